@@ -1,0 +1,710 @@
+"""Code arrays in other clothes: packed bits, token ids, one-hot rows.
+
+Quantizers speak of codes as an ``(n_samples, n_codes)`` integer array, one column
+per codebook, because that is what arithmetic and indexing want. Files, sequence
+models and linear models want something else. The functions here go there and back,
+exactly, for any codebook sizes; they know nothing of estimators, only of codes and
+of `sizes`, which is the `codebook_sizes_` of a fitted quantizer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from numbers import Integral
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+from scipy import sparse as sp
+
+__all__ = [
+    "from_token_ids",
+    "one_hot",
+    "pack",
+    "packed_bits",
+    "smallest_dtype",
+    "token_ids",
+    "unpack",
+]
+
+Method = Literal["columns", "radix"]
+Order = Literal["C", "F"]
+
+# One limb times one base plus one carry must fit uint64: 32-bit limbs and bases up
+# to 2**32 reach exactly 2**64 - 1.
+_LIMB_BITS = 32
+_MAX_SIZE = 2**_LIMB_BITS
+# Bits handled at a time, one byte each while loose: a tile that stays in cache.
+_TILE_BITS = 2**20
+
+
+def smallest_dtype(size: int) -> np.dtype[Any]:
+    """Return the smallest unsigned dtype that holds the codes 0 to size - 1.
+
+    Parameters
+    ----------
+    size : int
+        Number of codewords, from 1 to 2**64.
+
+    Returns
+    -------
+    dtype : numpy.dtype
+        uint8 up to 256, uint16 up to 65,536, uint32 up to 2**32, else uint64.
+
+    Raises
+    ------
+    TypeError
+        If `size` is not an integer.
+    ValueError
+        If `size` is below 1 or above 2**64.
+
+    Examples
+    --------
+    >>> from skvq.codes import smallest_dtype
+    >>> smallest_dtype(256), smallest_dtype(257)
+    (dtype('uint8'), dtype('uint16'))
+    """
+    return np.min_scalar_type(_check_integer(size, "size", 1, 2**64) - 1)
+
+
+def packed_bits(sizes: Sequence[int], method: Method = "columns") -> int:
+    """Return how many bits `pack` spends on one row, before any padding.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Number of codewords V_j behind each code column, 1 to 2**32 each.
+    method : {"columns", "radix"}, default="columns"
+        ``"columns"``: the sum of ceil(log2 V_j). ``"radix"``: the ceiling of the
+        sum of log2 V_j, in exact integer arithmetic.
+
+    Returns
+    -------
+    n_bits : int
+        Bits per row; 0 if every V_j is 1.
+
+    Raises
+    ------
+    TypeError
+        If `sizes` is not a sequence of integers.
+    ValueError
+        If a size or `method` is out of range.
+
+    Examples
+    --------
+    >>> from skvq.codes import packed_bits
+    >>> packed_bits((5, 5, 5)), packed_bits((5, 5, 5), method="radix")
+    (9, 7)
+    """
+    return len(_layout(_check_sizes(sizes), method).keep)
+
+
+def pack(
+    codes: ArrayLike,
+    sizes: Sequence[int],
+    *,
+    method: Method = "columns",
+    row_aligned: bool = True,
+) -> NDArray[np.uint8]:
+    """Pack codes into as few bits as their codebooks need.
+
+    Parameters
+    ----------
+    codes : array-like of int, shape (n_samples, n_codes)
+        Codes as `transform` returns them: 0 <= codes[:, j] < sizes[j].
+    sizes : sequence of int, length n_codes
+        Number of codewords V_j behind each code column, 1 to 2**32 each: the
+        `codebook_sizes_` of the quantizer.
+    method : {"columns", "radix"}, default="columns"
+        ``"columns"`` writes each code in ceil(log2 V_j) bits, the columns of a row
+        one after the other. ``"radix"`` writes the row's token id, a number to the
+        mixed radix V_1, ..., V_m with the last column least significant, in
+        ceil(log2 V_1 + ... + log2 V_m) bits: fewer wherever the V_j are no powers
+        of two, for more arithmetic. Numbers of any length are fine.
+    row_aligned : bool, default=True
+        Whether each row starts on a byte of its own, so that packed rows can be
+        indexed. False writes all rows as one stream, padded only at its end.
+
+    Returns
+    -------
+    packed : ndarray of uint8
+        Shape (n_samples, ceil(n_bits / 8)) with `row_aligned`, else
+        (ceil(n_samples * n_bits / 8),), where n_bits is ``packed_bits(sizes,
+        method)``. Most significant bits come first; padding bits are zero.
+
+    Raises
+    ------
+    TypeError
+        If codes or sizes are not integers.
+    ValueError
+        If the shape of codes doesn't match sizes, or a code is out of range; the
+        message names row and column.
+
+    See Also
+    --------
+    unpack : The way back.
+
+    References
+    ----------
+    .. [1] D. E. Knuth, "The Art of Computer Programming, Volume 2: Seminumerical
+       Algorithms", 3rd ed., 1997, section 4.1 (mixed radix) and section 4.3.1
+       (arithmetic in limbs).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.codes import pack, unpack
+    >>> codes = np.array([[4, 0, 2], [1, 3, 4]])
+    >>> sizes = (5, 5, 5)
+    >>> pack(codes, sizes).shape  # 9 bits
+    (2, 2)
+    >>> pack(codes, sizes, method="radix").shape  # 7 bits
+    (2, 1)
+    >>> stream = pack(codes, sizes, method="radix", row_aligned=False)
+    >>> unpack(stream, sizes, method="radix", row_aligned=False, n_samples=2)
+    array([[4, 0, 2],
+           [1, 3, 4]], dtype=uint8)
+    """
+    sizes = _check_sizes(sizes)
+    layout = _layout(sizes, method)
+    codes = _check_codes(codes, sizes)
+    n_bits = len(layout.keep)
+    packed = np.empty(_packed_shape(len(codes), n_bits, row_aligned), dtype=np.uint8)
+    for rows in _tiles(len(codes), layout):
+        words = codes[rows]
+        if method == "radix":
+            words = _to_limbs(words, sizes, layout.n_words)
+        bits = np.unpackbits(_as_bytes(words, layout.word), axis=1)
+        bits = np.take(bits, layout.keep, axis=1)
+        if row_aligned:
+            packed[rows] = np.packbits(bits, axis=1)
+        else:  # a tile has a multiple of 8 rows, hence starts on a whole byte
+            packed[_stream_slice(rows, n_bits)] = np.packbits(bits)
+    return packed
+
+
+def unpack(
+    packed: ArrayLike,
+    sizes: Sequence[int],
+    *,
+    method: Method = "columns",
+    row_aligned: bool = True,
+    n_samples: int | None = None,
+) -> NDArray[Any]:
+    """Unpack what `pack` has packed.
+
+    Parameters
+    ----------
+    packed : array-like of uint8
+        The result of `pack`: shape (n_samples, n_bytes) with `row_aligned`, else
+        1-d. For a file's content, ``np.fromfile(path, dtype=np.uint8)``.
+    sizes : sequence of int, length n_codes
+        The sizes that the codes were packed with.
+    method : {"columns", "radix"}, default="columns"
+        The method that they were packed with.
+    row_aligned : bool, default=True
+        The alignment that they were packed with.
+    n_samples : int, default=None
+        Number of rows. Needed where `row_aligned` is False, because a stream does
+        not tell; checked where it is given besides.
+
+    Returns
+    -------
+    codes : ndarray of shape (n_samples, n_codes)
+        The codes, in the smallest unsigned dtype that holds the largest size.
+
+    Raises
+    ------
+    TypeError
+        If packed is not uint8, or sizes or `n_samples` are not integers.
+    ValueError
+        If packed can't be the result of `pack` with these arguments: too short, too
+        long, padding bits that are not zero, a code that its codebook does not have.
+
+    See Also
+    --------
+    pack : The way here, with a description of the layout.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.codes import pack, unpack
+    >>> packed = pack(np.array([[255, 3], [0, 1]]), (256, 4))
+    >>> packed
+    array([[255, 192],
+           [  0,  64]], dtype=uint8)
+    >>> unpack(packed[1:], (256, 4))
+    array([[0, 1]], dtype=uint8)
+    """
+    sizes = _check_sizes(sizes)
+    layout = _layout(sizes, method)
+    n_bits = len(layout.keep)
+    packed, n_samples = _check_packed(packed, n_bits, row_aligned, n_samples)
+    codes = np.empty((n_samples, len(sizes)), dtype=smallest_dtype(max(sizes)))
+    for rows in _tiles(n_samples, layout):
+        n_rows = rows.stop - rows.start
+        if row_aligned:
+            kept = np.unpackbits(packed[rows], axis=1)[:, :n_bits]
+        else:
+            stream = packed[_stream_slice(rows, n_bits)]
+            kept = np.unpackbits(stream, count=n_rows * n_bits)
+        bits = np.zeros((n_rows, layout.n_words * 8 * layout.word.itemsize), np.uint8)
+        bits[:, layout.keep] = kept.reshape(n_rows, n_bits)
+        words = np.packbits(bits, axis=1).view(layout.word)
+        if method == "radix":
+            words = _from_limbs(words, sizes, rows.start)
+        else:
+            _check_decoded(words, sizes, rows.start)
+        codes[rows] = words
+    return codes
+
+
+def token_ids(
+    codes: ArrayLike, sizes: Sequence[int], order: Order = "C"
+) -> NDArray[np.int64]:
+    """Compute the token id of each row of codes, its number to a mixed radix.
+
+    Parameters
+    ----------
+    codes : array-like of int, shape (n_samples, n_codes)
+        Codes as `transform` returns them: 0 <= codes[:, j] < sizes[j].
+    sizes : sequence of int, length n_codes
+        Number of codewords V_j behind each code column, 1 to 2**32 each. Their
+        product must not exceed 2**63 - 1.
+    order : {"C", "F"}, default="C"
+        ``"C"``: the last column is the least significant, so that
+        ``quantizer.full_codebook()[token_ids(codes, sizes)]`` is the reconstruction.
+        ``"F"``: the first column is, as in the published code of finite scalar
+        quantization [1]_.
+
+    Returns
+    -------
+    ids : ndarray of int64, shape (n_samples,)
+        Token ids, 0 to prod(sizes) - 1.
+
+    Raises
+    ------
+    TypeError
+        If codes or sizes are not integers.
+    ValueError
+        If the shape of codes doesn't match sizes, a code is out of range (the
+        message names row and column), `order` is unknown, or the product of the
+        sizes exceeds 2**63 - 1.
+
+    See Also
+    --------
+    from_token_ids : The way back.
+    pack : With ``method="radix"``, the same number at any length.
+
+    References
+    ----------
+    .. [1] F. Mentzer, D. Minnen, E. Agustsson, M. Tschannen, "Finite Scalar
+       Quantization: VQ-VAE Made Simple", ICLR 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.codes import token_ids
+    >>> codes = np.array([[0, 1], [2, 4]])
+    >>> token_ids(codes, (3, 5))
+    array([ 1, 14])
+    >>> token_ids(codes, (3, 5), order="F")
+    array([ 3, 14])
+    """
+    sizes = _check_sizes(sizes)
+    strides = _strides(sizes, order)
+    return _ravel(_check_codes(codes, sizes), strides)
+
+
+def from_token_ids(
+    ids: ArrayLike, sizes: Sequence[int], order: Order = "C"
+) -> NDArray[Any]:
+    """Turn token ids back into codes.
+
+    Parameters
+    ----------
+    ids : array-like of int, shape (n_samples,)
+        Token ids, 0 to prod(sizes) - 1.
+    sizes : sequence of int, length n_codes
+        The sizes that the ids were made with.
+    order : {"C", "F"}, default="C"
+        The order that they were made with.
+
+    Returns
+    -------
+    codes : ndarray of shape (n_samples, n_codes)
+        The codes, in the smallest unsigned dtype that holds the largest size.
+
+    Raises
+    ------
+    TypeError
+        If ids or sizes are not integers.
+    ValueError
+        If ids is not 1-d, an id is out of range (the message names its row),
+        `order` is unknown, or the product of the sizes exceeds 2**63 - 1.
+
+    See Also
+    --------
+    token_ids : The way here.
+
+    Examples
+    --------
+    >>> from skvq.codes import from_token_ids
+    >>> from_token_ids([1, 14], (3, 5))
+    array([[0, 1],
+           [2, 4]], dtype=uint8)
+    """
+    sizes = _check_sizes(sizes)
+    strides = _strides(sizes, order)
+    ids = np.asarray(ids)
+    if ids.ndim != 1:
+        raise ValueError(f"ids must be 1-d, of shape (n_samples,), got {ids.shape}")
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"ids must be integers, got dtype {ids.dtype}")
+    n_tokens = math.prod(sizes)
+    row = _first_out_of_range(ids, n_tokens)
+    if row is not None:
+        raise ValueError(
+            f"ids[{row}] is {ids[row]}: sizes={sizes} make {n_tokens} tokens, 0 to "
+            f"{n_tokens - 1}"
+        )
+    return _unravel(ids.astype(np.int64, copy=False), sizes, strides)
+
+
+def one_hot(
+    codes: ArrayLike,
+    sizes: Sequence[int],
+    dtype: DTypeLike = np.float64,
+    sparse: bool = True,
+) -> sp.csr_array | NDArray[Any]:
+    """Give every codeword of every codebook a column that says whether it is used.
+
+    Codes are names, not quantities, so a linear model needs them in this form. Its
+    product with the stacked codebooks of an additive scheme is the reconstruction.
+
+    Parameters
+    ----------
+    codes : array-like of int, shape (n_samples, n_codes)
+        Codes as `transform` returns them: 0 <= codes[:, j] < sizes[j].
+    sizes : sequence of int, length n_codes
+        Number of codewords V_j behind each code column, 1 to 2**32 each.
+    dtype : dtype-like, default=numpy.float64
+        Type of the ones.
+    sparse : bool, default=True
+        Whether to return a sparse array, which stores n_codes entries per row.
+
+    Returns
+    -------
+    indicators : csr_array or ndarray of shape (n_samples, sum(sizes))
+        1 in column V_1 + ... + V_{j-1} + codes[i, j] of row i for each j, else 0.
+
+    Raises
+    ------
+    TypeError
+        If codes or sizes are not integers.
+    ValueError
+        If the shape of codes doesn't match sizes, or a code is out of range; the
+        message names row and column.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.codes import one_hot
+    >>> one_hot(np.array([[1, 0], [0, 2]]), (2, 3), dtype=int, sparse=False)
+    array([[0, 1, 1, 0, 0],
+           [1, 0, 0, 0, 1]])
+    """
+    sizes = _check_sizes(sizes)
+    codes = _check_codes(codes, sizes)
+    n_samples, n_codes = codes.shape
+    shape = (n_samples, sum(sizes))
+    offsets = np.array([0, *accumulate(sizes[:-1])], dtype=np.int64)
+    columns = codes.astype(np.int64) + offsets
+    if not sparse:
+        dense = np.zeros(shape, dtype=dtype)
+        np.put_along_axis(dense, columns, 1, axis=1)
+        return dense
+    index = sp.get_index_dtype(maxval=max(shape[1], columns.size))
+    indptr = np.arange(0, columns.size + 1, n_codes, dtype=index)
+    indices = columns.ravel().astype(index, copy=False)
+    return sp.csr_array((np.ones(columns.size, dtype), indices, indptr), shape=shape)
+
+
+# Checks
+
+
+def _check_integer(value: Any, name: str, smallest: int, largest: int) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    value = int(value)
+    if not smallest <= value <= largest:
+        raise ValueError(f"{name} must be from {smallest} to {largest}, got {value}")
+    return value
+
+
+def _check_sizes(sizes: Any) -> tuple[int, ...]:
+    try:
+        sizes = tuple(sizes)
+    except TypeError:
+        raise TypeError(
+            f"sizes must be a sequence of integers, one per code column, got {sizes!r}"
+        ) from None
+    if not sizes:
+        raise ValueError("sizes must name at least one code column, got none")
+    return tuple(
+        _check_integer(size, f"sizes[{j}]", 1, _MAX_SIZE)
+        for j, size in enumerate(sizes)
+    )
+
+
+def _check_codes(codes: Any, sizes: tuple[int, ...]) -> NDArray[Any]:
+    codes = np.asarray(codes)
+    if codes.ndim != 2:
+        raise ValueError(
+            f"codes must be 2-d, of shape (n_samples, n_codes), got {codes.shape}"
+        )
+    if codes.shape[1] != len(sizes):
+        raise ValueError(
+            f"codes has {codes.shape[1]} columns, sizes={sizes} has {len(sizes)}: "
+            "there must be one size per column"
+        )
+    if codes.dtype.kind not in "iu":
+        raise TypeError(
+            f"codes must be integers in every column, got dtype {codes.dtype}"
+        )
+    for j, size in enumerate(sizes):
+        i = _first_out_of_range(codes[:, j], size)
+        if i is not None:
+            raise ValueError(
+                f"codes[{i}, {j}] is {codes[i, j]}: column {j} has {size} codewords, "
+                f"0 to {size - 1}"
+            )
+    return codes
+
+
+def _first_out_of_range(values: NDArray[Any], size: int) -> int | None:
+    # Compared as Python integers, which no dtype can wrap around.
+    if not len(values) or (int(values.min()) >= 0 and int(values.max()) < size):
+        return None
+    return next(i for i, value in enumerate(values) if not 0 <= int(value) < size)
+
+
+def _check_packed(
+    packed: Any, n_bits: int, row_aligned: bool, n_samples: Any
+) -> tuple[NDArray[np.uint8], int]:
+    packed = np.asarray(packed)
+    if packed.dtype != np.uint8:
+        raise TypeError(
+            f"packed must have dtype uint8, got {packed.dtype}; for bytes, use "
+            "np.frombuffer(packed, dtype=np.uint8)"
+        )
+    if packed.ndim != (2 if row_aligned else 1):
+        raise ValueError(
+            f"packed must be {'2-d' if row_aligned else '1-d'} with row_aligned="
+            f"{row_aligned}, got shape {packed.shape}"
+        )
+    if n_samples is None:
+        if not row_aligned:
+            raise ValueError("n_samples must be given with row_aligned=False")
+        n_samples = len(packed)
+    n_samples = _check_integer(n_samples, "n_samples", 0, np.iinfo(np.intp).max)
+    expected = _packed_shape(n_samples, n_bits, row_aligned)
+    if packed.shape != expected:
+        raise ValueError(
+            f"packed has shape {packed.shape}, but {n_samples} rows of {n_bits} bits "
+            f"have {expected} with row_aligned={row_aligned}: it is truncated, too "
+            "long, or was packed with other sizes or another method"
+        )
+    _check_padding(packed, n_bits if row_aligned else n_samples * n_bits)
+    return packed, n_samples
+
+
+def _check_padding(packed: NDArray[np.uint8], n_bits: int) -> None:
+    mask = (1 << -n_bits % 8) - 1
+    if mask and np.any(packed[..., -1] & mask):
+        where = ""
+        if packed.ndim == 2:
+            where = f" of row {int(np.argmax((packed[:, -1] & mask) != 0))}"
+        raise ValueError(
+            f"the padding bits at the end{where} of packed are not zero: it is "
+            "corrupt, or was packed with other sizes or another method"
+        )
+
+
+def _check_decoded(words: NDArray[Any], sizes: tuple[int, ...], start: int) -> None:
+    for j, size in enumerate(sizes):
+        if size & (size - 1):  # the bits of a power of two can't say too large a code
+            i = _first_out_of_range(words[:, j], size)
+            if i is not None:
+                raise ValueError(
+                    f"packed holds code {words[i, j]} in row {start + i}, column {j}, "
+                    f"which has {size} codewords: it is corrupt, or was packed with "
+                    "other sizes or another method"
+                )
+
+
+# Bit layout
+
+
+class _Layout(NamedTuple):
+    """How a row becomes bits: as words of whole bytes, of which some bits are kept."""
+
+    word: np.dtype[Any]  # big-endian, so that unpackbits sees the high bits first
+    n_words: int
+    keep: NDArray[np.intp]
+
+
+def _layout(sizes: tuple[int, ...], method: str) -> _Layout:
+    if method == "columns":
+        word = smallest_dtype(max(sizes)).newbyteorder(">")
+        ends = 8 * word.itemsize * np.arange(1, len(sizes) + 1)
+        kept = [
+            np.arange(end - (size - 1).bit_length(), end)
+            for end, size in zip(ends.tolist(), sizes, strict=True)
+        ]
+        return _Layout(word, len(sizes), np.concatenate(kept))
+    if method == "radix":
+        n_bits = (math.prod(sizes) - 1).bit_length()
+        n_limbs = -(-n_bits // _LIMB_BITS)
+        end = n_limbs * _LIMB_BITS
+        return _Layout(np.dtype(">u4"), n_limbs, np.arange(end - n_bits, end))
+    raise ValueError(f"method must be 'columns' or 'radix', got {method!r}")
+
+
+def _packed_shape(n_samples: int, n_bits: int, row_aligned: bool) -> tuple[int, ...]:
+    if row_aligned:
+        return n_samples, -(-n_bits // 8)
+    return (-(-n_samples * n_bits // 8),)
+
+
+def _tiles(n_samples: int, layout: _Layout) -> Iterator[slice]:
+    bits_per_row = max(1, 8 * layout.word.itemsize * layout.n_words)
+    n_rows = max(8, _TILE_BITS // bits_per_row // 8 * 8)
+    for start in range(0, n_samples, n_rows):
+        yield slice(start, min(start + n_rows, n_samples))
+
+
+def _stream_slice(rows: slice, n_bits: int) -> slice:
+    return slice(rows.start * n_bits // 8, -(-rows.stop * n_bits // 8))
+
+
+def _as_bytes(words: NDArray[Any], word: np.dtype[Any]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(words, dtype=word).view(np.uint8)
+
+
+# Mixed radix
+
+
+def _strides(sizes: tuple[int, ...], order: str) -> list[int]:
+    """Return the weight of each column in a token id."""
+    if order not in ("C", "F"):
+        raise ValueError(f"order must be 'C' or 'F', got {order!r}")
+    n_tokens = math.prod(sizes)
+    if n_tokens > np.iinfo(np.int64).max:
+        raise ValueError(
+            f"sizes={sizes} make {n_tokens} tokens, more than 2**63 - 1, which is all "
+            "that int64 token ids can number; pack(codes, sizes, method='radix') "
+            "stores the same numbers at any length"
+        )
+    if order == "F":
+        return [1, *accumulate(sizes[:-1], int.__mul__)]
+    return [1, *accumulate(sizes[:0:-1], int.__mul__)][::-1]
+
+
+def _ravel(codes: NDArray[Any], strides: list[int]) -> NDArray[np.int64]:
+    ids = np.zeros(len(codes), dtype=np.int64)
+    for column, stride in zip(codes.T, strides, strict=True):
+        ids += column.astype(np.int64) * stride  # cast first: uint8 would wrap around
+    return ids
+
+
+def _unravel(
+    ids: NDArray[Any], sizes: tuple[int, ...], strides: list[int]
+) -> NDArray[Any]:
+    codes = np.empty((len(ids), len(sizes)), dtype=smallest_dtype(max(sizes)))
+    for j, (size, stride) in enumerate(zip(sizes, strides, strict=True)):
+        codes[:, j] = ids // stride % size
+    return codes
+
+
+class _Digit(NamedTuple):
+    """Neighbouring columns whose joint token id fits one limb: one step of Horner."""
+
+    columns: slice
+    sizes: tuple[int, ...]
+    strides: list[int]
+    base: np.uint64
+    n_limbs: int  # that the token id of all columns up to here can fill
+
+
+def _digits(sizes: tuple[int, ...]) -> list[_Digit]:
+    borders = [0]
+    base = 1
+    for j, size in enumerate(sizes):
+        if base * size > _MAX_SIZE:
+            borders.append(j)
+            base = 1
+        base *= size
+    digits = []
+    for start, stop in zip(borders, [*borders[1:], len(sizes)], strict=True):
+        part = sizes[start:stop]
+        n_bits = (math.prod(sizes[:stop]) - 1).bit_length()
+        digits.append(
+            _Digit(
+                columns=slice(start, stop),
+                sizes=part,
+                strides=_strides(part, "C"),
+                base=np.uint64(math.prod(part)),
+                n_limbs=-(-n_bits // _LIMB_BITS),
+            )
+        )
+    return digits
+
+
+_SHIFT = np.uint64(_LIMB_BITS)
+_MASK = np.uint64(2**_LIMB_BITS - 1)
+
+
+def _to_limbs(
+    codes: NDArray[Any], sizes: tuple[int, ...], n_limbs: int
+) -> NDArray[np.uint64]:
+    """Compute token ids of any length, (n_samples, n_limbs), high limbs first."""
+    limbs = np.zeros((n_limbs, len(codes)), dtype=np.uint64)  # low limbs first
+    for digit in _digits(sizes):
+        # Python, with one integer per row: token = token * base + digit
+        carry = _ravel(codes[:, digit.columns], digit.strides).astype(np.uint64)
+        for limb in limbs[: digit.n_limbs]:
+            limb *= digit.base
+            limb += carry
+            np.right_shift(limb, _SHIFT, out=carry)
+            limb &= _MASK
+    return limbs[::-1].T
+
+
+def _from_limbs(
+    words: NDArray[Any], sizes: tuple[int, ...], start: int
+) -> NDArray[Any]:
+    """Divide token ids of any length, high limbs first, into codes."""
+    limbs = words.T[::-1].astype(np.uint64)
+    codes = np.empty((len(words), len(sizes)), dtype=smallest_dtype(max(sizes)))
+    for digit in reversed(_digits(sizes)):
+        # Python, with one integer per row: token, rest = divmod(token, base)
+        rest = np.zeros(len(words), dtype=np.uint64)
+        for limb in limbs[: digit.n_limbs][::-1]:
+            rest <<= _SHIFT
+            rest |= limb
+            np.floor_divide(rest, digit.base, out=limb)
+            rest -= limb * digit.base
+        codes[:, digit.columns] = _unravel(
+            rest.astype(np.int64), digit.sizes, digit.strides
+        )
+    too_large = limbs.any(axis=0)
+    if too_large.any():
+        raise ValueError(
+            f"packed holds a token id in row {start + int(np.argmax(too_large))} that "
+            f"sizes={sizes} do not have: it is corrupt, or was packed with other sizes "
+            "or another method"
+        )
+    return codes

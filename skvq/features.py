@@ -1,0 +1,97 @@
+"""Quantized samples as features, for models that learn from them."""
+
+from sklearn.base import (
+    BaseEstimator,
+    OneToOneFeatureMixin,
+    TransformerMixin,
+    clone,
+)
+from sklearn.utils.validation import check_is_fitted
+
+from skvq._compat import HasMethods, _fit_context
+from skvq._validation import check_samples, check_weights, unchanged_on_failure
+
+
+class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Transformer whose output is the reconstruction of its input.
+
+    Codes are names: 7 is not closer to 8 than to 200.  A model that is to learn from
+    quantized samples wants the codewords themselves, in the space of X.
+
+    Parameters
+    ----------
+    quantizer : quantizer
+        Any quantizer of skvq.  It is cloned; the one given stays as it is.
+
+    Attributes
+    ----------
+    quantizer_ : quantizer
+        The fitted clone.
+    n_features_in_ : int
+        Number of features.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import QuantizedFeatures, VectorQuantizer
+    >>> X = np.array([[0.0, 0.0], [0.0, 1.0], [9.0, 9.0], [9.0, 8.0]])
+    >>> vq = VectorQuantizer(2, init="splitting")
+    >>> QuantizedFeatures(vq).fit_transform(X).tolist()
+    [[0.0, 0.5], [0.0, 0.5], [9.0, 8.5], [9.0, 8.5]]
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "quantizer": [HasMethods(["fit", "transform", "inverse_transform", "quantize"])]
+    }
+
+    def __init__(self, quantizer):
+        self.quantizer = quantizer
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None, sample_weight=None):
+        """Fit a clone of the quantizer.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training samples.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), optional
+            Weights of the samples.
+
+        Returns
+        -------
+        self : object
+            The fitted transformer.
+        """
+        with unchanged_on_failure(self):
+            X = check_samples(self, X, reset=True, min_samples=2)
+            weights = check_weights(sample_weight, X)
+            self.quantizer_ = clone(self.quantizer).fit(X, sample_weight=weights)
+        return self
+
+    def transform(self, X):
+        """Replace samples by their reconstructions.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        X_quant : ndarray of shape (n_samples, n_features)
+            The same as ``quantizer_.quantize(X)``.
+        """
+        check_is_fitted(self)
+        return self.quantizer_.quantize(check_samples(self, X, reset=False))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether `fit` has run to its end."""
+        return hasattr(self, "quantizer_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

@@ -1,0 +1,238 @@
+"""Cells of a codebook: their best codewords, and the repair of those left empty.
+
+A cell is the set of samples that share a code.  Each metric has its own codeword that
+minimises the distance summed over a cell: the mean for squared Euclidean distance; for
+the cosine, the mean of the unit vectors, normalised (Dhillon and Modha 2001); the
+median of every feature for the Manhattan distance.
+"""
+
+import heapq
+
+import numpy as np
+
+from skvq import nearest
+
+# Metrics with an update that minimises the distance.
+LEARNABLE_METRICS = frozenset({"sqeuclidean", "cosine", "cityblock"})
+
+
+def unit_rows(X: np.ndarray) -> np.ndarray:
+    """Rows divided by their norms, in X's dtype; zero rows stay zero."""
+    largest = np.abs(X).max(axis=1, keepdims=True, initial=0.0)
+    scaled = X / np.where(largest > 0, largest, 1)
+    norms = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
+    return scaled / np.where(norms > 0, norms, 1)[:, None]
+
+
+def best_codewords(
+    X: np.ndarray,
+    codes: np.ndarray,
+    codebook: np.ndarray,
+    weights: np.ndarray | None,
+    metric: nearest.Metric,
+    sums: np.ndarray | None = None,
+    counts: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the table that minimises the distance for given codes.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Samples; unit vectors if the metric is the cosine.
+    codes : ndarray of shape (n_samples,)
+        Cell of each sample.
+    codebook : ndarray of shape (n_codewords, n_features)
+        Codewords that empty cells keep.
+    weights : ndarray of shape (n_samples,) or None
+        Sample weights.
+    metric : str
+        One of `LEARNABLE_METRICS`.
+    sums, counts : ndarray, optional
+        What `nearest.accumulate` gives, if at hand.
+
+    Returns
+    -------
+    codebook : ndarray of shape (n_codewords, n_features)
+        In the dtype of the given one.
+    """
+    if metric == "cityblock":
+        return _medians(X, codes, codebook, weights)
+    if sums is None or counts is None:
+        sums, counts = nearest.accumulate(X, codes, len(codebook), weights)
+    used = counts > 0
+    result = codebook.astype(np.float64)
+    if metric == "cosine":
+        # A cell of opposite vectors has no mean direction: it keeps its codeword.
+        used &= np.einsum("ij,ij->i", sums, sums) > 1e-24 * counts**2
+        result[used] = unit_rows(sums[used])
+    else:
+        result[used] = sums[used] / counts[used, None]
+    return result.astype(codebook.dtype)
+
+
+def _medians(X, codes, codebook, weights) -> np.ndarray:
+    result = codebook.copy()
+    for code, rows in _members(codes, len(codebook)):
+        result[code] = _median(X[rows], None if weights is None else weights[rows])
+    return result
+
+
+def _median(rows: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Lower weighted median of each feature: a minimiser, and one of the values.
+
+    The lower one, so that a row of weight two counts as two rows do.
+    """
+    order = np.argsort(rows, axis=0, kind="stable")
+    if weights is None:
+        return np.take_along_axis(rows, order[[(len(rows) - 1) // 2]], axis=0)[0]
+    cumulated = np.cumsum(weights[order], axis=0)
+    middle = (cumulated < 0.5 * cumulated[-1] * (1 - 1e-12)).sum(axis=0)
+    return np.take_along_axis(
+        rows, np.take_along_axis(order, middle[None], axis=0), axis=0
+    )[0]
+
+
+def _members(codes: np.ndarray, n_codewords: int):
+    """Yield (code, indices of its samples) for every code in use."""
+    order = np.argsort(codes, kind="stable")
+    bounds = np.searchsorted(codes[order], np.arange(n_codewords + 1))
+    for code in np.flatnonzero(np.diff(bounds)):
+        yield code, order[bounds[code] : bounds[code + 1]]
+
+
+def repair_empty(
+    X: np.ndarray,
+    codes: np.ndarray,
+    codebook: np.ndarray,
+    weights: np.ndarray | None,
+    metric: nearest.Metric,
+    how: str,
+) -> np.ndarray:
+    """Give the codewords that no sample uses something to do.
+
+    Never raises the distance summed over samples: "split" cuts the cell of the largest
+    sum in two and takes the best codeword of each half, "farthest" moves the codeword
+    onto the sample farthest from its own.  Deterministic.
+
+    Parameters
+    ----------
+    X, codes, codebook, weights, metric
+        As in `best_codewords`; the codebook is already the best one for the codes.
+    how : {"split", "farthest", "keep"}
+        The rule.
+
+    Returns
+    -------
+    codebook : ndarray of shape (n_codewords, n_features)
+        A new table, or the same if nothing was empty.
+    """
+    empty = np.flatnonzero(np.bincount(codes, minlength=len(codebook)) == 0)
+    if how == "keep" or empty.size == 0:
+        return codebook
+    cost = nearest.paired(X, codebook, metric, codes=codes)
+    if weights is not None:
+        cost = cost * weights
+    if how == "farthest":
+        result = codebook.copy()
+        rows = _farthest_distinct(X, cost, empty.size)
+        result[empty[: len(rows)]] = X[rows]
+        return result
+    return split_heaviest(X, codes, codebook, weights, metric, cost, empty)[0]
+
+
+def _farthest_distinct(X: np.ndarray, cost: np.ndarray, how_many: int) -> list[int]:
+    """Find the samples of largest cost, no two of them equal."""
+    chosen: list[int] = []
+    seen: set[bytes] = set()
+    for row in np.argsort(-cost, kind="stable"):
+        if len(chosen) == how_many or not cost[row] > 0:
+            break
+        key = X[row].tobytes()
+        if key not in seen:
+            seen.add(key)
+            chosen.append(row)
+    return chosen
+
+
+def split_heaviest(
+    X: np.ndarray,
+    codes: np.ndarray,
+    codebook: np.ndarray,
+    weights: np.ndarray | None,
+    metric: nearest.Metric,
+    cost: np.ndarray,
+    slots: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split the cell of the largest summed cost, once for every free slot.
+
+    Parameters
+    ----------
+    X, codes, codebook, weights, metric
+        As in `best_codewords`.
+    cost : ndarray of shape (n_samples,)
+        Weighted distance of each sample from its codeword.
+    slots : ndarray of int
+        Rows of the codebook that take the second halves.
+
+    Returns
+    -------
+    codebook, codes : ndarray
+        The new table, and the codes after the splits.
+    """
+    codebook, codes = codebook.copy(), codes.copy()
+    members = dict(_members(codes, len(codebook)))
+    heap = [(-float(cost[rows].sum()), code) for code, rows in members.items()]
+    heapq.heapify(heap)
+    for slot in slots:
+        halves = None
+        while heap and halves is None:
+            negative_cost, code = heapq.heappop(heap)
+            if not negative_cost < 0:
+                heap.clear()  # nothing left that a split would improve
+            else:
+                rows = members[code]
+                w = None if weights is None else weights[rows]
+                halves = _halve(X[rows], codebook[code], w)
+        if halves is None:
+            break
+        for cell, rows_of in ((code, rows[~halves]), (slot, rows[halves])):
+            w = None if weights is None else weights[rows_of]
+            here = np.zeros(len(rows_of), dtype=np.intp)
+            codebook[cell] = best_codewords(
+                X[rows_of], here, codebook[[code]], w, metric
+            )[0]
+            distance = nearest.paired(X[rows_of], codebook, metric, codes=here + cell)
+            members[cell] = rows_of
+            codes[rows_of] = cell
+            total = float(distance.sum() if w is None else distance @ w)
+            heapq.heappush(heap, (-total, cell))
+    return codebook, codes
+
+
+def _halve(
+    rows: np.ndarray, codeword: np.ndarray, weights: np.ndarray | None
+) -> np.ndarray | None:
+    """Cut a cell through its codeword, across its longest axis; None if it is a point.
+
+    The axis is found by a few steps of power iteration from the farthest row.
+    """
+    gaps = rows.astype(np.float64) - codeword
+    squares = np.einsum("ij,ij->i", gaps, gaps)
+    farthest = int(np.argmax(squares))
+    if not squares[farthest] > 0 or (rows == rows[0]).all():
+        return None
+    gaps /= np.sqrt(squares[farthest])
+    axis = gaps[farthest]
+    for _ in range(8):
+        along = gaps @ axis
+        if weights is not None:
+            along = along * weights
+        axis = along @ gaps
+        length = np.sqrt(axis @ axis)
+        if not length > 0:
+            break
+        axis = axis / length
+    second = gaps @ axis > 0
+    if second.all() or not second.any():
+        second = (rows == rows[farthest]).all(axis=1)
+    return second if second.any() and not second.all() else None

@@ -1,0 +1,163 @@
+"""Threads of the engine: one per core that BLAS would use, BLAS held to one inside.
+
+Matrix products over small tiles do not scale inside BLAS, and `argmin` does not use
+BLAS at all.  So the engine puts whole tiles on its own threads.  How many there may
+be is read from BLAS, because that is where joblib's workers and
+`threadpoolctl.threadpool_limits` leave their wish.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import scipy.linalg  # noqa: F401  loads SciPy's BLAS, so that the guard knows it
+from threadpoolctl import ThreadpoolController
+
+# Below this many multiply-adds the start of a thread costs more than it saves.
+MIN_WORK_PER_CALL = 20_000_000
+
+
+class _BlasGuard:
+    """Holds BLAS at one thread while anyone is inside, whichever thread that is.
+
+    The limits of threadpoolctl are process-wide.  Entered by several threads at once,
+    each would save the count that the one before it has set, and the process would be
+    left at one thread.  This guard counts its users: the first saves and limits, the
+    last restores.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._n_threads = 1
+        self._controller: ThreadpoolController | None = None
+        self._limiter = None
+
+    def _enter(self) -> int:
+        with self._lock:
+            if self._users == 0:
+                if self._controller is None:
+                    self._controller = ThreadpoolController().select(user_api="blas")
+                counts = [lib.num_threads for lib in self._controller.lib_controllers]
+                self._n_threads = max(counts) if counts else _available_cores()
+                self._limiter = self._controller.limit(limits=1)
+            self._users += 1
+            return self._n_threads
+
+    def _exit(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._limiter is not None:
+                self._limiter.restore_original_limits()
+                self._limiter = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[int]:
+        """Hold BLAS at one thread and yield how many it would have used."""
+        n_threads = self._enter()
+        try:
+            yield n_threads
+        finally:
+            self._exit()
+
+
+def _available_cores() -> int:
+    """Cores of this process, for a BLAS that threadpoolctl cannot ask."""
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    cores = cores or os.cpu_count() or 1
+    return min(cores, int(limit)) if limit.isdigit() and int(limit) > 0 else cores
+
+
+single_threaded_blas = _BlasGuard()
+
+
+class _Pool:
+    """Threads that wait between calls: starting them anew costs 0.1 ms each time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+        self._size = 0
+
+    def submit(self, function: Callable[[], None], copies: int) -> list[Future]:
+        with self._lock:
+            if self._executor is None or self._size < copies:
+                # An older, smaller executor finishes what it has and is collected.
+                self._executor = ThreadPoolExecutor(copies, thread_name_prefix="skvq")
+                self._size = copies
+            return [self._executor.submit(function) for _ in range(copies)]
+
+
+_pool = _Pool()
+
+
+def _renew_after_fork() -> None:
+    """Start anew in a forked child, which has neither the threads nor the locks."""
+    global _pool
+    _pool = _Pool()
+    held = single_threaded_blas._limiter
+    single_threaded_blas.__init__()  # type: ignore[misc]
+    if held is not None:
+        held.restore_original_limits()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_after_fork)
+
+Worker = Callable[[int, int], None]
+
+
+def map_tiles(
+    make_worker: Callable[[], Worker], n_rows: int, tile: int, work_per_row: float
+) -> None:
+    """Call ``worker(start, stop)`` for every tile of rows, on as many threads as pay.
+
+    Parameters
+    ----------
+    make_worker : callable
+        Called once in each thread; makes the scratch memory and returns the function
+        that does one tile.
+    n_rows, tile : int
+        Rows in all, and in a tile.  The borders depend on these two alone, so what a
+        tile computes does not depend on the number of threads.
+    work_per_row : float
+        Multiply-adds for a row; small jobs stay on the calling thread.
+    """
+    starts = range(0, n_rows, tile)
+    with single_threaded_blas() as n_threads:
+        if n_rows * work_per_row < MIN_WORK_PER_CALL:
+            n_threads = 1
+        n_threads = min(n_threads, len(starts))
+        remaining = iter(starts)
+        lock = threading.Lock()
+        failed = threading.Event()
+
+        def drain() -> None:
+            # Overflow is looked for by the caller, not reported by a warning.
+            with np.errstate(all="ignore"):
+                try:
+                    worker = make_worker()
+                    while not failed.is_set():
+                        with lock:
+                            start = next(remaining, None)
+                        if start is None:
+                            return
+                        worker(start, min(start + tile, n_rows))
+                except BaseException:
+                    failed.set()
+                    raise
+
+        others = _pool.submit(drain, n_threads - 1) if n_threads > 1 else []
+        try:
+            drain()
+        finally:
+            # What has not started by now is not needed, and must not be waited for:
+            # the threads may be busy with a call that waits for this one.
+            errors = [other.exception() for other in others if not other.cancel()]
+        for error in errors:
+            if error is not None:
+                raise error

@@ -1,0 +1,80 @@
+"""Parts of the nesting schemes: clones of one quantizer, each with its own settings."""
+
+from numbers import Integral
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils import check_random_state
+
+
+def make_parts(
+    template, n_parts: int, *, n_codewords, random_state, backend: str
+) -> list:
+    """Clone a quantizer for every subspace or stage.
+
+    Parameters
+    ----------
+    template : quantizer
+        Cloned, never changed.
+    n_parts : int
+        Number of clones.
+    n_codewords : int, sequence of int, or None
+        Set on the clones; None: they keep theirs.
+    random_state : int, RandomState instance or None
+        Seeds the clones; None: they keep theirs.
+    backend : str
+        Set on the clones unless "auto".
+
+    Returns
+    -------
+    parts : list of quantizers
+
+    Raises
+    ------
+    ValueError
+        If a sequence has another length, or the part has no such parameter.
+    """
+    parts = [clone(template) for _ in range(n_parts)]
+    if n_codewords is not None:
+        for part, size in zip(parts, _sizes(n_codewords, n_parts), strict=True):
+            _set_size(part, size)
+    if random_state is not None:
+        rng = check_random_state(random_state)
+        for part in parts:
+            if "random_state" in part.get_params():
+                part.set_params(random_state=int(rng.randint(np.iinfo(np.int32).max)))
+    if backend != "auto":
+        for part in parts:
+            if "backend" in part.get_params():
+                part.set_params(backend=backend)
+    return parts
+
+
+def _sizes(n_codewords, n_parts: int) -> list[int]:
+    if isinstance(n_codewords, Integral):
+        return [int(n_codewords)] * n_parts
+    sizes = list(n_codewords)
+    if len(sizes) != n_parts:
+        raise ValueError(
+            f"n_codewords has {len(sizes)} entries, but there are {n_parts} codebooks; "
+            "give one int for all, or one for each."
+        )
+    for size in sizes:
+        if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
+            raise ValueError(
+                f"n_codewords holds {size!r}; expected integers of 1 or more."
+            )
+    return [int(size) for size in sizes]
+
+
+def _set_size(part, size: int) -> None:
+    parameters = part.get_params()
+    if "n_codewords" in parameters:
+        part.set_params(n_codewords=size)
+        return
+    own = sorted({"n_levels", "levels"} & set(parameters))
+    hint = f"set its {own[0]} instead" if own else "set its own parameters instead"
+    raise ValueError(
+        f"n_codewords={size} cannot be set on the part {type(part).__name__}, which has "
+        f"no such parameter: {hint}, and leave n_codewords=None."
+    )

@@ -1,0 +1,261 @@
+"""The concatenated scheme: a table for each slice of the features."""
+
+from collections.abc import Iterator
+from numbers import Integral
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.parallel import Parallel, delayed
+
+from skvq import nearest
+from skvq._compat import HasMethods, Interval, StrOptions
+from skvq._validation import warn
+from skvq.base import BaseQuantizer
+from skvq.parts import make_parts
+from skvq.vector import VectorQuantizer
+
+
+class ProductQuantizer(BaseQuantizer):
+    r"""Cut the features in slices and quantize each on its own.
+
+    The concatenated scheme: :math:`f(x, W) = \mathrm{concat}_j f(x_j, W_j)`, with
+    :math:`x_j` the j-th slice of the features.  M tables of V codewords stand for a
+    codebook of :math:`V^M`, at the cost in time and memory of one table of V.  What is
+    lost is the dependence between slices: a rotation that balances them (PCA, or a
+    random one) before this step often helps.
+
+    Parameters
+    ----------
+    n_subspaces : int, default=8
+        M, the number of slices.  Widths that do not divide evenly are cut as
+        `numpy.array_split` does; with fewer features than slices, each feature is one,
+        and a ConvergenceWarning says so.
+    n_codewords : int or sequence of int, default=None
+        Codewords of every table, or of each; set on the clones of `quantizer`.  None:
+        as they have it (256 for the default).
+    quantizer : quantizer, default=None
+        Quantizer of a slice, cloned for each; None: ``VectorQuantizer()``.
+    share_codebook : bool, default=False
+        Whether one table serves all slices, which must then have equal widths.
+    n_jobs : int, default=None
+        Slices that are fitted at the same time, see `joblib.Parallel`.  Each fit has
+        threads of its own already, so that this pays for small ones or on a cluster.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the parts; None: they keep their own.
+    backend : {"auto", "numpy"}, default="auto"
+        Where distances are computed; "auto": the parts keep their own.
+
+    Attributes
+    ----------
+    codebooks_ : tuple of ndarray of shape (V_j, d_j)
+        The tables W_1..W_M.
+    codebook_sizes_ : tuple of int
+        V_1..V_M.
+    bits_per_sample_ : float
+        Sum of log2 V_j.
+    quantizers_ : list of quantizers
+        The fitted parts; with `share_codebook`, the same one M times.
+    n_subspaces_ : int
+        Number of slices.
+    distortion_ : float
+        Mean squared distance of the training samples from their reconstructions.
+    n_features_in_ : int
+        Number of features.
+
+    See Also
+    --------
+    VectorQuantizer : One table for all features.
+
+    References
+    ----------
+    Jegou, Douze and Schmid (2011), "Product Quantization for Nearest Neighbor Search",
+    IEEE TPAMI 33(1).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import ProductQuantizer
+    >>> X = np.random.default_rng(0).normal(size=(1000, 8))
+    >>> pq = ProductQuantizer(n_subspaces=4, n_codewords=16, random_state=0).fit(X)
+    >>> pq.transform(X).shape, pq.bits_per_sample_
+    ((1000, 4), 16.0)
+    >>> pq.inverse_transform(pq.transform(X)).shape
+    (1000, 8)
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "n_subspaces": [Interval(Integral, 1, None, closed="left")],
+        "n_codewords": [
+            Interval(Integral, 1, None, closed="left"),
+            "array-like",
+            None,
+        ],
+        "quantizer": [HasMethods(["fit", "transform", "inverse_transform"]), None],
+        "share_codebook": ["boolean"],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "backend": [StrOptions({"auto", "numpy"})],
+    }
+
+    def __init__(
+        self,
+        n_subspaces=8,
+        n_codewords=None,
+        *,
+        quantizer=None,
+        share_codebook=False,
+        n_jobs=None,
+        random_state=None,
+        backend="auto",
+    ):
+        self.n_subspaces = n_subspaces
+        self.n_codewords = n_codewords
+        self.quantizer = quantizer
+        self.share_codebook = share_codebook
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.backend = backend
+
+    def _fit(self, X, weights):
+        slices = self._slices(X.shape[1])
+        parts = self._new_parts(slices)
+        if self.share_codebook:
+            X, weights = _stack_slices(X, weights, slices)
+            slices = [slice(None)]
+        # A part may train on a column-cut view only through a copy; it makes its own.
+        fitted = Parallel(n_jobs=self.n_jobs)(
+            delayed(_fit_part)(part, X[:, columns], weights)
+            for part, columns in zip(parts, slices, strict=True)
+        )
+        self._assign(fitted)
+
+    def _partial_fit(self, X, weights):
+        slices = self._slices(X.shape[1])
+        if self.__sklearn_is_fitted__():
+            # Shallow copies: the parts never change an array in place, so the old ones
+            # stay whole if this batch fails.
+            count = 1 if self.share_codebook else len(slices)
+            parts = [_shallow_copy(part) for part in self.quantizers_[:count]]
+        else:
+            parts = self._new_parts(slices)
+        if self.share_codebook:
+            X, weights = _stack_slices(X, weights, slices)
+            slices = [slice(None)]
+        for part, columns in zip(parts, slices, strict=True):
+            part.partial_fit(X[:, columns], sample_weight=weights)
+        self._assign(parts)
+
+    def _new_parts(self, slices) -> list:
+        """Return unfitted parts: one for each slice, or the one that they share."""
+        sizes = self.n_codewords
+        if self.share_codebook:
+            widths = {columns.stop - columns.start for columns in slices}
+            if len(widths) > 1:
+                raise ValueError(
+                    f"share_codebook=True needs slices of equal width; n_subspaces="
+                    f"{self.n_subspaces} cuts {slices[-1].stop} features in widths "
+                    f"{sorted(widths)}."
+                )
+            if sizes is not None and not isinstance(sizes, Integral):
+                sizes = list(sizes)
+                if len(sizes) != len(slices) or len(set(sizes)) > 1:
+                    raise ValueError(
+                        f"share_codebook=True takes one n_codewords for all "
+                        f"{len(slices)} subspaces; got {sizes}."
+                    )
+                sizes = sizes[0]
+        return make_parts(
+            self._template(),
+            1 if self.share_codebook else len(slices),
+            n_codewords=sizes,
+            random_state=self.random_state,
+            backend=self.backend,
+        )
+
+    def _template(self):
+        return VectorQuantizer() if self.quantizer is None else self.quantizer
+
+    def _slices(self, n_features: int) -> list[slice]:
+        n_subspaces = min(self.n_subspaces, n_features)
+        if n_subspaces < self.n_subspaces:
+            warn(
+                f"n_subspaces={self.n_subspaces} is more than n_features={n_features}: "
+                "each feature is a subspace.",
+                ConvergenceWarning,
+            )
+        columns = np.array_split(np.arange(n_features), n_subspaces)
+        return [slice(int(part[0]), int(part[-1]) + 1) for part in columns]
+
+    def _assign(self, fitted: list) -> None:
+        """Set the fitted attributes from the distinct parts, all at once."""
+        n_subspaces = min(self.n_subspaces, self.n_features_in_)
+        self.quantizers_ = fitted * n_subspaces if self.share_codebook else fitted
+        self.n_subspaces_ = n_subspaces
+        shares = n_subspaces if self.share_codebook else 1
+        self.distortion_ = shares * sum(part.distortion_ for part in fitted)
+        sizes = [size for part in self.quantizers_ for size in part.codebook_sizes_]
+        self.codebook_sizes_ = tuple(sizes)
+
+    def _can_partial_fit(self) -> bool:
+        return hasattr(self._template(), "partial_fit")
+
+    def _why_no_partial_fit(self) -> str:
+        return f"its part, {self._template()!r}, has none."
+
+    def _parts_with_columns(self) -> Iterator[tuple]:
+        """Yield each part with its columns of X and its columns of the codes."""
+        feature = column = 0
+        for part in self.quantizers_:
+            width, n_codes = part.n_features_in_, len(part.codebook_sizes_)
+            yield (
+                part,
+                slice(feature, feature + width),
+                slice(column, column + n_codes),
+            )
+            feature, column = feature + width, column + n_codes
+
+    def _encode(self, X):
+        tables = [_searched_table(part) for part in self.quantizers_]
+        if all(table is not None for table in tables):
+            return nearest.nearest_product(X, tables)
+        return np.hstack(
+            [
+                part._encode(np.ascontiguousarray(X[:, features]))
+                for part, features, _ in self._parts_with_columns()
+            ]
+        )
+
+    def _decode(self, codes):
+        return np.hstack(
+            [
+                part._decode(codes[:, columns])
+                for part, _, columns in self._parts_with_columns()
+            ]
+        )
+
+    def _codebooks(self):
+        return tuple(table for part in self.quantizers_ for table in part.codebooks_)
+
+
+def _searched_table(part):
+    """Return the one table that codes of the part are an argmin over, if it is so."""
+    if isinstance(part, VectorQuantizer) and part.metric == "sqeuclidean":
+        return part.codebooks_[0]
+    return None
+
+
+def _fit_part(part, X, weights):
+    return part.fit(X, sample_weight=weights)
+
+
+def _shallow_copy(part):
+    copy = clone(part)
+    vars(copy).update(vars(part))
+    return copy
+
+
+def _stack_slices(X, weights, slices):
+    """Put the slices under each other, sample by sample, each with its weight."""
+    stacked = X.reshape(len(X) * len(slices), -1)
+    return stacked, None if weights is None else np.repeat(weights, len(slices))

@@ -1,0 +1,339 @@
+"""The naive scheme: one table, and the nearest of all its rows."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_array
+
+from skvq import nearest
+from skvq._compat import Interval, StrOptions
+from skvq._validation import warn
+from skvq.base import BaseQuantizer
+from skvq.learning import online
+from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
+from skvq.learning.initialise import INITS, few_distinct, initialise, repeat_cyclically
+from skvq.learning.lloyd import Learned, lloyd
+
+_ONLINE = ("minibatch", "ema", "sgd")
+
+
+class VectorQuantizer(BaseQuantizer):
+    r"""Replace each sample by the nearest row of one table.
+
+    The naive scheme: :math:`f(x, W) = W_j` with
+    :math:`j = \arg\min_k \mathrm{dist}(x, W_k)`, over a codebook W of V codewords.  No
+    scheme does better at equal bits, and none costs more: time and memory grow with V,
+    which doubles with every bit.
+
+    Parameters
+    ----------
+    n_codewords : int, default=256
+        V, the number of codewords.
+    metric : str or callable, default="sqeuclidean"
+        Distance that assigns samples and that `score` reports: "sqeuclidean", "cosine"
+        (codewords are unit vectors), "manhattan", "inner_product" (minus the product),
+        another name that `scipy.spatial.distance.cdist` takes, or a callable of two
+        vectors.  The first three can be learned; the others need ``learning="fixed"``.
+    learning : {"lloyd", "minibatch", "ema", "sgd", "fixed"}, default="lloyd"
+        How the table is improved: k-means over all samples ("lloyd"); running means
+        over batches ("minibatch"); exponential moving averages over batches, as
+        VQ-VAE does ("ema"); gradient steps on the codebook loss ("sgd"); not at all
+        ("fixed").  The three online learners also have `partial_fit`, and take the
+        metrics "sqeuclidean" and "cosine".
+    init : {"k-means++", "random", "splitting", "normal"} or array-like of shape \
+            (n_codewords, n_features), default="k-means++"
+        The first table: greedy k-means++ (beyond 8 samples per codeword on the
+        candidates of k-means||, which is as good and many times faster); random
+        samples; splitting cells from one codeword on, deterministic (LBG); independent
+        standard normal entries; or the table itself.
+    n_init : int, default=1
+        Number of starts of which the best is kept.  Deterministic starts run once.
+    max_iter : int, default=25
+        Largest number of updates ("lloyd") or of passes over X (online learners).
+    tol : float, default=1e-4
+        Learning stops when the distortion falls by this share of it or less.
+    batch_size : int, default=1024
+        Samples in a batch of the online learners in `fit`.
+    decay : float, default=0.99
+        Decay of the moving averages of "ema".
+    learning_rate : float, default=0.1
+        Step of "sgd": the share of the way from a codeword to the mean of its batch.
+    dead_codes : {"split", "farthest", "keep"}, default="split"
+        What happens to codewords that no sample uses: the heaviest cell is split for
+        them, they move to the sample farthest from its codeword, or they stay.
+    random_state : int, RandomState instance or None, default=None
+        Source of random numbers for `init` and for the order of batches.
+    backend : {"auto", "numpy"}, default="auto"
+        Where distances are computed.
+
+    Attributes
+    ----------
+    codebooks_ : tuple of one ndarray of shape (n_codewords, n_features)
+        The table W.
+    codebook_sizes_ : tuple of int
+        ``(n_codewords,)``.
+    bits_per_sample_ : float
+        log2 of n_codewords.
+    n_iter_ : int
+        Updates, passes or batches that the table has seen.
+    distortion_ : float
+        Mean distance of the training samples from their codewords; after `partial_fit`,
+        that of the last batch before the table learned from it.
+    n_features_in_ : int
+        Number of features.
+
+    See Also
+    --------
+    ProductQuantizer : Concatenates small tables, for many more bits.
+
+    Notes
+    -----
+    Fewer distinct samples than codewords is a ConvergenceWarning; the table is then the
+    distinct samples in lexicographic order, repeated.
+
+    References
+    ----------
+    Gersho and Gray (1992), "Vector Quantization and Signal Compression".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import VectorQuantizer
+    >>> X = np.array([[0.0, 0.0], [0.0, 1.0], [9.0, 9.0], [9.0, 8.0]])
+    >>> vq = VectorQuantizer(n_codewords=2, init="splitting").fit(X)
+    >>> vq.transform(X).ravel().tolist()
+    [1, 1, 0, 0]
+    >>> vq.quantize([[8.0, 8.0]]).tolist()
+    [[9.0, 8.5]]
+    >>> vq.score(X)
+    -0.25
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "n_codewords": [Interval(Integral, 1, None, closed="left")],
+        "metric": [
+            StrOptions(set(nearest.METRICS | nearest.BATCH_DEPENDENT_METRICS)),
+            callable,
+        ],
+        "learning": [StrOptions({"lloyd", *_ONLINE, "fixed"})],
+        "init": [StrOptions(set(INITS)), "array-like"],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "decay": [Interval(Real, 0, 1, closed="left")],
+        "learning_rate": [Interval(Real, 0, 1, closed="right")],
+        "dead_codes": [StrOptions({"split", "farthest", "keep"})],
+        "random_state": ["random_state"],
+        "backend": [StrOptions({"auto", "numpy"})],
+    }
+
+    def __init__(
+        self,
+        n_codewords=256,
+        *,
+        metric="sqeuclidean",
+        learning="lloyd",
+        init="k-means++",
+        n_init=1,
+        max_iter=25,
+        tol=1e-4,
+        batch_size=1024,
+        decay=0.99,
+        learning_rate=0.1,
+        dead_codes="split",
+        random_state=None,
+        backend="auto",
+    ):
+        self.n_codewords = n_codewords
+        self.metric = metric
+        self.learning = learning
+        self.init = init
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.batch_size = batch_size
+        self.decay = decay
+        self.learning_rate = learning_rate
+        self.dead_codes = dead_codes
+        self.random_state = random_state
+        self.backend = backend
+
+    @property
+    def _score_metric(self):
+        return self.metric
+
+    def _fit(self, X, weights):
+        metric = self._check_learnable()
+        rng = check_random_state(self.random_state)
+        samples = self._samples(X, metric)
+        table = self._given_table(X)
+        if table is None and self._drawn_from_samples():
+            rows = few_distinct(samples, self.n_codewords)
+            if rows is not None:
+                warn(
+                    f"{len(rows)} distinct samples are fewer than n_codewords="
+                    f"{self.n_codewords}: the codebook repeats them.",
+                    ConvergenceWarning,
+                )
+                table = repeat_cyclically(rows, self.n_codewords)
+                return self._set_table(samples, weights, metric, table)
+        deterministic = table is not None or self.init == "splitting"
+        runs = [
+            self._run(samples, weights, metric, table, rng)
+            for _ in range(1 if deterministic else self.n_init)
+        ]
+        learned, stream = min(runs, key=lambda run: run[0].distortion)
+        self._assign(learned, stream)
+
+    def _run(self, X, weights, metric, table, rng):
+        """Start once and learn; return what was learned and the state of the stream."""
+        if table is None:
+            table = initialise(X, self.n_codewords, self.init, weights, metric, rng)
+            if metric == "cosine":
+                table = unit_rows(table)
+        if self.learning == "fixed":
+            found = nearest.nearest(X, table, metric)[1]
+            return Learned(table, float(np.average(found, weights=weights)), 0), None
+        if self.learning == "lloyd":
+            learned = lloyd(
+                X,
+                table,
+                weights,
+                metric,
+                max_iter=self.max_iter,
+                tol=self.tol,
+                dead_codes=self.dead_codes,
+            )
+            return learned, None
+        stream, learned = online.learn_epochs(
+            X,
+            online.start(table),
+            weights,
+            self._online_settings(metric),
+            rng,
+            batch_size=self.batch_size,
+            max_iter=self.max_iter,
+            tol=self.tol,
+        )
+        return learned, stream
+
+    def _partial_fit(self, X, weights):
+        metric = self._check_learnable()
+        samples = self._samples(X, metric)
+        stream = getattr(self, "_stream_", None)
+        table = self._given_table(X) if stream is None else None
+        if stream is not None:
+            self._check_same_size(stream.codebook)
+            samples = samples.astype(stream.codebook.dtype, copy=False)
+        elif table is not None:
+            stream = online.start(table)
+        if stream is None or stream.seeds is not None:
+            stream, samples, weights = online.start_from_batch(
+                samples,
+                weights,
+                self.n_codewords,
+                self.init,
+                metric,
+                check_random_state(self.random_state),
+                stream,
+            )
+        if stream.seeds is not None:
+            # Every row so far is a codeword.
+            learned = Learned(stream.codebook, 0.0, stream.n_batches)
+        else:
+            stream, distortion = online.learn_batch(
+                stream, samples, weights, self._online_settings(metric)
+            )
+            learned = Learned(stream.codebook, distortion, stream.n_batches)
+        self._assign(learned, stream)
+
+    def _assign(self, learned, stream) -> None:
+        self._codebook_ = learned.codebook
+        self.n_iter_ = learned.n_iter
+        self.distortion_ = learned.distortion
+        if stream is not None:
+            self._stream_ = stream
+        self.codebook_sizes_ = (len(learned.codebook),)
+
+    def _set_table(self, X, weights, metric, table) -> None:
+        found = nearest.nearest(X, table, metric)[1]
+        distortion = float(np.average(found, weights=weights))
+        stream = online.start(table) if self.learning in _ONLINE else None
+        self._assign(Learned(table, distortion, n_iter=1), stream)
+
+    def _samples(self, X, metric):
+        if metric != "cosine":
+            return X
+        nearest.check_no_zero_rows(X)
+        return unit_rows(X)
+
+    def _drawn_from_samples(self) -> bool:
+        return self.learning != "fixed" or self.init in ("k-means++", "random")
+
+    def _given_table(self, X):
+        """Return the init array in X's dtype, or None if `init` is a name."""
+        if isinstance(self.init, str):
+            return None
+        table = check_array(self.init, dtype=X.dtype, copy=True, input_name="init")
+        if table.shape != (self.n_codewords, X.shape[1]):
+            raise ValueError(
+                f"init has shape {table.shape}; expected (n_codewords, n_features) = "
+                f"({self.n_codewords}, {X.shape[1]})."
+            )
+        if nearest.check_metric(self.metric) == "cosine":
+            nearest.check_no_zero_rows(table, "init")
+            table = unit_rows(table)
+        return table
+
+    def _check_same_size(self, codebook) -> None:
+        if len(codebook) != self.n_codewords:
+            raise ValueError(
+                f"n_codewords={self.n_codewords} was {len(codebook)} when the stream "
+                "began: fit anew to change it."
+            )
+
+    def _check_learnable(self):
+        """Return the metric's proper name if the learner can minimise it."""
+        metric = nearest.check_metric(self.metric)
+        accepted = {
+            "fixed": None,
+            "lloyd": LEARNABLE_METRICS,
+        }.get(self.learning, online.ONLINE_METRICS)
+        if accepted is not None and metric not in accepted:
+            raise ValueError(
+                f"learning={self.learning!r} cannot minimise metric={self.metric!r}; it "
+                f"takes {sorted(accepted)}. Use one of these, or learning='fixed'."
+            )
+        if self.learning == "fixed" and self.init == "splitting":
+            if metric not in LEARNABLE_METRICS:
+                raise ValueError(
+                    f"init='splitting' cannot minimise metric={self.metric!r}; it takes "
+                    f"{sorted(LEARNABLE_METRICS)}."
+                )
+        return metric
+
+    def _online_settings(self, metric) -> online.OnlineSettings:
+        return online.OnlineSettings(
+            self.learning, metric, self.decay, self.learning_rate, self.dead_codes
+        )
+
+    def _can_partial_fit(self) -> bool:
+        return self.learning in _ONLINE
+
+    def _why_no_partial_fit(self) -> str:
+        return f"learning={self.learning!r}; {', '.join(_ONLINE)} learn from a stream."
+
+    def _encode(self, X):
+        codes, _ = nearest.nearest(
+            X, self._codebook_, self.metric, return_distances=False
+        )
+        return codes[:, None]
+
+    def _decode(self, codes):
+        return self._codebook_[codes[:, 0]]
+
+    def _codebooks(self):
+        return (self._codebook_,)
