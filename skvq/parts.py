@@ -75,6 +75,6 @@ def _set_size(part, size: int) -> None:
     own = sorted({"n_levels", "levels"} & set(parameters))
     hint = f"set its {own[0]} instead" if own else "set its own parameters instead"
     raise ValueError(
-        f"n_codewords={size} cannot be set on the part {type(part).__name__}, which has "
-        f"no such parameter: {hint}, and leave n_codewords=None."
+        f"n_codewords={size} cannot be set on the part {type(part).__name__}, which "
+        f"has no such parameter: {hint}, and leave n_codewords=None."
     )

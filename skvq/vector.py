@@ -304,14 +304,14 @@ class VectorQuantizer(BaseQuantizer):
         }.get(self.learning, online.ONLINE_METRICS)
         if accepted is not None and metric not in accepted:
             raise ValueError(
-                f"learning={self.learning!r} cannot minimise metric={self.metric!r}; it "
-                f"takes {sorted(accepted)}. Use one of these, or learning='fixed'."
+                f"learning={self.learning!r} cannot minimise metric={self.metric!r}; "
+                f"it takes {sorted(accepted)}. Use one of these, or learning='fixed'."
             )
         if self.learning == "fixed" and self.init == "splitting":
             if metric not in LEARNABLE_METRICS:
                 raise ValueError(
-                    f"init='splitting' cannot minimise metric={self.metric!r}; it takes "
-                    f"{sorted(LEARNABLE_METRICS)}."
+                    f"init='splitting' cannot minimise metric={self.metric!r}; it "
+                    f"takes {sorted(LEARNABLE_METRICS)}."
                 )
         return metric
 

@@ -98,7 +98,8 @@ def lloyd(
     objective = _Objective(X, weights, metric)
     codes, sums, counts, value = objective(codebook)
     n_iter = 0
-    for n_iter in range(1, max_iter + 1):
+    while n_iter < max_iter:
+        n_iter += 1
         candidate = best_codewords(X, codes, codebook, weights, metric, sums, counts)
         candidate = repair_empty(X, codes, candidate, weights, metric, dead_codes)
         codes, sums, counts, new_value = objective(candidate)

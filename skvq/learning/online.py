@@ -232,7 +232,8 @@ def learn_epochs(
     """
     previous = np.inf
     n_iter = 0
-    for n_iter in range(1, max_iter + 1):
+    while n_iter < max_iter:
+        n_iter += 1
         order = rng.permutation(len(X))
         total = 0.0
         for begin in range(0, len(X), batch_size):

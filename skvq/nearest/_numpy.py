@@ -171,7 +171,7 @@ def _check_reach(x: np.ndarray, limit: float) -> None:
 
 
 def _subtract(x: np.ndarray, centre: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """x - centre for each row; narrow rows several at a time, for longer loops."""
+    """Take the centre from each row; narrow rows several at a time: longer loops."""
     fold = max(1, 512 // max(1, x.shape[1]))
     if len(x) % fold == 0 and x.flags.c_contiguous:
         x = x.reshape(len(x) // fold, -1)
@@ -282,7 +282,7 @@ def _search_by_product(X, codebook, metric, codes, found) -> None:
     def make_worker():
         extended = np.ones((chunk, n_features + 1), dtype=dtype)
         centred = np.empty((chunk, n_features), dtype=dtype)
-        gaps = np.empty_like(centred) if found is not None else None
+        gaps = np.empty_like(centred)
         scores = np.empty((tile, n_codewords), dtype=dtype)
 
         def worker(start: int, stop: int) -> None:
