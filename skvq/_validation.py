@@ -16,13 +16,15 @@ def check_samples(estimator, X, *, reset: bool, min_samples: int = 1) -> np.ndar
     The estimators compute in row blocks, in the dtype that `nearest.compute_dtype`
     names; converting here would copy the whole of X.
     """
-    X = validate_data(
-        estimator,
-        X,
-        reset=reset,
-        dtype="numeric",
-        ensure_min_samples=min_samples,
-    )
+    # The quick test for NaN is a sum, in which huge values of both signs cancel.
+    with np.errstate(invalid="ignore"):
+        X = validate_data(
+            estimator,
+            X,
+            reset=reset,
+            dtype="numeric",
+            ensure_min_samples=min_samples,
+        )
     if X.dtype.kind not in "biuf":
         raise ValueError(
             f"X has dtype {X.dtype}; {type(estimator).__name__} takes real numbers."

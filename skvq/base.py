@@ -6,7 +6,8 @@ validate at the border, cut the rows in blocks and call the hooks of the scheme.
 ========================  ==========================================================
 hook                      what a scheme does in it
 ========================  ==========================================================
-``_fit(X, weights)``      learn; assign all fitted attributes together at the end
+``_fit(X, weights)``      learn; assign all fitted attributes together at the end;
+                          `distortion_` is measured if the scheme does not know it
 ``_encode(X)``            codes (n_samples, n_codes) of a block of rows
 ``_decode(codes)``        reconstruction (n_samples, n_features) of a block of codes
 ``_codebooks()``          W_1..W_m, in the order of the code columns
@@ -30,7 +31,7 @@ from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from skvq import __version__, nearest
+from skvq import nearest
 from skvq._compat import UNUSED, _fit_context
 from skvq._validation import (
     check_codes,
@@ -39,6 +40,7 @@ from skvq._validation import (
     drop_zero_weights,
     unchanged_on_failure,
 )
+from skvq._version import __version__
 from skvq.codes import from_token_ids, smallest_dtype
 
 # Elements of a row block: bounds the memory of the conversions and of the hooks.
@@ -135,7 +137,10 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         with unchanged_on_failure(self):
             self._forget()
-            self._fit(*self._check_training(X, sample_weight, reset=True))
+            X, weights = self._check_training(X, sample_weight, reset=True)
+            self._fit(X, weights)
+            if not hasattr(self, "distortion_"):
+                self.distortion_ = self._mean_distance(X, weights)
         return self
 
     @available_if(_learns_from_stream)
@@ -162,7 +167,11 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         with unchanged_on_failure(self):
             first = not self.__sklearn_is_fitted__()
             X, weights = self._check_training(X, sample_weight, reset=first, batch=True)
+            if hasattr(self, "distortion_"):
+                del self.distortion_
             self._partial_fit(X, weights)
+            if not hasattr(self, "distortion_"):
+                self.distortion_ = self._mean_distance(X, weights)
         return self
 
     def transform(self, X):

@@ -426,7 +426,8 @@ def one_hot(
         dense = np.zeros(shape, dtype=dtype)
         np.put_along_axis(dense, columns, 1, axis=1)
         return dense
-    index = sp.get_index_dtype(maxval=max(shape[1], columns.size))
+    largest = max(shape[1], columns.size)
+    index = np.int32 if largest < 2**31 else np.int64
     indptr = np.arange(0, columns.size + 1, n_codes, dtype=index)
     indices = columns.ravel().astype(index, copy=False)
     return sp.csr_array((np.ones(columns.size, dtype), indices, indptr), shape=shape)

@@ -24,7 +24,6 @@ CDIST_METRICS = frozenset(
         "minkowski",
         "rogerstanimoto",
         "russellrao",
-        "sokalmichener",
         "sokalsneath",
         "yule",
     }

@@ -19,14 +19,18 @@ from scipy.sparse import csc_array
 from scipy.spatial.distance import cdist
 
 from skvq.nearest._metrics import PRODUCT_METRICS, Metric, check_metric
-from skvq.nearest._threads import map_tiles
+from skvq.nearest._threads import even_chunk, map_tiles, scratch
 
 # Scores of one tile, in elements: what a core's cache holds, with enough rows in it
 # that the calls into NumPy do not show (benchmarks/nearest.py).
 _TILE_SCORES = 2**18
 _MAX_TILE_SCORES = 2**21
 _MIN_GOOD_ROWS = 512
-_CHUNK_ROWS = 4096
+
+# A chunk shares one pass of everything but the scores.  Long ones, since each call into
+# NumPy hands the interpreter's lock over, but not so long that they leave the cache.
+_CHUNK_ELEMENTS = 2**19
+_MAX_CHUNK_ROWS = 16384
 
 # Rows of a product tile: one subspace's scores are small, so fewer rows do.
 _PRODUCT_TILE_ROWS = 128
@@ -35,7 +39,10 @@ _PRODUCT_CHUNK_ROWS = 1024
 
 # `accumulate` cuts the rows in at most this many chunks, whatever the threads.
 _MAX_CHUNKS = 16
-_MIN_CHUNK_ROWS = 8192
+_MIN_CHUNK_ROWS = 16384
+
+# 2^64 over the golden ratio: an odd multiplier that spreads the bits of a hash.
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def compute_dtype(dtype) -> np.dtype:
@@ -76,10 +83,8 @@ def _first_of_distinct(codebook: np.ndarray) -> np.ndarray | None:
     # Equal rows have equal hashes; different hashes settle the usual case cheaply.
     # Adding zero makes -0.0 and 0.0 the same bits.
     bits = (np.ascontiguousarray(codebook) + 0.0).view(f"u{codebook.itemsize}")
-    mixer = np.random.default_rng(0).integers(
-        1, 2**63, size=bits.shape[1], dtype=np.uint64
-    )
-    hashes = (bits.astype(np.uint64) * (mixer | np.uint64(1))).sum(axis=1)
+    mixer = np.arange(1, 2 * bits.shape[1], 2, dtype=np.uint64) * _GOLDEN
+    hashes = (bits.astype(np.uint64) * mixer).sum(axis=1)
     if np.unique(hashes).size == len(codebook):
         return None
     first = np.unique(codebook + 0.0, axis=0, return_index=True)[1]
@@ -103,20 +108,20 @@ def _coarse_centre(rows: np.ndarray) -> np.ndarray:
     return np.rint(mean / unit) * unit
 
 
-def check_no_zero_rows(rows: np.ndarray, name: str = "X") -> None:
-    """Raise a ValueError that names the first zero row, for the cosine."""
+def check_no_zero_rows(rows: np.ndarray, name: str = "X", start: int = 0) -> None:
+    """Raise a ValueError that names the first zero row, counted from `start`."""
     zero = np.flatnonzero(~rows.any(axis=1))
     if zero.size:
         raise ValueError(
-            f"metric='cosine' is not defined for zero vectors: row {zero[0]} of {name} "
-            f"is zero ({zero.size} in all). Drop such rows, or use "
+            f"metric='cosine' is not defined for zero vectors: row "
+            f"{start + zero[0]} of {name} is zero. Drop such rows, or use "
             "metric='sqeuclidean'."
         )
 
 
-def _unit_rows(rows: np.ndarray, name: str) -> np.ndarray:
+def _unit_rows(rows: np.ndarray, name: str, start: int = 0) -> np.ndarray:
     """Rows divided by their norms, or a ValueError that names the first zero row."""
-    check_no_zero_rows(rows, name)
+    check_no_zero_rows(rows, name, start)
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
     # Through the largest entry, so that neither tiny nor huge rows lose their norm.
     scaled = rows / largest
@@ -138,7 +143,8 @@ def _prepare(codebook: np.ndarray, metric: Metric, dtype: np.dtype) -> _Table:
         rows *= scale
         half_norms = 0.5 * np.einsum("ij,ij->i", rows, rows)
     if metric == "inner_product":
-        half_norms[:] = 0.0
+        # -x.c is sought, up to what is the same for all c: -(x - m).(c - m) - m.(c - m)
+        half_norms = -rows @ (scale * centre.astype(np.float64))
     if not np.isfinite(half_norms).all():
         raise ValueError(
             f"The codebook's values, up to {np.abs(codebook).max():.3g}, are too large "
@@ -183,15 +189,16 @@ def _subtract(x: np.ndarray, centre: np.ndarray, out: np.ndarray) -> np.ndarray:
     return out
 
 
-def _tile_rows(n_rows: int, n_codewords: int) -> tuple[int, int]:
+def _tile_rows(n_rows: int, n_features: int, n_codewords: int) -> tuple[int, int]:
     """Rows of a tile, whose scores stay in cache, and of a chunk of several tiles."""
     tile = max(
         _TILE_SCORES // n_codewords,
         min(_MIN_GOOD_ROWS, _MAX_TILE_SCORES // n_codewords),
         16,
     )
-    chunk = max(tile, _CHUNK_ROWS)
-    return min(tile, max(n_rows, 1)), min(chunk, max(n_rows, 1))
+    rows = min(_CHUNK_ELEMENTS // n_features, _MAX_CHUNK_ROWS)
+    chunk = even_chunk(n_rows, max(tile, rows))
+    return min(tile, chunk), chunk
 
 
 def _as_2d(X, name: str) -> np.ndarray:
@@ -277,18 +284,19 @@ def _search_by_product(X, codebook, metric, codes, found) -> None:
     dtype = _common_dtype(X, codebook)
     table = _prepare(codebook, metric, dtype)
     n_features, n_codewords = X.shape[1], table.weights.shape[1]
-    tile, chunk = _tile_rows(len(X), n_codewords)
+    tile, chunk = _tile_rows(len(X), n_features, n_codewords)
 
     def make_worker():
-        extended = np.ones((chunk, n_features + 1), dtype=dtype)
-        centred = np.empty((chunk, n_features), dtype=dtype)
-        gaps = np.empty_like(centred)
-        scores = np.empty((tile, n_codewords), dtype=dtype)
+        extended = scratch("extended", (chunk, n_features + 1), dtype)
+        extended[:, n_features] = 1
+        centred = scratch("centred", (chunk, n_features), dtype)
+        gaps = scratch("gaps", (chunk, n_features), dtype)
+        scores = scratch("scores", (tile, n_codewords), dtype)
 
         def worker(start: int, stop: int) -> None:
             x, shifted = X[start:stop], centred[: stop - start]
             if metric == "cosine":
-                x = _unit_rows(x.astype(dtype, copy=False), f"X[{start}:{stop}]")
+                x = _unit_rows(x.astype(dtype, copy=False), "X", start)
             _check_reach(x, table.limit)
             _subtract(x, table.centre, out=shifted)
             if table.scale != 1.0:
@@ -325,7 +333,7 @@ def _found_distances(gap, x, shifted, table: _Table, metric: Metric) -> np.ndarr
     gap -= shifted
     gap *= gap
     half = 0.5 if metric == "cosine" else 1.0
-    return (gap @ ones).astype(np.float64) * (half / table.scale**2)
+    return (gap @ ones).astype(np.float64) * half / table.scale / table.scale
 
 
 def _search_by_cdist(X, codebook, metric, codes, found) -> None:
@@ -693,6 +701,7 @@ def accumulate(X, codes, n_codewords: int, weights=None):
                 f"weights has shape {weights.shape}; expected {codes.shape}."
             )
     chunk = max(_MIN_CHUNK_ROWS, n_codewords, -(-len(X) // _MAX_CHUNKS))
+    chunk = even_chunk(len(X), chunk)
     parts: dict[int, np.ndarray] = {}
 
     def make_worker():

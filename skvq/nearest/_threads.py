@@ -6,6 +6,7 @@ be is read from BLAS, because that is where joblib's workers and
 `threadpoolctl.threadpool_limits` leave their wish.
 """
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -107,6 +108,35 @@ def _renew_after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_after_fork)
+
+
+def even_chunk(n_rows: int, most: int) -> int:
+    """Rows of a chunk, at most `most`, that cuts the rows in an even number of chunks.
+
+    An odd chunk at the end would leave one of two threads waiting.
+    """
+    n_pairs = max(1, -(-n_rows // (2 * most)))
+    return max(1, -(-n_rows // (2 * n_pairs)))
+
+
+class _Scratch(threading.local):
+    """Memory of one thread that waits between calls: fresh pages cost a fault each."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, np.ndarray] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype) -> np.ndarray:
+        """Return an array, of arbitrary values, that the next call may overwrite."""
+        dtype = np.dtype(dtype)
+        n_bytes = math.prod(shape) * dtype.itemsize
+        buffer = self.buffers.get(name)
+        if buffer is None or buffer.nbytes < n_bytes:
+            buffer = self.buffers[name] = np.empty(n_bytes, dtype=np.uint8)
+        return buffer[:n_bytes].view(dtype).reshape(shape)
+
+
+scratch = _Scratch()
+
 
 Worker = Callable[[int, int], None]
 
