@@ -77,7 +77,7 @@ class VectorQuantizer(BaseQuantizer):
     bits_per_sample_ : float
         log2 of n_codewords.
     n_iter_ : int
-        Updates, passes or batches that the table has seen.
+        Updates, passes or batches that the table has seen; 1 if it learned nothing.
     distortion_ : float
         Mean distance of the training samples from their codewords; after `partial_fit`,
         that of the last batch before the table learned from it.
@@ -196,7 +196,7 @@ class VectorQuantizer(BaseQuantizer):
                 table = unit_rows(table)
         if self.learning == "fixed":
             found = nearest.nearest(X, table, metric)[1]
-            return Learned(table, float(np.average(found, weights=weights)), 0), None
+            return Learned(table, float(np.average(found, weights=weights)), 1), None
         if self.learning == "lloyd":
             learned = lloyd(
                 X,
@@ -271,7 +271,7 @@ class VectorQuantizer(BaseQuantizer):
         return unit_rows(X)
 
     def _drawn_from_samples(self) -> bool:
-        return self.learning != "fixed" or self.init in ("k-means++", "random")
+        return self.learning != "fixed" or self.init != "normal"
 
     def _given_table(self, X):
         """Return the init array in X's dtype, or None if `init` is a name."""
@@ -307,7 +307,7 @@ class VectorQuantizer(BaseQuantizer):
                 f"learning={self.learning!r} cannot minimise metric={self.metric!r}; "
                 f"it takes {sorted(accepted)}. Use one of these, or learning='fixed'."
             )
-        if self.learning == "fixed" and self.init == "splitting":
+        if isinstance(self.init, str) and self.init == "splitting":
             if metric not in LEARNABLE_METRICS:
                 raise ValueError(
                     f"init='splitting' cannot minimise metric={self.metric!r}; it "

@@ -1,5 +1,7 @@
 """A first table for the learners."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from skvq import nearest
@@ -10,9 +12,15 @@ INITS = ("k-means++", "random", "splitting", "normal")
 
 # Rows per codeword up to which k-means++ looks at every row for every codeword.
 _EXACT_ROWS_PER_CODEWORD = 8
-_OVERSAMPLING = 0.5
-_ROUNDS = 5
+# Up to so many candidates, all distances between them are computed at once.
+_MAX_ALL_PAIRS = 2048
+# Drawn in each round, in codewords: two rounds of V end where five of V/2 do, sooner.
+_OVERSAMPLING = 1.0
+_ROUNDS = 2
 _LBG_ITERATIONS = 5
+
+# Metrics under which scaling the samples scales the codebook.
+_HOMOGENEOUS = frozenset({"sqeuclidean", "inner_product", "cityblock"})
 
 
 def few_distinct(X: np.ndarray, n_codewords: int) -> np.ndarray | None:
@@ -61,23 +69,41 @@ def initialise(
     -------
     codebook : ndarray of shape (n_codewords, n_features), in X's dtype
     """
-    if init == "k-means++":
-        return k_means_plus_plus(X, n_codewords, weights, metric, rng)
-    if init == "splitting":
-        return splitting(X, n_codewords, weights, metric)
     if init == "normal":
         return rng.standard_normal((n_codewords, X.shape[1])).astype(X.dtype)
-    p = None if weights is None else weights / weights.sum()
-    return X[rng.choice(len(X), n_codewords, replace=False, p=p)]
+    if init == "random":
+        p = None if weights is None else weights / weights.sum()
+        return X[rng.choice(len(X), n_codewords, replace=False, p=p)]
+    scale = _scale(X, metric)
+    scaled = X if scale == 1 else X * scale
+    if init == "splitting":
+        table = splitting(scaled, n_codewords, weights, metric)
+    else:
+        # A product is no distance, and cannot say which rows are far from each other.
+        spread = "sqeuclidean" if metric == "inner_product" else metric
+        table = k_means_plus_plus(scaled, n_codewords, weights, spread, rng)
+    return table if scale == 1 else table / scale
+
+
+def _scale(X: np.ndarray, metric: nearest.Metric):
+    """1 for ordinary values; else the power of two that keeps their squares finite."""
+    if metric not in _HOMOGENEOUS:
+        return 1
+    exponent = int(np.frexp(np.abs(X).max(initial=0.0))[1])
+    limit = np.finfo(X.dtype).maxexp // 4
+    if abs(exponent) <= limit:
+        return 1
+    most = np.finfo(X.dtype).maxexp - 2
+    return X.dtype.type(2.0 ** float(np.clip(-exponent, -most, most)))
 
 
 def k_means_plus_plus(X, n_codewords, weights, metric, rng) -> np.ndarray:
     """Choose rows far from each other, with probability by distance.
 
     Up to 8 rows per codeword: greedy k-means++, which tries 2 + log(V) rows for each
-    codeword and keeps the best.  Beyond: k-means||, five rounds that each draw about
-    V/2 rows at once; the 2.5 V candidates, weighted by the samples nearest to them, are
-    then reduced to V by greedy k-means++.
+    codeword and keeps the best.  Beyond: k-means||, two rounds that each draw about V
+    rows at once; the 2 V candidates, weighted by the samples nearest to them, are then
+    reduced to V by greedy k-means++.
 
     References
     ----------
@@ -91,20 +117,26 @@ def k_means_plus_plus(X, n_codewords, weights, metric, rng) -> np.ndarray:
 
 def _greedy(X, n_codewords, weights, metric, rng) -> np.ndarray:
     weights = np.ones(len(X)) if weights is None else weights
+    weights = weights.astype(X.dtype)
     trials = 2 + int(np.log(n_codewords))
     with nearest.single_threaded_blas():
-        distances = nearest.DistanceTable(X, metric)
+        table_of = nearest.DistanceTable(X, metric)
+        pairs = table_of(X) if len(X) <= _MAX_ALL_PAIRS else None
+
+        def distances(rows):
+            return table_of(X[rows]) if pairs is None else pairs[rows]
+
         chosen = [_draw(weights, rng, 1)[0]]
-        closest = distances(X[chosen])[0]
+        closest = distances(chosen)[0].copy()
         closest[chosen] = 0
         while len(chosen) < n_codewords:
             potential = closest * weights
-            if not potential.max() > 0:
+            if not potential.any():
                 potential = np.ones(len(X))
                 potential[chosen] = 0
             picks = _draw(potential, rng, trials)
-            table = np.minimum(distances(X[picks]), closest)
-            best = int(np.argmin(table @ weights.astype(table.dtype)))
+            table = np.minimum(distances(picks), closest)
+            best = int(np.argmin(table @ weights))
             chosen.append(picks[best])
             closest = table[best]
             closest[picks[best]] = 0
@@ -119,39 +151,69 @@ def _draw(potential: np.ndarray, rng, size: int) -> np.ndarray:
     return np.minimum(found, np.flatnonzero(potential)[-1])
 
 
+class _Candidates(NamedTuple):
+    """Rows drawn so far."""
+
+    rows: np.ndarray  # (n_candidates,), where they are in X
+    owner: np.ndarray  # (n_samples,), the candidate nearest to each row of X
+    closest: np.ndarray  # (n_samples,), its distance
+
+
 def _oversample(X, n_codewords, weights, metric, rng):
     """Return distinct candidate rows, n_codewords or more, and their weights."""
     w = np.ones(len(X)) if weights is None else weights
-    chosen = _draw(w, rng, 1)
-    owner = np.zeros(len(X), dtype=np.intp)
-    closest = nearest.nearest(X, X[chosen], metric)[1]
+    rows = _draw(w, rng, 1)
+    candidates = _Candidates(rows, *nearest.nearest(X, X[rows], metric))
     for _ in range(_ROUNDS):
-        chosen, owner, closest = _one_round(
-            X, chosen, owner, closest, w, _OVERSAMPLING * n_codewords, metric, rng
-        )
+        drawn = _draw_about(candidates.closest * w, _OVERSAMPLING * n_codewords, rng)
+        candidates = _join(X, candidates, drawn, metric)
     # Equal rows may be drawn together in one round; they count once.
-    while True:
-        first = np.unique(X[chosen] + 0.0, axis=0, return_index=True)[1]
-        if first.size >= n_codewords:
-            break
-        chosen, owner, closest = _one_round(
-            X, chosen, owner, closest, w, n_codewords - first.size, metric, rng
-        )
-    counts = np.bincount(owner, w, minlength=len(chosen))
-    first.sort()
-    return X[chosen[first]], np.maximum(counts[first], np.finfo(float).tiny)
+    first = _first_of_equal(X[candidates.rows])
+    while first.size < n_codewords:
+        drawn = _draw_about(candidates.closest * w, n_codewords - first.size, rng)
+        if drawn.size == 0:
+            # What is left differs by less than distances can tell.
+            drawn = _first_of_equal(X)
+        candidates = _join(X, candidates, drawn, metric)
+        first = _first_of_equal(X[candidates.rows])
+    counts = np.bincount(candidates.owner, w, minlength=len(candidates.rows))[first]
+    return X[candidates.rows[first]], np.maximum(counts, np.finfo(float).tiny)
 
 
-def _one_round(X, chosen, owner, closest, w, expected, metric, rng):
-    potential = closest * w
-    share = expected * potential / potential.sum()
-    drawn = np.flatnonzero(rng.random_sample(len(X)) < share)
+def _draw_about(potential: np.ndarray, expected: float, rng) -> np.ndarray:
+    """Draw each index on its own, `expected` in all on average; none if all are 0."""
+    total = potential.sum()
+    if not total > 0:
+        return np.empty(0, dtype=np.intp)
+    drawn = np.flatnonzero(
+        rng.random_sample(len(potential)) < expected * potential / total
+    )
+    return drawn if drawn.size else np.array([np.argmax(potential)])
+
+
+def _join(X, candidates: _Candidates, drawn: np.ndarray, metric) -> _Candidates:
     if drawn.size == 0:
-        drawn = np.array([np.argmax(potential)])
+        return candidates
     codes, found = nearest.nearest(X, X[drawn], metric)
-    closer = found < closest
-    owner = np.where(closer, codes + len(chosen), owner)
-    return np.concatenate([chosen, drawn]), owner, np.minimum(found, closest)
+    closer = found < candidates.closest
+    return _Candidates(
+        np.concatenate([candidates.rows, drawn]),
+        np.where(closer, codes + len(candidates.rows), candidates.owner),
+        np.minimum(found, candidates.closest),
+    )
+
+
+def _first_of_equal(rows: np.ndarray) -> np.ndarray:
+    """Return ascending indices of the first of each group of equal rows."""
+    return np.sort(np.unique(rows + 0.0, axis=0, return_index=True)[1])
+
+
+def _fill_with_distinct(X, codebook, n_codewords) -> np.ndarray:
+    """Complete a table with rows that differ by less than distances can tell."""
+    rows = np.unique(X + 0.0, axis=0)
+    taken = {row.tobytes() for row in codebook + 0.0}
+    fresh = [row for row in rows if row.tobytes() not in taken]
+    return np.concatenate([codebook, fresh[: n_codewords - len(codebook)]])
 
 
 def splitting(X, n_codewords, weights, metric) -> np.ndarray:
@@ -173,7 +235,10 @@ def splitting(X, n_codewords, weights, metric) -> np.ndarray:
         codes, cost = nearest.nearest(X, codebook, metric)
         cost = cost if weights is None else cost * weights
         table, codes = split_heaviest(X, codes, table, weights, metric, cost, slots)
-        table = table[: codes.max() + 1]
+        grown = int(codes.max()) + 1
+        if grown <= size:
+            return _fill_with_distinct(X, codebook, n_codewords)
+        table = table[:grown]
         codebook = lloyd(
             X, table, weights, metric, max_iter=_LBG_ITERATIONS, tol=1e-3
         ).codebook
