@@ -1,0 +1,179 @@
+r"""Joint least squares: all tables at once, for given codes.
+
+A reconstruction that is a sum of codewords is linear in them.  For given codes, the
+tables that minimise
+
+.. math:: \sum_i u_i \sum_s w_s \| x_i - \sum_{j \le s} W_j[c_{ij}] \|^2
+
+solve one linear system.  With the tables stacked to one of K rows, its matrix has the
+block :math:`(j, k)` of the weighted counts of the pairs :math:`(c_{ij}, c_{ik})` times
+:math:`\sum_{s \ge \max(j, k)} w_s`, and its right side the block j of the weighted sums
+of the samples of each code times :math:`\sum_{s \ge j} w_s`.  The matrix has no full
+rank: a vector may move from one table to another.  A ridge towards tables at hand makes
+the solution unique, and keeps rarely used codewords from fitting noise.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+
+from skvq import nearest
+
+# Beyond so many codewords the matrix is kept sparse and the system solved by conjugate
+# gradients: a dense factor would take K^2 numbers and K^3 / 3 multiply-adds.
+_MAX_DENSE_CODEWORDS = 4096
+_MAX_STEPS = 200
+_TOLERANCE = 1e-8
+
+
+class NormalEquations(NamedTuple):
+    """The linear system of the stacked tables; those of chunks of rows add up."""
+
+    gram: np.ndarray | scipy.sparse.csr_array  # (K, K)
+    moments: np.ndarray  # (K, d)
+    curvature: np.ndarray  # (K,), what one sample adds to the diagonal
+
+
+def cumulated_weights(stage_weights, n_stages: int) -> np.ndarray:
+    """Sum of the weights of each stage and those after it; None: the last counts."""
+    if stage_weights is None:
+        return np.ones(n_stages)
+    return np.cumsum(np.asarray(stage_weights, dtype=np.float64)[::-1])[::-1]
+
+
+def normal_equations(
+    X: np.ndarray,
+    codes: np.ndarray,
+    starts,
+    sizes,
+    weights: np.ndarray | None = None,
+    stage_weights=None,
+) -> NormalEquations:
+    """Set up the system for given codes.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        What the sums of codewords are to approximate.
+    codes : ndarray of shape (n_samples, n_stages)
+        One code of each table.
+    starts, sizes : sequence of int
+        First row of each stage's table in the stacked one, and its number of rows; a
+        table that several stages share has one place.
+    weights : ndarray of shape (n_samples,), optional
+        Sample weights, u.
+    stage_weights : array-like of shape (n_stages,), optional
+        Weights of the partial sums, w; None: only the whole sum counts.
+
+    Returns
+    -------
+    NormalEquations
+    """
+    n_stages = codes.shape[1]
+    above = cumulated_weights(stage_weights, n_stages)
+    n_rows = max(start + size for start, size in zip(starts, sizes, strict=True))
+    moments = np.zeros((n_rows, X.shape[1]))
+    curvature = np.zeros(n_rows)
+    for j in range(n_stages):
+        rows = slice(starts[j], starts[j] + sizes[j])
+        sums, _ = nearest.accumulate(X, codes[:, j], sizes[j], weights)
+        moments[rows] += above[j] * sums
+        curvature[rows] = np.maximum(curvature[rows], above[j])
+    gram = _gram(codes.astype(np.int64), starts, sizes, weights, above)
+    return NormalEquations(gram, moments, curvature)
+
+
+def _gram(codes, starts, sizes, weights, above):
+    """Weighted counts of the pairs of codewords that occur together."""
+    n_rows = max(start + size for start, size in zip(starts, sizes, strict=True))
+    dense = n_rows <= _MAX_DENSE_CODEWORDS
+    empty = np.zeros if dense else scipy.sparse.csr_array
+    half = empty((n_rows, n_rows))
+    for k in range(codes.shape[1]):
+        for j in range(k + 1):
+            factor = above[k] * (0.5 if j == k else 1.0)
+            if dense:
+                pairs = codes[:, j] * sizes[k] + codes[:, k]
+                counts = np.bincount(pairs, weights, sizes[j] * sizes[k])
+                rows = slice(starts[j], starts[j] + sizes[j])
+                columns = slice(starts[k], starts[k] + sizes[k])
+                half[rows, columns] += factor * counts.reshape(sizes[j], sizes[k])
+            else:
+                values = np.ones(len(codes)) if weights is None else weights
+                places = (starts[j] + codes[:, j], starts[k] + codes[:, k])
+                counts = scipy.sparse.csr_array((values, places), half.shape)
+                half = half + factor * counts
+    return half + half.T
+
+
+def ridge(
+    equations: NormalEquations,
+    prior: np.ndarray,
+    strength: float,
+    fixed: np.ndarray | None = None,
+) -> np.ndarray:
+    """Solve the system with a ridge towards tables at hand.
+
+    Parameters
+    ----------
+    equations : NormalEquations
+        From `normal_equations`.
+    prior : ndarray of shape (K, n_features)
+        The stacked tables towards which the solution is drawn.
+    strength : float
+        Positive; a codeword is drawn as by so many samples that lie on it.
+    fixed : ndarray of shape (K,), dtype bool, optional
+        Rows that stay as they are.
+
+    Returns
+    -------
+    tables : ndarray of shape (K, n_features), dtype float64
+    """
+    prior = prior.astype(np.float64)
+    gram, curvature = equations.gram, equations.curvature
+    free = slice(None) if fixed is None else np.flatnonzero(~fixed)
+    with nearest.single_threaded_blas():
+        # For the step from the prior, so that rounding is relative to the step.
+        right = (equations.moments - gram @ prior)[free]
+        if fixed is not None:
+            gram = gram[free][:, free]
+        diagonal = strength * np.maximum(curvature[free], curvature.max() * 1e-12)
+        if scipy.sparse.issparse(gram):
+            step = _conjugate_gradients(gram, diagonal, right)
+        else:
+            matrix = gram.copy()
+            matrix.flat[:: len(matrix) + 1] += diagonal
+            factor = scipy.linalg.cho_factor(
+                matrix, lower=True, overwrite_a=True, check_finite=False
+            )
+            step = scipy.linalg.cho_solve(factor, right, check_finite=False)
+    result = prior.copy()
+    result[free] += step
+    return result
+
+
+def _conjugate_gradients(gram, diagonal, right) -> np.ndarray:
+    """Solve (gram + diag(diagonal)) step = right, all columns side by side."""
+    scale = 1.0 / (gram.diagonal() + diagonal)
+    step = np.zeros_like(right)
+    rest = right.copy()
+    direction = scale[:, None] * rest
+    energy = np.einsum("ij,ij->j", rest, direction)
+    enough = _TOLERANCE**2 * energy
+    for _ in range(_MAX_STEPS):
+        going = energy > enough
+        if not going.any():
+            break
+        image = gram @ direction + diagonal[:, None] * direction
+        curvature = np.einsum("ij,ij->j", direction, image)
+        length = np.divide(energy, curvature, out=np.zeros_like(energy), where=going)
+        step += length * direction
+        rest -= length * image
+        scaled = scale[:, None] * rest
+        new = np.einsum("ij,ij->j", rest, scaled)
+        ratio = np.divide(new, energy, out=np.zeros_like(energy), where=going)
+        direction = scaled + ratio * direction
+        energy = new
+    return step

@@ -1,0 +1,128 @@
+"""Codebooks in subspaces of their own, in a rotation learned with them.
+
+Tables whose rows lie in orthogonal subspaces can be searched one by one: since
+||x - w||^2 = ||P x - w||^2 + ||x - P x||^2 for w in the range of the projector P, the
+nearest row of a table to x is the nearest to x's part in its subspace, and the sum of
+the rows found is the reconstruction of a product quantizer in a rotated space.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from skvq import nearest
+from skvq.learning.cells import repair_empty
+
+
+class Rotated(NamedTuple):
+    """A product codebook in a rotated space."""
+
+    rotation: np.ndarray  # (d, d), orthogonal; rows of X times this are cut in slices
+    tables: list[np.ndarray]  # (V_j, d_j)
+    distortion: float  # weighted mean squared distance of the samples
+
+
+def principal_axes(X: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Eigenvectors of the covariance in columns, of falling variance; float64."""
+    total = float(len(X) if weights is None else weights.sum())
+    one = np.zeros(len(X), dtype=np.intp)
+    mean = nearest.accumulate(X, one, 1, weights)[0][0] / total
+    # Through the largest entry: squares of tiny or huge samples leave the dtype.
+    gaps = X.astype(np.float64) - mean
+    gaps /= np.abs(gaps).max(initial=0.0) or 1.0
+    weighted = gaps if weights is None else gaps * weights[:, None]
+    with nearest.single_threaded_blas():
+        return np.linalg.eigh(gaps.T @ weighted / total)[1][:, ::-1]
+
+
+def balanced_order(variances: np.ndarray, widths: Sequence[int]) -> np.ndarray:
+    """Order of axes of falling variance that evens out the slices' variances.
+
+    Each axis in turn goes to the slice whose variances have the smallest product so
+    far and that has room (Ge et al. 2013, section 3.2).
+    """
+    slices: list[list[int]] = [[] for _ in widths]
+    logs = np.zeros(len(widths))
+    floor = max(float(variances.max(initial=0.0)) * 1e-12, np.finfo(float).tiny)
+    for axis, variance in enumerate(variances):
+        open_slices = [j for j, width in enumerate(widths) if len(slices[j]) < width]
+        chosen = min(open_slices, key=lambda j: (logs[j], j))
+        slices[chosen].append(axis)
+        # Relative to the smallest, so that every axis adds to its slice.
+        logs[chosen] += np.log(max(float(variance), floor) / floor)
+    return np.concatenate([np.array(axes, dtype=np.intp) for axes in slices])
+
+
+def improve_rotation(
+    X: np.ndarray,
+    start: Rotated,
+    weights: np.ndarray | None,
+    *,
+    max_iter: int,
+    tol: float,
+) -> Rotated:
+    """Improve tables and rotation in turns.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Samples.
+    start : Rotated
+        Where to start.
+    weights : ndarray of shape (n_samples,) or None
+        Positive sample weights.
+    max_iter : int
+        Largest number of turns.
+    tol : float
+        Stop when a turn lowers the distortion by this share of it or less.
+
+    Returns
+    -------
+    Rotated
+        Of a distortion no higher than the start's.
+
+    Notes
+    -----
+    A turn is one of Lloyd's iterations in every slice, then the rotation that brings
+    the samples nearest to their reconstructions: U V^T with U S V^T = X^T Y, Y the
+    reconstructions in the rotated space (Ge et al. 2013, section 3.1, without
+    parameters; Schonemann 1966).
+    """
+    total = float(len(X) if weights is None else weights.sum())
+    rotation, tables = start.rotation, start.tables
+    best, value = start, start.distortion
+    for _ in range(max_iter):
+        rotated = (X @ rotation.astype(X.dtype)).astype(X.dtype, copy=False)
+        codes = nearest.nearest_product(rotated, tables)
+        tables, decoded = _update(rotated, codes, tables, weights)
+        target = decoded if weights is None else decoded * weights[:, None]
+        with nearest.single_threaded_blas():
+            u, _, vt = np.linalg.svd(X.T.astype(np.float64) @ target)
+            rotation = u @ vt
+        found = nearest.paired(X @ rotation.astype(X.dtype), decoded)
+        new = float(found.sum() if weights is None else found @ weights) / total
+        if new < best.distortion:
+            best = Rotated(rotation, tables, new)
+        if value - new <= tol * value:
+            break
+        value = new
+    return best
+
+
+def _update(rotated, codes, tables, weights):
+    """One of Lloyd's updates in every slice; the tables and the reconstructions."""
+    updated, begin = [], 0
+    decoded = np.empty(rotated.shape)
+    for code, table in zip(codes.T, tables, strict=True):
+        columns = slice(begin, begin + table.shape[1])
+        x = np.ascontiguousarray(rotated[:, columns])
+        sums, counts = nearest.accumulate(x, code, len(table), weights)
+        used = counts > 0
+        fresh = table.astype(np.float64)
+        fresh[used] = sums[used] / counts[used, None]
+        fresh = fresh.astype(table.dtype)
+        decoded[:, columns] = fresh[code]
+        updated.append(repair_empty(x, code, fresh, weights, "sqeuclidean", "split"))
+        begin = columns.stop
+    return updated, decoded
