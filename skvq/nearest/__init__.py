@@ -6,6 +6,8 @@ and its sums here; nobody else computes a distance.
 ========================  ==========================================================
 `nearest`                 code and distance of the nearest codeword of each row
 `nearest_product`         codes in all subspaces of each row, in one pass
+`nearest_best`            codes whose codewords add up to each row, by beam search
+`nearest_kronecker`       codes of the nearest product of rows, factor by factor
 `DistanceTable`           distances to every codeword of a small table
 `paired`                  distance of each row to its own reconstruction
 `accumulate`              sums and counts of the rows of each code
@@ -17,6 +19,8 @@ A backend is one module with these functions for one array library; `_numpy` is 
 reference.
 """
 
+from skvq.nearest._best import nearest_best
+from skvq.nearest._kronecker import kronecker_rows, nearest_kronecker
 from skvq.nearest._metrics import (
     BATCH_DEPENDENT_METRICS,
     METRICS,
@@ -45,7 +49,10 @@ __all__ = [
     "check_metric",
     "check_no_zero_rows",
     "compute_dtype",
+    "kronecker_rows",
     "nearest",
+    "nearest_best",
+    "nearest_kronecker",
     "nearest_product",
     "paired",
     "single_threaded_blas",

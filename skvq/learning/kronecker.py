@@ -1,0 +1,662 @@
+"""Tables whose Kronecker products stand for the samples.
+
+With the codes given, and all factors but one held, a sample's codeword is linear in the
+row of the free table.  Let a be the product of the other rows, and X_j the sample as a
+matrix with the free factor's index first.  Then
+
+    |x - w (x) a|^2 = |a|^2 |X_j a / |a|^2 - w|^2 + const,
+
+so each table in turn is a weighted k-means problem for the targets X_j a / |a|^2: its
+best rows are means of cells, and cells left empty are repaired as they are there.
+Alternating finds what is near its start, so that the start decides.  The leading
+singular vectors of each sample, as a matrix, say what its factors are up to sign and
+scale; clusters of these lines recover tables that the samples were made from.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.utils.extmath import randomized_svd
+
+from skvq import nearest
+from skvq.learning.cells import best_codewords, split_heaviest, unit_rows
+from skvq.learning.initialise import few_distinct, initialise, repeat_cyclically
+from skvq.learning.lloyd import Learned, lloyd
+
+Tables = list[np.ndarray]
+Shape = Sequence[int]
+
+# Elements of a row tile.
+_TILE_ELEMENTS = 2**18
+# Alternations over all tables between two assignments, which cost far more.
+_SWEEPS = 2
+# Steps towards the best shared table: all slots move at once, so the whole may be too
+# far.
+_STEPS = (1.0, 0.5, 0.25, 0.125)
+# The start looks at so many samples, fewer if they are large.
+_START_ROWS = 2**14
+_START_ELEMENTS = 2**24
+_START_WORK = 2**26
+_START_ROWS_PER_CODEWORD = 32
+# Rounds of the power method for the parts of samples with three factors and more, and
+# of the fit of the scales.
+_POWER_ROUNDS = 4
+_SCALE_ROUNDS = 30
+# Lines are clustered as their d (d + 1) / 2 products; wide ones in a subspace.
+_MAX_LINE_WIDTH = 24
+_LINE_ITERATIONS = 10
+# A codeword moves to another place if that lowers the distortion by this share; so many
+# in a row that do not end the search.
+_MOVE_GAIN = 1e-3
+_MOVE_ITERATIONS = 5
+_MOVE_FAILURES = 3
+
+
+class LearnedTables(NamedTuple):
+    """What alternating least squares returns."""
+
+    tables: Tables
+    distortion: float  # weighted mean distance of the samples, under these tables
+    n_iter: int
+
+
+class Problem(NamedTuple):
+    """Samples, and what is sought for them."""
+
+    X: np.ndarray  # (n_samples, prod shape)
+    shape: tuple[int, ...]  # (d_1, ..., d_m)
+    sizes: tuple[int, ...]  # (V_1, ..., V_m)
+    weights: np.ndarray | None
+    fixed: list[np.ndarray | None]  # tables that stay as they are
+    share: bool  # whether one table serves all factors
+
+    @property
+    def free(self) -> list[int]:
+        """Factors that are learned."""
+        return [j for j, table in enumerate(self.fixed) if table is None]
+
+
+# -- alternating least squares ---------------------------------------------------------
+
+
+def alternate(
+    problem: Problem, tables: Tables, *, max_iter: int, tol: float
+) -> LearnedTables:
+    """Improve tables by assigning all samples and solving for one table at a time.
+
+    Parameters
+    ----------
+    problem : Problem
+        The samples.
+    tables : list of ndarray of shape (V_j, d_j)
+        The start.
+    max_iter : int
+        Largest number of rounds.
+    tol : float
+        Stop when a round lowers the distortion by this share of it or less.
+
+    Returns
+    -------
+    LearnedTables
+        A round that would raise the distortion, which only rounding can bring about,
+        ends the iteration and is discarded.
+    """
+    codes, value = _assign(problem, tables)
+    n_iter = 0
+    while n_iter < max_iter and problem.free:
+        n_iter += 1
+        candidate, old_codes = list(tables), codes
+        for _ in range(_SWEEPS):
+            improve = _improve_shared if problem.share else _improve_each
+            candidate, old_codes = improve(problem, candidate, old_codes)
+        codes, new_value = _assign(problem, candidate)
+        fall = value - new_value
+        if fall < 0:
+            break
+        converged = fall <= tol * value
+        tables, value = candidate, new_value
+        if converged:
+            break
+    return LearnedTables(tables, value, max(n_iter, 1))
+
+
+def _assign(problem: Problem, tables: Tables) -> tuple[np.ndarray, float]:
+    codes, found = nearest.nearest_kronecker(problem.X, tables, return_distances=True)
+    return codes, float(np.average(found, weights=problem.weights))
+
+
+def _improve_each(problem: Problem, tables: Tables, codes: np.ndarray):
+    """Return the best tables one after the other, and the codes after repairs."""
+    tables, codes = list(tables), codes.copy()
+    for j in problem.free:
+        goal, mass = targets(problem, tables, codes, j)
+        tables[j], codes[:, j] = _best_table(goal, mass, tables[j], codes[:, j])
+    return tables, codes
+
+
+def _improve_shared(problem: Problem, tables: Tables, codes: np.ndarray):
+    """Move the one table towards the best for each factor, as far as it helps."""
+    pairs = [targets(problem, tables, codes, j) for j in range(len(tables))]
+    goal, mass = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
+    best, flat = _best_table(goal, mass, tables[0], codes.T.ravel())
+    codes = flat.reshape(codes.T.shape).T
+    moves = [tables[0] + step * (best - tables[0]) for step in (0.0, *_STEPS)]
+    values = [_value(problem, [table] * len(tables), codes) for table in moves]
+    return [moves[int(np.argmin(values))]] * len(tables), codes
+
+
+def _best_table(goal, mass, table, codes):
+    """Return the best rows for given codes, and the codes after repairs."""
+    table = best_codewords(goal, codes, table, mass, "sqeuclidean")
+    empty = np.flatnonzero(np.bincount(codes, minlength=len(table)) == 0)
+    if empty.size == 0:
+        return table, codes
+    cost = nearest.paired(goal, table, codes=codes) * mass
+    return split_heaviest(goal, codes, table, mass, "sqeuclidean", cost, empty)
+
+
+def targets(
+    problem: Problem, tables: Tables, codes: np.ndarray, j: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the rows of one table should be, sample by sample.
+
+    Parameters
+    ----------
+    problem : Problem
+        The samples.
+    tables : list of ndarray of shape (V_j, d_j)
+        The tables, of which all but one are held.
+    codes : ndarray of shape (n_samples, n_factors)
+        The rows in use.
+    j : int
+        The factor that is free.
+
+    Returns
+    -------
+    goal : ndarray of shape (n_samples, d_j)
+        X_j a / |a|^2; zero where a vanishes.
+    mass : ndarray of shape (n_samples,), float64
+        |a|^2 times the sample's weight.
+    """
+    goal = np.empty((len(codes), problem.shape[j]), dtype=problem.X.dtype)
+    mass = np.empty(len(codes))
+
+    def tile(rows: slice) -> None:
+        chosen = [table[codes[rows, k]] for k, table in enumerate(tables)]
+        products, others = _contract(problem.X[rows], problem.shape, chosen, j)
+        mass[rows] = np.einsum("ij,ij->i", others, others)
+        with np.errstate(over="ignore"):
+            goal[rows] = products / np.where(mass[rows] > 0, mass[rows], 1)[:, None]
+
+    _for_tiles(problem.X, tile)
+    # What the free table cannot reach says nothing about it.
+    lost = mass <= np.finfo(goal.dtype).eps ** 2 * mass.max()
+    goal[lost], mass[lost] = 0, 0
+    return goal, mass if problem.weights is None else mass * problem.weights
+
+
+def _contract(x, shape: Shape, chosen: Sequence[np.ndarray], j: int):
+    """Return X_j a and a, in float64, for the rows chosen of all factors but j."""
+    others = [rows.astype(np.float64) for k, rows in enumerate(chosen) if k != j]
+    product = nearest.kronecker_rows([np.ones((len(x), 1)), *others])
+    x = np.moveaxis(x.reshape(len(x), *shape), j + 1, 1)
+    x = x.reshape(len(x), shape[j], -1).astype(np.float64)
+    return (x @ product[:, :, None])[:, :, 0], product
+
+
+def _value(problem: Problem, tables: Tables, codes: np.ndarray) -> float:
+    """Return the weighted sum of distances for given codes."""
+    found = np.empty(len(codes))
+
+    def tile(rows: slice) -> None:
+        chosen = [table[codes[rows, k]] for k, table in enumerate(tables)]
+        products = nearest.kronecker_rows(chosen)
+        found[rows] = nearest.paired(problem.X[rows], products)
+
+    _for_tiles(problem.X, tile)
+    return float(found.sum() if problem.weights is None else found @ problem.weights)
+
+
+def _for_tiles(X: np.ndarray, tile: Callable[[slice], None]) -> None:
+    size = max(1, _TILE_ELEMENTS // X.shape[1])
+    with nearest.single_threaded_blas():
+        for start in range(0, len(X), size):
+            tile(slice(start, start + size))
+
+
+# -- scale and sign --------------------------------------------------------------------
+
+
+def at_ordinary_scale(problem: Problem) -> tuple[Problem, int]:
+    """Scale samples and fixed tables by powers of two, so that no square overflows.
+
+    Parameters
+    ----------
+    problem : Problem
+        As it is posed.
+
+    Returns
+    -------
+    problem : Problem
+        With samples and fixed tables of ordinary size.
+    exponent : int
+        The products of free tables for the given problem are 2**exponent times those
+        for the returned one.
+    """
+    exponent = int(np.frexp(np.abs(problem.X).max(initial=0.0))[1])
+    if abs(exponent) <= np.finfo(problem.X.dtype).maxexp // 4:
+        exponent = 0
+    else:
+        problem = problem._replace(X=np.ldexp(problem.X, -exponent))
+    fixed: list[np.ndarray | None] = []
+    for table in problem.fixed:
+        if table is not None:
+            power = int(np.frexp(np.abs(table).max(initial=0.0))[1])
+            table = np.ldexp(table, -power)
+            exponent -= power
+        fixed.append(table)
+    return problem._replace(fixed=fixed), exponent
+
+
+def balance(problem: Problem, tables: Tables, exponent: int) -> Tables:
+    """Fix what products leave open, and multiply them by 2**exponent.
+
+    The tables that were learned get the same root mean square, and in all but the first
+    of them the entry of largest size is positive.
+
+    Parameters
+    ----------
+    problem : Problem
+        Says which tables are free.
+    tables : list of ndarray of shape (V_j, d_j)
+        The tables.
+    exponent : int
+        Power of two by which the products grow.
+
+    Returns
+    -------
+    tables : list of ndarray of shape (V_j, d_j)
+        In the same dtypes.
+
+    Raises
+    ------
+    ValueError
+        If a table overflows its dtype.
+    """
+    free = problem.free
+    if not free:
+        return tables
+    wide = [tables[j].astype(np.float64) for j in free]
+    sizes = np.array([np.sqrt(np.mean(np.square(table))) for table in wide])
+    if problem.share:
+        shifts = np.full(len(free), exponent / len(free))
+    elif sizes.all():
+        logs = np.log2(sizes)
+        shifts = (logs.sum() + exponent) / len(free) - logs
+        wide = _with_signs(wide)
+    else:
+        shifts = np.zeros(len(free))  # all products are zero
+    result = list(tables)
+    for j, table, shift in zip(free, wide, shifts, strict=True):
+        # In two steps: 2**shift alone may be out of range.
+        with np.errstate(over="ignore"):
+            table = np.ldexp(table * 2.0 ** (shift % 1), int(shift // 1))
+            result[j] = table.astype(tables[j].dtype)
+        if not np.isfinite(result[j]).all():
+            raise ValueError(
+                f"The codebook of factor {j} is too large for {result[j].dtype}: scale "
+                "X, or the fixed factors."
+            )
+    return [result[0]] * len(result) if problem.share else result
+
+
+def _with_signs(tables: Tables) -> Tables:
+    signs = [np.sign(table.flat[np.abs(table).argmax()]) for table in tables[1:]]
+    return [
+        table * sign
+        for table, sign in zip(tables, [np.prod(signs), *signs], strict=True)
+    ]
+
+
+# -- the spectral start ----------------------------------------------------------------
+
+
+def spectral_start(problem: Problem, rng: np.random.RandomState) -> Tables:
+    """Return first tables from the leading singular vectors of the samples.
+
+    Each sample, as a matrix (tensor) of shape (d_1, ..., d_m), has a best approximation
+    sigma u_1 (x) ... (x) u_m by unit vectors.  The lines through the u_j, which have no
+    sign, are clustered for each factor as u_j u_j^T, weighted by sigma^2.  Signs and
+    lengths of the directions found follow from a rank-one fit of the samples' products
+    with them; a few steps of k-means for each factor, the others held, end the start.
+    That finds tables that the samples were made from, which k-means++ or chance do not.
+
+    Parameters
+    ----------
+    problem : Problem
+        The samples; of many, the start looks at some.
+    rng : RandomState
+        Source of all random numbers.
+
+    Returns
+    -------
+    tables : list of ndarray of shape (V_j, d_j)
+    """
+    problem = _some_samples(problem, rng)
+    with nearest.single_threaded_blas():
+        units, sizes = rank_one_parts(problem.X, problem.shape)
+        directions, codes = _directions(problem, units, sizes, rng)
+        tables = _scaled(problem, directions, codes)
+        return _refined(problem, tables, codes)
+
+
+def _refined(problem: Problem, tables: Tables, codes: np.ndarray) -> Tables:
+    """Improve each table by k-means with the codes of the others as they are.
+
+    Directions do not say how many lengths a factor needs, least of all one of a single
+    feature.
+    """
+    tables, codes = list(tables), codes.copy()
+    if problem.share:
+        return tables
+    for j in problem.free:
+        goal, mass = targets(problem, tables, codes, j)
+        used = mass > 0
+        if used.any():
+            tables[j] = _move_codewords(goal[used], tables[j], mass[used])
+            codes[:, j], _ = nearest.nearest(goal, tables[j], return_distances=False)
+    return tables
+
+
+def _some_samples(problem: Problem, rng) -> Problem:
+    n_samples, n_features = problem.X.shape
+    *_, second, widest = sorted((1, *problem.shape))
+    n_products = _n_products(min(widest, _MAX_LINE_WIDTH))
+    most = min(
+        _START_ROWS,
+        _START_ELEMENTS // max(n_features, 8 * n_products),
+        _START_WORK // second**3,
+    )
+    most = max(most, _START_ROWS_PER_CODEWORD * max(problem.sizes))
+    if n_samples <= most:
+        return problem
+    rows = np.sort(rng.choice(n_samples, most, replace=False))
+    weights = None if problem.weights is None else problem.weights[rows]
+    return problem._replace(X=problem.X[rows], weights=weights)
+
+
+def _n_products(width: int) -> int:
+    """Return how many products u_i u_j there are."""
+    return width * (width + 1) // 2
+
+
+def rank_one_parts(X: np.ndarray, shape: Shape) -> tuple[Tables, np.ndarray]:
+    """Approximate each sample by a Kronecker product of unit vectors.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, prod shape)
+        The samples.
+    shape : sequence of int
+        (d_1, ..., d_m).
+
+    Returns
+    -------
+    units : list of ndarray of shape (n_samples, d_j), float64
+        The unit vectors; the best ones for one or two factors, for more what the power
+        method finds from the leading vectors of every mode.
+    sizes : ndarray of shape (n_samples,)
+        The product of x with them, not negative.
+
+    References
+    ----------
+    De Lathauwer, De Moor and Vandewalle (2000), "On the best rank-1 and
+    rank-(R1,...,RN) approximation of higher-order tensors", SIAM J. Matrix Anal. Appl.
+    """
+    widest = int(np.argmax(shape))
+    rest = [j for j in range(len(shape)) if j != widest]
+    units = [np.empty((len(X), width)) for width in shape]
+    sizes = np.empty(len(X))
+
+    def tile(rows: slice) -> None:
+        x = X[rows].astype(np.float64)
+        some = [unit[rows] for unit in units]
+        for j in rest:
+            modes = np.moveaxis(x.reshape(len(x), *shape), j + 1, 1)
+            modes = modes.reshape(len(x), shape[j], -1)
+            vectors = np.linalg.eigh(modes @ modes.swapaxes(1, 2))[1]
+            some[j][...] = vectors[:, :, -1]
+        rounds = 1 if len(shape) < 3 else _POWER_ROUNDS
+        for j in [widest] + (rounds - 1) * [*rest, widest]:
+            product, _ = _contract(x, shape, some, j)
+            sizes[rows] = np.sqrt(np.einsum("ij,ij->i", product, product))
+            some[j][...] = unit_rows(product)
+
+    _for_tiles(X, tile)
+    return units, sizes
+
+
+def _directions(problem: Problem, units: Tables, sizes: np.ndarray, rng):
+    """Return unit rows for each table, and the code of each sample in each."""
+    mass = np.square(sizes / max(sizes.max(), np.finfo(float).tiny))
+    if problem.weights is not None:
+        mass = mass * problem.weights
+    dtype = problem.X.dtype
+    if problem.share:
+        stacked, mass = np.concatenate(units), np.tile(mass, len(units))
+        axes, codes = _cluster_lines(stacked, mass, problem.sizes[0], dtype, rng)
+        return [axes] * len(units), codes.reshape(len(units), -1).T
+    found = []
+    for unit, fixed, size in zip(units, problem.fixed, problem.sizes, strict=True):
+        if fixed is None:
+            found.append(_cluster_lines(unit, mass, size, dtype, rng))
+        else:
+            axes = unit_rows(fixed.astype(np.float64))
+            found.append((axes, _nearest_lines(unit, axes)))
+    return [axes for axes, _ in found], np.stack([codes for _, codes in found], axis=1)
+
+
+def _nearest_lines(units: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    both = np.concatenate([axes, -axes])
+    codes, _ = nearest.nearest(units, both, return_distances=False)
+    return codes % len(axes)
+
+
+def _cluster_lines(units, mass, n_lines: int, dtype, rng):
+    """Cluster vectors without regard to sign; return unit vectors, and the codes."""
+    narrow = units
+    if units.shape[1] > _MAX_LINE_WIDTH:
+        rows = units * np.sqrt(mass)[:, None]
+        basis = randomized_svd(rows, _MAX_LINE_WIDTH, random_state=rng)[2]
+        narrow = units @ basis.T
+    i, j = np.triu_indices(narrow.shape[1])
+    scaled = narrow.astype(dtype)
+    lines = scaled[:, i]
+    lines *= scaled[:, j]
+    # Products off the diagonal count twice in the norm of a matrix.
+    lines *= np.where(i == j, 1.0, np.sqrt(2.0)).astype(dtype)
+    used = mass > 0
+    if not used.any():
+        used[:] = True
+        mass = np.ones_like(mass)
+    table = few_distinct(lines[used], n_lines)
+    if table is None:
+        table = initialise(
+            lines[used], n_lines, "k-means++", mass[used], "sqeuclidean", rng
+        )
+        table = _move_codewords(lines[used], table, mass[used])
+    codes, _ = nearest.nearest(
+        lines, repeat_cyclically(table, n_lines), return_distances=False
+    )
+    means, _ = nearest.accumulate(lines, codes, n_lines, mass)
+    leading = _leading_vectors(means, narrow.shape[1])
+    # All of a cluster's vectors on one side, their mean is a step of the power method
+    # in the full space.
+    along = np.einsum("ij,ij->i", narrow, leading[codes])
+    sums, _ = nearest.accumulate(units * along[:, None], codes, n_lines, mass)
+    none = ~sums.any(axis=1)
+    sums[none] = rng.standard_normal((int(none.sum()), units.shape[1]))
+    return unit_rows(sums), codes
+
+
+def _leading_vectors(lines: np.ndarray, width: int) -> np.ndarray:
+    """Return the leading eigenvectors of matrices given by their products."""
+    i, j = np.triu_indices(width)
+    matrices = np.zeros((len(lines), width, width))
+    matrices[:, i, j] = lines * np.where(i == j, 1.0, np.sqrt(0.5))
+    matrices[:, j, i] = matrices[:, i, j]
+    return np.linalg.eigh(matrices)[1][:, :, -1]
+
+
+def _move_codewords(X: np.ndarray, codebook: np.ndarray, weights) -> np.ndarray:
+    """Improve a table by k-means, and by moving codewords to where they help more.
+
+    k-means from any start leaves some pairs of clusters with one codeword, and single
+    ones with two.  So the two cells that lose least by it are merged, and the heaviest
+    is split, as long as that pays.
+
+    References
+    ----------
+    Franti (2018), "Efficiency of random swap clustering", J. Big Data 5(13).
+    """
+    best = lloyd(X, codebook, weights, max_iter=_LINE_ITERATIONS)
+    n_failed = 0
+    for _ in range(len(codebook)):
+        if n_failed == _MOVE_FAILURES or len(codebook) < 3:
+            break
+        moved = _move_one(X, best, weights, n_failed)
+        if moved.distortion < best.distortion * (1 - _MOVE_GAIN):
+            best, n_failed = moved, 0
+        else:
+            n_failed += 1
+    return best.codebook
+
+
+def _move_one(X, learned: Learned, weights, which: int) -> Learned:
+    """Merge the pair of cells that comes so many places behind the best to merge."""
+    table, size = learned.codebook, len(learned.codebook)
+    codes, _ = nearest.nearest(X, table, return_distances=False)
+    counts = np.bincount(codes, weights, minlength=size)
+    i, j = np.triu_indices(size, 1)
+    gaps = nearest.DistanceTable(table)(table)[i, j]
+    loss = gaps * counts[i] * counts[j] / np.maximum(counts[i] + counts[j], 1e-300)
+    pair = np.argsort(loss, kind="stable")[min(which, len(loss) - 1)]
+    codes[codes == j[pair]] = i[pair]
+    table = best_codewords(X, codes, table, weights, "sqeuclidean")
+    cost = nearest.paired(X, table, codes=codes) * weights
+    freed = j[pair : pair + 1]
+    table, _ = split_heaviest(X, codes, table, weights, "sqeuclidean", cost, freed)
+    return lloyd(X, table, weights, max_iter=_MOVE_ITERATIONS)
+
+
+def _scaled(problem: Problem, directions: Tables, codes: np.ndarray) -> Tables:
+    """Give directions the lengths and signs that fit the samples best."""
+    along = np.empty(len(codes))
+
+    def tile(rows: slice) -> None:
+        chosen = [axes[codes[rows, k]] for k, axes in enumerate(directions)]
+        product = nearest.kronecker_rows(chosen)
+        along[rows] = np.einsum("ij,ij->i", problem.X[rows], product)
+
+    _for_tiles(problem.X, tile)
+    weights = np.ones(len(codes)) if problem.weights is None else problem.weights
+    # A fixed table's rows are its unit vectors times their lengths.
+    lengths = [
+        np.ones(size) if table is None else np.sqrt(np.square(table).sum(axis=1))
+        for size, table in zip(problem.sizes, problem.fixed, strict=True)
+    ]
+    lengths = _rank_one_lengths(along, codes, weights, lengths, problem.free)
+    if problem.share:
+        signs = [1.0 if lengths[0] @ other >= 0 else -1.0 for other in lengths]
+        lengths = [np.array(signs) @ np.stack(lengths) / len(signs)] * len(signs)
+    tables = [
+        (axes * length[:, None]).astype(problem.X.dtype)
+        for axes, length in zip(directions, lengths, strict=True)
+    ]
+    return [
+        table if fixed is None else fixed
+        for table, fixed in zip(tables, problem.fixed, strict=True)
+    ]
+
+
+def _rank_one_lengths(along, codes, weights, lengths, free) -> list[np.ndarray]:
+    """Fit along[i] by the product of lengths[j][codes[i, j]], by least squares."""
+    lengths = list(lengths)
+    for _ in range(_SCALE_ROUNDS):
+        for j in free:
+            chosen = [
+                length[column]
+                for k, (length, column) in enumerate(zip(lengths, codes.T, strict=True))
+                if k != j
+            ]
+            others = np.prod([np.ones(len(along)), *chosen], axis=0)
+            size = len(lengths[j])
+            above = np.bincount(codes[:, j], weights * along * others, minlength=size)
+            below = np.bincount(codes[:, j], weights * others**2, minlength=size)
+            lengths[j] = np.where(
+                below > 0, above / np.where(below > 0, below, 1), lengths[j]
+            )
+        sizes = np.array([np.sqrt(np.mean(lengths[j] ** 2)) for j in free])
+        if not sizes.all():
+            break
+        common = np.exp(np.log(sizes).mean())
+        for j, size in zip(free, sizes, strict=True):
+            lengths[j] = lengths[j] * (common / size)
+    return lengths
+
+
+def start_from_tables(problem: Problem, tables: Tables, exponent: int) -> Tables:
+    """Return given tables at the scale of the problem, the fixed ones in their places.
+
+    Parameters
+    ----------
+    problem : Problem
+        What is sought.
+    tables : list of ndarray of shape (V_j, d_j)
+        The tables.
+    exponent : int
+        Power of two by which the products of the free ones grow.
+
+    Returns
+    -------
+    tables : list of ndarray of shape (V_j, d_j)
+    """
+    powers = np.diff(np.arange(len(problem.free) + 1) * exponent // len(problem.free))
+    scale = dict(zip(problem.free, powers, strict=True))
+    return [
+        np.ldexp(table, scale[j]) if fixed is None else fixed
+        for j, (table, fixed) in enumerate(zip(tables, problem.fixed, strict=True))
+    ]
+
+
+def start_from_few(problem: Problem, rows: np.ndarray) -> Tables | None:
+    """Return tables that hold the parts of each of a few samples; no random numbers.
+
+    Nothing is better for two factors: each sample gets the product nearest to it.
+
+    Parameters
+    ----------
+    problem : Problem
+        What is sought.
+    rows : ndarray of shape (n_rows, prod shape)
+        The distinct samples.
+
+    Returns
+    -------
+    tables : list of ndarray of shape (V_j, d_j), or None
+        The parts in the order of the rows, repeated; None if they are too many, or some
+        table is fixed.
+    """
+    n_parts = len(rows) * (len(problem.shape) if problem.share else 1)
+    if n_parts > min(problem.sizes) or len(problem.free) < len(problem.shape):
+        return None
+    units, sizes = rank_one_parts(rows, problem.shape)
+    lengths = sizes[:, None] ** (1 / len(units))
+    parts = [(unit * lengths).astype(problem.X.dtype) for unit in units]
+    if problem.share:
+        parts = [np.concatenate(parts)] * len(parts)
+    return [
+        repeat_cyclically(part, size)
+        for part, size in zip(parts, problem.sizes, strict=True)
+    ]
