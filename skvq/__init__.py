@@ -2,14 +2,26 @@
 
 A quantizer maps x to the nearest row of a codebook.  The modules are named after the
 four questions that a quantizer answers: what shape the codebook has (`vector`,
-`product`), where it comes from (`learning`), how the argmin is computed (`nearest`),
-and what is judged (`model_selection`).
+`product`), where it comes from (`learning`, and the fixed ones: `grid`, `sphere`,
+`binary`), how the argmin is computed (`nearest`), and what is lost (`losses`,
+`metrics`, `model_selection`).
 """
 
-__version__ = "0.1.0.dev0"
-
+from skvq._version import __version__
+from skvq.binary import BinaryQuantizer
 from skvq.features import QuantizedFeatures
+from skvq.grid import FiniteScalarQuantizer, UniformQuantizer
 from skvq.product import ProductQuantizer
+from skvq.sphere import SphericalQuantizer
 from skvq.vector import VectorQuantizer
 
-__all__ = ["ProductQuantizer", "QuantizedFeatures", "VectorQuantizer", "__version__"]
+__all__ = [
+    "BinaryQuantizer",
+    "FiniteScalarQuantizer",
+    "ProductQuantizer",
+    "QuantizedFeatures",
+    "SphericalQuantizer",
+    "UniformQuantizer",
+    "VectorQuantizer",
+    "__version__",
+]

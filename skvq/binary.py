@@ -1,0 +1,223 @@
+"""The binary scheme: the signs of the features."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from skvq._compat import Interval, StrOptions
+from skvq._validation import warn
+from skvq.base import BaseQuantizer
+from skvq.learning.scalar import tile_rows, weighted_mean
+from skvq.radius import RADII, fit_radius, row_norms
+
+
+class BinaryQuantizer(BaseQuantizer):
+    r"""Replace each feature by its sign: one bit each.
+
+    The codewords are the corners of a box about the origin,
+    :math:`f(x)_i = s_i\,\mathrm{sign}(x_i)`, or, with ``spherical=True``, those of the
+    cube in the unit sphere, :math:`\mathrm{sign}(x_i) / \sqrt{d}`, nearest to
+    :math:`x / \|x\|`.  The sign of x > 0 is +1 (code 1), that of zero and of what is
+    below is -1 (code 0).  It is the cheapest code there is; it wants features about
+    zero, of like size and independent of each other: center the data, and rotate them
+    (PCA with whitening, or at random) before this step.
+
+    Parameters
+    ----------
+    spherical : bool, default=False
+        Whether codewords are unit vectors, the length of x being coded apart.
+    scale : "fit" or float, default="fit"
+        With ``spherical=False``: what the signs are multiplied by.  "fit": the mean
+        absolute value of each feature, which has the least squared error; 1 gives
+        lookup-free quantization (LFQ).
+    radius : {"unit", "uniform", "learned", "float32"}, default="unit"
+        With ``spherical=True``: what becomes of the length of x.  "unit": it is lost,
+        and reconstructions have length 1; "uniform": one more code for equal cells
+        between the smallest and the largest length; "learned": one more code, for the
+        levels of least squared error; "float32": two more codes of 16 bits, exact.
+    radius_levels : int, default=256
+        V of the code of the length, if it is "uniform" or "learned".
+
+    Attributes
+    ----------
+    codebooks_ : tuple of ndarray of shape (2, 1)
+        The two values of each feature; then the tables of the length, of shape
+        (V, 1).  Those of "float32" are the lengths of the upper 16 bits, and the units
+        in the last place that the lower ones count.
+    codebook_sizes_ : tuple of int
+        2 for each feature; then the sizes of the codes of the length.
+    scale_ : ndarray of shape (n_features,)
+        What the signs are multiplied by.
+    bits_per_sample_ : float
+        One per feature, and those of the length.
+    distortion_ : float
+        Mean squared distance of the training samples from their reconstructions.
+    n_features_in_ : int
+        Number of features.
+
+    See Also
+    --------
+    hamming_distances : Distances of packed codes.
+    skvq.codes.pack : Packs the codes to one bit for each feature.
+
+    Notes
+    -----
+    On uniform directions the spherical codewords have the squared error
+    :math:`2 - 2 \sqrt{d}\,\Gamma(d/2) / (\sqrt{\pi}\,\Gamma((d+1)/2))`: .398 at d = 64.
+    A zero vector has the direction of the first corner.
+
+    References
+    ----------
+    Yu et al. (2024), "Language Model Beats Diffusion: Tokenizer is Key to Visual
+    Generation", ICLR (LFQ).
+
+    Zhao, Xiong and Krahenbuhl (2024), "Image and Video Tokenization with Binary
+    Spherical Quantization", arXiv 2406.07548 (BSQ).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import BinaryQuantizer
+    >>> X = np.array([[1.0, -2.0], [-3.0, 4.0], [2.0, 0.0]])
+    >>> lfq = BinaryQuantizer(scale=1).fit(X)
+    >>> lfq.transform(X).tolist()
+    [[1, 0], [0, 1], [1, 0]]
+    >>> lfq.quantize(X).tolist()
+    [[1.0, -1.0], [-1.0, 1.0], [1.0, -1.0]]
+    >>> bsq = BinaryQuantizer(spherical=True, radius="float32").fit(X)
+    >>> bsq.codebook_sizes_
+    (2, 2, 32640, 65536)
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "spherical": ["boolean"],
+        "scale": [StrOptions({"fit"}), Interval(Real, 0, None, closed="neither")],
+        "radius": [StrOptions(set(RADII))],
+        "radius_levels": [Interval(Integral, 1, 2**32, closed="both")],
+    }
+
+    def __init__(
+        self, *, spherical=False, scale="fit", radius="unit", radius_levels=256
+    ):
+        self.spherical = spherical
+        self.scale = scale
+        self.radius = radius
+        self.radius_levels = radius_levels
+
+    def _fit(self, X, weights):
+        n_features = X.shape[1]
+        radius = None
+        if self.spherical:
+            scale = np.full(n_features, 1 / np.sqrt(n_features))
+            radius = fit_radius(
+                self.radius, row_norms(X), weights, int(self.radius_levels)
+            )
+            if radius.few is not None:
+                warn(
+                    f"{radius.few} distinct lengths of samples are fewer than "
+                    f"radius_levels={self.radius_levels}: the codebook repeats them.",
+                    ConvergenceWarning,
+                )
+        elif self.scale == "fit":
+            scale = weighted_mean(X, weights, np.abs)
+        else:
+            scale = np.full(n_features, float(self.scale))
+        self.scale_ = scale.astype(X.dtype)
+        self._radius_ = radius
+        sizes = () if radius is None else radius.sizes
+        self.codebook_sizes_ = (2,) * n_features + sizes
+
+    def _encode(self, X):
+        signs = np.greater(X, 0).view(np.uint8)
+        if self._radius_ is None or not self._radius_.sizes:
+            return signs
+        return np.hstack((signs, self._radius_.encode(row_norms(X))))
+
+    def _decode(self, codes):
+        n_features = self.n_features_in_
+        low = 0 - self.scale_  # not -scale_, which has negative zeros
+        result = np.where(codes[:, :n_features] > 0, self.scale_, low)
+        if self._radius_ is None or not self._radius_.sizes:
+            return result
+        lengths = self._radius_.decode(codes[:, n_features:])
+        result *= lengths.astype(result.dtype)[:, None]
+        return result
+
+    def _codebooks(self):
+        signs = tuple(np.array([[0 - value], [value]]) for value in self.scale_)
+        if self._radius_ is None:
+            return signs
+        return signs + self._radius_.tables(self.scale_.dtype)
+
+
+def hamming_distances(packed_X, packed_Y=None) -> np.ndarray:
+    """Count the bits in which packed rows differ.
+
+    For the signs of `BinaryQuantizer` it is the order of squared distances between
+    reconstructions, if all scales are equal: each bit adds (2 scale)^2.
+
+    Parameters
+    ----------
+    packed_X : ndarray of uint8, shape (n_samples_X, n_bytes)
+        Codes as `skvq.codes.pack` packs them, row by row.
+    packed_Y : ndarray of uint8, shape (n_samples_Y, n_bytes), optional
+        Others to compare them with; None: the same.
+
+    Returns
+    -------
+    distances : ndarray of int32, shape (n_samples_X, n_samples_Y)
+        Number of bits that differ.
+
+    Raises
+    ------
+    ValueError
+        If the rows are not packed bytes, or of different widths.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import BinaryQuantizer
+    >>> from skvq.binary import hamming_distances
+    >>> from skvq.codes import pack
+    >>> X = np.array([[1.0, -2.0, 3.0], [-3.0, 4.0, 1.0]])
+    >>> bq = BinaryQuantizer().fit(X)
+    >>> hamming_distances(pack(bq.transform(X), bq.codebook_sizes_)).tolist()
+    [[0, 2], [2, 0]]
+    """
+    X = _as_words(packed_X, "packed_X")
+    Y = X if packed_Y is None else _as_words(packed_Y, "packed_Y")
+    n_bytes = np.shape(packed_X)[1]
+    if packed_Y is not None and np.shape(packed_Y)[1] != n_bytes:
+        raise ValueError(
+            f"packed_X has {n_bytes} bytes in a row, packed_Y {np.shape(packed_Y)[1]}."
+        )
+    result = np.zeros((len(X), len(Y)), dtype=np.int32)
+    tile = tile_rows(len(Y))
+    for begin in range(0, len(X), tile):
+        rows = slice(begin, begin + tile)
+        for word in range(X.shape[1]):
+            result[rows] += _count_bits(X[rows, word, None] ^ Y[:, word])
+    return result
+
+
+def _as_words(packed, name: str) -> np.ndarray:
+    packed = np.asarray(packed)
+    if packed.ndim != 2 or packed.dtype != np.uint8:
+        raise ValueError(
+            f"{name} has dtype {packed.dtype} and {packed.ndim} dimensions; expected "
+            "2-d uint8, as pack() gives it."
+        )
+    padded = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), dtype=np.uint8)
+    padded[:, : packed.shape[1]] = packed
+    return padded.view(np.uint64)
+
+
+def _count_bits(words: np.ndarray) -> np.ndarray:
+    if hasattr(np, "bitwise_count"):
+        return np.bitwise_count(words)
+    # NumPy 1.26: sums of neighbouring bits, pairs and nibbles, then of all bytes.
+    words = words - (words >> 1 & 0x5555555555555555)
+    words = (words & 0x3333333333333333) + (words >> 2 & 0x3333333333333333)
+    words = words + (words >> 4) & 0x0F0F0F0F0F0F0F0F
+    return (words * 0x0101010101010101 >> 56).astype(np.uint8)

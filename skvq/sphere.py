@@ -1,0 +1,667 @@
+"""The spherical scheme: angles in equal or matched cells, and a length."""
+
+from functools import lru_cache
+from itertools import pairwise
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from skvq._compat import Interval, StrOptions
+from skvq._validation import warn
+from skvq.base import BaseQuantizer
+from skvq.learning.scalar import (
+    GAUSSIAN,
+    Density,
+    Grid,
+    Levels,
+    lloyd_max,
+    mean_error,
+    per_column,
+    quadrature,
+    standard_levels,
+    tile_rows,
+)
+from skvq.nearest._threads import map_tiles
+from skvq.radius import RADII, fit_radius, row_exponents, row_norms
+
+COORDINATES = frozenset({"standard", "tree"})
+
+_TURN = 2 * np.pi
+# What a coordinate costs, in multiply-adds, for the choice of threads.
+_WORK = 300.0
+
+
+class SphericalQuantizer(BaseQuantizer):
+    r"""Cut the angles of hyperspherical coordinates in cells.
+
+    A vector has a length r and d - 1 angles, with
+
+    .. math:: x_k = r \cos\theta_k \prod_{i<k} \sin\theta_i, \quad
+        x_d = r \prod_{i<d} \sin\theta_i.
+
+    The last angle runs round the circle, [0, 2 pi), the others over [0, pi].  Each is
+    cut in cells of its own, the codebook of a direction being the product of them.
+    It has no table and learns nothing: the angles of a uniform direction have known
+    densities, :math:`\sin^{d-1-k}\theta_k`.  Data of other shapes are best rotated at
+    random before this step, which brings them near to that.
+
+    Parameters
+    ----------
+    n_levels : int or sequence of int, default=16
+        V of every angle, or of each.
+    angles : {"uniform", "density"}, default="uniform"
+        "uniform": equal cells.  "density": the cells and levels of least squared error
+        (Lloyd-Max) for the densities above, many times better in high dimensions, where
+        all angles but the last few are close to pi/2.
+    total_bits : float, default=None
+        If given, it takes the place of `n_levels`: so many bits are spread over the
+        angles by their effect on the error, as numbers of levels that need not be
+        powers of two.
+    coordinates : {"standard", "tree"}, default="standard"
+        "standard": the formula above.  "tree": neighbours in pairs, (a, b) becoming
+        their length and the angle atan2(b, a), then the lengths in pairs, and so on;
+        the first angles run round the circle, the others over [0, pi/2].
+    radius : {"unit", "uniform", "learned", "float32"}, default="unit"
+        What becomes of the length.  "unit": it is lost, and reconstructions have
+        length 1; "uniform": one more code for equal cells between the smallest and the
+        largest length; "learned": one more code, for the levels of least squared
+        error; "float32": two more codes of 16 bits, exact.
+    radius_levels : int, default=256
+        V of the code of the length, if it is "uniform" or "learned".
+
+    Attributes
+    ----------
+    codebooks_ : tuple of ndarray of shape (V_j, 1)
+        The levels of each angle, in radians; then the tables of the length.  Those of
+        "float32" are the lengths of the upper 16 bits, and the units in the last place
+        that the lower ones count.
+    codebook_sizes_ : tuple of int
+        The numbers of levels of the angles; then the sizes of the codes of the length.
+    bits_per_sample_ : float
+        Sum of log2 V_j.
+    distortion_ : float
+        Mean squared distance of the training samples from their reconstructions.
+    n_features_in_ : int
+        Number of features.
+
+    See Also
+    --------
+    to_spherical : The coordinates.
+    BinaryQuantizer : One bit for each feature of a direction.
+
+    Notes
+    -----
+    Cutting every angle on [0, 2 pi], as the formula of the scheme is often written,
+    leaves half of the cells of all but the last one empty: it equals
+    ``angles="uniform"`` with half as many levels for them.  An angle on an edge belongs
+    to the cell above.  The codes are nearest in each angle, the last one on its circle,
+    not in the space of X.  A zero vector has all angles 0.  One feature has no angle:
+    its one code is its sign.
+
+    The squared error of uniform directions with d = 64 and 8 levels is .367 with equal
+    cells and .0357 with matched ones.
+
+    References
+    ----------
+    Blumenson (1960), "A Derivation of n-Dimensional Spherical Coordinates", American
+    Mathematical Monthly 67(1).
+
+    Han et al. (2025), "PolarQuant: Quantizing KV Caches with Polar Transformation",
+    arXiv 2502.02617 ("tree").
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import SphericalQuantizer
+    >>> X = np.array([[1.0, 0.1], [0.0, 2.0], [-3.0, -3.0], [1.0, -0.1]])
+    >>> sq = SphericalQuantizer(4).fit(X)
+    >>> sq.transform(X).ravel().tolist()
+    [0, 1, 2, 3]
+    >>> sq.quantize(X).round(3).tolist()
+    [[0.707, 0.707], [-0.707, 0.707], [-0.707, -0.707], [0.707, -0.707]]
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "n_levels": [Interval(Integral, 1, 2**32, closed="both"), "array-like"],
+        "angles": [StrOptions({"uniform", "density"})],
+        "total_bits": [Interval(Real, 0, None, closed="left"), None],
+        "coordinates": [StrOptions(set(COORDINATES))],
+        "radius": [StrOptions(set(RADII))],
+        "radius_levels": [Interval(Integral, 1, 2**32, closed="both")],
+    }
+
+    def __init__(
+        self,
+        n_levels=16,
+        *,
+        angles="uniform",
+        total_bits=None,
+        coordinates="standard",
+        radius="unit",
+        radius_levels=256,
+    ):
+        self.n_levels = n_levels
+        self.angles = angles
+        self.total_bits = total_bits
+        self.coordinates = coordinates
+        self.radius = radius
+        self.radius_levels = radius_levels
+
+    def _fit(self, X, weights):
+        angles = _angles(X.shape[1], self.coordinates)
+        self._cells_ = self._angle_cells(angles)
+        radius = fit_radius(self.radius, row_norms(X), weights, int(self.radius_levels))
+        if radius.few is not None:
+            warn(
+                f"{radius.few} distinct lengths of samples are fewer than "
+                f"radius_levels={self.radius_levels}: the codebook repeats them.",
+                ConvergenceWarning,
+            )
+        self._radius_ = radius
+        self._fitted_coordinates_ = self.coordinates
+        self._dtype_ = X.dtype
+        self.codebook_sizes_ = self._cells_.sizes + radius.sizes
+
+    def _angle_cells(self, angles: list["_Angle"]) -> Grid | Levels:
+        if not angles:  # of one feature the sign is left
+            signs = np.array([-1.0, 1.0])
+            return Levels([signs], edges=[np.array([np.nextafter(0.0, 1.0)])])
+        if self.total_bits is None:
+            sizes = per_column(
+                "n_levels", self.n_levels, len(angles), "angle", 1, 2**32
+            )
+        else:
+            sizes = _spread_bits(angles, float(self.total_bits), self.angles)
+        if self.angles == "density":
+            tables = map(_matched_levels, angles, sizes)
+            return Levels(list(tables), sizes)
+        low, high = np.array([angle[:2] for angle in angles]).T
+        return Grid(low, high, sizes)
+
+    def _encode(self, X):
+        lengths, angles = np.empty(len(X)), np.empty((len(X), max(1, X.shape[1] - 1)))
+        tile = tile_rows(X.shape[1])
+
+        def make_worker():
+            def work(begin: int, end: int) -> None:
+                rows = slice(begin, end)
+                lengths[rows], found = _split(X[rows], self._fitted_coordinates_)
+                angles[rows] = found if X.shape[1] > 1 else lengths[rows, None]
+
+            return work
+
+        map_tiles(make_worker, len(X), tile, _WORK * X.shape[1])
+        codes = self._cells_.encode(angles)
+        if not self._radius_.sizes:
+            return codes
+        return np.hstack((codes, self._radius_.encode(np.abs(lengths))))
+
+    def _decode(self, codes):
+        n_angles, n_features = len(self._cells_.sizes), self.n_features_in_
+        result = np.empty((len(codes), n_features), dtype=self._dtype_)
+        tile = tile_rows(n_features)
+
+        def make_worker():
+            def work(begin: int, end: int) -> None:
+                angles = self._cells_.decode(codes[begin:end, :n_angles])
+                lengths = self._radius_.decode(codes[begin:end, n_angles:])
+                if n_features == 1:
+                    result[begin:end] = angles * lengths[:, None]
+                else:
+                    coordinates = self._fitted_coordinates_
+                    result[begin:end] = _join(lengths, angles, coordinates)
+
+            return work
+
+        map_tiles(make_worker, len(codes), tile, _WORK * n_features)
+        return result
+
+    def _codebooks(self):
+        cells = self._cells_.tables(self._dtype_)
+        return cells + self._radius_.tables(self._dtype_)
+
+
+# -- coordinates -----------------------------------------------------------------------
+
+
+def to_spherical(X, coordinates="standard") -> tuple[np.ndarray, np.ndarray]:
+    """Return the length and the angles of vectors.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Vectors.
+    coordinates : {"standard", "tree"}, default="standard"
+        See `SphericalQuantizer`.  The angles of the tree are in order of its levels,
+        pairs of neighbours first.
+
+    Returns
+    -------
+    radius : ndarray of float64, shape (n_samples,)
+        Lengths.  One feature has no angle: its radius is X itself, with its sign.
+    angles : ndarray of float64, shape (n_samples, n_features - 1)
+        Angles in radians.  Of a zero vector all are 0, and so are those of what is
+        zero from some coordinate on.
+
+    Raises
+    ------
+    ValueError
+        If X is not 2-d, or the name is unknown.
+
+    See Also
+    --------
+    from_spherical : The way back.
+
+    Examples
+    --------
+    >>> from skvq.sphere import to_spherical
+    >>> radius, angles = to_spherical([[0.0, 3.0, -4.0]])
+    >>> radius.tolist(), angles.round(4).tolist()
+    ([5.0], [[1.5708, 5.3559]])
+    """
+    _check_coordinates(coordinates)
+    X = np.asarray(X, dtype=np.float64)
+    if X.ndim != 2 or not X.shape[1]:
+        raise ValueError(f"X has shape {X.shape}; expected (n_samples, n_features).")
+    return _split(X, coordinates)
+
+
+def from_spherical(radius, angles, coordinates="standard") -> np.ndarray:
+    """Return the vectors of given lengths and angles.
+
+    Parameters
+    ----------
+    radius : array-like of shape (n_samples,)
+        Lengths.
+    angles : array-like of shape (n_samples, n_features - 1)
+        Angles in radians.
+    coordinates : {"standard", "tree"}, default="standard"
+        See `SphericalQuantizer`.
+
+    Returns
+    -------
+    X : ndarray of float64, shape (n_samples, n_features)
+        Vectors.
+
+    Raises
+    ------
+    ValueError
+        If the shapes don't belong together, or the name is unknown.
+
+    See Also
+    --------
+    to_spherical : The way here.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.sphere import from_spherical
+    >>> from_spherical([2.0], [[np.pi / 2, np.pi]]).round(9).tolist()
+    [[0.0, -2.0, 0.0]]
+    """
+    _check_coordinates(coordinates)
+    radius = np.asarray(radius, dtype=np.float64)
+    angles = np.asarray(angles, dtype=np.float64)
+    if radius.ndim != 1 or angles.ndim != 2 or len(radius) != len(angles):
+        raise ValueError(
+            f"radius has shape {radius.shape} and angles {angles.shape}; expected "
+            "(n_samples,) and (n_samples, n_features - 1)."
+        )
+    return _join(radius, angles, coordinates)
+
+
+def _check_coordinates(coordinates) -> None:
+    if coordinates not in COORDINATES:
+        raise ValueError(
+            f"coordinates={coordinates!r} is unknown. Accepted are "
+            f"{sorted(COORDINATES)}."
+        )
+
+
+def _split(X, coordinates: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the length and the angles of rows.
+
+    Rows are scaled by a power of two first: no square overflows, and what vanishes is
+    nothing beside the length.
+    """
+    exponent = row_exponents(X)
+    scaled = np.ldexp(X.astype(np.float64), -exponent[:, None])
+    scaled += 0.0  # negative zeros have angles of their own
+    if X.shape[1] == 1:
+        lengths, angles = scaled[:, 0], np.empty((len(X), 0))
+    elif coordinates == "tree":
+        lengths, angles = _split_tree(scaled)
+    else:
+        lengths, angles = _split_standard(scaled)
+    return np.ldexp(lengths, exponent), angles
+
+
+def _join(lengths, angles, coordinates: str) -> np.ndarray:
+    if coordinates == "tree":
+        return _join_tree(lengths, angles)
+    return _join_standard(lengths, angles)
+
+
+def _split_standard(X):
+    # Lengths of what is left from each coordinate on, summed from the end.
+    rest = np.sqrt(np.cumsum(np.square(X[:, ::-1]), axis=1)[:, ::-1])
+    angles = np.arctan2(rest[:, 1:], X[:, :-1])
+    angles[:, -1] = _round_the_circle(X[:, -1], X[:, -2])
+    return rest[:, 0], angles
+
+
+def _join_standard(lengths, angles):
+    X = np.empty((len(angles), angles.shape[1] + 1))
+    X[:, 0] = lengths
+    np.sin(angles, out=X[:, 1:])
+    np.cumprod(X, axis=1, out=X)
+    X[:, :-1] *= np.cos(angles)
+    return X
+
+
+def _split_tree(nodes):
+    """Join nodes in pairs until one is left; of an odd number the last one waits."""
+    angles: list[np.ndarray] = []
+    while nodes.shape[1] > 1:
+        even = nodes.shape[1] // 2 * 2
+        a, b = nodes[:, 0:even:2], nodes[:, 1:even:2]
+        # A length is never negative, so only the first angles need more than atan2.
+        angles.append(np.arctan2(b, a) if angles else _round_the_circle(b, a))
+        nodes = np.hstack((np.sqrt(a * a + b * b), nodes[:, even:]))
+    return nodes[:, 0], np.hstack(angles)
+
+
+def _join_tree(lengths, angles):
+    nodes, end = lengths[:, None], angles.shape[1]
+    for n_nodes, _ in reversed(_tree_levels(angles.shape[1] + 1)):
+        n_pairs = n_nodes // 2
+        level = angles[:, end - n_pairs : end]
+        end -= n_pairs
+        joined = nodes[:, :n_pairs]
+        parts = np.empty((len(nodes), n_nodes))
+        parts[:, 0 : 2 * n_pairs : 2] = joined * np.cos(level)
+        parts[:, 1 : 2 * n_pairs : 2] = joined * np.sin(level)
+        parts[:, 2 * n_pairs :] = nodes[:, n_pairs:]
+        nodes = parts
+    return nodes
+
+
+def _tree_levels(n_features: int) -> list[tuple[int, list[int]]]:
+    """Return for each level of pairs how many nodes it has, and how wide each is."""
+    levels, widths = [], [1] * n_features
+    while len(widths) > 1:
+        levels.append((len(widths), widths))
+        even = len(widths) // 2 * 2
+        pairs = zip(widths[0:even:2], widths[1:even:2], strict=True)
+        widths = [a + b for a, b in pairs] + widths[even:]
+    return levels
+
+
+def _round_the_circle(y, x):
+    """Return the angle of (x, y) in [0, 2 pi)."""
+    angle = np.arctan2(y, x)
+    angle = np.where(angle < 0, angle + _TURN, angle)
+    return np.minimum(angle, np.nextafter(_TURN, 0))
+
+
+# -- angles of uniform directions ------------------------------------------------------
+
+
+class _Angle(NamedTuple):
+    """An angle, its density sin^p cos^q for uniform directions, and what it joins.
+
+    Its cosine belongs to the part below first, its sine to the one below second: the
+    index of an angle, or None for a single coordinate.
+    """
+
+    low: float
+    high: float
+    sin_power: int
+    cos_power: int
+    first: int | None = None
+    second: int | None = None
+
+    @property
+    def shape(self) -> tuple[float, float, int, int]:
+        return self[:4]
+
+
+def _angles(n_features: int, coordinates: str) -> list[_Angle]:
+    """Return the angles of vectors in the order of their codes."""
+    if n_features == 1:
+        return []
+    if coordinates == "standard":
+        n_angles = n_features - 1
+        chain = [
+            _Angle(0.0, np.pi, n_angles - k, 0, None, k) for k in range(1, n_angles)
+        ]
+        return [*chain, _Angle(0.0, _TURN, 0, 0)]
+    found: list[_Angle] = []
+    nodes: list[int | None] = [None] * n_features
+    for n_nodes, widths in _tree_levels(n_features):
+        joined: list[int | None] = []
+        for k in range(0, n_nodes - 1, 2):
+            a, b = widths[k : k + 2]
+            if a == b == 1:
+                low, high = 0.0, _TURN
+            else:  # one coordinate alone has a sign
+                low, high = (-np.pi / 2 if b == 1 else 0.0), np.pi / 2
+            joined.append(len(found))
+            found.append(_Angle(low, high, b - 1, a - 1, *nodes[k : k + 2]))
+        nodes = joined + nodes[n_nodes // 2 * 2 :]
+    return found
+
+
+def _is_circle(shape) -> bool:
+    low, high, *_ = shape
+    return high - low == _TURN
+
+
+def _matched_levels(angle: _Angle, n_levels: int) -> np.ndarray:
+    if _is_circle(angle.shape):
+        return (2 * np.arange(n_levels) + 1) * (np.pi / n_levels)
+    return _lloyd_max_levels(angle.shape, n_levels)
+
+
+@lru_cache(maxsize=4096)
+def _lloyd_max_levels(shape, n_levels: int) -> np.ndarray:
+    density = _density(shape)
+    start = None
+    if _is_narrow(shape):
+        middle, variance = _middle_and_variance(density)
+        start = middle + np.sqrt(variance) * standard_levels("gaussian", n_levels)
+    levels = lloyd_max(density, n_levels, start)
+    levels.flags.writeable = False
+    return levels
+
+
+def _is_narrow(shape) -> bool:
+    """Whether the density is close to a Gaussian, away from the ends of its range."""
+    smaller, larger = sorted(shape[2:])
+    return larger >= 16 and (smaller == 0 or smaller >= 8)
+
+
+def _middle_and_variance(density: Density) -> tuple[float, float]:
+    places, weights, _ = quadrature(density, np.empty(0))
+    middle = float((places * weights).sum() / weights.sum())
+    return middle, float((np.square(places - middle) * weights).sum() / weights.sum())
+
+
+def _density(shape) -> Density:
+    """Return sin^p cos^q, scaled to a peak of 1, where it is not negligible.
+
+    The second derivative of its logarithm is -(p + q) or less everywhere, so that it
+    falls off from its peak at least as fast as a Gaussian of that variance.
+    """
+    low, high, sin_power, cos_power = shape
+    peak = np.arctan2(np.sqrt(sin_power), np.sqrt(cos_power))
+    reach = np.sqrt(160.0 / (sin_power + cos_power))
+
+    def log_pdf(angle):
+        with np.errstate(divide="ignore"):
+            result = np.zeros_like(angle)
+            if sin_power:
+                result += sin_power * np.log(np.abs(np.sin(angle)))
+            if cos_power:
+                result += cos_power * np.log(np.abs(np.cos(angle)))
+        return result
+
+    top = log_pdf(np.array([peak]))
+    return Density(
+        lambda angle: np.exp(log_pdf(angle) - top),
+        max(low, peak - reach),
+        min(high, peak + reach),
+    )
+
+
+# -- how many levels for which angle ---------------------------------------------------
+
+
+def _spread_bits(angles, total_bits: float, cells: str) -> tuple[int, ...]:
+    """Choose numbers of levels whose bits sum to at most the total.
+
+    The angles of a uniform direction u are independent, so that the mean of u @ u_quant
+    follows from those of cos * cos_quant and sin * sin_quant of each angle.  What a
+    level more gains depends on the other angles: bits are spread for given ones, then
+    again for those that were found, from equal bits and from exact angles, and the
+    best of all is kept.
+    """
+    sizes = _candidate_sizes(min(16.0, total_bits / len(angles) + 3))
+    curves = np.array([_curves(angle.shape, cells, sizes) for angle in angles])
+    bits = np.log2(sizes)
+    equal = int(np.searchsorted(bits, total_bits / len(angles) + 1e-12, "right")) - 1
+    starts = np.full((2, len(angles)), [[equal], [len(sizes) - 1]])
+    best, agreement = starts[0], _agreement(angles, curves, starts[0])[0]
+    for chosen in starts:
+        for _ in range(5):
+            _, *parts = _agreement(angles, curves, chosen)
+            errors = -np.einsum("pa,apv->av", np.array(parts), curves)
+            chosen = _take_steps(errors, bits, total_bits)
+            found = _agreement(angles, curves, chosen)[0]
+            if found > agreement:
+                best, agreement = chosen, found
+    return tuple(sizes[i] for i in best)
+
+
+def _agreement(angles, curves, chosen):
+    """Return the mean of u @ u_quant, and its slopes by each angle's two means."""
+    cosines, sines = curves[np.arange(len(angles)), :, chosen].T
+    joined = np.ones(len(angles) + 1)  # the last one stands for single coordinates
+    order = _from_below(angles)
+    for j in order:
+        first, second = _parts(angles[j])
+        joined[j] = cosines[j] * joined[first] + sines[j] * joined[second]
+    reach = np.zeros(len(angles) + 1)
+    reach[order[-1]] = 1.0
+    slopes = np.empty((2, len(angles)))
+    for j in reversed(order):
+        first, second = _parts(angles[j])
+        reach[first], reach[second] = reach[j] * cosines[j], reach[j] * sines[j]
+        slopes[:, j] = reach[j] * joined[first], reach[j] * joined[second]
+    return joined[order[-1]], *slopes
+
+
+def _from_below(angles) -> list[int]:
+    """Return the angles in an order in which each follows the parts that it joins."""
+    ascending = angles[0].second is None
+    return list(range(len(angles)))[:: 1 if ascending else -1]
+
+
+def _parts(angle: _Angle) -> tuple[int, int]:
+    return (
+        -1 if angle.first is None else angle.first,
+        -1 if angle.second is None else angle.second,
+    )
+
+
+def _take_steps(errors, bits, total_bits: float) -> np.ndarray:
+    """Return which number of levels each angle gets, for its curve of error over bits.
+
+    Along the lower convex hulls of the curves, the step that gains most for its bits is
+    taken, again and again.
+    """
+    steps = []
+    for j, curve in enumerate(errors):
+        for order, (a, b) in enumerate(pairwise(_lower_hull(bits, curve))):
+            cost = float(bits[b] - bits[a])
+            steps.append((float(curve[b] - curve[a]) / cost, order, j, cost, b))
+    chosen, left, closed = np.zeros(len(errors), dtype=int), total_bits + 1e-9, set()
+    for _, _, j, cost, size in sorted(steps):
+        if cost > left:
+            closed.add(j)
+        if j not in closed:
+            chosen[j] = size
+            left -= cost
+    return chosen
+
+
+def _candidate_sizes(most_bits: float) -> tuple[int, ...]:
+    """Return every number up to 16, and four to the octave beyond."""
+    many = np.rint(2.0 ** np.arange(4, most_bits + 0.25, 0.25)).astype(int)
+    few = np.arange(1, min(17, int(2.0**most_bits) + 1))
+    return tuple(np.union1d(few, many).tolist())
+
+
+def _lower_hull(x, y) -> list[int]:
+    """Return the corners, from the first point to the lowest, of falling slopes."""
+    hull: list[int] = []
+    for i in range(len(x)):
+        while len(hull) > 1 and _is_above(x, y, hull[-2], hull[-1], i):
+            hull.pop()
+        hull.append(i)
+    return hull[: int(np.argmin(y[hull])) + 1]
+
+
+def _is_above(x, y, a, b, c) -> bool:
+    return (y[b] - y[a]) * (x[c] - x[a]) >= (y[c] - y[a]) * (x[b] - x[a])
+
+
+@lru_cache(maxsize=4096)
+def _curves(shape, cells: str, sizes: tuple[int, ...]) -> np.ndarray:
+    """Return the means of cos * cos_quant and of sin * sin_quant for each V, (2, n)."""
+    low, high, *_ = shape
+    if _is_circle(shape):
+        half = 0.5 * np.sinc(1.0 / np.array(sizes))
+        return np.array([half, half])
+    density = _density(shape)
+    if cells == "density" and _is_narrow(shape):
+        return _narrow_curves(density, sizes)
+    means = []
+    for size in sizes:
+        if cells == "density":
+            levels = _lloyd_max_levels(shape, size)
+        else:
+            levels = low + (2 * np.arange(size) + 1) * ((high - low) / (2 * size))
+        places, weights, cell = quadrature(density, 0.5 * (levels[1:] + levels[:-1]))
+        weights /= weights.sum()
+        found = levels[cell][:, None]
+        means.append(
+            (
+                (np.cos(places) * np.cos(found) * weights).sum(),
+                (np.sin(places) * np.sin(found) * weights).sum(),
+            )
+        )
+    return np.array(means).T
+
+
+def _narrow_curves(density: Density, sizes) -> np.ndarray:
+    """Return the curves of a Gaussian of the same mean and variance."""
+    middle, variance = _middle_and_variance(density)
+    error = variance * _gaussian_errors(sizes)
+    # With the error at its least, the variance of the sum of the angle and its level is
+    # four times that of the angle, less three times the error.
+    difference = np.exp(-0.5 * error)
+    total = np.cos(2 * middle) * np.exp(-0.5 * (4 * variance - 3 * error))
+    return 0.5 * np.array([difference + total, difference - total])
+
+
+@lru_cache(maxsize=64)
+def _gaussian_errors(sizes) -> np.ndarray:
+    """Return the error of Lloyd-Max levels for a Gaussian of variance 1, for each V."""
+    errors = []
+    for size in sizes:
+        levels = standard_levels("gaussian", size)
+        errors.append(mean_error(GAUSSIAN, 0.5 * (levels[1:] + levels[:-1]), levels))
+    return np.array(errors)
