@@ -1,0 +1,826 @@
+"""Pictures of quantizers, as scikit-learn draws its own.
+
+========================  ==========================================================
+`CodebookDisplay`         the cells and codewords of a quantizer of two features
+`RateDistortionDisplay`   distortion over bits, and the bound of a Gaussian source
+`CodeUsageDisplay`        how often the codewords of each code column are used
+========================  ==========================================================
+
+A display is made by `from_estimator` and its siblings, which also draw it, or from
+numbers at hand.  `plot` draws it again, and leaves the axes in `ax_` and the figure in
+`figure_`.  Drawing needs matplotlib: ``pip install skvq[demo]``.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_is_fitted
+
+from skvq._validation import check_weights
+from skvq.metrics import code_usage, distortion, perplexity, rate_distortion_curve
+
+__all__ = ["CodeUsageDisplay", "CodebookDisplay", "RateDistortionDisplay"]
+
+# More code columns than this get no entry each in the legend.
+_LEGEND_ENTRIES = 10
+# The table of all codewords is built up to this size; beyond, those in view are drawn.
+_MAX_CODEWORDS = 4096
+
+
+class CodebookDisplay:
+    """Cells and codewords of a quantizer of two features.
+
+    Parameters
+    ----------
+    xx0 : ndarray of shape (n_columns,)
+        Positions of the grid along the first feature.
+    xx1 : ndarray of shape (n_rows,)
+        Positions of the grid along the second feature.
+    cells : ndarray of int, shape (n_rows, n_columns)
+        Number of the cell that each point of the grid is in.
+    codewords : ndarray of shape (n_codewords, 2)
+        The reconstructions.
+    samples : ndarray of shape (n_samples, 2), optional
+        Samples to show.
+    feature_names : sequence of two str, optional
+        Labels of the axes.
+    name : str, optional
+        Title.
+
+    Attributes
+    ----------
+    image_ : matplotlib AxesImage
+        The cells.
+    codewords_ : matplotlib PathCollection
+        The codewords.
+    samples_ : matplotlib PathCollection or None
+        The samples.
+    ax_ : matplotlib Axes
+        The axes.
+    figure_ : matplotlib Figure
+        The figure.
+
+    See Also
+    --------
+    CodebookDisplay.from_estimator : Make and draw it from a fitted quantizer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import VectorQuantizer
+    >>> from skvq.display import CodebookDisplay
+    >>> X = np.random.default_rng(0).normal(size=(200, 2))
+    >>> quantizer = VectorQuantizer(8, random_state=0).fit(X)
+    >>> display = CodebookDisplay.from_estimator(quantizer, X)
+    >>> display.codewords.shape
+    (8, 2)
+    """
+
+    def __init__(
+        self, *, xx0, xx1, cells, codewords, samples=None, feature_names=None, name=None
+    ):
+        self.xx0 = xx0
+        self.xx1 = xx1
+        self.cells = cells
+        self.codewords = codewords
+        self.samples = samples
+        self.feature_names = feature_names
+        self.name = name
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator,
+        X,
+        *,
+        grid_resolution=400,
+        eps=0.1,
+        show_samples=False,
+        name=None,
+        ax=None,
+        cmap="hsv",
+        codeword_kwargs=None,
+        sample_kwargs=None,
+    ):
+        """Draw the cells of a fitted quantizer.
+
+        Parameters
+        ----------
+        estimator : quantizer
+            Fitted quantizer of two features, or `QuantizedFeatures` of one.
+        X : array-like of shape (n_samples, 2)
+            Samples, which say how far the picture reaches.
+        grid_resolution : int, default=400
+            Number of grid points along each side; a cell smaller than their distance
+            may be missed.
+        eps : float, default=0.1
+            Margin around X, as a share of its extent.
+        show_samples : bool, default=False
+            Whether to show X.
+        name : str, optional
+            Title; by default the class of the quantizer and its bits.
+        ax : matplotlib Axes, optional
+            Axes to draw on; by default those of a new figure.
+        cmap : str or Colormap, default="hsv"
+            Colours of the cells; they are drawn pale.
+        codeword_kwargs : dict, optional
+            For `matplotlib.axes.Axes.scatter` of the codewords.
+        sample_kwargs : dict, optional
+            For `matplotlib.axes.Axes.scatter` of the samples.
+
+        Returns
+        -------
+        display : CodebookDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        TypeError
+            If it is no quantizer.
+        ValueError
+            If the quantizer does not have two features, or a parameter is out of range.
+        sklearn.exceptions.NotFittedError
+            If it is not fitted.
+        """
+        _pyplot(f"{cls.__name__}.from_estimator")
+        quantizer = _quantizer_of(estimator)
+        if estimator.n_features_in_ != 2:
+            raise ValueError(
+                f"{type(estimator).__name__} has {estimator.n_features_in_} features; "
+                "cells can be drawn of two."
+            )
+        if grid_resolution < 2 or not eps >= 0:
+            raise ValueError(
+                "grid_resolution must be 2 or more, and eps 0 or more, got "
+                f"{grid_resolution} and {eps}."
+            )
+        samples = check_array(X, dtype=np.float64, input_name="X")
+        if samples.shape[1] != 2:
+            raise ValueError(f"X has {samples.shape[1]} features; expected 2.")
+        xx0, xx1 = _grid(samples, grid_resolution, eps)
+        grid = np.column_stack([axis.ravel() for axis in np.meshgrid(xx0, xx1)])
+        grid_in = _named_like(grid, X, quantizer)
+        codes = np.asarray(quantizer.transform(grid_in))
+        cells = np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1)
+        display = cls(
+            xx0=xx0,
+            xx1=xx1,
+            cells=cells.reshape(len(xx1), len(xx0)),
+            codewords=_codewords(quantizer, grid_in),
+            samples=samples if show_samples else None,
+            feature_names=_feature_names(estimator),
+            name=name if name is not None else _describe(quantizer),
+        )
+        return display.plot(
+            ax=ax,
+            cmap=cmap,
+            codeword_kwargs=codeword_kwargs,
+            sample_kwargs=sample_kwargs,
+        )
+
+    def plot(self, *, ax=None, cmap="hsv", codeword_kwargs=None, sample_kwargs=None):
+        """Draw the cells.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Axes to draw on; by default those of a new figure.
+        cmap : str or Colormap, default="hsv"
+            Colours of the cells; they are drawn pale.
+        codeword_kwargs : dict, optional
+            For `matplotlib.axes.Axes.scatter` of the codewords.
+        sample_kwargs : dict, optional
+            For `matplotlib.axes.Axes.scatter` of the samples.
+
+        Returns
+        -------
+        display : CodebookDisplay
+            The display itself.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        self.ax_, self.figure_ = _axes(ax, f"{type(self).__name__}.plot")
+        half0, half1 = (np.diff(xx[:2])[0] / 2 for xx in (self.xx0, self.xx1))
+        extent = (
+            self.xx0[0] - half0,
+            self.xx0[-1] + half0,
+            self.xx1[0] - half1,
+            self.xx1[-1] + half1,
+        )
+        self.image_ = self.ax_.imshow(
+            _cell_colours(self.cells, cmap),
+            extent=extent,
+            origin="lower",
+            # True angles, unless the picture would be a thin stripe.
+            aspect="equal" if 0.2 < _ratio(extent) < 5 else "auto",
+        )
+        self.samples_ = None
+        if self.samples is not None:
+            style = {"s": 3, "c": "0.3", "alpha": 0.4, "linewidths": 0}
+            self.samples_ = self.ax_.scatter(
+                *np.transpose(self.samples), **style | (sample_kwargs or {})
+            )
+        style = {"s": 14, "c": "black", "zorder": 3}
+        self.codewords_ = self.ax_.scatter(
+            *np.transpose(self.codewords), **style | (codeword_kwargs or {})
+        )
+        # A codeword out of view does not widen the picture beyond its cells.
+        self.ax_.set(xlim=extent[:2], ylim=extent[2:], title=self.name)
+        names = self.feature_names
+        xlabel, ylabel = names if names is not None else ("feature 0", "feature 1")
+        self.ax_.set(xlabel=xlabel, ylabel=ylabel)
+        return self
+
+
+class RateDistortionDisplay:
+    r"""Distortion over bits, and the bound of a Gaussian source.
+
+    Both are per feature, so that the bound of independent Gaussian features of variance
+    :math:`\sigma^2` is :math:`D = \sigma^2 2^{-2R}`.  No quantizer of such features
+    gets below it.  Features that depend on each other, or are not Gaussian, can be
+    quantized better: then the line says by how much a quantizer makes use of that.
+
+    Parameters
+    ----------
+    rates : array-like of shape (n_estimators,)
+        Bits per feature, R.
+    distortions : array-like of shape (n_estimators,)
+        Mean squared error per feature, D.
+    variance : float, optional
+        :math:`\sigma^2`, the mean variance of the features; without it, there is no
+        bound.
+    labels : sequence of str, optional
+        Text beside each point.
+    name : str, optional
+        Name of the curve in the legend.
+
+    Attributes
+    ----------
+    line_ : matplotlib Line2D
+        The curve, by increasing rate.
+    bound_ : matplotlib Line2D or None
+        The bound.
+    text_ : list of matplotlib Annotation
+        The labels.
+    ax_ : matplotlib Axes
+        The axes.
+    figure_ : matplotlib Figure
+        The figure.
+
+    See Also
+    --------
+    RateDistortionDisplay.from_estimators : Make and draw it from fitted quantizers.
+    skvq.metrics.rate_distortion_curve : The numbers, per sample.
+
+    References
+    ----------
+    Cover and Thomas (2006), "Elements of Information Theory", theorem 10.3.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import VectorQuantizer
+    >>> from skvq.display import RateDistortionDisplay
+    >>> X = np.random.default_rng(0).normal(size=(500, 2))
+    >>> fitted = [VectorQuantizer(V, random_state=0).fit(X) for V in (4, 16)]
+    >>> display = RateDistortionDisplay.from_estimators(fitted, X)
+    >>> display.rates.tolist()
+    [1.0, 2.0]
+    """
+
+    def __init__(self, rates, distortions, *, variance=None, labels=None, name=None):
+        self.rates = rates
+        self.distortions = distortions
+        self.variance = variance
+        self.labels = labels
+        self.name = name
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator,
+        X,
+        *,
+        sample_weight=None,
+        label=None,
+        name=None,
+        ax=None,
+        plot_bound=True,
+        line_kwargs=None,
+        bound_kwargs=None,
+    ):
+        """Draw the point of one fitted quantizer.
+
+        Parameters
+        ----------
+        estimator : object
+            Fitted quantizer, `QuantizedFeatures`, or a pipeline with one of them.
+        X : array-like of shape (n_samples, n_features)
+            Samples to measure the distortion on.
+        sample_weight : array-like of shape (n_samples,), optional
+            Weights of the samples.
+        label : str, optional
+            Text beside the point.
+        name : str, optional
+            Name in the legend; by default the class of the estimator.
+        ax : matplotlib Axes, optional
+            Axes to draw on; by default those of a new figure.
+        plot_bound : bool, default=True
+            Whether to draw the bound.
+        line_kwargs : dict, optional
+            For `matplotlib.axes.Axes.plot` of the point.
+        bound_kwargs : dict, optional
+            For `matplotlib.axes.Axes.plot` of the bound.
+
+        Returns
+        -------
+        display : RateDistortionDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        TypeError, ValueError
+            As `skvq.metrics.rate_distortion_curve`.
+        """
+        return cls.from_estimators(
+            [estimator],
+            X,
+            sample_weight=sample_weight,
+            labels=None if label is None else [label],
+            name=name if name is not None else type(estimator).__name__,
+            ax=ax,
+            plot_bound=plot_bound,
+            line_kwargs=line_kwargs,
+            bound_kwargs=bound_kwargs,
+        )
+
+    @classmethod
+    def from_estimators(
+        cls,
+        estimators,
+        X,
+        *,
+        sample_weight=None,
+        labels=None,
+        name=None,
+        ax=None,
+        plot_bound=True,
+        line_kwargs=None,
+        bound_kwargs=None,
+    ):
+        """Draw the curve of several fitted quantizers.
+
+        To compare several curves, draw the next one on ``ax=display.ax_`` with
+        ``plot_bound=False``.  The bound reaches as far as the curve that it is drawn
+        with: begin with the longest.
+
+        Parameters
+        ----------
+        estimators : iterable of object
+            Fitted quantizers, `QuantizedFeatures`, or pipelines with one of them.
+        X : array-like of shape (n_samples, n_features)
+            Samples to measure the distortion on.
+        sample_weight : array-like of shape (n_samples,), optional
+            Weights of the samples.
+        labels : sequence of str, optional
+            Text beside each point.
+        name : str, optional
+            Name of the curve in the legend.
+        ax : matplotlib Axes, optional
+            Axes to draw on; by default those of a new figure.
+        plot_bound : bool, default=True
+            Whether to draw the bound.
+        line_kwargs : dict, optional
+            For `matplotlib.axes.Axes.plot` of the curve.
+        bound_kwargs : dict, optional
+            For `matplotlib.axes.Axes.plot` of the bound.
+
+        Returns
+        -------
+        display : RateDistortionDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        TypeError, ValueError
+            As `skvq.metrics.rate_distortion_curve`.
+        """
+        _pyplot(f"{cls.__name__}.from_estimators")
+        bits, distortions = rate_distortion_curve(
+            estimators, X, sample_weight=sample_weight
+        )
+        samples = check_array(X, dtype=np.float64, input_name="X")
+        weights = check_weights(sample_weight, samples)
+        middle = np.average(samples, axis=0, weights=weights)
+        spread = distortion(
+            samples,
+            np.broadcast_to(middle, samples.shape),
+            sample_weight=sample_weight,
+        )
+        display = cls(
+            bits / samples.shape[1],
+            distortions / samples.shape[1],
+            variance=spread / samples.shape[1],
+            labels=labels,
+            name=name,
+        )
+        return display.plot(
+            ax=ax,
+            plot_bound=plot_bound,
+            line_kwargs=line_kwargs,
+            bound_kwargs=bound_kwargs,
+        )
+
+    def plot(
+        self,
+        *,
+        ax=None,
+        name=None,
+        plot_bound=True,
+        line_kwargs=None,
+        bound_kwargs=None,
+    ):
+        """Draw the curve.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Axes to draw on; by default those of a new figure.
+        name : str, optional
+            Name of the curve in the legend, instead of the display's own.
+        plot_bound : bool, default=True
+            Whether to draw the bound, if the variance is known.
+        line_kwargs : dict, optional
+            For `matplotlib.axes.Axes.plot` of the curve.
+        bound_kwargs : dict, optional
+            For `matplotlib.axes.Axes.plot` of the bound.
+
+        Returns
+        -------
+        display : RateDistortionDisplay
+            The display itself.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If there are not as many rates as distortions and labels.
+        """
+        rates, distortions = (
+            np.asarray(values, dtype=np.float64)
+            for values in (self.rates, self.distortions)
+        )
+        if rates.ndim != 1 or rates.shape != distortions.shape or not rates.size:
+            raise ValueError(
+                f"rates has shape {rates.shape}, distortions {distortions.shape}; "
+                "expected one and the same length, above 0."
+            )
+        if self.labels is not None and len(self.labels) != len(rates):
+            raise ValueError(
+                f"labels has {len(self.labels)} entries for {len(rates)} points."
+            )
+        self.ax_, self.figure_ = _axes(ax, f"{type(self).__name__}.plot")
+        self.ax_.set_yscale("log")
+        order = np.argsort(rates, kind="stable")
+        name = self.name if name is None else name
+        style: dict[str, Any] = {"marker": "o"}
+        style |= {} if name is None else {"label": name}
+        (self.line_,) = self.ax_.plot(
+            rates[order], distortions[order], **style | (line_kwargs or {})
+        )
+        self.bound_ = None
+        if plot_bound and self.variance is not None:
+            self.bound_ = self._plot_bound(rates, bound_kwargs)
+        self.text_ = [
+            self.ax_.annotate(
+                label,
+                point,
+                xytext=(5, 5),
+                textcoords="offset points",
+                fontsize="small",
+            )
+            for label, point in zip(
+                self.labels or [], zip(rates, distortions, strict=True), strict=False
+            )
+        ]
+        self.ax_.set(xlabel="Bits per feature", ylabel="Squared error per feature")
+        if self.ax_.get_legend_handles_labels()[0]:
+            self.ax_.legend()
+        return self
+
+    def _plot_bound(self, rates, bound_kwargs):
+        ends = np.array([0.0, max(rates.max(), 1.0)])  # straight on the log scale
+        style = {"color": "black", "linestyle": "--", "label": "Gaussian bound"}
+        (line,) = self.ax_.plot(
+            ends, self.variance * 4.0**-ends, **style | (bound_kwargs or {})
+        )
+        return line
+
+
+class CodeUsageDisplay:
+    """How often the codewords of each code column are used.
+
+    One line for each code column: the shares of its codewords from the most to the
+    least used, times their number, over their rank divided by their number.  A column
+    that uses all codewords alike is a line at 1; dead codewords are where it ends.
+
+    Parameters
+    ----------
+    shares : sequence of ndarray of shape (V_j,)
+        Share of the samples that have each code, for each code column.
+    perplexities : sequence of float, optional
+        Perplexity of each code column, for the legend.
+    usages : sequence of float, optional
+        Share of the codewords of each code column in use, for the legend.
+    name : str, optional
+        Title.
+
+    Attributes
+    ----------
+    lines_ : list of matplotlib Line2D
+        One line for each code column.
+    uniform_ : matplotlib Line2D
+        Where all codewords are used alike.
+    ax_ : matplotlib Axes
+        The axes.
+    figure_ : matplotlib Figure
+        The figure.
+
+    See Also
+    --------
+    CodeUsageDisplay.from_estimator : Make and draw it from a fitted quantizer.
+    CodeUsageDisplay.from_codes : Make and draw it from codes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import VectorQuantizer
+    >>> from skvq.display import CodeUsageDisplay
+    >>> X = np.random.default_rng(0).normal(size=(200, 2))
+    >>> quantizer = VectorQuantizer(8, random_state=0).fit(X)
+    >>> display = CodeUsageDisplay.from_estimator(quantizer, X)
+    >>> [len(shares) for shares in display.shares]
+    [8]
+    """
+
+    def __init__(self, shares, *, perplexities=None, usages=None, name=None):
+        self.shares = shares
+        self.perplexities = perplexities
+        self.usages = usages
+        self.name = name
+
+    @classmethod
+    def from_estimator(
+        cls, estimator, X, *, sample_weight=None, name=None, ax=None, line_kwargs=None
+    ):
+        """Draw the use that samples make of a fitted quantizer's codewords.
+
+        Parameters
+        ----------
+        estimator : quantizer
+            Fitted quantizer, or `QuantizedFeatures` of one.
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+        sample_weight : array-like of shape (n_samples,), optional
+            Weights of the samples.
+        name : str, optional
+            Title; by default the class of the quantizer and its bits.
+        ax : matplotlib Axes, optional
+            Axes to draw on; by default those of a new figure.
+        line_kwargs : dict, optional
+            For `matplotlib.axes.Axes.plot` of the lines.
+
+        Returns
+        -------
+        display : CodeUsageDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        TypeError
+            If it is no quantizer.
+        ValueError
+            If X or the weights are not valid.
+        sklearn.exceptions.NotFittedError
+            If the quantizer is not fitted.
+        """
+        _pyplot(f"{cls.__name__}.from_estimator")
+        quantizer = _quantizer_of(estimator)
+        if quantizer is not estimator:
+            X = check_array(X, dtype="numeric", input_name="X")
+        return cls.from_codes(
+            np.asarray(quantizer.transform(X)),
+            quantizer.codebook_sizes_,
+            sample_weight=sample_weight,
+            name=name if name is not None else _describe(quantizer),
+            ax=ax,
+            line_kwargs=line_kwargs,
+        )
+
+    @classmethod
+    def from_codes(
+        cls, codes, sizes, *, sample_weight=None, name=None, ax=None, line_kwargs=None
+    ):
+        """Draw the use of the codewords in codes.
+
+        Parameters
+        ----------
+        codes : array-like of int, shape (n_samples, n_codes)
+            Codes as `transform` returns them.
+        sizes : sequence of int
+            Number of codewords V_j of each code column: the `codebook_sizes_` of the
+            quantizer.
+        sample_weight : array-like of shape (n_samples,), optional
+            Weights of the samples.
+        name : str, optional
+            Title.
+        ax : matplotlib Axes, optional
+            Axes to draw on; by default those of a new figure.
+        line_kwargs : dict, optional
+            For `matplotlib.axes.Axes.plot` of the lines.
+
+        Returns
+        -------
+        display : CodeUsageDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If codes, sizes or the weights are not valid.
+        """
+        _pyplot(f"{cls.__name__}.from_codes")
+        usages = code_usage(codes, sizes, sample_weight=sample_weight)
+        codes = np.asarray(codes, dtype=np.intp).reshape(len(codes), -1)
+        weights = check_weights(sample_weight, codes)
+        counts = [
+            np.bincount(column, weights=weights, minlength=size)
+            for column, size in zip(codes.T, sizes, strict=True)
+        ]
+        display = cls(
+            tuple(found / found.sum() for found in counts),
+            perplexities=perplexity(codes, sample_weight=sample_weight),
+            usages=usages,
+            name=name,
+        )
+        return display.plot(ax=ax, line_kwargs=line_kwargs)
+
+    def plot(self, *, ax=None, line_kwargs=None):
+        """Draw the use of the codewords.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Axes to draw on; by default those of a new figure.
+        line_kwargs : dict, optional
+            For `matplotlib.axes.Axes.plot` of the lines.
+
+        Returns
+        -------
+        display : CodeUsageDisplay
+            The display itself.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        self.ax_, self.figure_ = _axes(ax, f"{type(self).__name__}.plot")
+        self.lines_ = []
+        for column, shares in enumerate(self.shares):
+            size = len(shares)
+            used = np.sort(shares[shares > 0])[::-1]
+            # The codeword of rank k spans k/V to (k+1)/V.
+            edges = np.arange(len(used) + 1) / size
+            style = {"drawstyle": "steps-post", "label": self._label(column)}
+            (line,) = self.ax_.plot(
+                edges, size * np.append(used, used[-1]), **style | (line_kwargs or {})
+            )
+            self.lines_.append(line)
+        self.uniform_ = self.ax_.axhline(1.0, color="black", linestyle="--")
+        self.ax_.set(
+            yscale="log",
+            xlim=(0, 1),
+            title=self.name,
+            xlabel="Codewords, the most used first (share)",
+            ylabel="Use (1: all alike)",
+        )
+        if len(self.shares) <= _LEGEND_ENTRIES:
+            self.ax_.legend(fontsize="small")
+        return self
+
+    def _label(self, column: int) -> str:
+        text = f"code {column}"
+        if self.perplexities is not None:
+            size = len(self.shares[column])
+            text += f": perplexity {self.perplexities[column]:.3g} of {size}"
+        if self.usages is not None:
+            text += f", {self.usages[column]:.1%} in use"
+        return text
+
+
+# -- what they share ---------------------------------------------------------------
+
+
+def _pyplot(caller: str) -> Any:
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError(
+            f"{caller} needs matplotlib: pip install skvq[demo]."
+        ) from error
+    return pyplot
+
+
+def _axes(ax, caller: str) -> tuple[Any, Any]:
+    pyplot = _pyplot(caller)
+    if ax is None:
+        _, ax = pyplot.subplots()
+    return ax, ax.figure
+
+
+def _quantizer_of(estimator):
+    check_is_fitted(estimator)
+    quantizer = getattr(estimator, "quantizer_", estimator)
+    if not hasattr(quantizer, "codebook_sizes_"):
+        raise TypeError(
+            f"{type(estimator).__name__} is no quantizer, nor QuantizedFeatures; of a "
+            "pipeline, give the step that quantizes, and the samples that it is given."
+        )
+    return quantizer
+
+
+def _describe(quantizer) -> str:
+    return f"{type(quantizer).__name__}, {quantizer.bits_per_sample_:.4g} bits"
+
+
+def _feature_names(estimator) -> Sequence[str] | None:
+    names = getattr(estimator, "feature_names_in_", None)
+    return None if names is None else [str(name) for name in names]
+
+
+def _named_like(grid: np.ndarray, X, quantizer) -> Any:
+    """Return the grid with the feature names of X, if the quantizer has seen any."""
+    if getattr(quantizer, "feature_names_in_", None) is None or not hasattr(
+        X, "columns"
+    ):
+        return grid
+    frame = type(X)(grid)  # pandas and polars agree on this, and on the next line
+    frame.columns = list(X.columns)
+    return frame
+
+
+def _grid(samples: np.ndarray, resolution: int, eps: float) -> tuple[np.ndarray, ...]:
+    """Return the positions of a grid around the samples."""
+    low, high = samples.min(axis=0), samples.max(axis=0)
+    # A constant feature gets the extent of the other; a single point gets 1.
+    extent = high - low
+    widest = extent.max() if extent.max() > 0 else 1.0
+    margin = np.where(extent > 0, eps * extent, widest / 2)
+    low, high = low - margin, high + margin
+    return tuple(np.linspace(low, high, resolution).T)
+
+
+def _ratio(extent: Sequence[float]) -> float:
+    left, right, bottom, top = extent
+    return (top - bottom) / (right - left)
+
+
+def _codewords(quantizer, grid) -> np.ndarray:
+    size = float(np.prod(np.asarray(quantizer.codebook_sizes_, dtype=float)))
+    if size <= _MAX_CODEWORDS:
+        table = quantizer.full_codebook(max_size=_MAX_CODEWORDS)
+    else:
+        table = np.asarray(quantizer.quantize(grid))
+    return np.unique(table, axis=0)
+
+
+def _cell_colours(cells: np.ndarray, cmap) -> np.ndarray:
+    """Return pale colours (n_rows, n_columns, 3), and grey borders between cells."""
+    from matplotlib import colormaps
+
+    # Hues far apart, in random order: neighbours differ whatever the numbering.
+    hues = np.random.default_rng(0).permutation(cells.max() + 1) / (cells.max() + 1)
+    colours = (colormaps[cmap] if isinstance(cmap, str) else cmap)(hues[cells])[..., :3]
+    colours = 1 - 0.35 * (1 - colours)
+    border = np.zeros(cells.shape, dtype=bool)
+    border[:, 1:] |= cells[:, 1:] != cells[:, :-1]
+    border[1:] |= cells[1:] != cells[:-1]
+    colours[border] = 0.45
+    return colours

@@ -1,0 +1,1229 @@
+r"""Losses that encoders and codebooks are trained with, and their gradients.
+
+Functions of arrays of any library: NumPy, CuPy, array-api-strict, and of torch or JAX,
+whose automatic differentiation goes through them.  They know nothing of estimators.
+
+=========================  =========================================================
+function                   what it asks for
+=========================  =========================================================
+`codebook_loss`            codewords near their samples
+`commitment_loss`          samples near their codewords
+`vq_loss`                  both
+`partial_sum_loss`         both, after every stage of a residual quantizer
+`lfq_entropy_loss`         sure bits, all codes used (lookup-free quantization)
+`bsq_entropy_loss`         the same on the unit sphere
+`orthogonality_loss`       codewords at right angles
+`diversity_loss`           all codewords used, by the entropy of their use
+`perplexity_loss`          the same, by its perplexity
+=========================  =========================================================
+
+`straight_through` and `rotation_trick` are no losses: they carry the gradient from the
+reconstruction back to the encoder, over the argmin, which has none.
+
+**Shapes.**  The last axis holds the features (or bits, or codewords), all axes before
+it are samples.  n is the number of samples.  Squared errors are summed over the
+features and averaged over the samples, as in `score`; published training code often
+averages over the features also: divide by their number to get its value.
+
+**Gradients.**  With ``return_grad=True`` a loss returns its value, followed by the
+gradient with respect to each of its array arguments, in their order, shape and dtype.
+Where sg[.] stands in the formula, the gradient takes its argument as a constant.
+Automatic differentiation of the value gives the same gradients (torch: None, if the
+argument is constant in all of the formula).
+
+**Precision.**  Half precision is computed in float32, everything else in its own dtype.
+Entropies are in nats.  Values of the arrays are never looked at, so that everything can
+be traced and compiled.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from numbers import Integral, Real
+from typing import Any
+
+from skvq._array_api import (
+    array_namespace,
+    astype,
+    concat,
+    is_floating,
+    stop_gradient,
+)
+
+__all__ = [
+    "bsq_entropy_loss",
+    "codebook_loss",
+    "commitment_loss",
+    "diversity_loss",
+    "lfq_entropy_loss",
+    "orthogonality_loss",
+    "partial_sum_loss",
+    "perplexity_loss",
+    "rotation_trick",
+    "rotation_trick_gradient",
+    "straight_through",
+    "straight_through_gradient",
+    "vq_loss",
+]
+
+# Elements of the tables of bit patterns that a row tile is spread out to.
+_TILE_ELEMENTS = 2**22
+# The table of mean probabilities has 2**24 entries at this size.
+_MAX_GROUP_SIZE = 24
+
+
+# -- squared errors ----------------------------------------------------------------
+
+
+def codebook_loss(X, X_quant, *, return_grad=False):
+    r"""Squared error that moves the codewords towards the samples.
+
+    .. math::
+        L = \frac1n \sum_i \lVert \mathrm{sg}[x_i] - q_i \rVert^2, \qquad
+        \frac{\partial L}{\partial x_i} = 0, \qquad
+        \frac{\partial L}{\partial q_i} = \frac2n (q_i - x_i)
+
+    Parameters
+    ----------
+    X : array of shape (..., n_features)
+        Encoder outputs x.
+    X_quant : array of shape (..., n_features)
+        Their codewords q.
+    return_grad : bool, default=False
+        Whether to return the gradients also.
+
+    Returns
+    -------
+    loss : array of shape ()
+        The loss.
+    grad_X, grad_X_quant : arrays of shape (..., n_features)
+        Its gradients; only with `return_grad`.
+
+    Raises
+    ------
+    TypeError
+        If the arrays are not floating, or not of one library.
+    ValueError
+        If their shapes differ, or they are empty.
+
+    References
+    ----------
+    van den Oord, Vinyals and Kavukcuoglu (2017), "Neural Discrete Representation
+    Learning", eq. 3, second term.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.losses import codebook_loss
+    >>> X, X_quant = np.array([[1.0, 2.0], [0.0, 0.0]]), np.array([[0.0, 2.0]] * 2)
+    >>> loss, grad_X, grad_X_quant = codebook_loss(X, X_quant, return_grad=True)
+    >>> float(loss)
+    2.5
+    >>> grad_X_quant.tolist()
+    [[-1.0, 0.0], [0.0, 2.0]]
+    """
+    return _pair_loss(X, X_quant, 1.0, 0.0, return_grad)
+
+
+def commitment_loss(X, X_quant, *, return_grad=False):
+    r"""Squared error that moves the encoder's outputs towards their codewords.
+
+    .. math::
+        L = \frac1n \sum_i \lVert x_i - \mathrm{sg}[q_i] \rVert^2, \qquad
+        \frac{\partial L}{\partial x_i} = \frac2n (x_i - q_i), \qquad
+        \frac{\partial L}{\partial q_i} = 0
+
+    Parameters
+    ----------
+    X : array of shape (..., n_features)
+        Encoder outputs x.
+    X_quant : array of shape (..., n_features)
+        Their codewords q.
+    return_grad : bool, default=False
+        Whether to return the gradients also.
+
+    Returns
+    -------
+    loss : array of shape ()
+        The loss.
+    grad_X, grad_X_quant : arrays of shape (..., n_features)
+        Its gradients; only with `return_grad`.
+
+    Raises
+    ------
+    TypeError
+        If the arrays are not floating, or not of one library.
+    ValueError
+        If their shapes differ, or they are empty.
+
+    References
+    ----------
+    van den Oord, Vinyals and Kavukcuoglu (2017), "Neural Discrete Representation
+    Learning", eq. 3, third term.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.losses import commitment_loss
+    >>> X, X_quant = np.array([[1.0, 2.0], [0.0, 0.0]]), np.array([[0.0, 2.0]] * 2)
+    >>> loss, grad_X, grad_X_quant = commitment_loss(X, X_quant, return_grad=True)
+    >>> grad_X.tolist()
+    [[1.0, 0.0], [0.0, -2.0]]
+    """
+    return _pair_loss(X, X_quant, 0.0, 1.0, return_grad)
+
+
+def vq_loss(X, X_quant, *, beta=0.25, return_grad=False):
+    r"""Codebook loss plus `beta` times commitment loss.
+
+    .. math::
+        L = \frac1n \sum_i \lVert \mathrm{sg}[x_i] - q_i \rVert^2
+            + \frac\beta n \sum_i \lVert x_i - \mathrm{sg}[q_i] \rVert^2, \qquad
+        \frac{\partial L}{\partial x_i} = \frac{2\beta}n (x_i - q_i), \qquad
+        \frac{\partial L}{\partial q_i} = \frac2n (q_i - x_i)
+
+    Parameters
+    ----------
+    X : array of shape (..., n_features)
+        Encoder outputs x.
+    X_quant : array of shape (..., n_features)
+        Their codewords q.
+    beta : float, default=0.25
+        Weight of the commitment loss.
+    return_grad : bool, default=False
+        Whether to return the gradients also.
+
+    Returns
+    -------
+    loss : array of shape ()
+        The loss.
+    grad_X, grad_X_quant : arrays of shape (..., n_features)
+        Its gradients; only with `return_grad`.
+
+    Raises
+    ------
+    TypeError
+        If the arrays are not floating, or not of one library.
+    ValueError
+        If their shapes differ, they are empty, or `beta` is negative.
+
+    References
+    ----------
+    van den Oord, Vinyals and Kavukcuoglu (2017), "Neural Discrete Representation
+    Learning", eq. 3, second and third terms.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.losses import vq_loss
+    >>> float(vq_loss(np.array([[1.0, 2.0]]), np.array([[0.0, 0.0]])))
+    6.25
+    """
+    _check_number(beta, "beta")
+    return _pair_loss(X, X_quant, 1.0, beta, return_grad)
+
+
+def partial_sum_loss(
+    X,
+    partial_sums,
+    *,
+    stage_weights=None,
+    beta=0.25,
+    codebook_weight=1.0,
+    return_grad=False,
+):
+    r"""Squared errors after every stage of a residual quantizer.
+
+    With the partial sums :math:`\hat x_s`, what the first s stages reconstruct:
+
+    .. math::
+        L = \sum_s w_s \frac1n \sum_i \left(
+            \alpha \lVert \mathrm{sg}[x_i] - \hat x_{s,i} \rVert^2
+            + \beta \lVert x_i - \mathrm{sg}[\hat x_{s,i}] \rVert^2 \right)
+
+    .. math::
+        \frac{\partial L}{\partial x_i}
+            = \frac{2\beta}n \sum_s w_s (x_i - \hat x_{s,i}), \qquad
+        \frac{\partial L}{\partial \hat x_{s,i}}
+            = \frac{2\alpha}n w_s (\hat x_{s,i} - x_i)
+
+    The defaults are the loss of VAR.  RQ-VAE, whose tables follow moving averages, has
+    ``codebook_weight=0`` and ``stage_weights=[1] * n_stages``.
+
+    Parameters
+    ----------
+    X : array of shape (..., n_features)
+        Encoder outputs x.
+    partial_sums : array of shape (n_stages, ..., n_features)
+        Reconstructions after stage 1, 2, ..., n_stages; the codewords of each stage are
+        their differences.
+    stage_weights : sequence of float, optional
+        Weights w_s, taken as they are; by default 1 / n_stages each.
+    beta : float, default=0.25
+        Weight of the commitment terms.
+    codebook_weight : float, default=1.0
+        Weight :math:`\alpha` of the codebook terms.
+    return_grad : bool, default=False
+        Whether to return the gradients also.
+
+    Returns
+    -------
+    loss : array of shape ()
+        The loss.
+    grad_X : array of shape (..., n_features)
+        Its gradient with respect to X; only with `return_grad`.
+    grad_partial_sums : array of shape (n_stages, ..., n_features)
+        Its gradient with respect to the partial sums; only with `return_grad`.  That of
+        stage j's codewords is the sum of it over s >= j.
+
+    Raises
+    ------
+    TypeError
+        If the arrays are not floating, or not of one library.
+    ValueError
+        If their shapes don't match, they are empty, or a weight is negative.
+
+    Notes
+    -----
+    The value equals that of the stagewise loss
+    :math:`\lVert r_{s-1} - w_s \rVert^2`, since
+    :math:`r_{s-1} - w_s = x - \hat x_s`; its gradients differ: here a stage also learns
+    from the errors of the stages after it.
+
+    References
+    ----------
+    Lee, Kim, Kim, Cho and Han (2022), "Autoregressive Image Generation using Residual
+    Quantization" (RQ-VAE).
+
+    Tian, Jiang, Yuan, Peng and Wang (2024), "Visual Autoregressive Modeling: Scalable
+    Image Generation via Next-Scale Prediction" (VAR).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.losses import partial_sum_loss
+    >>> X = np.array([[4.0, 0.0]])
+    >>> partial_sums = np.array([[[2.0, 0.0]], [[3.0, 0.0]]])
+    >>> float(partial_sum_loss(X, partial_sums))
+    3.125
+    """
+    _check_number(beta, "beta")
+    _check_number(codebook_weight, "codebook_weight")
+    xp, (X, partial_sums), dtypes = _check_arrays(X=X, partial_sums=partial_sums)
+    if tuple(partial_sums.shape[1:]) != tuple(X.shape):
+        raise ValueError(
+            f"partial_sums has shape {tuple(partial_sums.shape)}; expected (n_stages, "
+            f"*X.shape), X having shape {tuple(X.shape)}."
+        )
+    weights = _check_stage_weights(stage_weights, partial_sums.shape[0])
+    terms = [
+        weight * _pair_value(xp, X, partial_sums[s, ...], codebook_weight, beta)
+        for s, weight in enumerate(weights)
+    ]
+    loss = _as_loss(xp, sum(terms[1:], start=terms[0]), X)
+    if not return_grad:
+        return loss
+    pairs = [
+        _pair_gradients(xp, X, partial_sums[s, ...], w * codebook_weight, w * beta)
+        for s, w in enumerate(weights)
+    ]
+    grad_X = sum((grad for grad, _ in pairs[1:]), start=pairs[0][0])
+    grad_partial_sums = xp.stack([grad for _, grad in pairs])
+    return _cast_gradients(xp, loss, (grad_X, grad_partial_sums), dtypes)
+
+
+def _pair_loss(X, X_quant, codebook: float, commitment: float, return_grad: bool):
+    xp, (X, X_quant), dtypes = _check_pair(X, X_quant)
+    loss = _as_loss(xp, _pair_value(xp, X, X_quant, codebook, commitment), X)
+    if not return_grad:
+        return loss
+    gradients = _pair_gradients(xp, X, X_quant, codebook, commitment)
+    return _cast_gradients(xp, loss, gradients, dtypes)
+
+
+def _pair_value(xp, X, X_quant, codebook: float, commitment: float):
+    terms = []
+    if codebook:
+        error = stop_gradient(X) - X_quant
+        terms.append(codebook / _n_samples(X) * xp.sum(error * error))
+    if commitment or not terms:
+        error = X - stop_gradient(X_quant)
+        terms.append(commitment / _n_samples(X) * xp.sum(error * error))
+    return sum(terms[1:], start=terms[0])
+
+
+def _pair_gradients(xp, X, X_quant, codebook: float, commitment: float):
+    X, X_quant = stop_gradient(X), stop_gradient(X_quant)
+    step = 2.0 / _n_samples(X)
+    nothing = xp.zeros_like(X)
+    return (
+        commitment * step * (X - X_quant) if commitment else nothing,
+        codebook * step * (X_quant - X) if codebook else nothing,
+    )
+
+
+# -- entropies of bits -------------------------------------------------------------
+
+
+def lfq_entropy_loss(
+    X,
+    *,
+    inverse_temperature=100.0,
+    scale=1.0,
+    gamma=1.0,
+    group_size=18,
+    return_grad=False,
+):
+    r"""Entropy loss of lookup-free quantization: sure bits, but all codes used.
+
+    Over the codewords :math:`c \in \{-s, s\}^L` and with the inverse temperature
+    :math:`\tau`:
+
+    .. math::
+        p(c \mid x) = \mathrm{softmax}_c(2 \tau\, x \cdot c), \qquad
+        L = \frac1n \sum_i H(p(\cdot \mid x_i))
+            - \gamma\, H\!\left(\frac1n \sum_i p(\cdot \mid x_i)\right)
+
+    The bits of a sample are independent, with the odds of :math:`z = 4 \tau s x`.  So
+    the first term is a sum over the bits, of the binary entropy :math:`H_b` of
+    :math:`\pi = \sigma(z)`.  The mean of the samples does not factorise: its
+    probabilities are all enumerated, as one matrix product of the two halves of the
+    bits.  Beyond `group_size` bits, the sum over groups of bits stands for its entropy:
+    an upper bound.  With m the number of groups, g(j) the group of bit j, and
+    :math:`\bar p_g` the mean over the samples of the probabilities of the codes c of
+    group g:
+
+    .. math::
+        L = \frac1n \sum_{i,j} H_b(\sigma(z_{ij})) - \gamma \sum_{g=1}^m H(\bar p_g)
+
+    .. math::
+        \frac{\partial L}{\partial x_{ij}} = \frac{4 \tau s}n \left(
+            -z_{ij}\, \pi_{ij} (1 - \pi_{ij})
+            + \gamma \sum_c p_{g(j)}(c \mid x_i) (b_j(c) - \pi_{ij})
+              \log \bar p_{g(j)}(c) \right)
+
+    where :math:`b_j(c)` is 1 if codeword c is positive in feature j, else 0.
+
+    Parameters
+    ----------
+    X : array of shape (..., n_bits)
+        Encoder outputs x, one feature for each bit.
+    inverse_temperature : float, default=100.0
+        :math:`\tau`.
+    scale : float, default=1.0
+        s, the size of the codewords' entries.
+    gamma : float, default=1.0
+        Weight :math:`\gamma` of the entropy of the mean.
+    group_size : int, default=18
+        Bits enumerated together, at most 24.  More bits than that are split into as few
+        groups as possible, of consecutive bits, as `numpy.array_split` does.
+    return_grad : bool, default=False
+        Whether to return the gradient also.
+
+    Returns
+    -------
+    loss : array of shape ()
+        The loss, in nats.
+    grad_X : array of shape (..., n_bits)
+        Its gradient; only with `return_grad`.
+
+    Raises
+    ------
+    TypeError
+        If X is not a floating array.
+    ValueError
+        If X is empty or a parameter is out of its range.
+
+    See Also
+    --------
+    bsq_entropy_loss : The same on the unit sphere.
+
+    References
+    ----------
+    Yu, Lezama et al. (2023), "Language Model Beats Diffusion: Tokenizer is Key to
+    Visual Generation" (MAGVIT-v2).
+
+    Examples
+    --------
+    Sure bits and all four codes used alike, the least there is: -log 4.
+
+    >>> import numpy as np
+    >>> from skvq.losses import lfq_entropy_loss
+    >>> X = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    >>> round(float(lfq_entropy_loss(X)), 6)
+    -1.386294
+    """
+    _check_number(inverse_temperature, "inverse_temperature", positive=True)
+    _check_number(scale, "scale", positive=True)
+    xp, (X,), dtypes = _check_arrays(X=X)
+    slope = 4.0 * inverse_temperature * scale
+    loss, gradient = _bit_entropy_loss(xp, slope * X, gamma, group_size, return_grad)
+    if not return_grad:
+        return loss
+    return _cast_gradients(xp, loss, (slope * gradient,), dtypes)
+
+
+def bsq_entropy_loss(
+    X, *, inverse_temperature=1.0, gamma=1.0, group_size=9, return_grad=False
+):
+    r"""Entropy loss of binary spherical quantization: sure bits, but all codes used.
+
+    Over the codewords :math:`c \in \{\pm 1/\sqrt L\}^L`, with :math:`u = x/\lVert x
+    \rVert` and the inverse temperature :math:`\tau`:
+
+    .. math::
+        p(c \mid x) = \mathrm{softmax}_c(-\tau \lVert u - c \rVert^2)
+                    = \mathrm{softmax}_c(2 \tau\, u \cdot c)
+
+    It is `lfq_entropy_loss` of u with the scale :math:`1/\sqrt L`: the bits of a sample
+    are independent with the odds of :math:`z = 4 \tau u / \sqrt L`, and
+
+    .. math::
+        L = \frac1n \sum_{i,j} H_b(\sigma(z_{ij})) - \gamma \sum_{g=1}^m H(\bar p_g)
+
+    .. math::
+        \frac{\partial L}{\partial x_i} = \frac1{\lVert x_i \rVert}
+            \left( v_i - (v_i \cdot u_i) u_i \right), \qquad
+        v_i = \frac{\partial L}{\partial u_i}
+
+    A row of zeros, which has no direction, counts as u = 0, with the gradient v.
+
+    Parameters
+    ----------
+    X : array of shape (..., n_bits)
+        Encoder outputs x, one feature for each bit, of any norm.
+    inverse_temperature : float, default=1.0
+        :math:`\tau`.  The published training code divides the loss by it.
+    gamma : float, default=1.0
+        Weight :math:`\gamma` of the entropy of the mean.
+    group_size : int, default=9
+        Bits enumerated together, at most 24: the entropy of the mean is the sum over as
+        few groups of consecutive bits as possible, an upper bound of it; that of all
+        the bits together if there are no more than `group_size`.
+    return_grad : bool, default=False
+        Whether to return the gradient also.
+
+    Returns
+    -------
+    loss : array of shape ()
+        The loss, in nats.
+    grad_X : array of shape (..., n_bits)
+        Its gradient; only with `return_grad`.
+
+    Raises
+    ------
+    TypeError
+        If X is not a floating array.
+    ValueError
+        If X is empty or a parameter is out of its range.
+
+    See Also
+    --------
+    lfq_entropy_loss : Without the sphere; its formulas in full.
+
+    References
+    ----------
+    Zhao, Xiong and Krähenbühl (2024), "Image and Video Tokenization with Binary
+    Spherical Quantization".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.losses import bsq_entropy_loss
+    >>> X = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    >>> round(float(bsq_entropy_loss(X, inverse_temperature=100.0)), 6)
+    -1.386294
+    """
+    _check_number(inverse_temperature, "inverse_temperature", positive=True)
+    xp, (X,), dtypes = _check_arrays(X=X)
+    slope = 4.0 * inverse_temperature / math.sqrt(X.shape[-1])
+    directions, norms = _unit_rows(xp, X)
+    loss, gradient = _bit_entropy_loss(
+        xp, slope * directions, gamma, group_size, return_grad
+    )
+    if not return_grad:
+        return loss
+    gradient = _through_norm(xp, slope * gradient, directions, norms)
+    return _cast_gradients(xp, loss, (gradient,), dtypes)
+
+
+def _bit_entropy_loss(xp, logits, gamma, group_size: Any, return_grad: bool):
+    """Return the loss of independent bits, and its gradient or None."""
+    _check_number(gamma, "gamma")
+    if (
+        not isinstance(group_size, Integral)
+        or not 1 <= int(group_size) <= _MAX_GROUP_SIZE
+    ):
+        raise ValueError(
+            f"group_size must be an integer from 1 to {_MAX_GROUP_SIZE}, got "
+            f"{group_size!r}."
+        )
+    shape = logits.shape
+    logits = xp.reshape(logits, (-1, shape[-1]))
+    n_samples = logits.shape[0]
+    groups = _groups(shape[-1], int(group_size))
+    means = [_mean_probabilities(xp, logits[:, bits]) for bits in groups]
+    loss = xp.sum(_binary_entropy(xp, logits)) / n_samples
+    for mean in means:
+        loss = loss - gamma * _entropy(xp, mean)
+    loss = _as_loss(xp, loss, logits)
+    if not return_grad:
+        return loss, None
+    logits = stop_gradient(logits)
+    negative, positive = _bit_probabilities(xp, logits)
+    of_means = [
+        _codebook_gradient(xp, logits[:, bits], stop_gradient(mean))
+        for bits, mean in zip(groups, means, strict=True)
+    ]
+    gradient = -logits * negative * positive / n_samples
+    gradient = gradient - gamma * concat(xp, of_means, axis=1)
+    return loss, xp.reshape(gradient, shape)
+
+
+def _groups(n_bits: int, group_size: int) -> list[slice]:
+    """Cut the bits as evenly as possible, in as few groups as possible."""
+    n_groups = -(-n_bits // group_size)
+    width, wider = divmod(n_bits, n_groups)
+    borders = [width * g + min(g, wider) for g in range(n_groups + 1)]
+    return [slice(a, b) for a, b in pairwise(borders)]
+
+
+def _signed(xp, logits):
+    """Return a mask of the positive logits, and exp(-|logit|), which can't overflow.
+
+    |logit| is written with the same mask, not as `abs`: at 0, automatic differentiation
+    must follow one branch in all of the expression, and `abs` has none there.
+    """
+    positive = logits > 0
+    size = xp.where(positive, logits, -logits)
+    return positive, size, xp.exp(-size)
+
+
+def _bit_probabilities(xp, logits):
+    """Return the probabilities of -1 and +1, both without cancellation."""
+    positive, _, small = _signed(xp, logits)
+    large, small = 1 / (1 + small), small / (1 + small)
+    return xp.where(positive, small, large), xp.where(positive, large, small)
+
+
+def _binary_entropy(xp, logits):
+    _, size, small = _signed(xp, logits)
+    return xp.log1p(small) + size * small / (1 + small)
+
+
+def _entropy(xp, p):
+    return -xp.sum(p * _safe_log(xp, p))
+
+
+def _safe_log(xp, p):
+    """Return log p, and 0 where p is 0, also in what automatic differentiation sees."""
+    return xp.log(xp.where(p > 0, p, xp.ones_like(p)))
+
+
+def _entropy_gradient(xp, p):
+    """Return the gradient of `_entropy`; 0 where p is 0, as p (log p + 1) is."""
+    return xp.where(p > 0, -_safe_log(xp, p) - 1, xp.zeros_like(p))
+
+
+def _mean_probabilities(xp, logits):
+    """Return the mean probability of each bit pattern (2**left, 2**right).
+
+    The probability of a pattern is a product of one factor from each half of the bits,
+    so that the sum over the samples is a matrix product of the factors: no table of
+    samples times patterns is ever built.
+    """
+    total = None
+    for rows in _row_tiles(logits):
+        left, right = _half_patterns(xp, logits[rows, :])
+        found = xp.matmul(left.T, right)
+        total = found if total is None else total + found
+    return total / logits.shape[0]
+
+
+def _codebook_gradient(xp, logits, mean):
+    """Return the gradient of the entropy of the mean with respect to the logits."""
+    upstream = _entropy_gradient(xp, mean) / logits.shape[0]
+    tiles = []
+    for rows in _row_tiles(logits):
+        left, right = _half_patterns(xp, logits[rows, :])
+        columns = [
+            *_bit_sums(xp, left * xp.matmul(right, upstream.T)),
+            *_bit_sums(xp, right * xp.matmul(left, upstream)),
+        ]
+        both = xp.stack([total for _, total in columns], axis=1)
+        ones = xp.stack([one for one, _ in columns], axis=1)
+        positive = _bit_probabilities(xp, logits[rows, :])[1]
+        tiles.append(ones - positive * both)
+    return concat(xp, tiles, axis=0)
+
+
+def _row_tiles(logits) -> Iterator[slice]:
+    n_samples, n_bits = logits.shape
+    size = max(1, _TILE_ELEMENTS >> (n_bits - n_bits // 2))
+    for start in range(0, n_samples, size):
+        yield slice(start, min(start + size, n_samples))
+
+
+def _half_patterns(xp, logits):
+    """Return the probabilities of the patterns of either half of the bits."""
+    negative, positive = _bit_probabilities(xp, logits)
+    half = logits.shape[1] // 2
+    return (
+        _patterns(xp, negative[:, :half], positive[:, :half], logits),
+        _patterns(xp, negative[:, half:], positive[:, half:], logits),
+    )
+
+
+def _patterns(xp, negative, positive, logits):
+    """Return the probability of each bit pattern, the last bit least significant."""
+    table = xp.ones_like(logits[:, :1])
+    for bit in range(negative.shape[1]):
+        pair = [table * p[:, bit : bit + 1] for p in (negative, positive)]
+        table = xp.reshape(xp.stack(pair, axis=-1), (table.shape[0], -1))
+    # Products of two of these stay normal: subnormal numbers make the matrix product a
+    # hundred times slower, and are worth nothing beside a total of 1.
+    floor = float(xp.finfo(table.dtype).smallest_normal) ** 0.5
+    return xp.where(table < floor, xp.zeros_like(table), table)
+
+
+def _bit_sums(xp, table) -> Iterator[tuple[Any, Any]]:
+    """Yield for each bit the sums over the patterns with it set, and over all."""
+    n_samples, n_patterns = table.shape
+    total = xp.sum(table, axis=1)
+    for bit in range(n_patterns.bit_length() - 1):
+        split = xp.reshape(table, (n_samples, 2**bit, 2, -1))
+        yield xp.sum(split[:, :, 1, :], axis=(1, 2)), total
+
+
+# -- codebooks and their use -------------------------------------------------------
+
+
+def orthogonality_loss(codebook, *, return_grad=False):
+    r"""Mean squared cosine between different codewords.
+
+    .. math::
+        L = \frac1{V^2} \sum_{i,j} \cos^2(c_i, c_j) - \frac1V
+          = \frac1{V^2} \lVert \hat C \hat C^T - I \rVert_F^2
+
+    with the rows :math:`\hat c_i = c_i / \lVert c_i \rVert` of :math:`\hat C`, and
+
+    .. math::
+        \frac{\partial L}{\partial c_i} = \frac1{\lVert c_i \rVert}
+            \left( v_i - (v_i \cdot \hat c_i) \hat c_i \right), \qquad
+        v_i = \frac4{V^2} \sum_j \cos(c_i, c_j) \hat c_j
+
+    A codeword of zeros has no direction: its cosines are 0.
+
+    Parameters
+    ----------
+    codebook : array of shape (n_codewords, n_features)
+        The table of codewords c.
+    return_grad : bool, default=False
+        Whether to return the gradient also.
+
+    Returns
+    -------
+    loss : array of shape ()
+        The loss.  Below 0 by up to 1/V if there are codewords of zeros.
+    grad_codebook : array of shape (n_codewords, n_features)
+        Its gradient; only with `return_grad`.
+
+    Raises
+    ------
+    TypeError
+        If the codebook is not a floating array.
+    ValueError
+        If it is not a table, or empty.
+
+    References
+    ----------
+    Shin, Lee, Lee, Lee and Choi (2023), "Exploration into Translation-Equivariant Image
+    Quantization".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.losses import orthogonality_loss
+    >>> float(orthogonality_loss(np.array([[3.0, 0.0], [0.0, 0.5]])))
+    0.0
+    >>> float(orthogonality_loss(np.array([[3.0, 0.0], [-1.0, 0.0]])))
+    0.5
+    """
+    xp, (codebook,), dtypes = _check_arrays(codebook=codebook)
+    if codebook.ndim != 2:
+        raise ValueError(
+            f"codebook has shape {tuple(codebook.shape)}; expected (n_codewords, "
+            "n_features)."
+        )
+    size, n_features = codebook.shape
+    unit, norms = _unit_rows(xp, codebook)
+    # Both Gram matrices have the same norm: build the smaller.
+    gram = xp.matmul(unit, unit.T) if size < n_features else xp.matmul(unit.T, unit)
+    loss = _as_loss(xp, xp.sum(gram * gram) / size**2 - 1 / size, gram)
+    if not return_grad:
+        return loss
+    unit, gram = stop_gradient(unit), stop_gradient(gram)
+    gradient = xp.matmul(gram, unit) if size < n_features else xp.matmul(unit, gram)
+    gradient = _through_norm(xp, 4 / size**2 * gradient, unit, norms)
+    return _cast_gradients(xp, loss, (gradient,), dtypes)
+
+
+def diversity_loss(probabilities, *, return_grad=False):
+    r"""Negative entropy of the mean use of the codewords.
+
+    With the mean :math:`\bar p_{gv} = \frac1n \sum_i p_{igv}` over n samples, for G
+    groups of V codewords:
+
+    .. math::
+        L = \frac1{GV} \sum_{g,v} \bar p_{gv} \log \bar p_{gv}, \qquad
+        \frac{\partial L}{\partial p_{igv}} = \frac{\log \bar p_{gv} + 1}{n G V}
+
+    Parameters
+    ----------
+    probabilities : array of shape (n_samples, n_codewords) or \
+            (n_samples, n_groups, n_codewords)
+        Soft assignments p, such as a softmax over the codewords; not checked to sum
+        to 1.
+    return_grad : bool, default=False
+        Whether to return the gradient also.
+
+    Returns
+    -------
+    loss : array of shape ()
+        The loss, from -log(V) / V (all codewords used alike) to 0 (only one in use).
+    grad_probabilities : array of the shape of `probabilities`
+        Its gradient; only with `return_grad`.  It is 0 for a codeword whose mean is 0,
+        the limit of :math:`p \log p` through any softmax.
+
+    Raises
+    ------
+    TypeError
+        If `probabilities` is not a floating array.
+    ValueError
+        If it is empty or has no axis of samples.
+
+    See Also
+    --------
+    perplexity_loss : From 0 to 1 - 1/V.
+    skvq.metrics.code_entropy : The entropy of hard assignments, in bits.
+
+    References
+    ----------
+    Baevski, Zhou, Mohamed and Auli (2020), "wav2vec 2.0: A Framework for
+    Self-Supervised Learning of Speech Representations", eq. 4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.losses import diversity_loss
+    >>> round(float(diversity_loss(np.eye(4))), 6)
+    -0.346574
+    """
+    xp, (probabilities,), dtypes = _check_probabilities(probabilities)
+    mean = xp.mean(probabilities, axis=0)
+    count = math.prod(mean.shape)
+    loss = _as_loss(xp, -_entropy(xp, mean) / count, mean)
+    if not return_grad:
+        return loss
+    row = -_entropy_gradient(xp, stop_gradient(mean)) / (count * probabilities.shape[0])
+    return _cast_gradients(xp, loss, (_repeat(xp, row, probabilities),), dtypes)
+
+
+def perplexity_loss(probabilities, *, return_grad=False):
+    r"""Share of the codewords that the mean use leaves idle.
+
+    With the mean :math:`\bar p_{gv} = \frac1n \sum_i p_{igv}` over n samples, for G
+    groups of V codewords, and the entropy :math:`H_g = -\sum_v \bar p_{gv} \log
+    \bar p_{gv}`:
+
+    .. math::
+        L = 1 - \frac1{GV} \sum_g \exp(H_g), \qquad
+        \frac{\partial L}{\partial p_{igv}}
+            = \frac{\exp(H_g) (\log \bar p_{gv} + 1)}{n G V}
+
+    Parameters
+    ----------
+    probabilities : array of shape (n_samples, n_codewords) or \
+            (n_samples, n_groups, n_codewords)
+        Soft assignments p, such as a softmax over the codewords; not checked to sum
+        to 1.
+    return_grad : bool, default=False
+        Whether to return the gradient also.
+
+    Returns
+    -------
+    loss : array of shape ()
+        The loss, from 0 (all codewords used alike) to 1 - 1/V (only one in use).
+    grad_probabilities : array of the shape of `probabilities`
+        Its gradient; only with `return_grad`.  It is 0 for a codeword whose mean is 0.
+
+    Raises
+    ------
+    TypeError
+        If `probabilities` is not a floating array.
+    ValueError
+        If it is empty or has no axis of samples.
+
+    See Also
+    --------
+    diversity_loss : By the entropy instead.
+    skvq.metrics.perplexity : The perplexity of hard assignments.
+
+    References
+    ----------
+    Jelinek, Mercer, Bahl and Baker (1977), "Perplexity: a measure of the difficulty of
+    speech recognition tasks".  As a loss, it is in the published code of wav2vec 2.0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.losses import perplexity_loss
+    >>> round(float(perplexity_loss(np.array([[1.0, 0, 0, 0], [0, 1.0, 0, 0]]))), 6)
+    0.5
+    """
+    xp, (probabilities,), dtypes = _check_probabilities(probabilities)
+    mean = xp.mean(probabilities, axis=0)
+    count = math.prod(mean.shape)
+    entropies = -xp.sum(mean * _safe_log(xp, mean), axis=-1, keepdims=True)
+    loss = _as_loss(xp, 1 - xp.sum(xp.exp(entropies)) / count, mean)
+    if not return_grad:
+        return loss
+    row = xp.exp(stop_gradient(entropies)) * -_entropy_gradient(xp, stop_gradient(mean))
+    row = row / (count * probabilities.shape[0])
+    return _cast_gradients(xp, loss, (_repeat(xp, row, probabilities),), dtypes)
+
+
+def _repeat(xp, row, like):
+    # A sum, not a broadcast view: a gradient is often written to.
+    return xp.zeros_like(stop_gradient(like)) + row
+
+
+# -- over the argmin ---------------------------------------------------------------
+
+
+def straight_through(X, X_quant):
+    r"""Return the reconstruction, with the gradient of the identity.
+
+    .. math::
+        f(x, q) = \mathrm{sg}[q] + x - \mathrm{sg}[x], \qquad
+        \frac{\partial L}{\partial x} = \frac{\partial L}{\partial f}, \qquad
+        \frac{\partial L}{\partial q} = 0
+
+    Parameters
+    ----------
+    X : array of shape (..., n_features)
+        Encoder outputs x.
+    X_quant : array of shape (..., n_features)
+        Their reconstructions q.
+
+    Returns
+    -------
+    output : array of shape (..., n_features)
+        Exactly the values of X_quant.
+
+    Raises
+    ------
+    TypeError
+        If the arrays are not floating, or not of one library.
+    ValueError
+        If their shapes differ, or they are empty.
+
+    See Also
+    --------
+    straight_through_gradient : Its gradient, where nothing differentiates by itself.
+
+    References
+    ----------
+    Bengio, Léonard and Courville (2013), "Estimating or Propagating Gradients Through
+    Stochastic Neurons for Conditional Computation".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.losses import straight_through
+    >>> straight_through(np.array([[0.3, 0.1]]), np.array([[0.0, 1.0]])).tolist()
+    [[0.0, 1.0]]
+    """
+    xp, (X, X_quant), dtypes = _check_pair(X, X_quant)
+    # x - sg[x] is exactly 0, so that no rounding gets to the codewords.
+    output = stop_gradient(X_quant) + (X - stop_gradient(X))
+    return astype(xp, output, dtypes[1])
+
+
+def straight_through_gradient(X, X_quant, grad_output):
+    """Map a gradient at the reconstruction to the encoder: it stays as it is.
+
+    Parameters
+    ----------
+    X : array of shape (..., n_features)
+        Encoder outputs.
+    X_quant : array of shape (..., n_features)
+        Their reconstructions.
+    grad_output : array of shape (..., n_features)
+        Gradient of the training objective with respect to what `straight_through`
+        returned.
+
+    Returns
+    -------
+    grad_X : array of shape (..., n_features)
+        Its gradient with respect to X.
+
+    Raises
+    ------
+    TypeError
+        If the arrays are not floating, or not of one library.
+    ValueError
+        If their shapes differ, or they are empty.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.losses import straight_through_gradient
+    >>> X, X_quant = np.array([[1.0, 0.0]]), np.array([[0.0, 2.0]])
+    >>> straight_through_gradient(X, X_quant, np.array([[3.0, 4.0]])).tolist()
+    [[3.0, 4.0]]
+    """
+    xp, (X, X_quant, grad_output), dtypes = _check_upstream(X, X_quant, grad_output)
+    return astype(xp, grad_output, dtypes[0])
+
+
+def rotation_trick(X, X_quant):
+    r"""Return the reconstruction, with the gradient of the turn that leads to it.
+
+    With :math:`\hat x = x / \lVert x \rVert`, :math:`\hat q = q / \lVert q \rVert` and
+    :math:`w = (\hat x + \hat q) / \lVert \hat x + \hat q \rVert`, the scaled rotation
+
+    .. math::
+        A = \frac{\lVert q \rVert}{\lVert x \rVert}
+            \left( I - 2 w w^T + 2 \hat q \hat x^T \right)
+
+    takes x to q.  It is held constant:
+
+    .. math::
+        f(x, q) = \mathrm{sg}[q] + \mathrm{sg}[A] (x - \mathrm{sg}[x]), \qquad
+        \frac{\partial L}{\partial x} = A^T \frac{\partial L}{\partial f}, \qquad
+        \frac{\partial L}{\partial q} = 0
+
+    so that gradients keep their angle to the codeword: samples of one cell are pushed
+    apart or together as the loss wants, where the straight-through estimate moves them
+    all alike.
+
+    Where x is opposite to q, w is 0 and A a reflection; where x is 0, A is the
+    identity, as for `straight_through`; where q is 0, so are A and the gradient.
+
+    Parameters
+    ----------
+    X : array of shape (..., n_features)
+        Encoder outputs x.
+    X_quant : array of shape (..., n_features)
+        Their reconstructions q.
+
+    Returns
+    -------
+    output : array of shape (..., n_features)
+        Exactly the values of X_quant.
+
+    Raises
+    ------
+    TypeError
+        If the arrays are not floating, or not of one library.
+    ValueError
+        If their shapes differ, or they are empty.
+
+    See Also
+    --------
+    rotation_trick_gradient : Its gradient, where nothing differentiates by itself.
+
+    References
+    ----------
+    Fifty, Junkins, Duan, Iyengar, Liu, Amid, Thrun and Ré (2024), "Restructuring Vector
+    Quantization with the Rotation Trick".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.losses import rotation_trick
+    >>> rotation_trick(np.array([[0.3, 0.1]]), np.array([[0.0, 1.0]])).tolist()
+    [[0.0, 1.0]]
+    """
+    xp, (X, X_quant), dtypes = _check_pair(X, X_quant)
+    x, q, w, scale = _rotation(xp, stop_gradient(X), stop_gradient(X_quant))
+    step = X - stop_gradient(X)
+    turned = step - 2 * _dot(xp, w, step) * w + 2 * _dot(xp, x, step) * q
+    return astype(xp, stop_gradient(X_quant) + scale * turned, dtypes[1])
+
+
+def rotation_trick_gradient(X, X_quant, grad_output):
+    r"""Map a gradient at the reconstruction to the encoder, by the rotation trick.
+
+    .. math::
+        \frac{\partial L}{\partial x} = A^T g = \frac{\lVert q \rVert}{\lVert x \rVert}
+            \left( g - 2 (w \cdot g) w + 2 (\hat q \cdot g) \hat x \right)
+
+    Parameters
+    ----------
+    X : array of shape (..., n_features)
+        Encoder outputs x.
+    X_quant : array of shape (..., n_features)
+        Their reconstructions q.
+    grad_output : array of shape (..., n_features)
+        Gradient g of the training objective with respect to what `rotation_trick`
+        returned.
+
+    Returns
+    -------
+    grad_X : array of shape (..., n_features)
+        Its gradient with respect to X.
+
+    Raises
+    ------
+    TypeError
+        If the arrays are not floating, or not of one library.
+    ValueError
+        If their shapes differ, or they are empty.
+
+    See Also
+    --------
+    rotation_trick : The formulas in full, and the reference.
+
+    Examples
+    --------
+    The codeword is the sample turned by a right angle, and doubled:
+
+    >>> import numpy as np
+    >>> from skvq.losses import rotation_trick_gradient
+    >>> X, X_quant = np.array([[1.0, 0.0]]), np.array([[0.0, 2.0]])
+    >>> rotation_trick_gradient(X, X_quant, np.array([[0.0, 1.0]])).round(9).tolist()
+    [[2.0, 0.0]]
+    """
+    xp, (X, X_quant, grad_output), dtypes = _check_upstream(X, X_quant, grad_output)
+    x, q, w, scale = _rotation(xp, stop_gradient(X), stop_gradient(X_quant))
+    turned = (
+        grad_output
+        - 2 * _dot(xp, w, grad_output) * w
+        + 2 * _dot(xp, q, grad_output) * x
+    )
+    return astype(xp, scale * turned, dtypes[0])
+
+
+def _rotation(xp, X, X_quant):
+    """Return the unit vectors x, q and w of the rotation, and the scale."""
+    x, x_norms = _unit_rows(xp, X)
+    q, q_norms = _unit_rows(xp, X_quant)
+    nowhere = x_norms == 0
+    w, _ = _unit_rows(xp, x + q)
+    # Without a direction of x there is nothing to turn, nor to scale.
+    w = xp.where(nowhere, xp.zeros_like(w), w)
+    scale = q_norms / xp.where(nowhere, xp.ones_like(x_norms), x_norms)
+    return x, q, w, xp.where(nowhere, xp.ones_like(scale), scale)
+
+
+# -- what they share ---------------------------------------------------------------
+
+
+def _dot(xp, a, b):
+    return xp.sum(a * b, axis=-1, keepdims=True)
+
+
+def _unit_rows(xp, X):
+    """Return X / |X| and |X| (..., 1); a row of zeros stays as it is."""
+    squares = _dot(xp, X, X)
+    # The derivative of the root has no value at 0, not even where it is not used.
+    zero = squares == 0
+    norms = xp.sqrt(xp.where(zero, xp.ones_like(squares), squares))
+    return X / norms, xp.where(zero, xp.zeros_like(norms), norms)
+
+
+def _through_norm(xp, gradient, unit, norms):
+    """Map a gradient at X / |X| to X."""
+    unit, norms = stop_gradient(unit), stop_gradient(norms)
+    tangent = gradient - _dot(xp, gradient, unit) * unit
+    return tangent / xp.where(norms == 0, xp.ones_like(norms), norms)
+
+
+def _n_samples(X) -> int:
+    return math.prod(X.shape[:-1])
+
+
+def _check_arrays(**arrays: Any) -> tuple[Any, list[Any], list[Any]]:
+    """Return the namespace, the arrays in the dtype to compute in, and their own."""
+    xp = array_namespace(*arrays.values())
+    for name, array in arrays.items():
+        if not is_floating(xp, array.dtype):
+            raise TypeError(f"{name} has dtype {array.dtype}; expected a floating one.")
+        if array.ndim < 1 or 0 in array.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(array.shape)}; expected at least one sample "
+                "of at least one feature."
+            )
+    dtypes = [array.dtype for array in arrays.values()]
+    common = xp.float32
+    for dtype in dtypes:
+        common = xp.result_type(common, dtype)
+    return xp, [astype(xp, array, common) for array in arrays.values()], dtypes
+
+
+def _check_pair(X, X_quant):
+    xp, found, dtypes = _check_arrays(X=X, X_quant=X_quant)
+    _check_same_shape(X=X, X_quant=X_quant)
+    return xp, found, dtypes
+
+
+def _check_upstream(X, X_quant, grad_output):
+    xp, found, dtypes = _check_arrays(X=X, X_quant=X_quant, grad_output=grad_output)
+    _check_same_shape(X=X, X_quant=X_quant, grad_output=grad_output)
+    return xp, found, dtypes
+
+
+def _check_probabilities(probabilities):
+    found = _check_arrays(probabilities=probabilities)
+    if probabilities.ndim not in (2, 3):
+        raise ValueError(
+            f"probabilities has shape {tuple(probabilities.shape)}; expected "
+            "(n_samples, n_codewords) or (n_samples, n_groups, n_codewords)."
+        )
+    return found
+
+
+def _check_same_shape(**arrays: Any) -> None:
+    if len({tuple(array.shape) for array in arrays.values()}) > 1:
+        shapes = ", ".join(
+            f"{name} has shape {tuple(array.shape)}" for name, array in arrays.items()
+        )
+        raise ValueError(f"{shapes}; expected one shape.")
+
+
+def _check_number(value: Any, name: str, *, positive: bool = False) -> None:
+    low = "above 0" if positive else "0 or more"
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, {low}, got {value!r}.")
+    number = float(value)
+    if not (number > 0 if positive else number >= 0) or math.isinf(number):
+        raise ValueError(f"{name} must be finite and {low}, got {value!r}.")
+
+
+def _check_stage_weights(
+    stage_weights: Sequence[float] | None, n_stages: int
+) -> list[float]:
+    if stage_weights is None:
+        return [1.0 / n_stages] * n_stages
+    weights = list(stage_weights)
+    if len(weights) != n_stages:
+        raise ValueError(
+            f"stage_weights has {len(weights)} entries, but there are {n_stages} "
+            "stages."
+        )
+    for s, weight in enumerate(weights):
+        _check_number(weight, f"stage_weights[{s}]")
+    return [float(weight) for weight in weights]
+
+
+def _as_loss(xp, loss, like):
+    # NumPy before 2 makes float64 of a float32 scalar and a Python number.
+    return astype(xp, loss, like.dtype)
+
+
+def _cast_gradients(xp, loss, gradients: Sequence[Any], dtypes: Sequence[Any]):
+    """Return the loss and the gradients, each in the dtype of its argument."""
+    cast = (astype(xp, g, dtype) for g, dtype in zip(gradients, dtypes, strict=True))
+    return loss, *cast

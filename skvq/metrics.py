@@ -1,0 +1,682 @@
+"""What a codec is judged by: its error, its bits, and the use of its codes.
+
+Of samples and their reconstructions:
+
+========================  ==========================================================
+`distortion`              mean distance of the samples from their reconstructions
+`sqnr`                    power of the signal over that of the error, in dB
+`psnr`                    squared peak over the mean squared error, in dB
+========================  ==========================================================
+
+Of estimators:
+
+========================  ==========================================================
+`bits_per_sample`         bits that the codes of a sample take
+`bits_per_feature`        the same, divided by the number of features
+`rate_distortion_curve`   bits and distortion of several estimators
+========================  ==========================================================
+
+Of codes:
+
+========================  ==========================================================
+`code_entropy`            entropy of each code column, in bits
+`perplexity`              codewords that would have this entropy if used alike
+`code_usage`              share of the codewords in use
+`imbalance_factor`        how uneven the use is: 1 if all are used alike
+`collision_rate`          share of the samples that share all their codes
+========================  ==========================================================
+
+Errors are measured in float64 by `skvq.nearest.paired`, whatever the dtype of the
+samples.  Samples come first, then what was made of them, then keywords, as in
+`sklearn.metrics`.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_array, check_consistent_length
+
+from skvq._validation import check_weights, drop_zero_weights
+from skvq.model_selection import neg_bits, neg_reconstruction_error
+from skvq.nearest import Metric, accumulate, paired
+
+__all__ = [
+    "bits_per_feature",
+    "bits_per_sample",
+    "code_entropy",
+    "code_usage",
+    "collision_rate",
+    "distortion",
+    "imbalance_factor",
+    "perplexity",
+    "psnr",
+    "rate_distortion_curve",
+    "sqnr",
+]
+
+
+# -- of samples and reconstructions ------------------------------------------------
+
+
+def distortion(
+    X: ArrayLike,
+    X_quant: ArrayLike,
+    *,
+    metric: Metric = "sqeuclidean",
+    sample_weight: ArrayLike | None = None,
+) -> float:
+    r"""Mean distance of the samples from their reconstructions.
+
+    .. math::
+        D = \frac1n \sum_i \mathrm{dist}(x_i, \hat x_i)
+
+    By default the squared Euclidean distance, summed over the features: what
+    `distortion_` is and what `score` negates.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Samples.
+    X_quant : array-like of shape (n_samples, n_features)
+        Their reconstructions.
+    metric : str or callable, default="sqeuclidean"
+        A metric of `skvq.nearest.nearest`.
+    sample_weight : array-like of shape (n_samples,), optional
+        Weights of the samples.
+
+    Returns
+    -------
+    distortion : float
+        The mean distance; 0 is perfect.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, the numbers are not finite, or the weights not valid.
+
+    References
+    ----------
+    Gersho and Gray (1992), "Vector Quantization and Signal Compression", section 10.3.
+
+    Examples
+    --------
+    >>> from skvq.metrics import distortion
+    >>> distortion([[0.0, 2.0], [1.0, 1.0]], [[0.0, 0.0], [1.0, 0.0]])
+    2.5
+    """
+    X, X_quant, weights = _check_reconstruction(X, X_quant, sample_weight)
+    return _mean(paired(X, X_quant, metric), weights)
+
+
+def sqnr(
+    X: ArrayLike,
+    X_quant: ArrayLike,
+    *,
+    center: bool = False,
+    sample_weight: ArrayLike | None = None,
+) -> float:
+    r"""Signal-to-quantization-noise ratio, in dB.
+
+    .. math::
+        10 \log_{10} \frac{\sum_i \lVert x_i - m \rVert^2}
+                          {\sum_i \lVert x_i - \hat x_i \rVert^2}
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Samples.
+    X_quant : array-like of shape (n_samples, n_features)
+        Their reconstructions.
+    center : bool, default=False
+        Whether m is the mean of the samples, so that the variance is the signal, and
+        reconstructing the mean is 0 dB; if not, m is 0.
+    sample_weight : array-like of shape (n_samples,), optional
+        Weights of the samples.
+
+    Returns
+    -------
+    sqnr : float
+        The ratio in dB; infinite if the reconstruction is perfect, minus infinite if
+        there is an error but no signal.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, the numbers are not finite, or the weights not valid.
+
+    References
+    ----------
+    Gersho and Gray (1992), "Vector Quantization and Signal Compression", section 5.2.
+
+    Examples
+    --------
+    >>> from skvq.metrics import sqnr
+    >>> round(sqnr([[3.0, 4.0], [0.0, 5.0]], [[3.0, 4.0], [0.0, 4.5]]), 3)
+    23.01
+    """
+    X, X_quant, weights = _check_reconstruction(X, X_quant, sample_weight)
+    noise = _mean(paired(X, X_quant), weights)
+    # One codeword at the middle, which all samples are coded by.
+    codes = np.zeros(len(X), dtype=np.intp)
+    middle = np.zeros((1, X.shape[1]))
+    if center:
+        sums, counts = accumulate(X, codes, 1, weights)
+        middle = sums / counts[:, None]
+    signal = _mean(paired(X, middle, codes=codes), weights)
+    return _decibels(signal, noise)
+
+
+def psnr(
+    X: ArrayLike,
+    X_quant: ArrayLike,
+    *,
+    data_range: float | None = None,
+    sample_weight: ArrayLike | None = None,
+) -> float:
+    r"""Peak signal-to-noise ratio, in dB.
+
+    .. math::
+        10 \log_{10} \frac{R^2}{\mathrm{MSE}}, \qquad
+        \mathrm{MSE} = \frac1{nd} \sum_i \lVert x_i - \hat x_i \rVert^2
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Samples; the rows of an image, or its patches.
+    X_quant : array-like of shape (n_samples, n_features)
+        Their reconstructions.
+    data_range : float, optional
+        R, the largest value that the data may have minus the smallest.  By default that
+        of the dtype of X, which must then be an integer one of 8 or 16 bits: what other
+        data could have been, they don't tell.
+    sample_weight : array-like of shape (n_samples,), optional
+        Weights of the samples.
+
+    Returns
+    -------
+    psnr : float
+        The ratio in dB; infinite if the reconstruction is perfect.
+
+    Raises
+    ------
+    TypeError
+        If `data_range` is not a number.
+    ValueError
+        If `data_range` is missing, or not finite and above 0; if the shapes differ, the
+        numbers are not finite, or the weights not valid.
+
+    References
+    ----------
+    Huynh-Thu and Ghanbari (2008), "Scope of validity of PSNR in image/video quality
+    assessment".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.metrics import psnr
+    >>> X = np.array([[0, 255], [128, 64]], dtype=np.uint8)
+    >>> round(psnr(X, X.astype(float) + 1), 3)
+    48.131
+    """
+    X, X_quant, weights = _check_reconstruction(X, X_quant, sample_weight)
+    data_range = _check_data_range(data_range, X.dtype)
+    error = _mean(paired(X, X_quant), weights) / X.shape[1]
+    return _decibels(data_range**2, error)
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:
+        return math.inf
+    if signal == 0:
+        return -math.inf
+    # Of either, since their ratio may overflow.
+    return 10 * (math.log10(signal) - math.log10(noise))
+
+
+def _mean(values: NDArray[Any], weights: NDArray[Any] | None) -> float:
+    return float(np.average(values, weights=weights))
+
+
+# -- of estimators -----------------------------------------------------------------
+
+
+def bits_per_sample(estimator: Any) -> float:
+    """Bits that the codes of a sample take: the sum of log2 V_j over its codes.
+
+    Parameters
+    ----------
+    estimator : object
+        Fitted quantizer, `QuantizedFeatures`, or a pipeline with one of them.
+
+    Returns
+    -------
+    bits : float
+        Its `bits_per_sample_`.
+
+    Raises
+    ------
+    TypeError
+        If there is no quantizer.
+    ValueError
+        If there are several.
+    sklearn.exceptions.NotFittedError
+        If it is not fitted.
+
+    See Also
+    --------
+    code_entropy : What an entropy coder would spend.
+    skvq.codes.packed_bits : What they take on disk.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import ProductQuantizer
+    >>> from skvq.metrics import bits_per_sample
+    >>> X = np.random.default_rng(0).normal(size=(50, 6))
+    >>> bits_per_sample(ProductQuantizer(3, 8, random_state=0).fit(X))
+    9.0
+    """
+    return -neg_bits(estimator)
+
+
+def bits_per_feature(estimator: Any) -> float:
+    """Bits that the codes of a sample take, divided by its number of features.
+
+    Parameters
+    ----------
+    estimator : object
+        Fitted quantizer, `QuantizedFeatures`, or a pipeline with one of them.
+
+    Returns
+    -------
+    bits : float
+        `bits_per_sample` divided by the estimator's `n_features_in_`: of a pipeline,
+        the features that it is given.
+
+    Raises
+    ------
+    TypeError
+        If there is no quantizer.
+    ValueError
+        If there are several.
+    sklearn.exceptions.NotFittedError
+        If it is not fitted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import ProductQuantizer
+    >>> from skvq.metrics import bits_per_feature
+    >>> X = np.random.default_rng(0).normal(size=(50, 6))
+    >>> bits_per_feature(ProductQuantizer(3, 8, random_state=0).fit(X))
+    1.5
+    """
+    return bits_per_sample(estimator) / int(estimator.n_features_in_)
+
+
+def rate_distortion_curve(
+    estimators: Iterable[Any],
+    X: Any,
+    *,
+    sample_weight: ArrayLike | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Bits and distortion of several estimators on the same samples.
+
+    Parameters
+    ----------
+    estimators : iterable of object
+        Fitted quantizers, `QuantizedFeatures`, or pipelines with one of them.
+    X : array-like of shape (n_samples, n_features)
+        Samples; other ones than those of the fit, unless overfitting is the question.
+    sample_weight : array-like of shape (n_samples,), optional
+        Weights of the samples.
+
+    Returns
+    -------
+    bits : ndarray of shape (n_estimators,)
+        Bits per sample, in the order of the estimators.
+    distortions : ndarray of shape (n_estimators,)
+        Mean squared Euclidean distance between samples and reconstructions in the space
+        of X, summed over the features; that of a pipeline after its way back.
+
+    Raises
+    ------
+    TypeError
+        If an estimator holds no quantizer, or a step before it cannot be inverted.
+    ValueError
+        If there are no estimators, an estimator holds several quantizers, or X or the
+        weights are not valid.
+    sklearn.exceptions.NotFittedError
+        If an estimator is not fitted.
+
+    References
+    ----------
+    Cover and Thomas (2006), "Elements of Information Theory", chapter 10.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import VectorQuantizer
+    >>> from skvq.metrics import rate_distortion_curve
+    >>> X = np.array([[0.0], [1.0], [10.0], [11.0]])
+    >>> fitted = [VectorQuantizer(V, init="splitting").fit(X) for V in (1, 2)]
+    >>> bits, distortions = rate_distortion_curve(fitted, X)
+    >>> bits.tolist(), distortions.tolist()
+    ([0.0, 1.0], [25.25, 0.25])
+    """
+    estimators = list(estimators)
+    if not estimators:
+        raise ValueError("There are no estimators; expected at least one.")
+    bits = [bits_per_sample(estimator) for estimator in estimators]
+    errors = [
+        -neg_reconstruction_error(estimator, X, sample_weight=sample_weight)
+        for estimator in estimators
+    ]
+    return np.array(bits), np.array(errors)
+
+
+# -- of codes ----------------------------------------------------------------------
+
+
+def code_entropy(
+    codes: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    r"""Entropy of each code column, in bits.
+
+    .. math::
+        H_j = -\sum_v p_{jv} \log_2 p_{jv}
+
+    with :math:`p_{jv}` the share of the samples whose j-th code is v.  The sum over the
+    columns bounds the entropy of whole rows from above, and is what an entropy coder
+    spends that takes them one by one.
+
+    Parameters
+    ----------
+    codes : array-like of int, shape (n_samples, n_codes) or (n_samples,)
+        Codes as `transform` returns them.
+    sample_weight : array-like of shape (n_samples,), optional
+        Weights of the samples.
+
+    Returns
+    -------
+    entropy : ndarray of shape (n_codes,)
+        Bits, from 0 to log2 V_j.  On few samples it is too low: never more than log2 of
+        their number.
+
+    Raises
+    ------
+    ValueError
+        If codes are negative, fractional or empty, or the weights not valid.
+
+    References
+    ----------
+    Shannon (1948), "A Mathematical Theory of Communication", section 6.
+
+    Examples
+    --------
+    >>> from skvq.metrics import code_entropy
+    >>> code_entropy([[0, 0], [1, 0], [2, 0], [3, 1]]).round(3).tolist()
+    [2.0, 0.811]
+    """
+    shares = _shares(*_check_use(codes, sample_weight))
+    return np.array([_entropy(p) for p in shares])
+
+
+def perplexity(
+    codes: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    r"""Perplexity of each code column: :math:`2^{H_j}`, H being its entropy in bits.
+
+    So many codewords, used alike, would have the same entropy.
+
+    Parameters
+    ----------
+    codes : array-like of int, shape (n_samples, n_codes) or (n_samples,)
+        Codes as `transform` returns them.
+    sample_weight : array-like of shape (n_samples,), optional
+        Weights of the samples.
+
+    Returns
+    -------
+    perplexity : ndarray of shape (n_codes,)
+        From 1 to V_j.
+
+    Raises
+    ------
+    ValueError
+        If codes are negative, fractional or empty, or the weights not valid.
+
+    See Also
+    --------
+    skvq.losses.perplexity_loss : Of soft assignments, to train with.
+
+    References
+    ----------
+    Jelinek, Mercer, Bahl and Baker (1977), "Perplexity: a measure of the difficulty of
+    speech recognition tasks".
+
+    Examples
+    --------
+    >>> from skvq.metrics import perplexity
+    >>> perplexity([[0, 0], [1, 0], [2, 0], [3, 0]]).tolist()
+    [4.0, 1.0]
+    """
+    return np.exp2(code_entropy(codes, sample_weight=sample_weight))
+
+
+def code_usage(
+    codes: ArrayLike, sizes: Sequence[int], *, sample_weight: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    """Share of the codewords of each code column that samples use.
+
+    Parameters
+    ----------
+    codes : array-like of int, shape (n_samples, n_codes) or (n_samples,)
+        Codes as `transform` returns them.
+    sizes : sequence of int
+        Number of codewords V_j of each code column: the `codebook_sizes_` of the
+        quantizer.
+    sample_weight : array-like of shape (n_samples,), optional
+        Weights of the samples; those of weight 0 use nothing.
+
+    Returns
+    -------
+    usage : ndarray of shape (n_codes,)
+        From 1 / V_j to 1.
+
+    Raises
+    ------
+    ValueError
+        If codes are negative, fractional, empty or too large for their sizes, or the
+        weights not valid.
+
+    Examples
+    --------
+    >>> from skvq.metrics import code_usage
+    >>> code_usage([[0, 0], [1, 0], [1, 0], [3, 7]], sizes=(4, 8)).tolist()
+    [0.75, 0.25]
+    """
+    codes, weights = _check_use(codes, sample_weight)
+    _check_sizes(codes, sizes)
+    shares = _shares(codes, weights)
+    return np.array([len(p) / V for p, V in zip(shares, sizes, strict=True)])
+
+
+def imbalance_factor(
+    codes: ArrayLike, sizes: Sequence[int], *, sample_weight: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    r"""How unevenly the codewords of each code column are used.
+
+    .. math::
+        \mathrm{IF}_j = V_j \sum_v p_{jv}^2
+
+    with :math:`p_{jv}` the share of the samples whose j-th code is v.  In an inverted
+    file, it is the factor by which a search takes longer than with even lists.
+
+    Parameters
+    ----------
+    codes : array-like of int, shape (n_samples, n_codes) or (n_samples,)
+        Codes as `transform` returns them.
+    sizes : sequence of int
+        Number of codewords V_j of each code column: the `codebook_sizes_` of the
+        quantizer.
+    sample_weight : array-like of shape (n_samples,), optional
+        Weights of the samples.
+
+    Returns
+    -------
+    factor : ndarray of shape (n_codes,)
+        From 1 (all used alike) to V_j (only one in use).
+
+    Raises
+    ------
+    ValueError
+        If codes are negative, fractional, empty or too large for their sizes, or the
+        weights not valid.
+
+    References
+    ----------
+    Jégou, Douze and Schmid (2010), "Improving Bag-of-Features for Large Scale Image
+    Search".
+
+    Examples
+    --------
+    >>> from skvq.metrics import imbalance_factor
+    >>> imbalance_factor([[0, 0], [1, 0], [2, 0], [3, 0]], sizes=(4, 2)).tolist()
+    [1.0, 2.0]
+    """
+    codes, weights = _check_use(codes, sample_weight)
+    _check_sizes(codes, sizes)
+    shares = _shares(codes, weights)
+    return np.array([V * float(p @ p) for p, V in zip(shares, sizes, strict=True)])
+
+
+def collision_rate(
+    codes: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> float:
+    """Share of the samples whose whole row of codes is that of another sample too.
+
+    Where rows of codes serve as identifiers, these are the samples that cannot be told
+    from others.
+
+    Parameters
+    ----------
+    codes : array-like of int, shape (n_samples, n_codes) or (n_samples,)
+        Codes as `transform` returns them.
+    sample_weight : array-like of shape (n_samples,), optional
+        Weights of the samples in the share; those of weight 0 collide with none.
+
+    Returns
+    -------
+    rate : float
+        From 0 (all rows differ) to 1.
+
+    Raises
+    ------
+    ValueError
+        If codes are negative, fractional or empty, or the weights not valid.
+
+    References
+    ----------
+    Rajput et al. (2023), "Recommender Systems with Generative Retrieval", section 3.1.
+
+    Examples
+    --------
+    >>> from skvq.metrics import collision_rate
+    >>> collision_rate([[0, 1], [0, 2], [0, 1], [5, 1]])
+    0.5
+    """
+    codes, weights = _check_use(codes, sample_weight)
+    # One opaque word per row sorts faster than a row of columns.
+    words = np.ascontiguousarray(codes).view(np.dtype((np.void, codes[0].nbytes)))
+    _, inverse, counts = np.unique(
+        words.ravel(), return_inverse=True, return_counts=True
+    )
+    return _mean(counts[inverse] > 1, weights)
+
+
+def _shares(codes: NDArray[Any], weights: NDArray[Any] | None) -> list[NDArray[Any]]:
+    """Return the positive shares of the codes of each column, in no special order."""
+    shares = []
+    for column in codes.T:
+        # Counting by code would need memory for the largest, which may be 2**32.
+        _, inverse = np.unique(column, return_inverse=True)
+        counts = np.bincount(inverse, weights=weights)
+        shares.append(counts / counts.sum())
+    return shares
+
+
+def _entropy(p: NDArray[Any]) -> float:
+    return max(0.0, -float(p @ np.log2(p)))
+
+
+# -- inputs ------------------------------------------------------------------------
+
+
+def _check_reconstruction(
+    X: Any, X_quant: Any, sample_weight: Any
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    X = check_array(X, dtype="numeric", input_name="X")
+    X_quant = check_array(X_quant, dtype="numeric", input_name="X_quant")
+    check_consistent_length(X, X_quant)
+    if X.shape != X_quant.shape:
+        raise ValueError(
+            f"X has {X.shape[1]} features, but X_quant has {X_quant.shape[1]}."
+        )
+    weights = check_weights(sample_weight, X)
+    return drop_zero_weights(X, weights)[0], *drop_zero_weights(X_quant, weights)
+
+
+def _check_data_range(data_range: Any, dtype: np.dtype[Any]) -> float:
+    if data_range is None:
+        if dtype.kind not in "ui" or dtype.itemsize > 2:
+            raise ValueError(
+                f"X has dtype {dtype}, which does not tell the range of the data: pass "
+                "data_range, such as 1.0 for images in [0, 1]."
+            )
+        info = np.iinfo(dtype)
+        return float(info.max) - float(info.min)
+    if not isinstance(data_range, Real) or isinstance(data_range, bool):
+        raise TypeError(f"data_range must be a number above 0, got {data_range!r}.")
+    found = float(data_range)
+    if not 0 < found < math.inf:
+        raise ValueError(f"data_range must be finite and above 0, got {data_range!r}.")
+    return found
+
+
+def _check_use(
+    codes: Any, sample_weight: Any
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return integer codes (n_samples, n_codes) without the rows that weigh nothing."""
+    codes = check_array(codes, dtype="numeric", ensure_2d=False, input_name="codes")
+    codes = codes[:, None] if codes.ndim == 1 else codes
+    if codes.dtype.kind == "f":
+        # Compared before the cast, which would wrap.
+        wrong = (codes != np.floor(codes)) | (np.abs(codes) > 2.0**53)
+        _refuse(codes, wrong, "is not an integer")
+        codes = codes.astype(np.int64)
+    _refuse(codes, codes < 0, "is negative")
+    return drop_zero_weights(codes, check_weights(sample_weight, codes))
+
+
+def _check_sizes(codes: NDArray[Any], sizes: Any) -> None:
+    if len(sizes) != codes.shape[1]:
+        raise ValueError(
+            f"sizes has {len(sizes)} entries, but codes has {codes.shape[1]} columns."
+        )
+    for column, size in enumerate(sizes):
+        if codes[:, column].max() >= size:
+            raise ValueError(
+                f"Column {column} of codes goes up to {codes[:, column].max()}; with "
+                f"sizes[{column}] = {size}, it takes the integers 0 to {size - 1}."
+            )
+
+
+def _refuse(codes: NDArray[Any], wrong: NDArray[np.bool_], why: str) -> None:
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise ValueError(f"codes[{row}, {column}] = {codes[row, column]} {why}.")

@@ -1,0 +1,418 @@
+"""Choosing a codec: scorers for grid search, and the rule that picks the winner.
+
+A codec is judged by two numbers, the error it makes and the bits it takes. Both have
+to be measured where the user's data live: a scaler in front of a quantizer changes
+the unit of its distances, so the quantizer's own `score` would prefer whichever
+scaler makes the numbers smallest. The scorers here therefore decode all the way back
+through the pipeline before they compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from numbers import Real
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn import get_config
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_array
+from sklearn.utils.metadata_routing import MetadataRequest
+from sklearn.utils.validation import check_is_fitted
+
+from skvq._validation import check_weights
+from skvq.nearest import paired
+
+__all__ = [
+    "BitsScorer",
+    "ReconstructionErrorScorer",
+    "best_within",
+    "neg_bits",
+    "neg_reconstruction_error",
+]
+
+
+class _RoutedScorer:
+    """What scikit-learn's metadata routing asks of a scorer.
+
+    The request is a value, never changed in place: the scorers are constants of the
+    module, and a request set for one grid must not reach every other one.
+    """
+
+    sample_weight: bool | str | None
+
+    def set_score_request(self, *, sample_weight: bool | str | None) -> Self:
+        """Return a copy of the scorer that asks for sample weights, or refuses them.
+
+        Other than the method of the same name in scikit-learn, it leaves the scorer
+        itself as it is.
+
+        Parameters
+        ----------
+        sample_weight : bool, str or None
+            True: pass the weights on. False: don't. None: an error if there are any.
+            A string: the name that they have in the call of the search's `fit`.
+
+        Returns
+        -------
+        scorer : object
+            A scorer of the same class.
+
+        Raises
+        ------
+        RuntimeError
+            If metadata routing is not enabled.
+        """
+        if not get_config()["enable_metadata_routing"]:
+            raise RuntimeError(
+                "set_score_request needs metadata routing; enable it with "
+                "sklearn.set_config(enable_metadata_routing=True)"
+            )
+        # mypy sees no dataclass in a mixin of one
+        scorer = replace(self, sample_weight=sample_weight)  # type: ignore[type-var]
+        scorer.get_metadata_routing()  # fails now if the request is none
+        return scorer
+
+    def get_metadata_routing(self) -> MetadataRequest:
+        """Return the metadata that the scorer asks for.
+
+        Returns
+        -------
+        routing : MetadataRequest
+            The request for `sample_weight`.
+        """
+        request = MetadataRequest(owner=repr(self))
+        request.score.add_request(param="sample_weight", alias=self.sample_weight)
+        return request
+
+    def _accept_sample_weight(self) -> bool:
+        # scikit-learn's searches ask for it where metadata routing is off.
+        return True
+
+
+@dataclass(frozen=True)
+class ReconstructionErrorScorer(_RoutedScorer):
+    """Scorer: minus the mean squared reconstruction error, in the space of X.
+
+    The error of a sample is the squared Euclidean distance, summed over the features,
+    between it and what its codes decode to; the score is minus its (weighted) mean,
+    in float64. Use the instance `neg_reconstruction_error`, as ``scoring`` of a
+    search or of `cross_validate`.
+
+    The estimator is a quantizer, `QuantizedFeatures`, or a pipeline that holds one of
+    them, at any depth; of a fitted search, its best estimator. In a pipeline the
+    quantizer's reconstruction goes back through `inverse_transform` of all the steps
+    before it. Steps after the quantizer, such as a classifier on `QuantizedFeatures`
+    or an encoder of the codes, play no part: what is measured is how well the codes
+    that they are given describe X.
+
+    Parameters
+    ----------
+    sample_weight : bool, str or None, default=None
+        The metadata request; see `set_score_request`.
+
+    Notes
+    -----
+    What a step's `inverse_transform` gives counts as decoded, also where it is no
+    true inverse: the components that a PCA drops are part of the error, and so is a
+    `FunctionTransformer` without `inverse_func`, which inverts by doing nothing.
+
+    scikit-learn 1.6 hands sample weights to scorers only with metadata routing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from skvq import VectorQuantizer
+    >>> from skvq.model_selection import neg_reconstruction_error
+    >>> X = np.array([[0.0, 0.0], [2.0, 0.0], [100.0, 0.0], [102.0, 0.0]])
+    >>> model = make_pipeline(StandardScaler(), VectorQuantizer(2, random_state=0))
+    >>> round(neg_reconstruction_error(model.fit(X), X), 6)
+    -1.0
+    """
+
+    sample_weight: bool | str | None = None
+
+    def __call__(
+        self, estimator: Any, X: Any, y: Any = None, sample_weight: Any = None
+    ) -> float:
+        """Measure a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : object
+            Fitted quantizer, `QuantizedFeatures`, or pipeline with one of them.
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Samples, as the estimator takes them; finite numbers.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples, not negative, not all zero.
+
+        Returns
+        -------
+        score : float
+            Minus the mean squared reconstruction error; 0 is perfect.
+
+        Raises
+        ------
+        TypeError
+            If the estimator holds no quantizer, or a step before it, which the
+            message names, has no `inverse_transform`.
+        ValueError
+            If it holds several quantizers, if decoding doesn't lead back to the shape
+            of X, or if X or the weights are not valid.
+        """
+        X_quant = _find_codec(estimator).reconstruct(X)
+        X = check_array(X, accept_sparse="csr", input_name="X")
+        X = X.toarray() if issparse(X) else X
+        X_quant = check_array(X_quant, input_name="the reconstruction")
+        if X_quant.shape != X.shape:
+            raise ValueError(
+                f"X has shape {X.shape}, but its reconstruction has {X_quant.shape}: "
+                "the inverse_transform of the steps before the quantizer must lead "
+                "back to the features of X"
+            )
+        errors = paired(X, X_quant)
+        return -float(np.average(errors, weights=check_weights(sample_weight, X)))
+
+
+@dataclass(frozen=True)
+class BitsScorer(_RoutedScorer):
+    """Scorer: minus the bits per sample of the quantizer in an estimator.
+
+    Use the instance `neg_bits`, next to `neg_reconstruction_error` in the ``scoring``
+    of a search, to be weighed against it by `best_within`. It finds the quantizer as
+    `ReconstructionErrorScorer` does.
+
+    Parameters
+    ----------
+    sample_weight : bool, str or None, default=False
+        The metadata request; see `set_score_request`. Bits don't depend on weights,
+        so by default none are asked for, whatever the other scorers ask.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import VectorQuantizer
+    >>> from skvq.model_selection import neg_bits
+    >>> X = np.arange(16.0).reshape(8, 2)
+    >>> neg_bits(VectorQuantizer(4, random_state=0).fit(X), X)
+    -2.0
+    """
+
+    sample_weight: bool | str | None = False
+
+    def __call__(
+        self, estimator: Any, X: Any = None, y: Any = None, sample_weight: Any = None
+    ) -> float:
+        """Look up the bits of a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : object
+            Fitted quantizer, `QuantizedFeatures`, or pipeline with one of them.
+        X, y, sample_weight : object
+            Ignored.
+
+        Returns
+        -------
+        score : float
+            Minus `bits_per_sample_`.
+
+        Raises
+        ------
+        TypeError
+            If the estimator holds no quantizer.
+        ValueError
+            If it holds several.
+        """
+        return -float(_find_codec(estimator).quantizer.bits_per_sample_)
+
+
+neg_reconstruction_error = ReconstructionErrorScorer()
+neg_bits = BitsScorer()
+
+
+@dataclass(frozen=True)
+class best_within:
+    """Rule for ``refit`` of a search: the least error that a budget of bits can buy.
+
+    An instance is called by the search with its `cv_results_` and returns the index
+    of the candidate with the highest mean test score under `error_key` among those
+    that take no more than `bits`. Candidates that failed (NaN) are passed over. Of
+    equal scores, the one with fewer bits wins, then the one that comes first.
+
+    Parameters
+    ----------
+    bits : float
+        The most bits per sample that the winner may take; above 0.
+    error_key : str, default="err"
+        The key in ``scoring`` of `neg_reconstruction_error`, or of any other scorer
+        whose higher values are better, such as a classifier's accuracy.
+    bits_key : str, default="bits"
+        The key in ``scoring`` of `neg_bits`.
+
+    Raises
+    ------
+    TypeError
+        If `bits` is not a number.
+    ValueError
+        If `bits` is not above 0; when called, if a key is not among the scores, or no
+        candidate is within the budget.
+
+    Examples
+    --------
+    >>> from skvq.model_selection import best_within
+    >>> results = {
+    ...     "mean_test_err": [-9.0, -5.0, -4.0, -1.0],
+    ...     "mean_test_bits": [-8.0, -32.0, -32.0, -64.0],
+    ... }
+    >>> best_within(32)(results)
+    2
+
+    In a search:
+
+    >>> import numpy as np
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from skvq import VectorQuantizer
+    >>> from skvq.model_selection import neg_bits, neg_reconstruction_error
+    >>> search = GridSearchCV(
+    ...     VectorQuantizer(random_state=0),
+    ...     {"n_codewords": [2, 4, 8]},
+    ...     scoring={"err": neg_reconstruction_error, "bits": neg_bits},
+    ...     refit=best_within(2),
+    ... )
+    >>> X = np.random.default_rng(0).normal(size=(100, 2))
+    >>> search.fit(X).best_params_
+    {'n_codewords': 4}
+    """
+
+    bits: float
+    error_key: str = field(default="err", kw_only=True)
+    bits_key: str = field(default="bits", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.bits, Real) or isinstance(self.bits, bool):
+            raise TypeError(f"bits must be a number above 0, got {self.bits!r}")
+        if not self.bits > 0:  # NaN too
+            raise ValueError(f"bits must be above 0, got {self.bits}")
+
+    def __call__(self, cv_results: Mapping[str, Any]) -> int:
+        """Pick the candidate.
+
+        Parameters
+        ----------
+        cv_results : mapping
+            The `cv_results_` of a search.
+
+        Returns
+        -------
+        best_index : int
+            Index of the winner.
+
+        Raises
+        ------
+        ValueError
+            If a key is not among the scores, or no candidate is within the budget.
+        """
+        score = _mean_test(cv_results, self.error_key, "error_key")
+        bits = -_mean_test(cv_results, self.bits_key, "bits_key")
+        valid = np.flatnonzero(~np.isnan(score) & ~np.isnan(bits))
+        if not valid.size:
+            raise ValueError(
+                f"none of the {len(score)} candidates has both scores: all failed "
+                "(NaN); error_score='raise' in the search shows why"
+            )
+        # The mean over folds of equal numbers of bits may differ in the last digits.
+        within = valid[bits[valid] <= self.bits * (1 + 1e-9)]
+        if not within.size:
+            raise ValueError(
+                f"no candidate takes at most bits={self.bits} bits per sample; the "
+                f"smallest takes {bits[valid].min()}"
+            )
+        order = np.lexsort((bits[within], -score[within]))  # stable: ties by index
+        return int(within[order[0]])
+
+
+def _mean_test(
+    cv_results: Mapping[str, Any], key: str, parameter: str
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    prefix = "mean_test_"
+    if prefix + key not in cv_results:
+        known = [name[len(prefix) :] for name in cv_results if name.startswith(prefix)]
+        raise ValueError(
+            f"{parameter}={key!r} is not among the scores of the search, which are "
+            f"{known}: it must be a key of scoring"
+        )
+    return np.asarray(cv_results[prefix + key], dtype=np.float64)
+
+
+class _Codec(NamedTuple):
+    """The part of an estimator from X to codes: preprocessing, then one quantizer."""
+
+    before: list[tuple[str, Any]]
+    step: Any  # the quantizer, or what wraps it as features
+    quantizer: Any
+
+    def reconstruct(self, X: Any) -> Any:
+        for name, step in self.before:
+            if not hasattr(step, "inverse_transform"):
+                raise TypeError(
+                    f"step {name!r} ({type(step).__name__}) has no inverse_transform: "
+                    "the reconstruction can't be taken back through it to the space "
+                    "of X, where the error is measured"
+                )
+        for _, step in self.before:
+            X = step.transform(X)
+        # Features are taken from their own step, which knows its feature names.
+        X = (self.step.quantize if _quantizes(self.step) else self.step.transform)(X)
+        for _, step in reversed(self.before):
+            X = step.inverse_transform(X)
+        return X
+
+
+def _find_codec(estimator: Any) -> _Codec:
+    steps = list(_flat_steps(estimator))
+    found = [i for i, (_, step) in enumerate(steps) if _has_quantizer(step)]
+    if not found:
+        raise TypeError(
+            f"{type(estimator).__name__} holds no quantizer: it must be one, be "
+            "QuantizedFeatures, or be a pipeline with one of them among its steps, "
+            f"which are {[name for name, _ in steps]}"
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"{type(estimator).__name__} holds several quantizers, in the steps "
+            f"{[steps[i][0] for i in found]}: whose codes are to be measured is not "
+            "defined; score them one by one"
+        )
+    step = steps[found[0]][1]
+    check_is_fitted(step)
+    quantizer = step if _quantizes(step) else step.quantizer_
+    return _Codec(steps[: found[0]], step, quantizer)
+
+
+def _flat_steps(estimator: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield names and estimators of the steps, those of nested pipelines in place."""
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    if not isinstance(estimator, Pipeline):
+        yield prefix.removesuffix("__") or type(estimator).__name__, estimator
+        return
+    for name, step in estimator.steps:
+        if step is not None and step != "passthrough":
+            yield from _flat_steps(step, f"{prefix}{name}__")
+
+
+def _quantizes(step: Any) -> bool:
+    return hasattr(step, "quantize")
+
+
+def _has_quantizer(step: Any) -> bool:
+    # Only features made by a quantizer hold one without being one themselves; the
+    # parameter says so before the fit, which is missed with a better message later.
+    inner = getattr(step, "quantizer_", getattr(step, "quantizer", None))
+    return _quantizes(step) or _quantizes(inner)
