@@ -1,0 +1,14 @@
+"""The command line: a module for each command, and what they share.
+
+========================  ==========================================================
+`codec`                   ``fit``, ``encode`` and ``decode``
+`info`                    ``info``
+`compare`                 ``compare``
+`demo`                    ``demo``
+`schemes`                 the specifications of schemes, ``pca:24+pq:8x256``
+`sources`                 data files, read piece by piece
+`console`                 errors, progress, tables
+========================  ==========================================================
+
+`skvq.__main__` puts them together.
+"""

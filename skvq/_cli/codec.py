@@ -1,0 +1,653 @@
+"""``fit``, ``encode`` and ``decode``: a codec, codes, and samples in files."""
+
+import argparse
+import csv
+import io
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+
+from skvq._cli import schemes, sources
+from skvq._cli.console import (
+    CommandError,
+    Progress,
+    bytes_of,
+    describe_sizes,
+    first_line,
+    listing,
+    say,
+    say_json,
+    user_errors,
+)
+from skvq.codes import packed_bits
+from skvq.io import (
+    CodeReader,
+    CodeWriter,
+    FormatError,
+    atomic_write,
+    codec_info,
+    load_codec,
+    save_codec,
+)
+from skvq.model_selection import neg_reconstruction_error
+
+# Endings that mean other formats than packed codes, and would mislead.
+_NOT_CODES = (".npz", ".csv", ".tsv", ".parquet")
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+# Rows of a table that are strings at a time.
+_CSV_ROWS = 256
+
+
+# -- options -----------------------------------------------------------------------
+
+
+def positive(text: str) -> int:
+    """Read a number of 1 or more.
+
+    Parameters
+    ----------
+    text : str
+        An argument.
+
+    Returns
+    -------
+    number : int
+        The number.
+    """
+    # The digits of other scripts, signs and underscores are not meant.
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number above 0, got '{text}'"
+        )
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """Read a seed.
+
+    Parameters
+    ----------
+    text : str
+        An argument.
+
+    Returns
+    -------
+    seed : int
+        0 to 2**32 - 1.
+    """
+    if not (text.isascii() and text.isdigit() and int(text) < 2**32):
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number from 0 to {2**32 - 1}, got '{text}'"
+        )
+    return int(text)
+
+
+def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add the three commands.
+
+    Parameters
+    ----------
+    commands : object
+        What `add_subparsers` has returned.
+    common : ArgumentParser
+        Parent with the options of every command.
+    """
+    _add_fit(commands, common)
+    _add_encode(commands, common)
+    _add_decode(commands, common)
+
+
+def _add_fit(commands: Any, common: argparse.ArgumentParser) -> None:
+    fit = commands.add_parser(
+        "fit",
+        parents=[common],
+        help="learn a codec from data",
+        description="Learn a codec from the rows of a file.",
+        epilog=schemes.usage(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    fit.add_argument("data", type=Path, metavar="DATA", help="matrix, samples in rows")
+    fit.add_argument("scheme", metavar="SCHEME", help="such as pq:8x256; see below")
+    _add_output(fit, "CODEC", "file to write the codec to")
+    fit.add_argument(
+        "--rows",
+        type=positive,
+        metavar="N",
+        help="fit on a random sample of N rows; default: on all",
+    )
+    fit.add_argument(
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="S",
+        help="seed of the sample and of the scheme; default: %(default)s",
+    )
+    sources.add_options(fit)
+    fit.set_defaults(run=_fit)
+
+
+def _add_encode(commands: Any, common: argparse.ArgumentParser) -> None:
+    encode = commands.add_parser(
+        "encode",
+        parents=[common],
+        help="turn data into codes",
+        description="Turn the rows of a file into codes, in bounded memory. A codec "
+        "file holds a pickle: use only those that you trust.",
+    )
+    encode.add_argument("data", type=Path, metavar="DATA", help="the samples")
+    encode.add_argument(
+        "codec", type=Path, metavar="CODEC", help="what fit has written"
+    )
+    _add_output(
+        encode, "CODES", "file to write packed codes to; as .npy: an array of codes"
+    )
+    encode.add_argument(
+        "--packing",
+        choices=["columns", "radix"],
+        default="columns",
+        help="columns: whole bits for each code; radix: for each row, which takes less "
+        "where numbers of codewords are no powers of two; default: %(default)s",
+    )
+    sources.add_options(encode)
+    encode.set_defaults(run=_encode)
+
+
+def _add_decode(commands: Any, common: argparse.ArgumentParser) -> None:
+    decode = commands.add_parser(
+        "decode",
+        parents=[common],
+        help="turn codes back into data",
+        description="Turn codes back into samples, in bounded memory. A codec file "
+        "holds a pickle: use only those that you trust.",
+    )
+    decode.add_argument(
+        "codes", type=Path, metavar="CODES", help="what encode has written"
+    )
+    decode.add_argument(
+        "codec", type=Path, metavar="CODEC", help="what fit has written"
+    )
+    _add_output(decode, "DATA", "file to write the samples to, .npy, .csv or .tsv")
+    decode.add_argument(
+        "--force",
+        action="store_true",
+        help="decode although the codes were made by another codec",
+    )
+    decode.set_defaults(run=_decode)
+
+
+def _add_output(parser: argparse.ArgumentParser, name: str, text: str) -> None:
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar=name, required=True, help=text
+    )
+
+
+def check_output(output: Path, *inputs: Path) -> None:
+    """Fail now, not after the work, if a file cannot be written.
+
+    Parameters
+    ----------
+    output : Path
+        The file.
+    *inputs : Path
+        Files that it must not replace.
+    """
+    if str(output) == "-":
+        raise CommandError("cannot write to '-': only files are written")
+    folder = output.resolve().parent
+    if not folder.is_dir():
+        raise CommandError(f"cannot write {output}: there is no directory {folder}")
+    if not os.access(folder, os.W_OK):
+        raise CommandError(f"cannot write {output}: {folder} is read-only")
+    if output.is_dir():
+        raise CommandError(f"cannot write {output}: it is a directory")
+    if output.exists() and not output.is_file():
+        raise CommandError(f"cannot write {output}: it is not a regular file")
+    for path in inputs:
+        if output.exists() and path.exists() and output.samefile(path):
+            raise CommandError(f"{output} is to be read; write to another file")
+
+
+# -- fit ---------------------------------------------------------------------------
+
+
+def _fit(arguments: argparse.Namespace) -> None:
+    check_output(arguments.output, arguments.data)
+    estimator = schemes.build(arguments.scheme, arguments.seed)
+    progress = Progress(arguments.progress)
+    source = open_data(arguments)
+    X, rows = sample(source, arguments.rows, arguments.seed, progress)
+    began = time.perf_counter()
+    with progress.step(f"fitting {arguments.scheme} on {len(X):,} rows"):
+        with data_errors(source.path, X, rows, arguments.scheme):
+            estimator.fit(X)
+    seconds = time.perf_counter() - began
+    details = {
+        "scheme": arguments.scheme,
+        "fitted_rows": len(X),
+        "rows": source.n_rows,
+        "seed": arguments.seed,
+        "distortion": _distortion(estimator, X, progress),
+        "columns": source.columns,
+    }
+    with user_errors(arguments.scheme):
+        save_codec(arguments.output, estimator, details)
+    _report_fit(arguments, seconds)
+
+
+def open_data(arguments: argparse.Namespace) -> sources.Source:
+    """Open the file DATA.
+
+    Parameters
+    ----------
+    arguments : Namespace
+        Those of a command with the options of `sources.add_options`.
+
+    Returns
+    -------
+    source : Source
+        With at least one row.
+    """
+    source = sources.open_source(
+        arguments.data,
+        key=arguments.key,
+        columns=arguments.columns,
+        header=arguments.header,
+    )
+    if not source.n_rows:
+        raise CommandError(f"{source.path} has no rows")
+    return source
+
+
+def sample(
+    source: sources.Source, n_rows: int | None, seed: int, progress: Progress
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read all rows, or a random sample of them.
+
+    Parameters
+    ----------
+    source : Source
+        The file.
+    n_rows : int or None
+        Number of rows; None, or more than there are: all.
+    seed : int
+        Seed of the sample.
+    progress : Progress
+        Where to tell of it.
+
+    Returns
+    -------
+    X : ndarray
+        The rows, in the order of the file.
+    rows : ndarray or None
+        Their numbers; None if all.
+    """
+    if n_rows is None or n_rows >= source.n_rows:
+        with progress.step(f"reading {source.n_rows:,} rows"):
+            return source.load(), None
+    with progress.step(f"reading {n_rows:,} of {source.n_rows:,} rows"):
+        rng = np.random.default_rng(seed)
+        rows = np.sort(rng.choice(source.n_rows, n_rows, replace=False, shuffle=False))
+        return source.take(rows), rows
+
+
+@contextmanager
+def data_errors(
+    path: Path, X: np.ndarray, rows: np.ndarray | None, context: str, start: int = 0
+) -> Iterator[None]:
+    """Say where the data are wrong, if they are what the library refuses.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    X : ndarray
+        Its rows.
+    rows : ndarray or None
+        Their numbers; None: from `start` on.
+    context : str
+        What other errors are about.
+    start : int, default=0
+        Number of the first row.
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        check_finite(path, X, rows, start)
+        raise CommandError(f"{context}: {first_line(error)}") from error
+
+
+def check_finite(
+    path: Path, X: np.ndarray, rows: np.ndarray | None, start: int = 0
+) -> None:
+    """Name the first number that is not finite.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    X : ndarray
+        Its rows.
+    rows : ndarray or None
+        Their numbers; None: from `start` on.
+    start : int, default=0
+        Number of the first row.
+    """
+    found = sources.first_not_finite(X)
+    if found is not None:
+        row, column, value = found
+        row = start + row if rows is None else int(rows[row])
+        raise CommandError(
+            f"{path}: row {row}, column {column} (counted from 0) is {value}"
+        )
+
+
+def _distortion(estimator: Any, X: np.ndarray, progress: Progress) -> float:
+    """Return the mean squared error on the rows of the fit, in their own space."""
+    metric = getattr(estimator, "metric", "sqeuclidean")
+    if not isinstance(estimator, Pipeline) and metric == "sqeuclidean":
+        return float(estimator.distortion_)
+    with progress.step("measuring the distortion"):
+        return -neg_reconstruction_error(estimator, X)
+
+
+def _report_fit(arguments: argparse.Namespace, seconds: float) -> None:
+    info = codec_info(arguments.output)
+    if arguments.json:
+        say_json({"output": str(arguments.output), "fit_seconds": seconds, **info})
+        return
+    lines = {"codec": bytes_of(arguments.output), **describe_codec(info)}
+    lines["time"] = f"{seconds:.2f} s"
+    say("\n".join(listing(lines)))
+
+
+def describe_codec(info: dict[str, Any]) -> dict[str, str]:
+    """Return names and values of what a codec is, for the eye.
+
+    Parameters
+    ----------
+    info : dict
+        What `codec_info` tells.
+
+    Returns
+    -------
+    lines : dict of str to str
+        Values by name.
+    """
+    details, sizes = info["details"], info["codebook_sizes"]
+    lines = {}
+    if "scheme" in details:
+        lines["scheme"] = details["scheme"]
+    lines["steps"] = ", ".join(info["steps"])
+    lines["features"] = str(info["n_features"])
+    lines["codewords"] = describe_sizes(sizes)
+    bits, packed = info["bits_per_sample"], packed_bits(sizes)
+    lines["bits per row"] = f"{bits:.6g}" + (f", packed {packed}" * (packed != bits))
+    if "fitted_rows" in details:
+        lines["fitted on"] = f"{details['fitted_rows']:,} of {details['rows']:,} rows"
+    if "distortion" in details:
+        lines["distortion"] = f"{details['distortion']:.6g} per row of the fit"
+    return lines
+
+
+# -- encode ------------------------------------------------------------------------
+
+
+def _encode(arguments: argparse.Namespace) -> None:
+    check_output(arguments.output, arguments.data, arguments.codec)
+    suffix = arguments.output.suffix.lower()
+    if suffix in _NOT_CODES:
+        raise CommandError(
+            f"codes are not written as {suffix}: give an .npy file, or any other "
+            "ending, such as .codes, for packed codes"
+        )
+    estimator, info = open_codec(arguments.codec)
+    source = open_data(arguments)
+    _check_same_data(source, info, arguments.codec)
+    progress = Progress(arguments.progress)
+    sizes = info["codebook_sizes"]
+    began = time.perf_counter()
+    chunks = _codes_of(estimator, source, progress)
+    if suffix == ".npy":
+        _write_npy(arguments.output, chunks, source.n_rows)
+    else:
+        with CodeWriter(
+            arguments.output, sizes, method=arguments.packing, codec_id=info["id"]
+        ) as writer:
+            for codes in chunks:
+                writer.write(codes)
+    seconds = time.perf_counter() - began
+    _report_encode(arguments, source, sizes, seconds)
+
+
+def open_codec(path: Path) -> tuple[Any, dict[str, Any]]:
+    """Read a codec and what it says of itself.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    estimator : quantizer or Pipeline
+        The codec.
+    info : dict
+        What `codec_info` tells.
+    """
+    try:
+        info = codec_info(path)
+        return load_codec(path), info
+    except OSError as error:
+        raise CommandError(f"cannot read {path}: {error.strerror}") from error
+    except (FormatError, TypeError) as error:
+        raise CommandError(first_line(error)) from error
+
+
+def _check_same_data(source: sources.Source, info: dict[str, Any], codec: Path) -> None:
+    if info["n_features"] not in (None, source.n_features):
+        raise CommandError(
+            f"{source.path} has {source.n_features} columns, {codec} was fitted on "
+            f"{info['n_features']}"
+        )
+    columns = info["details"].get("columns")
+    if columns and source.columns and columns != source.columns:
+        i = next(i for i, name in enumerate(columns) if name != source.columns[i])
+        raise CommandError(
+            f"column {i} of {source.path} is '{source.columns[i]}', {codec} was fitted "
+            f"on '{columns[i]}'"
+        )
+
+
+def _codes_of(
+    estimator: Any, source: sources.Source, progress: Progress
+) -> Iterator[np.ndarray]:
+    for start, X in progress.rows("encoding", source.chunks(), source.n_rows):
+        with data_errors(source.path, X, None, str(source.path), start):
+            yield estimator.transform(X)
+
+
+def _write_npy(path: Path, chunks: Iterator[np.ndarray], n_rows: int) -> None:
+    with atomic_write(path) as file:
+        for i, chunk in enumerate(chunks):
+            if i == 0:
+                _write_npy_header(file, chunk, n_rows)
+            file.write(np.ascontiguousarray(chunk).data)
+
+
+def _write_npy_header(file: BinaryIO, chunk: np.ndarray, n_rows: int) -> None:
+    header = {
+        "descr": np.lib.format.dtype_to_descr(chunk.dtype),
+        "fortran_order": False,
+        "shape": (n_rows, chunk.shape[1]),
+    }
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _report_encode(
+    arguments: argparse.Namespace,
+    source: sources.Source,
+    sizes: list[int],
+    seconds: float,
+) -> None:
+    n_bytes = arguments.output.stat().st_size
+    if arguments.json:
+        say_json(
+            {
+                "output": str(arguments.output),
+                "bytes": n_bytes,
+                "rows": source.n_rows,
+                "packed_bits": packed_bits(sizes, arguments.packing),
+                "encode_seconds": seconds,
+            }
+        )
+        return
+    raw = source.n_rows * source.n_features * source.dtype.itemsize
+    lines = {
+        "codes": bytes_of(arguments.output),
+        "rows": f"{source.n_rows:,} of {source.n_features} numbers ({source.dtype})",
+        "size": f"1 / {raw / n_bytes:.4g} of the data",
+        "time": f"{seconds:.2f} s",
+    }
+    say("\n".join(listing(lines)))
+
+
+# -- decode ------------------------------------------------------------------------
+
+
+def _decode(arguments: argparse.Namespace) -> None:
+    check_output(arguments.output, arguments.codes, arguments.codec)
+    suffix = arguments.output.suffix.lower()
+    if suffix != ".npy" and suffix not in _SEPARATORS:
+        raise CommandError(
+            f"cannot write {arguments.output}: samples are written as "
+            f"{', '.join(['.npy', *_SEPARATORS])}"
+        )
+    estimator, info = open_codec(arguments.codec)
+    progress = Progress(arguments.progress)
+    began = time.perf_counter()
+    with _open_codes(arguments, info) as (codes, n_rows):
+        numbered = progress.rows("decoding", codes, n_rows)
+        samples = _samples_of(estimator, numbered, arguments.codes)
+        if suffix == ".npy":
+            _write_npy(arguments.output, samples, n_rows)
+        else:
+            names = info["details"].get("columns")
+            _write_csv(arguments.output, samples, _SEPARATORS[suffix], names)
+    seconds = time.perf_counter() - began
+    _report_decode(arguments, n_rows, seconds)
+
+
+@contextmanager
+def _open_codes(
+    arguments: argparse.Namespace, info: dict[str, Any]
+) -> Iterator[tuple[Iterator[np.ndarray], int]]:
+    """Open the file CODES; yield its pieces, and its number of rows."""
+    path, sizes = arguments.codes, info["codebook_sizes"]
+    # As many rows as their samples may take.
+    step = sources.rows_of_chunk(max(info["n_features"] or 0, len(sizes)), 4)
+    if path.suffix.lower() == ".npy":
+        source = sources.open_source(path)
+        if source.dtype.kind not in "iu":
+            raise CommandError(f"{path} holds {source.dtype}, codes are integers")
+        if source.n_features != len(sizes):
+            raise CommandError(
+                f"{path} has {source.n_features} columns, {arguments.codec} has "
+                f"{len(sizes)} codes"
+            )
+        n_rows = source.n_rows
+        chunks = (
+            chunk[i : i + step]
+            for chunk in source.chunks()
+            for i in range(0, len(chunk), step)
+        )
+        _check_any(path, n_rows)
+        yield chunks, n_rows
+        return
+    try:
+        reader = CodeReader(path)
+    except OSError as error:
+        raise CommandError(f"cannot read {path}: {error.strerror}") from error
+    except FormatError as error:
+        raise CommandError(first_line(error)) from error
+    with reader:
+        _check_same_codec(reader, info, arguments)
+        _check_any(path, reader.n_samples)
+        yield reader.chunks(step), reader.n_samples
+
+
+def _check_any(path: Path, n_rows: int) -> None:
+    if not n_rows:
+        raise CommandError(f"{path} has no rows")
+
+
+def _check_same_codec(
+    reader: CodeReader, info: dict[str, Any], arguments: argparse.Namespace
+) -> None:
+    codes, codec = arguments.codes, arguments.codec
+    if list(reader.sizes) != info["codebook_sizes"]:
+        raise CommandError(
+            f"{codes} was made with codebooks of {describe_sizes(reader.sizes)} "
+            f"codewords, {codec} has {describe_sizes(info['codebook_sizes'])}"
+        )
+    if reader.codec_id not in (None, info["id"]) and not arguments.force:
+        raise CommandError(
+            f"{codes} was made by another codec than {codec}; --force decodes it "
+            "nevertheless"
+        )
+
+
+def _samples_of(
+    estimator: Any, numbered: Iterator[tuple[int, np.ndarray]], path: Path
+) -> Iterator[np.ndarray]:
+    try:
+        for start, codes in numbered:
+            context = f"{path}, rows from {start}" if start else f"{path}"
+            with user_errors(context):
+                samples = estimator.inverse_transform(codes)
+            yield samples
+    except FormatError as error:
+        raise CommandError(first_line(error)) from error
+
+
+def _write_csv(
+    path: Path,
+    chunks: Iterator[np.ndarray],
+    separator: str,
+    names: list[str] | None,
+) -> None:
+    with atomic_write(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        writer = csv.writer(text, delimiter=separator, lineterminator="\n")
+        if names:
+            writer.writerow(names)
+        for chunk in chunks:
+            for start in range(0, len(chunk), _CSV_ROWS):
+                # As strings, float32 have no more digits than they need.
+                writer.writerows(chunk[start : start + _CSV_ROWS].astype(str))
+        text.flush()
+        text.detach()  # the file is another's to close
+
+
+def _report_decode(arguments: argparse.Namespace, n_rows: int, seconds: float) -> None:
+    if arguments.json:
+        say_json(
+            {
+                "output": str(arguments.output),
+                "bytes": arguments.output.stat().st_size,
+                "rows": n_rows,
+                "decode_seconds": seconds,
+            }
+        )
+        return
+    lines = {
+        "data": bytes_of(arguments.output),
+        "rows": f"{n_rows:,}",
+        "time": f"{seconds:.2f} s",
+    }
+    say("\n".join(listing(lines)))

@@ -1,0 +1,400 @@
+"""``demo``: schemes at equal bits per pixel on a photograph."""
+
+import argparse
+import math
+import pickle
+import re
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_sample_image
+from sklearn.decomposition import PCA
+from sklearn.pipeline import Pipeline, make_pipeline
+
+from skvq import ProductQuantizer, VectorQuantizer
+from skvq._cli.console import CommandError, markdown_table, say
+from skvq.codes import pack, packed_bits, unpack
+from skvq.io import atomic_write
+
+_PREFIX = "skvq-demo"
+_CODECS = f"{_PREFIX}-codecs.pickle"
+_SEED = 0
+
+# The figure: pixels of the photograph that a panel shows, and where its middle is, as
+# shares of height and width; then pixels of the figure.
+_DETAIL = 150, 196
+_DETAIL_MIDDLE = 0.28, 0.33
+_COLUMNS = 4
+_PANEL_WIDTH, _GAP, _TITLE, _DPI = 392, 6, 24, 100
+
+
+def add_command(commands: Any) -> None:
+    """Add the command.
+
+    Parameters
+    ----------
+    commands : object
+        What `add_subparsers` has returned.
+    """
+    demo = commands.add_parser(
+        "demo",
+        help="compare schemes at equal bits per pixel on a photograph",
+        description="Compare schemes at equal bits per pixel on a photograph: a table, "
+        "a picture, and the codes in files of their true size.",
+    )
+    demo.add_argument(
+        "--output",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help=f"existing directory for the files {_PREFIX}*; default: the current one",
+    )
+    demo.add_argument(
+        "--crop",
+        type=_crop,
+        default="400x640",
+        metavar="ROWSxCOLUMNS",
+        help="pixels in the middle of the photograph, in multiples of "
+        f"{_block_multiple()}; default: %(default)s",
+    )
+    demo.set_defaults(run=_demo)
+
+
+def _crop(text: str) -> tuple[int, int]:
+    """Parse ROWSxCOLUMNS."""
+    found = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text)
+    sides = (int(found[1]), int(found[2])) if found else (0, 0)
+    multiple = _block_multiple()
+    if any(side < multiple or side % multiple for side in sides):
+        raise argparse.ArgumentTypeError(
+            f"expected ROWSxCOLUMNS, both multiples of {multiple}, got {text!r}"
+        )
+    return sides
+
+
+# Schemes
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A codec for blocks of pixels.
+
+    Parameters
+    ----------
+    name : str
+        What it is, in a few words.
+    block : tuple of int
+        Rows and columns of a block; a sample is its rows * columns * 3 numbers.
+    codec : Pipeline
+        Turns samples into codes and back; its last step is the quantizer.
+    """
+
+    name: str
+    block: tuple[int, int]
+    codec: Pipeline
+
+    @property
+    def label(self) -> str:
+        """Name and block."""
+        return f"{self.name}, {self.block[0]}x{self.block[1]} blocks"
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file of codes."""
+        words = re.findall("[a-z0-9]+", self.name.lower())
+        return f"{_PREFIX}-{'-'.join(words)}-{self.block[0]}x{self.block[1]}.codes"
+
+
+def _scheme(name: str, block: tuple[int, int], *steps) -> Scheme:
+    return Scheme(name, block, make_pipeline(*steps))
+
+
+def _demo_schemes() -> list[Scheme]:
+    """List the schemes, unfitted; each spends one bit per pixel."""
+    vq, pq = VectorQuantizer, ProductQuantizer
+    seed = {"random_state": _SEED}
+    return [
+        _scheme("VQ 16", (2, 2), vq(16, **seed)),
+        _scheme("VQ 256", (2, 4), vq(256, **seed)),
+        _scheme("VQ 256 by EMA", (2, 4), vq(256, learning="ema", **seed)),
+        _scheme("VQ 1024", (2, 5), vq(1024, **seed)),
+        _scheme("PQ 2x256", (4, 4), pq(2, 256, **seed)),
+        _scheme("PQ 8x256", (8, 8), pq(8, 256, **seed)),
+        _scheme("PCA, PQ 2048 + 32", (4, 4), PCA(24), pq(2, [2048, 32], **seed)),
+    ]
+
+
+_LEGEND = (
+    "VQ V: one table of V codewords. PQ MxV: M tables of V codewords. "
+    "PQ V + W: one of V, one of W."
+)
+
+
+def _block_multiple() -> int:
+    """Return the smallest side that blocks of every scheme cut without a rest."""
+    return math.lcm(*chain.from_iterable(scheme.block for scheme in _demo_schemes()))
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What a scheme has made of the picture."""
+
+    scheme: Scheme
+    codes: np.ndarray
+    picture: np.ndarray
+    bits_per_pixel: float
+    psnr: float
+    fit_seconds: float
+    encode_seconds: float
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.scheme.codec[-1].codebook_sizes_
+
+    @property
+    def codebook_bytes(self) -> int:
+        return sum(table.nbytes for table in self.scheme.codec[-1].codebooks_)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    _check_extra()
+    _check_writable(arguments.output)
+    photograph = _photograph(arguments.crop)
+    schemes = _demo_schemes()
+    results = []
+    for number, scheme in enumerate(schemes, start=1):
+        _progress(f"[{number}/{len(schemes)}] {scheme.label}: ")
+        results.append(_run(scheme, photograph))
+        _progress(f"{results[-1].fit_seconds:.1f} s\n")
+    paths = _save(results, photograph.shape, arguments.output)
+    pictures = _read_back(arguments.output)
+    for result, picture in zip(results, pictures, strict=True):
+        if not np.array_equal(picture, result.picture):
+            raise CommandError(
+                f"{result.scheme.file_name} reads back to another picture", status=1
+            )
+    paths.append(arguments.output / f"{_PREFIX}.png")
+    _write(paths[-1], _figure(photograph, results, pictures))
+    _report(photograph, results, paths)
+
+
+def _check_extra() -> None:
+    """Fail now, not after the work, where the extra is not installed."""
+    try:
+        import matplotlib.figure  # noqa: F401
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise CommandError(
+            "the demo needs matplotlib and pillow: pip install 'skvq[demo]'"
+        ) from error
+
+
+def _check_writable(directory: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise CommandError(
+            f"cannot write to the directory '{directory}': {error.strerror}"
+        ) from error
+
+
+def _photograph(crop: tuple[int, int]) -> np.ndarray:
+    """Return the middle of a photograph, uint8 of shape (rows, columns, 3)."""
+    whole = load_sample_image("china.jpg")
+    if crop[0] > whole.shape[0] or crop[1] > whole.shape[1]:
+        raise CommandError(
+            f"argument --crop: {crop[0]}x{crop[1]} is more than the photograph has, "
+            f"{whole.shape[0]}x{whole.shape[1]}"
+        )
+    top, left = (whole.shape[0] - crop[0]) // 2, (whole.shape[1] - crop[1]) // 2
+    return whole[top : top + crop[0], left : left + crop[1]]
+
+
+def _to_blocks(picture: np.ndarray, block: tuple[int, int]) -> np.ndarray:
+    """Cut a picture in blocks, one float32 row each."""
+    n_rows, n_columns, n_channels = picture.shape
+    height, width = block
+    grid = picture.reshape(
+        n_rows // height, height, n_columns // width, width, n_channels
+    )
+    samples = grid.swapaxes(1, 2).reshape(-1, height * width * n_channels)
+    return samples.astype(np.float32)
+
+
+def _to_picture(
+    samples: np.ndarray, block: tuple[int, int], shape: tuple[int, ...]
+) -> np.ndarray:
+    """Put blocks together again, as bytes."""
+    n_rows, n_columns, n_channels = shape
+    height, width = block
+    grid = samples.reshape(
+        n_rows // height, n_columns // width, height, width, n_channels
+    )
+    return np.clip(np.rint(grid.swapaxes(1, 2).reshape(shape)), 0, 255).astype(np.uint8)
+
+
+def _psnr(picture: np.ndarray, other: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio of two uint8 pictures in dB."""
+    error = np.mean((picture.astype(float) - other.astype(float)) ** 2)
+    return math.inf if error == 0 else 10 * math.log10(255**2 / float(error))
+
+
+def _run(scheme: Scheme, photograph: np.ndarray) -> _Result:
+    """Fit the scheme on the photograph, and encode and decode it."""
+    samples = _to_blocks(photograph, scheme.block)
+    began = time.perf_counter()
+    scheme.codec.fit(samples)
+    fitted = time.perf_counter()
+    codes = scheme.codec.transform(samples)
+    encoded = time.perf_counter()
+    decoded = scheme.codec.inverse_transform(codes)
+    picture = _to_picture(decoded, scheme.block, photograph.shape)
+    n_bits = packed_bits(scheme.codec[-1].codebook_sizes_)
+    return _Result(
+        scheme,
+        codes,
+        picture,
+        bits_per_pixel=n_bits / math.prod(scheme.block),
+        psnr=_psnr(photograph, picture),
+        fit_seconds=fitted - began,
+        encode_seconds=encoded - fitted,
+    )
+
+
+# Files
+
+
+def _save(results: list[_Result], shape: tuple[int, ...], output: Path) -> list[Path]:
+    """Write a file of codes for each scheme, and one of all that decodes them."""
+    paths, codecs = [], {}
+    for result in results:
+        scheme = result.scheme
+        paths.append(output / scheme.file_name)
+        packed = pack(result.codes, result.sizes, row_aligned=False)
+        _write(paths[-1], packed.tobytes())
+        codecs[scheme.file_name] = {"block": scheme.block, "codec": scheme.codec}
+    paths.append(output / _CODECS)
+    # No class of this module: as __main__, it is not there for others to unpickle.
+    _write(paths[-1], pickle.dumps({"shape": shape, "codecs": codecs}))
+    return paths
+
+
+def _read_back(directory: Path) -> list[np.ndarray]:
+    """Decode the pictures from nothing but the files."""
+    with (directory / _CODECS).open("rb") as file:
+        stored = pickle.load(file)
+    shape = stored["shape"]
+    pictures = []
+    for name, entry in stored["codecs"].items():
+        block, codec = entry["block"], entry["codec"]
+        codes = unpack(
+            np.fromfile(directory / name, dtype=np.uint8),
+            codec[-1].codebook_sizes_,
+            row_aligned=False,
+            n_samples=shape[0] * shape[1] // math.prod(block),
+        )
+        pictures.append(_to_picture(codec.inverse_transform(codes), block, shape))
+    return pictures
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+# What the user sees
+
+
+def _progress(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
+def _report(photograph: np.ndarray, results: list[_Result], paths: list[Path]) -> None:
+    width = max(len(path.name) for path in paths)
+    listing = [f"{path.name:{width}}  {path.stat().st_size:9,} bytes" for path in paths]
+    note = (
+        f"The picture has {photograph.shape[0]} x {photograph.shape[1]} pixels, "
+        f"{photograph.nbytes:,} bytes. To decode, one also needs the codebooks,\n"
+        "learned from this very picture: here in float32, and PCA's rotation comes on "
+        "top."
+    )
+    written = (
+        f"Written to '{paths[0].parent}', and read back to the same pictures, bit for "
+        "bit:"
+    )
+    lines = [*_table(results), "", _LEGEND, note, "", written, *listing]
+    say("\n".join(lines))
+
+
+def _table(results: list[_Result]) -> list[str]:
+    """Return the lines of a markdown table."""
+    header = "scheme", "bits/pixel", "PSNR, dB", "fit, s", "encode, s", "codebooks, kB"
+    rows = [
+        (
+            result.scheme.label,
+            f"{result.bits_per_pixel:.3f}",
+            f"{result.psnr:.2f}",
+            f"{result.fit_seconds:.2f}",
+            f"{result.encode_seconds:.3f}",
+            f"{result.codebook_bytes / 1000:.1f}",
+        )
+        for result in results
+    ]
+    return markdown_table([header, *rows])
+
+
+def _figure(
+    photograph: np.ndarray, results: list[_Result], pictures: list[np.ndarray]
+) -> bytes:
+    """Draw the same detail of the original and of each reconstruction; return a PNG."""
+    from matplotlib.figure import Figure
+
+    rows, columns = _detail(photograph.shape)
+    titles = ["original, 24 bits per pixel"]
+    titles += [f"{result.scheme.label}: {result.psnr:.2f} dB" for result in results]
+    height = _PANEL_WIDTH * (rows.stop - rows.start) // (columns.stop - columns.start)
+    n_rows = -(-len(titles) // _COLUMNS)
+    # Panels have whole numbers of pixels: what is resampled is blurred.
+    total_width = _COLUMNS * (_PANEL_WIDTH + _GAP) + _GAP
+    total_height = n_rows * (height + _TITLE) + _GAP
+    # Figure has no global state and no window; its canvas draws with Agg.
+    figure = Figure(figsize=(total_width / _DPI, total_height / _DPI), dpi=_DPI)
+    for i, (title, picture) in enumerate(
+        zip(titles, [photograph, *pictures], strict=True)
+    ):
+        row, column = divmod(i, _COLUMNS)
+        left = _GAP + column * (_PANEL_WIDTH + _GAP)
+        bottom = total_height - (row + 1) * (height + _TITLE)
+        axes = figure.add_axes(
+            (
+                left / total_width,
+                bottom / total_height,
+                _PANEL_WIDTH / total_width,
+                height / total_height,
+            )
+        )
+        axes.imshow(picture[rows, columns], interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+        axes.set_title(title, fontsize=10.5, pad=4)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, pil_kwargs={"optimize": True})
+    return buffer.getvalue()
+
+
+def _detail(shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Return the rows and columns that the figure shows."""
+    slices = []
+    for side, wanted, middle in zip(shape, _DETAIL, _DETAIL_MIDDLE, strict=False):
+        length = min(side, wanted)
+        start = min(max(0, round(middle * side) - length // 2), side - length)
+        slices.append(slice(start, start + length))
+    return slices[0], slices[1]

@@ -1,0 +1,388 @@
+"""Schemes in a few characters: ``pq:8x256``, ``pca:24+rq:4x256,beam=8``.
+
+::
+
+    SPEC   = { STEP "+" } SCHEME
+    STEP   = NAME [ ":" SIZES ] { "," PARAMETER "=" VALUE }
+    SCHEME = NAME [ ":" SIZES ] { "," PARAMETER "=" VALUE }
+
+Parameters are those of the estimator, or a shorter name for one.  A scheme inside a
+scheme stands in parentheses: ``pq:4x(fsq:8,8)``.  A further scheme is a further line
+in `SCHEMES`; one that skvq does not have (yet) is passed over.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import sklearn.decomposition
+import sklearn.preprocessing
+from sklearn.pipeline import make_pipeline
+
+import skvq
+from skvq._cli.console import CommandError, first_line
+from skvq._compat import validate_parameter_constraints
+
+
+class SpecError(CommandError):
+    """A specification that cannot be read, and what would be accepted."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a name stands for.
+
+    Parameters
+    ----------
+    name : str
+        The name.
+    estimator : str
+        Class in the module.
+    sizes : str
+        How its sizes are written.
+    read : callable
+        Turns the sizes, a list of str, into parameters.
+    aliases : mapping of str to str, optional
+        Shorter names of parameters.
+    module : module, optional
+        Where the class is.
+    """
+
+    name: str
+    estimator: str
+    sizes: str
+    read: Callable[[list[str]], dict[str, Any]]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    module: Any = skvq
+
+    @property
+    def available(self) -> bool:
+        """Whether the class is there."""
+        return hasattr(self.module, self.estimator)
+
+    @property
+    def usage(self) -> str:
+        """How it is written."""
+        return f"{self.name}[:{self.sizes}]" if self.sizes else self.name
+
+    def make(self, arguments: Mapping[str, Any]) -> Any:
+        """Return the estimator.
+
+        Parameters
+        ----------
+        arguments : mapping
+            Its parameters.
+        """
+        return getattr(self.module, self.estimator)(**arguments)
+
+
+# -- sizes -------------------------------------------------------------------------
+
+
+def _none(sizes: list[str]) -> dict[str, Any]:
+    if sizes:
+        raise ValueError("it takes no sizes")
+    return {}
+
+
+def _one(parameter: str) -> Callable[[list[str]], dict[str, Any]]:
+    """One number."""
+
+    def read(sizes: list[str]) -> dict[str, Any]:
+        if len(sizes) > 1:
+            raise ValueError("it takes one size")
+        return {parameter: _integer(sizes[0])} if sizes else {}
+
+    return read
+
+
+def _each(parameter: str) -> Callable[[list[str]], dict[str, Any]]:
+    """One number for all columns, or one for each."""
+
+    def read(sizes: list[str]) -> dict[str, Any]:
+        numbers = [_integer(size) for size in sizes]
+        if not numbers:
+            return {}
+        return {parameter: numbers[0] if len(numbers) == 1 else numbers}
+
+    return read
+
+
+def _tables(parts: str) -> Callable[[list[str]], dict[str, Any]]:
+    """``M``, ``MxV``, ``V1,V2,...``, or ``Mx(SCHEME)``."""
+
+    def read(sizes: list[str]) -> dict[str, Any]:
+        if len(sizes) > 1:
+            numbers = [_integer(size) for size in sizes]
+            return {parts: len(numbers), "n_codewords": numbers}
+        if not sizes:
+            return {}
+        number, times, what = sizes[0].partition("x")
+        found: dict[str, Any] = {parts: _integer(number)}
+        if times and what.startswith("("):
+            found["quantizer"] = _nested(what)
+        elif times:
+            found["n_codewords"] = _integer(what)
+        return found
+
+    return read
+
+
+def _integer(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError(f"'{text}' is not a size")
+    return int(text)
+
+
+# -- the registry ------------------------------------------------------------------
+
+_TABLES = "MxV | V1,V2,... | Mx(SCHEME)"
+_LEVELS = "L | L1,L2,..."
+
+SCHEMES = [
+    Entry("vq", "VectorQuantizer", "V", _one("n_codewords")),
+    Entry("pq", "ProductQuantizer", _TABLES, _tables("n_subspaces")),
+    Entry(
+        "rq",
+        "ResidualQuantizer",
+        _TABLES,
+        _tables("n_stages"),
+        {"beam": "beam_size", "refine": "n_refine"},
+    ),
+    Entry("aq", "AdditiveQuantizer", "MxV | V1,V2,...", _tables("n_codebooks")),
+    Entry(
+        "kronecker",
+        "KroneckerQuantizer",
+        "V | V1,V2,...",
+        _each("n_codewords"),
+        {"factors": "factor_sizes"},
+    ),
+    Entry(
+        "multiscale",
+        "MultiScaleQuantizer",
+        "V",
+        _one("n_codewords"),
+        {"shape": "map_shape"},
+    ),
+    Entry(
+        "uniform",
+        "UniformQuantizer",
+        _LEVELS,
+        _each("n_levels"),
+        {"range": "feature_range"},
+    ),
+    Entry("fsq", "FiniteScalarQuantizer", _LEVELS, _each("levels")),
+    Entry("spherical", "SphericalQuantizer", _LEVELS, _each("n_levels")),
+    Entry("binary", "BinaryQuantizer", "", _none),
+]
+
+# Steps before the scheme; each has a way back.
+STEPS = [
+    Entry("pca", "PCA", "K", _one("n_components"), module=sklearn.decomposition),
+    *(
+        Entry(name, estimator, "", _none, module=sklearn.preprocessing)
+        for name, estimator in [
+            ("standard", "StandardScaler"),
+            ("robust", "RobustScaler"),
+            ("minmax", "MinMaxScaler"),
+            ("maxabs", "MaxAbsScaler"),
+        ]
+    ),
+]
+
+
+def available(entries: list[Entry]) -> dict[str, Entry]:
+    """Return the entries whose classes are there, by name.
+
+    Parameters
+    ----------
+    entries : list of Entry
+        `SCHEMES` or `STEPS`.
+    """
+    return {entry.name: entry for entry in entries if entry.available}
+
+
+def usage() -> str:
+    """Return what can be written, for the help."""
+    schemes = "\n".join(f"  {e.usage}" for e in available(SCHEMES).values())
+    steps = ", ".join(e.usage for e in available(STEPS).values())
+    return (
+        "schemes, with M tables of V codewords, or L levels for each feature:\n"
+        f"{schemes}\n"
+        f"\nsteps before them, joined with +: {steps}\n"
+        "\nParameters of the estimator follow after commas, and what is inside a "
+        "scheme\nis in parentheses: vq:1024,learning=ema  "
+        "'pca:24+pq:8x(vq:256,max_iter=50)'\n"
+    )
+
+
+# -- reading -----------------------------------------------------------------------
+
+
+def build(text: str, seed: int | None) -> Any:
+    """Return the estimator that a specification stands for, unfitted.
+
+    Parameters
+    ----------
+    text : str
+        The specification.
+    seed : int or None
+        Set as `random_state` of every step that has one, where the specification does
+        not.
+
+    Returns
+    -------
+    estimator : quantizer or Pipeline
+        A pipeline if there are steps before the scheme.
+
+    Raises
+    ------
+    SpecError
+        If it cannot be read; the message says what would be accepted.
+    """
+    *before, last = split_steps(text)
+    steps = [_component(step, STEPS, "step", seed) for step in before]
+    quantizer = _component(last, SCHEMES, "scheme", seed)
+    return make_pipeline(*steps, quantizer) if steps else quantizer
+
+
+def split_steps(text: str) -> list[str]:
+    """Cut a specification at its plus signs.
+
+    Parameters
+    ----------
+    text : str
+        The specification.
+
+    Returns
+    -------
+    steps : list of str
+        The last is the scheme.
+    """
+    return [step.strip() for step in _split(text, "+")]
+
+
+def _component(text: str, entries: list[Entry], kind: str, seed: int | None) -> Any:
+    name, sizes, settings = _parts(text)
+    entry = _entry(name, entries, kind)
+    try:
+        arguments = entry.read(sizes)
+    except ValueError as error:
+        expected = entry.usage if entry.sizes else f"'{name}' alone"
+        raise SpecError(
+            f"cannot read '{text}': {error}; expected {expected}"
+        ) from error
+    default = entry.make({})
+    accepted = default.get_params(deep=False)
+    for key, value in settings:
+        parameter = entry.aliases.get(key, key)
+        if parameter not in accepted:
+            names = [*accepted, *entry.aliases]
+            raise SpecError(
+                f"{name} has no parameter '{key}'; it has {', '.join(names)}"
+            )
+        if parameter in arguments:
+            raise SpecError(f"'{text}' says twice what {parameter} is")
+        if parameter == "quantizer":
+            arguments[parameter] = _nested(value)
+        else:
+            # What is one of the parameter's words is no other value.
+            word = value in _words(default, parameter)
+            arguments[parameter] = value if word else _value(value)
+    if "random_state" in accepted:
+        arguments.setdefault("random_state", seed)
+    return _checked(entry.make(arguments), text)
+
+
+def _entry(name: str, entries: list[Entry], kind: str) -> Entry:
+    known = available(entries)
+    if name in known:
+        return known[name]
+    message = f"unknown {kind} '{name}'; known: {', '.join(known)}"
+    if kind == "scheme" and name in available(STEPS):
+        message += f"; {name} is a step, which comes before one"
+    if kind == "step" and name in available(SCHEMES):
+        message += f"; {name} is a scheme, which comes last"
+    raise SpecError(message)
+
+
+def _parts(text: str) -> tuple[str, list[str], list[tuple[str, str]]]:
+    """Return name, sizes, and names and values of parameters."""
+    head, *items = _split(text, ",")
+    name, colon, first = head.partition(":")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise SpecError(
+            f"cannot read '{text}'; expected NAME[:SIZES][,PARAMETER=VALUE...], "
+            f"such as pq:8x256"
+        )
+    sizes, settings = ([first] if colon else []), []
+    for item in items:
+        key, equals, value = item.partition("=")
+        if equals and key.isidentifier():
+            settings.append((key, value))
+        elif colon and not settings:
+            sizes.append(item)
+        else:
+            raise SpecError(
+                f"cannot read '{item}' in '{text}'; expected PARAMETER=VALUE"
+            )
+    return name, sizes, settings
+
+
+def _split(text: str, separator: str) -> Iterator[str]:
+    """Cut a text at a separator, but not within parentheses, nor 1e+5."""
+    depth = start = 0
+    for i, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if depth < 0:
+            break
+        exponent = separator == "+" and re.search(r"[0-9]e$", text[:i])
+        if character == separator and not depth and not exponent:
+            yield text[start:i]
+            start = i + 1
+    if depth:
+        raise SpecError(f"the parentheses in '{text}' do not match")
+    yield text[start:]
+
+
+def _words(estimator: Any, parameter: str) -> set[str]:
+    constraints = estimator._parameter_constraints.get(parameter, [])
+    return set().union(*(getattr(item, "options", ()) for item in constraints))
+
+
+_CONSTANTS = {"true": True, "false": False, "none": None}
+
+
+def _value(text: str) -> Any:
+    """Read a value: a number, true, false, none, a word, (a, list), or a (scheme)."""
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    for read in (int, float):
+        with suppress(ValueError):
+            return read(text)
+    if re.match(r"\([a-z]", text):
+        return _nested(text)
+    if text.startswith("(") and text.endswith(")"):
+        return tuple(_value(item.strip()) for item in _split(text[1:-1], ",") if item)
+    return text
+
+
+def _nested(text: str) -> Any:
+    """Read a scheme, in parentheses or not; its seed comes from the outer one."""
+    inner = text[1:-1] if text.startswith("(") and text.endswith(")") else text
+    return _component(inner, SCHEMES, "scheme", None)
+
+
+def _checked(estimator: Any, text: str) -> Any:
+    """Let the estimator check its parameters now, before any data is read."""
+    try:
+        validate_parameter_constraints(
+            estimator._parameter_constraints,
+            estimator.get_params(deep=False),
+            caller_name=type(estimator).__name__,
+        )
+    except ValueError as error:
+        raise SpecError(f"'{text}': {first_line(error)}") from error
+    return estimator
