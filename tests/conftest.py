@@ -1,0 +1,53 @@
+"""Settings and fixtures of the whole suite."""
+
+import os
+import signal
+import threading
+
+import pytest
+from hypothesis import HealthCheck, settings
+from threadpoolctl import threadpool_limits
+
+pytest.register_assert_rewrite("oracles", "table")
+
+# The same examples in every run; HYPOTHESIS_PROFILE=explore looks for new ones.
+settings.register_profile(
+    "default",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.register_profile(
+    "explore", settings.get_profile("default"), derandomize=False, max_examples=500
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# Far more than any test takes: what runs longer hangs.
+HANGS_AFTER = int(os.environ.get("SKVQ_TEST_TIMEOUT", "120"))
+
+
+@pytest.fixture(autouse=True)
+def no_hang():
+    """Fail a test that does not end; other tests still get their turn."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def stop(signum, frame):
+        raise TimeoutError(f"The test did not end within {HANGS_AFTER} s.")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(HANGS_AFTER)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    """Let the engine use two threads, for small jobs as well."""
+    monkeypatch.setattr("skvq.nearest._threads.MIN_WORK_PER_CALL", 0)
+    with threadpool_limits(2, user_api="blas"):
+        yield

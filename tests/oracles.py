@@ -1,0 +1,91 @@
+"""Slow and obvious computations that the library is compared with, in float64."""
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+
+def unit(rows):
+    rows = np.asarray(rows, dtype=np.float64)
+    rows = rows / np.abs(rows).max(axis=1, keepdims=True)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def distances(X, table, metric="sqeuclidean"):
+    """All distances (n_samples, n_codewords)."""
+    X = np.asarray(X, dtype=np.float64)
+    table = np.asarray(table, dtype=np.float64)
+    if metric == "inner_product":
+        return -(X @ table.T)
+    if metric == "cosine":
+        return 0.5 * cdist(unit(X), unit(table), "sqeuclidean")
+    if metric == "manhattan":
+        metric = "cityblock"
+    return cdist(X, table, metric)
+
+
+def paired(X, Y, metric="sqeuclidean"):
+    """Distance of each row of X to the same row of Y."""
+    return np.array(
+        [
+            distances(x[None], y[None], metric)[0, 0]
+            for x, y in zip(np.asarray(X), np.asarray(Y), strict=True)
+        ]
+    )
+
+
+def rounding(X, table, metric="sqeuclidean", dtype=np.float64):
+    """How far apart two computed distances of a row may be that are equal in truth.
+
+    The bound of a product of vectors about the table's mean, in the dtype that it is
+    computed in; what cdist computes is good to a few units in the last place.
+    """
+    X = np.asarray(X, dtype=np.float64)
+    table = np.asarray(table, dtype=np.float64)
+    eps = np.finfo(dtype).eps
+    if metric == "cosine":
+        X, table = unit(X), unit(table)
+    elif metric not in ("sqeuclidean", "inner_product"):
+        eps = np.finfo(np.float64).eps
+    mean = table.mean(axis=0)
+    reach = np.linalg.norm(X - mean, axis=1)
+    if metric == "inner_product":
+        reach = reach + np.linalg.norm(mean)
+    radius = np.linalg.norm(table - mean, axis=1).max()
+    if metric in ("sqeuclidean", "cosine", "inner_product"):
+        # The centre is the mean on a grid of an eighth of the spread, at most.
+        radius = 1.25 * radius + eps * np.linalg.norm(mean)
+        return 4 * (X.shape[1] + 4) * eps * radius * (reach + radius)
+    return 64 * X.shape[1] * eps * (1 + reach + radius)
+
+
+def assert_nearest(codes, X, table, metric="sqeuclidean", dtype=np.float64):
+    """Each code is the argmin of the brute force, up to rounding."""
+    table_of = distances(X, table, metric)
+    codes = np.asarray(codes, dtype=np.intp)
+    assert codes.shape == (len(table_of),)
+    excess = table_of[np.arange(len(codes)), codes] - table_of.min(axis=1)
+    assert (excess <= rounding(X, table, metric, dtype)).all(), (
+        f"{(excess > rounding(X, table, metric, dtype)).sum()} codes are not nearest; "
+        f"largest excess {excess.max()}"
+    )
+
+
+def first_argmin(X, table, metric="sqeuclidean"):
+    return distances(X, table, metric).argmin(axis=1)
+
+
+def sums_and_counts(X, codes, n_codewords, weights=None):
+    X = np.asarray(X, dtype=np.float64)
+    weights = np.ones(len(X)) if weights is None else np.asarray(weights, np.float64)
+    sums = np.zeros((n_codewords, X.shape[1]))
+    counts = np.zeros(n_codewords)
+    for x, code, weight in zip(X, codes, weights, strict=True):
+        sums[code] += weight * x
+        counts[code] += weight
+    return sums, counts
+
+
+def repeat_cyclically(X, n_codewords):
+    """The rule for few samples: distinct rows in lexicographic order, over again."""
+    rows = sorted({tuple(row) for row in np.asarray(X).tolist()})
+    return np.array([rows[i % len(rows)] for i in range(n_codewords)])

@@ -1,0 +1,567 @@
+"""The one table of parameters: what every test of the family runs over.
+
+A new estimator adds its rows to `TABLE`, with what is true of it, and an instance to
+`DEFAULTS` if it can be built with defaults; the tests of `test_common.py` follow.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cityblock
+
+from skvq import (
+    BinaryQuantizer,
+    FiniteScalarQuantizer,
+    ProductQuantizer,
+    QuantizedFeatures,
+    SphericalQuantizer,
+    UniformQuantizer,
+    VectorQuantizer,
+)
+
+N_FEATURES = 6
+
+
+def mixture(n_samples=320, n_features=N_FEATURES, seed=0, dtype=np.float32):
+    """Samples of a few overlapping clouds of different sizes, none at the origin."""
+    rng = np.random.default_rng([seed, n_features])
+    centres = rng.normal(size=(7, n_features)) * 3
+    X = centres[rng.choice(7, n_samples, p=[0.3, 0.2, 0.2, 0.1, 0.1, 0.05, 0.05])]
+    return (X + rng.normal(size=X.shape)).astype(dtype)
+
+
+def half_manhattan(x, y):
+    """A metric of the user's own; at module level, so that it can be pickled."""
+    return 0.5 * cityblock(x, y)
+
+
+@dataclass(frozen=True)
+class Row:
+    """An estimator with one set of parameters, and what is true of it.
+
+    Attributes
+    ----------
+    name : str
+        Shown by pytest.
+    make : callable
+        Returns it unfitted, with a fixed seed if it draws random numbers.
+    exact : str, callable or None
+        The metric under which its codes are the argmin over `full_codebook()`; None if
+        its search is not exact, or its own metric does not add up.
+    score : str or callable
+        The metric of `score` and `distortion_`.
+    idempotent : bool
+        Whether quantizing again changes nothing.
+    streams : bool
+        Whether it has `partial_fit`.
+    deterministic : bool
+        Whether it draws no random numbers at all.
+    weights : {"exact", "statistical", None}
+        How weights equal repeats; None: not worth asking (few samples a codeword).
+    few : bool
+        Whether fewer distinct samples than codewords are a ConvergenceWarning.
+    codes : bool
+        Whether `transform` gives codes; if not, reconstructions.
+    zeros : bool
+        Whether it takes rows that are zero (in the columns of one part).
+    n_features : int
+        Width of its data.
+    sklearn_checks : bool
+        Whether it can be fitted on any width, as scikit-learn's checks ask.
+    learns : bool
+        Whether it is never worse than the mean on its own training samples.
+    make_is_small : bool
+        Whether its full codebook is small.
+    """
+
+    name: str
+    make: Callable[[], Any] = field(repr=False)
+    exact: Any = "sqeuclidean"
+    score: Any = "sqeuclidean"
+    idempotent: bool = True
+    streams: bool = False
+    deterministic: bool = False
+    weights: str | None = "statistical"
+    few: bool = True
+    codes: bool = True
+    zeros: bool = True
+    n_features: int = N_FEATURES
+    sklearn_checks: bool = True
+    learns: bool = True
+    make_is_small: bool = True
+
+    def data(self, n_samples=320, seed=0, dtype=np.float32):
+        return mixture(n_samples, self.n_features, seed, dtype)
+
+    def fitted(self, dtype=np.float32):
+        """Return it fitted on `data()`; the same object for all tests: only read it."""
+        return _fitted(self.name, np.dtype(dtype))
+
+    def parts_metric_is_defined(self, X):
+        """Put ones where a metric of the row does not take zeros."""
+        return X if self.zeros else np.where(X == 0, np.ones_like(X), X)
+
+
+@cache
+def _fitted(name, dtype):
+    row = BY_NAME[name]
+    return row.make().fit(row.data(dtype=dtype))
+
+
+TABLE_4 = np.random.default_rng(4).normal(size=(4, N_FEATURES)) * 2
+
+
+def vq(n_codewords=4, **parameters):
+    parameters.setdefault("random_state", 0)
+    return VectorQuantizer(n_codewords, **parameters)
+
+
+def pq(n_subspaces=3, n_codewords=4, **parameters):
+    parameters.setdefault("random_state", 0)
+    return ProductQuantizer(n_subspaces, n_codewords, **parameters)
+
+
+def _online(learning, **parameters):
+    return vq(learning=learning, batch_size=64, **parameters)
+
+
+def _fixed(name, make, **facts):
+    """A row of a scheme that draws no random numbers and takes few samples."""
+    facts = {
+        "exact": None,
+        "weights": "exact",
+        "deterministic": True,
+        "few": False,
+        **facts,
+    }
+    return Row(name, make, **facts)
+
+
+TABLE = [
+    # The naive scheme: sizes
+    Row("vq-defaults", lambda: vq(256), weights=None),
+    Row("vq-two-bytes", lambda: vq(300, max_iter=2), weights=None),
+    Row("vq-one-codeword", lambda: vq(1), weights="exact", deterministic=True),
+    # ... initialisations
+    Row("vq-k-means++", lambda: vq()),
+    Row("vq-random", lambda: vq(init="random")),
+    Row(
+        "vq-splitting",
+        lambda: vq(init="splitting", random_state=None),
+        weights="exact",
+        deterministic=True,
+    ),
+    Row(
+        "vq-splitting-5",
+        lambda: vq(5, init="splitting", random_state=None),
+        weights="exact",
+        deterministic=True,
+    ),
+    Row("vq-normal", lambda: vq(init="normal"), weights="exact"),
+    Row(
+        "vq-array",
+        lambda: vq(init=TABLE_4, random_state=None),
+        weights="exact",
+        deterministic=True,
+        few=False,
+        sklearn_checks=False,
+    ),
+    Row("vq-n-init", lambda: vq(n_init=3)),
+    # ... repairs
+    Row("vq-farthest", lambda: vq(init="normal", dead_codes="farthest")),
+    Row("vq-keep", lambda: vq(init="normal", dead_codes="keep"), weights=None),
+    # ... learners
+    Row("vq-minibatch", lambda: _online("minibatch"), streams=True),
+    Row("vq-ema", lambda: _online("ema"), streams=True),
+    Row("vq-sgd", lambda: _online("sgd"), streams=True),
+    Row(
+        "vq-ema-array",
+        lambda: _online("ema", init=TABLE_4, decay=0.9),
+        streams=True,
+        few=False,
+        sklearn_checks=False,
+    ),
+    Row(
+        "vq-minibatch-random", lambda: _online("minibatch", init="random"), streams=True
+    ),
+    Row("vq-sgd-splitting", lambda: _online("sgd", init="splitting"), streams=True),
+    # ... tables that stay as they are
+    Row("vq-fixed-k-means++", lambda: vq(learning="fixed")),
+    Row(
+        "vq-fixed-random",
+        lambda: vq(learning="fixed", init="random"),
+        learns=False,
+    ),
+    Row(
+        "vq-fixed-splitting",
+        lambda: vq(learning="fixed", init="splitting", random_state=None),
+        weights="exact",
+        deterministic=True,
+    ),
+    Row(
+        "vq-fixed-normal",
+        lambda: vq(learning="fixed", init="normal"),
+        learns=False,
+        weights="exact",
+        few=False,
+    ),
+    Row(
+        "vq-fixed-array",
+        lambda: vq(learning="fixed", init=TABLE_4, random_state=None),
+        learns=False,
+        weights="exact",
+        deterministic=True,
+        few=False,
+        sklearn_checks=False,
+    ),
+    # ... metrics
+    Row(
+        "vq-cosine",
+        lambda: vq(metric="cosine"),
+        exact="cosine",
+        score="cosine",
+        zeros=False,
+    ),
+    Row(
+        "vq-cosine-splitting",
+        lambda: vq(metric="cosine", init="splitting", random_state=None),
+        exact="cosine",
+        score="cosine",
+        weights="exact",
+        deterministic=True,
+        zeros=False,
+    ),
+    Row(
+        "vq-cosine-array",
+        lambda: vq(metric="cosine", init=TABLE_4, random_state=None),
+        exact="cosine",
+        score="cosine",
+        weights="exact",
+        deterministic=True,
+        few=False,
+        zeros=False,
+        sklearn_checks=False,
+    ),
+    Row(
+        "vq-cosine-ema",
+        lambda: _online("ema", metric="cosine"),
+        exact="cosine",
+        score="cosine",
+        streams=True,
+        zeros=False,
+    ),
+    Row(
+        "vq-manhattan",
+        lambda: vq(metric="manhattan"),
+        exact="manhattan",
+        score="manhattan",
+    ),
+    Row(
+        "vq-manhattan-splitting",
+        lambda: vq(metric="manhattan", init="splitting", random_state=None),
+        exact="manhattan",
+        score="manhattan",
+        weights="exact",
+        deterministic=True,
+    ),
+    Row(
+        "vq-inner-product",
+        lambda: vq(metric="inner_product", learning="fixed", init="normal"),
+        exact="inner_product",
+        score="inner_product",
+        idempotent=False,
+        weights="exact",
+        few=False,
+    ),
+    Row(
+        "vq-chebyshev",
+        lambda: vq(metric="chebyshev", learning="fixed", init="random"),
+        exact="chebyshev",
+        score="chebyshev",
+    ),
+    Row(
+        "vq-euclidean",
+        lambda: vq(metric="euclidean", learning="fixed"),
+        exact="euclidean",
+        score="euclidean",
+    ),
+    Row(
+        "vq-callable",
+        lambda: vq(metric=half_manhattan, learning="fixed"),
+        exact=half_manhattan,
+        score=half_manhattan,
+    ),
+    # The concatenated scheme
+    Row(
+        "pq-defaults",
+        lambda: pq(8, None),
+        weights=None,
+        n_features=16,
+        make_is_small=False,
+    ),
+    Row("pq-even", lambda: pq()),
+    Row("pq-uneven", lambda: pq(4)),
+    Row("pq-one-subspace", lambda: pq(1)),
+    Row("pq-every-feature", lambda: pq(N_FEATURES, 3), sklearn_checks=False),
+    Row("pq-sizes", lambda: pq(3, [2, 5, 3]), sklearn_checks=False),
+    Row(
+        "pq-shared",
+        lambda: pq(share_codebook=True),
+        sklearn_checks=False,
+        few=False,
+    ),
+    Row(
+        "pq-splitting",
+        lambda: pq(quantizer=vq(init="splitting", random_state=None)),
+        weights="exact",
+    ),
+    Row(
+        "pq-shared-splitting",
+        lambda: pq(
+            quantizer=vq(init="splitting", random_state=None), share_codebook=True
+        ),
+        weights="exact",
+        sklearn_checks=False,
+        few=False,
+    ),
+    Row("pq-ema", lambda: pq(quantizer=_online("ema")), streams=True),
+    Row(
+        "pq-shared-minibatch",
+        lambda: pq(quantizer=_online("minibatch"), share_codebook=True),
+        streams=True,
+        sklearn_checks=False,
+        few=False,
+    ),
+    Row("pq-of-pq", lambda: pq(2, None, quantizer=ProductQuantizer(2, 3))),
+    Row(
+        "pq-of-shared-pq-ema",
+        lambda: pq(
+            2,
+            None,
+            quantizer=ProductQuantizer(
+                3, 4, share_codebook=True, quantizer=_online("ema")
+            ),
+        ),
+        streams=True,
+        sklearn_checks=False,
+        few=False,
+    ),
+    Row(
+        "pq-of-manhattan",
+        lambda: pq(quantizer=vq(metric="manhattan")),
+        exact="manhattan",
+    ),
+    Row(
+        "pq-of-cosine",
+        lambda: pq(quantizer=vq(metric="cosine")),
+        exact=None,
+        zeros=False,
+        learns=False,
+    ),
+    # Signs
+    _fixed("binary-defaults", lambda: BinaryQuantizer(), exact="sqeuclidean"),
+    _fixed(
+        "binary-lfq",
+        lambda: BinaryQuantizer(scale=1),
+        exact="sqeuclidean",
+        learns=False,
+    ),
+    _fixed(
+        "binary-spherical",
+        lambda: BinaryQuantizer(spherical=True),
+        exact="sqeuclidean",
+        learns=False,
+    ),
+    _fixed(
+        "binary-spherical-uniform",
+        lambda: BinaryQuantizer(spherical=True, radius="uniform", radius_levels=5),
+        learns=False,
+    ),
+    _fixed(
+        "binary-spherical-learned",
+        lambda: BinaryQuantizer(spherical=True, radius="learned", radius_levels=5),
+        learns=False,
+    ),
+    _fixed(
+        "binary-spherical-float32",
+        lambda: BinaryQuantizer(spherical=True, radius="float32"),
+        learns=False,
+        make_is_small=False,
+    ),
+    _fixed(
+        "pq-of-binary",
+        lambda: ProductQuantizer(3, quantizer=BinaryQuantizer()),
+        exact="sqeuclidean",
+    ),
+    # Grids
+    _fixed(
+        "uniform-defaults",
+        lambda: UniformQuantizer(),
+        exact="sqeuclidean",
+        make_is_small=False,
+    ),
+    _fixed(
+        "uniform-4",
+        lambda: UniformQuantizer(4),
+        exact="sqeuclidean",
+        learns=False,
+    ),
+    _fixed(
+        "uniform-sizes",
+        lambda: UniformQuantizer([3, 1, 4, 2, 5, 7]),
+        exact="sqeuclidean",
+        learns=False,
+        sklearn_checks=False,
+    ),
+    _fixed(
+        "uniform-two-bytes",
+        lambda: UniformQuantizer(300, feature_range=(-9.0, 9.0)),
+        exact="sqeuclidean",
+        idempotent=True,
+        learns=False,
+        make_is_small=False,
+    ),
+    _fixed(
+        "uniform-quantile",
+        lambda: UniformQuantizer(
+            4, feature_range="quantile", quantile_range=(5.0, 95.0)
+        ),
+        exact="sqeuclidean",
+        learns=False,
+    ),
+    _fixed(
+        "uniform-gaussian",
+        lambda: UniformQuantizer(4, feature_range="gaussian"),
+        exact="sqeuclidean",
+        learns=False,
+    ),
+    _fixed(
+        "uniform-laplacian",
+        lambda: UniformQuantizer(3, feature_range="laplacian"),
+        exact="sqeuclidean",
+        learns=False,
+    ),
+    _fixed(
+        "lloyd-max",
+        lambda: UniformQuantizer(4, levels="lloyd-max"),
+        exact="sqeuclidean",
+        few=True,
+    ),
+    _fixed(
+        "lloyd-max-gaussian",
+        lambda: UniformQuantizer(4, levels="lloyd-max", density="gaussian"),
+        exact="sqeuclidean",
+        learns=False,
+    ),
+    _fixed(
+        "lloyd-max-laplacian",
+        lambda: UniformQuantizer(4, levels="lloyd-max", density="laplacian"),
+        exact="sqeuclidean",
+        learns=False,
+    ),
+    _fixed(
+        "pq-of-uniform",
+        lambda: ProductQuantizer(3, quantizer=UniformQuantizer(3)),
+        exact="sqeuclidean",
+        learns=False,
+    ),
+    # Finite scalars
+    _fixed("fsq-defaults", lambda: FiniteScalarQuantizer(), make_is_small=False),
+    _fixed("fsq-5", lambda: FiniteScalarQuantizer(5)),
+    _fixed("fsq-paper", lambda: FiniteScalarQuantizer(4, formula="paper")),
+    _fixed(
+        "fsq-sizes",
+        lambda: FiniteScalarQuantizer([8, 6, 5, 2, 3, 4]),
+        sklearn_checks=False,
+    ),
+    _fixed("fsq-cdf", lambda: FiniteScalarQuantizer(4, bound="cdf")),
+    _fixed("fsq-none", lambda: FiniteScalarQuantizer(5, bound="none")),
+    _fixed(
+        "pq-of-fsq",
+        lambda: ProductQuantizer(2, quantizer=FiniteScalarQuantizer(4)),
+    ),
+    # Angles
+    _fixed(
+        "spherical-defaults",
+        lambda: SphericalQuantizer(),
+        learns=False,
+        make_is_small=False,
+    ),
+    _fixed(
+        "spherical-sizes",
+        lambda: SphericalQuantizer([4, 3, 5, 2, 7]),
+        learns=False,
+        sklearn_checks=False,
+    ),
+    _fixed(
+        "spherical-density",
+        lambda: SphericalQuantizer(4, angles="density"),
+        learns=False,
+    ),
+    _fixed(
+        "spherical-tree",
+        lambda: SphericalQuantizer(4, coordinates="tree", angles="density"),
+        learns=False,
+    ),
+    _fixed(
+        "spherical-total-bits",
+        lambda: SphericalQuantizer(total_bits=11, angles="density"),
+        learns=False,
+    ),
+    _fixed(
+        "spherical-uniform-radius",
+        lambda: SphericalQuantizer(4, radius="uniform", radius_levels=5),
+        learns=False,
+    ),
+    _fixed(
+        "spherical-learned-radius",
+        lambda: SphericalQuantizer(3, radius="learned", radius_levels=5),
+        learns=False,
+    ),
+    _fixed(
+        "spherical-float32-radius",
+        lambda: SphericalQuantizer(4, coordinates="tree", radius="float32"),
+        learns=False,
+        make_is_small=False,
+    ),
+    _fixed(
+        "pq-of-spherical",
+        lambda: ProductQuantizer(
+            2, quantizer=SphericalQuantizer(4, radius="uniform", radius_levels=4)
+        ),
+        learns=False,
+    ),
+    # Reconstructions as features
+    Row("features-vq", lambda: QuantizedFeatures(vq()), codes=False),
+    Row("features-pq", lambda: QuantizedFeatures(pq()), codes=False),
+    Row("features-ema", lambda: QuantizedFeatures(_online("ema")), codes=False),
+]
+
+BY_NAME = {row.name: row for row in TABLE}
+assert len(BY_NAME) == len(TABLE)
+
+# Built with defaults: scikit-learn's checks run on these, and on all rows that can be
+# fitted on any width.
+DEFAULTS = [
+    VectorQuantizer(),
+    ProductQuantizer(),
+    QuantizedFeatures(VectorQuantizer()),
+    BinaryQuantizer(),
+    UniformQuantizer(),
+    FiniteScalarQuantizer(),
+    SphericalQuantizer(),
+]
+
+QUANTIZERS = [row for row in TABLE if row.codes]
+
+
+def each(rows):
+    return pytest.mark.parametrize("row", rows, ids=lambda row: row.name)
+
+
+every_row = each(TABLE)
+every_quantizer = each(QUANTIZERS)

@@ -1,0 +1,712 @@
+"""What every estimator of the family keeps, over the one table of parameters."""
+
+import inspect
+import pickle
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from oracles import assert_nearest, distances, paired, repeat_cyclically
+from sklearn.base import clone
+from sklearn.exceptions import (
+    ConvergenceWarning,
+    InconsistentVersionWarning,
+    NotFittedError,
+)
+from sklearn.utils import estimator_checks
+from sklearn.utils.estimator_checks import estimator_checks_generator
+from table import DEFAULTS, QUANTIZERS, TABLE, each, every_quantizer, every_row
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import skvq
+from skvq.base import BaseQuantizer
+from skvq.codes import token_ids
+
+FITTED_ON_FEW = [row for row in TABLE if row.few]
+STREAMS = [row for row in TABLE if row.streams]
+
+# Fewer samples than codewords are a warning, and the checks fit on very few.
+ignore_few = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+# -- scikit-learn's own checks ---------------------------------------------------------
+
+
+def _sklearn_checks():
+    estimators = [(type(estimator).__name__, estimator) for estimator in DEFAULTS]
+    estimators += [
+        (row.name, row.make()) for row in TABLE if row.sklearn_checks and row.zeros
+    ]
+    # On 15 rows in an order of its own, which only a start without chance survives;
+    # test_weights_equal_repeats asks the same of the others with more rows.
+    by_chance = {row.name for row in TABLE if row.weights == "statistical"}
+    for name, estimator in estimators:
+        for instance, check in estimator_checks_generator(estimator):
+            weights = check.func.__name__.startswith("check_sample_weight_equivalence")
+            if weights and name in by_chance:
+                continue
+            yield pytest.param(instance, check, id=f"{name}-{check.func.__name__}")
+
+
+@ignore_few
+@pytest.mark.parametrize(("estimator", "check"), list(_sklearn_checks()))
+def test_sklearn_checks(estimator, check):
+    check(estimator)
+
+
+# Those that check_estimator does not yield.
+MORE_CHECKS = [
+    estimator_checks.check_set_output_transform,
+    estimator_checks.check_set_output_transform_pandas,
+    estimator_checks.check_set_output_transform_polars,
+    estimator_checks.check_global_output_transform_pandas,
+    estimator_checks.check_global_set_output_transform_polars,
+    estimator_checks.check_transformer_get_feature_names_out,
+    estimator_checks.check_transformer_get_feature_names_out_pandas,
+    estimator_checks.check_param_validation,
+    estimator_checks.check_dataframe_column_names_consistency,
+    estimator_checks.check_inplace_ensure_writeable,
+]
+
+
+@ignore_few
+@pytest.mark.filterwarnings("ignore:X (has|does not have) .*feature names")
+@pytest.mark.parametrize("check", MORE_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("estimator", DEFAULTS, ids=lambda e: type(e).__name__)
+def test_more_sklearn_checks(estimator, check):
+    check(type(estimator).__name__, clone(estimator))
+
+
+def test_every_public_estimator_is_in_the_table():
+    public = {
+        value
+        for value in vars(skvq).values()
+        if inspect.isclass(value) and hasattr(value, "fit")
+    }
+    assert {type(row.make()) for row in TABLE} == public
+    assert {type(estimator) for estimator in DEFAULTS} == public
+
+
+def test_the_contract_is_written_once():
+    """No scheme overrides a public method of the contract."""
+    contract = {
+        name for name in vars(BaseQuantizer) if not name.startswith(("_", "set_"))
+    }
+    for cls in {type(row.make()) for row in QUANTIZERS}:
+        assert not contract & set(vars(cls)), cls
+
+
+# -- the contract ----------------------------------------------------------------------
+
+
+@every_quantizer
+def test_shapes_dtypes_and_round_trip(row):
+    quantizer, X = row.fitted(), row.data(seed=1)
+    codes = quantizer.transform(X)
+    sizes = quantizer.codebook_sizes_
+    assert isinstance(sizes, tuple)
+    assert all(type(size) is int for size in sizes)
+    assert codes.shape == (len(X), len(sizes))
+    assert codes.dtype == np.min_scalar_type(max(sizes) - 1)
+    assert (codes < np.array(sizes)).all()
+    decoded = quantizer.inverse_transform(codes)
+    assert decoded.shape == X.shape
+    assert decoded.dtype == np.float32
+    assert np.isfinite(decoded).all()
+    assert_array_equal(quantizer.quantize(X), decoded)
+    assert len(quantizer.get_feature_names_out()) == len(sizes)
+    assert isinstance(quantizer.bits_per_sample_, float)
+    assert quantizer.bits_per_sample_ == pytest.approx(np.log2(sizes).sum())
+
+
+@every_quantizer
+def test_codebooks(row):
+    quantizer = row.fitted()
+    tables = quantizer.codebooks_
+    assert isinstance(tables, tuple)
+    assert [len(table) for table in tables] == list(quantizer.codebook_sizes_)
+    assert all(table.ndim == 2 for table in tables)
+    assert all(np.isfinite(table).all() for table in tables)
+    with pytest.raises(AttributeError):
+        row.make().codebooks_  # noqa: B018
+    assert not hasattr(row.make(), "codebook_sizes_")
+
+
+@every_quantizer
+def test_full_codebook(row):
+    quantizer, X = row.fitted(), row.data(seed=1)
+    sizes = [int(size) for size in quantizer.codebook_sizes_]
+    product = int(np.prod([float(size) for size in sizes]))
+    if product > 2**16:
+        with pytest.raises(ValueError, match="max_size=65536"):
+            quantizer.full_codebook(max_size=2**16)
+        return
+    table = quantizer.full_codebook()
+    assert table.shape == (product, X.shape[1])
+    codes = quantizer.transform(X)
+    ids = token_ids(codes, sizes).astype(np.intp)
+    assert_array_equal(table[ids], quantizer.quantize(X))
+    with pytest.raises(ValueError, match="max_size"):
+        quantizer.full_codebook(max_size=product - 1)
+    if row.exact is not None:
+        assert_nearest(ids, X, table, row.exact, np.float32)
+
+
+@every_quantizer
+def test_score_and_distortion(row):
+    quantizer, X = row.fitted(), row.data(seed=1)
+    weights = np.random.default_rng(0).integers(0, 3, len(X)).astype(float)
+    errors = paired(X, quantizer.quantize(X), row.score)
+    score = quantizer.score(X)
+    assert type(score) is float
+    assert score == pytest.approx(-errors.mean(), rel=1e-5)
+    assert quantizer.score(X, sample_weight=weights) == pytest.approx(
+        -np.average(errors, weights=weights), rel=1e-5
+    )
+    train = row.data()
+    assert type(quantizer.distortion_) is float
+    if not row.streams or not hasattr(quantizer, "_stream_"):
+        assert quantizer.distortion_ == pytest.approx(-quantizer.score(train), rel=1e-4)
+
+
+@every_row
+def test_quantize_is_idempotent(row):
+    if not row.idempotent:
+        pytest.skip("not a nearest-neighbour scheme of its own reconstructions")
+    estimator, X = row.fitted(), row.data(seed=1)
+    quantize = estimator.quantize if row.codes else estimator.transform
+    once = quantize(X)
+    assert_allclose(quantize(once), once, rtol=1e-5, atol=1e-5)
+
+
+@every_quantizer
+def test_codes_that_are_decoded(row):
+    quantizer, X = row.fitted(), row.data(seed=1)
+    codes = quantizer.transform(X)
+    expected = quantizer.quantize(X)
+    names = quantizer.get_feature_names_out()
+    for other in (
+        codes.tolist(),
+        codes.astype(float),
+        codes.astype(np.int64),
+        np.asfortranarray(codes),
+        pd.DataFrame(codes, columns=names),
+    ):
+        assert_array_equal(quantizer.inverse_transform(other), expected)
+    assert quantizer.inverse_transform(codes[:0]).shape == (0, X.shape[1])
+
+
+@every_quantizer
+@pytest.mark.parametrize("value", [-1, 0.5, np.nan, np.inf, 10**9])
+def test_codes_that_are_refused(row, value):
+    quantizer = row.fitted()
+    last = len(quantizer.codebook_sizes_) - 1
+    codes = quantizer.transform(row.data(3)).astype(float)
+    codes[1, last] = value
+    with pytest.raises(ValueError, match=rf"codes\[1, {last}\]"):
+        quantizer.inverse_transform(codes)
+    codes[1, last] = quantizer.codebook_sizes_[last]
+    with pytest.raises(ValueError, match=rf"column {last} takes the integers 0 to"):
+        quantizer.inverse_transform(codes)
+    with pytest.raises(ValueError, match="columns"):
+        quantizer.inverse_transform(np.zeros((2, last + 2), dtype=int))
+
+
+@every_row
+def test_fit_transform_is_fit_and_transform(row):
+    X = row.data()
+    assert_array_equal(row.make().fit_transform(X), row.fitted().transform(X))
+
+
+@every_row
+def test_pickle_joblib_and_clone(row, tmp_path):
+    X, estimator = row.data(), row.fitted()
+    expected = estimator.transform(X)
+    joblib.dump(estimator, tmp_path / "codec.joblib")
+    for copy in (
+        pickle.loads(pickle.dumps(estimator)),
+        joblib.load(tmp_path / "codec.joblib"),
+        clone(estimator).fit(X),
+    ):
+        assert_array_equal(copy.transform(X), expected)
+    fresh = clone(estimator)
+    assert fresh.get_params().keys() == estimator.get_params().keys()
+    with pytest.raises(NotFittedError):
+        fresh.transform(X)
+
+
+@every_quantizer
+def test_pickles_of_another_version_warn(row, monkeypatch):
+    data = pickle.dumps(row.fitted())
+    monkeypatch.setattr("skvq.base.__version__", "999")
+    with pytest.warns(InconsistentVersionWarning, match=r"skvq 999"):
+        pickle.loads(data)
+
+
+@every_row
+def test_unfitted(row):
+    X = row.data()
+    for name in ("transform", "inverse_transform", "quantize", "score"):
+        if hasattr(row.make(), name):
+            with pytest.raises(NotFittedError):
+                getattr(row.make(), name)(X)
+
+
+@every_quantizer
+def test_partial_fit_is_there_where_it_can_be(row):
+    assert hasattr(row.make(), "partial_fit") == row.streams
+    if not row.streams:
+        with pytest.raises(AttributeError, match="partial_fit"):
+            row.make().partial_fit  # noqa: B018
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@each(STREAMS)
+def test_stream_of_batches_of_any_size(row):
+    X = row.data(600)
+    quantizer = row.make()
+    errors = []
+    begin = 0
+    for size in (1, 2, 1, 5, 31, 60, 200, 300):
+        quantizer.partial_fit(X[begin : begin + size])
+        begin += size
+        errors.append(-quantizer.score(X))
+        assert quantizer.transform(X).max() < max(quantizer.codebook_sizes_)
+    assert errors[-1] < 0.7 * errors[0]
+    with pytest.raises(ValueError, match="features"):
+        quantizer.partial_fit(X[:, :-1])
+    assert_array_equal(-quantizer.score(X), errors[-1])
+
+
+# -- the same bits, whatever the circumstances -----------------------------------------
+
+
+@every_row
+def test_same_seed_same_bits(row, two_threads):
+    X = row.data(700)
+    with threadpool_limits(1, user_api="blas"):
+        one = row.make().fit(X)
+        codes = one.transform(X)
+    two = row.make().fit(X)
+    for a, b in zip(_tables(one), _tables(two), strict=True):
+        assert a.tobytes() == b.tobytes()
+    assert_array_equal(two.transform(X), codes)
+
+
+def _tables(estimator):
+    return getattr(estimator, "quantizer_", estimator).codebooks_
+
+
+@every_quantizer
+@pytest.mark.parametrize("kind", ["real", "integer"])
+def test_codes_do_not_depend_on_company(row, kind, two_threads):
+    """Row by row, in batch, permuted, on one and two threads."""
+    X = row.data(333, seed=2)
+    quantizer = row.fitted()
+    if kind == "integer":
+        X = row.parts_metric_is_defined(np.rint(X))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            quantizer = row.make().fit(X[:40])
+    codes = quantizer.transform(X)
+    with threadpool_limits(1, user_api="blas"):
+        assert_array_equal(quantizer.transform(X), codes)
+    order = np.random.default_rng(0).permutation(len(X))
+    alone = np.concatenate([quantizer.transform(x[None]) for x in X[:50]])
+    _same_but_for_rounding(
+        quantizer, row, X, codes, quantizer.transform(X[order]), order
+    )
+    _same_but_for_rounding(quantizer, row, X, codes[:50], alone, np.arange(50))
+
+
+def _same_but_for_rounding(quantizer, row, X, codes, other, order):
+    differs = (codes[order] != other).any(axis=1)
+    if not differs.any():
+        return
+    x = X[order[differs]]
+    a = paired(x, quantizer.inverse_transform(codes[order[differs]]), row.score)
+    b = paired(x, quantizer.inverse_transform(other[differs]), row.score)
+    assert_allclose(a, b, rtol=1e-5)
+
+
+@every_quantizer
+def test_equal_codewords_give_the_lowest_code(row):
+    if row.exact is None or not row.few:
+        pytest.skip("no rule for ties")
+    X = row.parts_metric_is_defined(np.rint(row.data(3, seed=5)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        quantizer = row.make().fit(X)
+    codes = quantizer.transform(X)
+    for column, table in zip(codes.T, quantizer.codebooks_, strict=True):
+        firsts = np.unique(table + 0.0, axis=0, return_index=True)[1]
+        assert np.isin(column, firsts).all()
+
+
+def test_threads_that_transform_at_once_leave_blas_alone():
+    rows = [row for row in QUANTIZERS if row.name in ("vq-defaults", "pq-defaults")]
+    before = [lib["num_threads"] for lib in threadpool_info()]
+    with ThreadPoolExecutor(8) as pool:
+        for row in rows:
+            X = row.data(20_000, seed=3)
+            expected = row.fitted().transform(X)
+            for codes in pool.map(row.fitted().transform, [X] * 16):
+                assert_array_equal(codes, expected)
+    assert [lib["num_threads"] for lib in threadpool_info()] == before
+
+
+# -- input of every kind ---------------------------------------------------------------
+
+
+@every_row
+@pytest.mark.parametrize(
+    "dtype", ["float16", "float32", "float64", "uint8", "int16", "int64", "bool"]
+)
+def test_dtypes(row, dtype):
+    X = row.data(seed=1)
+    X = (X > 0) if dtype == "bool" else np.abs(X * 4).astype(dtype)
+    X = row.parts_metric_is_defined(X).astype(dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        estimator = row.make().fit(X)
+        wide = row.make().fit(X.astype(np.float64))
+    result = estimator.transform(X)
+    if not row.codes:
+        assert_allclose(result, wide.transform(X), atol=0.2 * np.abs(X).max())
+        return
+    narrow = dtype in ("float16", "float32", "uint8", "int16", "bool")
+    expected = np.float32 if narrow else np.float64
+    assert estimator.quantize(X).dtype == expected
+    if (
+        row.exact is not None
+        and np.prod([float(v) for v in estimator.codebook_sizes_]) < 2**16
+    ):
+        ids = token_ids(result, estimator.codebook_sizes_).astype(np.intp)
+        assert_nearest(ids, X, estimator.full_codebook(), row.exact, expected)
+
+
+@every_row
+def test_memory_layouts(row, tmp_path):
+    X = row.data(seed=1)
+    estimator = row.fitted()
+    expected = estimator.transform(X)
+    doubled = np.repeat(np.repeat(X, 2, axis=0), 2, axis=1)
+    frozen = X.copy()
+    frozen.flags.writeable = False
+    np.save(tmp_path / "X.npy", X)
+    for other in (
+        np.asfortranarray(X),
+        doubled[::2, ::2],
+        X[::-1][::-1],
+        frozen,
+        np.load(tmp_path / "X.npy", mmap_mode="r"),
+        X.tolist(),
+    ):
+        assert_array_equal(estimator.transform(other), expected)
+    assert_array_equal(
+        row.make().fit(frozen).transform(X), row.make().fit(X).transform(X)
+    )
+
+
+# -- bad input -------------------------------------------------------------------------
+
+
+def _with(X, value):
+    X = X.astype(object if isinstance(value, (str, complex)) else float)
+    X[3, -1] = value
+    return X
+
+
+BAD_SAMPLES = {
+    "nan": (lambda X: _with(X, np.nan), "NaN"),
+    "infinity": (lambda X: _with(X, np.inf), "infinity"),
+    "too narrow": (lambda X: X[:, :-1], "features"),
+    "too wide": (lambda X: np.hstack([X, X]), "features"),
+    "empty": (lambda X: X[:0], "0 sample"),
+    "no features": (lambda X: X[:, :0], "0 feature"),
+    "one row, flat": (lambda X: X[0], "1D array"),
+    "three dimensions": (lambda X: X[None], "dim 3"),
+    "strings": (lambda X: _with(X, "one"), "could not convert string"),
+    "complex": (lambda X: X + 1j, "Complex data not supported"),
+    "objects": (lambda X: np.full(X.shape, None, dtype=object), "NaN|NoneType"),
+    "sparse": (lambda X: scipy.sparse.csr_array(X), "[Ss]parse"),
+    "dates": (lambda X: X.astype("datetime64[s]"), "real numbers|dtype"),
+    "none": (lambda X: None, "array"),
+}
+
+
+@every_row
+@pytest.mark.parametrize("kind", BAD_SAMPLES)
+def test_bad_samples(row, kind):
+    make_bad, message = BAD_SAMPLES[kind]
+    good = row.data(40)
+    bad = make_bad(good)
+    estimator = row.fitted()
+    state = pickle.dumps(estimator)
+    for name in ("transform", "quantize", "score"):
+        if hasattr(estimator, name):
+            with pytest.raises((ValueError, TypeError), match=message):
+                getattr(estimator, name)(bad)
+    assert pickle.dumps(estimator) == state
+    if "features" in message:
+        return  # a fit takes any width
+    fresh = row.make()
+    with pytest.raises((ValueError, TypeError), match=message):
+        fresh.fit(bad)
+    with pytest.raises(NotFittedError):
+        fresh.transform(good)
+
+
+@every_row
+def test_a_failed_fit_changes_nothing(row):
+    X = row.data()
+    estimator = row.make().fit(X)
+    state = pickle.dumps(estimator)
+    bad = X.copy()
+    bad[-1, -1] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        estimator.fit(bad)
+    with pytest.raises(ValueError, match="Negative"):
+        estimator.fit(X, sample_weight=np.full(len(X), -1.0))
+    if row.streams:
+        with pytest.raises(ValueError, match="NaN"):
+            estimator.partial_fit(bad)
+    assert pickle.dumps(estimator) == state
+
+
+@every_row
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (lambda n: np.zeros(n), "zero"),
+        (lambda n: -np.ones(n), "Negative"),
+        (lambda n: np.full(n, np.nan), "NaN"),
+        (lambda n: np.ones(n - 1), r"shape|inconsistent"),
+        (lambda n: np.ones((n, 1)), r"1D|dimension"),
+    ],
+    ids=["zero", "negative", "nan", "short", "2-d"],
+)
+def test_bad_weights(row, weights, message):
+    X = row.data(60)
+    estimator = row.make()
+    with pytest.raises(ValueError, match=message):
+        estimator.fit(X, sample_weight=weights(len(X)))
+    if row.codes:
+        with pytest.raises(ValueError, match=message):
+            row.fitted().score(X, sample_weight=weights(len(X)))
+
+
+@each([row for row in TABLE if not row.zeros])
+def test_zero_rows_are_refused_where_they_have_no_direction(row):
+    X = row.data(60).copy()
+    X[7] = 0
+    with pytest.raises(ValueError, match=r"zero vectors: row 7"):
+        row.make().fit(X)
+    with pytest.raises(ValueError, match="zero vectors"):
+        row.fitted().transform(X)
+
+
+# -- degenerate, but right -------------------------------------------------------------
+
+
+@each(FITTED_ON_FEW)
+def test_fewer_distinct_samples_than_codewords(row):
+    X = row.data(3)[[2, 0, 1, 0, 2, 2]]
+    with pytest.warns(ConvergenceWarning, match="distinct samples"):
+        estimator = row.make().set_params(**_many_codewords(row)).fit(X)
+    for table in _tables(estimator):
+        assert np.isfinite(table).all()
+    quantized = estimator.quantize(X) if row.codes else estimator.transform(X)
+    if row.score in ("sqeuclidean", "manhattan", "euclidean") and row.zeros:
+        assert_allclose(quantized, X, atol=1e-6)
+    if type(estimator) is skvq.VectorQuantizer and row.zeros:
+        assert_array_equal(_tables(estimator)[0], repeat_cyclically(X, 7))
+
+
+def _many_codewords(row):
+    """Parameters that give every table of the row seven codewords or more."""
+    found = {}
+    for name, value in row.make().get_params().items():
+        if name.split("__")[-1] == "n_codewords" and value is not None:
+            found[name] = 7 if isinstance(value, int) else [7] * len(value)
+    return found
+
+
+DEGENERATE = {
+    "constant": lambda X: np.full_like(X, 3.5),
+    "constant zero": lambda X: np.zeros_like(X),
+    "constant feature": lambda X: np.where(np.arange(X.shape[1]) == 1, 2.0, X),
+    "duplicates": lambda X: X[np.arange(len(X)) % 5],
+    "two values": lambda X: (X > 0).astype(X.dtype),
+    "offset": lambda X: X + 1e4,
+    "outlier": lambda X: np.where(np.arange(len(X))[:, None] == 5, X * 1e6, X),
+    "minus zero": lambda X: np.where(X > 0, -0.0, 0.0),
+}
+
+
+@ignore_few
+@every_row
+@pytest.mark.parametrize("kind", DEGENERATE)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_degenerate_samples(row, kind, dtype):
+    X = row.parts_metric_is_defined(DEGENERATE[kind](row.data(80))).astype(dtype)
+    estimator = row.make().fit(X)
+    quantized = estimator.quantize(X) if row.codes else estimator.transform(X)
+    assert np.isfinite(quantized).all()
+    for table in _tables(estimator):
+        assert np.isfinite(table).all()
+    if row.codes:
+        assert np.isfinite(estimator.distortion_)
+        spread = paired(X, np.broadcast_to(X.mean(axis=0), X.shape)).mean()
+        if row.score == "sqeuclidean" and row.learns and not row.streams:
+            assert -estimator.score(X) <= spread * (1 + 1e-5) + 1e-6
+
+
+@ignore_few
+@every_row
+@pytest.mark.parametrize(
+    ("dtype", "exponent"),
+    [
+        ("float32", -148),
+        ("float32", -130),
+        ("float32", -60),
+        ("float32", 60),
+        ("float32", 124),
+        ("float64", -1070),
+        ("float64", -500),
+        ("float64", 500),
+    ],
+)
+def test_scales_near_the_ends_of_the_dtype(row, dtype, exponent):
+    """A right answer, or an error that says what overflows; never a NaN."""
+    X = np.ldexp(row.data(60).astype(dtype), exponent)
+    X = row.parts_metric_is_defined(X)
+    estimator = row.make()
+    try:
+        estimator.fit(X)
+        quantized = estimator.quantize(X) if row.codes else estimator.transform(X)
+    except ValueError as error:
+        assert any(
+            word in str(error)
+            for word in ("overflow", "too large", "gives NaN", "zero vectors")
+        ), error
+        return
+    assert np.isfinite(quantized).all()
+    for table in _tables(estimator):
+        assert np.isfinite(table).all()
+
+
+# -- weights ---------------------------------------------------------------------------
+
+
+@each([row for row in TABLE if row.weights])
+def test_weights_equal_repeats(row):
+    rng = np.random.default_rng(0)
+    X = row.data(400, dtype=np.float64)
+    weights = rng.integers(0, 4, len(X))
+    repeated = np.repeat(X, weights, axis=0)
+    if row.weights == "exact":
+        a = row.make().fit(X, sample_weight=weights)
+        b = row.make().fit(repeated)
+        for one, two in zip(_tables(a), _tables(b), strict=True):
+            assert_allclose(one, two, rtol=1e-9, atol=1e-9)
+        assert_array_equal(a.transform(X), b.transform(X))
+        return
+    test = row.data(400, seed=1, dtype=np.float64)
+    scores = [[], []]
+    for seed in range(12):
+        for kind, args in enumerate([(X, weights), (repeated, None)]):
+            estimator = row.make().set_params(**_seed(row, seed))
+            estimator.fit(args[0], sample_weight=args[1])
+            decoded = (
+                estimator.quantize(test) if row.codes else estimator.transform(test)
+            )
+            scores[kind].append(paired(test, decoded).mean())
+    a, b = (np.array(values) for values in scores)
+    error = np.sqrt((a.var() + b.var()) / len(a)) + 0.01 * b.mean()
+    assert abs(a.mean() - b.mean()) < 4 * error
+
+
+def _seed(row, seed):
+    names = row.make().get_params()
+    return {
+        name: seed
+        for name in names
+        if name.split("__")[-1] == "random_state" and names[name] is not None
+    }
+
+
+@every_row
+def test_rows_of_weight_zero_play_no_part(row):
+    X = row.data(400)
+    junk = np.full((50, X.shape[1]), 1e3, dtype=X.dtype)
+    weights = np.r_[np.ones(len(X)), np.zeros(len(junk))]
+    a = row.make().fit(np.vstack([X, junk]), sample_weight=weights)
+    b = row.make().fit(X, sample_weight=np.ones(len(X)))
+    for one, two in zip(_tables(a), _tables(b), strict=True):
+        assert_array_equal(one, two)
+
+
+# -- properties ------------------------------------------------------------------------
+
+
+@st.composite
+def matrices(draw, n_features):
+    """Small matrices with ties, duplicates and values of very different size."""
+    n_samples = draw(st.integers(2, 40))
+    seed = draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    kind = draw(st.sampled_from(["normal", "integer", "duplicates", "heavy", "offset"]))
+    X = rng.normal(size=(n_samples, n_features))
+    if kind == "integer":
+        X = np.rint(3 * X)
+    elif kind == "duplicates":
+        X = X[rng.integers(0, max(1, n_samples // 3), n_samples)]
+    elif kind == "heavy":
+        X = X / rng.random(X.shape) ** 3
+    elif kind == "offset":
+        X = X + 1000 * rng.normal(size=n_features)
+    return X.astype(draw(st.sampled_from([np.float32, np.float64])))
+
+
+@ignore_few
+@every_row
+@settings(max_examples=12)
+@given(data=st.data())
+def test_properties(row, data):
+    X = row.parts_metric_is_defined(data.draw(matrices(row.n_features)))
+    estimator = row.make().fit(X)
+    if not row.codes:
+        assert estimator.transform(X).shape == X.shape
+        return
+    codes = estimator.transform(X)
+    decoded = estimator.inverse_transform(codes)
+    assert np.isfinite(decoded).all()
+    order = np.random.default_rng(0).permutation(len(X))
+    _same_but_for_rounding(
+        estimator, row, X, codes, estimator.transform(X[order]), order
+    )
+    copy = pickle.loads(pickle.dumps(estimator))
+    assert_array_equal(copy.transform(X), codes)
+    if row.exact is not None and row.make_is_small:
+        ids = token_ids(codes, estimator.codebook_sizes_).astype(np.intp)
+        assert_nearest(ids, X, estimator.full_codebook(), row.exact, X.dtype)
+    assert (codes < np.array(estimator.codebook_sizes_)).all()
+    if row.score == "sqeuclidean" and row.exact == "sqeuclidean":
+        best = (
+            distances(X, estimator.full_codebook()).min(axis=1)
+            if row.make_is_small
+            else None
+        )
+        if best is not None:
+            assert (
+                -estimator.score(X)
+                <= best.mean() * (1 + 1e-3) + 1e-9 * np.square(X).max()
+            )

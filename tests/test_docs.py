@@ -1,0 +1,66 @@
+"""What the documentation shows runs, and what it links to is there."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import skvq
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(ROOT.glob("docs/**/*.md")),
+]
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(skvq.__path__, "skvq.")
+    if not module.name.endswith("__main__")
+]
+
+
+@pytest.mark.parametrize("name", ["skvq", *MODULES])
+def test_doctests(name):
+    failed, _ = doctest.testmod(
+        importlib.import_module(name), optionflags=doctest.ELLIPSIS
+    )
+    assert failed == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    """One after the other, as a reader would paste them."""
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "page"}
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S):
+        if "import torch" in block:
+            pytest.importorskip("torch")
+        exec(compile(block, page.name, "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_readme_has_its_two_commands():
+    shell = re.findall(
+        r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S
+    )
+    assert len(shell) == 2
+    assert shell[0].strip().endswith("python -m skvq demo")
+    assert shell[1].strip().endswith("pytest")
+
+
+def test_public_names_are_documented():
+    for name in skvq.__all__:
+        if name != "__version__":
+            text = getattr(skvq, name).__doc__
+            for section in ("Parameters", "Attributes", "Examples"):
+                assert re.search(rf"^    {section}$", text, re.M), (name, section)

@@ -1,0 +1,422 @@
+import hashlib
+import json
+import os
+import pickle
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler
+
+import skvq
+from skvq import ProductQuantizer, QuantizedFeatures, VectorQuantizer
+from skvq.codes import pack
+from skvq.io import (
+    CodeReader,
+    CodeWriter,
+    FormatError,
+    atomic_write,
+    codec_info,
+    load_codec,
+    load_codes,
+    save_codec,
+    save_codes,
+)
+
+X = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
+SIZES = [(256,), (16, 16), (5, 5, 5), (2048, 3, 1), (1, 1), (2,) * 70, (2**32, 7)]
+
+
+def codes_for(sizes, n_samples, seed=0):
+    rng = np.random.default_rng(seed)
+    columns = [rng.integers(0, size, n_samples, dtype=np.uint64) for size in sizes]
+    return np.stack(columns, axis=1)
+
+
+@pytest.fixture
+def codec_file(tmp_path):
+    pq = ProductQuantizer(2, 16, random_state=0).fit(X)
+    save_codec(tmp_path / "codec", pq, {"note": "x"})
+    return tmp_path / "codec"
+
+
+@pytest.fixture
+def codes_file(tmp_path):
+    save_codes(tmp_path / "codes", codes_for((5, 9), 100), (5, 9))
+    return tmp_path / "codes"
+
+
+# -- atomic_write ------------------------------------------------------------------
+
+
+def test_a_file_appears_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with atomic_write(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_what_raises_leaves_nothing(tmp_path, error):
+    (tmp_path / "old").write_text("old")
+    for name in ("old", "new"):
+        with pytest.raises(error), atomic_write(tmp_path / name) as file:
+            file.write(b"half")
+            raise error
+    assert [p.name for p in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old").read_text() == "old"
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path):
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    with atomic_write(tmp_path / "link") as file:
+        file.write(b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "new"
+
+
+def test_what_is_no_file_is_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path(os.devnull)):
+        with pytest.raises(OSError, match="not a regular file"), atomic_write(path):
+            raise AssertionError("opened")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_new_files_have_the_usual_permissions(tmp_path):
+    (tmp_path / "usual").touch()
+    with atomic_write(tmp_path / "file"):
+        pass
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
+# -- codecs ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: VectorQuantizer(8, random_state=0),
+        lambda: ProductQuantizer(3, 4, random_state=0),
+        lambda: make_pipeline(
+            StandardScaler(), PCA(4), "passthrough", VectorQuantizer(8)
+        ),
+        lambda: make_pipeline(FunctionTransformer(), VectorQuantizer(8)),
+    ],
+)
+def test_codecs_come_back(tmp_path, make):
+    estimator = make().fit(X)
+    save_codec(tmp_path / "codec", estimator)
+    again = load_codec(tmp_path / "codec")
+    codes = estimator.transform(X)
+    np.testing.assert_array_equal(again.transform(X), codes)
+    np.testing.assert_array_equal(
+        again.inverse_transform(codes), estimator.inverse_transform(codes)
+    )
+
+
+def test_a_codec_tells_what_it_is(tmp_path):
+    pipeline = make_pipeline(StandardScaler(), ProductQuantizer(2, [8, 3])).fit(X)
+    save_codec(tmp_path / "codec", pipeline, {"rows": 300, "names": ["a", "b"]})
+    info = codec_info(tmp_path / "codec")
+    assert info["steps"] == ["StandardScaler", "ProductQuantizer"]
+    assert info["n_features"] == 6
+    assert info["codebook_sizes"] == [8, 3]
+    assert info["bits_per_sample"] == pytest.approx(3 + np.log2(3))
+    assert info["versions"]["skvq"] == skvq.__version__
+    assert info["details"] == {"rows": 300, "names": ["a", "b"]}
+    assert len(bytes.fromhex(info["id"])) == 16
+
+
+def test_the_codec_file_is_as_documented(codec_file):
+    content = codec_file.read_bytes()
+    magic, version, zero, n_text, n_pickle = struct.unpack_from("<8sHHIQ", content)
+    assert (magic, version, zero) == (b"\x89skvqM\r\n", 1, 0)
+    assert len(content) == 56 + n_text + n_pickle
+    assert content[24:56] == hashlib.sha256(content[56:]).digest()
+    assert codec_info(codec_file)["id"] == content[24:40].hex()
+    text = json.loads(content[56 : 56 + n_text])
+    assert text["details"] == {"note": "x"}
+    assert isinstance(pickle.loads(content[56 + n_text :]), ProductQuantizer)
+
+
+def test_info_unpickles_nothing(codec_file, monkeypatch):
+    def loads(*args):
+        raise AssertionError("unpickled")
+
+    monkeypatch.setattr(pickle, "loads", loads)
+    codec_info(codec_file)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "error", "message"),
+    [
+        (PCA(), TypeError, "not PCA"),
+        (
+            make_pipeline(VectorQuantizer(4), PCA()),
+            TypeError,
+            "not a pipeline of VectorQuantizer, PCA",
+        ),
+        (QuantizedFeatures(VectorQuantizer(4)), TypeError, "not QuantizedFeatures"),
+        (VectorQuantizer(4), NotFittedError, "not fitted"),
+        (
+            make_pipeline(Normalizer(), VectorQuantizer(4)).fit(X),
+            TypeError,
+            "Normalizer has no inverse_transform",
+        ),
+    ],
+)
+def test_what_is_no_codec_is_refused(tmp_path, estimator, error, message):
+    with pytest.raises(error, match=message):
+        save_codec(tmp_path / "codec", estimator)
+    assert not list(tmp_path.iterdir())
+
+
+def test_details_must_be_json(tmp_path):
+    vq = VectorQuantizer(4, random_state=0).fit(X)
+    for details, error in [({"X": X}, TypeError), ({"x": float("nan")}, ValueError)]:
+        with pytest.raises(error):
+            save_codec(tmp_path / "codec", vq, details)
+    assert not list(tmp_path.iterdir())
+
+
+def test_any_changed_byte_of_a_codec_is_found(codec_file):
+    content = codec_file.read_bytes()
+    for i in [*range(60), len(content) // 2, len(content) - 1]:
+        if i in (10, 11):  # not used
+            continue
+        changed = bytearray(content)
+        changed[i] ^= 0x10
+        codec_file.write_bytes(changed)
+        with pytest.raises(FormatError, match=r"damaged|version|not a skvq codec"):
+            load_codec(codec_file)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 7, 8, 55, 56, 200, -1])
+def test_a_truncated_codec_is_found(codec_file, n_bytes):
+    content = codec_file.read_bytes()
+    codec_file.write_bytes(content[:n_bytes])
+    with pytest.raises(FormatError):
+        codec_info(codec_file)
+    codec_file.write_bytes(content + b"\0")
+    with pytest.raises(FormatError, match="damaged"):
+        codec_info(codec_file)
+
+
+def test_a_codec_of_what_is_not_installed_is_told(codec_file):
+    content = codec_file.read_bytes()
+    start = 56 + struct.unpack_from("<I", content, 12)[0]
+    payload = b"cnot_installed_here\nThing\n."
+    header = struct.pack("<8sHHIQ", content[:8], 1, 0, start - 56, len(payload))
+    body = content[56:start] + payload
+    codec_file.write_bytes(header + hashlib.sha256(body).digest() + body)
+    with pytest.raises(FormatError, match=r"ModuleNotFoundError.*not_installed_here"):
+        load_codec(codec_file)
+
+
+def test_another_version_is_a_warning(tmp_path, monkeypatch):
+    vq = VectorQuantizer(4, random_state=0).fit(X)
+    with monkeypatch.context() as patch:
+        patch.setattr("skvq.base.__version__", "0.0.1")
+        save_codec(tmp_path / "codec", vq)
+    with pytest.warns(InconsistentVersionWarning, match=r"skvq 0\.0\.1"):
+        load_codec(tmp_path / "codec")
+
+
+# -- codes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("method", ["columns", "radix"])
+@pytest.mark.parametrize("row_aligned", [False, True])
+@pytest.mark.parametrize("n_samples", [0, 1, 8, 37])
+def test_codes_come_back(tmp_path, sizes, method, row_aligned, n_samples):
+    codes = codes_for(sizes, n_samples)
+    path = tmp_path / "codes"
+    save_codes(path, codes, sizes, method=method, row_aligned=row_aligned)
+    again = load_codes(path)
+    np.testing.assert_array_equal(again, codes)
+    with CodeReader(path) as reader:
+        assert (reader.sizes, reader.method) == (sizes, method)
+        assert len(reader) == reader.n_samples == n_samples
+        assert reader.row_aligned == row_aligned
+        assert reader.codec_id is None
+        packed = pack(codes, sizes, method=method, row_aligned=row_aligned)
+        np.testing.assert_array_equal(reader.memory_map(), packed)
+        for start, stop in [(0, 0), (0, n_samples), (n_samples // 3, n_samples)]:
+            np.testing.assert_array_equal(reader.read(start, stop), codes[start:stop])
+
+
+def test_the_code_file_is_as_documented(tmp_path):
+    codes, sizes = codes_for((5, 9), 10), (5, 9)
+    path = tmp_path / "codes"
+    save_codes(path, codes, sizes, method="radix", codec_id="ab" * 16)
+    content = path.read_bytes()
+    fields = struct.unpack_from("<8sHBBIQII16s2Q", content)
+    packed = pack(codes, sizes, method="radix", row_aligned=False).tobytes()
+    header = bytearray(content[:64])
+    header[28:32] = bytes(4)
+    assert fields == (
+        b"\x89skvqC\r\n",
+        1,
+        1,
+        0,
+        2,
+        10,
+        zlib.crc32(packed),
+        zlib.crc32(header),
+        b"\xab" * 16,
+        5,
+        9,
+    )
+    assert content[64:] == packed and len(packed) == -(-10 * 6 // 8)
+
+
+@pytest.mark.parametrize("row_aligned", [False, True])
+@pytest.mark.parametrize("cuts", [[], [1], [3, 4, 11], [8, 16], [0, 0, 7, 99]])
+def test_pieces_of_any_size_make_the_same_file(tmp_path, cuts, row_aligned):
+    codes, sizes = codes_for((5, 9, 2), 100), (5, 9, 2)
+    settings = {"row_aligned": row_aligned, "codec_id": "00" * 15 + "01"}
+    save_codes(tmp_path / "whole", codes, sizes, **settings)
+    with CodeWriter(tmp_path / "pieces", sizes, **settings) as writer:
+        for piece in np.split(codes, cuts):
+            writer.write(piece)
+        assert writer.n_samples == 100
+    content = (tmp_path / "pieces").read_bytes()
+    assert content == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.parametrize("row_aligned", [False, True])
+def test_any_rows_can_be_read(tmp_path, row_aligned):
+    codes = codes_for((5, 9, 2), 43)
+    save_codes(tmp_path / "codes", codes, (5, 9, 2), row_aligned=row_aligned)
+    with CodeReader(tmp_path / "codes") as reader:
+        for start in range(44):
+            for stop in range(start, 44):
+                found = reader.read(start, stop)
+                np.testing.assert_array_equal(found, codes[start:stop])
+        np.testing.assert_array_equal(reader.read(5), codes[5:])
+        pieces = list(reader.chunks(5))
+        assert [len(piece) for piece in pieces] == [8, 8, 8, 8, 8, 3]
+        np.testing.assert_array_equal(np.vstack(pieces), codes)
+        for rows in [(-1, 3), (3, 2), (0, 44)]:
+            with pytest.raises(IndexError, match="43 rows"):
+                reader.read(*rows)
+
+
+def test_what_raises_leaves_no_codes(tmp_path):
+    path = tmp_path / "codes"
+    with pytest.raises(KeyboardInterrupt), CodeWriter(path, (4,)) as writer:
+        writer.write(np.zeros((20, 1), dtype=int))
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("codes", "error", "message"),
+    [
+        (np.array([[4]]), ValueError, "4 codewords"),
+        (np.array([[-1]]), ValueError, "4 codewords"),
+        (np.zeros((9, 2), int), ValueError, "2 columns"),
+        (np.zeros((1, 2), int), ValueError, "2 columns"),
+        (np.zeros(3, int), ValueError, "2-d"),
+        (np.zeros((3, 1)), TypeError, "integers"),
+    ],
+)
+def test_wrong_codes_are_refused_at_once(tmp_path, codes, error, message):
+    # Within the block: not first when the file is closed.
+    with pytest.raises(AssertionError, match="seen"):
+        with CodeWriter(tmp_path / "codes", (4,)) as writer:
+            with pytest.raises(error, match=message):
+                writer.write(codes)
+            raise AssertionError("seen")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"sizes": ()}, ValueError, "sizes"),
+        ({"sizes": (0,)}, ValueError, "sizes"),
+        ({"sizes": (2.5,)}, TypeError, "sizes"),
+        ({"method": "huffman"}, ValueError, "method"),
+        ({"codec_id": "abc"}, ValueError, "32 hexadecimal digits"),
+        ({"codec_id": 3}, ValueError, "32 hexadecimal digits"),
+    ],
+)
+def test_wrong_settings_are_refused(tmp_path, settings, error, message):
+    with pytest.raises(error, match=message):
+        CodeWriter(tmp_path / "codes", **{"sizes": (4,), **settings})
+    assert not list(tmp_path.iterdir())
+
+
+def test_any_changed_byte_of_codes_is_found(codes_file):
+    content = codes_file.read_bytes()
+    for i in range(len(content)):
+        changed = bytearray(content)
+        changed[i] ^= 0x10
+        codes_file.write_bytes(changed)
+        with pytest.raises(FormatError, match=r"damaged|version|not a skvq code file"):
+            load_codes(codes_file)
+
+
+def test_truncated_codes_are_found(codes_file):
+    content = codes_file.read_bytes()
+    for n_bytes in range(len(content)):
+        codes_file.write_bytes(content[:n_bytes])
+        with pytest.raises(FormatError):
+            load_codes(codes_file)
+    codes_file.write_bytes(content + b"\0")
+    with pytest.raises(FormatError, match="damaged"):
+        load_codes(codes_file)
+
+
+def test_a_file_cut_while_it_is_read_is_found(codes_file):
+    # More than a buffer may hold.
+    save_codes(codes_file, np.zeros((2**20, 1), dtype=np.uint8), (256,))
+    with CodeReader(codes_file) as reader:
+        os.truncate(codes_file, 2**19)
+        with pytest.raises(FormatError, match="ends too early"):
+            reader.read()
+
+
+def test_a_header_of_nonsense_asks_for_no_memory(codes_file):
+    content = bytearray(codes_file.read_bytes())
+    struct.pack_into("<I", content, 12, 2**32 - 1)
+    codes_file.write_bytes(content)
+    with pytest.raises(FormatError, match="ends within its header"):
+        load_codes(codes_file)
+
+
+def test_sizes_that_no_codebook_has_are_damage(codes_file):
+    content = bytearray(codes_file.read_bytes())
+    struct.pack_into("<Q", content, 48, 0)
+    struct.pack_into("<I", content, 28, 0)
+    struct.pack_into("<I", content, 28, zlib.crc32(content[:64]))
+    codes_file.write_bytes(content)
+    with pytest.raises(FormatError, match=r"sizes \[0, 9\]"):
+        load_codes(codes_file)
+
+
+def test_kinds_are_told_apart(codec_file, codes_file):
+    with pytest.raises(FormatError, match="not a skvq codec file: it holds codes"):
+        load_codec(codes_file)
+    with pytest.raises(FormatError, match="not a skvq code file: it holds a codec"):
+        load_codes(codec_file)
+    other = codec_file.with_name("other")
+    other.write_bytes(b"\x93NUMPY, or so")
+    with pytest.raises(FormatError, match="does not begin as one"):
+        load_codes(other)
+    with pytest.raises(FileNotFoundError):
+        load_codec(codec_file.with_name("none"))
