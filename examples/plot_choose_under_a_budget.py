@@ -1,0 +1,65 @@
+"""
+Choosing a scheme, a size and a scaler under a budget of bits
+=============================================================
+
+Which codec makes the least error within 24 bits per sample?  A grid search over whole
+pipelines answers that, if both numbers are measured in the space of the original
+samples: a quantizer's own score, behind a scaler, is in the scaler's units.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skvq import ProductQuantizer, VectorQuantizer
+from skvq.model_selection import best_within, neg_bits, neg_reconstruction_error
+
+X = load_digits().data.astype(np.float32)
+grids = [
+    {
+        "before": ["passthrough"],
+        "quantizer": [VectorQuantizer(random_state=0)],
+        "quantizer__n_codewords": [16, 64, 256],
+    },
+    {
+        "before": ["passthrough", StandardScaler(), PCA()],
+        "quantizer": [ProductQuantizer(random_state=0)],
+        "quantizer__n_subspaces": [2, 4, 8, 16],
+        "quantizer__n_codewords": [4, 8, 16],
+    },
+]
+search = GridSearchCV(
+    Pipeline([("before", "passthrough"), ("quantizer", VectorQuantizer())]),
+    grids,
+    scoring={"err": neg_reconstruction_error, "bits": neg_bits},
+    refit=best_within(24),
+    cv=2,
+).fit(X)
+print(search.best_params_)
+
+results = search.cv_results_
+bits, error = -results["mean_test_bits"], -results["mean_test_err"]
+kinds = [
+    f"{type(params['quantizer']).__name__}, "
+    + (
+        "as it is"
+        if params["before"] == "passthrough"
+        else f"after {type(params['before']).__name__}"
+    )
+    for params in results["params"]
+]
+figure, ax = plt.subplots(figsize=(7, 5))
+for kind in sorted(set(kinds)):
+    chosen = np.array([other == kind for other in kinds])
+    ax.plot(bits[chosen], error[chosen], "o", label=kind)
+ax.axvline(24, color="0.6", linestyle=":")
+best = search.best_index_
+ax.plot(bits[best], error[best], "o", ms=14, mfc="none", mec="k", label="the winner")
+ax.set(xlabel="bits per sample", ylabel="mean squared error of a test sample")
+ax.legend()
+figure.tight_layout()
+plt.show()
