@@ -1,5 +1,6 @@
 """The residual scheme: each table quantizes what those before it have left."""
 
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from numbers import Integral
@@ -162,14 +163,16 @@ class ResidualQuantizer(BaseQuantizer):
     def _fit(self, X, weights):
         self._check_parts()
         rng = check_random_state(self.random_state)
-        if self.share_codebook:
-            parts = self._fit_shared(X, weights, rng)
-        else:
-            parts = self._new_parts(self.n_stages, self.n_codewords)
-            parts = self._fit_stages(parts, X, weights, rng)
+        parts = self._learn(X, weights, rng)
         if self.n_refine > 0:
             parts = self._refine(parts, X, weights, rng)
         self._assign(parts)
+
+    def _learn(self, X, weights, rng) -> list:
+        if self.share_codebook:
+            return self._fit_shared(X, weights, rng)
+        parts = self._new_parts(self.n_stages, self.n_codewords)
+        return self._fit_stages(parts, X, weights, rng)
 
     def _partial_fit(self, X, weights):
         self._check_parts()
@@ -239,22 +242,47 @@ class ResidualQuantizer(BaseQuantizer):
         return [fitted] * self.n_stages
 
     def _refine(self, parts, X, weights, rng) -> list:
-        blocks = _blocks(parts, self.share_codebook)
-        tables = _stack(parts, blocks, self.share_codebook)
-        encode = self._encode_under(parts, shared=self.share_codebook)
-        pinned = self.share_codebook and len(tables[0]) > 1
-        tables = joint.refine(
-            X,
-            weights,
-            tables,
-            blocks,
-            encode,
-            n_rounds=self.n_refine,
-            stage_weights=self._checked_weights(),
-            fixed=np.arange(len(tables[0])) < 1 if pinned else None,
-            rng=rng,
+        """Solve for all tables at once, round by round.
+
+        How far the samples can be trusted is found out on some that a second model has
+        never seen: tables that have seen them would look better than they are.
+        """
+        rows, held = joint.split(len(X), rng)
+        if len(held) == 0:
+            return parts
+        trial_weights, held_weights = (
+            None if weights is None else weights[some] for some in (rows, held)
         )
-        return _unstack(parts, blocks, tables, self.share_codebook)
+        with warnings.catch_warnings():
+            # The model that is kept has given them.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            trial = self._learn(X[rows], trial_weights, rng)
+        problem, tables = self._problem(trial)
+        strengths = joint.choose_strengths(
+            X[rows],
+            trial_weights,
+            tables,
+            problem,
+            X[held],
+            held_weights,
+            self.n_refine,
+        )
+        problem, tables = self._problem(parts)
+        tables = joint.refine(X, weights, tables, problem, strengths)
+        return _unstack(parts, problem.blocks, tables, self.share_codebook)
+
+    def _problem(self, parts) -> tuple[joint.Problem, list[np.ndarray]]:
+        shared = self.share_codebook
+        blocks = _blocks(parts, shared)
+        tables = _stack(parts, blocks, shared)
+        pinned = shared and len(tables[0]) > 1
+        problem = joint.Problem(
+            blocks,
+            self._encode_under(parts, shared=shared),
+            self._checked_weights(),
+            np.arange(len(tables[0])) < 1 if pinned else None,
+        )
+        return problem, tables
 
     def _encode_under(self, parts, *, shared):
         """Return the function that gives codes and losses of rows under tables."""
@@ -400,10 +428,10 @@ class ResidualQuantizer(BaseQuantizer):
         return self._in_order(codes)
 
     def _in_order(self, codes):
-        """Put codes of a shared table whose order does not count in one, coarse to fine.
+        """Put codes of a shared table in one order, where it does not count.
 
-        Every order of the same codewords has the same sum: a beam would return whichever
-        rounding favours.
+        Every order of the same codewords has the same sum, and a beam would return
+        whichever rounding favours.  Large codewords first, so that prefixes are coarse.
         """
         weighted = self.stage_weights is not None
         if not self.share_codebook or self.beam_size == codes.shape[1] == 1 or weighted:

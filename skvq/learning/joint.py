@@ -5,18 +5,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skvq.learning.least_squares import normal_equations, ridge
+from skvq.learning.least_squares import (
+    NormalEquations,
+    normal_equations,
+    ridge,
+)
 
-# Samples held out of the solve, on which its strength is chosen.
+# Samples held out of all learning, on which the strength of the ridge is chosen.
 _HELD_OUT_SHARE = 0.1
 _MAX_HELD_OUT = 4096
 # Strengths of the ridge, in samples per codeword.
 _STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-_MIN_GAIN = 1e-4
+# A round must lower the loss of the samples held out by this share of it.
+_MIN_GAIN = 1e-3
 
 # Rounds of (encode, solve) for a table that all stages share.
 _SHARED_ROUNDS = 10
 _SHARED_STRENGTH = 3.0
+_MIN_SHARED_GAIN = 1e-4
 
 
 class Block(NamedTuple):
@@ -32,94 +38,132 @@ class Block(NamedTuple):
 Encode = Callable[[np.ndarray, list[np.ndarray]], tuple[np.ndarray, np.ndarray]]
 
 
-def refine(
+class Problem(NamedTuple):
+    """What a refinement minimises, and over what."""
+
+    blocks: Sequence[Block]
+    encode: Encode
+    stage_weights: np.ndarray | None  # of the partial sums in the loss
+    fixed: np.ndarray | None  # (n_codewords,), bool: those of a block that stay
+
+
+def choose_strengths(
     X: np.ndarray,
     weights: np.ndarray | None,
     tables: list[np.ndarray],
-    blocks: Sequence[Block],
-    encode: Encode,
-    *,
+    problem: Problem,
+    held_X: np.ndarray,
+    held_weights: np.ndarray | None,
     n_rounds: int,
-    stage_weights,
-    fixed: np.ndarray | None,
-    rng: np.random.RandomState,
-) -> list[np.ndarray]:
-    """Alternate between the codes and one least-squares solve for all tables.
-
-    The ridge draws the tables towards those at hand.  In each round its strength is the
-    best of a few on samples that no solve sees; a round that helps none of them, or
-    raises the loss over all samples, is undone and ends the refinement.
+) -> list[float]:
+    """Refine tables on some samples; return what helped others, round by round.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
-        Samples.
+        Samples that the tables were learned from.
     weights : ndarray of shape (n_samples,) or None
         Their weights.
     tables : list of ndarray
         The stacked tables of each block.
-    blocks : sequence of Block
-        Where they belong.
-    encode : callable
-        Gives codes and losses of rows under such tables.
+    problem : Problem
+        The loss.
+    held_X, held_weights : ndarray
+        Samples that played no part in the tables, and their weights.
     n_rounds : int
-        Largest number of solves.
-    stage_weights : array-like of shape (n_stages,) or None
-        Weights of the partial sums in the loss.
-    fixed : ndarray of shape (n_codewords,), dtype bool, or None
-        Codewords of each block that stay as they are.
-    rng : RandomState
-        Chooses the samples held out.
+        Largest number of rounds.
+
+    Returns
+    -------
+    strengths : list of float
+        The strength of the ridge in each round; it ends with the last round that lowers
+        the loss of the samples held out.
+    """
+    chosen: list[float] = []
+    grid: Sequence[float] = _STRENGTHS
+    loss = _mean(problem.encode(held_X, tables)[1], held_weights)
+    for _ in range(n_rounds):
+        codes, _ = problem.encode(X, tables)
+        systems = _systems(X, codes, weights, problem)
+        found = []
+        for strength in grid:
+            solved = _solve(systems, tables, strength, problem)
+            after = _mean(problem.encode(held_X, solved)[1], held_weights)
+            found.append((after, strength, solved))
+        after, strength, solved = min(found, key=lambda one: one[0])
+        if not after < (1 - _MIN_GAIN) * loss:
+            break
+        chosen.append(strength)
+        tables, loss = solved, after
+        # Later rounds need about the same strength.
+        grid = [strength / 2, strength, 2 * strength]
+    return chosen
+
+
+def refine(
+    X: np.ndarray,
+    weights: np.ndarray | None,
+    tables: list[np.ndarray],
+    problem: Problem,
+    strengths: Sequence[float],
+) -> list[np.ndarray]:
+    """Alternate between the codes and one least-squares solve for all tables.
+
+    The ridge draws the tables towards those at hand.
+
+    Parameters
+    ----------
+    X, weights, tables, problem
+        As in `choose_strengths`.
+    strengths : sequence of float
+        Strength of the ridge in each round.
 
     Returns
     -------
     tables : list of ndarray
-        Tables whose loss over all samples is no higher than that of the given ones.
+        The tables of least loss over the samples; the given ones are among them.
     """
-    n_held = min(int(_HELD_OUT_SHARE * len(X)), _MAX_HELD_OUT)
-    if n_held == 0:
+    if len(strengths) == 0:
         return tables
-    order = rng.permutation(len(X))
-    held, rest = np.sort(order[:n_held]), np.sort(order[n_held:])
-    held_X, held_weights = X[held], None if weights is None else weights[held]
-    rest_weights = None if weights is None else weights[rest]
-    best, best_loss = tables, np.inf
-    strengths: Sequence[float] = _STRENGTHS
-    for step in range(n_rounds + 1):
-        codes, losses = encode(X, tables)
+    codes, losses = problem.encode(X, tables)
+    best, best_loss = tables, _mean(losses, weights)
+    for strength in strengths:
+        systems = _systems(X, codes, weights, problem)
+        tables = _solve(systems, tables, strength, problem)
+        codes, losses = problem.encode(X, tables)
         loss = _mean(losses, weights)
-        if loss >= best_loss:
+        if not loss < best_loss:
             break
         best, best_loss = tables, loss
-        if step == n_rounds:
-            break
-        systems = [
-            normal_equations(
-                X[rest][:, block.features],
-                codes[rest][:, block.columns],
-                block.starts,
-                block.sizes,
-                rest_weights,
-                stage_weights,
-            )
-            for block in blocks
-        ]
-        before = _mean(losses[held], held_weights)
-        found = []
-        for strength in strengths:
-            solved = [
-                ridge(system, table, strength, fixed).astype(table.dtype)
-                for system, table in zip(systems, tables, strict=True)
-            ]
-            after = _mean(encode(held_X, solved)[1], held_weights)
-            found.append((after, strength, solved))
-        after, strength, solved = min(found, key=lambda one: one[0])
-        if not after < (1 - _MIN_GAIN) * before:
-            break
-        tables = solved
-        # Later rounds need about the same strength.
-        strengths = [strength / 2, strength, 2 * strength]
     return best
+
+
+def split(n_samples: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to learn from and the rows to hold out, in ascending order."""
+    n_held = min(int(_HELD_OUT_SHARE * n_samples), _MAX_HELD_OUT)
+    order = rng.permutation(n_samples)
+    return np.sort(order[n_held:]), np.sort(order[:n_held])
+
+
+def _systems(X, codes, weights, problem: Problem) -> list[NormalEquations]:
+    return [
+        normal_equations(
+            X[:, block.features],
+            codes[:, block.columns],
+            block.starts,
+            block.sizes,
+            weights,
+            problem.stage_weights,
+        )
+        for block in problem.blocks
+    ]
+
+
+def _solve(systems, tables, strength: float, problem: Problem) -> list[np.ndarray]:
+    return [
+        ridge(system, table, strength, problem.fixed).astype(table.dtype)
+        for system, table in zip(systems, tables, strict=True)
+    ]
 
 
 def share(
@@ -160,7 +204,7 @@ def share(
         gain = best_loss - loss
         if gain > 0:
             best, best_loss = table, loss
-        if not gain > _MIN_GAIN * loss:
+        if not gain > _MIN_SHARED_GAIN * loss:
             break
         system = normal_equations(X, codes, starts, sizes, weights)
         table = ridge(system, table, _SHARED_STRENGTH, fixed).astype(table.dtype)
