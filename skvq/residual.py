@@ -17,12 +17,11 @@ from skvq._validation import (
     check_samples,
     check_weights,
     drop_zero_weights,
-    warn,
 )
 from skvq.base import BaseQuantizer, _row_blocks
 from skvq.codes import smallest_dtype
 from skvq.learning import joint
-from skvq.learning.initialise import few_distinct, repeat_cyclically
+from skvq.learning.initialise import few_distinct
 from skvq.parts import make_parts, shallow_copy
 from skvq.vector import VectorQuantizer
 
@@ -215,29 +214,27 @@ class ResidualQuantizer(BaseQuantizer):
         """
         (part,) = self._new_parts(1, self._shared_size())
         size = part.n_codewords
-        rows = few_distinct(X, size)
-        if rows is not None:
-            warn(
-                f"{len(rows)} distinct samples are fewer than n_codewords={size}: the "
-                "codebook repeats them.",
-                ConvergenceWarning,
-            )
         # One codeword is the zero, where there is more than one.
         n_learned = max(1, size - 1)
+        zero = np.zeros((size - n_learned, X.shape[1]), dtype=X.dtype)
+        if few_distinct(X, size) is not None:
+            # The samples themselves, and a warning.
+            (_, table), *_ = part.fit(X, sample_weight=weights)._free_tables()
+            table = np.concatenate([zero, table[:n_learned]])
+            return [part._with_tables([table])] * self.n_stages
         n_small = min(n_learned, self.n_stages)
         sizes = [len(some) for some in np.array_split(np.arange(n_learned), n_small)]
-        small = self._new_parts(n_small, sizes)
-        small = self._fit_stages(small, X, weights, rng)
-        if rows is None or size == 1:
-            learned = np.concatenate([one._free_tables()[0][1] for one in small])
-        else:
-            learned = repeat_cyclically(rows, n_learned)
-        zero = np.zeros((size - n_learned, X.shape[1]), dtype=X.dtype)
-        table = np.concatenate([zero, learned.astype(X.dtype)])
-        if rows is None or size == 1:
-            fixed = np.arange(size) < len(zero)
-            encode = self._encode_under([small[0]] * self.n_stages, shared=True)
-            table = joint.share(X, weights, table, self.n_stages, encode, fixed)
+        small = self._fit_stages(self._new_parts(n_small, sizes), X, weights, rng)
+        tables = [table for one in small for _, table in one._free_tables()]
+        table = np.concatenate([zero, *tables])
+        table = joint.share(
+            X,
+            weights,
+            table,
+            self.n_stages,
+            self._encode_under([small[0]] * self.n_stages, shared=True),
+            np.arange(size) < len(zero),
+        )
         fitted = small[0]._with_tables([table]).set_params(n_codewords=size)
         return [fitted] * self.n_stages
 

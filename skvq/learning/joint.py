@@ -172,7 +172,7 @@ def share(
     table: np.ndarray,
     n_stages: int,
     encode: Encode,
-    fixed: np.ndarray | None,
+    fixed: np.ndarray,
 ) -> np.ndarray:
     """Alternate between the codes and the one table that all stages share.
 
@@ -188,7 +188,7 @@ def share(
         How many codewords of it are added.
     encode : callable
         Gives codes and losses of rows under a table.
-    fixed : ndarray of shape (n_codewords,), dtype bool, or None
+    fixed : ndarray of shape (n_codewords,), dtype bool
         Codewords that stay as they are.
 
     Returns
