@@ -252,9 +252,9 @@ class Grid:
         return np.float64
 
     def _cells_per_unit(self):
-        width = self.high - self.low
-        cut = (width > 0) & (np.asarray(self.sizes) > 1)
         with np.errstate(over="ignore"):  # infinite where the range must be scaled
+            width = self.high - self.low
+            cut = (width > 0) & (np.asarray(self.sizes) > 1)
             return np.divide(self.sizes, width, out=np.zeros_like(width), where=cut)
 
     def _doubt(self, dtype) -> float:
