@@ -431,6 +431,20 @@ TABLE = [
         idempotent=False,
         learns=False,
     ),
+    _fixed(
+        "rq-of-binary",
+        lambda: ResidualQuantizer(2, quantizer=BinaryQuantizer()),
+        idempotent=False,
+    ),
+    _fixed(
+        "rq-of-spherical",
+        lambda: ResidualQuantizer(
+            2, quantizer=SphericalQuantizer(3, radius="learned", radius_levels=3)
+        ),
+        idempotent=False,
+        learns=False,
+        make_is_small=False,
+    ),
     _residual(
         "rq-of-manhattan",
         lambda: rq(quantizer=vq(metric="manhattan")),
