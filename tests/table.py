@@ -16,6 +16,7 @@ from scipy.spatial.distance import cityblock
 from skvq import (
     BinaryQuantizer,
     FiniteScalarQuantizer,
+    KroneckerQuantizer,
     ProductQuantizer,
     QuantizedFeatures,
     SphericalQuantizer,
@@ -52,6 +53,8 @@ class Row:
     exact : str, callable or None
         The metric under which its codes are the argmin over `full_codebook()`; None if
         its search is not exact, or its own metric does not add up.
+    computed : bool
+        Whether the rows of `full_codebook()` are products, which are rounded.
     score : str or callable
         The metric of `score` and `distortion_`.
     idempotent : bool
@@ -64,6 +67,9 @@ class Row:
         How weights equal repeats; None: not worth asking (few samples a codeword).
     few : bool
         Whether fewer distinct samples than codewords are a ConvergenceWarning.
+    represents : bool
+        Whether a few distinct samples are then their own reconstructions; products can
+        be no more than the best of their form.
     codes : bool
         Whether `transform` gives codes; if not, reconstructions.
     zeros : bool
@@ -81,12 +87,14 @@ class Row:
     name: str
     make: Callable[[], Any] = field(repr=False)
     exact: Any = "sqeuclidean"
+    computed: bool = False
     score: Any = "sqeuclidean"
     idempotent: bool = True
     streams: bool = False
     deterministic: bool = False
     weights: str | None = "statistical"
     few: bool = True
+    represents: bool = True
     codes: bool = True
     zeros: bool = True
     n_features: int = N_FEATURES
@@ -112,6 +120,7 @@ def _fitted(name, dtype):
     return row.make().fit(row.data(dtype=dtype))
 
 
+TABLE_3_2 = np.random.default_rng(5).normal(size=(3, 2)) * 2
 TABLE_4 = np.random.default_rng(4).normal(size=(4, N_FEATURES)) * 2
 
 
@@ -123,6 +132,11 @@ def vq(n_codewords=4, **parameters):
 def pq(n_subspaces=3, n_codewords=4, **parameters):
     parameters.setdefault("random_state", 0)
     return ProductQuantizer(n_subspaces, n_codewords, **parameters)
+
+
+def kq(factor_sizes=None, n_codewords=4, **parameters):
+    parameters.setdefault("random_state", 0)
+    return KroneckerQuantizer(factor_sizes, n_codewords, **parameters)
 
 
 def _online(learning, **parameters):
@@ -138,6 +152,12 @@ def _fixed(name, make, **facts):
         "few": False,
         **facts,
     }
+    return Row(name, make, **facts)
+
+
+def _kronecker(name, make, **facts):
+    """A row of products of codewords, which reach what is of their form."""
+    facts = {"computed": True, "represents": False, "sklearn_checks": False, **facts}
     return Row(name, make, **facts)
 
 
@@ -362,6 +382,34 @@ TABLE = [
         zeros=False,
         learns=False,
     ),
+    # Kronecker products
+    _kronecker("kronecker-defaults", lambda: kq(None, 16), sklearn_checks=True),
+    _kronecker("kronecker-2", lambda: kq((3, 2), [5, 3])),
+    _kronecker("kronecker-3", lambda: kq((1, 3, 2), 3)),
+    _kronecker(
+        "kronecker-gain-shape", lambda: kq((1, N_FEATURES), [3, 4]), represents=True
+    ),
+    _kronecker(
+        "kronecker-fixed-factor",
+        lambda: kq((2, 3), 4, fixed_factors=[TABLE_3_2, None]),
+        learns=False,
+    ),
+    _kronecker(
+        "kronecker-shared",
+        lambda: kq((2, 2, 2), 3, share_codebook=True),
+        n_features=8,
+    ),
+    _kronecker(
+        "pq-of-kronecker",
+        lambda: pq(2, None, quantizer=kq(None, 3)),
+        represents=True,
+        sklearn_checks=True,
+    ),
+    _kronecker(
+        "pq-of-kronecker-3",
+        lambda: pq(2, None, quantizer=kq((1, 1, 3), [2, 2, 3])),
+        represents=True,
+    ),
     # Signs
     _fixed("binary-defaults", lambda: BinaryQuantizer(), exact="sqeuclidean"),
     _fixed(
@@ -549,6 +597,7 @@ assert len(BY_NAME) == len(TABLE)
 DEFAULTS = [
     VectorQuantizer(),
     ProductQuantizer(),
+    KroneckerQuantizer(),
     QuantizedFeatures(VectorQuantizer()),
     BinaryQuantizer(),
     UniformQuantizer(),
