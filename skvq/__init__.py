@@ -2,8 +2,8 @@
 
 A quantizer maps x to the nearest row of a codebook.  The modules are named after the
 four questions that a quantizer answers: what shape the codebook has (`vector`,
-`product`, `kronecker`), where it comes from (`learning`, and the fixed ones: `grid`, `sphere`,
-`binary`), how the argmin is computed (`nearest`), and what is lost (`losses`,
+`product`, `kronecker`), where it comes from (`learning`, and the fixed ones: `grid`,
+`sphere`, `binary`), how the argmin is computed (`nearest`), and what is lost (`losses`,
 `metrics`, `model_selection`).
 """
 
