@@ -2,9 +2,9 @@
 
 A quantizer maps x to the nearest row of a codebook.  The modules are named after the
 four questions that a quantizer answers: what shape the codebook has (`vector`,
-`product`, `kronecker`), where it comes from (`learning`, and the fixed ones: `grid`,
-`sphere`, `binary`), how the argmin is computed (`nearest`), and what is lost (`losses`,
-`metrics`, `model_selection`).
+`product`, `kronecker`, `multiscale`), where it comes from (`learning`, and the fixed
+ones: `grid`, `sphere`, `binary`), how the argmin is computed (`nearest`), and what is
+lost (`losses`, `metrics`, `model_selection`).
 """
 
 from skvq._version import __version__
@@ -12,6 +12,7 @@ from skvq.binary import BinaryQuantizer
 from skvq.features import QuantizedFeatures
 from skvq.grid import FiniteScalarQuantizer, UniformQuantizer
 from skvq.kronecker import KroneckerQuantizer
+from skvq.multiscale import MultiScaleQuantizer
 from skvq.product import ProductQuantizer
 from skvq.sphere import SphericalQuantizer
 from skvq.vector import VectorQuantizer
@@ -20,6 +21,7 @@ __all__ = [
     "BinaryQuantizer",
     "FiniteScalarQuantizer",
     "KroneckerQuantizer",
+    "MultiScaleQuantizer",
     "ProductQuantizer",
     "QuantizedFeatures",
     "SphericalQuantizer",

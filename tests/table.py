@@ -17,6 +17,7 @@ from skvq import (
     BinaryQuantizer,
     FiniteScalarQuantizer,
     KroneckerQuantizer,
+    MultiScaleQuantizer,
     ProductQuantizer,
     QuantizedFeatures,
     SphericalQuantizer,
@@ -139,6 +140,11 @@ def kq(factor_sizes=None, n_codewords=4, **parameters):
     return KroneckerQuantizer(factor_sizes, n_codewords, **parameters)
 
 
+def msq(map_shape=None, scales="auto", n_codewords=4, **parameters):
+    parameters.setdefault("random_state", 0)
+    return MultiScaleQuantizer(map_shape, scales, n_codewords, **parameters)
+
+
 def _online(learning, **parameters):
     return vq(learning=learning, batch_size=64, **parameters)
 
@@ -158,6 +164,19 @@ def _fixed(name, make, **facts):
 def _kronecker(name, make, **facts):
     """A row of products of codewords, which reach what is of their form."""
     facts = {"computed": True, "represents": False, "sklearn_checks": False, **facts}
+    return Row(name, make, **facts)
+
+
+def _multiscale(name, make, **facts):
+    """A row of a residual over scales, with one table for all tokens."""
+    facts = {
+        "exact": None,
+        "idempotent": False,
+        "few": False,
+        "make_is_small": False,
+        "sklearn_checks": False,
+        **facts,
+    }
     return Row(name, make, **facts)
 
 
@@ -410,6 +429,31 @@ TABLE = [
         lambda: pq(2, None, quantizer=kq((1, 1, 3), [2, 2, 3])),
         represents=True,
     ),
+    # Pyramids of tokens
+    _multiscale("multiscale-defaults", lambda: msq(None, "auto", 256), weights=None),
+    _multiscale("multiscale-sequence", lambda: msq(n_codewords=8), sklearn_checks=True),
+    _multiscale("multiscale-map", lambda: msq((2, 2, 3), (1, 2)), n_features=12),
+    _multiscale(
+        "multiscale-pairs",
+        lambda: msq((4, 3, 1), [1, (2, 1), (2, 3), (4, 3)], 6),
+        n_features=12,
+    ),
+    _multiscale("multiscale-below", lambda: msq((3, 4, 1), (1, 2), 3), n_features=12),
+    _multiscale(
+        "multiscale-smooth",
+        lambda: msq((3, 2, 2), "auto", 4, n_smoothers=2),
+        n_features=12,
+    ),
+    _multiscale(
+        "multiscale-one-scale",
+        lambda: msq((3, 1, 2), [(3, 1)], 3),
+        exact="sqeuclidean",
+        idempotent=True,
+        make_is_small=True,
+    ),
+    _multiscale(
+        "pq-of-multiscale", lambda: pq(2, None, quantizer=msq((3, 1), n_codewords=5))
+    ),
     # Signs
     _fixed("binary-defaults", lambda: BinaryQuantizer(), exact="sqeuclidean"),
     _fixed(
@@ -598,6 +642,7 @@ DEFAULTS = [
     VectorQuantizer(),
     ProductQuantizer(),
     KroneckerQuantizer(),
+    MultiScaleQuantizer(),
     QuantizedFeatures(VectorQuantizer()),
     BinaryQuantizer(),
     UniformQuantizer(),
