@@ -305,12 +305,14 @@ def start_from_few(samples, pyramid, n_codewords: int, rng) -> np.ndarray:
     -------
     table : ndarray of shape (V, C)
         On a grid, so that codewords that are equal but for rounding are equal: the
-        last scales of such samples have nothing but rounding to code.
+        last scales of such samples have nothing but rounding to code; and sorted.
     """
     table = greedy_start(samples, pyramid, n_codewords, "splitting", rng)
     digits = np.finfo(table.dtype).nmant * 2 // 3
     largest = int(np.frexp(np.abs(table).max(initial=0.0))[1])
-    return np.ldexp(np.rint(np.ldexp(table, digits - largest)), largest - digits)
+    table = np.ldexp(np.rint(np.ldexp(table, digits - largest)), largest - digits)
+    order = np.lexsort(table[1:].T[::-1])
+    return np.concatenate([table[:1], table[1:][order]])
 
 
 def _small_table(tokens, size: int, init: str, mass, rng) -> np.ndarray:
