@@ -19,7 +19,13 @@ from scipy.sparse import csc_array
 from scipy.spatial.distance import cdist
 
 from skvq.nearest._metrics import PRODUCT_METRICS, Metric, check_metric
-from skvq.nearest._threads import even_chunk, map_tiles, scratch
+from skvq.nearest._threads import (
+    even_chunk,
+    map_tiles,
+    multiply_rows,
+    product_rows,
+    scratch,
+)
 
 # Scores of one tile, in elements: what a core's cache holds, with enough rows in it
 # that the calls into NumPy do not show (benchmarks/nearest.py).
@@ -310,6 +316,7 @@ def _search_by_product(X, codebook, metric, codes, found) -> None:
     table = _prepare(codebook, metric, dtype)
     n_features, n_codewords = X.shape[1], table.weights.shape[1]
     tile, chunk = _tile_rows(len(X), n_features, n_codewords)
+    product = product_rows(n_codewords, n_features + 1)
 
     def make_worker():
         extended = scratch("extended", (chunk, n_features + 1), dtype)
@@ -331,7 +338,7 @@ def _search_by_product(X, codebook, metric, codes, found) -> None:
             for low in range(0, stop - start, tile):
                 high = min(low + tile, stop - start)
                 score = scores[: high - low]
-                np.matmul(extended[low:high], table.weights, out=score)
+                multiply_rows(extended[low:high], table.weights, score, product)
                 score.argmin(axis=1, out=code[low:high])
             if found is not None:
                 gap = np.take(
