@@ -77,9 +77,15 @@ def _stay_within_the_site(app, docname, source):
         source[0] = re.sub(rf"\]\((\.\./)+{re.escape(path)}", f"]({page}", source[0])
 
 
+def _join_continued_lines(app, what, name, obj, options, lines):
+    # In raw docstrings, a backslash at the end of a line does not join it to the next.
+    lines[:] = re.sub(r"(?<!\\)\\\n\s+", "", "\n".join(lines)).split("\n")
+
+
 def setup(app):
-    """Let links on pages that are also read in the repository lead to pages."""
+    """Mend what is written for other readers than Sphinx."""
     app.connect("source-read", _stay_within_the_site)
+    app.connect("autodoc-process-docstring", _join_continued_lines, priority=100)
 
 
 # -- gallery -------------------------------------------------------------------------

@@ -46,7 +46,8 @@ class UniformQuantizer(BaseQuantizer):
     ----------
     n_levels : int or sequence of int, default=256
         V of every feature, or of each.
-    feature_range : str or (low, high), default="minmax"
+    feature_range : {"minmax", "quantile", "gaussian", "laplacian"} or (low, high), \
+            default="minmax"
         With ``levels="uniform"``: the range that is cut.  "minmax": that of the
         training samples; "quantile": that between two quantiles of them, which a few
         outliers don't widen; "gaussian" or "laplacian": the one with the least squared

@@ -780,9 +780,10 @@ def diversity_loss(probabilities, *, return_grad=False):
 
     Parameters
     ----------
-    probabilities : array of shape (n_samples[, n_groups], n_codewords)
+    probabilities : array of shape (n_samples, n_codewords) or \
+            (n_samples, n_groups, n_codewords)
         Soft assignments p, such as a softmax over the codewords; not checked to sum
-        to 1.  Without groups there is one.
+        to 1.
     return_grad : bool, default=False
         Whether to return the gradient also.
 
@@ -842,9 +843,10 @@ def perplexity_loss(probabilities, *, return_grad=False):
 
     Parameters
     ----------
-    probabilities : array of shape (n_samples[, n_groups], n_codewords)
+    probabilities : array of shape (n_samples, n_codewords) or \
+            (n_samples, n_groups, n_codewords)
         Soft assignments p, such as a softmax over the codewords; not checked to sum
-        to 1.  Without groups there is one.
+        to 1.
     return_grad : bool, default=False
         Whether to return the gradient also.
 

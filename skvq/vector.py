@@ -42,12 +42,12 @@ class VectorQuantizer(BaseQuantizer):
         VQ-VAE does ("ema"); gradient steps on the codebook loss ("sgd"); not at all
         ("fixed").  The three online learners also have `partial_fit`, and take the
         metrics "sqeuclidean" and "cosine".
-    init : {"k-means++", "random", "splitting", "normal"} or array, default="k-means++"
+    init : {"k-means++", "random", "splitting", "normal"} or array-like of shape \
+            (n_codewords, n_features), default="k-means++"
         The first table: greedy k-means++ (beyond 8 samples per codeword on the
         candidates of k-means||, which is as good and many times faster); random
         samples; splitting cells from one codeword on, deterministic (LBG); independent
-        standard normal entries; or the table itself, of shape (n_codewords,
-        n_features).
+        standard normal entries; or the table itself.
     n_init : int, default=1
         Number of starts of which the best is kept.  Deterministic starts run once.
     max_iter : int, default=25
