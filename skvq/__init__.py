@@ -2,8 +2,8 @@
 
 A quantizer maps x to the nearest row of a codebook.  The modules are named after the
 four questions that a quantizer answers: what shape the codebook has (`vector`,
-`product`), where it comes from (`learning`, and the fixed ones: `grid`, `sphere`,
-`binary`), how the argmin is computed (`nearest`), and what is lost (`losses`,
+`product`, `residual`), where it comes from (`learning`, and the fixed ones: `grid`,
+`sphere`, `binary`), how the argmin is computed (`nearest`), and what is lost (`losses`,
 `metrics`, `model_selection`).
 """
 
@@ -12,6 +12,7 @@ from skvq.binary import BinaryQuantizer
 from skvq.features import QuantizedFeatures
 from skvq.grid import FiniteScalarQuantizer, UniformQuantizer
 from skvq.product import ProductQuantizer
+from skvq.residual import ResidualQuantizer
 from skvq.sphere import SphericalQuantizer
 from skvq.vector import VectorQuantizer
 
@@ -20,6 +21,7 @@ __all__ = [
     "FiniteScalarQuantizer",
     "ProductQuantizer",
     "QuantizedFeatures",
+    "ResidualQuantizer",
     "SphericalQuantizer",
     "UniformQuantizer",
     "VectorQuantizer",

@@ -22,6 +22,7 @@ import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 from sklearn.base import (
@@ -118,6 +119,28 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _decodable_widths(self) -> tuple[int, ...]:
         """Return the numbers of code columns that `inverse_transform` takes."""
         return (len(self.codebook_sizes_),)
+
+    # What a scheme that takes this one as a part may ask of it.
+
+    def _can_encode_best(self) -> bool:
+        """Whether `_encode_best` is there, with these parameters."""
+        return False
+
+    def _encode_best(self, X: np.ndarray, n_best: int) -> np.ndarray:
+        """Return codes (n_samples, n_found, n_codes) of the best sums, best first."""
+        raise AssertionError("guarded by _can_encode_best")  # pragma: no cover
+
+    def _has_free_tables(self) -> bool:
+        """Whether any other table would do in place of each, with these parameters."""
+        return False
+
+    def _free_tables(self) -> list[tuple[slice, np.ndarray]]:
+        """Return each table with its columns of X, in the order of the code columns."""
+        raise AssertionError("guarded by _has_free_tables")  # pragma: no cover
+
+    def _with_tables(self, tables: list[np.ndarray]) -> Self:
+        """Return a fitted copy with other tables in place of `_free_tables`."""
+        raise AssertionError("guarded by _has_free_tables")  # pragma: no cover
 
     # -- public methods ------------------------------------------------------------
 

@@ -64,6 +64,14 @@ def start(codebook: np.ndarray) -> StreamState:
     return StreamState(codebook, np.zeros(codebook.shape), zeros, zeros)
 
 
+def moved(state: StreamState, codebook: np.ndarray) -> StreamState:
+    """Return the state after its codewords have moved, with the weights they had."""
+    if state.seeds is not None:
+        return start(codebook)
+    sums = codebook.astype(np.float64) * state.counts[:, None]
+    return replace(state, codebook=codebook, sums=sums)
+
+
 def start_from_batch(
     X: np.ndarray,
     weights: np.ndarray | None,
