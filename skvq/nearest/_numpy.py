@@ -107,21 +107,25 @@ def _first_of_distinct(codebook: np.ndarray) -> np.ndarray | None:
     return None if first.size == len(codebook) else np.sort(first)
 
 
-def _coarse_centre(rows: np.ndarray) -> np.ndarray:
-    """Mean of the rows on a grid so coarse that differences from it stay short.
+def _mean(rows: np.ndarray) -> np.ndarray:
+    return rows.mean(axis=0, dtype=np.float64)
+
+
+def _coarse_centre(rows: np.ndarray, middle=_mean) -> np.ndarray:
+    """Mean, or another middle, on a grid so coarse that differences from it stay short.
 
     Integers stay integers and dyadic fractions stay short, so that ties in such data
     stay exact ties.  The centre depends on the table alone: were it taken from X, a
     row's code would depend on its batch.
     """
-    mean = rows.mean(axis=0, dtype=np.float64)
-    spread = float(np.abs(rows - mean).max(initial=0.0))
+    centre = middle(rows)
+    spread = float(np.abs(rows - centre).max(initial=0.0))
     if not 0.0 < spread < np.inf:
-        return mean
+        return centre
     unit = 2.0 ** max(np.floor(np.log2(spread)) - 3.0, -1000.0)
     if np.array_equal(rows, np.rint(rows)):
         unit = max(unit, 1.0)
-    return np.rint(mean / unit) * unit
+    return np.rint(centre / unit) * unit
 
 
 def check_no_zero_rows(rows: np.ndarray, name: str = "X", start: int = 0) -> None:
