@@ -17,7 +17,10 @@ from sklearn.pipeline import make_pipeline
 from skvq import (
     BinaryQuantizer,
     FiniteScalarQuantizer,
+    KroneckerQuantizer,
+    MultiScaleQuantizer,
     ProductQuantizer,
+    ResidualQuantizer,
     SphericalQuantizer,
     UniformQuantizer,
     VectorQuantizer,
@@ -46,6 +49,15 @@ schemes = {
     "product, behind PCA": {
         k: make_pipeline(PCA(4 * k), ProductQuantizer(k, 256, **seed))
         for k in (1, 2, 4, 8)
+    },
+    "residual": {m: ResidualQuantizer(m, 256, **seed) for m in (1, 2, 4)},
+    "residual, beam of 5": {
+        m: ResidualQuantizer(m, 256, beam_size=5, **seed) for m in (1, 2, 4)
+    },
+    "Kronecker": {V: KroneckerQuantizer((8, 8), V, **seed) for V in (16, 64)},
+    # 1 + 4 + 16 tokens for a block: 21 bits and more
+    "multi-scale": {
+        V: MultiScaleQuantizer((8, 8, 1), (1, 2, 4), V, **seed) for V in (2, 4, 8)
     },
     "uniform, behind PCA": {
         k: make_pipeline(PCA(k), UniformQuantizer(8, levels="lloyd-max"))

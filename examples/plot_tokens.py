@@ -7,8 +7,8 @@ patches, and the code of each patch is a token.  Two numbers tell how good a voc
 is: the error of what the tokens decode to, and how much of the vocabulary is in use. A
 token that never comes up is an output of the model for nothing.
 
-Here the pictures are handwritten digits, the patches have 4 x 4 pixels, and every
-vocabulary has about 240 words.
+Here the pictures are handwritten digits, cut in 2 x 2 patches of 4 x 4 pixels, and
+every vocabulary has about 240 words.
 """
 
 import matplotlib.pyplot as plt
@@ -17,22 +17,31 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 
-from skvq import FiniteScalarQuantizer, VectorQuantizer
+from skvq import (
+    FiniteScalarQuantizer,
+    MultiScaleQuantizer,
+    ResidualQuantizer,
+    VectorQuantizer,
+)
 from skvq.codes import token_ids
 from skvq.display import CodeUsageDisplay
 from skvq.grid import recommended_levels
 from skvq.metrics import code_usage, distortion, perplexity
 
 images = load_digits().images.astype(np.float32)
-patches = images.reshape(-1, 2, 4, 2, 4).swapaxes(2, 3).reshape(-1, 16)
-train, test = patches[: 4 * 1200], patches[4 * 1200 :]
+maps = images.reshape(-1, 2, 4, 2, 4).swapaxes(2, 3).reshape(-1, 2 * 2 * 16)
+train, test = maps[:1200], maps[1200:]
 
 # %%
 # Vocabularies
 # ------------
 # FSQ has a codebook that nobody learns: here 8 x 6 x 5 levels of three features, which
 # PCA makes, at unit scale.  "tanh" is the squash of the paper; "cdf" learns the
-# distribution of each feature.  `token_ids` turns a row of codes into one token.
+# distribution of each feature.  A residual quantizer has two codes of 16 for a patch.
+# `token_ids` turns a row of codes into one token.
+#
+# The multi-scale quantizer takes whole pictures, as maps of 2 x 2 patches: its first
+# token says how the patches are on average, and the other four what is missing.
 
 levels = recommended_levels(8)
 tokenizers = {
@@ -41,6 +50,8 @@ tokenizers = {
     "FSQ, cdf": make_pipeline(
         PCA(3, whiten=True), FiniteScalarQuantizer(levels, bound="cdf")
     ),
+    "residual": ResidualQuantizer(2, 16, beam_size=4, random_state=0),
+    "multi-scale": MultiScaleQuantizer((2, 2, 16), (1, 2), 240, random_state=0),
 }
 
 # %%
@@ -63,22 +74,34 @@ def bigram_perplexity(train_tokens, test_tokens, n_tokens):
     return np.exp(surprise.mean())
 
 
-figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained", sharey=True)
-for ax, (name, tokenizer) in zip(axes, tokenizers.items(), strict=True):
-    codes = tokenizer.fit(train).transform(test)
-    quantizer = tokenizer if name == "one table" else tokenizer[-1]
+def tokenize(name, tokenizer, pictures):
+    """Return a row of tokens for each picture, and the size of the vocabulary."""
+    if name == "multi-scale":  # has one table, and sequences already
+        return tokenizer.transform(pictures).astype(int), tokenizer.codebook_sizes_[0]
+    codes = tokenizer.transform(pictures.reshape(-1, 16))
+    quantizer = tokenizer[-1] if name.startswith("FSQ") else tokenizer
     sizes = quantizer.codebook_sizes_
-    n_tokens = int(np.prod(sizes))
-    tokens = token_ids(codes, sizes)
-    print(
-        f"{name}: {n_tokens} tokens, {code_usage(tokens[:, None], [n_tokens])[0]:.0%} "
-        f"in use, perplexity {perplexity(tokens[:, None])[0]:.0f}, "
-        f"error {distortion(test, tokenizer.inverse_transform(codes)) / 16:.2f} a pixel"
-    )
-    train_tokens = token_ids(tokenizer.transform(train), sizes)
+    return token_ids(codes, sizes).reshape(len(pictures), -1), int(np.prod(sizes))
+
+
+figure, axes = plt.subplots(2, 3, figsize=(13, 8), layout="constrained")
+axes[1, 2].axis("off")
+for ax, (name, tokenizer) in zip(axes.flat, tokenizers.items(), strict=False):
+    width = 64 if name == "multi-scale" else 16
+    tokenizer.fit(train.reshape(-1, width))
+    samples = test.reshape(-1, width)
+    decoded = tokenizer.inverse_transform(tokenizer.transform(samples))
+    tokens, n_tokens = tokenize(name, tokenizer, test)
+    column = tokens.reshape(-1, 1)
     hesitation = bigram_perplexity(
-        train_tokens.reshape(-1, 4), tokens.reshape(-1, 4), n_tokens
+        tokenize(name, tokenizer, train)[0], tokens, n_tokens
     )
-    print(f"    a model of pairs hesitates between {hesitation:.0f} tokens")
-    CodeUsageDisplay.from_codes(tokens[:, None], [n_tokens], name=name, ax=ax)
+    error = distortion(samples, decoded) / width
+    print(
+        f"{name:11} {tokens.shape[1]} tokens of {n_tokens} for a picture, "
+        f"{code_usage(column, [n_tokens])[0]:4.0%} in use, perplexity "
+        f"{perplexity(column)[0]:3.0f}, error {error:5.2f} a pixel; "
+        f"a model of pairs hesitates between {hesitation:.0f}"
+    )
+    CodeUsageDisplay.from_codes(column, [n_tokens], name=name, ax=ax)
 plt.show()

@@ -25,7 +25,6 @@ from skvq import (
     UniformQuantizer,
     VectorQuantizer,
 )
-from skvq.kronecker import KroneckerQuantizer
 
 N_FEATURES = 6
 
