@@ -102,6 +102,7 @@ sphinx_gallery_conf = {
     "min_reported_time": 3600,
     "remove_config_comments": True,
     "write_computation_times": False,
+    "show_signature": False,
 }
 
 # -- HTML ----------------------------------------------------------------------------
