@@ -84,7 +84,8 @@ schemes = {
 # The curves
 # ----------
 
-figure, ax = plt.subplots(figsize=(8, 5.5), layout="constrained")
+figure, ax = plt.subplots(figsize=(10, 5.5), layout="constrained")
+ax.set_prop_cycle(color=plt.colormaps["tab20"].colors)
 for name, estimators in schemes.items():
     display = RateDistortionDisplay.from_estimators(
         [estimator.fit(train) for estimator in estimators.values()],
@@ -95,4 +96,5 @@ for name, estimators in schemes.items():
     )
     figures = zip(display.rates, display.distortions, strict=True)
     print(f"{name:30}", *(f"{64 * b:4.0f} bits: {d:5.0f}" for b, d in figures))
+ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
