@@ -21,6 +21,10 @@ from skvq.learning.pyramid import (
 from skvq.staged import StagedQuantizer
 from skvq.vector import VectorQuantizer
 
+# Fewer distinct tokens for each codeword are left at the start, which chance plays no
+# part in: least squares would fit their noise.
+_FEW_TOKENS = 4
+
 
 class MultiScaleQuantizer(StagedQuantizer):
     r"""Code maps scale by scale, each scale what the coarser ones have left.
@@ -100,7 +104,8 @@ class MultiScaleQuantizer(StagedQuantizer):
     distortion of the training samples is not taken.  With one scale, the map's own, and
     no convolution the scheme is a `VectorQuantizer` over tokens, and learned as one.
 
-    Fewer distinct tokens than codewords is a ConvergenceWarning.
+    Fewer distinct tokens than codewords is a ConvergenceWarning.  Fewer than four of
+    them for each codeword are coded by the start, small tables of each scale.
 
     The convolutions have no bias: a token of zeros adds nothing.
 
@@ -210,16 +215,21 @@ class MultiScaleQuantizer(StagedQuantizer):
     def _learn_scales(self, X, weights, pyramid) -> learning.LearnedPyramid:
         rng = check_random_state(self.random_state)
         samples = learning.Samples(X, weights)
-        init = "k-means++"
-        few = few_distinct(X.reshape(-1, pyramid.n_channels), self.n_codewords)
+        few = few_distinct(
+            X.reshape(-1, pyramid.n_channels), _FEW_TOKENS * self.n_codewords
+        )
         if few is not None:
-            warn(
-                f"{len(few)} distinct tokens are fewer than n_codewords="
-                f"{self.n_codewords}: the codebook has more rows than they need.",
-                ConvergenceWarning,
-            )
-            init = "splitting"
-        table = learning.greedy_start(samples, pyramid, self.n_codewords, init, rng)
+            if len(few) < self.n_codewords:
+                warn(
+                    f"{len(few)} distinct tokens are fewer than n_codewords="
+                    f"{self.n_codewords}: the codebook has more rows than they need.",
+                    ConvergenceWarning,
+                )
+            table = learning.start_from_few(samples, pyramid, self.n_codewords, rng)
+            return learning.LearnedPyramid(table, pyramid.smoothing, 1)
+        table = learning.greedy_start(
+            samples, pyramid, self.n_codewords, "k-means++", rng
+        )
         return learning.learn(
             samples, pyramid, table, rng, max_iter=self.max_iter, tol=self.tol
         )
@@ -227,9 +237,11 @@ class MultiScaleQuantizer(StagedQuantizer):
     # -- codes ---------------------------------------------------------------------
 
     def _encode(self, X):
-        pyramid = self._pyramid_in(X.dtype)
-        codes, _ = pyramid.encode(np.ldexp(X, -self._exponent_), self._table_)
-        return codes
+        # In the dtype of the fit, whatever X's: of a chain of residuals each scale
+        # hears of the rounding of those before.
+        dtype = self._table_.dtype
+        X = np.ldexp(X, -self._exponent_).astype(dtype, copy=False)
+        return self._pyramid_.encode(X, self._table_)[0]
 
     def _decode(self, codes):
         return np.ldexp(self._pyramid_.decode(codes, self._table_), self._exponent_)
@@ -237,14 +249,6 @@ class MultiScaleQuantizer(StagedQuantizer):
     def _partial_sums(self, codes):
         for total in self._pyramid_.partial_sums(codes, self._table_):
             yield np.ldexp(total, self._exponent_)
-
-    def _pyramid_in(self, dtype) -> Pyramid:
-        """Return the pyramid that computes in the wider of two dtypes."""
-        fitted = self._pyramid_
-        wide = np.result_type(dtype, fitted.dtype)
-        if wide == fitted.dtype:
-            return fitted
-        return Pyramid(fitted.map_shape, fitted.scales, wide, fitted.smoothing)
 
     def _decodable_widths(self):
         return tuple(span.stop for span in self._pyramid_.columns())
@@ -282,10 +286,11 @@ class MultiScaleQuantizer(StagedQuantizer):
         codes = check_codes(self, codes, self.codebook_sizes_, widths[:-1])
         scale = widths.index(codes.shape[1]) + 1
         pyramid = self._pyramid_
-        maps = self._decode(codes).reshape(-1, *pyramid.map_shape)
+        maps = self._decode(codes).reshape(len(codes), *pyramid.map_shape)
         with nearest.single_threaded_blas():
             tokens = pyramid.shrink(maps, scale)
-        return tokens.reshape(len(codes), -1, pyramid.n_channels)
+        shape = len(codes), pyramid.n_tokens[scale], pyramid.n_channels
+        return tokens.reshape(shape)
 
 
 def _map_shape(map_shape, n_features: int) -> tuple[int, ...]:

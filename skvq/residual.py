@@ -8,21 +8,14 @@ from numbers import Integral
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._compat import HasMethods, Interval, StrOptions
-from skvq._validation import (
-    check_codes,
-    check_samples,
-    check_weights,
-    drop_zero_weights,
-)
-from skvq.base import BaseQuantizer, _row_blocks
 from skvq.codes import smallest_dtype
 from skvq.learning import joint
 from skvq.learning.initialise import few_distinct
 from skvq.parts import make_parts, shallow_copy
+from skvq.staged import StagedQuantizer
 from skvq.vector import VectorQuantizer
 
 # Partial sums of each sample whose residuals train the next stage, at least.
@@ -33,7 +26,7 @@ _MIN_TRAINING_ROWS = 65_536
 _TILE_ELEMENTS = 2**20
 
 
-class ResidualQuantizer(BaseQuantizer):
+class ResidualQuantizer(StagedQuantizer):
     r"""Quantize, then quantize what is left, and so on; add the codewords up.
 
     The residual scheme: :math:`r_0 = x`, :math:`\bar x_j = f(r_{j-1}, W_j)`,
@@ -438,59 +431,8 @@ class ResidualQuantizer(BaseQuantizer):
         rank = np.argsort(by_size, kind="stable")
         return by_size[np.sort(rank[codes.astype(np.intp, copy=False)], axis=2)]
 
-    # -- stages --------------------------------------------------------------------
-
-    def staged_inverse_transform(self, codes):
-        """Decode codes stage by stage.
-
-        Parameters
-        ----------
-        codes : array-like of shape (n_samples, n_codes)
-            Codes as `transform` gives them, or their first columns, whole stages.
-
-        Yields
-        ------
-        X_quant : ndarray of shape (n_samples, n_features)
-            The sum of the codewords up to each stage.
-        """
-        check_is_fitted(self)
-        widths = self._decodable_widths()
-        codes = check_codes(self, codes, self.codebook_sizes_, widths)
-        yield from _partial_sums(self.quantizers_, codes)
-
-    def staged_score(self, X, y=None, sample_weight=None):
-        """Score the partial sums: the rate-distortion curve of one fitted model.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples.
-        y : None
-            Ignored.
-        sample_weight : array-like of shape (n_samples,), optional
-            Weights of the samples.
-
-        Yields
-        ------
-        score : float
-            For each stage, minus the mean squared distance of the samples from the sum
-            of the codewords up to it.  The codes are those of all stages, so that a
-            beam may leave an early stage worse than a search of its own would.
-        """
-        check_is_fitted(self)
-        X = check_samples(self, X, reset=False)
-        weights = check_weights(sample_weight, X)
-        X, weights = drop_zero_weights(X, weights)
-        totals = np.zeros(len(self.quantizers_))
-        for rows, block in _row_blocks(X):
-            codes = self._encode(block).astype(np.intp, copy=False)
-            for stage, decoded in enumerate(_partial_sums(self.quantizers_, codes)):
-                found = nearest.paired(block, decoded)
-                share = found.sum() if weights is None else found @ weights[rows]
-                totals[stage] += share
-        count = len(X) if weights is None else weights.sum()
-        for total in totals:
-            yield -float(total / count)
+    def _partial_sums(self, codes):
+        return _partial_sums(self.quantizers_, codes)
 
 
 # -- the search ------------------------------------------------------------------------

@@ -61,7 +61,8 @@ class StagedQuantizer(BaseQuantizer):
         ------
         score : float
             For each stage, minus the mean squared distance of the samples from the sum
-            of the codewords up to it.
+            of the codewords up to it.  The codes are those of all stages, so that a
+            beam may leave an early stage worse than a search of its own would.
         """
         check_is_fitted(self)
         X = check_samples(self, X, reset=False)

@@ -136,16 +136,6 @@ def pq(n_subspaces=3, n_codewords=4, **parameters):
     return ProductQuantizer(n_subspaces, n_codewords, **parameters)
 
 
-def rq(n_stages=3, n_codewords=4, **parameters):
-    parameters.setdefault("random_state", 0)
-    return ResidualQuantizer(n_stages, n_codewords, **parameters)
-
-
-def _residual(name, make, **facts):
-    """A row of the residual scheme, whose search is not exact."""
-    return Row(name, make, **{"exact": None, "idempotent": False, **facts})
-
-
 def kq(factor_sizes=None, n_codewords=4, **parameters):
     parameters.setdefault("random_state", 0)
     return KroneckerQuantizer(factor_sizes, n_codewords, **parameters)
@@ -154,6 +144,16 @@ def kq(factor_sizes=None, n_codewords=4, **parameters):
 def msq(map_shape=None, scales="auto", n_codewords=4, **parameters):
     parameters.setdefault("random_state", 0)
     return MultiScaleQuantizer(map_shape, scales, n_codewords, **parameters)
+
+
+def rq(n_stages=3, n_codewords=4, **parameters):
+    parameters.setdefault("random_state", 0)
+    return ResidualQuantizer(n_stages, n_codewords, **parameters)
+
+
+def _residual(name, make, **facts):
+    """A row of the residual scheme, whose search is not exact."""
+    return Row(name, make, **{"exact": None, "idempotent": False, **facts})
 
 
 def _online(learning, **parameters):
@@ -413,67 +413,6 @@ TABLE = [
         zeros=False,
         learns=False,
     ),
-    # The residual scheme
-    _residual("rq-defaults", lambda: rq(4, None), weights=None, make_is_small=False),
-    _residual("rq-greedy", lambda: rq()),
-    _residual("rq-beam", lambda: rq(beam_size=5)),
-    _residual("rq-one-stage", lambda: rq(1), exact="sqeuclidean", idempotent=True),
-    _residual("rq-sizes", lambda: rq(3, [2, 5, 3]), sklearn_checks=False),
-    _residual(
-        "rq-splitting",
-        lambda: rq(quantizer=vq(init="splitting", random_state=None)),
-        weights="exact",
-    ),
-    _residual("rq-shared", lambda: rq(n_codewords=7, share_codebook=True)),
-    _residual(
-        "rq-shared-beam-refined",
-        lambda: rq(n_codewords=7, share_codebook=True, beam_size=3, n_refine=2),
-    ),
-    _residual("rq-refined", lambda: rq(n_refine=3)),
-    _residual(
-        "rq-weights",
-        lambda: rq(stage_weights=[1, 0, 2], n_refine=2, beam_size=4),
-        sklearn_checks=False,
-    ),
-    _residual("rq-ema", lambda: rq(quantizer=_online("ema")), streams=True),
-    _residual(
-        "rq-minibatch-beam",
-        lambda: rq(quantizer=_online("minibatch"), beam_size=3),
-        streams=True,
-    ),
-    _residual(
-        "rq-of-pq",
-        lambda: rq(2, None, quantizer=ProductQuantizer(2, 3)),
-    ),
-    _residual(
-        "rq-of-pq-beam-refined",
-        lambda: rq(2, None, quantizer=ProductQuantizer(2, 3), beam_size=3, n_refine=2),
-    ),
-    _residual(
-        "rq-of-rq-beam",
-        lambda: rq(2, None, quantizer=ResidualQuantizer(2, 3), beam_size=3),
-    ),
-    _residual("pq-of-rq", lambda: pq(2, None, quantizer=ResidualQuantizer(2, 3))),
-    _residual(
-        "pq-of-rq-beam-refined",
-        lambda: pq(2, None, quantizer=ResidualQuantizer(2, 3, beam_size=2, n_refine=1)),
-    ),
-    _residual(
-        "rq-of-kronecker",
-        lambda: rq(2, None, quantizer=KroneckerQuantizer((2, 3), 3, max_iter=3)),
-        sklearn_checks=False,
-    ),
-    _fixed(
-        "rq-of-fsq",
-        lambda: ResidualQuantizer(2, quantizer=FiniteScalarQuantizer(2)),
-        idempotent=False,
-        learns=False,
-    ),
-    _residual(
-        "rq-of-manhattan",
-        lambda: rq(quantizer=vq(metric="manhattan")),
-        learns=False,
-    ),
     # Kronecker products
     _kronecker("kronecker-defaults", lambda: kq(None, 16), sklearn_checks=True),
     _kronecker("kronecker-2", lambda: kq((3, 2), [5, 3])),
@@ -526,6 +465,70 @@ TABLE = [
     ),
     _multiscale(
         "pq-of-multiscale", lambda: pq(2, None, quantizer=msq((3, 1), n_codewords=5))
+    ),
+    # The residual scheme
+    _residual("rq-defaults", lambda: rq(4, None), weights=None, make_is_small=False),
+    _residual("rq-greedy", lambda: rq()),
+    _residual("rq-beam", lambda: rq(beam_size=5)),
+    _residual("rq-one-stage", lambda: rq(1), exact="sqeuclidean", idempotent=True),
+    _residual("rq-sizes", lambda: rq(3, [2, 5, 3]), sklearn_checks=False),
+    _residual(
+        "rq-splitting",
+        lambda: rq(quantizer=vq(init="splitting", random_state=None)),
+        weights="exact",
+    ),
+    _residual("rq-shared", lambda: rq(n_codewords=7, share_codebook=True)),
+    _residual(
+        "rq-shared-beam-refined",
+        lambda: rq(n_codewords=7, share_codebook=True, beam_size=3, n_refine=2),
+    ),
+    _residual("rq-refined", lambda: rq(n_refine=3)),
+    _residual(
+        "rq-weights",
+        lambda: rq(stage_weights=[1, 0, 2], n_refine=2, beam_size=4),
+        sklearn_checks=False,
+    ),
+    _residual("rq-ema", lambda: rq(quantizer=_online("ema")), streams=True),
+    _residual(
+        "rq-minibatch-beam",
+        lambda: rq(quantizer=_online("minibatch"), beam_size=3),
+        streams=True,
+    ),
+    _residual(
+        "rq-of-pq",
+        lambda: rq(2, None, quantizer=ProductQuantizer(2, 3)),
+    ),
+    _residual(
+        "rq-of-pq-beam-refined",
+        lambda: rq(2, None, quantizer=ProductQuantizer(2, 3), beam_size=3, n_refine=2),
+    ),
+    _residual(
+        "rq-of-rq-beam",
+        lambda: rq(2, None, quantizer=ResidualQuantizer(2, 3), beam_size=3),
+    ),
+    _multiscale(
+        "rq-of-multiscale", lambda: rq(2, None, quantizer=msq((3, 2), n_codewords=5))
+    ),
+    _residual("pq-of-rq", lambda: pq(2, None, quantizer=ResidualQuantizer(2, 3))),
+    _residual(
+        "pq-of-rq-beam-refined",
+        lambda: pq(2, None, quantizer=ResidualQuantizer(2, 3, beam_size=2, n_refine=1)),
+    ),
+    _residual(
+        "rq-of-kronecker",
+        lambda: rq(2, None, quantizer=KroneckerQuantizer((2, 3), 3, max_iter=3)),
+        sklearn_checks=False,
+    ),
+    _fixed(
+        "rq-of-fsq",
+        lambda: ResidualQuantizer(2, quantizer=FiniteScalarQuantizer(2)),
+        idempotent=False,
+        learns=False,
+    ),
+    _residual(
+        "rq-of-manhattan",
+        lambda: rq(quantizer=vq(metric="manhattan")),
+        learns=False,
     ),
     # Signs
     _fixed("binary-defaults", lambda: BinaryQuantizer(), exact="sqeuclidean"),
@@ -714,9 +717,9 @@ assert len(BY_NAME) == len(TABLE)
 DEFAULTS = [
     VectorQuantizer(),
     ProductQuantizer(),
-    ResidualQuantizer(),
     KroneckerQuantizer(),
     MultiScaleQuantizer(),
+    ResidualQuantizer(),
     QuantizedFeatures(VectorQuantizer()),
     BinaryQuantizer(),
     UniformQuantizer(),

@@ -289,8 +289,30 @@ def greedy_start(
             tables.append(_small_table(tokens, len(share), init, mass, rng))
         table = np.concatenate([zero, tables[-1]])
         found, _ = nearest.nearest(tokens, table, return_distances=False)
-        rest = rest - pyramid.grow(table[found], scale)
+        rest = rest - pyramid.grow(table[found.reshape(len(X), -1)], scale)
     return np.concatenate(tables)
+
+
+def start_from_few(samples, pyramid, n_codewords: int, rng) -> np.ndarray:
+    """Return a start without chance, for samples of fewer tokens than codewords.
+
+    Parameters
+    ----------
+    samples, pyramid, n_codewords, rng
+        As in `greedy_start`.
+
+    Returns
+    -------
+    table : ndarray of shape (V, C)
+        On a grid, so that codewords that are equal but for rounding are equal: the
+        last scales of such samples have nothing but rounding to code; and sorted.
+    """
+    table = greedy_start(samples, pyramid, n_codewords, "splitting", rng)
+    digits = np.finfo(table.dtype).nmant * 2 // 3
+    largest = int(np.frexp(np.abs(table).max(initial=0.0))[1])
+    table = np.ldexp(np.rint(np.ldexp(table, digits - largest)), largest - digits)
+    order = np.lexsort(table[1:].T[::-1])
+    return np.concatenate([table[:1], table[1:][order]])
 
 
 def _small_table(tokens, size: int, init: str, mass, rng) -> np.ndarray:
@@ -328,7 +350,7 @@ def _repaired(samples: Samples, state: _State, rng) -> _State:
         codes.append(found)
         mass = np.ones(len(X)) if weights is None else weights
         masses.append(pyramid.gain(scale) * np.repeat(mass, n_tokens))
-        rest = rest - pyramid.grow(state.table[found], scale)
+        rest = rest - pyramid.grow(state.table[found.reshape(len(X), -1)], scale)
     table = repair_empty(
         np.concatenate(tokens),
         np.concatenate(codes),

@@ -132,6 +132,7 @@ class Pyramid:
             kernels = smoothing.kernels.astype(self.dtype)
             self.smoothing = smoothing._replace(kernels=kernels)
         height, width, self.n_channels = self.map_shape
+        self.n_features = height * width * self.n_channels
         self.n_tokens = [h * w for h, w in self.scales]
         self._down = [
             self._matrices(area_matrix(height, h), area_matrix(width, w))
@@ -159,7 +160,8 @@ class Pyramid:
         size = max(1, _TILE_ELEMENTS // X.shape[1])
         for start in range(0, len(X), size):
             rows = slice(start, start + size)
-            yield rows, X[rows].reshape(-1, *self.map_shape)
+            some = X[rows]
+            yield rows, some.reshape(len(some), *self.map_shape)
 
     def shrink(self, maps: np.ndarray, scale: int) -> np.ndarray:
         """Average maps over the cells of a scale: (n, H, W, C) to (n, h, w, C)."""
@@ -177,7 +179,7 @@ class Pyramid:
 
     def interpolate(self, tokens: np.ndarray, scale: int) -> np.ndarray:
         """Interpolate the token maps of a scale, (n, H, W, C)."""
-        maps = tokens.reshape(-1, *self.scales[scale], self.n_channels)
+        maps = tokens.reshape(len(tokens), *self.scales[scale], self.n_channels)
         return _along_axes(maps, self._up[scale])
 
     def smooth(self, maps: np.ndarray, scale: int) -> np.ndarray:
@@ -237,7 +239,7 @@ class Pyramid:
                     tokens = self.shrink(left, scale).reshape(-1, self.n_channels)
                     found, _ = nearest.nearest(tokens, table, return_distances=False)
                     codes[rows, span] = found.reshape(len(left), -1)
-                    left -= self.grow(table[found], scale)
+                    left -= self.grow(table[codes[rows, span]], scale)
                 rest[rows] = left.reshape(len(left), -1)
         return codes, rest
 
@@ -248,7 +250,7 @@ class Pyramid:
             if span.start == codes.shape[1]:
                 return
             total = total + self.grow(table[codes[:, span]], scale)
-            yield total.reshape(len(codes), -1)
+            yield total.reshape(len(codes), self.n_features)
 
     def decode(self, codes: np.ndarray, table: np.ndarray) -> np.ndarray:
         """Return the sum over all scales of codes."""
@@ -256,7 +258,7 @@ class Pyramid:
         for scale, span in enumerate(self.columns()):
             if span.start < codes.shape[1]:
                 total += self.grow(table[codes[:, span]], scale)
-        return total.reshape(len(codes), -1)
+        return total.reshape(len(codes), self.n_features)
 
 
 def _along_axes(maps: np.ndarray, matrices) -> np.ndarray:
@@ -265,13 +267,14 @@ def _along_axes(maps: np.ndarray, matrices) -> np.ndarray:
     One product for each map, so that none depends on its company.
     """
     rows, columns = matrices
-    n_maps, _, width, n_channels = maps.shape
+    n_maps, height, width, n_channels = maps.shape
     if rows is not None:
-        maps = rows @ maps.reshape(n_maps, -1, width * n_channels)
+        maps = rows @ maps.reshape(n_maps, height, width * n_channels)
+        height = len(rows)
     if columns is not None:
-        maps = columns @ maps.reshape(-1, width, n_channels)
+        maps = columns @ maps.reshape(n_maps * height, width, n_channels)
         width = len(columns)
-    return maps.reshape(n_maps, -1, width, n_channels)
+    return maps.reshape(n_maps, height, width, n_channels)
 
 
 def _convolve(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
