@@ -21,7 +21,7 @@ from skvq.vector import VectorQuantizer
 # Partial sums of each sample whose residuals train the next stage, at least.
 _TRAINING_BEAM = 5
 # A stage learns from as many residuals as there are samples, or from so many.
-_MIN_TRAINING_ROWS = 65_536
+_MIN_TRAINING_ROWS = 131_072
 # Elements of a tile of the search over parts that are not single tables.
 _TILE_ELEMENTS = 2**20
 
@@ -43,7 +43,7 @@ class ResidualQuantizer(StagedQuantizer):
         as they have it (256 for the default).
     quantizer : quantizer, default=None
         Quantizer of a stage, cloned for each; None:
-        ``VectorQuantizer(init="progressive", max_iter=10, tol=1e-3)``.
+        ``VectorQuantizer(init="progressive", tol=3e-4)``.
     share_codebook : bool, default=False
         Whether one table serves all stages, learned from the residuals of all of them.
         Its first codeword is zero, so that no stage raises the error.
@@ -295,7 +295,7 @@ class ResidualQuantizer(StagedQuantizer):
 
     def _template(self):
         if self.quantizer is None:
-            return VectorQuantizer(init="progressive", max_iter=10, tol=1e-3)
+            return VectorQuantizer(init="progressive", tol=3e-4)
         return self.quantizer
 
     def _new_parts(self, n_parts, sizes) -> list:
