@@ -253,11 +253,11 @@ def learn_epochs(
             state, distortion = learn_batch(state, X[rows], w, settings)
             total += distortion * float(len(rows) if w is None else w.sum())
         logger.debug(
-            "%s: pass %d, at most %d, distortion %.6g on the way",
+            "%s: pass %d, at most %d, distortion of its last batch %.6g",
             settings.learning,
             n_iter,
             max_iter,
-            total / float(len(X) if weights is None else weights.sum()),
+            distortion,
         )
         if previous - total <= tol * previous:
             break
