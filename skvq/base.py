@@ -17,6 +17,8 @@ Hooks get floating arrays of the right width and never validate.  Fitted attribu
 private ones too, end in an underscore: that is how a failed fit is undone.
 """
 
+import logging
+import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -43,6 +45,10 @@ from skvq._validation import (
 )
 from skvq._version import __version__
 from skvq.codes import from_token_ids, smallest_dtype
+
+# Silent until the user configures logging.  Parts log their own fits, so that a nesting
+# scheme tells how far it is.
+logger = logging.getLogger("skvq")
 
 # Elements of a row block: bounds the memory of the conversions and of the hooks.
 _BLOCK_ELEMENTS = 2**22
@@ -161,9 +167,18 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         with unchanged_on_failure(self):
             self._forget()
             X, weights = self._check_training(X, sample_weight, reset=True)
+            began = time.perf_counter()
             self._fit(X, weights)
             if not hasattr(self, "distortion_"):
                 self.distortion_ = self._mean_distance(X, weights)
+        logger.info(
+            "%s: fitted on %d x %d in %.2f s, %g bits, distortion %.6g",
+            type(self).__name__,
+            *X.shape,
+            time.perf_counter() - began,
+            self.bits_per_sample_,
+            self.distortion_,
+        )
         return self
 
     @available_if(_learns_from_stream)

@@ -58,7 +58,7 @@ class BinaryQuantizer(BaseQuantizer):
 
     See Also
     --------
-    hamming_distances : Distances of packed codes.
+    skvq.binary.hamming_distances : Distances of packed codes.
     skvq.codes.pack : Packs the codes to one bit for each feature.
 
     Notes

@@ -89,7 +89,7 @@ class SphericalQuantizer(BaseQuantizer):
 
     See Also
     --------
-    to_spherical : The coordinates.
+    skvq.sphere.to_spherical : The coordinates.
     BinaryQuantizer : One bit for each feature of a direction.
 
     Notes

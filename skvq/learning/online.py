@@ -1,5 +1,6 @@
 """Learners that see one batch at a time: minibatch, EMA, and gradient descent."""
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,6 +9,8 @@ from skvq import nearest
 from skvq.learning.cells import unit_rows
 from skvq.learning.initialise import initialise, repeat_cyclically
 from skvq.learning.lloyd import Learned
+
+logger = logging.getLogger("skvq.learning")
 
 ONLINE_METRICS = frozenset({"sqeuclidean", "cosine"})
 
@@ -249,6 +252,13 @@ def learn_epochs(
             w = None if weights is None else weights[rows]
             state, distortion = learn_batch(state, X[rows], w, settings)
             total += distortion * float(len(rows) if w is None else w.sum())
+        logger.debug(
+            "%s: pass %d, at most %d, distortion of its last batch %.6g",
+            settings.learning,
+            n_iter,
+            max_iter,
+            distortion,
+        )
         if previous - total <= tol * previous:
             break
         previous = total

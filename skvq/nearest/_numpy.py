@@ -57,6 +57,16 @@ def compute_dtype(dtype) -> np.dtype:
     float16 and integers of 8 and 16 bits: float32; float32: itself; all else: float64.
     The values play no part in the choice.
 
+    Parameters
+    ----------
+    dtype : dtype-like
+        That of the input.
+
+    Returns
+    -------
+    dtype : numpy.dtype
+        That of the computation.
+
     Examples
     --------
     >>> import numpy as np
@@ -119,7 +129,22 @@ def _coarse_centre(rows: np.ndarray, middle=_mean) -> np.ndarray:
 
 
 def check_no_zero_rows(rows: np.ndarray, name: str = "X", start: int = 0) -> None:
-    """Raise a ValueError that names the first zero row, counted from `start`."""
+    """Raise a ValueError if a row is zero.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows, n_features)
+        The rows.
+    name : str, default="X"
+        What the message calls them.
+    start : int, default=0
+        Number of the first row.
+
+    Raises
+    ------
+    ValueError
+        That names the first zero row.
+    """
     zero = np.flatnonzero(~rows.any(axis=1))
     if zero.size:
         raise ValueError(
@@ -613,6 +638,7 @@ def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None) -> np.ndarray:
     Returns
     -------
     distances : ndarray of shape (n_samples,), dtype float64
+        Distance of each pair.
 
     Examples
     --------
