@@ -8,6 +8,7 @@ four questions that a quantizer answers: what shape the codebook has (`vector`,
 """
 
 from skvq._version import __version__
+from skvq.additive import AdditiveQuantizer
 from skvq.binary import BinaryQuantizer
 from skvq.features import QuantizedFeatures
 from skvq.grid import FiniteScalarQuantizer, UniformQuantizer
@@ -16,6 +17,7 @@ from skvq.sphere import SphericalQuantizer
 from skvq.vector import VectorQuantizer
 
 __all__ = [
+    "AdditiveQuantizer",
     "BinaryQuantizer",
     "FiniteScalarQuantizer",
     "ProductQuantizer",

@@ -14,6 +14,7 @@ import pytest
 from scipy.spatial.distance import cityblock
 
 from skvq import (
+    AdditiveQuantizer,
     BinaryQuantizer,
     FiniteScalarQuantizer,
     ProductQuantizer,
@@ -123,6 +124,11 @@ def vq(n_codewords=4, **parameters):
 def pq(n_subspaces=3, n_codewords=4, **parameters):
     parameters.setdefault("random_state", 0)
     return ProductQuantizer(n_subspaces, n_codewords, **parameters)
+
+
+def aq(n_codebooks=3, n_codewords=4, **parameters):
+    parameters.setdefault("random_state", 0)
+    return AdditiveQuantizer(n_codebooks, n_codewords, **parameters)
 
 
 def _online(learning, **parameters):
@@ -362,6 +368,30 @@ TABLE = [
         zeros=False,
         learns=False,
     ),
+    # The additive scheme
+    Row("aq-exhaustive", lambda: aq()),
+    Row("aq-sizes", lambda: aq(3, [2, 5, 3]), sklearn_checks=False),
+    Row("aq-fixed-ridge", lambda: aq(2, 5, ridge=20.0, max_iter=3)),
+    Row(
+        "aq-searched",
+        lambda: aq(4, 16, beam_size=4, max_iter=3),
+        exact=None,
+        idempotent=False,
+        make_is_small=False,
+        weights=None,
+    ),
+    Row("aq-shared", lambda: aq(share_codebook=True), few=False),
+    Row("aq-independent", lambda: aq(assignment="independent"), exact=None),
+    Row(
+        "aq-independent-sizes",
+        lambda: aq(2, [2, 5], assignment="independent"),
+        exact=None,
+        sklearn_checks=False,
+    ),
+    Row(
+        "pq-of-aq",
+        lambda: pq(2, None, quantizer=AdditiveQuantizer(2, 4, max_iter=3)),
+    ),
     # Signs
     _fixed("binary-defaults", lambda: BinaryQuantizer(), exact="sqeuclidean"),
     _fixed(
@@ -547,6 +577,7 @@ assert len(BY_NAME) == len(TABLE)
 # Built with defaults: scikit-learn's checks run on these, and on all rows that can be
 # fitted on any width.
 DEFAULTS = [
+    AdditiveQuantizer(),
     VectorQuantizer(),
     ProductQuantizer(),
     QuantizedFeatures(VectorQuantizer()),

@@ -36,6 +36,8 @@ MAX_EXHAUSTIVE = 4096
 # Of the residual start, whose tables the rounds change anyway.
 _STAGE_ITERATIONS = 10
 _STAGE_TOL = 1e-3
+# Partial sums of each sample from whose residuals the next table is learned.
+_STAGE_BEAM = 5
 
 # Samples that a codeword weighs in the ridge, from weak to strong.
 _STRENGTHS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -163,14 +165,31 @@ def learn_jointly(
 
 
 def residual_start(X, sizes, weights, rng) -> list[np.ndarray]:
-    """Learn one table after the other from what those before have left."""
-    tables = []
-    left = X.copy()
-    for size in sizes:
-        table = _k_means(left, size, weights, rng)
-        codes, _ = nearest.nearest(left, table, return_distances=False)
-        left -= table[codes]
-        tables.append(table)
+    """Learn one table after the other from what those before have left.
+
+    The residuals of all sums in a beam count, as many times the samples: tables learned
+    from the best sums alone overfit (16 samples per codeword, on SIFT: 38 % more
+    distortion than tables learned so).
+    """
+    tables: list[np.ndarray] = []
+    left, codes = X, None
+    for j, size in enumerate(sizes):
+        if j > 0:
+            codes, _ = nearest.nearest_best(
+                X,
+                tables,
+                _STAGE_BEAM,
+                n_best=_STAGE_BEAM,
+                begin=codes,
+                return_distances=False,
+            )
+            n_sums = codes.shape[1]
+            left = np.repeat(X, n_sums, axis=0)
+            left -= decode(codes.reshape(-1, j), tables)
+            counts = None if weights is None else np.repeat(weights, n_sums)
+        else:
+            counts = weights
+        tables.append(_k_means(left, size, counts, rng))
     return tables
 
 
