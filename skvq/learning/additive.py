@@ -138,9 +138,9 @@ def learn_jointly(
     Notes
     -----
     All samples are encoded anew in every round.  Where a sample keeps the better of its
-    new and its old code instead, as in LSQ, the distortion falls sooner, but the tables
-    come to depend on codes that no search finds again: after ten rounds on 100,000 SIFT
-    vectors the samples themselves are 1 % worse off, and others 2 %.
+    new and its old code instead, as in LSQ, the tables come to depend on codes that no
+    search finds again: after eight rounds on 100,000 dense SIFT vectors, the samples
+    were .4 % and others 1.3 % worse off.
     """
     mean = np.average(X, axis=0, weights=weights)
     problem = _Problem((X - mean).astype(X.dtype), sizes, weights, shared, search)
@@ -168,8 +168,8 @@ def residual_start(X, sizes, weights, rng) -> list[np.ndarray]:
     """Learn one table after the other from what those before have left.
 
     The residuals of all sums in a beam count, as many times the samples: tables learned
-    from the best sums alone overfit (16 samples per codeword, on SIFT: 38 % more
-    distortion than tables learned so).
+    from the best sums alone overfit (16 samples per codeword, on SIFT: 21 % more
+    test distortion than tables learned so).
     """
     tables: list[np.ndarray] = []
     left, codes = X, None
