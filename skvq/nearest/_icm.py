@@ -102,7 +102,7 @@ def improve_sums(
     >>> import numpy as np
     >>> from skvq.nearest import improve_sums
     >>> tables = [np.array([[0.0], [10.0]]), np.array([[0.0], [6.0]])]
-    >>> codes, distances = improve_sums([[6.0]], tables, [[1, 0]], n_rounds=1)
+    >>> codes, distances = improve_sums([[6.0]], tables, [[1, 1]], n_rounds=1)
     >>> codes.tolist(), distances.tolist()
     ([[0, 1]], [0.0])
     """
