@@ -8,6 +8,7 @@ what is lost (`losses`, `metrics`, `model_selection`).
 """
 
 from skvq._version import __version__
+from skvq.additive import AdditiveQuantizer
 from skvq.binary import BinaryQuantizer
 from skvq.features import QuantizedFeatures
 from skvq.grid import FiniteScalarQuantizer, UniformQuantizer
@@ -19,6 +20,7 @@ from skvq.sphere import SphericalQuantizer
 from skvq.vector import VectorQuantizer
 
 __all__ = [
+    "AdditiveQuantizer",
     "BinaryQuantizer",
     "FiniteScalarQuantizer",
     "KroneckerQuantizer",

@@ -14,6 +14,7 @@ import pytest
 from scipy.spatial.distance import cityblock
 
 from skvq import (
+    AdditiveQuantizer,
     BinaryQuantizer,
     FiniteScalarQuantizer,
     KroneckerQuantizer,
@@ -154,6 +155,11 @@ def rq(n_stages=3, n_codewords=4, **parameters):
 def _residual(name, make, **facts):
     """A row of the residual scheme, whose search is not exact."""
     return Row(name, make, **{"exact": None, "idempotent": False, **facts})
+
+
+def aq(n_codebooks=3, n_codewords=4, **parameters):
+    parameters.setdefault("random_state", 0)
+    return AdditiveQuantizer(n_codebooks, n_codewords, **parameters)
 
 
 def _online(learning, **parameters):
@@ -544,6 +550,31 @@ TABLE = [
         lambda: rq(quantizer=vq(metric="manhattan")),
         learns=False,
     ),
+    # The additive scheme
+    Row("aq-exhaustive", lambda: aq(), computed=True),
+    Row("aq-sizes", lambda: aq(3, [2, 5, 3]), computed=True, sklearn_checks=False),
+    Row("aq-fixed-ridge", lambda: aq(2, 5, ridge=20.0, max_iter=3), computed=True),
+    Row(
+        "aq-searched",
+        lambda: aq(4, 16, beam_size=4, max_iter=3),
+        exact=None,
+        idempotent=False,
+        make_is_small=False,
+        weights=None,
+    ),
+    Row("aq-shared", lambda: aq(share_codebook=True), computed=True, few=False),
+    Row("aq-independent", lambda: aq(assignment="independent"), exact=None),
+    Row(
+        "aq-independent-sizes",
+        lambda: aq(2, [2, 5], assignment="independent"),
+        exact=None,
+        sklearn_checks=False,
+    ),
+    Row(
+        "pq-of-aq",
+        lambda: pq(2, None, quantizer=AdditiveQuantizer(2, 4, max_iter=3)),
+        computed=True,
+    ),
     # Signs
     _fixed("binary-defaults", lambda: BinaryQuantizer(), exact="sqeuclidean"),
     _fixed(
@@ -729,6 +760,7 @@ assert len(BY_NAME) == len(TABLE)
 # Built with defaults: scikit-learn's checks run on these, and on all rows that can be
 # fitted on any width.
 DEFAULTS = [
+    AdditiveQuantizer(),
     VectorQuantizer(),
     ProductQuantizer(),
     KroneckerQuantizer(),

@@ -7,6 +7,7 @@ and its sums here; nobody else computes a distance.
 `nearest`                 code and distance of the nearest codeword of each row
 `nearest_product`         codes in all subspaces of each row, in one pass
 `nearest_best`            codes whose codewords add up to each row, by beam search
+`improve_sums`            better codes of such sums, one table at a time
 `nearest_kronecker`       codes of the nearest product of rows, factor by factor
 `DistanceTable`           distances to every codeword of a small table
 `paired`                  distance of each row to its own reconstruction
@@ -20,6 +21,7 @@ reference.
 """
 
 from skvq.nearest._best import nearest_best
+from skvq.nearest._icm import improve_sums
 from skvq.nearest._kronecker import kronecker_rows, nearest_kronecker
 from skvq.nearest._metrics import (
     BATCH_DEPENDENT_METRICS,
@@ -49,6 +51,7 @@ __all__ = [
     "check_metric",
     "check_no_zero_rows",
     "compute_dtype",
+    "improve_sums",
     "kronecker_rows",
     "nearest",
     "nearest_best",

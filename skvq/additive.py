@@ -1,0 +1,311 @@
+"""The additive scheme: a reconstruction is a sum of one codeword from each table."""
+
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+
+from skvq._compat import Interval, StrOptions
+from skvq._validation import warn
+from skvq.base import BaseQuantizer
+from skvq.learning import additive as learning
+from skvq.learning.initialise import few_distinct, repeat_cyclically
+from skvq.parts import _sizes as part_sizes
+from skvq.product import ProductQuantizer
+from skvq.residual import ResidualQuantizer
+from skvq.vector import VectorQuantizer
+
+# Beam of the residual quantizer that learning starts from.
+_START_BEAM = 5
+
+
+class AdditiveQuantizer(BaseQuantizer):
+    r"""Replace each sample by a sum of codewords, one from each of several tables.
+
+    The additive scheme: :math:`\hat x = \sum_j W_j[c_j]`, with tables :math:`W_j` of
+    shape (V_j, d) that all span the whole space.  They hold :math:`d \sum_j V_j`
+    numbers and stand for a codebook of :math:`V = \prod_j V_j` codewords.  Product and
+    residual quantizers are members of it, so that at equal bits it is the most accurate
+    of the three, and the slowest to learn and to encode.
+
+    Parameters
+    ----------
+    n_codebooks : int, default=4
+        m, the number of tables.
+    n_codewords : int or sequence of int, default=256
+        V_j, for all tables or for each.
+    assignment : {"joint", "independent"}, default="joint"
+        "joint": the codes of a sample are searched together, for the sum nearest to it
+        (additive quantization).  "independent": :math:`\sum_j f(x, W_j)`, each code is
+        the nearest codeword of its own table to the sample, whatever the others are;
+        the tables are learned so that these sums reconstruct.
+    share_codebook : bool, default=False
+        Whether one table serves all codes; for the joint assignment alone, since
+        independent codes in one table are all the same.
+    beam_size : int, default=32
+        Partial sums that are kept in the search for the codes of a sample.
+    n_rounds : int, default=4
+        The effort after the beam: rounds of iterated conditional modes, which improve
+        one code at a time until none can be; all but the first after a code has been
+        replaced at random.  More rounds never give a sample a worse code.
+    fit_beam_size : int, default=8
+        The same as `beam_size`, in the rounds of `fit`.
+    max_iter : int, default=25
+        Largest number of rounds of `fit`: encode all samples, solve for all tables.
+        Independent: of rounds that improve the rotation.
+    tol : float, default=1e-3
+        Learning stops when a round lowers the distortion by this share of it or less.
+    ridge : "auto" or float, default="auto"
+        How strongly the tables of a round are drawn towards those before it: as by so
+        many samples for each codeword.  "auto": as strongly as is best for a fifth of
+        the samples, at most 4096, that are held out of the rounds; there are no rounds
+        if none helps these.
+    random_state : int, RandomState instance or None, default=None
+        Source of random numbers for the start of the tables, for the rows held out, and
+        for the codes replaced in `n_rounds`, whose seed is drawn in `fit`.
+    backend : {"auto", "numpy"}, default="auto"
+        Where distances are computed.
+
+    Attributes
+    ----------
+    codebooks_ : tuple of ndarray of shape (V_j, n_features)
+        The tables W_1..W_m; with `share_codebook`, the same one m times.
+    codebook_sizes_ : tuple of int
+        V_1..V_m.
+    bits_per_sample_ : float
+        Sum of log2 V_j.
+    n_iter_ : int
+        Rounds of least squares that the tables have seen; 1 if there were none.
+    ridge_ : tuple of float
+        Strength of the ridge in each of these rounds; empty if none helped.
+    distortion_ : float
+        Mean squared distance of the training samples from their reconstructions.
+    n_features_in_ : int
+        Number of features.
+
+    See Also
+    --------
+    ProductQuantizer : Tables for slices of the features: many times as fast.
+
+    Notes
+    -----
+    The joint argmin is exact, over all sums, up to 4096 of them (then `beam_size` and
+    `n_rounds` play no part).  Beyond it is NP-hard in general, and the search finds a
+    good sum.  The random numbers of the search are the same for all samples, so that
+    the code of a sample depends on neither its place nor its company.
+
+    Independent codes cannot correct each other, so the tables that reconstruct lie in
+    subspaces of their own: those of a product quantizer, padded with zeros, in a
+    rotation that is learned with them.  The training distortion is never above that of
+    `ProductQuantizer` with the same sizes and seed, nor of one table alone, and never
+    rises as tables are added.
+
+    Fewer distinct samples than codewords in the largest table is a ConvergenceWarning:
+    this table is then the distinct samples, repeated, and the others are zero.
+
+    References
+    ----------
+    Babenko and Lempitsky (2014), "Additive Quantization for Extreme Vector
+    Compression", CVPR.
+
+    Martinez, Clement, Hoos and Little (2016), "Revisiting Additive Quantization", ECCV.
+
+    Martinez, Zakhmi, Hoos and Little (2018), "LSQ++: Lower Running Time and Higher
+    Recall in Multi-Codebook Quantization", ECCV.
+
+    Ge, He, Ke and Sun (2013), "Optimized Product Quantization for Approximate Nearest
+    Neighbor Search", CVPR.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.additive import AdditiveQuantizer
+    >>> X = np.random.default_rng(0).normal(size=(1000, 8))
+    >>> aq = AdditiveQuantizer(3, n_codewords=16, random_state=0).fit(X)
+    >>> codes = aq.transform(X)
+    >>> codes.shape, aq.bits_per_sample_
+    ((1000, 3), 12.0)
+    >>> total = sum(table[column] for table, column in zip(aq.codebooks_, codes.T))
+    >>> bool(np.allclose(aq.inverse_transform(codes), total))
+    True
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "n_codebooks": [Interval(Integral, 1, None, closed="left")],
+        "n_codewords": [Interval(Integral, 1, None, closed="left"), "array-like"],
+        "assignment": [StrOptions({"joint", "independent"})],
+        "share_codebook": ["boolean"],
+        "beam_size": [Interval(Integral, 1, None, closed="left")],
+        "n_rounds": [Interval(Integral, 0, None, closed="left")],
+        "fit_beam_size": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "ridge": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "random_state": ["random_state"],
+        "backend": [StrOptions({"auto", "numpy"})],
+    }
+
+    def __init__(
+        self,
+        n_codebooks=4,
+        n_codewords=256,
+        *,
+        assignment="joint",
+        share_codebook=False,
+        beam_size=32,
+        n_rounds=4,
+        fit_beam_size=8,
+        max_iter=25,
+        tol=1e-3,
+        ridge="auto",
+        random_state=None,
+        backend="auto",
+    ):
+        self.n_codebooks = n_codebooks
+        self.n_codewords = n_codewords
+        self.assignment = assignment
+        self.share_codebook = share_codebook
+        self.beam_size = beam_size
+        self.n_rounds = n_rounds
+        self.fit_beam_size = fit_beam_size
+        self.max_iter = max_iter
+        self.tol = tol
+        self.ridge = ridge
+        self.random_state = random_state
+        self.backend = backend
+
+    def _fit(self, X, weights):
+        sizes = part_sizes(self.n_codewords, self.n_codebooks)
+        self._check_shared(sizes)
+        rng = check_random_state(self.random_state)
+        seed = self.random_state
+        if not isinstance(seed, Integral):
+            seed = int(rng.randint(np.iinfo(np.int32).max))
+        few = few_distinct(X, max(sizes))
+        if few is not None:
+            warn(
+                f"{len(few)} distinct samples are fewer than n_codewords={max(sizes)}: "
+                "one codebook repeats them, and the others are zero.",
+                ConvergenceWarning,
+            )
+            learned = learning.Learned(self._repeated(few, sizes), ())
+        elif self.assignment == "independent":
+            tables = self._learn_independently(X, weights, sizes, seed)
+            learned = learning.Learned(tables, ())
+        else:
+            learned = learning.learn_jointly(
+                X,
+                sizes,
+                weights,
+                rng,
+                start=self._residual_tables,
+                shared=self.share_codebook,
+                search=learning.Search(self.fit_beam_size, 0),
+                strength=None if self.ridge == "auto" else float(self.ridge),
+                max_iter=self.max_iter,
+                tol=self.tol,
+            )
+        self._tables_ = learned.tables
+        self._seed_ = int(seed)
+        self.ridge_ = learned.strengths
+        self.n_iter_ = max(1, len(learned.strengths))
+        self.codebook_sizes_ = tuple(sizes)
+
+    def _residual_tables(self, X, weights, rng) -> list[np.ndarray]:
+        """Return the tables of a residual quantizer, from which learning starts."""
+        residual = ResidualQuantizer(
+            self.n_codebooks,
+            self.n_codewords,
+            share_codebook=self.share_codebook,
+            beam_size=_START_BEAM,
+            random_state=int(rng.randint(np.iinfo(np.int32).max)),
+            backend=self.backend,
+        )
+        with warnings.catch_warnings():
+            # Of few distinct residuals; too few samples have had their warning.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            residual.fit(X, sample_weight=weights)
+        n_tables = 1 if self.share_codebook else self.n_codebooks
+        return list(residual.codebooks_[:n_tables])
+
+    def _check_shared(self, sizes) -> None:
+        if not self.share_codebook:
+            return
+        if self.assignment == "independent":
+            raise ValueError(
+                "share_codebook=True with assignment='independent' would give every "
+                f"sample the same code {self.n_codebooks} times: use "
+                "assignment='joint', or share_codebook=False."
+            )
+        if len(set(sizes)) > 1:
+            raise ValueError(
+                f"share_codebook=True takes one n_codewords for all {len(sizes)} "
+                f"codebooks; got {sizes}."
+            )
+
+    def _repeated(self, few, sizes) -> list[np.ndarray]:
+        """Return tables for fewer distinct samples than codewords."""
+        zero = np.zeros_like(few[:1])
+        if self.share_codebook:
+            rest = repeat_cyclically(few, sizes[0] - 1)
+            return [np.concatenate([zero, rest])]
+        largest = int(np.argmax(sizes))
+        return [
+            repeat_cyclically(few if j == largest else zero, size)
+            for j, size in enumerate(sizes)
+        ]
+
+    def _learn_independently(self, X, weights, sizes, seed) -> list[np.ndarray]:
+        """Return the best tables for m codebooks, given the best for one less."""
+        best: list[np.ndarray] = []
+        lowest = np.inf
+        for m, size in enumerate(sizes, start=1):
+            none = np.zeros((size, X.shape[1]), dtype=X.dtype)
+            # With a codebook of zero more, nothing is worse than before.
+            best = [*best, none]
+            for tables in self._candidates(X, weights, sizes[:m], seed):
+                value = learning.independent_distortion(X, tables, weights)
+                if value < lowest:
+                    best, lowest = tables, value
+        return best
+
+    def _candidates(self, X, weights, sizes, seed):
+        """Yield tables: one alone, those of a product quantizer, and in a rotation."""
+        m = len(sizes)
+        if sizes[-1] > max(sizes[:-1], default=0):
+            alone = VectorQuantizer(sizes[-1], random_state=seed)
+            table = alone.fit(X, sample_weight=weights).codebooks_[0]
+            yield [np.zeros((size, X.shape[1]), X.dtype) for size in sizes[:-1]] + [
+                table
+            ]
+        if m > X.shape[1]:
+            return  # there is no slice for the last of them
+        pq = ProductQuantizer(m, sizes, random_state=seed, backend=self.backend)
+        product_tables = pq.fit(X, sample_weight=weights).codebooks_
+        yield learning.in_slices(product_tables)
+        if 1 < m:
+            yield learning.in_rotated_slices(
+                X,
+                product_tables,
+                weights,
+                np.random.RandomState(seed),
+                max_iter=self.max_iter,
+                tol=self.tol,
+            )
+
+    def _encode(self, X):
+        if self.assignment == "independent":
+            return learning.encode_independently(X, self._codebooks())
+        search = learning.Search(self.beam_size, self.n_rounds, self._seed_)
+        codes = learning.encode(X, self._codebooks(), search)
+        # Codes of one table may change places: the least row of them names the sum.
+        return np.sort(codes, axis=1) if self.share_codebook else codes
+
+    def _decode(self, codes):
+        return learning.decode(codes, self._codebooks())
+
+    def _codebooks(self):
+        tables = tuple(self._tables_)
+        return tables * len(self.codebook_sizes_) if self.share_codebook else tables
