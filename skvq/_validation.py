@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-
 from typing import Any
 
 import numpy as np
@@ -166,9 +165,7 @@ def drop_zero_weights(X, weights):
     return X[kept], weights[kept]
 
 
-def check_codes(
-    estimator, codes, sizes: Sequence[int], widths: Sequence[int]
-) -> Any:
+def check_codes(estimator, codes, sizes: Sequence[int], widths: Sequence[int]) -> Any:
     """Validate codes for decoding and return them as intp.
 
     Parameters

@@ -60,6 +60,7 @@ from skvq._validation import (
     check_samples,
     check_weights,
     drop_zero_weights,
+    is_followed,
     unchanged_on_failure,
 )
 from skvq._version import __version__
@@ -427,7 +428,9 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     # -- arrays of other libraries -------------------------------------------------
 
     def _check_backend(self, X) -> None:
-        nearest.check_backend(getattr(self, "backend", "auto"), X)
+        # What is not followed becomes one of NumPy's arrays, and those are taken always.
+        given = X if is_followed(self, X) else None
+        nearest.check_backend(getattr(self, "backend", "auto"), given)
 
     def _computing(self) -> AbstractContextManager:
         """Let the engine compute in this estimator's backend."""

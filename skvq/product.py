@@ -270,7 +270,9 @@ def _stack_slices(X, weights, slices):
     """Put the slices under each other, sample by sample, each with its weight."""
     n, m = X.shape[0], len(slices)
     shape = (n * m, X.shape[1] // m)
-    stacked = array_namespace(X).reshape(X, shape) if is_foreign(X) else X.reshape(shape)
+    stacked = (
+        array_namespace(X).reshape(X, shape) if is_foreign(X) else X.reshape(shape)
+    )
     if weights is not None:
         weights = take_rows(weights, np.repeat(np.arange(n), m))
     return stacked, weights

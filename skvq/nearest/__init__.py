@@ -73,7 +73,9 @@ def nearest(X, codebook, metric: Metric = "sqeuclidean", *, return_distances=Tru
 @wraps(_numpy.nearest_product)
 def nearest_product(X, codebooks: Sequence, *, dtype=np.intp):
     """Send the search to the library of X, or where the backend says."""
-    return backend_module(X, _work(X, codebooks)).nearest_product(X, codebooks, dtype=dtype)
+    return backend_module(X, _work(X, codebooks)).nearest_product(
+        X, codebooks, dtype=dtype
+    )
 
 
 @wraps(_numpy.paired)

@@ -33,7 +33,7 @@ from skvq.nearest._metrics import PRODUCT_METRICS, Metric, check_metric
 
 # Scores of one tile, in elements.
 _TILE_ELEMENTS = 2**21
-# What the reduction of a tile over its features may take, for metrics without a product.
+# Metrics that are computed from the differences themselves.
 _DIRECT_METRICS = frozenset({"cityblock", "chebyshev"})
 
 
@@ -242,9 +242,7 @@ def nearest(X, codebook, metric: Metric = "sqeuclidean", *, return_distances=Tru
     return nearest_with(library_of(X), X, codebook, metric, return_distances)
 
 
-def nearest_with(
-    library: Library, X, codebook, metric: Metric, return_distances: bool
-):
+def nearest_with(library: Library, X, codebook, metric: Metric, return_distances: bool):
     """Find the nearest codeword of each row by means of a library."""
     X = _check_2d(X, "X")
     host = _host_table(codebook, X)
@@ -370,7 +368,8 @@ def product_with(library: Library, X, codebooks: Sequence, dtype, search=None):
         As in `nearest_product`.
     search : callable, optional
         ``search(x, run)`` returns the codes (n_rows, n_subspaces) of a tile of rows in
-        a run of equal subspaces, or None if it does not take the run.
+        a run of equal subspaces, without scores in memory; asked only for runs that
+        ``search.takes(run)``.
     """
     X = _check_2d(X, "X")
     hosts = [
@@ -393,17 +392,22 @@ def product_with(library: Library, X, codebooks: Sequence, dtype, search=None):
         for run in _numpy._group_runs(tables, max(largest, most))
     ]
     wanted = library.dtype(np.dtype(dtype))
+    fused = [search is not None and search.takes(run) for run in runs]
 
     def tile(start: int, stop: int) -> Any:
         x = astype(library.xp, X[start:stop, :], library.dtype(common))
-        columns = []
-        for run in runs:
-            found = None if search is None else search(x, run)
-            columns.append(run.search(x) if found is None else found)
+        columns = [
+            search(x, run) if taken else run.search(x)
+            for run, taken in zip(runs, fused, strict=True)
+        ]
         codes = concat(library.xp, columns, axis=1)
         return astype(library.xp, codes, wanted)
 
-    per_row = max(run.elements_per_row for run in runs) + 4 * X.shape[1]
+    scores = [
+        0 if taken else run.elements_per_row
+        for run, taken in zip(runs, fused, strict=True)
+    ]
+    per_row = max(scores) + 4 * X.shape[1]
     parts = in_tiles(library, X.shape[0], per_row, tile)
     return _joined(library, parts, wanted, (0, len(tables)))
 
@@ -459,9 +463,7 @@ def paired_with(library: Library, X, Y, metric: Metric, codes):
     """Compute the distance of each row to its own by means of a library."""
     X, Y = _check_2d(X, "X"), _check_2d(like(Y, X), "Y")
     if X.shape[1] != Y.shape[1] or (codes is None and X.shape[0] != Y.shape[0]):
-        raise ValueError(
-            f"X has shape {tuple(X.shape)}, Y has shape {tuple(Y.shape)}."
-        )
+        raise ValueError(f"X has shape {tuple(X.shape)}, Y has shape {tuple(Y.shape)}.")
     metric = check_metric(metric)
     xp = library.xp
     codes = None if codes is None else like(codes, X)
