@@ -8,8 +8,10 @@ that holds it, and so is the answer.  For NumPy's arrays a backend is named:
              more, if CuPy is installed and sees a device.  If not, nothing is said.
 ``"numpy"``  NumPy.  Arrays of another library are refused: they would have to be
              copied to the host without having been asked for.
-``"cupy"``   CuPy, in tiles.  Without CuPy or a device, an error before any work.
-             Arrays of a library other than NumPy and CuPy are refused.
+``"cupy"``   CuPy, in tiles, for every search by a metric that the device knows;
+             sums and paired distances do little with a row, and stay with NumPy.
+             Without CuPy or a device, an error before any work.  Arrays of a
+             library other than NumPy and CuPy are refused.
 ===========  =======================================================================
 
 CuPy is neither imported nor looked for until a search is large enough or a CuPy array

@@ -323,6 +323,8 @@ def nearest(X, codebook, metric: Metric = "sqeuclidean", *, return_distances=Tru
     metric = check_metric(metric)
     if metric not in PRODUCT_METRICS | _generic._DIRECT_METRICS:
         return _numpy.nearest(X, codebook, metric, return_distances=return_distances)
+    if metric == "cosine":
+        check_no_zero_rows(X)  # here, where rows are counted from the first
     codes = np.empty(len(X), dtype=np.intp)
     found = np.empty(len(X)) if return_distances else None
     library = _host_library()
