@@ -167,7 +167,9 @@ def test_accumulate(xp, tiles, weighted):
     # Cells beside each other do not blur each other.
     X[codes == 3] *= 2.0**100
     again, _ = engine.accumulate(put(xp, X), codes, 9, weights)
-    assert_array_equal(to_host(again)[codes[codes != 3]], to_host(sums)[codes[codes != 3]])
+    assert_array_equal(
+        to_host(again)[codes[codes != 3]], to_host(sums)[codes[codes != 3]]
+    )
 
 
 def test_bad_input(xp):
@@ -214,7 +216,9 @@ def test_out_of_memory_halves_the_tile(monkeypatch):
 # -- the contract ----------------------------------------------------------------------
 
 FOLLOWING = [
-    row for row in TABLE if row.codes and row.make().__sklearn_tags__().array_api_support
+    row
+    for row in TABLE
+    if row.codes and row.make().__sklearn_tags__().array_api_support
 ]
 every_following_row = each(FOLLOWING)
 
@@ -488,8 +492,12 @@ def test_kernels_on_a_device(cupy, shape):
         with engine.using("cupy"):
             codes, found = engine.nearest(given, table)
         oracles.assert_nearest(to_host(codes), X, table, dtype=np.float32)
-        assert_allclose(to_host(found), engine.paired(X, table, codes=to_host(codes)),
-                        rtol=1e-4, atol=1e-5)
+        assert_allclose(
+            to_host(found),
+            engine.paired(X, table, codes=to_host(codes)),
+            rtol=1e-4,
+            atol=1e-5,
+        )
         tables = np.array_split(table, min(3, shape[1]), axis=1)
         with engine.using("cupy"):
             product = engine.nearest_product(given, tables)
