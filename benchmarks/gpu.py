@@ -1,9 +1,9 @@
 """The engine on a GPU: ratios to the device's limits, to torch, and to NumPy.
 
-Flat argmin, product codes, and one iteration of k-means, all in one run.  The limits are
-those of the machine it runs on: flops over the measured rate of SGEMM, bytes over the
-measured rate of a copy.  TF32 is off everywhere.  Without CuPy or a device it says so and
-ends.
+Flat argmin, product codes, and one iteration of k-means, all in one run.  The limits
+are those of the machine it runs on: flops over the measured rate of SGEMM, bytes over
+the measured rate of a copy.  TF32 is off everywhere.  Without CuPy or a device it says
+so and ends.
 """
 
 import _common as common  # isort: skip  (before NumPy)
@@ -41,13 +41,16 @@ class Torch:
         self.torch = torch
 
     def of(self, array):
+        """Return an array of CuPy as one of torch, sharing its memory."""
         return self.torch.from_dlpack(array)
 
     def cdist(self, X, table):
+        """Return the codes by all distances, in tiles of 1 GB."""
         tile = max(1, 2**28 // len(table))
         return [self.torch.cdist(part, table).argmin(1) for part in X.split(tile)]
 
     def tiled(self, X, table):
+        """Return the codes by one product per tile."""
         half = 0.5 * (table * table).sum(1)
         tile = max(1, 2**24 // len(table))
         return [

@@ -2,24 +2,30 @@
 
 A quantizer maps x to the nearest row of a codebook.  The modules are named after the
 four questions that a quantizer answers: what shape the codebook has (`vector`,
-`product`), where it comes from (`learning`, and the fixed ones: `grid`, `sphere`,
-`binary`), how the argmin is computed (`nearest`), and what is lost (`losses`,
-`metrics`, `model_selection`).
+`product`, `residual`, `kronecker`, `multiscale`), where it comes from (`learning`, and
+the fixed ones: `grid`, `sphere`, `binary`), how the argmin is computed (`nearest`), and
+what is lost (`losses`, `metrics`, `model_selection`).
 """
 
 from skvq._version import __version__
 from skvq.binary import BinaryQuantizer
 from skvq.features import QuantizedFeatures
 from skvq.grid import FiniteScalarQuantizer, UniformQuantizer
+from skvq.kronecker import KroneckerQuantizer
+from skvq.multiscale import MultiScaleQuantizer
 from skvq.product import ProductQuantizer
+from skvq.residual import ResidualQuantizer
 from skvq.sphere import SphericalQuantizer
 from skvq.vector import VectorQuantizer
 
 __all__ = [
     "BinaryQuantizer",
     "FiniteScalarQuantizer",
+    "KroneckerQuantizer",
+    "MultiScaleQuantizer",
     "ProductQuantizer",
     "QuantizedFeatures",
+    "ResidualQuantizer",
     "SphericalQuantizer",
     "UniformQuantizer",
     "VectorQuantizer",

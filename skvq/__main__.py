@@ -96,7 +96,11 @@ def _common_options() -> argparse.ArgumentParser:
         help="tell on stderr how far it is; default: if that is a terminal",
     )
     group.add_argument(
-        "-v", "--verbose", action="store_true", help="log every step on stderr"
+        "-v",
+        "--verbose",
+        action="count",
+        default=0,
+        help="log every step on stderr; twice: every update of a codebook also",
     )
     group.add_argument(
         "--traceback", action="store_true", help="on an error, show where it was"
@@ -131,7 +135,8 @@ def _terminable() -> Iterator[None]:
 @contextmanager
 def _logging(arguments: argparse.Namespace) -> Iterator[None]:
     """Log what skvq does, if asked to."""
-    if not getattr(arguments, "verbose", False):
+    verbose = getattr(arguments, "verbose", 0)
+    if not verbose:
         yield
         return
     logger = logging.getLogger("skvq")
@@ -139,7 +144,7 @@ def _logging(arguments: argparse.Namespace) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
     level = logger.level
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
     try:
         yield
     finally:

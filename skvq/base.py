@@ -22,11 +22,13 @@ codes, reconstructions and fitted attributes.  A hook of a scheme that says so i
 the device here, when the fit is done.  Other schemes get what NumPy makes of X.
 """
 
+import logging
+import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import (
@@ -65,6 +67,10 @@ from skvq._validation import (
 )
 from skvq._version import __version__
 from skvq.codes import from_token_ids, smallest_dtype
+
+# Silent until the user configures logging.  Parts log their own fits, so that a nesting
+# scheme tells how far it is.
+logger = logging.getLogger("skvq")
 
 # Elements of a row block: bounds the memory of the conversions and of the hooks.
 _BLOCK_ELEMENTS = 2**22
@@ -141,6 +147,28 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """Return the numbers of code columns that `inverse_transform` takes."""
         return (len(self.codebook_sizes_),)
 
+    # What a scheme that takes this one as a part may ask of it.
+
+    def _can_encode_best(self) -> bool:
+        """Whether `_encode_best` is there, with these parameters."""
+        return False
+
+    def _encode_best(self, X: np.ndarray, n_best: int) -> np.ndarray:
+        """Return codes (n_samples, n_found, n_codes) of the best sums, best first."""
+        raise AssertionError("guarded by _can_encode_best")  # pragma: no cover
+
+    def _has_free_tables(self) -> bool:
+        """Whether any other table would do in place of each, with these parameters."""
+        return False
+
+    def _free_tables(self) -> list[tuple[slice, np.ndarray]]:
+        """Return each table with its columns of X, in the order of the code columns."""
+        raise AssertionError("guarded by _has_free_tables")  # pragma: no cover
+
+    def _with_tables(self, tables: list[np.ndarray]) -> Self:
+        """Return a fitted copy with other tables in place of `_free_tables`."""
+        raise AssertionError("guarded by _has_free_tables")  # pragma: no cover
+
     # -- public methods ------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=False)
@@ -166,10 +194,19 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         with unchanged_on_failure(self), self._computing():
             self._forget()
             X, weights = self._check_training(X, sample_weight, reset=True)
+            began = time.perf_counter()
             self._fit(X, weights)
             self._settle(X)
             if not hasattr(self, "distortion_"):
                 self.distortion_ = self._mean_distance(X, weights)
+        logger.info(
+            "%s: fitted on %d x %d in %.2f s, %g bits, distortion %.6g",
+            type(self).__name__,
+            *X.shape,
+            time.perf_counter() - began,
+            self.bits_per_sample_,
+            self.distortion_,
+        )
         return self
 
     @available_if(_learns_from_stream)
@@ -428,7 +465,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     # -- arrays of other libraries -------------------------------------------------
 
     def _check_backend(self, X) -> None:
-        # What is not followed becomes one of NumPy's arrays, and those are taken always.
+        # What is not followed becomes an array of NumPy's, and those are taken always.
         given = X if is_followed(self, X) else None
         nearest.check_backend(getattr(self, "backend", "auto"), given)
 

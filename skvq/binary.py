@@ -58,7 +58,7 @@ class BinaryQuantizer(BaseQuantizer):
 
     See Also
     --------
-    hamming_distances : Distances of packed codes.
+    skvq.binary.hamming_distances : Distances of packed codes.
     skvq.codes.pack : Packs the codes to one bit for each feature.
 
     Notes
@@ -123,6 +123,11 @@ class BinaryQuantizer(BaseQuantizer):
             scale = weighted_mean(X, weights, np.abs)
         else:
             scale = np.full(n_features, float(self.scale))
+            if self.scale > float(np.finfo(X.dtype).max):
+                raise ValueError(
+                    f"scale={self.scale!r} is too large for {X.dtype}, in which X is "
+                    "quantized."
+                )
         self.scale_ = scale.astype(X.dtype)
         self._radius_ = radius
         sizes = () if radius is None else radius.sizes

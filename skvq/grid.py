@@ -191,7 +191,10 @@ class UniformQuantizer(BaseQuantizer):
         return low, high
 
     def _quantile_shares(self) -> np.ndarray:
-        shares = np.asarray(self.quantile_range, dtype=np.float64) / 100
+        try:
+            shares = np.asarray(self.quantile_range, dtype=np.float64) / 100
+        except (TypeError, ValueError):
+            shares = np.empty(0)
         if shares.shape != (2,) or not 0 <= shares[0] < shares[1] <= 1:
             raise ValueError(
                 f"quantile_range={self.quantile_range!r}: expected two percentages, "
@@ -285,7 +288,7 @@ def recommended_levels(n_bits: int) -> tuple[int, ...]:
     >>> recommended_levels(8)
     (8, 6, 5)
     """
-    if n_bits not in _RECOMMENDED:
+    if not isinstance(n_bits, Integral) or n_bits not in _RECOMMENDED:
         raise ValueError(
             f"n_bits={n_bits!r}: there are recommended levels for "
             f"{sorted(_RECOMMENDED)}."

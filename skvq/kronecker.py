@@ -109,7 +109,7 @@ class KroneckerQuantizer(BaseQuantizer):
     Examples
     --------
     >>> import numpy as np
-    >>> from skvq.kronecker import KroneckerQuantizer
+    >>> from skvq import KroneckerQuantizer
     >>> rng = np.random.default_rng(0)
     >>> columns, rows = rng.normal(size=(4, 3)), rng.normal(size=(4, 5))
     >>> pairs = rng.integers(4, size=(500, 2))

@@ -1147,6 +1147,12 @@ def _n_samples(X) -> int:
 
 def _check_arrays(**arrays: Any) -> tuple[Any, list[Any], list[Any]]:
     """Return the namespace, the arrays in the dtype to compute in, and their own."""
+    for name, array in arrays.items():
+        # Numbers and None have no namespace, and would pass as belonging to any.
+        if not hasattr(array, "dtype"):
+            raise TypeError(
+                f"{name} is of type {type(array).__name__}, not a supported array type."
+            )
     xp = array_namespace(*arrays.values())
     for name, array in arrays.items():
         if not is_floating(xp, array.dtype):

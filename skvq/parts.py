@@ -50,6 +50,13 @@ def make_parts(
     return parts
 
 
+def shallow_copy(part):
+    """Copy a fitted part; its arrays, which it never changes in place, are shared."""
+    copy = clone(part)
+    vars(copy).update(vars(part))
+    return copy
+
+
 def _sizes(n_codewords, n_parts: int) -> list[int]:
     if isinstance(n_codewords, Integral):
         return [int(n_codewords)] * n_parts

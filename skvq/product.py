@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from numbers import Integral
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.parallel import Parallel, delayed
 
@@ -13,7 +12,7 @@ from skvq._array_api import array_namespace, is_foreign, join_columns, take_rows
 from skvq._compat import HasMethods, Interval, StrOptions
 from skvq._validation import warn
 from skvq.base import BaseQuantizer
-from skvq.parts import make_parts
+from skvq.parts import make_parts, shallow_copy
 from skvq.vector import VectorQuantizer
 
 
@@ -139,7 +138,7 @@ class ProductQuantizer(BaseQuantizer):
             # Shallow copies: the parts never change an array in place, so the old ones
             # stay whole if this batch fails.
             count = 1 if self.share_codebook else len(slices)
-            parts = [_shallow_copy(part) for part in self.quantizers_[:count]]
+            parts = [shallow_copy(part) for part in self.quantizers_[:count]]
         else:
             parts = self._new_parts(slices)
         if self.share_codebook:
@@ -237,6 +236,54 @@ class ProductQuantizer(BaseQuantizer):
             ]
         )
 
+    def _can_encode_best(self):
+        return self._template()._can_encode_best()
+
+    def _encode_best(self, X, n_best):
+        """Join the best codes of each slice; the best sums are among their pairs."""
+        codes = np.empty((len(X), 1, 0), dtype=np.intp)
+        errors = np.zeros((len(X), 1))
+        for part, features, _ in self._parts_with_columns():
+            x = np.ascontiguousarray(X[:, features])
+            found = part._encode_best(x, n_best).astype(np.intp, copy=False)
+            n_found, n_codes = found.shape[1:]
+            decoded = part._decode(found.reshape(-1, n_codes))
+            own = nearest.paired(np.repeat(x, n_found, axis=0), decoded)
+            sums = errors[:, :, None] + own.reshape(len(x), 1, n_found)
+            sums = sums.reshape(len(x), -1)
+            best = np.argsort(sums, axis=1, kind="stable")[:, :n_best]
+            errors = np.take_along_axis(sums, best, axis=1)
+            before, here = np.divmod(best, n_found)
+            codes = np.concatenate(
+                [
+                    np.take_along_axis(codes, before[:, :, None], axis=1),
+                    np.take_along_axis(found, here[:, :, None], axis=1),
+                ],
+                axis=2,
+            )
+        return codes
+
+    def _has_free_tables(self):
+        return not self.share_codebook and self._template()._has_free_tables()
+
+    def _free_tables(self):
+        return [
+            (
+                slice(features.start + columns.start, features.start + columns.stop),
+                table,
+            )
+            for part, features, _ in self._parts_with_columns()
+            for columns, table in part._free_tables()
+        ]
+
+    def _with_tables(self, tables):
+        copy = shallow_copy(self)
+        copy.quantizers_ = [
+            part._with_tables(tables[columns])
+            for part, _, columns in self._parts_with_columns()
+        ]
+        return copy
+
     def _decode(self, codes):
         return join_columns(
             [
@@ -258,12 +305,6 @@ def _searched_table(part):
 
 def _fit_part(part, X, weights):
     return part.fit(X, sample_weight=weights)
-
-
-def _shallow_copy(part):
-    copy = clone(part)
-    vars(copy).update(vars(part))
-    return copy
 
 
 def _stack_slices(X, weights, slices):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array
 
 from skvq._compat import Interval, StrOptions
 from skvq._validation import warn
@@ -88,7 +89,7 @@ class SphericalQuantizer(BaseQuantizer):
 
     See Also
     --------
-    to_spherical : The coordinates.
+    skvq.sphere.to_spherical : The coordinates.
     BinaryQuantizer : One bit for each feature of a direction.
 
     Notes
@@ -248,7 +249,7 @@ def to_spherical(X, coordinates="standard") -> tuple[np.ndarray, np.ndarray]:
     Raises
     ------
     ValueError
-        If X is not 2-d, or the name is unknown.
+        If X is not 2-d, finite and real, or the name is unknown.
 
     See Also
     --------
@@ -262,7 +263,7 @@ def to_spherical(X, coordinates="standard") -> tuple[np.ndarray, np.ndarray]:
     ([5.0], [[1.5708, 5.3559]])
     """
     _check_coordinates(coordinates)
-    X = np.asarray(X, dtype=np.float64)
+    X = _check_finite("X", X)
     if X.ndim != 2 or not X.shape[1]:
         raise ValueError(f"X has shape {X.shape}; expected (n_samples, n_features).")
     return _split(X, coordinates)
@@ -288,7 +289,8 @@ def from_spherical(radius, angles, coordinates="standard") -> np.ndarray:
     Raises
     ------
     ValueError
-        If the shapes don't belong together, or the name is unknown.
+        If the shapes don't belong together, an entry is not finite and real, or the
+        name is unknown.
 
     See Also
     --------
@@ -302,8 +304,8 @@ def from_spherical(radius, angles, coordinates="standard") -> np.ndarray:
     [[0.0, -2.0, 0.0]]
     """
     _check_coordinates(coordinates)
-    radius = np.asarray(radius, dtype=np.float64)
-    angles = np.asarray(angles, dtype=np.float64)
+    radius = _check_finite("radius", radius)
+    angles = _check_finite("angles", angles)
     if radius.ndim != 1 or angles.ndim != 2 or len(radius) != len(angles):
         raise ValueError(
             f"radius has shape {radius.shape} and angles {angles.shape}; expected "
@@ -312,8 +314,21 @@ def from_spherical(radius, angles, coordinates="standard") -> np.ndarray:
     return _join(radius, angles, coordinates)
 
 
+def _check_finite(name: str, array) -> np.ndarray:
+    """Return it in float64; complex, infinite and missing numbers are errors."""
+    return check_array(
+        array,
+        dtype=np.float64,
+        ensure_2d=False,
+        allow_nd=True,
+        ensure_min_samples=0,
+        ensure_min_features=0,
+        input_name=name,
+    )
+
+
 def _check_coordinates(coordinates) -> None:
-    if coordinates not in COORDINATES:
+    if not isinstance(coordinates, str) or coordinates not in COORDINATES:
         raise ValueError(
             f"coordinates={coordinates!r} is unknown. Accepted are "
             f"{sorted(COORDINATES)}."

@@ -24,6 +24,7 @@ from skvq.learning import online
 from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
 from skvq.learning.initialise import INITS, few_distinct, initialise, repeat_cyclically
 from skvq.learning.lloyd import Learned, lloyd
+from skvq.parts import shallow_copy
 
 _ONLINE = ("minibatch", "ema", "sgd")
 
@@ -51,11 +52,13 @@ class VectorQuantizer(BaseQuantizer):
         VQ-VAE does ("ema"); gradient steps on the codebook loss ("sgd"); not at all
         ("fixed").  The three online learners also have `partial_fit`, and take the
         metrics "sqeuclidean" and "cosine".
-    init : {"k-means++", "random", "splitting", "normal"} or array-like of shape \
-            (n_codewords, n_features), default="k-means++"
+    init : {"k-means++", "random", "splitting", "progressive", "normal"} or \
+            array-like of shape (n_codewords, n_features), default="k-means++"
         The first table: greedy k-means++ (beyond 8 samples per codeword on the
         candidates of k-means||, which is as good and many times faster); random
-        samples; splitting cells from one codeword on, deterministic (LBG); independent
+        samples; splitting cells from one codeword on, deterministic (LBG); k-means in
+        growing numbers of principal components, from random samples on, which
+        generalises best with few samples per codeword ("progressive"); independent
         standard normal entries; or the table itself.
     n_init : int, default=1
         Number of starts of which the best is kept.  Deterministic starts run once.
@@ -325,6 +328,12 @@ class VectorQuantizer(BaseQuantizer):
                     f"init='splitting' cannot minimise metric={self.metric!r}; it "
                     f"takes {sorted(LEARNABLE_METRICS)}."
                 )
+        if isinstance(self.init, str) and self.init == "progressive":
+            if metric != "sqeuclidean":
+                raise ValueError(
+                    f"init='progressive' cannot minimise metric={self.metric!r}; it "
+                    "takes 'sqeuclidean'."
+                )
         return metric
 
     def _online_settings(self, metric) -> online.OnlineSettings:
@@ -343,6 +352,29 @@ class VectorQuantizer(BaseQuantizer):
             X, self._codebook_, self.metric, return_distances=False
         )
         return codes[:, None]
+
+    def _can_encode_best(self):
+        return nearest.check_metric(self.metric) == "sqeuclidean"
+
+    def _encode_best(self, X, n_best):
+        codes, _ = nearest.nearest_best(
+            X, [self._codebook_], n_best, n_best=n_best, return_distances=False
+        )
+        return codes
+
+    def _has_free_tables(self):
+        return self._can_encode_best() and self.learning != "fixed"
+
+    def _free_tables(self):
+        return [(slice(0, self._codebook_.shape[1]), self._codebook_)]
+
+    def _with_tables(self, tables):
+        copy = shallow_copy(self)
+        (copy._codebook_,) = tables
+        if hasattr(copy, "_stream_"):
+            copy._stream_ = online.moved(copy._stream_, copy._codebook_)
+        copy.codebook_sizes_ = (len(copy._codebook_),)
+        return copy
 
     def _decode(self, codes):
         return take_rows(self._codebook_, codes[:, 0])

@@ -33,11 +33,12 @@ def paired(X, Y, metric="sqeuclidean"):
     )
 
 
-def rounding(X, table, metric="sqeuclidean", dtype=np.float64):
+def rounding(X, table, metric="sqeuclidean", dtype=np.float64, computed=False):
     """How far apart two computed distances of a row may be that are equal in truth.
 
     The bound of a product of vectors about the table's mean, in the dtype that it is
-    computed in; what cdist computes is good to a few units in the last place.
+    computed in; what cdist computes is good to a few units in the last place.  Of a
+    table that is computed from others, each entry has been rounded as well.
     """
     X = np.asarray(X, dtype=np.float64)
     table = np.asarray(table, dtype=np.float64)
@@ -54,19 +55,25 @@ def rounding(X, table, metric="sqeuclidean", dtype=np.float64):
     if metric in ("sqeuclidean", "cosine", "inner_product"):
         # The centre is the mean on a grid of an eighth of the spread, at most.
         radius = 1.25 * radius + eps * np.linalg.norm(mean)
-        return 4 * (X.shape[1] + 4) * eps * radius * (reach + radius)
+        bound = 4 * (X.shape[1] + 4) * eps * radius * (reach + radius)
+        if computed:
+            bound += 4 * eps * (np.linalg.norm(mean) + radius) * (reach + radius)
+        return bound
     return 64 * X.shape[1] * eps * (1 + reach + radius)
 
 
-def assert_nearest(codes, X, table, metric="sqeuclidean", dtype=np.float64):
+def assert_nearest(
+    codes, X, table, metric="sqeuclidean", dtype=np.float64, computed=False
+):
     """Each code is the argmin of the brute force, up to rounding."""
     table_of = distances(X, table, metric)
     codes = np.asarray(codes, dtype=np.intp)
     assert codes.shape == (len(table_of),)
     excess = table_of[np.arange(len(codes)), codes] - table_of.min(axis=1)
-    assert (excess <= rounding(X, table, metric, dtype)).all(), (
-        f"{(excess > rounding(X, table, metric, dtype)).sum()} codes are not nearest; "
-        f"largest excess {excess.max()}"
+    allowed = rounding(X, table, metric, dtype, computed)
+    assert (excess <= allowed).all(), (
+        f"{(excess > allowed).sum()} codes are not nearest; largest excess "
+        f"{excess.max()}"
     )
 
 

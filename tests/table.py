@@ -16,8 +16,11 @@ from scipy.spatial.distance import cityblock
 from skvq import (
     BinaryQuantizer,
     FiniteScalarQuantizer,
+    KroneckerQuantizer,
+    MultiScaleQuantizer,
     ProductQuantizer,
     QuantizedFeatures,
+    ResidualQuantizer,
     SphericalQuantizer,
     UniformQuantizer,
     VectorQuantizer,
@@ -52,6 +55,8 @@ class Row:
     exact : str, callable or None
         The metric under which its codes are the argmin over `full_codebook()`; None if
         its search is not exact, or its own metric does not add up.
+    computed : bool
+        Whether the rows of `full_codebook()` are products, which are rounded.
     score : str or callable
         The metric of `score` and `distortion_`.
     idempotent : bool
@@ -64,6 +69,9 @@ class Row:
         How weights equal repeats; None: not worth asking (few samples a codeword).
     few : bool
         Whether fewer distinct samples than codewords are a ConvergenceWarning.
+    represents : bool
+        Whether a few distinct samples are then their own reconstructions; products can
+        be no more than the best of their form.
     codes : bool
         Whether `transform` gives codes; if not, reconstructions.
     zeros : bool
@@ -81,12 +89,14 @@ class Row:
     name: str
     make: Callable[[], Any] = field(repr=False)
     exact: Any = "sqeuclidean"
+    computed: bool = False
     score: Any = "sqeuclidean"
     idempotent: bool = True
     streams: bool = False
     deterministic: bool = False
     weights: str | None = "statistical"
     few: bool = True
+    represents: bool = True
     codes: bool = True
     zeros: bool = True
     n_features: int = N_FEATURES
@@ -112,6 +122,7 @@ def _fitted(name, dtype):
     return row.make().fit(row.data(dtype=dtype))
 
 
+TABLE_3_2 = np.random.default_rng(5).normal(size=(3, 2)) * 2
 TABLE_4 = np.random.default_rng(4).normal(size=(4, N_FEATURES)) * 2
 
 
@@ -125,6 +136,26 @@ def pq(n_subspaces=3, n_codewords=4, **parameters):
     return ProductQuantizer(n_subspaces, n_codewords, **parameters)
 
 
+def kq(factor_sizes=None, n_codewords=4, **parameters):
+    parameters.setdefault("random_state", 0)
+    return KroneckerQuantizer(factor_sizes, n_codewords, **parameters)
+
+
+def msq(map_shape=None, scales="auto", n_codewords=4, **parameters):
+    parameters.setdefault("random_state", 0)
+    return MultiScaleQuantizer(map_shape, scales, n_codewords, **parameters)
+
+
+def rq(n_stages=3, n_codewords=4, **parameters):
+    parameters.setdefault("random_state", 0)
+    return ResidualQuantizer(n_stages, n_codewords, **parameters)
+
+
+def _residual(name, make, **facts):
+    """A row of the residual scheme, whose search is not exact."""
+    return Row(name, make, **{"exact": None, "idempotent": False, **facts})
+
+
 def _online(learning, **parameters):
     return vq(learning=learning, batch_size=64, **parameters)
 
@@ -136,6 +167,25 @@ def _fixed(name, make, **facts):
         "weights": "exact",
         "deterministic": True,
         "few": False,
+        **facts,
+    }
+    return Row(name, make, **facts)
+
+
+def _kronecker(name, make, **facts):
+    """A row of products of codewords, which reach what is of their form."""
+    facts = {"computed": True, "represents": False, "sklearn_checks": False, **facts}
+    return Row(name, make, **facts)
+
+
+def _multiscale(name, make, **facts):
+    """A row of a residual over scales, with one table for all tokens."""
+    facts = {
+        "exact": None,
+        "idempotent": False,
+        "few": False,
+        "make_is_small": False,
+        "sklearn_checks": False,
         **facts,
     }
     return Row(name, make, **facts)
@@ -155,6 +205,7 @@ TABLE = [
         weights="exact",
         deterministic=True,
     ),
+    Row("vq-progressive", lambda: vq(init="progressive")),
     Row(
         "vq-splitting-5",
         lambda: vq(5, init="splitting", random_state=None),
@@ -362,6 +413,137 @@ TABLE = [
         zeros=False,
         learns=False,
     ),
+    # Kronecker products
+    _kronecker("kronecker-defaults", lambda: kq(None, 16), sklearn_checks=True),
+    _kronecker("kronecker-2", lambda: kq((3, 2), [5, 3])),
+    _kronecker("kronecker-3", lambda: kq((1, 3, 2), 3)),
+    _kronecker(
+        "kronecker-gain-shape", lambda: kq((1, N_FEATURES), [3, 4]), represents=True
+    ),
+    _kronecker(
+        "kronecker-fixed-factor",
+        lambda: kq((2, 3), 4, fixed_factors=[TABLE_3_2, None]),
+        learns=False,
+    ),
+    _kronecker(
+        "kronecker-shared",
+        lambda: kq((2, 2, 2), 3, share_codebook=True),
+        n_features=8,
+    ),
+    _kronecker(
+        "pq-of-kronecker",
+        lambda: pq(2, None, quantizer=kq(None, 3)),
+        represents=True,
+        sklearn_checks=True,
+    ),
+    _kronecker(
+        "pq-of-kronecker-3",
+        lambda: pq(2, None, quantizer=kq((1, 1, 3), [2, 2, 3])),
+        represents=True,
+    ),
+    # Pyramids of tokens
+    _multiscale("multiscale-defaults", lambda: msq(None, "auto", 256), weights=None),
+    _multiscale("multiscale-sequence", lambda: msq(n_codewords=8), sklearn_checks=True),
+    _multiscale("multiscale-map", lambda: msq((2, 2, 3), (1, 2)), n_features=12),
+    _multiscale(
+        "multiscale-pairs",
+        lambda: msq((4, 3, 1), [1, (2, 1), (2, 3), (4, 3)], 6),
+        n_features=12,
+    ),
+    _multiscale("multiscale-below", lambda: msq((3, 4, 1), (1, 2), 3), n_features=12),
+    _multiscale(
+        "multiscale-smooth",
+        lambda: msq((3, 2, 2), "auto", 4, n_smoothers=2),
+        n_features=12,
+    ),
+    _multiscale(
+        "multiscale-one-scale",
+        lambda: msq((3, 1, 2), [(3, 1)], 3),
+        exact="sqeuclidean",
+        idempotent=True,
+        make_is_small=True,
+    ),
+    _multiscale(
+        "pq-of-multiscale", lambda: pq(2, None, quantizer=msq((3, 1), n_codewords=5))
+    ),
+    # The residual scheme
+    _residual("rq-defaults", lambda: rq(4, None), weights=None, make_is_small=False),
+    _residual("rq-greedy", lambda: rq()),
+    _residual("rq-beam", lambda: rq(beam_size=5)),
+    _residual("rq-one-stage", lambda: rq(1), exact="sqeuclidean", idempotent=True),
+    _residual("rq-sizes", lambda: rq(3, [2, 5, 3]), sklearn_checks=False),
+    _residual(
+        "rq-splitting",
+        lambda: rq(quantizer=vq(init="splitting", random_state=None)),
+        weights="exact",
+    ),
+    _residual("rq-shared", lambda: rq(n_codewords=7, share_codebook=True)),
+    _residual(
+        "rq-shared-beam-refined",
+        lambda: rq(n_codewords=7, share_codebook=True, beam_size=3, n_refine=2),
+    ),
+    _residual("rq-refined", lambda: rq(n_refine=3)),
+    _residual(
+        "rq-weights",
+        lambda: rq(stage_weights=[1, 0, 2], n_refine=2, beam_size=4),
+        sklearn_checks=False,
+    ),
+    _residual("rq-ema", lambda: rq(quantizer=_online("ema")), streams=True),
+    _residual(
+        "rq-minibatch-beam",
+        lambda: rq(quantizer=_online("minibatch"), beam_size=3),
+        streams=True,
+    ),
+    _residual(
+        "rq-of-pq",
+        lambda: rq(2, None, quantizer=ProductQuantizer(2, 3)),
+    ),
+    _residual(
+        "rq-of-pq-beam-refined",
+        lambda: rq(2, None, quantizer=ProductQuantizer(2, 3), beam_size=3, n_refine=2),
+    ),
+    _residual(
+        "rq-of-rq-beam",
+        lambda: rq(2, None, quantizer=ResidualQuantizer(2, 3), beam_size=3),
+    ),
+    _multiscale(
+        "rq-of-multiscale", lambda: rq(2, None, quantizer=msq((3, 2), n_codewords=5))
+    ),
+    _residual("pq-of-rq", lambda: pq(2, None, quantizer=ResidualQuantizer(2, 3))),
+    _residual(
+        "pq-of-rq-beam-refined",
+        lambda: pq(2, None, quantizer=ResidualQuantizer(2, 3, beam_size=2, n_refine=1)),
+    ),
+    _residual(
+        "rq-of-kronecker",
+        lambda: rq(2, None, quantizer=KroneckerQuantizer((2, 3), 3, max_iter=3)),
+        sklearn_checks=False,
+    ),
+    _fixed(
+        "rq-of-fsq",
+        lambda: ResidualQuantizer(2, quantizer=FiniteScalarQuantizer(2)),
+        idempotent=False,
+        learns=False,
+    ),
+    _fixed(
+        "rq-of-binary",
+        lambda: ResidualQuantizer(2, quantizer=BinaryQuantizer()),
+        idempotent=False,
+    ),
+    _fixed(
+        "rq-of-spherical",
+        lambda: ResidualQuantizer(
+            2, quantizer=SphericalQuantizer(3, radius="learned", radius_levels=3)
+        ),
+        idempotent=False,
+        learns=False,
+        make_is_small=False,
+    ),
+    _residual(
+        "rq-of-manhattan",
+        lambda: rq(quantizer=vq(metric="manhattan")),
+        learns=False,
+    ),
     # Signs
     _fixed("binary-defaults", lambda: BinaryQuantizer(), exact="sqeuclidean"),
     _fixed(
@@ -549,6 +731,9 @@ assert len(BY_NAME) == len(TABLE)
 DEFAULTS = [
     VectorQuantizer(),
     ProductQuantizer(),
+    KroneckerQuantizer(),
+    MultiScaleQuantizer(),
+    ResidualQuantizer(),
     QuantizedFeatures(VectorQuantizer()),
     BinaryQuantizer(),
     UniformQuantizer(),

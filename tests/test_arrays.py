@@ -109,7 +109,7 @@ def test_dtypes(xp, dtype):
 @pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
 def test_far_from_the_origin(xp, offset):
     X = (make((2000, 8, 1))[0] + offset).astype(np.float32)
-    codes, found = engine.nearest(put(xp, X), put(xp, X[:64]))
+    codes, _ = engine.nearest(put(xp, X), put(xp, X[:64]))
     best = oracles.distances(X, X[:64])
     excess = best[np.arange(len(X)), to_host(codes)] - best.min(axis=1)
     assert excess.max() <= 400 * np.finfo(np.float32).eps

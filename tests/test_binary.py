@@ -116,6 +116,11 @@ def test_bad_parameters(parameters, name):
         BinaryQuantizer(**parameters).fit(gaussian(5, 2))
 
 
+def test_scale_beyond_the_dtype():
+    with pytest.raises(ValueError, match=r"scale=1e\+300 is too large for float32"):
+        BinaryQuantizer(scale=1e300).fit(gaussian(5, 2).astype(np.float32))
+
+
 # -- on the sphere ---------------------------------------------------------------------
 
 

@@ -1150,9 +1150,11 @@ def test_steps_are_logged_on_request(X):
     outcome = run("fit", "X.npy", "vq:2", "-o", "a", "-v")
     assert outcome.status == 0
     lines = outcome.err.splitlines()
-    assert all(re.match(r"\d{4}-\d\d-\d\d .* skvq\.cli: ", line) for line in lines)
+    assert all(re.match(r"\d{4}-\d\d-\d\d .* skvq(\.cli)?: ", line) for line in lines)
+    assert any("skvq: VectorQuantizer: fitted on 500 x" in line for line in lines)
     assert any("fitting vq:2 on 500 rows: done in" in line for line in lines)
     assert run("fit", "X.npy", "vq:2", "-o", "a").err == ""
+    assert "lloyd: update 1" in run("fit", "X.npy", "vq:2", "-o", "a", "-vv").err
 
 
 @pytest.mark.parametrize(

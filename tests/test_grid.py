@@ -28,6 +28,7 @@ from skvq.learning.scalar import (
     mean_error,
     quantile,
     standard_levels,
+    tile_rows,
     uniform_reach,
 )
 
@@ -237,6 +238,19 @@ def test_memory_of_encoding_is_that_of_a_tile(two_threads):
         assert peak < codes.nbytes + 4e6
 
 
+@pytest.mark.parametrize("n_columns", [1, 3, 7, 64])
+def test_doubtful_places_of_many_tiles(n_columns):
+    """A few values on edges, in each of many tiles, and none of them at a border."""
+    rng = np.random.default_rng(0)
+    X = rng.random((300_000 // n_columns, n_columns)).astype(np.float32)
+    on_edge = rng.random(X.shape) < 1e-3
+    X[on_edge] = (rng.integers(0, 101, on_edge.sum()) / 100).astype(np.float32)
+    low, high, sizes = np.zeros(n_columns), np.ones(n_columns), (100,) * n_columns
+    assert len(X) > 4 * tile_rows(n_columns)
+    found = Grid(low, high, sizes).encode(X)
+    assert_array_equal(found, oracle(X.astype(np.float64), low, high, sizes))
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -256,6 +270,7 @@ def test_memory_of_encoding_is_that_of_a_tile(two_threads):
         ({"quantile_range": (0, 101)}, "quantile_range"),
         ({"quantile_range": (5, 5)}, "quantile_range"),
         ({"quantile_range": (5,)}, "quantile_range"),
+        ({"quantile_range": ("a", "b")}, "quantile_range"),
         ({"levels": "best"}, "'levels' parameter"),
         ({"density": "beta"}, "'density' parameter"),
     ],
@@ -566,6 +581,8 @@ def test_recommended_levels():
     assert [recommended_levels(bits) for bits in (8, 10, 12, 14, 16)] == LEVEL_SETS
     with pytest.raises(ValueError, match=r"n_bits=9.*\[8, 10, 12, 14, 16\]"):
         recommended_levels(9)
+    with pytest.raises(ValueError, match=r"n_bits=\[8\]"):
+        recommended_levels([8])
 
 
 @pytest.mark.parametrize("bound", ["tanh", "cdf", "none"])

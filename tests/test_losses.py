@@ -711,6 +711,10 @@ def test_only_arrays():
         losses.vq_loss([[1.0]], [[1.0]])
     with pytest.raises(TypeError):
         losses.orthogonality_loss("codebook")
+    with pytest.raises(TypeError, match="X_quant is of type NoneType"):
+        losses.vq_loss(np.ones((2, 3)), None)
+    with pytest.raises(TypeError, match="partial_sums is of type int"):
+        losses.partial_sum_loss(np.ones((2, 3)), 3)
 
 
 def test_only_one_library():

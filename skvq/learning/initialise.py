@@ -14,7 +14,7 @@ from skvq._array_api import (
 from skvq.learning.cells import best_codewords, split_heaviest
 from skvq.learning.lloyd import lloyd
 
-INITS = ("k-means++", "random", "splitting", "normal")
+INITS = ("k-means++", "random", "splitting", "progressive", "normal")
 
 # Rows per codeword up to which k-means++ looks at every row for every codeword.
 _EXACT_ROWS_PER_CODEWORD = 8
@@ -24,6 +24,10 @@ _MAX_ALL_PAIRS = 2048
 _OVERSAMPLING = 1.0
 _ROUNDS = 2
 _LBG_ITERATIONS = 5
+# Growing numbers of principal components, and iterations in each.
+_PROGRESSIVE_STEPS = 10
+_PROGRESSIVE_ITERATIONS = 10
+_COVARIANCE_ROWS = 16384
 
 # Metrics under which scaling the samples scales the codebook.
 _HOMOGENEOUS = frozenset({"sqeuclidean", "inner_product", "cityblock"})
@@ -68,7 +72,7 @@ def initialise(
         Samples, at least n_codewords of them distinct, except for "normal".
     n_codewords : int
         Number of rows.
-    init : {"k-means++", "random", "splitting", "normal"}
+    init : {"k-means++", "random", "splitting", "progressive", "normal"}
         The method.
     weights : ndarray of shape (n_samples,) or None
         Positive sample weights.
@@ -92,6 +96,10 @@ def initialise(
     scaled = X if scale == 1 else X * scale
     if init == "splitting":
         table = splitting(scaled, n_codewords, weights, metric)
+    elif init == "progressive":
+        # Principal components need LAPACK, and a few rotated copies of X: on the host.
+        w = None if weights is None else to_host(weights)
+        table = progressive(to_host(scaled), n_codewords, w, rng)
     else:
         # A product is no distance, and cannot say which rows are far from each other.
         spread = "sqeuclidean" if metric == "inner_product" else metric
@@ -274,3 +282,54 @@ def splitting(X, n_codewords, weights, metric) -> np.ndarray:
             X, table, weights, metric, max_iter=_LBG_ITERATIONS, tol=1e-3
         ).codebook
     return codebook
+
+
+def progressive(X, n_codewords, weights, rng) -> np.ndarray:
+    """Learn a table in the first principal components, then in more and more of them.
+
+    Starts from random samples.  What the leading components settle, the rest can no
+    longer upset: cells follow the directions of large variance, which few samples
+    suffice to learn.  Returns the table before the last step, in all components.
+
+    References
+    ----------
+    Chen, Guan and Wang (2010), "Approximate nearest neighbor search by residual vector
+    quantization", Sensors 10(12), and the progressive k-means of the faiss library
+    (Douze et al. 2024, "The Faiss library").
+    """
+    mean, axes = _principal_axes(X, weights)
+    p = None if weights is None else weights / weights.sum()
+    chosen = np.sort(rng.choice(len(X), n_codewords, replace=False, p=p))
+    with nearest.single_threaded_blas():
+        rotated = (X - mean) @ axes
+    table = rotated[chosen]
+    d = X.shape[1]
+    widths = {round(d ** (step / _PROGRESSIVE_STEPS)) for step in range(1, 10)}
+    for width in sorted(widths - {d}):
+        learned = lloyd(
+            np.ascontiguousarray(rotated[:, :width]),
+            np.ascontiguousarray(table[:, :width]),
+            weights,
+            max_iter=_PROGRESSIVE_ITERATIONS,
+            tol=1e-3,
+        )
+        table = np.zeros_like(table)
+        table[:, :width] = learned.codebook
+    with nearest.single_threaded_blas():
+        return np.ascontiguousarray(table @ axes.T + mean)
+
+
+def _principal_axes(X, weights) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the axes, those of largest variance first, in X's dtype."""
+    one = np.zeros(len(X), dtype=np.intp)
+    sums, counts = nearest.accumulate(X, one, 1, weights)
+    mean = (sums[0] / counts[0]).astype(X.dtype)
+    covariance = np.zeros((X.shape[1], X.shape[1]))
+    with nearest.single_threaded_blas():
+        for begin in range(0, len(X), _COVARIANCE_ROWS):
+            rows = slice(begin, begin + _COVARIANCE_ROWS)
+            gaps = (X[rows] - mean).astype(np.float64)
+            scaled = gaps if weights is None else gaps * weights[rows, None]
+            covariance += gaps.T @ scaled
+        _, axes = np.linalg.eigh(covariance)
+    return mean, np.ascontiguousarray(axes[:, ::-1]).astype(X.dtype)

@@ -1,5 +1,6 @@
 """Lloyd's iteration: assign, take the best codeword of every cell, repeat."""
 
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +8,8 @@ import numpy as np
 from skvq import nearest
 from skvq._array_api import total
 from skvq.learning.cells import best_codewords, cell_sums, repair_empty
+
+logger = logging.getLogger("skvq.learning")
 
 
 class Learned(NamedTuple):
@@ -108,6 +111,12 @@ def lloyd(
         fall = value - new_value
         if fall >= 0:
             codebook, value = candidate, new_value
+        logger.debug(
+            "lloyd: update %d, at most %d, distortion %.6g",
+            n_iter,
+            max_iter,
+            value / objective.total,
+        )
         if fall <= tol * (value + fall):
             break
     return Learned(codebook, value / objective.total, n_iter)

@@ -1,5 +1,6 @@
 """Learners that see one batch at a time: minibatch, EMA, and gradient descent."""
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +10,8 @@ from skvq._array_api import average, like, take_rows, to_host, total
 from skvq.learning.cells import cell_sums, unit_rows
 from skvq.learning.initialise import few_distinct, initialise, repeat_cyclically
 from skvq.learning.lloyd import Learned
+
+logger = logging.getLogger("skvq.learning")
 
 ONLINE_METRICS = frozenset({"sqeuclidean", "cosine"})
 
@@ -60,6 +63,14 @@ def start(codebook: np.ndarray) -> StreamState:
     """Return the state of a stream that starts from a given table."""
     zeros = np.zeros(len(codebook))
     return StreamState(codebook, np.zeros(codebook.shape), zeros, zeros)
+
+
+def moved(state: StreamState, codebook: np.ndarray) -> StreamState:
+    """Return the state after its codewords have moved, with the weights they had."""
+    if state.seeds is not None:
+        return start(codebook)
+    sums = codebook.astype(np.float64) * state.counts[:, None]
+    return replace(state, codebook=codebook, sums=sums)
 
 
 def start_from_batch(
@@ -246,6 +257,13 @@ def learn_epochs(
             w = None if weights is None else take_rows(weights, rows)
             state, distortion = learn_batch(state, take_rows(X, rows), w, settings)
             summed += distortion * float(len(rows) if w is None else total(w))
+        logger.debug(
+            "%s: pass %d, at most %d, distortion of its last batch %.6g",
+            settings.learning,
+            n_iter,
+            max_iter,
+            distortion,
+        )
         if previous - summed <= tol * previous:
             break
         previous = summed

@@ -32,6 +32,9 @@ _TILE_ELEMENTS = 2**15
 _WORK = 40.0
 # Up to this many edges, a comparison with each is the fastest search.
 _FEW_EDGES = 8
+# Up to so many doubtful places, by eights, wait for the other tiles and are settled at
+# once; of more, all of a tile are.
+_FEW_DOUBTS = 256
 # From so many rows on it pays to index the edges first.
 _MANY_ROWS = 256
 
@@ -166,61 +169,76 @@ class Grid:
     def _encode(self, X, dtype):
         codes = np.empty(X.shape, smallest_dtype(max(self.sizes)))
         tile = tile_rows(X.shape[1], len(X))
+        later: list[np.ndarray] = []
         map_tiles(
-            lambda: self._worker(X, codes, dtype, tile),
+            lambda: self._worker(X, codes, dtype, tile, later),
             len(X),
             tile,
             _WORK * X.shape[1],
         )
+        if later:
+            places = np.concatenate(later)[:, None] + np.arange(8)
+            rows, columns = np.divmod(places[places < X.size], X.shape[1])
+            codes[rows, columns] = self._compare(
+                X[rows, columns], codes[rows, columns], columns
+            )
         return codes
 
-    def _worker(self, X, codes, dtype, tile):
-        """Make a worker that computes cells and looks again where rounding decides."""
-        half = dtype(0.5)
-        doubt = dtype(min(self._doubt(dtype), 0.5))
-        start, per_cell, last = (
-            repeat_row(row.astype(dtype), tile)
-            for row in (self.low, self._cells_per_unit(), np.array(self.sizes) - 0.5)
+    def _worker(self, X, codes, dtype, tile, later):
+        """Make a worker that computes the least and the largest cell of each value.
+
+        Rounding moves the place of a value by less than the doubt.  Where the place
+        less the doubt and the place plus it lie in the same cell, that is the code;
+        where they don't, the edge between them decides.
+        """
+        doubt = min(self._doubt(dtype), 0.49)
+        per_cell = self._cells_per_unit()
+        less = np.divide(
+            doubt, per_cell, out=np.zeros_like(per_cell), where=per_cell > 0
         )
-        places, cells = np.empty((2, tile, X.shape[1]), dtype=dtype)
-        near, other = np.empty((2, tile, X.shape[1]), dtype=bool)
+        # The ends as rows: a maximum with a scalar takes three times as long.
+        start, scale, first, last = (
+            repeat_row(row.astype(dtype), tile)
+            for row in (
+                self.low + less,
+                per_cell,
+                np.zeros_like(per_cell),
+                np.array(self.sizes) - 1.0,
+            )
+        )
+        twice = dtype(2 * doubt)
+        places = np.empty((tile, X.shape[1]), dtype=dtype)
+        above = np.empty((tile, X.shape[1]), dtype=codes.dtype)
+        flags = np.zeros(-(-places.size // 8) * 8, dtype=bool)
+        words = flags.view(np.uint64)  # eight flags at a time
 
         def work(begin: int, end: int) -> None:
             n = end - begin
-            x, place, cell, doubtful = X[begin:end], places[:n], cells[:n], near[:n]
+            x, place, code = X[begin:end], places[:n], codes[begin:end]
             np.subtract(x, start[:n], out=place)
-            place *= per_cell[:n]
-            # Kept from the borders of the range, which are none.
-            np.maximum(place, half, out=place)
+            place *= scale[:n]
+            np.maximum(place, first[:n], out=place)
             np.minimum(place, last[:n], out=place)
-            np.floor(place, out=cell)
-            np.copyto(codes[begin:end], cell, casting="unsafe")
-            place -= cell
-            np.greater(place, 1 - doubt, out=doubtful)
-            np.less(place, doubt, out=other[:n])
-            doubtful |= other[:n]
-            self._settle(x, cell, place, doubtful, codes[begin:end])
+            np.copyto(code, place, casting="unsafe")
+            place += twice
+            np.copyto(above[:n], place, casting="unsafe")
+            differ = flags[: x.size].reshape(x.shape)
+            np.not_equal(code, above[:n], out=differ)
+            found = np.flatnonzero(words[: -(-x.size // 8)])
+            if found.size > _FEW_DOUBTS:
+                code[...] = self._compare(x, code)
+            elif found.size:
+                later.append(8 * found + begin * X.shape[1])
 
         return work
 
-    def _settle(self, x, cell, place, doubtful, codes) -> None:
-        """Compare values near an edge with the edge itself, in float64."""
-        found = _few_true(doubtful)
-        if not found.size:
-            return
-        low, width, sizes = self.low, self.high - self.low, np.asarray(self.sizes)
-        many = 16 * found.size > doubtful.size  # then all at once is faster
-        if not many:
-            column = found % x.shape[1]
-            low, width, sizes = low[column], width[column], sizes[column]
-            x, cell, place = x.flat[found], cell.flat[found], place.flat[found]
-        upper = cell.astype(np.float64)
-        upper += place > 0.5
-        right = upper - (x < low + upper * width / sizes)
-        if many:
-            np.copyto(codes, right, where=doubtful, casting="unsafe")
-        else:
-            codes.flat[found] = right.astype(codes.dtype)
+    def _compare(self, x, cells, columns=slice(None)):
+        """Return the cells of x, from those that they are in or just above."""
+        low, width = self.low[columns], (self.high - self.low)[columns]
+        sizes = np.asarray(self.sizes)[columns]
+        upper = cells + 1.0
+        upper -= x < low + upper * width / sizes
+        return np.minimum(upper, np.where(width > 0, sizes - 1, 0)).astype(cells.dtype)
 
     def _precision(self, dtype):
         """Return the dtype to compute cells in; None: scaled, nothing else will do."""
@@ -234,9 +252,9 @@ class Grid:
         return np.float64
 
     def _cells_per_unit(self):
-        width = self.high - self.low
-        cut = (width > 0) & (np.asarray(self.sizes) > 1)
         with np.errstate(over="ignore"):  # infinite where the range must be scaled
+            width = self.high - self.low
+            cut = (width > 0) & (np.asarray(self.sizes) > 1)
             return np.divide(self.sizes, width, out=np.zeros_like(width), where=cut)
 
     def _doubt(self, dtype) -> float:
@@ -254,16 +272,6 @@ class Grid:
         largest = np.maximum(np.abs(self.low), np.abs(self.high))
         factor = np.ldexp(1.0, -np.clip(np.frexp(largest)[1], -1000, 1024))
         return factor, Grid(self.low * factor, self.high * factor, self.sizes)
-
-
-def _few_true(flags: np.ndarray) -> np.ndarray:
-    """Return the flat places of what is true, fast where that is little."""
-    flags = flags.reshape(-1)
-    n_whole = len(flags) // 8 * 8
-    words = np.flatnonzero(flags[:n_whole].view(np.uint64))  # eight flags at a time
-    places = (8 * words[:, None] + np.arange(8)).reshape(-1)
-    places = np.concatenate((places, np.arange(n_whole, len(flags))))
-    return places[flags[places]]
 
 
 class Levels:
@@ -359,10 +367,14 @@ def _count_edges(X, edges, codes, tile):
 
     def work(begin: int, end: int) -> None:
         n = end - begin
-        codes[begin:end] = 0
-        for row in repeated:
+        if not repeated:
+            codes[begin:end] = 0
+        for j, row in enumerate(repeated):
             np.greater_equal(X[begin:end], row[:n], out=passed[:n])
-            codes[begin:end] += passed[:n].view(np.uint8)
+            if j:
+                codes[begin:end] += passed[:n].view(np.uint8)
+            else:
+                codes[begin:end] = passed[:n].view(np.uint8)
 
     return work
 

@@ -39,8 +39,8 @@ class _Stage(NamedTuple):
     """A table made ready for the search."""
 
     weights: np.ndarray  # (d + 2, V'), [-(C - m)^T; 1/2 ||c - m||^2; 1]
-    rows: np.ndarray  # (V', d), the distinct codewords about the centre
-    centre: np.ndarray | None  # (d,), m; None: zero
+    rows: np.ndarray  # (V', d), what the distinct codewords take from a residual
+    centre: np.ndarray | None  # (d,), m, still to be taken from it; None: nothing
     first: np.ndarray | None  # (V',), index of each row in the codebook; None: all
     width: int  # sums that are kept after this stage
     weight: float  # of the error after this stage in the loss
@@ -184,6 +184,8 @@ class _Search:
             self.stages.append(stage)
             self.work += width * stage.weights.size
             most, width = max(most, width * len(stage.rows)), stage.width
+        if not self.weighted:
+            self._move_with_the_codewords()
         self.most_sums = max([begun.shape[1], *(stage.width for stage in self.stages)])
         self.most_scores = most
         good = min(-(-_MIN_GOOD_ROWS // self.most_sums), _MAX_TILE_SCORES // most)
@@ -214,6 +216,18 @@ class _Search:
             weight,
             ahead,
         )
+
+    def _move_with_the_codewords(self) -> None:
+        """Let a stage's codewords take the next one's centre along: one pass less.
+
+        The weighted losses look at residuals in between, which must not have moved.
+        """
+        for j in range(len(self.stages) - 1):
+            here, ahead = self.stages[j : j + 2]
+            if ahead.centre is not None:
+                rows = here.rows.astype(np.float64) + ahead.centre
+                self.stages[j] = here._replace(rows=rows.astype(self.dtype))
+                self.stages[j + 1] = ahead._replace(centre=None)
 
 
 def _common_scale(tables, dtype) -> float:
@@ -373,7 +387,7 @@ def _smallest_by_bound(scores: np.ndarray, k: int) -> np.ndarray:
     minima = minima.min(axis=1) if group > 1 else scores.copy()
     minima.partition(k - 1, axis=1)
     bound = minima[:, k - 1]
-    flat = np.flatnonzero(scores <= bound[:, None])
+    flat = _where_few(scores <= bound[:, None])
     rows = flat // size
     starts = np.searchsorted(rows, np.arange(n + 1))
     counts = np.diff(starts)
@@ -384,3 +398,13 @@ def _smallest_by_bound(scores: np.ndarray, k: int) -> np.ndarray:
     where[rows, place] = flat - rows * size
     order = np.argsort(values, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(where, order, axis=1)
+
+
+def _where_few(mask: np.ndarray) -> np.ndarray:
+    """Flat indices of the few that are true, found eight bytes at a time."""
+    if mask.size % 8:
+        return np.flatnonzero(mask)
+    octets = mask.reshape(-1, 8)
+    words = np.flatnonzero(octets.view(np.uint64))
+    inside = np.flatnonzero(octets[words])
+    return 8 * words[inside >> 3] + (inside & 7)

@@ -42,6 +42,8 @@ _PRODUCT_ROWS = 64
 # Rows that blocks of codewords are prepared for, and tiles that are shifted at once.
 _MIN_CHUNK_ROWS = 64
 _CHUNK_TILES = 16
+# Rows so many times farther from the median than half of them have no say in a centre.
+_OUTLIER = 16
 
 
 def kronecker_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
@@ -242,7 +244,7 @@ class _Search:
         self.widths = [table.shape[1] for table in codebooks]
         self.firsts = [_first_of_distinct(table) for table in codebooks]
         scaled, self.exponent = _scale_tables(codebooks, self.firsts, dtype)
-        centres = [_coarse_centre(table) for table in scaled]
+        centres = [_coarse_centre(table, _middle) for table in scaled]
         self.centre = kronecker_rows([centre[None] for centre in centres])[0]
         # The last factor's width is the length of the many products: the least is best.
         self.order = sorted(range(len(scaled)), key=lambda j: -self.widths[j])
@@ -323,6 +325,16 @@ class _Search:
                 self.zero_codes
             )
         return codes
+
+
+def _middle(rows: np.ndarray) -> np.ndarray:
+    """Mean of the rows without outliers.
+
+    A product of two outliers, which no sample need be near, is so far from all others
+    that a mean, which it pulls along, would cost these their digits.
+    """
+    gaps = np.abs(rows - np.median(rows, axis=0)).max(axis=1)
+    return rows[gaps <= _OUTLIER * np.median(gaps)].mean(axis=0)
 
 
 def _scale_tables(codebooks, firsts, dtype) -> tuple[list[np.ndarray], int]:

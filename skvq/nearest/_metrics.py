@@ -39,6 +39,16 @@ METRICS = PRODUCT_METRICS | CDIST_METRICS
 def check_metric(metric: Metric) -> Metric:
     """Return the name of a metric without aliases, or the callable unchanged.
 
+    Parameters
+    ----------
+    metric : str or callable
+        The metric.
+
+    Returns
+    -------
+    metric : str or callable
+        "cityblock" for "manhattan"; all else is its own name.
+
     Raises
     ------
     ValueError

@@ -19,7 +19,13 @@ from scipy.sparse import csc_array
 from scipy.spatial.distance import cdist
 
 from skvq.nearest._metrics import PRODUCT_METRICS, Metric, check_metric
-from skvq.nearest._threads import even_chunk, map_tiles, scratch
+from skvq.nearest._threads import (
+    even_chunk,
+    map_tiles,
+    multiply_rows,
+    product_rows,
+    scratch,
+)
 
 # Scores of one tile, in elements: what a core's cache holds, with enough rows in it
 # that the calls into NumPy do not show (benchmarks/nearest.py).
@@ -50,6 +56,16 @@ def compute_dtype(dtype) -> np.dtype:
 
     float16 and integers of 8 and 16 bits: float32; float32: itself; all else: float64.
     The values play no part in the choice.
+
+    Parameters
+    ----------
+    dtype : dtype-like
+        That of the input.
+
+    Returns
+    -------
+    dtype : numpy.dtype
+        That of the computation.
 
     Examples
     --------
@@ -91,25 +107,44 @@ def _first_of_distinct(codebook: np.ndarray) -> np.ndarray | None:
     return None if first.size == len(codebook) else np.sort(first)
 
 
-def _coarse_centre(rows: np.ndarray) -> np.ndarray:
-    """Mean of the rows on a grid so coarse that differences from it stay short.
+def _mean(rows: np.ndarray) -> np.ndarray:
+    return rows.mean(axis=0, dtype=np.float64)
+
+
+def _coarse_centre(rows: np.ndarray, middle=_mean) -> np.ndarray:
+    """Mean, or another middle, on a grid so coarse that differences from it stay short.
 
     Integers stay integers and dyadic fractions stay short, so that ties in such data
     stay exact ties.  The centre depends on the table alone: were it taken from X, a
     row's code would depend on its batch.
     """
-    mean = rows.mean(axis=0, dtype=np.float64)
-    spread = float(np.abs(rows - mean).max(initial=0.0))
+    centre = middle(rows)
+    spread = float(np.abs(rows - centre).max(initial=0.0))
     if not 0.0 < spread < np.inf:
-        return mean
+        return centre
     unit = 2.0 ** max(np.floor(np.log2(spread)) - 3.0, -1000.0)
     if np.array_equal(rows, np.rint(rows)):
         unit = max(unit, 1.0)
-    return np.rint(mean / unit) * unit
+    return np.rint(centre / unit) * unit
 
 
 def check_no_zero_rows(rows: np.ndarray, name: str = "X", start: int = 0) -> None:
-    """Raise a ValueError that names the first zero row, counted from `start`."""
+    """Raise a ValueError if a row is zero.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows, n_features)
+        The rows.
+    name : str, default="X"
+        What the message calls them.
+    start : int, default=0
+        Number of the first row.
+
+    Raises
+    ------
+    ValueError
+        That names the first zero row.
+    """
     zero = np.flatnonzero(~rows.any(axis=1))
     if zero.size:
         raise ValueError(
@@ -285,6 +320,7 @@ def _search_by_product(X, codebook, metric, codes, found) -> None:
     table = _prepare(codebook, metric, dtype)
     n_features, n_codewords = X.shape[1], table.weights.shape[1]
     tile, chunk = _tile_rows(len(X), n_features, n_codewords)
+    product = product_rows(n_codewords, n_features + 1)
 
     def make_worker():
         extended = scratch("extended", (chunk, n_features + 1), dtype)
@@ -306,7 +342,7 @@ def _search_by_product(X, codebook, metric, codes, found) -> None:
             for low in range(0, stop - start, tile):
                 high = min(low + tile, stop - start)
                 score = scores[: high - low]
-                np.matmul(extended[low:high], table.weights, out=score)
+                multiply_rows(extended[low:high], table.weights, score, product)
                 score.argmin(axis=1, out=code[low:high])
             if found is not None:
                 gap = np.take(
@@ -602,6 +638,7 @@ def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None) -> np.ndarray:
     Returns
     -------
     distances : ndarray of shape (n_samples,), dtype float64
+        Distance of each pair.
 
     Examples
     --------

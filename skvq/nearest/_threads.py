@@ -20,6 +20,12 @@ from threadpoolctl import ThreadpoolController
 # Below this many multiply-adds the start of a thread costs more than it saves.
 MIN_WORK_PER_CALL = 20_000_000
 
+# OpenBLAS's names of the processors whose kernels take small products as they are.
+_SMALL_KERNELS = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
+# ... up to so many multiply-adds: above, it copies both factors into blocks first.
+_SMALL_PRODUCT = 10**6
+_MIN_PRODUCT_ROWS, _MAX_PRODUCT_ROWS = 16, 128
+
 
 class _BlasGuard:
     """Holds BLAS at one thread while anyone is inside, whichever thread that is.
@@ -40,11 +46,10 @@ class _BlasGuard:
     def _enter(self) -> int:
         with self._lock:
             if self._users == 0:
-                if self._controller is None:
-                    self._controller = ThreadpoolController().select(user_api="blas")
-                counts = [lib.num_threads for lib in self._controller.lib_controllers]
+                controller = self._found()
+                counts = [lib.num_threads for lib in controller.lib_controllers]
                 self._n_threads = max(counts) if counts else _available_cores()
-                self._limiter = self._controller.limit(limits=1)
+                self._limiter = controller.limit(limits=1)
             self._users += 1
             return self._n_threads
 
@@ -54,6 +59,23 @@ class _BlasGuard:
             if self._users == 0 and self._limiter is not None:
                 self._limiter.restore_original_limits()
                 self._limiter = None
+
+    def has_small_kernels(self) -> bool:
+        """Whether BLAS multiplies small matrices without copying them first.
+
+        OpenBLAS does where it runs its kernels for AVX-512.
+        """
+        with self._lock:
+            libraries = self._found().lib_controllers
+            return bool(libraries) and all(
+                getattr(library, "architecture", None) in _SMALL_KERNELS
+                for library in libraries
+            )
+
+    def _found(self) -> ThreadpoolController:
+        if self._controller is None:
+            self._controller = ThreadpoolController().select(user_api="blas")
+        return self._controller
 
     @contextmanager
     def __call__(self) -> Iterator[int]:
@@ -136,6 +158,34 @@ class _Scratch(threading.local):
 
 
 scratch = _Scratch()
+
+
+def product_rows(n_columns: int, n_inner: int) -> int | None:
+    """Rows that a product of a tile should take at a time; None: all of them.
+
+    A few rows more than OpenBLAS's limit for its small kernels, and a product with few
+    columns or a short sum takes up to three times as long.
+    """
+    rows = (_SMALL_PRODUCT - 1) // (n_columns * n_inner)
+    if rows < _MIN_PRODUCT_ROWS or not single_threaded_blas.has_small_kernels():
+        return None
+    return min(1 << (rows.bit_length() - 1), _MAX_PRODUCT_ROWS)
+
+
+def multiply_rows(
+    tile: np.ndarray, table: np.ndarray, out: np.ndarray, rows: int | None
+) -> None:
+    """Multiply a tile by a table into `out`, so many rows at a time."""
+    whole = 0
+    if rows is not None and len(tile) >= rows:
+        whole = len(tile) // rows * rows
+        np.matmul(
+            tile[:whole].reshape(-1, rows, tile.shape[1]),
+            table,
+            out=out[:whole].reshape(-1, rows, table.shape[1]),
+        )
+    if whole < len(tile):
+        np.matmul(tile[whole:], table, out=out[whole:])
 
 
 Worker = Callable[[int, int], None]

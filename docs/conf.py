@@ -1,0 +1,119 @@
+"""Settings of the site: ``sphinx-build -W -n docs docs/_build/html``."""
+
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+# The checkout that the pages belong to, also if another version is installed.
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import skvq  # noqa: E402
+
+project = "skvq"
+author = "the developers of skvq"
+copyright = f"{author}, BSD-3-Clause"
+version = release = skvq.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "myst_parser",
+    "numpydoc",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "_templates"]
+templates_path = ["_templates"]
+nitpicky = True
+# Names of parameters and the like stand in single backticks.
+default_role = "literal"
+
+# -- API reference: a page for each name in __all__ ----------------------------------
+
+autosummary_ignore_module_all = False
+autosummary_imported_members = True
+autodoc_typehints = "none"  # the docstrings have them
+numpydoc_show_class_members = False
+# The build fails on public docstrings that are not complete.
+numpydoc_validation_checks = {
+    "all",
+    "ES01",  # not everything needs more than its summary
+    "EX01",  # tests/test_docs.py asks for examples where they belong
+    "GL01",  # the summary stands on the first line
+    "PR08",  # descriptions that begin with a formula or a name
+    "PR10",
+    "RT02",  # what is returned has a name, as in scikit-learn
+    "RT04",
+    "SA01",  # nor does everything have relatives
+    "SA04",
+    "SS05",  # takes "Bits per sample" for a verb
+    "YD01",
+}
+# Inherited from scikit-learn, and documented there.
+numpydoc_validation_exclude = {
+    r"\.set_(fit|partial_fit|score|transform)_request$",
+    r"\.(fit_transform|get_feature_names_out|get_metadata_routing|get_params)$",
+    r"\.(set_output|set_params)$",
+}
+
+# -- pages in Markdown ---------------------------------------------------------------
+
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+# Files of the repository that the pages link to, and the pages that include them.
+_INCLUDED = {
+    "CONTRIBUTING.md": "/contributing.md",
+    "CHANGELOG.md": "/changes.md",
+    "benchmarks/README.md": "/benchmarks.md",
+}
+
+
+def _stay_within_the_site(app, docname, source):
+    for path, page in _INCLUDED.items():
+        source[0] = re.sub(rf"\]\((\.\./)+{re.escape(path)}", f"]({page}", source[0])
+
+
+def _join_continued_lines(app, what, name, obj, options, lines):
+    # In raw docstrings, a backslash at the end of a line does not join it to the next.
+    lines[:] = re.sub(r"(?<!\\)\\\n\s+", "", "\n".join(lines)).split("\n")
+
+
+def setup(app):
+    """Mend what is written for other readers than Sphinx."""
+    app.connect("source-read", _stay_within_the_site)
+    app.connect("autodoc-process-docstring", _join_continued_lines, priority=100)
+
+
+# -- gallery -------------------------------------------------------------------------
+
+# Warnings of an example are faults of the page.
+warnings.filterwarnings("error", category=FutureWarning)
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "backreferences_dir": "generated/backreferences",
+    "doc_module": ("skvq",),
+    "download_all_examples": False,
+    "show_memory": False,
+    "min_reported_time": 3600,
+    "remove_config_comments": True,
+    "write_computation_times": False,
+    "show_signature": False,
+}
+
+# -- HTML ----------------------------------------------------------------------------
+
+html_theme = "pydata_sphinx_theme"
+html_title = "skvq"
+html_show_sourcelink = False
+html_theme_options = {
+    "show_prev_next": False,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}

@@ -1,0 +1,122 @@
+"""
+A photograph at one bit per pixel
+=================================
+
+The photograph is cut in blocks, each block is a sample, and every scheme gets the same
+budget: one bit per pixel instead of 24.  The block may be larger the smaller the tables
+are that a scheme needs, and larger blocks leave more to gain.  The codebooks are
+learned from the left half of the photograph, and judged on the right one: judged on
+their own samples, large tables would seem better than they are.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_sample_image
+from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
+
+from skvq import (
+    BinaryQuantizer,
+    FiniteScalarQuantizer,
+    KroneckerQuantizer,
+    MultiScaleQuantizer,
+    ProductQuantizer,
+    ResidualQuantizer,
+    SphericalQuantizer,
+    UniformQuantizer,
+    VectorQuantizer,
+)
+from skvq.grid import recommended_levels
+from skvq.metrics import bits_per_sample, psnr
+
+left, photograph = np.hsplit(load_sample_image("flower.jpg")[:416], 2)
+
+
+def to_blocks(image, side):
+    """Cut an image in square blocks; each is a row, pixel by pixel."""
+    rows, columns, channels = image.shape
+    cut = image.reshape(rows // side, side, columns // side, side, channels)
+    return cut.swapaxes(1, 2).reshape(-1, side * side * channels).astype(np.float32)
+
+
+def training_blocks(side):
+    """Take 4,000 blocks at any place of the left half."""
+    windows = np.lib.stride_tricks.sliding_window_view(left, (side, side, 3))
+    windows = windows.reshape(-1, side * side * 3)
+    rows = np.random.default_rng(0).choice(len(windows), 4_000, replace=False)
+    return windows[rows].astype(np.float32)
+
+
+def to_image(blocks, shape, side):
+    """Put blocks together again."""
+    rows, columns, channels = shape
+    cut = blocks.reshape(rows // side, columns // side, side, side, channels)
+    return cut.swapaxes(1, 2).reshape(shape).round().clip(0, 255).astype(np.uint8)
+
+
+# %%
+# The schemes
+# -----------
+# Those of one table, or of tables for slices, take pixels.  Those that quantize numbers
+# one by one come after PCA, and spend the 16 bits of a 4 x 4 block on its first
+# components: the more levels for each, the fewer components.  FSQ, signs and angles
+# treat all features alike, so that these must have one scale: PCA whitens for them.
+
+seed = {"random_state": 0}
+schemes = {
+    "naive, 16 codewords": (2, VectorQuantizer(16, **seed)),
+    "product, 8 x 256": (8, ProductQuantizer(8, 256, **seed)),
+    "product, PCA, 2048 + 32": (
+        4,
+        make_pipeline(PCA(24), ProductQuantizer(2, [2048, 32], **seed)),
+    ),
+    "residual, 8 x 256": (8, ResidualQuantizer(8, 256, **seed)),
+    "residual, beam of 5": (8, ResidualQuantizer(8, 256, beam_size=5, **seed)),
+    "Kronecker, 256 x 256": (4, KroneckerQuantizer((16, 3), 256, **seed)),
+    # 1 + 4 + 9 + 18 tokens, coarse to fine; a token is a colour.
+    "multi-scale, 32 tokens of 256": (
+        16,
+        MultiScaleQuantizer((16, 16, 3), [1, 2, 3, (3, 6)], 256, **seed),
+    ),
+    "uniform, PCA, 6 sizes": (
+        4,
+        make_pipeline(
+            PCA(6), UniformQuantizer([32, 8, 8, 4, 4, 2], levels="lloyd-max")
+        ),
+    ),
+    "FSQ, PCA": (
+        4,
+        make_pipeline(
+            PCA(6, whiten=True), FiniteScalarQuantizer(recommended_levels(16))
+        ),
+    ),
+    "signs, PCA": (4, make_pipeline(PCA(16, whiten=True), BinaryQuantizer())),
+    "angles and length, PCA": (
+        4,
+        make_pipeline(
+            PCA(5, whiten=True),
+            SphericalQuantizer(4, angles="density", radius="learned"),
+        ),
+    ),
+}
+
+# %%
+# What comes out
+# --------------
+
+figure, axes = plt.subplots(3, 4, figsize=(13, 8.5), layout="constrained")
+axes = axes.ravel()
+axes[0].imshow(photograph[130:290, 20:220])
+axes[0].set_title("24 bits per pixel")
+for ax, (name, (side, codec)) in zip(axes[1:], schemes.items(), strict=True):
+    blocks = to_blocks(photograph, side)
+    codes = codec.fit(training_blocks(side)).transform(blocks)
+    image = to_image(codec.inverse_transform(codes), photograph.shape, side)
+    bits = bits_per_sample(codec) / side**2
+    quality = psnr(photograph.reshape(-1, 3), image.reshape(-1, 3))
+    print(f"{name:25} {side} x {side} {bits:6.3f} bits per pixel, {quality:.2f} dB")
+    ax.imshow(image[130:290, 20:220])
+    ax.set_title(f"{name}\n{bits:.2f} bits per pixel, {quality:.1f} dB")
+for ax in axes:
+    ax.axis("off")
+plt.show()

@@ -1,0 +1,107 @@
+"""
+Tokens for a sequence model
+===========================
+
+A language model of pictures needs words.  A quantizer makes them: a picture is cut in
+patches, and the code of each patch is a token.  Two numbers tell how good a vocabulary
+is: the error of what the tokens decode to, and how much of the vocabulary is in use. A
+token that never comes up is an output of the model for nothing.
+
+Here the pictures are handwritten digits, cut in 2 x 2 patches of 4 x 4 pixels, and
+every vocabulary has about 240 words.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
+
+from skvq import (
+    FiniteScalarQuantizer,
+    MultiScaleQuantizer,
+    ResidualQuantizer,
+    VectorQuantizer,
+)
+from skvq.codes import token_ids
+from skvq.display import CodeUsageDisplay
+from skvq.grid import recommended_levels
+from skvq.metrics import code_usage, distortion, perplexity
+
+images = load_digits().images.astype(np.float32)
+maps = images.reshape(-1, 2, 4, 2, 4).swapaxes(2, 3).reshape(-1, 2 * 2 * 16)
+train, test = maps[:1200], maps[1200:]
+
+# %%
+# Vocabularies
+# ------------
+# FSQ has a codebook that nobody learns: here 8 x 6 x 5 levels of three features, which
+# PCA makes, at unit scale.  "tanh" is the squash of the paper; "cdf" learns the
+# distribution of each feature.  A residual quantizer has two codes of 16 for a patch.
+# `token_ids` turns a row of codes into one token.
+#
+# The multi-scale quantizer takes whole pictures, as maps of 2 x 2 patches: its first
+# token says how the patches are on average, and the other four what is missing.
+
+levels = recommended_levels(8)
+tokenizers = {
+    "one table": VectorQuantizer(240, random_state=0),
+    "FSQ, tanh": make_pipeline(PCA(3, whiten=True), FiniteScalarQuantizer(levels)),
+    "FSQ, cdf": make_pipeline(
+        PCA(3, whiten=True), FiniteScalarQuantizer(levels, bound="cdf")
+    ),
+    "residual": ResidualQuantizer(2, 16, beam_size=4, random_state=0),
+    "multi-scale": MultiScaleQuantizer((2, 2, 16), (1, 2), 240, random_state=0),
+}
+
+# %%
+# A sequence model, the smallest there is
+# ---------------------------------------
+# It predicts a token from the one before in the same picture, by counting pairs.  Its
+# perplexity on new pictures, in tokens, is the number of words it hesitates between.
+
+
+def bigram_perplexity(train_tokens, test_tokens, n_tokens):
+    """Fit pair counts on sequences, and return the perplexity on others."""
+    # A share of every prediction is that of the token alone, so that none is zero.
+    alone = np.bincount(train_tokens.ravel(), minlength=n_tokens) + 1.0
+    alone /= alone.sum()
+    pairs = np.zeros((n_tokens, n_tokens))
+    before, after = train_tokens[:, :-1].ravel(), train_tokens[:, 1:].ravel()
+    np.add.at(pairs, (before, after), 1)
+    model = (pairs + 20 * alone) / (pairs.sum(axis=1, keepdims=True) + 20)
+    surprise = -np.log(model[test_tokens[:, :-1], test_tokens[:, 1:]])
+    return np.exp(surprise.mean())
+
+
+def tokenize(name, tokenizer, pictures):
+    """Return a row of tokens for each picture, and the size of the vocabulary."""
+    if name == "multi-scale":  # has one table, and sequences already
+        return tokenizer.transform(pictures).astype(int), tokenizer.codebook_sizes_[0]
+    codes = tokenizer.transform(pictures.reshape(-1, 16))
+    quantizer = tokenizer[-1] if name.startswith("FSQ") else tokenizer
+    sizes = quantizer.codebook_sizes_
+    return token_ids(codes, sizes).reshape(len(pictures), -1), int(np.prod(sizes))
+
+
+figure, axes = plt.subplots(2, 3, figsize=(13, 8), layout="constrained")
+axes[1, 2].axis("off")
+for ax, (name, tokenizer) in zip(axes.flat, tokenizers.items(), strict=False):
+    width = 64 if name == "multi-scale" else 16
+    tokenizer.fit(train.reshape(-1, width))
+    samples = test.reshape(-1, width)
+    decoded = tokenizer.inverse_transform(tokenizer.transform(samples))
+    tokens, n_tokens = tokenize(name, tokenizer, test)
+    column = tokens.reshape(-1, 1)
+    hesitation = bigram_perplexity(
+        tokenize(name, tokenizer, train)[0], tokens, n_tokens
+    )
+    error = distortion(samples, decoded) / width
+    print(
+        f"{name:11} {tokens.shape[1]} tokens of {n_tokens} for a picture, "
+        f"{code_usage(column, [n_tokens])[0]:4.0%} in use, perplexity "
+        f"{perplexity(column)[0]:3.0f}, error {error:5.2f} a pixel; "
+        f"a model of pairs hesitates between {hesitation:.0f}"
+    )
+    CodeUsageDisplay.from_codes(column, [n_tokens], name=name, ax=ax)
+plt.show()

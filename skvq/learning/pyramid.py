@@ -1,0 +1,296 @@
+r"""A pyramid of token maps: shrinking, growing, smoothing, and the codes of a residual.
+
+A map f of shape (H, W, C) is coded scale by scale.  With r_0 = f, for scale k of
+h x w tokens,
+
+    z_k = area(r_{k-1}),  c_k = argmin_v |z_k - e_v|,  r_k = r_{k-1} - phi(up(e_{c_k})),
+
+where `area` averages over the cells of a grid of h x w, `up` interpolates by cubic
+convolution, and phi, if any, is a convolution.  Everything after the argmin is linear,
+in the codewords and in phi.
+
+References
+----------
+Tian, Jiang, Yuan, Peng and Wang (2024), "Visual Autoregressive Modeling: Scalable Image
+Generation via Next-Scale Prediction", NeurIPS, algorithms 1 and 2.
+
+Keys (1981), "Cubic convolution interpolation for digital image processing", IEEE Trans.
+ASSP 29(6).
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from skvq import nearest
+
+# The constant of cubic convolution that image libraries have settled on.
+_CUBIC = -0.75
+# Elements of a tile of maps.
+_TILE_ELEMENTS = 2**20
+
+
+def area_matrix(n_in: int, n_out: int) -> np.ndarray:
+    """Return the averages over n_out cells of n_in values, as a matrix.
+
+    Cell i covers the values that overlap [i, i + 1) n_in / n_out, all with one weight.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        Numbers of values and of cells.
+
+    Returns
+    -------
+    matrix : ndarray of shape (n_out, n_in)
+    """
+    matrix = np.zeros((n_out, n_in))
+    for i in range(n_out):
+        cell = slice(i * n_in // n_out, -(-(i + 1) * n_in // n_out))
+        matrix[i, cell] = 1.0 / (cell.stop - cell.start)
+    return matrix
+
+
+def cubic_matrix(n_in: int, n_out: int) -> np.ndarray:
+    """Return the interpolation of n_in values at n_out places, as a matrix.
+
+    Values sit at the centres of their cells, and the first and the last go on beyond
+    the ends.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        Numbers of values and of places.
+
+    Returns
+    -------
+    matrix : ndarray of shape (n_out, n_in)
+    """
+    place = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
+    first = np.floor(place).astype(int)
+    matrix = np.zeros((n_out, n_in))
+    for tap in range(-1, 3):
+        column = np.clip(first + tap, 0, n_in - 1)
+        weight = _cubic_weight(np.abs(place - first - tap))
+        np.add.at(matrix, (np.arange(n_out), column), weight)
+    return matrix
+
+
+def _cubic_weight(distance: np.ndarray) -> np.ndarray:
+    a, t = _CUBIC, distance
+    near = ((a + 2) * t - (a + 3)) * t * t + 1
+    far = ((t - 5) * t + 8) * t * a - 4 * a
+    return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+
+
+class Smoothing(NamedTuple):
+    """phi(h) = (1 - rho) h + rho conv(h), for each scale with one of some kernels."""
+
+    kernels: np.ndarray  # (n_kernels, 3, 3, C, C), or (n_kernels, 3, 1, C, C)
+    of_scale: tuple[int, ...]
+    rho: float
+
+
+def kernel_of_scales(n_kernels: int, n_scales: int) -> tuple[int, ...]:
+    """Return the kernel whose tick on [0, 1] is nearest to each scale's place on it."""
+    edge = 1 / 3 if n_kernels == 4 else 1 / 2
+    ticks = np.linspace(edge / n_kernels, 1 - edge / n_kernels, n_kernels)
+    places = np.arange(n_scales) / max(n_scales - 1, 1)
+    return tuple(int(np.abs(ticks - place).argmin()) for place in places)
+
+
+def identity_kernels(n_kernels: int, n_channels: int, *, flat: bool) -> np.ndarray:
+    """Return convolutions that change nothing; those of sequences are 3 x 1."""
+    kernels = np.zeros((n_kernels, 3, 1 if flat else 3, n_channels, n_channels))
+    kernels[:, 1, kernels.shape[2] // 2] = np.eye(n_channels)
+    return kernels
+
+
+class Pyramid:
+    """The linear maps between a map and the token maps of its scales.
+
+    Parameters
+    ----------
+    map_shape : tuple of int
+        (H, W, C).
+    scales : sequence of tuple of int
+        (h, w) of each scale, coarse to fine.
+    dtype : dtype
+        What to compute in.
+    smoothing : Smoothing, optional
+        phi; None: the identity.
+    """
+
+    def __init__(self, map_shape, scales, dtype, smoothing: Smoothing | None = None):
+        self.map_shape = tuple(map_shape)
+        self.scales = list(scales)
+        self.dtype = np.dtype(dtype)
+        self.smoothing = smoothing
+        if smoothing is not None:
+            kernels = smoothing.kernels.astype(self.dtype)
+            self.smoothing = smoothing._replace(kernels=kernels)
+        height, width, self.n_channels = self.map_shape
+        self.n_features = height * width * self.n_channels
+        self.n_tokens = [h * w for h, w in self.scales]
+        self._down = [
+            self._matrices(area_matrix(height, h), area_matrix(width, w))
+            for h, w in self.scales
+        ]
+        self._up = [
+            self._matrices(cubic_matrix(h, height), cubic_matrix(w, width))
+            for h, w in self.scales
+        ]
+
+    def _matrices(self, *matrices):
+        """Prepare for both axes; None: nothing to do."""
+        return [
+            None if np.array_equal(m, np.eye(*m.shape)) else m.astype(self.dtype)
+            for m in matrices
+        ]
+
+    def columns(self) -> list[slice]:
+        """Return the code columns of each scale."""
+        ends = np.cumsum([0, *self.n_tokens]).tolist()
+        return [slice(a, b) for a, b in pairwise(ends)]
+
+    def tiles(self, X: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield the maps of some rows of X at a time, (n_rows, H, W, C)."""
+        size = max(1, _TILE_ELEMENTS // X.shape[1])
+        for start in range(0, len(X), size):
+            rows = slice(start, start + size)
+            some = X[rows]
+            yield rows, some.reshape(len(some), *self.map_shape)
+
+    def shrink(self, maps: np.ndarray, scale: int) -> np.ndarray:
+        """Average maps over the cells of a scale: (n, H, W, C) to (n, h, w, C)."""
+        return _along_axes(maps, self._down[scale])
+
+    def grow(self, tokens: np.ndarray, scale: int) -> np.ndarray:
+        """Interpolate and smooth the token maps of a scale, (n, H, W, C)."""
+        return self.smooth(self.interpolate(tokens, scale), scale)
+
+    def grow_transposed(self, maps: np.ndarray, scale: int) -> np.ndarray:
+        """Apply the transpose of `grow`: (n, H, W, C) to (n, h, w, C)."""
+        maps = self._smooth_transposed(maps, scale)
+        matrices = [None if m is None else m.T for m in self._up[scale]]
+        return _along_axes(maps, matrices)
+
+    def interpolate(self, tokens: np.ndarray, scale: int) -> np.ndarray:
+        """Interpolate the token maps of a scale, (n, H, W, C)."""
+        maps = tokens.reshape(len(tokens), *self.scales[scale], self.n_channels)
+        return _along_axes(maps, self._up[scale])
+
+    def smooth(self, maps: np.ndarray, scale: int) -> np.ndarray:
+        """Apply phi."""
+        if self.smoothing is None:
+            return maps
+        rho, kernel = self.smoothing.rho, self._kernel(scale)
+        return (1 - rho) * maps + rho * _convolve(maps, kernel)
+
+    def _smooth_transposed(self, maps: np.ndarray, scale: int) -> np.ndarray:
+        if self.smoothing is None:
+            return maps
+        rho, kernel = self.smoothing.rho, self._kernel(scale)
+        flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+        return (1 - rho) * maps + rho * _convolve(maps, flipped)
+
+    def _kernel(self, scale: int) -> np.ndarray:
+        assert self.smoothing is not None
+        return self.smoothing.kernels[self.smoothing.of_scale[scale]]
+
+    def gain(self, scale: int) -> float:
+        """Mean squared norm of what one unit token of a scale grows to, unsmoothed."""
+        norms = [
+            1.0 if m is None else float(np.square(m).sum()) / m.shape[1]
+            for m in self._up[scale]
+        ]
+        return norms[0] * norms[1]
+
+    def encode(
+        self, X: np.ndarray, table: np.ndarray, n_scales: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Code rows scale by scale, each what the ones before have left.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, H * W * C)
+            Flattened maps.
+        table : ndarray of shape (V, C)
+            The codewords.
+        n_scales : int, optional
+            How many of the scales; None: all.
+
+        Returns
+        -------
+        codes : ndarray of shape (n_samples, n_tokens), dtype intp
+            Token by token, in C order, coarse to fine.
+        rest : ndarray of shape (n_samples, H * W * C)
+            What they leave.
+        """
+        columns = self.columns()[:n_scales]
+        codes = np.empty((len(X), columns[-1].stop), dtype=np.intp)
+        rest = np.empty(X.shape, dtype=self.dtype)
+        with nearest.single_threaded_blas():
+            for rows, maps in self.tiles(X):
+                left = maps.astype(self.dtype)
+                for scale, span in enumerate(columns):
+                    tokens = self.shrink(left, scale).reshape(-1, self.n_channels)
+                    found, _ = nearest.nearest(tokens, table, return_distances=False)
+                    codes[rows, span] = found.reshape(len(left), -1)
+                    left -= self.grow(table[codes[rows, span]], scale)
+                rest[rows] = left.reshape(len(left), -1)
+        return codes, rest
+
+    def partial_sums(self, codes: np.ndarray, table: np.ndarray) -> Iterator:
+        """Yield the reconstruction (n_samples, H * W * C) after each scale of codes."""
+        total = np.zeros((len(codes), *self.map_shape), dtype=self.dtype)
+        for scale, span in enumerate(self.columns()):
+            if span.start == codes.shape[1]:
+                return
+            total = total + self.grow(table[codes[:, span]], scale)
+            yield total.reshape(len(codes), self.n_features)
+
+    def decode(self, codes: np.ndarray, table: np.ndarray) -> np.ndarray:
+        """Return the sum over all scales of codes."""
+        total = np.zeros((len(codes), *self.map_shape), dtype=self.dtype)
+        for scale, span in enumerate(self.columns()):
+            if span.start < codes.shape[1]:
+                total += self.grow(table[codes[:, span]], scale)
+        return total.reshape(len(codes), self.n_features)
+
+
+def _along_axes(maps: np.ndarray, matrices) -> np.ndarray:
+    """Apply a matrix to the first axis of each map, another to the second.
+
+    One product for each map, so that none depends on its company.
+    """
+    rows, columns = matrices
+    n_maps, height, width, n_channels = maps.shape
+    if rows is not None:
+        maps = rows @ maps.reshape(n_maps, height, width * n_channels)
+        height = len(rows)
+    if columns is not None:
+        maps = columns @ maps.reshape(n_maps * height, width, n_channels)
+        width = len(columns)
+    return maps.reshape(n_maps, height, width, n_channels)
+
+
+def _convolve(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Convolve maps of zero surroundings with a kernel of shape (3, 3 or 1, C, C)."""
+    total = np.zeros(maps.shape, dtype=maps.dtype)
+    seen = windows(maps, kernel.shape[:2])
+    for window, weights in zip(
+        seen, kernel.reshape(-1, *kernel.shape[2:]), strict=True
+    ):
+        total += window @ weights
+    return total
+
+
+def windows(maps: np.ndarray, size) -> list[np.ndarray]:
+    """Return maps shifted by every offset of a window, zeros moving in."""
+    height, width = maps.shape[1:3]
+    margins = [(n // 2, n // 2) for n in size]
+    padded = np.pad(maps, [(0, 0), *margins, (0, 0)])
+    return [padded[:, i : i + height, j : j + width] for i, j in np.ndindex(*size)]

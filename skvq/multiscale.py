@@ -1,0 +1,365 @@
+"""The multi-scale residual scheme: maps of tokens, coded from coarse to fine."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from skvq import nearest
+from skvq._compat import Interval, StrOptions
+from skvq._validation import check_codes, warn
+from skvq.learning import multiscale as learning
+from skvq.learning.initialise import few_distinct
+from skvq.learning.pyramid import (
+    Pyramid,
+    Smoothing,
+    identity_kernels,
+    kernel_of_scales,
+)
+from skvq.staged import StagedQuantizer
+from skvq.vector import VectorQuantizer
+
+# Fewer distinct tokens for each codeword are left at the start, which chance plays no
+# part in: least squares would fit their noise.
+_FEW_TOKENS = 4
+
+
+class MultiScaleQuantizer(StagedQuantizer):
+    r"""Code maps scale by scale, each scale what the coarser ones have left.
+
+    The multi-scale residual scheme of visual autoregressive models (VAR).  A sample is
+    a flattened map f of shape (height, width, channels).  With :math:`r_0 = f`, a scale
+    of :math:`h_k \times w_k` tokens codes
+
+    .. math::
+
+        z_k = \mathrm{area}(r_{k-1}), \quad e_k = f(z_k, W), \quad
+        r_k = r_{k-1} - \phi_k(\mathrm{up}(e_k)),
+
+    where area averages over the cells of the coarse grid, :math:`f(z_k, W)` replaces
+    every token by the nearest row of the one codebook W, and up interpolates by cubic
+    convolution.  The reconstruction is :math:`\sum_k \phi_k(\mathrm{up}(e_k))`, and the
+    sums over the first scales are coarse versions of it.
+
+    Parameters
+    ----------
+    map_shape : tuple of int, default=None
+        (height, width, channels), or (length, channels) for sequences; their product is
+        the number of features, in C order.  None: one sequence of one channel.
+    scales : "auto" or sequence of int or (int, int), default="auto"
+        Token grids from coarse to fine: p stands for (p, p), or for p tokens of a
+        sequence; none may exceed the map, or be smaller than the one before.  "auto":
+        powers of two, ending at the map's own size.
+    n_codewords : int, default=256
+        V, the size of the one codebook.
+    n_smoothers : int, default=0
+        Number of convolutions :math:`\phi` of 3 x 3 (3 for sequences) after the
+        interpolation, each shared by the scales nearest to its tick; VAR has 4.  0:
+        none, :math:`\phi` is the identity.
+    smoothing : float, default=0.5
+        :math:`\rho` in :math:`\phi(h) = (1 - \rho) h + \rho\,\mathrm{conv}(h)`.
+    max_iter : int, default=20
+        Largest number of rounds: code all samples, solve for codebook and convolutions.
+    tol : float, default=1e-3
+        Learning stops when a round lowers the distortion by this share of it or less.
+    random_state : int, RandomState instance or None, default=None
+        Source of random numbers for the start.
+    backend : {"auto", "numpy"}, default="auto"
+        Where distances are computed.
+
+    Attributes
+    ----------
+    codebooks_ : tuple of ndarray of shape (n_codewords, n_channels)
+        The codebook W, the same object for every token.
+    codebook_sizes_ : tuple of int
+        V for every token, coarse to fine, in C order within a scale.
+    bits_per_sample_ : float
+        Number of tokens of all scales times log2 V.
+    map_shape_ : tuple of int
+        (height, width, channels), or (length, channels).
+    scales_ : tuple of (int, int), or of int
+        The token grids.
+    kernels_ : ndarray of shape (n_smoothers, 3, 3, n_channels, n_channels) or None
+        Convolutions from the input channels (last but one) to the output channels
+        (last); of sequences (n_smoothers, 3, 1, ...).  None if there are none.
+    n_iter_ : int
+        Number of rounds.
+    distortion_ : float
+        Mean squared distance of the training samples from their reconstructions.
+    n_features_in_ : int
+        Number of features.
+
+    See Also
+    --------
+    ResidualQuantizer : Residuals of whole samples, a codebook for each stage.
+
+    Notes
+    -----
+    The reconstruction is linear in W and in the convolutions, so both are learned by
+    alternating between codes and least squares, without gradients of a network; k-means
+    over the tokens of all scales diverges.  Row 0 of W is zero where there is more than
+    one scale, so that a scale may leave a token as it is.  A round that would raise the
+    distortion of the training samples is not taken.  With one scale, the map's own, and
+    no convolution the scheme is a `VectorQuantizer` over tokens, and learned as one.
+
+    Fewer distinct tokens than codewords is a ConvergenceWarning.  Fewer than four of
+    them for each codeword are coded by the start, small tables of each scale.
+
+    The convolutions have no bias: a token of zeros adds nothing.
+
+    References
+    ----------
+    Tian, Jiang, Yuan, Peng and Wang (2024), "Visual Autoregressive Modeling: Scalable
+    Image Generation via Next-Scale Prediction", NeurIPS.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import MultiScaleQuantizer
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.cumsum(rng.normal(size=(300, 8 * 8)), axis=1)
+    >>> msq = MultiScaleQuantizer((8, 8, 1), (1, 2, 4), 16, random_state=0).fit(X)
+    >>> msq.transform(X).shape, msq.bits_per_sample_
+    ((300, 21), 84.0)
+    >>> coarse, middle, fine = msq.staged_score(X)
+    >>> coarse < middle < fine
+    True
+    >>> msq.next_scale_input(msq.transform(X)[:, :5]).shape
+    (300, 16, 1)
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "map_shape": ["array-like", None],
+        "scales": [StrOptions({"auto"}), "array-like"],
+        "n_codewords": [Interval(Integral, 1, None, closed="left")],
+        "n_smoothers": [Interval(Integral, 0, None, closed="left")],
+        "smoothing": [Interval(Real, 0, 1, closed="right")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "random_state": ["random_state"],
+        "backend": [StrOptions({"auto", "numpy"})],
+    }
+
+    def __init__(
+        self,
+        map_shape=None,
+        scales="auto",
+        n_codewords=256,
+        *,
+        n_smoothers=0,
+        smoothing=0.5,
+        max_iter=20,
+        tol=1e-3,
+        random_state=None,
+        backend="auto",
+    ):
+        self.map_shape = map_shape
+        self.scales = scales
+        self.n_codewords = n_codewords
+        self.n_smoothers = n_smoothers
+        self.smoothing = smoothing
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
+        self.backend = backend
+
+    # -- learning ------------------------------------------------------------------
+
+    def _fit(self, X, weights):
+        map_shape = _map_shape(self.map_shape, X.shape[1])
+        flat = len(map_shape) == 2
+        shape = (map_shape[0], 1, map_shape[1]) if flat else map_shape
+        grids = _grids(self.scales, shape[:2], flat=flat)
+        X, exponent = _at_ordinary_scale(X)
+        pyramid = Pyramid(
+            shape, grids, X.dtype, self._first_smoothing(shape, grids, flat)
+        )
+        if grids == [shape[:2]] and pyramid.smoothing is None:
+            learned = self._learn_tokens(X, weights, shape)
+        else:
+            learned = self._learn_scales(X, weights, pyramid)
+        self._table_ = learned.table
+        self._exponent_ = exponent
+        self._codebook_ = np.ldexp(learned.table, exponent)
+        self.kernels_ = None if learned.smoothing is None else learned.smoothing.kernels
+        self._pyramid_ = Pyramid(shape, grids, X.dtype, learned.smoothing)
+        self.map_shape_ = map_shape
+        self.scales_ = tuple(h for h, _ in grids) if flat else tuple(grids)
+        self.n_iter_ = learned.n_iter
+        n_tokens = sum(h * w for h, w in grids)
+        self.codebook_sizes_ = (int(self.n_codewords),) * n_tokens
+
+    def _first_smoothing(self, shape, grids, flat: bool) -> Smoothing | None:
+        if self.n_smoothers == 0:
+            return None
+        kernels = identity_kernels(self.n_smoothers, shape[2], flat=flat)
+        of_scale = kernel_of_scales(self.n_smoothers, len(grids))
+        return Smoothing(kernels, of_scale, float(self.smoothing))
+
+    def _learn_tokens(self, X, weights, shape) -> learning.LearnedPyramid:
+        """Learn as the naive scheme does, from tokens."""
+        tokens = X.reshape(-1, shape[2])
+        if weights is not None:
+            weights = np.repeat(weights, shape[0] * shape[1])
+        vq = VectorQuantizer(
+            self.n_codewords,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            random_state=self.random_state,
+            backend=self.backend,
+        ).fit(tokens, sample_weight=weights)
+        return learning.LearnedPyramid(vq.codebooks_[0], None, vq.n_iter_)
+
+    def _learn_scales(self, X, weights, pyramid) -> learning.LearnedPyramid:
+        rng = check_random_state(self.random_state)
+        samples = learning.Samples(X, weights)
+        few = few_distinct(
+            X.reshape(-1, pyramid.n_channels), _FEW_TOKENS * self.n_codewords
+        )
+        if few is not None:
+            if len(few) < self.n_codewords:
+                warn(
+                    f"{len(few)} distinct tokens are fewer than n_codewords="
+                    f"{self.n_codewords}: the codebook has more rows than they need.",
+                    ConvergenceWarning,
+                )
+            table = learning.start_from_few(samples, pyramid, self.n_codewords, rng)
+            return learning.LearnedPyramid(table, pyramid.smoothing, 1)
+        table = learning.greedy_start(
+            samples, pyramid, self.n_codewords, "k-means++", rng
+        )
+        return learning.learn(
+            samples, pyramid, table, rng, max_iter=self.max_iter, tol=self.tol
+        )
+
+    # -- codes ---------------------------------------------------------------------
+
+    def _encode(self, X):
+        # In the dtype of the fit, whatever X's: of a chain of residuals each scale
+        # hears of the rounding of those before.
+        dtype = self._table_.dtype
+        X = np.ldexp(X, -self._exponent_).astype(dtype, copy=False)
+        return self._pyramid_.encode(X, self._table_)[0]
+
+    def _decode(self, codes):
+        return np.ldexp(self._pyramid_.decode(codes, self._table_), self._exponent_)
+
+    def _partial_sums(self, codes):
+        for total in self._pyramid_.partial_sums(codes, self._table_):
+            yield np.ldexp(total, self._exponent_)
+
+    def _decodable_widths(self):
+        return tuple(span.stop for span in self._pyramid_.columns())
+
+    def _codebooks(self):
+        return (self._codebook_,) * len(self.codebook_sizes_)
+
+    def next_scale_input(self, codes):
+        """Return what a generator sees that is to predict the codes of the next scale.
+
+        Parameters
+        ----------
+        codes : array-like of shape (n_samples, n_codes)
+            Codes of the first scales, not of all.
+
+        Returns
+        -------
+        tokens : ndarray of shape (n_samples, n_tokens, n_channels)
+            The reconstruction from these codes, averaged over the cells of the next
+            scale; tokens in C order.
+
+        Raises
+        ------
+        ValueError
+            If the codes are not those of whole scales, or of all, after which none
+            comes.
+        """
+        check_is_fitted(self)
+        widths = self._decodable_widths()
+        if len(widths) == 1:
+            raise ValueError(
+                f"{type(self).__name__} has the one scale {self.scales_}: there is no "
+                "next one."
+            )
+        codes = check_codes(self, codes, self.codebook_sizes_, widths[:-1])
+        scale = widths.index(codes.shape[1]) + 1
+        pyramid = self._pyramid_
+        maps = self._decode(codes).reshape(len(codes), *pyramid.map_shape)
+        with nearest.single_threaded_blas():
+            tokens = pyramid.shrink(maps, scale)
+        shape = len(codes), pyramid.n_tokens[scale], pyramid.n_channels
+        return tokens.reshape(shape)
+
+
+def _map_shape(map_shape, n_features: int) -> tuple[int, ...]:
+    """Return (height, width, channels) or (length, channels), checked."""
+    if map_shape is None:
+        return n_features, 1
+    sizes = list(map_shape)
+    whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in sizes)
+    if not whole or len(sizes) not in (2, 3) or min(sizes) < 1:
+        raise ValueError(
+            f"map_shape={map_shape!r}; expected (height, width, channels) or (length, "
+            "channels), integers of 1 or more."
+        )
+    if int(np.prod(sizes, dtype=np.int64)) != n_features:
+        raise ValueError(
+            f"map_shape={tuple(sizes)} holds {np.prod(sizes, dtype=np.int64)} numbers, "
+            f"but X has {n_features} features."
+        )
+    return tuple(int(size) for size in sizes)
+
+
+def _grids(scales, size, *, flat: bool) -> list[tuple[int, int]]:
+    """Return (h, w) of each scale, checked; sequences have a width of 1."""
+    height, width = size
+    if isinstance(scales, str):
+        powers = [2**k for k in range(max(size).bit_length()) if 2**k < max(size)]
+        return [(min(p, height), min(p, width)) for p in powers] + [(height, width)]
+    grids: list[tuple[int, int]] = []
+    for scale in scales:
+        grid = _grid(scale, flat)
+        if grid is None:
+            raise ValueError(
+                f"scales holds {scale!r}; expected integers of 1 or more, or pairs of "
+                "them."
+            )
+        if grid[0] > height or grid[1] > width:
+            raise ValueError(
+                f"scales holds {scale!r}, more than the map's own {height} x {width}."
+            )
+        if grids and (grid[0] < grids[-1][0] or grid[1] < grids[-1][1]):
+            raise ValueError(
+                f"scales={scales!r} must go from coarse to fine, but {scale!r} is "
+                "smaller than the one before."
+            )
+        grids.append(grid)
+    if not grids:
+        raise ValueError("scales is empty; expected at least one.")
+    return grids
+
+
+def _grid(scale, flat: bool) -> tuple[int, int] | None:
+    """Return (h, w) of an int or a pair; None if it is neither."""
+    pair = (scale, 1 if flat else scale) if np.ndim(scale) == 0 else tuple(scale)
+    if len(pair) != 2 or any(isinstance(n, bool) for n in pair):
+        return None
+    if not all(isinstance(n, Integral) and int(n) >= 1 for n in pair):
+        return None
+    return int(pair[0]), int(pair[1])
+
+
+def _at_ordinary_scale(X) -> tuple[np.ndarray, int]:
+    """Return X times a power of two, if its squares would leave the dtype."""
+    limits = np.finfo(X.dtype)
+    exponent = int(np.frexp(np.abs(X).max(initial=0.0))[1])
+    if exponent >= limits.maxexp - 2:
+        raise ValueError(
+            f"X has values up to {np.abs(X).max():.3g}, too large for interpolation "
+            f"in {X.dtype}: scale it."
+        )
+    if abs(exponent) <= limits.maxexp // 4:
+        return X, 0
+    return np.ldexp(X, -exponent), exponent

@@ -1,0 +1,634 @@
+"""The residual scheme: each table quantizes what those before it have left."""
+
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from numbers import Integral
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+
+from skvq import nearest
+from skvq._compat import HasMethods, Interval, StrOptions
+from skvq.codes import smallest_dtype
+from skvq.learning import joint
+from skvq.learning.initialise import few_distinct
+from skvq.parts import make_parts, shallow_copy
+from skvq.staged import StagedQuantizer
+from skvq.vector import VectorQuantizer
+
+# Partial sums of each sample whose residuals train the next stage, at least.
+_TRAINING_BEAM = 5
+# A stage learns from as many residuals as there are samples, or from so many.
+_MIN_TRAINING_ROWS = 131_072
+# Elements of a tile of the search over parts that are not single tables.
+_TILE_ELEMENTS = 2**20
+
+
+class ResidualQuantizer(StagedQuantizer):
+    r"""Quantize, then quantize what is left, and so on; add the codewords up.
+
+    The residual scheme: :math:`r_0 = x`, :math:`\bar x_j = f(r_{j-1}, W_j)`,
+    :math:`r_j = r_{j-1} - \bar x_j`; the reconstruction is
+    :math:`\sum_j \bar x_j`.  Every table spans all features, so that dependence between
+    any of them is used, and every prefix of a code is a coarser code.
+
+    Parameters
+    ----------
+    n_stages : int, default=4
+        M, the number of stages.
+    n_codewords : int or sequence of int, default=None
+        Codewords of every table, or of each; set on the clones of `quantizer`.  None:
+        as they have it (256 for the default).
+    quantizer : quantizer, default=None
+        Quantizer of a stage, cloned for each; None:
+        ``VectorQuantizer(init="progressive", tol=3e-4)``.
+    share_codebook : bool, default=False
+        Whether one table serves all stages, learned from the residuals of all of them.
+        Its first codeword is zero, so that no stage raises the error.
+    beam_size : int, default=1
+        Partial sums of each sample that are kept from stage to stage, when encoding and
+        in `fit`; may be changed later by `set_params`.  One is the greedy search.
+    stage_weights : array-like of shape (n_stages,), default=None
+        Weights of the errors of the partial sums in the loss; the last one positive.
+        None: only the last error counts.  Needs ``n_refine > 0`` or ``beam_size > 1``.
+    n_refine : int, default=0
+        Largest number of rounds in which all samples are encoded and all tables solved
+        for at once, by least squares.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the parts, and chooses the samples that stages learn from; None: the parts
+        keep their own.
+    backend : {"auto", "numpy"}, default="auto"
+        Where distances are computed; "auto": the parts keep their own.
+
+    Attributes
+    ----------
+    codebooks_ : tuple of ndarray of shape (V_j, n_features)
+        The tables W_1..W_M; with `share_codebook`, the same one M times.
+    codebook_sizes_ : tuple of int
+        V_1..V_M.
+    bits_per_sample_ : float
+        Sum of log2 V_j.
+    quantizers_ : list of quantizers
+        The fitted stages.
+    distortion_ : float
+        Mean squared distance of the training samples from their reconstructions.
+    n_features_in_ : int
+        Number of features.
+
+    See Also
+    --------
+    ProductQuantizer : A table for each slice of the features; encodes faster.
+
+    Notes
+    -----
+    `fit` trains a stage on the residuals of the 5 best partial sums of each sample, or
+    of `beam_size` if that is more, where the stages can be searched by beam.
+
+    References
+    ----------
+    Juang and Gray (1982), "Multiple stage vector quantization for speech coding",
+    ICASSP.
+    Chen, Guan and Wang (2010), "Approximate nearest neighbor search by residual vector
+    quantization", Sensors 10(12).
+    Babenko and Lempitsky (2014), "Additive quantization for extreme vector
+    compression", CVPR, for the joint least squares.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import ResidualQuantizer
+    >>> X = np.random.default_rng(0).normal(size=(1000, 8))
+    >>> rq = ResidualQuantizer(n_stages=3, n_codewords=16, random_state=0).fit(X)
+    >>> codes = rq.transform(X)
+    >>> codes.shape, rq.bits_per_sample_
+    ((1000, 3), 12.0)
+    >>> rq.inverse_transform(codes[:, :2]).shape
+    (1000, 8)
+    >>> scores = list(rq.staged_score(X))
+    >>> scores == sorted(scores)
+    True
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "n_stages": [Interval(Integral, 1, None, closed="left")],
+        "n_codewords": [
+            Interval(Integral, 1, None, closed="left"),
+            "array-like",
+            None,
+        ],
+        "quantizer": [HasMethods(["fit", "transform", "inverse_transform"]), None],
+        "share_codebook": ["boolean"],
+        "beam_size": [Interval(Integral, 1, None, closed="left")],
+        "stage_weights": ["array-like", None],
+        "n_refine": [Interval(Integral, 0, None, closed="left")],
+        "random_state": ["random_state"],
+        "backend": [StrOptions({"auto", "numpy"})],
+    }
+
+    def __init__(
+        self,
+        n_stages=4,
+        n_codewords=None,
+        *,
+        quantizer=None,
+        share_codebook=False,
+        beam_size=1,
+        stage_weights=None,
+        n_refine=0,
+        random_state=None,
+        backend="auto",
+    ):
+        self.n_stages = n_stages
+        self.n_codewords = n_codewords
+        self.quantizer = quantizer
+        self.share_codebook = share_codebook
+        self.beam_size = beam_size
+        self.stage_weights = stage_weights
+        self.n_refine = n_refine
+        self.random_state = random_state
+        self.backend = backend
+
+    # -- learning ------------------------------------------------------------------
+
+    def _fit(self, X, weights):
+        self._check_parts()
+        rng = check_random_state(self.random_state)
+        parts = self._learn(X, weights, rng)
+        if self.n_refine > 0:
+            parts = self._refine(parts, X, weights, rng)
+        self._assign(parts)
+
+    def _learn(self, X, weights, rng) -> list:
+        if self.share_codebook:
+            return self._fit_shared(X, weights, rng)
+        parts = self._new_parts(self.n_stages, self.n_codewords)
+        return self._fit_stages(parts, X, weights, rng)
+
+    def _partial_fit(self, X, weights):
+        self._check_parts()
+        if self.__sklearn_is_fitted__():
+            parts = [shallow_copy(part) for part in self.quantizers_]
+        else:
+            parts = self._new_parts(self.n_stages, self.n_codewords)
+        rest = X
+        for part in parts:
+            part.partial_fit(rest, sample_weight=weights)
+            rest = rest - part._decode(part._encode(rest).astype(np.intp, copy=False))
+        self._assign(parts)
+
+    def _fit_stages(self, parts, X, weights, rng) -> list:
+        """Fit one stage after the other on residuals of the beam."""
+        beam = 1
+        if self._template()._can_encode_best():
+            beam = max(self.beam_size, _TRAINING_BEAM)
+        greedy = X if self.beam_size == 1 and beam > 1 else None
+        codes = np.empty((len(X), 1, 0), dtype=np.uint8)
+        for j, part in enumerate(parts):
+            rows, sums = _choose_sums(codes.shape[:2], rng)
+            rest = _residuals(parts[:j], X, codes, rows, sums)
+            part.fit(rest, sample_weight=None if weights is None else weights[rows])
+            if greedy is not None:
+                greedy = _never_worse(part, greedy, weights)
+            if j < len(parts) - 1:
+                codes, _ = _search(
+                    parts[: j + 1], X, beam, n_best=beam, begin=codes, errors=False
+                )
+        return parts
+
+    def _fit_shared(self, X, weights, rng) -> list:
+        """Learn one table from all stages.
+
+        The union of small tables, one for each stage, in which one codeword is zero, is
+        a table that serves all of them; least squares on the sums makes it a good one.
+        K-means on the residuals of all stages together would not: what serves the first
+        stage best raises the error of the last.
+        """
+        (part,) = self._new_parts(1, self._shared_size())
+        size = part.n_codewords
+        # One codeword is the zero, where there is more than one.
+        n_learned = max(1, size - 1)
+        zero = np.zeros((size - n_learned, X.shape[1]), dtype=X.dtype)
+        if few_distinct(X, size) is not None:
+            # The samples themselves, and a warning.
+            (_, table), *_ = part.fit(X, sample_weight=weights)._free_tables()
+            table = np.concatenate([zero, table[:n_learned]])
+            return [part._with_tables([table])] * self.n_stages
+        n_small = min(n_learned, self.n_stages)
+        sizes = [len(some) for some in np.array_split(np.arange(n_learned), n_small)]
+        small = self._fit_stages(self._new_parts(n_small, sizes), X, weights, rng)
+        tables = [table for one in small for _, table in one._free_tables()]
+        table = np.concatenate([zero, *tables])
+        table = joint.share(
+            X,
+            weights,
+            table,
+            self.n_stages,
+            self._encode_under([small[0]] * self.n_stages, shared=True),
+            np.arange(size) < len(zero),
+        )
+        fitted = small[0]._with_tables([table]).set_params(n_codewords=size)
+        return [fitted] * self.n_stages
+
+    def _refine(self, parts, X, weights, rng) -> list:
+        """Solve for all tables at once, round by round.
+
+        How far the samples can be trusted is found out on some that a second model has
+        never seen: tables that have seen them would look better than they are.
+        """
+        rows, held = joint.split(len(X), rng)
+        if len(held) == 0:
+            return parts
+        trial_weights, held_weights = (
+            None if weights is None else weights[some] for some in (rows, held)
+        )
+        with warnings.catch_warnings():
+            # The model that is kept has given them.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            trial = self._learn(X[rows], trial_weights, rng)
+        problem, tables = self._problem(trial)
+        strengths = joint.choose_strengths(
+            X[rows],
+            trial_weights,
+            tables,
+            problem,
+            X[held],
+            held_weights,
+            self.n_refine,
+        )
+        problem, tables = self._problem(parts)
+        tables = joint.refine(X, weights, tables, problem, strengths)
+        return _unstack(parts, problem.blocks, tables, self.share_codebook)
+
+    def _problem(self, parts) -> tuple[joint.Problem, list[np.ndarray]]:
+        shared = self.share_codebook
+        blocks = _blocks(parts, shared)
+        tables = _stack(parts, blocks, shared)
+        pinned = shared and len(tables[0]) > 1
+        problem = joint.Problem(
+            blocks,
+            self._encode_under(parts, shared=shared),
+            self._checked_weights(),
+            np.arange(len(tables[0])) < 1 if pinned else None,
+        )
+        return problem, tables
+
+    def _encode_under(self, parts, *, shared):
+        """Return the function that gives codes and losses of rows under tables."""
+        blocks = _blocks(parts, shared)
+        weights = self._checked_weights()
+
+        def encode(X, tables):
+            now = _unstack(parts, blocks, tables, shared)
+            codes, errors = _search(now, X, self.beam_size, stage_weights=weights)
+            return codes[:, 0], errors[:, 0]
+
+        return encode
+
+    def _assign(self, parts) -> None:
+        self.quantizers_ = parts
+        sizes = [size for part in parts for size in part.codebook_sizes_]
+        self.codebook_sizes_ = tuple(sizes)
+
+    # -- parameters ----------------------------------------------------------------
+
+    def _template(self):
+        if self.quantizer is None:
+            return VectorQuantizer(init="progressive", tol=3e-4)
+        return self.quantizer
+
+    def _new_parts(self, n_parts, sizes) -> list:
+        return make_parts(
+            self._template(),
+            n_parts,
+            n_codewords=sizes,
+            random_state=self.random_state,
+            backend=self.backend,
+        )
+
+    def _shared_size(self):
+        """Return the one n_codewords that a shared table may have, or None."""
+        sizes = self.n_codewords
+        if sizes is None or isinstance(sizes, Integral):
+            return sizes
+        sizes = list(sizes)
+        if len(sizes) != self.n_stages or len(set(sizes)) > 1:
+            raise ValueError(
+                f"share_codebook=True takes one n_codewords for all {self.n_stages} "
+                f"stages; got {sizes}."
+            )
+        return sizes[0]
+
+    def _check_parts(self) -> None:
+        """Raise if the parameters do not go together."""
+        part = self._template()
+        name = type(part).__name__
+        self._check_beam(part)
+        if self.n_refine > 0 and not part._has_free_tables():
+            raise ValueError(
+                f"n_refine={self.n_refine} needs stages whose tables are free to move: "
+                "learned ones under metric='sqeuclidean', or products of them; "
+                f"quantizer={part!r} has others. Use n_refine=0."
+            )
+        if self.share_codebook and not (
+            isinstance(part, VectorQuantizer) and part._has_free_tables()
+        ):
+            raise ValueError(
+                "share_codebook=True takes a VectorQuantizer that learns under "
+                f"metric='sqeuclidean' as quantizer; got {name}: {part!r}."
+            )
+        if self._checked_weights() is None:
+            return
+        if self.n_refine == 0 and self.beam_size == 1:
+            raise ValueError(
+                "stage_weights would do nothing with n_refine=0 and beam_size=1: raise "
+                "one of the two, or use stage_weights=None."
+            )
+
+    def _check_beam(self, part) -> None:
+        if self.beam_size > 1 and not part._can_encode_best():
+            raise ValueError(
+                f"beam_size={self.beam_size} needs stages that find several codes for "
+                "a sample: VectorQuantizer under metric='sqeuclidean', and products or "
+                f"residuals of it; quantizer={part!r} finds one. Use beam_size=1."
+            )
+
+    def _checked_weights(self) -> np.ndarray | None:
+        if self.stage_weights is None:
+            return None
+        weights = np.asarray(self.stage_weights, dtype=np.float64)
+        valid = weights.shape == (self.n_stages,) and np.isfinite(weights).all()
+        if not valid or (weights < 0).any() or weights[-1] <= 0:
+            raise ValueError(
+                f"stage_weights={self.stage_weights!r}; expected n_stages="
+                f"{self.n_stages} finite numbers of zero or more, the last one "
+                "positive."
+            )
+        return weights
+
+    def _can_partial_fit(self):
+        return (
+            not self.share_codebook
+            and self.n_refine == 0
+            and hasattr(self._template(), "partial_fit")
+        )
+
+    def _why_no_partial_fit(self):
+        if self.share_codebook:
+            return "share_codebook=True learns from all samples at once."
+        if self.n_refine > 0:
+            return f"n_refine={self.n_refine} encodes all samples again."
+        return f"its part, {self._template()!r}, has none."
+
+    # -- codes ---------------------------------------------------------------------
+
+    def _encode(self, X):
+        self._check_beam(self.quantizers_[0])
+        codes, _ = _search(
+            self.quantizers_,
+            X,
+            self.beam_size,
+            stage_weights=self._checked_weights(),
+            errors=False,
+        )
+        return self._in_order(codes)[:, 0]
+
+    def _decode(self, codes):
+        return _last(_partial_sums(self.quantizers_, codes))
+
+    def _decodable_widths(self):
+        return tuple(np.cumsum(_code_widths(self.quantizers_)).tolist())
+
+    def _codebooks(self):
+        return tuple(table for part in self.quantizers_ for table in part.codebooks_)
+
+    def _can_encode_best(self):
+        return self._template()._can_encode_best()
+
+    def _encode_best(self, X, n_best):
+        codes, _ = _search(
+            self.quantizers_,
+            X,
+            max(self.beam_size, n_best),
+            n_best=n_best,
+            stage_weights=self._checked_weights(),
+            errors=False,
+        )
+        return self._in_order(codes)
+
+    def _in_order(self, codes):
+        """Put codes of a shared table in one order, where it does not count.
+
+        Every order of the same codewords has the same sum, and a beam would return
+        whichever rounding favours.  Large codewords first, so that prefixes are coarse.
+        """
+        weighted = self.stage_weights is not None
+        if not self.share_codebook or self.beam_size == codes.shape[1] == 1 or weighted:
+            return codes
+        table = self.quantizers_[0].codebooks_[0].astype(np.float64)
+        by_size = np.argsort(-np.linalg.norm(table, axis=1), kind="stable")
+        rank = np.argsort(by_size, kind="stable")
+        return by_size[np.sort(rank[codes.astype(np.intp, copy=False)], axis=2)]
+
+    def _partial_sums(self, codes):
+        return _partial_sums(self.quantizers_, codes)
+
+
+# -- the search ------------------------------------------------------------------------
+
+
+def _search(
+    parts: Sequence,
+    X: np.ndarray,
+    beam_size: int,
+    *,
+    n_best: int = 1,
+    begin: np.ndarray | None = None,
+    stage_weights=None,
+    errors: bool = True,
+):
+    """Find codes by beam, as `nearest.nearest_best`, with any quantizers as stages."""
+    dtype = smallest_dtype(max(size for part in parts for size in part.codebook_sizes_))
+    tables = [_searched_table(part) for part in parts]
+    if all(table is not None for table in tables):
+        return nearest.nearest_best(
+            X,
+            tables,
+            beam_size,
+            n_best=n_best,
+            begin=begin,
+            stage_weights=stage_weights,
+            return_distances=errors,
+            dtype=dtype,
+        )
+    if begin is None:
+        begin = np.empty((len(X), 1, 0), dtype=dtype)
+    widths = [beam_size] * (len(parts) - 1) + [n_best]
+    weights = np.zeros(len(parts))
+    weights[-1] = 1.0
+    if stage_weights is not None:
+        weights = np.asarray(stage_weights)
+    tile = max(1, _TILE_ELEMENTS // (X.shape[1] * max(beam_size, n_best) ** 2))
+    found = [
+        _search_tile(parts, X[rows], begin[rows], widths, weights)
+        for rows in (slice(low, low + tile) for low in range(0, len(X), tile))
+    ]
+    codes = np.concatenate([one for one, _ in found]).astype(dtype, copy=False)
+    return codes, np.concatenate([one for _, one in found])
+
+
+def _searched_table(part):
+    """Return the one table that codes of the part are an argmin over, if it is so."""
+    if isinstance(part, VectorQuantizer) and part.metric == "sqeuclidean":
+        return part.codebooks_[0]
+    return None
+
+
+def _search_tile(parts, X, codes, widths, weights):
+    """Search in a few rows; return their codes and the losses of these."""
+    n, d = X.shape
+    ahead = np.append(np.cumsum(weights[::-1])[::-1][1:], 0.0)
+    n_sums, n_begun = codes.shape[1:]
+    rest = np.repeat(X[:, None], n_sums, axis=1)
+    loss = np.zeros((n, n_sums))
+    for j, part in enumerate(parts):
+        width = len(part.codebook_sizes_)
+        if n_begun > 0:
+            own = codes[:, :, sum(_code_widths(parts[:j])) :][:, :, :width]
+            rest = rest - _decode_sums(part, own)
+            loss += weights[j] * _norms(rest)
+            n_begun -= width
+            continue
+        flat = rest.reshape(-1, d)
+        if rest.shape[1] == widths[j] == 1:
+            own = part._encode(flat)[:, None, None]
+        else:
+            own = part._encode_best(flat, widths[j]).reshape(
+                n, rest.shape[1], -1, width
+            )
+        n_sums, n_found = own.shape[1:3]
+        own = own.reshape(n, n_sums * n_found, width).astype(np.intp, copy=False)
+        rest = np.repeat(rest, n_found, axis=1) - _decode_sums(part, own)
+        codes = np.concatenate([np.repeat(codes, n_found, axis=1), own], axis=2)
+        loss = np.repeat(loss, n_found, axis=1)
+        norms = _norms(rest)
+        # What this error costs now and, if nothing were to improve, in stages to come.
+        costs = loss + (weights[j] + ahead[j]) * norms
+        best = np.argsort(costs, axis=1, kind="stable")[:, : widths[j]]
+        loss = np.take_along_axis(loss + weights[j] * norms, best, axis=1)
+        rest = np.take_along_axis(rest, best[:, :, None], axis=1)
+        codes = np.take_along_axis(codes, best[:, :, None], axis=1)
+    return codes, loss
+
+
+def _decode_sums(part, codes) -> np.ndarray:
+    """Decode codes (n_samples, n_sums, n_codes) of one part."""
+    flat = codes.reshape(-1, codes.shape[2]).astype(np.intp, copy=False)
+    return part._decode(flat).reshape(*codes.shape[:2], -1)
+
+
+def _norms(rest) -> np.ndarray:
+    return np.einsum("ijk,ijk->ij", rest, rest, dtype=np.float64)
+
+
+def _code_widths(parts) -> list[int]:
+    return [len(part.codebook_sizes_) for part in parts]
+
+
+def _last(arrays: Iterator[np.ndarray]) -> np.ndarray:
+    (last,) = deque(arrays, maxlen=1)
+    return last
+
+
+def _partial_sums(parts, codes) -> Iterator[np.ndarray]:
+    """Yield the sums of the codewords of one part, two parts, and so on."""
+    total, column = None, 0
+    for part in parts:
+        if column == codes.shape[1]:
+            return
+        width = len(part.codebook_sizes_)
+        decoded = part._decode(codes[:, column : column + width])
+        total = decoded if total is None else total + decoded
+        column += width
+        yield total
+
+
+# -- what stages learn from ------------------------------------------------------------
+
+
+def _choose_sums(shape, rng) -> tuple[np.ndarray, np.ndarray]:
+    """Choose partial sums to learn from: rows of X, and places in their beams."""
+    n_rows, n_sums = shape
+    size = n_rows * n_sums
+    most = max(n_rows, _MIN_TRAINING_ROWS)
+    chosen = np.arange(size)
+    if size > most:
+        chosen = np.sort(rng.choice(size, most, replace=False))
+    return np.divmod(chosen, n_sums)
+
+
+def _residuals(parts, X, codes, rows, sums) -> np.ndarray:
+    rest = X[rows]
+    if not parts:
+        return rest
+    return rest - _last(_partial_sums(parts, codes[rows, sums].astype(np.intp)))
+
+
+def _never_worse(part, rest, weights) -> np.ndarray:
+    """Subtract the codewords of greedy residuals; fit the part on them if that is bad.
+
+    A stage that learned from a beam may raise the error of the one residual that the
+    greedy search keeps, in data of a few samples.
+    """
+    before = _mean_square(rest, weights)
+    after = rest - part._decode(part._encode(rest).astype(np.intp, copy=False))
+    if _mean_square(after, weights) > before:
+        part.fit(rest, sample_weight=weights)
+        after = rest - part._decode(part._encode(rest).astype(np.intp, copy=False))
+    return after
+
+
+def _mean_square(rest, weights) -> float:
+    squares = np.einsum("ij,ij->i", rest, rest, dtype=np.float64)
+    return float(np.average(squares, weights=weights))
+
+
+# -- tables in and out of the parts ----------------------------------------------------
+
+
+def _blocks(parts, shared: bool) -> list[joint.Block]:
+    """Group the tables of all stages by the features that they span."""
+    stages = [part._free_tables() for part in parts]
+    width = len(stages[0])
+    blocks = []
+    for k, (features, _) in enumerate(stages[0]):
+        sizes = [len(stage[k][1]) for stage in stages]
+        starts = np.cumsum([0, *sizes[:-1]]).tolist()
+        columns = [j * width + k for j in range(len(stages))]
+        if shared:
+            starts = [0] * len(stages)
+        blocks.append(joint.Block(features, columns, starts, sizes))
+    return blocks
+
+
+def _stack(parts, blocks, shared: bool) -> list[np.ndarray]:
+    stages = [part._free_tables() for part in parts[: 1 if shared else None]]
+    return [
+        np.concatenate([stage[k][1] for stage in stages]) for k in range(len(blocks))
+    ]
+
+
+def _unstack(parts, blocks, tables, shared: bool) -> list:
+    """Return copies of the parts with the tables that `_stack` would give."""
+    if shared:
+        return [parts[0]._with_tables(tables)] * len(parts)
+    return [
+        part._with_tables(
+            [
+                table[block.starts[j] : block.starts[j] + block.sizes[j]]
+                for block, table in zip(blocks, tables, strict=True)
+            ]
+        )
+        for j, part in enumerate(parts)
+    ]

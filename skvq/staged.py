@@ -1,0 +1,80 @@
+"""What schemes have in common whose reconstruction is a sum that grows by stages."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from skvq import nearest
+from skvq._validation import (
+    check_codes,
+    check_samples,
+    check_weights,
+    drop_zero_weights,
+)
+from skvq.base import BaseQuantizer, _row_blocks
+
+
+class StagedQuantizer(BaseQuantizer):
+    """Partial sums as results of their own: one model gives a rate-distortion curve.
+
+    A scheme writes the hook `_partial_sums(codes)`, which yields the reconstruction
+    after each stage that the code columns hold, and `_decodable_widths()`.
+    """
+
+    @abstractmethod
+    def _partial_sums(self, codes: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the reconstruction (n_samples, n_features) after each stage."""
+
+    def staged_inverse_transform(self, codes):
+        """Decode codes stage by stage.
+
+        Parameters
+        ----------
+        codes : array-like of shape (n_samples, n_codes)
+            Codes as `transform` gives them, or their first columns, whole stages.
+
+        Yields
+        ------
+        X_quant : ndarray of shape (n_samples, n_features)
+            The sum of the codewords up to each stage.
+        """
+        check_is_fitted(self)
+        widths = self._decodable_widths()
+        codes = check_codes(self, codes, self.codebook_sizes_, widths)
+        yield from self._partial_sums(codes)
+
+    def staged_score(self, X, y=None, sample_weight=None):
+        """Score the partial sums: the rate-distortion curve of one fitted model.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), optional
+            Weights of the samples.
+
+        Yields
+        ------
+        score : float
+            For each stage, minus the mean squared distance of the samples from the sum
+            of the codewords up to it.  The codes are those of all stages, so that a
+            beam may leave an early stage worse than a search of its own would.
+        """
+        check_is_fitted(self)
+        X = check_samples(self, X, reset=False)
+        weights = check_weights(sample_weight, X)
+        X, weights = drop_zero_weights(X, weights)
+        totals = np.zeros(len(self._decodable_widths()))
+        for rows, block in _row_blocks(X):
+            codes = self._encode(block).astype(np.intp, copy=False)
+            for stage, decoded in enumerate(self._partial_sums(codes)):
+                found = nearest.paired(block, decoded)
+                share = found.sum() if weights is None else found @ weights[rows]
+                totals[stage] += share
+        count = len(X) if weights is None else weights.sum()
+        for total in totals:
+            yield -float(total / count)
