@@ -414,6 +414,8 @@ def fake_cupy(monkeypatch):
     def install(n_devices):
         module = types.ModuleType("cupy")
         module.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
+        # Whoever asks whether an array is one of CuPy's looks for its class.
+        module.ndarray = module.generic = type("ndarray", (), {})
         module.cuda = types.SimpleNamespace(
             runtime=types.SimpleNamespace(getDeviceCount=lambda: n_devices)
         )
