@@ -387,7 +387,7 @@ def _smallest_by_bound(scores: np.ndarray, k: int) -> np.ndarray:
     minima = minima.min(axis=1) if group > 1 else scores.copy()
     minima.partition(k - 1, axis=1)
     bound = minima[:, k - 1]
-    flat = _where_few(scores <= bound[:, None])
+    flat = np.flatnonzero(scores <= bound[:, None])
     rows = flat // size
     starts = np.searchsorted(rows, np.arange(n + 1))
     counts = np.diff(starts)
@@ -398,13 +398,3 @@ def _smallest_by_bound(scores: np.ndarray, k: int) -> np.ndarray:
     where[rows, place] = flat - rows * size
     order = np.argsort(values, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(where, order, axis=1)
-
-
-def _where_few(mask: np.ndarray) -> np.ndarray:
-    """Flat indices of the few that are true, found eight bytes at a time."""
-    if mask.size % 8:
-        return np.flatnonzero(mask)
-    octets = mask.reshape(-1, 8)
-    words = np.flatnonzero(octets.view(np.uint64))
-    inside = np.flatnonzero(octets[words])
-    return 8 * words[inside >> 3] + (inside & 7)
