@@ -82,3 +82,154 @@ def stop_gradient(array: Any) -> Any:
 
         return jax.lax.stop_gradient(array)
     return array
+
+
+# -- arrays of other libraries, and NumPy's --------------------------------------------
+
+
+def is_foreign(array: Any) -> bool:
+    """Whether this is an array of another library than NumPy."""
+    # NumPy's own arrays, lists and dataframes leave by the first doors.
+    if isinstance(array, np.ndarray | np.generic | list | tuple):
+        return False
+    if hasattr(array, "__array_namespace__"):
+        return True
+    return _compat is not None and _compat.is_array_api_obj(array)
+
+
+def library_name(array: Any) -> str:
+    """Return the name under which the library of an array is imported."""
+    if not is_foreign(array):
+        return "numpy"
+    # array-api-compat wraps namespaces in modules of its own.
+    return array_namespace(array).__name__.split("array_api_compat.")[-1]
+
+
+def import_namespace(name: str) -> Any:
+    """Return a namespace by the name of its library; None if there is no such thing.
+
+    A library that is installed but has no device to work on counts as missing.
+    """
+    try:
+        return array_namespace(importlib.import_module(name).asarray(0))
+    except Exception:
+        # What a library raises when it finds no driver is its own invention.
+        return None
+
+
+def device_of(array: Any) -> Any:
+    """Return the device of an array of another library."""
+    return array.device if _compat is None else _compat.device(array)
+
+
+def numpy_dtype(array: Any) -> np.dtype:
+    """Return NumPy's dtype of the same name as an array's; float32 for bfloat16."""
+    name = str(array.dtype).rpartition(".")[2]
+    return np.dtype(np.float32 if name == "bfloat16" else name)
+
+
+def to_host(array: Any) -> np.ndarray:
+    """Return any array as one of NumPy, itself if it is one."""
+    if not is_foreign(array):
+        return np.asarray(array)
+    if hasattr(array, "detach"):
+        return array.detach().cpu().numpy()
+    if hasattr(array, "get"):
+        return array.get()
+    try:
+        return np.asarray(array)
+    except (TypeError, RuntimeError, ValueError):
+        return np.asarray(array.to_device(_host_device(array)))
+
+
+def _host_device(array: Any) -> Any:
+    """Return the host as a device of the array's library."""
+    xp = array_namespace(array)
+    return xp.Device("CPU_DEVICE") if hasattr(xp, "Device") else "cpu"
+
+
+def like(array: Any, other: Any, dtype: Any = None) -> Any:
+    """Return an array, of any library, in the library and on the device of another."""
+    if not is_foreign(other):
+        return np.asarray(to_host(array), dtype=dtype)
+    xp, device = array_namespace(other), device_of(other)
+    if is_foreign(array) and library_name(array) == library_name(other):
+        same = device_of(array) == device
+        array = array if same else _compat.to_device(array, device)
+    else:
+        array = send(xp, to_host(array), device)
+    return array if dtype is None else astype(xp, array, dtype)
+
+
+def send(xp: Any, array: np.ndarray, device: Any) -> Any:
+    """Return a NumPy array as one of another library; None: its default device."""
+    # A copy of its own, since some libraries would share the memory, and complain if
+    # it may not be written.
+    return xp.asarray(np.array(array, order="C"), device=device)
+
+
+def take_rows(array: Any, rows: Any) -> Any:
+    """Return rows of an array of any library, by indices of any library."""
+    if not is_foreign(array):
+        return array[rows]
+    return array_namespace(array).take(array, like(rows, array), axis=0)
+
+
+def join_columns(arrays: list[Any]) -> Any:
+    """Put arrays of one library beside each other."""
+    if not is_foreign(arrays[0]):
+        return np.hstack(arrays)
+    return concat(array_namespace(arrays[0]), arrays, axis=1)
+
+
+def total(values: Any, weights: Any = None) -> float:
+    """Return the weighted sum of a vector of any library."""
+    if not is_foreign(values):
+        return float(values.sum() if weights is None else values @ weights)
+    xp = array_namespace(values)
+    return float(xp.sum(values if weights is None else values * like(weights, values)))
+
+
+def average(values: Any, weights: Any = None) -> float:
+    """Return the weighted mean of a vector of any library."""
+    if not is_foreign(values):
+        return float(np.average(values, weights=weights))
+    sum_of_weights = values.shape[0] if weights is None else total(weights)
+    return total(values, weights) / sum_of_weights
+
+
+def largest_magnitude(array: Any) -> float:
+    """Return the largest |entry| of an array of any library; 0 if it is empty."""
+    if not is_foreign(array):
+        return float(np.abs(array).max(initial=0.0))
+    if 0 in array.shape:
+        return 0.0
+    xp = array_namespace(array)
+    # Not through xp.abs, which would take memory for another such array.
+    return max(float(xp.max(array)), -float(xp.min(array)))
+
+
+def unit_rows(array: Any) -> Any:
+    """Rows of another library's array divided by their norms; zero rows stay zero."""
+    xp = array_namespace(array)
+    largest = xp.max(xp.abs(array), axis=1, keepdims=True)
+    one = xp.ones_like(largest)
+    # Through the largest entry, so that neither tiny nor huge rows lose their norm.
+    scaled = array / xp.where(largest > 0, largest, one)
+    norms = xp.sqrt(xp.sum(scaled * scaled, axis=1, keepdims=True))
+    return scaled / xp.where(norms > 0, norms, one)
+
+
+def code_dtype(array: Any, dtype: np.dtype) -> Any:
+    """Return an unsigned dtype in the library of an array, to be that of codes.
+
+    Or the next wider signed one, where the library cannot compare or add in it: torch
+    has uint16 and uint32 by name only.
+    """
+    if not is_foreign(array):
+        return dtype
+    xp = array_namespace(array)
+    name = str(np.dtype(dtype))
+    if library_name(array) == "torch" or not hasattr(xp, name):
+        name = {"uint16": "int32", "uint32": "int64"}.get(name, name)
+    return getattr(xp, name)

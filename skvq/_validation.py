@@ -3,19 +3,35 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+from sklearn import get_config
 from sklearn.utils.validation import check_array, validate_data
 
+from skvq._array_api import (
+    array_namespace,
+    astype,
+    device_of,
+    is_foreign,
+    library_name,
+    like,
+    take_rows,
+    to_host,
+)
 from skvq._compat import _check_sample_weight
 
 
-def check_samples(estimator, X, *, reset: bool, min_samples: int = 1) -> np.ndarray:
+def check_samples(estimator, X, *, reset: bool, min_samples: int = 1) -> Any:
     """Validate X as scikit-learn does, but keep its dtype and its memory map.
 
     The estimators compute in row blocks, in the dtype that `nearest.compute_dtype`
     names; converting here would copy the whole of X.
     """
+    if is_foreign(X):
+        if is_followed(estimator, X):
+            return _check_foreign_samples(estimator, X, reset, min_samples)
+        X = _as_numpy(estimator, X)
     # The quick test for NaN is a sum, in which huge values of both signs cancel.
     with np.errstate(invalid="ignore"):
         X = validate_data(
@@ -32,10 +48,93 @@ def check_samples(estimator, X, *, reset: bool, min_samples: int = 1) -> np.ndar
     return X
 
 
-def check_weights(sample_weight, X) -> np.ndarray | None:
-    """Validate sample weights: finite, not negative, not all zero; float64 or None."""
+def is_followed(estimator, X) -> bool:
+    """Whether the answer to X is to be an array of the same library.
+
+    So it is for CuPy's arrays, which NumPy cannot read; for those of the library that
+    the estimator was fitted in; and for all others where the user has switched on
+    scikit-learn's ``array_api_dispatch``.  Without it, an array of, say, torch is what
+    NumPy makes of it, as everywhere in scikit-learn.
+    """
+    if not is_foreign(X) or not getattr(estimator, "_follows_namespace", False):
+        return False
+    known = ("cupy", vars(estimator).get("_namespace_"))
+    return get_config()["array_api_dispatch"] or library_name(X) in known
+
+
+def _as_numpy(estimator, X) -> np.ndarray:
+    try:
+        return np.asarray(X)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise TypeError(
+            f"{type(estimator).__name__} computes with NumPy, which cannot read X, an "
+            f"array of {library_name(X)}: copy it to the host."
+        ) from error
+
+
+def check_same_library(estimator, X, method: str) -> None:
+    """Raise if X is not an array of the library, on the device, of those of `fit`."""
+    fitted = vars(estimator).get("_namespace_", "numpy")
+    given = library_name(X) if is_followed(estimator, X) else "numpy"
+    places = "", ""
+    if fitted == given != "numpy":
+        places = f" on {estimator._device_}", f" on {device_of(X)}"
+    if fitted + places[0] != given + places[1]:
+        raise ValueError(
+            f"Inputs passed to {type(estimator).__name__}.{method}() must use the same "
+            "namespace and the same device as those passed to fit(). The estimator was "
+            f"fitted on arrays of {fitted}{places[0]}; X is one of {given}{places[1]}."
+        )
+
+
+def _check_foreign_samples(estimator, X, reset: bool, min_samples: int) -> Any:
+    """Validate as scikit-learn does, in its words, and on the device.
+
+    Not by `validate_data` alone, since that takes other libraries' arrays only while
+    dispatch is on, and CuPy's are to be taken always.
+    """
+    name = type(estimator).__name__
+    if X.ndim != 2:
+        raise ValueError(
+            f"Expected 2D array, got {X.ndim}D array instead: {name} takes X of shape "
+            "(n_samples, n_features)."
+        )
+    n_samples, n_features = X.shape
+    if n_samples < min_samples:
+        raise ValueError(
+            f"Found array with {n_samples} sample(s) (shape={tuple(X.shape)}) while a "
+            f"minimum of {min_samples} is required by {name}."
+        )
+    if n_features < 1:
+        raise ValueError(
+            f"Found array with {n_features} feature(s) (shape={tuple(X.shape)}) while "
+            f"a minimum of 1 is required by {name}."
+        )
+    xp = array_namespace(X)
+    if not any(xp.isdtype(X.dtype, k) for k in ("bool", "integral", "real floating")):
+        raise ValueError(f"X has dtype {X.dtype}; {name} takes real numbers.")
+    if xp.isdtype(X.dtype, "real floating") and not bool(xp.all(xp.isfinite(X))):
+        raise ValueError(
+            f"Input X contains NaN, infinity or a value too large for {X.dtype}."
+        )
+    validate_data(estimator, X, reset=reset, skip_check_array=True)
+    return X
+
+
+def check_weights(sample_weight, X) -> Any:
+    """Validate sample weights: finite, not negative, not all zero; float64 or None.
+
+    They are of the library of X; or come from another one, and go there.
+    """
     if sample_weight is None:
         return None
+    if is_foreign(X):
+        # A vector of the host is checked quickly, and its message names the entry.
+        host = to_host(sample_weight)
+        weights = check_weights(host, np.broadcast_to(np.float64(0), X.shape))
+        return like(weights, X)
+    if is_foreign(sample_weight):
+        sample_weight = to_host(sample_weight)
     weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
     negative = np.flatnonzero(weights < 0)
     if negative.size:
@@ -52,15 +151,21 @@ def check_weights(sample_weight, X) -> np.ndarray | None:
 
 def drop_zero_weights(X, weights):
     """Return X and weights without the rows that weigh nothing."""
-    if weights is None or weights.all():
+    if weights is None:
+        return X, weights
+    if is_foreign(X):
+        kept = to_host(weights) > 0
+        if kept.all():
+            return X, weights
+        rows = np.flatnonzero(kept)
+        return take_rows(X, rows), take_rows(weights, rows)
+    if weights.all():
         return X, weights
     kept = weights > 0
     return X[kept], weights[kept]
 
 
-def check_codes(
-    estimator, codes, sizes: Sequence[int], widths: Sequence[int]
-) -> np.ndarray:
+def check_codes(estimator, codes, sizes: Sequence[int], widths: Sequence[int]) -> Any:
     """Validate codes for decoding and return them as intp.
 
     Parameters
@@ -76,9 +181,15 @@ def check_codes(
 
     Returns
     -------
-    codes : ndarray of shape (n_samples, n_codes), dtype intp
+    codes : array of shape (n_samples, n_codes), dtype intp
+        NumPy's, or of the library that they came in, and then int64.
     """
     name = type(estimator).__name__
+    if is_foreign(codes):
+        if _valid_foreign_codes(codes, sizes, widths):
+            xp = array_namespace(codes)
+            return astype(xp, codes, xp.int64)
+        codes = to_host(codes)  # to say what is wrong
     codes = check_array(
         codes,
         dtype="numeric",
@@ -105,6 +216,24 @@ def check_codes(
             f"column {column} takes the integers 0 to {limits[column] - 1}."
         )
     return codes.astype(np.intp)
+
+
+def _valid_foreign_codes(codes, sizes: Sequence[int], widths: Sequence[int]) -> bool:
+    """Check codes on their device: of the right shape, and all in range."""
+    xp = array_namespace(codes)
+    if codes.ndim != 2 or codes.shape[1] not in widths:
+        return False
+    if not any(xp.isdtype(codes.dtype, kind) for kind in ("integral", "real floating")):
+        return False
+    found = codes
+    if xp.isdtype(codes.dtype, "integral"):
+        found = astype(xp, codes, xp.int64)
+    limits = like(np.asarray(sizes[: codes.shape[1]], dtype=np.int64), codes)
+    limits = astype(xp, limits, found.dtype)
+    valid = (found >= 0) & (found < limits[None, :])
+    if found is codes:
+        valid = valid & (codes == xp.floor(codes))
+    return bool(xp.all(valid))
 
 
 def warn(message: str, category: type[Warning]) -> None:

@@ -15,6 +15,11 @@ hook                      what a scheme does in it
 
 Hooks get floating arrays of the right width and never validate.  Fitted attributes,
 private ones too, end in an underscore: that is how a failed fit is undone.
+
+Everything follows X: of what library its array is, and on which device, of that are
+codes, reconstructions and fitted attributes.  A hook of a scheme that says so in
+`_follows_namespace` meets such arrays; what it assigns may be NumPy's, and is sent to
+the device here, when the fit is done.  Other schemes get what NumPy makes of X.
 """
 
 import logging
@@ -22,7 +27,8 @@ import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Self
+from contextlib import AbstractContextManager
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import (
@@ -35,12 +41,28 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
+from skvq._array_api import (
+    array_namespace,
+    astype,
+    code_dtype,
+    concat,
+    device_of,
+    import_namespace,
+    is_foreign,
+    library_name,
+    numpy_dtype,
+    send,
+    to_host,
+    total,
+)
 from skvq._compat import UNUSED, _fit_context
 from skvq._validation import (
     check_codes,
+    check_same_library,
     check_samples,
     check_weights,
     drop_zero_weights,
+    is_followed,
     unchanged_on_failure,
 )
 from skvq._version import __version__
@@ -52,6 +74,8 @@ logger = logging.getLogger("skvq")
 
 # Elements of a row block: bounds the memory of the conversions and of the hooks.
 _BLOCK_ELEMENTS = 2**22
+# The same on another library's device, where a call costs more and memory is not cache.
+_FOREIGN_BLOCK_ELEMENTS = 2**26
 
 
 def _learns_from_stream(estimator: "BaseQuantizer") -> bool:
@@ -79,6 +103,9 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     n_features_in_ : int
         Number of features seen in `fit`.
     """
+
+    # Whether the hooks take arrays of any library.
+    _follows_namespace = False
 
     # Codes are the method's data, not metadata to be routed.
     __metadata_request__inverse_transform = {"codes": UNUSED}  # noqa: RUF012
@@ -164,11 +191,12 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self : object
             The fitted quantizer.
         """
-        with unchanged_on_failure(self):
+        with unchanged_on_failure(self), self._computing():
             self._forget()
             X, weights = self._check_training(X, sample_weight, reset=True)
             began = time.perf_counter()
             self._fit(X, weights)
+            self._settle(X)
             if not hasattr(self, "distortion_"):
                 self.distortion_ = self._mean_distance(X, weights)
         logger.info(
@@ -202,12 +230,16 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self : object
             The quantizer after this batch.
         """
-        with unchanged_on_failure(self):
+        with unchanged_on_failure(self), self._computing():
             first = not self.__sklearn_is_fitted__()
+            if not first:
+                self._return_home()
+                check_same_library(self, X, "partial_fit")
             X, weights = self._check_training(X, sample_weight, reset=first, batch=True)
             if hasattr(self, "distortion_"):
                 del self.distortion_
             self._partial_fit(X, weights)
+            self._settle(X)
             if not hasattr(self, "distortion_"):
                 self.distortion_ = self._mean_distance(X, weights)
         return self
@@ -227,12 +259,17 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             They are names, not quantities: a model that is to learn from them takes
             `QuantizedFeatures` instead.
         """
-        check_is_fitted(self)
-        X = check_samples(self, X, reset=False)
+        X = self._check_input(X, "transform")
         sizes = self.codebook_sizes_
-        codes = np.empty((len(X), len(sizes)), dtype=smallest_dtype(max(sizes)))
-        for rows, block in _row_blocks(X):
-            codes[rows] = self._encode(block)
+        dtype = code_dtype(X, smallest_dtype(max(sizes)))
+        with self._computing():
+            if is_foreign(X):
+                xp = array_namespace(X)
+                blocks = (self._encode(block) for _, block in _row_blocks(X))
+                return concat(xp, [astype(xp, codes, dtype) for codes in blocks], 0)
+            codes = np.empty((len(X), len(sizes)), dtype=dtype)
+            for rows, block in _row_blocks(X):
+                codes[rows] = self._encode(block)
         return codes
 
     def inverse_transform(self, codes):
@@ -254,8 +291,10 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             If a code is not an integer in the range of its column.
         """
         check_is_fitted(self)
+        self._return_home()
         widths = self._decodable_widths()
-        return self._decode(check_codes(self, codes, self.codebook_sizes_, widths))
+        codes = check_codes(self, codes, self.codebook_sizes_, widths)
+        return self._decode(self._on_own_device(codes))
 
     def quantize(self, X):
         """Encode and decode in one pass.
@@ -270,14 +309,17 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         X_quant : ndarray of shape (n_samples, n_features)
             The same as ``inverse_transform(transform(X))``.
         """
-        check_is_fitted(self)
-        X = check_samples(self, X, reset=False)
+        X = self._check_input(X, "quantize")
         result = None
-        for rows, block in _row_blocks(X):
-            decoded = self._decode(self._encode(block).astype(np.intp, copy=False))
-            if result is None:
-                result = np.empty(X.shape, dtype=decoded.dtype)
-            result[rows] = decoded
+        with self._computing():
+            if is_foreign(X):
+                blocks = [self._quantize(block) for _, block in _row_blocks(X)]
+                return concat(array_namespace(X), blocks, axis=0)
+            for rows, block in _row_blocks(X):
+                decoded = self._quantize(block)
+                if result is None:
+                    result = np.empty(X.shape, dtype=decoded.dtype)
+                result[rows] = decoded
         return result
 
     def score(self, X, y=None, sample_weight=None):
@@ -298,10 +340,10 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             The squared Euclidean distance summed over features and averaged over
             samples, negated; higher is better.  `VectorQuantizer` uses its own metric.
         """
-        check_is_fitted(self)
-        X = check_samples(self, X, reset=False)
+        X = self._check_input(X, "score")
         weights = check_weights(sample_weight, X)
-        return -self._mean_distance(*drop_zero_weights(X, weights))
+        with self._computing():
+            return -self._mean_distance(*drop_zero_weights(X, weights))
 
     def full_codebook(self, max_size=2**20):
         """Build the one table that the scheme stands for.
@@ -322,6 +364,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             If there are more than `max_size` codewords.
         """
         check_is_fitted(self)
+        self._return_home()
         size = 1
         for n_codewords in self.codebook_sizes_:
             size *= int(n_codewords)
@@ -331,7 +374,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 f"more than max_size={max_size}."
             )
         codes = from_token_ids(np.arange(size), self.codebook_sizes_)
-        return self._decode(codes.astype(np.intp))
+        return self._decode(self._on_own_device(codes.astype(np.intp)))
 
     # -- fitted attributes that follow from the tables -----------------------------
 
@@ -342,6 +385,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             raise AttributeError(
                 f"{type(self).__name__} is not fitted: it has no codebooks_ yet."
             )
+        self._return_home()
         return self._codebooks()
 
     @property
@@ -360,12 +404,18 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []
+        tags.array_api_support = self._follows_namespace
         return tags
 
     # -- pickling ------------------------------------------------------------------
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_skvq_version": __version__}
+        state = {**super().__getstate__(), "_skvq_version": __version__}
+        if "_namespace_" in state:
+            # Parts are estimators, and see to themselves.
+            state = {name: _with_arrays(v, to_host) for name, v in state.items()}
+            state.pop("_device_", None)
+        return state
 
     def __setstate__(self, state):
         state = dict(state)
@@ -384,18 +434,84 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     # -- what the public methods share ---------------------------------------------
 
     def _check_training(self, X, sample_weight, *, reset: bool, batch: bool = False):
+        self._check_backend(X)
         X = check_samples(self, X, reset=reset, min_samples=1 if batch else 2)
         weights = check_weights(sample_weight, X)
         X, weights = drop_zero_weights(X, weights)
-        return np.ascontiguousarray(X, nearest.compute_dtype(X.dtype)), weights
+        return _to_compute_in(X), weights
+
+    def _check_input(self, X, method: str):
+        """Check in order: fitted, then the library of X, then X itself."""
+        check_is_fitted(self)
+        self._return_home()
+        check_same_library(self, X, method)
+        self._check_backend(X)
+        return check_samples(self, X, reset=False)
+
+    def _quantize(self, X):
+        codes = self._encode(X)
+        if is_foreign(codes):
+            xp = array_namespace(codes)
+            return self._decode(astype(xp, codes, xp.int64))
+        return self._decode(codes.astype(np.intp, copy=False))
 
     def _mean_distance(self, X, weights) -> float:
-        total = 0.0
+        summed = 0.0
         for rows, block in _row_blocks(X):
-            decoded = self._decode(self._encode(block).astype(np.intp, copy=False))
-            found = nearest.paired(block, decoded, self._score_metric)
-            total += float(found.sum() if weights is None else found @ weights[rows])
-        return total / float(len(X) if weights is None else weights.sum())
+            found = nearest.paired(block, self._quantize(block), self._score_metric)
+            summed += total(found, None if weights is None else weights[rows])
+        return summed / float(X.shape[0] if weights is None else total(weights))
+
+    # -- arrays of other libraries -------------------------------------------------
+
+    def _check_backend(self, X) -> None:
+        # What is not followed becomes an array of NumPy's, and those are taken always.
+        given = X if is_followed(self, X) else None
+        nearest.check_backend(getattr(self, "backend", "auto"), given)
+
+    def _computing(self) -> AbstractContextManager:
+        """Let the engine compute in this estimator's backend."""
+        return nearest.using(getattr(self, "backend", "auto"))
+
+    def _settle(self, X) -> None:
+        """Send the fitted arrays, of parts as well, to the device of X."""
+        if is_foreign(X):
+            self._move(array_namespace(X), device_of(X))
+
+    def _move(self, xp, device) -> None:
+        def move(array):
+            return array if is_foreign(array) else send(xp, array, device)
+
+        for name, value in list(vars(self).items()):
+            if name.endswith("_") and not name.startswith("__"):
+                setattr(self, name, _with_arrays(value, move))
+                for part in _parts_in(value):
+                    part._move(xp, device)
+        self._device_ = device
+        self._namespace_ = library_name(xp.zeros(0))
+
+    def _return_home(self) -> None:
+        """Send arrays that were loaded from a pickle to the library they came from.
+
+        If it cannot be imported, or has no device, they stay NumPy's for good.
+        """
+        name = vars(self).get("_namespace_")
+        if name is None or "_device_" in vars(self):
+            return
+        xp = import_namespace(name)
+        if xp is None:
+            del self._namespace_
+        else:
+            self._move(xp, device_of(xp.zeros(0)))
+
+    def _on_own_device(self, codes):
+        """Return codes as an array of the library that the estimator was fitted in."""
+        name = vars(self).get("_namespace_")
+        if name is None:
+            return to_host(codes)
+        if is_foreign(codes) and library_name(codes) == name:
+            return codes
+        return send(import_namespace(name), to_host(codes), self._device_)
 
     def _forget(self) -> None:
         """Drop what an earlier fit has left, so that none of it survives the next."""
@@ -404,8 +520,39 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 delattr(self, name)
 
 
-def _row_blocks(X: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+def _to_compute_in(X):
+    """Return the whole of X in the dtype to compute in."""
+    if is_foreign(X):
+        xp = array_namespace(X)
+        dtype = nearest.compute_dtype(numpy_dtype(X))
+        return astype(xp, X, getattr(xp, str(dtype)))
+    return np.ascontiguousarray(X, nearest.compute_dtype(X.dtype))
+
+
+def _with_arrays(value, function):
+    """Apply a function to an array, or to the arrays of a tuple or a list."""
+    if isinstance(value, np.ndarray) or is_foreign(value):
+        return function(value)
+    if type(value) in (tuple, list):
+        return type(value)(_with_arrays(item, function) for item in value)
+    return value
+
+
+def _parts_in(value) -> list["BaseQuantizer"]:
+    """Return the distinct quantizers in a fitted attribute."""
+    items = value if isinstance(value, tuple | list) else (value,)
+    parts = {id(item): item for item in items if isinstance(item, BaseQuantizer)}
+    return list(parts.values())
+
+
+def _row_blocks(X) -> Iterator[tuple[slice, Any]]:
     """Cut X in row blocks of bounded size, in the dtype to compute in."""
+    if is_foreign(X):
+        size = max(1, _FOREIGN_BLOCK_ELEMENTS // X.shape[1])
+        for start in range(0, X.shape[0], size):
+            rows = slice(start, min(start + size, X.shape[0]))
+            yield rows, _to_compute_in(X[rows, :])
+        return
     dtype = nearest.compute_dtype(X.dtype)
     size = max(1, _BLOCK_ELEMENTS // X.shape[1])
     for start in range(0, len(X), size):

@@ -8,6 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.parallel import Parallel, delayed
 
 from skvq import nearest
+from skvq._array_api import array_namespace, is_foreign, join_columns, take_rows
 from skvq._compat import HasMethods, Interval, StrOptions
 from skvq._validation import warn
 from skvq.base import BaseQuantizer
@@ -44,7 +45,7 @@ class ProductQuantizer(BaseQuantizer):
         threads of its own already, so that this pays for small ones or on a cluster.
     random_state : int, RandomState instance or None, default=None
         Seeds the parts; None: they keep their own.
-    backend : {"auto", "numpy"}, default="auto"
+    backend : {"auto", "numpy", "cupy"}, default="auto"
         Where distances are computed; "auto": the parts keep their own.
 
     Attributes
@@ -96,7 +97,7 @@ class ProductQuantizer(BaseQuantizer):
         "share_codebook": ["boolean"],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
-        "backend": [StrOptions({"auto", "numpy"})],
+        "backend": [StrOptions(set(nearest.BACKENDS))],
     }
 
     def __init__(
@@ -174,6 +175,10 @@ class ProductQuantizer(BaseQuantizer):
             backend=self.backend,
         )
 
+    @property
+    def _follows_namespace(self):  # type: ignore[override]
+        return getattr(self._template(), "_follows_namespace", False)
+
     def _template(self):
         if self.quantizer is None:
             return VectorQuantizer(tol=1e-3)
@@ -224,9 +229,9 @@ class ProductQuantizer(BaseQuantizer):
         tables = [_searched_table(part) for part in self.quantizers_]
         if all(table is not None for table in tables):
             return nearest.nearest_product(X, tables)
-        return np.hstack(
+        return join_columns(
             [
-                part._encode(np.ascontiguousarray(X[:, features]))
+                part._encode(_columns(X, features))
                 for part, features, _ in self._parts_with_columns()
             ]
         )
@@ -280,7 +285,7 @@ class ProductQuantizer(BaseQuantizer):
         return copy
 
     def _decode(self, codes):
-        return np.hstack(
+        return join_columns(
             [
                 part._decode(codes[:, columns])
                 for part, _, columns in self._parts_with_columns()
@@ -304,5 +309,16 @@ def _fit_part(part, X, weights):
 
 def _stack_slices(X, weights, slices):
     """Put the slices under each other, sample by sample, each with its weight."""
-    stacked = X.reshape(len(X) * len(slices), -1)
-    return stacked, None if weights is None else np.repeat(weights, len(slices))
+    n, m = X.shape[0], len(slices)
+    shape = (n * m, X.shape[1] // m)
+    stacked = (
+        array_namespace(X).reshape(X, shape) if is_foreign(X) else X.reshape(shape)
+    )
+    if weights is not None:
+        weights = take_rows(weights, np.repeat(np.arange(n), m))
+    return stacked, weights
+
+
+def _columns(X, features: slice):
+    """Return some columns; NumPy's contiguous, as the engine wants them."""
+    return X[:, features] if is_foreign(X) else np.ascontiguousarray(X[:, features])

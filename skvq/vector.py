@@ -8,6 +8,15 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array
 
 from skvq import nearest
+from skvq._array_api import (
+    array_namespace,
+    astype,
+    average,
+    is_foreign,
+    numpy_dtype,
+    take_rows,
+    to_host,
+)
 from skvq._compat import Interval, StrOptions
 from skvq._validation import warn
 from skvq.base import BaseQuantizer
@@ -68,8 +77,9 @@ class VectorQuantizer(BaseQuantizer):
         them, they move to the sample farthest from its codeword, or they stay.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for `init` and for the order of batches.
-    backend : {"auto", "numpy"}, default="auto"
-        Where distances are computed.
+    backend : {"auto", "numpy", "cupy"}, default="auto"
+        Where distances are computed: by the library of X ("auto"; NumPy's arrays go to
+        a GPU where there is one and the work is worth it), on the host, or on a GPU.
 
     Attributes
     ----------
@@ -130,8 +140,9 @@ class VectorQuantizer(BaseQuantizer):
         "learning_rate": [Interval(Real, 0, 1, closed="right")],
         "dead_codes": [StrOptions({"split", "farthest", "keep"})],
         "random_state": ["random_state"],
-        "backend": [StrOptions({"auto", "numpy"})],
+        "backend": [StrOptions(set(nearest.BACKENDS))],
     }
+    _follows_namespace = True
 
     def __init__(
         self,
@@ -199,7 +210,7 @@ class VectorQuantizer(BaseQuantizer):
                 table = unit_rows(table)
         if self.learning == "fixed":
             found = nearest.nearest(X, table, metric)[1]
-            return Learned(table, float(np.average(found, weights=weights)), 1), None
+            return Learned(table, average(found, weights), 1), None
         if self.learning == "lloyd":
             learned = lloyd(
                 X,
@@ -230,7 +241,7 @@ class VectorQuantizer(BaseQuantizer):
         table = self._given_table(X) if stream is None else None
         if stream is not None:
             self._check_same_size(stream.codebook)
-            samples = samples.astype(stream.codebook.dtype, copy=False)
+            samples = _in_dtype(samples, stream.codebook.dtype)
         elif table is not None:
             stream = online.start(table)
         if stream is None or stream.seeds is not None:
@@ -263,7 +274,7 @@ class VectorQuantizer(BaseQuantizer):
 
     def _set_table(self, X, weights, metric, table) -> None:
         found = nearest.nearest(X, table, metric)[1]
-        distortion = float(np.average(found, weights=weights))
+        distortion = average(found, weights)
         stream = online.start(table) if self.learning in _ONLINE else None
         self._assign(Learned(table, distortion, n_iter=1), stream)
 
@@ -280,7 +291,8 @@ class VectorQuantizer(BaseQuantizer):
         """Return the init array in X's dtype, or None if `init` is a name."""
         if isinstance(self.init, str):
             return None
-        table = check_array(self.init, dtype=X.dtype, copy=True, input_name="init")
+        table = to_host(self.init) if is_foreign(self.init) else self.init
+        table = check_array(table, dtype=numpy_dtype(X), copy=True, input_name="init")
         if table.shape != (self.n_codewords, X.shape[1]):
             raise ValueError(
                 f"init has shape {table.shape}; expected (n_codewords, n_features) = "
@@ -365,7 +377,15 @@ class VectorQuantizer(BaseQuantizer):
         return copy
 
     def _decode(self, codes):
-        return self._codebook_[codes[:, 0]]
+        return take_rows(self._codebook_, codes[:, 0])
 
     def _codebooks(self):
         return (self._codebook_,)
+
+
+def _in_dtype(X, dtype: np.dtype):
+    """Return X in the dtype of a table, which is NumPy's."""
+    if not is_foreign(X):
+        return X.astype(dtype, copy=False)
+    xp = array_namespace(X)
+    return astype(xp, X, getattr(xp, str(dtype)))

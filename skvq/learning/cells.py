@@ -4,6 +4,10 @@ A cell is the set of samples that share a code.  Each metric has its own codewor
 minimises the distance summed over a cell: the mean for squared Euclidean distance; for
 the cosine, the mean of the unit vectors, normalised (Dhillon and Modha 2001); the
 median of every feature for the Manhattan distance.
+
+Samples may be an array of any library.  They stay on their device, and so do their
+codes, distances and weights, except where a repair looks through them one by one; the
+tables, which are small, are NumPy's.
 """
 
 import heapq
@@ -11,6 +15,16 @@ import heapq
 import numpy as np
 
 from skvq import nearest
+from skvq._array_api import (
+    array_namespace,
+    astype,
+    is_foreign,
+    like,
+    take_rows,
+    to_host,
+    total,
+)
+from skvq._array_api import unit_rows as foreign_unit_rows
 
 # Metrics with an update that minimises the distance.
 LEARNABLE_METRICS = frozenset({"sqeuclidean", "cosine", "cityblock"})
@@ -18,6 +32,8 @@ LEARNABLE_METRICS = frozenset({"sqeuclidean", "cosine", "cityblock"})
 
 def unit_rows(X: np.ndarray) -> np.ndarray:
     """Rows divided by their norms, in X's dtype; zero rows stay zero."""
+    if is_foreign(X):
+        return foreign_unit_rows(X)
     largest = np.abs(X).max(axis=1, keepdims=True, initial=0.0)
     scaled = X / np.where(largest > 0, largest, 1)
     norms = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
@@ -58,7 +74,7 @@ def best_codewords(
     if metric == "cityblock":
         return _medians(X, codes, codebook, weights)
     if sums is None or counts is None:
-        sums, counts = nearest.accumulate(X, codes, len(codebook), weights)
+        sums, counts = cell_sums(X, codes, len(codebook), weights)
     used = counts > 0
     result = codebook.astype(np.float64)
     if metric == "cosine":
@@ -70,10 +86,17 @@ def best_codewords(
     return result.astype(codebook.dtype)
 
 
+def cell_sums(X, codes, n_codewords: int, weights=None):
+    """Return what `nearest.accumulate` does, on the host whatever the library of X."""
+    sums, counts = nearest.accumulate(X, codes, n_codewords, weights)
+    return to_host(sums), to_host(counts)
+
+
 def _medians(X, codes, codebook, weights) -> np.ndarray:
     result = codebook.copy()
-    for code, rows in _members(codes, len(codebook)):
-        result[code] = _median(X[rows], None if weights is None else weights[rows])
+    for code, rows in _members(to_host(codes), len(codebook)):
+        w = None if weights is None else take_rows(weights, rows)
+        result[code] = to_host(_median(take_rows(X, rows), w))
     return result
 
 
@@ -82,6 +105,8 @@ def _median(rows: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
 
     The lower one, so that a row of weight two counts as two rows do.
     """
+    if is_foreign(rows):
+        return _foreign_median(rows, weights)
     order = np.argsort(rows, axis=0, kind="stable")
     if weights is None:
         return np.take_along_axis(rows, order[[(len(rows) - 1) // 2]], axis=0)[0]
@@ -90,6 +115,19 @@ def _median(rows: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     return np.take_along_axis(
         rows, np.take_along_axis(order, middle[None], axis=0), axis=0
     )[0]
+
+
+def _foreign_median(rows, weights):
+    xp = array_namespace(rows)
+    if weights is None:
+        return xp.sort(rows, axis=0)[(rows.shape[0] - 1) // 2, :]
+    order = xp.argsort(rows, axis=0, stable=True)
+    sorted_weights = take_rows(weights, xp.reshape(order, (-1,)))
+    cumulated = xp.cumulative_sum(xp.reshape(sorted_weights, order.shape), axis=0)
+    below = cumulated < 0.5 * cumulated[-1:, :] * (1 - 1e-12)
+    middle = xp.sum(astype(xp, below, order.dtype), axis=0, keepdims=True)
+    place = xp.take_along_axis(order, middle, axis=0)
+    return xp.take_along_axis(rows, place, axis=0)[0, :]
 
 
 def _members(codes: np.ndarray, n_codewords: int):
@@ -107,6 +145,7 @@ def repair_empty(
     weights: np.ndarray | None,
     metric: nearest.Metric,
     how: str,
+    counts: np.ndarray | None = None,
 ) -> np.ndarray:
     """Give the codewords that no sample uses something to do.
 
@@ -120,22 +159,27 @@ def repair_empty(
         As in `best_codewords`; the codebook is already the best one for the codes.
     how : {"split", "farthest", "keep"}
         The rule.
+    counts : ndarray of shape (n_codewords,), optional
+        Weight of each cell, if at hand.
 
     Returns
     -------
     codebook : ndarray of shape (n_codewords, n_features)
         A new table, or the same if nothing was empty.
     """
-    empty = np.flatnonzero(np.bincount(codes, minlength=len(codebook)) == 0)
+    if counts is None:
+        counts = np.bincount(to_host(codes), minlength=len(codebook))
+    empty = np.flatnonzero(counts == 0)
     if how == "keep" or empty.size == 0:
         return codebook
     cost = nearest.paired(X, codebook, metric, codes=codes)
     if weights is not None:
         cost = cost * weights
+    cost, codes = to_host(cost), to_host(codes)
     if how == "farthest":
         result = codebook.copy()
         rows = _farthest_distinct(X, cost, empty.size)
-        result[empty[: len(rows)]] = X[rows]
+        result[empty[: len(rows)]] = to_host(take_rows(X, np.array(rows, np.intp)))
         return result
     return split_heaviest(X, codes, codebook, weights, metric, cost, empty)[0]
 
@@ -147,7 +191,7 @@ def _farthest_distinct(X: np.ndarray, cost: np.ndarray, how_many: int) -> list[i
     for row in np.argsort(-cost, kind="stable"):
         if len(chosen) == how_many or not cost[row] > 0:
             break
-        key = X[row].tobytes()
+        key = to_host(X[int(row), :]).tobytes()
         if key not in seen:
             seen.add(key)
             chosen.append(row)
@@ -179,7 +223,7 @@ def split_heaviest(
     codebook, codes : ndarray
         The new table, and the codes after the splits.
     """
-    codebook, codes = codebook.copy(), codes.copy()
+    codebook, codes, cost = codebook.copy(), to_host(codes).copy(), to_host(cost)
     members = dict(_members(codes, len(codebook)))
     heap = [(-float(cost[rows].sum()), code) for code, rows in members.items()]
     heapq.heapify(heap)
@@ -191,21 +235,18 @@ def split_heaviest(
                 heap.clear()  # nothing left that a split would improve
             else:
                 rows = members[code]
-                w = None if weights is None else weights[rows]
-                halves = _halve(X[rows], codebook[code], w)
+                w = None if weights is None else take_rows(weights, rows)
+                halves = _halve(take_rows(X, rows), codebook[code], w)
         if halves is None:
             break
         for cell, rows_of in ((code, rows[~halves]), (slot, rows[halves])):
-            w = None if weights is None else weights[rows_of]
-            here = np.zeros(len(rows_of), dtype=np.intp)
-            codebook[cell] = best_codewords(
-                X[rows_of], here, codebook[[code]], w, metric
-            )[0]
-            distance = nearest.paired(X[rows_of], codebook, metric, codes=here + cell)
+            w = None if weights is None else take_rows(weights, rows_of)
+            x, here = take_rows(X, rows_of), np.zeros(len(rows_of), dtype=np.intp)
+            codebook[cell] = best_codewords(x, here, codebook[[code]], w, metric)[0]
+            distance = nearest.paired(x, codebook, metric, codes=here + cell)
             members[cell] = rows_of
             codes[rows_of] = cell
-            total = float(distance.sum() if w is None else distance @ w)
-            heapq.heappush(heap, (-total, cell))
+            heapq.heappush(heap, (-total(distance, w), cell))
     return codebook, codes
 
 
@@ -216,6 +257,8 @@ def _halve(
 
     The axis is found by a few steps of power iteration from the farthest row.
     """
+    if is_foreign(rows):
+        return _halve_foreign(rows, codeword, weights)
     gaps = rows.astype(np.float64) - codeword
     squares = np.einsum("ij,ij->i", gaps, gaps)
     farthest = int(np.argmax(squares))
@@ -235,4 +278,34 @@ def _halve(
     second = gaps @ axis > 0
     if second.all() or not second.any():
         second = (rows == rows[farthest]).all(axis=1)
+    return second if second.any() and not second.all() else None
+
+
+def _halve_foreign(rows, codeword: np.ndarray, weights) -> np.ndarray | None:
+    """Do the same on the device of the rows; which are in the second half, on the host.
+
+    Written twice, since the NumPy one keeps its bits only by `einsum` and `@`.
+    """
+    xp = array_namespace(rows)
+    gaps = astype(xp, rows, xp.float64) - like(codeword, rows, xp.float64)[None, :]
+    squares = xp.sum(gaps * gaps, axis=1)
+    farthest = int(xp.argmax(squares))
+    largest = float(squares[farthest])
+    if not largest > 0 or bool(xp.all(rows == rows[:1, :])):
+        return None
+    gaps = gaps / largest**0.5
+    axis = gaps[farthest, :]
+    for _ in range(8):
+        along = xp.matmul(gaps, axis)
+        if weights is not None:
+            along = along * weights
+        axis = xp.matmul(along, gaps)
+        length = float(xp.sum(axis * axis)) ** 0.5
+        if not length > 0:
+            break
+        axis = axis / length
+    second = to_host(xp.matmul(gaps, axis) > 0)
+    if second.all() or not second.any():
+        same = xp.all(rows == rows[farthest : farthest + 1, :], axis=1)
+        second = to_host(same)
     return second if second.any() and not second.all() else None

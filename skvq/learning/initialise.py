@@ -5,6 +5,12 @@ from typing import NamedTuple
 import numpy as np
 
 from skvq import nearest
+from skvq._array_api import (
+    largest_magnitude,
+    numpy_dtype,
+    take_rows,
+    to_host,
+)
 from skvq.learning.cells import best_codewords, split_heaviest
 from skvq.learning.lloyd import lloyd
 
@@ -29,14 +35,20 @@ _HOMOGENEOUS = frozenset({"sqeuclidean", "inner_product", "cityblock"})
 
 def few_distinct(X: np.ndarray, n_codewords: int) -> np.ndarray | None:
     """Return the distinct rows in lexicographic order if fewer than n_codewords."""
-    size = 2 * n_codewords
-    while True:
-        rows = np.unique(X[:size] + 0.0, axis=0)
-        if len(rows) >= n_codewords:
-            return None
-        if size >= len(X):
+    # Bounds that lie within X: the array API knows no others.
+    stop = min(2 * n_codewords, X.shape[0])
+    rows = _distinct(X[:stop, :])
+    while len(rows) < n_codewords:
+        if stop >= X.shape[0]:
             return rows
-        size *= 4
+        start, stop = stop, min(4 * stop, X.shape[0])
+        rows = np.unique(np.concatenate([rows, _distinct(X[start:stop, :])]), axis=0)
+    return None
+
+
+def _distinct(X) -> np.ndarray:
+    """Return the distinct rows in lexicographic order, on the host."""
+    return np.unique(to_host(X) + 0.0, axis=0)
 
 
 def repeat_cyclically(rows: np.ndarray, n_codewords: int) -> np.ndarray:
@@ -74,16 +86,20 @@ def initialise(
     codebook : ndarray of shape (n_codewords, n_features), in X's dtype
     """
     if init == "normal":
-        return rng.standard_normal((n_codewords, X.shape[1])).astype(X.dtype)
+        return rng.standard_normal((n_codewords, X.shape[1])).astype(numpy_dtype(X))
     if init == "random":
-        p = None if weights is None else weights / weights.sum()
-        return X[rng.choice(len(X), n_codewords, replace=False, p=p)]
+        w = None if weights is None else to_host(weights)
+        p = None if w is None else w / w.sum()
+        rows = rng.choice(X.shape[0], n_codewords, replace=False, p=p)
+        return to_host(take_rows(X, rows))
     scale = _scale(X, metric)
     scaled = X if scale == 1 else X * scale
     if init == "splitting":
         table = splitting(scaled, n_codewords, weights, metric)
     elif init == "progressive":
-        table = progressive(scaled, n_codewords, weights, rng)
+        # Principal components need LAPACK, and a few rotated copies of X: on the host.
+        w = None if weights is None else to_host(weights)
+        table = progressive(to_host(scaled), n_codewords, w, rng)
     else:
         # A product is no distance, and cannot say which rows are far from each other.
         spread = "sqeuclidean" if metric == "inner_product" else metric
@@ -95,12 +111,14 @@ def _scale(X: np.ndarray, metric: nearest.Metric):
     """1 for ordinary values; else the power of two that keeps their squares finite."""
     if metric not in _HOMOGENEOUS:
         return 1
-    exponent = int(np.frexp(np.abs(X).max(initial=0.0))[1])
-    limit = np.finfo(X.dtype).maxexp // 4
+    exponent = int(np.frexp(largest_magnitude(X))[1])
+    dtype = numpy_dtype(X)
+    limit = np.finfo(dtype).maxexp // 4
     if abs(exponent) <= limit:
         return 1
-    most = np.finfo(X.dtype).maxexp - 2
-    return X.dtype.type(2.0 ** float(np.clip(-exponent, -most, most)))
+    most = np.finfo(dtype).maxexp - 2
+    # A Python number, which is of any library's dtype.
+    return 2.0 ** float(np.clip(-exponent, -most, most))
 
 
 def k_means_plus_plus(X, n_codewords, weights, metric, rng) -> np.ndarray:
@@ -116,8 +134,11 @@ def k_means_plus_plus(X, n_codewords, weights, metric, rng) -> np.ndarray:
     Arthur and Vassilvitskii (2007), "k-means++".
     Bahmani et al. (2012), "Scalable k-means++".
     """
-    if len(X) > _EXACT_ROWS_PER_CODEWORD * n_codewords:
+    if X.shape[0] > _EXACT_ROWS_PER_CODEWORD * n_codewords:
         X, weights = _oversample(X, n_codewords, weights, metric, rng)
+    # What is left is a few rows per codeword, and every step waits for the one before:
+    # the host is the place for it.
+    X, weights = to_host(X), None if weights is None else to_host(weights)
     return X[_greedy(X, n_codewords, weights, metric, rng)]
 
 
@@ -166,24 +187,35 @@ class _Candidates(NamedTuple):
 
 
 def _oversample(X, n_codewords, weights, metric, rng):
-    """Return distinct candidate rows, n_codewords or more, and their weights."""
-    w = np.ones(len(X)) if weights is None else weights
+    """Return distinct candidate rows, n_codewords or more, and their weights.
+
+    Random numbers are drawn on the host, one for each row, whatever the library of X:
+    the same rows come out.  So codes and distances go there; the rows stay.
+    """
+    w = np.ones(X.shape[0]) if weights is None else to_host(weights)
     rows = _draw(w, rng, 1)
-    candidates = _Candidates(rows, *nearest.nearest(X, X[rows], metric))
+    candidates = _Candidates(rows, *_nearest_rows(X, rows, metric))
     for _ in range(_ROUNDS):
         drawn = _draw_about(candidates.closest * w, _OVERSAMPLING * n_codewords, rng)
         candidates = _join(X, candidates, drawn, metric)
     # Equal rows may be drawn together in one round; they count once.
-    first = _first_of_equal(X[candidates.rows])
+    first = _first_of_equal(take_rows(X, candidates.rows))
     while first.size < n_codewords:
         drawn = _draw_about(candidates.closest * w, n_codewords - first.size, rng)
         if drawn.size == 0:
             # What is left differs by less than distances can tell.
             drawn = _first_of_equal(X)
         candidates = _join(X, candidates, drawn, metric)
-        first = _first_of_equal(X[candidates.rows])
+        first = _first_of_equal(take_rows(X, candidates.rows))
     counts = np.bincount(candidates.owner, w, minlength=len(candidates.rows))[first]
-    return X[candidates.rows[first]], np.maximum(counts, np.finfo(float).tiny)
+    chosen = take_rows(X, candidates.rows[first])
+    return chosen, np.maximum(counts, np.finfo(float).tiny)
+
+
+def _nearest_rows(X, rows: np.ndarray, metric) -> tuple[np.ndarray, np.ndarray]:
+    """Return codes and distances on the host, the codebook being some rows of X."""
+    codes, found = nearest.nearest(X, take_rows(X, rows), metric)
+    return to_host(codes), to_host(found)
 
 
 def _draw_about(potential: np.ndarray, expected: float, rng) -> np.ndarray:
@@ -200,7 +232,7 @@ def _draw_about(potential: np.ndarray, expected: float, rng) -> np.ndarray:
 def _join(X, candidates: _Candidates, drawn: np.ndarray, metric) -> _Candidates:
     if drawn.size == 0:
         return candidates
-    codes, found = nearest.nearest(X, X[drawn], metric)
+    codes, found = _nearest_rows(X, drawn, metric)
     closer = found < candidates.closest
     return _Candidates(
         np.concatenate([candidates.rows, drawn]),
@@ -211,12 +243,12 @@ def _join(X, candidates: _Candidates, drawn: np.ndarray, metric) -> _Candidates:
 
 def _first_of_equal(rows: np.ndarray) -> np.ndarray:
     """Return ascending indices of the first of each group of equal rows."""
-    return np.sort(np.unique(rows + 0.0, axis=0, return_index=True)[1])
+    return np.sort(np.unique(to_host(rows) + 0.0, axis=0, return_index=True)[1])
 
 
 def _fill_with_distinct(X, codebook, n_codewords) -> np.ndarray:
     """Complete a table with rows that differ by less than distances can tell."""
-    rows = np.unique(X + 0.0, axis=0)
+    rows = _distinct(X)
     taken = {row.tobytes() for row in codebook + 0.0}
     fresh = [row for row in rows if row.tobytes() not in taken]
     return np.concatenate([codebook, fresh[: n_codewords - len(codebook)]])
@@ -232,12 +264,13 @@ def splitting(X, n_codewords, weights, metric) -> np.ndarray:
     ----------
     Linde, Buzo and Gray (1980), "An algorithm for vector quantizer design".
     """
-    codes = np.zeros(len(X), dtype=np.intp)
-    codebook = best_codewords(X, codes, X[:1], weights, metric)
+    codes = np.zeros(X.shape[0], dtype=np.intp)
+    codebook = best_codewords(X, codes, to_host(X[:1, :]), weights, metric)
     while len(codebook) < n_codewords:
         size = len(codebook)
         slots = np.arange(size, min(2 * size, n_codewords))
-        table = np.concatenate([codebook, np.zeros((len(slots), X.shape[1]), X.dtype)])
+        zeros = np.zeros((len(slots), X.shape[1]), codebook.dtype)
+        table = np.concatenate([codebook, zeros])
         codes, cost = nearest.nearest(X, codebook, metric)
         cost = cost if weights is None else cost * weights
         table, codes = split_heaviest(X, codes, table, weights, metric, cost, slots)

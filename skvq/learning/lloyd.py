@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from skvq import nearest
-from skvq.learning.cells import best_codewords, repair_empty
+from skvq._array_api import total
+from skvq.learning.cells import best_codewords, cell_sums, repair_empty
 
 logger = logging.getLogger("skvq.learning")
 
@@ -29,23 +30,22 @@ class _Objective:
 
     def __init__(self, X, weights, metric) -> None:
         self.X, self.weights, self.metric = X, weights, metric
-        self.total = float(len(X) if weights is None else weights.sum())
+        self.total = float(X.shape[0] if weights is None else total(weights))
         self.from_sums = metric in ("sqeuclidean", "cosine")
         if self.from_sums:
-            one = np.zeros(len(X), dtype=np.intp)
-            self.mean = nearest.accumulate(X, one, 1, weights)[0][0] / self.total
+            one = np.zeros(X.shape[0], dtype=np.intp)
+            self.mean = cell_sums(X, one, 1, weights)[0][0] / self.total
             squares = nearest.paired(X, self.mean[None], codes=one)
-            self.spread = float(squares.sum() if weights is None else squares @ weights)
+            self.spread = total(squares, weights)
 
     def __call__(self, codebook):
         """Return codes, sums, counts and the value of a codebook."""
         codes, found = nearest.nearest(
             self.X, codebook, self.metric, return_distances=not self.from_sums
         )
-        sums, counts = nearest.accumulate(self.X, codes, len(codebook), self.weights)
+        sums, counts = cell_sums(self.X, codes, len(codebook), self.weights)
         if not self.from_sums:
-            weighted = found if self.weights is None else found * self.weights
-            return codes, sums, counts, float(weighted.sum())
+            return codes, sums, counts, total(found, self.weights)
         gaps = codebook - self.mean
         inner = np.einsum("ij,ij->i", sums - counts[:, None] * self.mean, gaps)
         value = (
@@ -104,7 +104,9 @@ def lloyd(
     while n_iter < max_iter:
         n_iter += 1
         candidate = best_codewords(X, codes, codebook, weights, metric, sums, counts)
-        candidate = repair_empty(X, codes, candidate, weights, metric, dead_codes)
+        candidate = repair_empty(
+            X, codes, candidate, weights, metric, dead_codes, counts
+        )
         codes, sums, counts, new_value = objective(candidate)
         fall = value - new_value
         if fall >= 0:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from skvq import nearest
-from skvq.learning.cells import unit_rows
-from skvq.learning.initialise import initialise, repeat_cyclically
+from skvq._array_api import average, like, take_rows, to_host, total
+from skvq.learning.cells import cell_sums, unit_rows
+from skvq.learning.initialise import few_distinct, initialise, repeat_cyclically
 from skvq.learning.lloyd import Learned
 
 logger = logging.getLogger("skvq.learning")
@@ -93,13 +94,15 @@ def start_from_batch(
     X, weights : ndarray
         Rows that the table has yet to learn from: the seeds and the batch.
     """
-    w = np.ones(len(X)) if weights is None else weights
+    w = np.ones(X.shape[0]) if weights is None else weights
     if state is not None and state.seeds is not None:
-        X = np.concatenate([state.seeds, X])
-        w = np.concatenate([state.seed_weights, w])
-    distinct, inverse = np.unique(X + 0.0, axis=0, return_inverse=True)
-    if len(distinct) < n_codewords:
-        merged = np.bincount(inverse.ravel(), w)
+        rows = np.concatenate([state.seeds, to_host(X)])
+        w = like(np.concatenate([state.seed_weights, to_host(w)]), X)
+        X = like(rows, X)
+    if few_distinct(X, n_codewords) is not None:
+        rows = to_host(X) + 0.0
+        distinct, inverse = np.unique(rows, axis=0, return_inverse=True)
+        merged = np.bincount(inverse.ravel(), to_host(w))
         fresh = start(repeat_cyclically(distinct, n_codewords))
         return replace(fresh, seeds=distinct, seed_weights=merged), X, w
     return start(initialise(X, n_codewords, init, w, metric, rng)), X, w
@@ -145,7 +148,7 @@ def learn_batch(
     Under the cosine, codewords are normalised after each step.
     """
     codes, found = nearest.nearest(X, state.codebook, settings.metric)
-    sums, counts = nearest.accumulate(X, codes, len(state.codebook), weights)
+    sums, counts = cell_sums(X, codes, len(state.codebook), weights)
     if settings.learning == "sgd":
         total_sums, total_counts = state.sums, state.counts
         moved = counts > 0
@@ -175,9 +178,9 @@ def learn_batch(
         seed_weights=None,
         n_batches=state.n_batches + 1,
     )
-    total = float(len(X) if weights is None else weights.sum())
+    mass = float(X.shape[0] if weights is None else total(weights))
     after = _repair(after, X, codes, weighted, settings)
-    return after, float(weighted.sum()) / total
+    return after, total(weighted) / mass
 
 
 def _repair(state, X, codes, cost, settings) -> StreamState:
@@ -188,6 +191,8 @@ def _repair(state, X, codes, cost, settings) -> StreamState:
     fresh = replace(state, usage=np.zeros_like(state.usage))
     if settings.dead_codes == "keep" or dead.size == 0:
         return fresh
+    # A batch is small: what remains is bookkeeping, for the host.
+    X, codes, cost = to_host(X), to_host(codes), to_host(cost)
     order = np.argsort(-cost, kind="stable")
     if settings.dead_codes == "split":
         order = _round_robin(codes, cost, len(state.usage))
@@ -245,13 +250,13 @@ def learn_epochs(
     n_iter = 0
     while n_iter < max_iter:
         n_iter += 1
-        order = rng.permutation(len(X))
-        total = 0.0
-        for begin in range(0, len(X), batch_size):
+        order = rng.permutation(X.shape[0])
+        summed = 0.0
+        for begin in range(0, X.shape[0], batch_size):
             rows = order[begin : begin + batch_size]
-            w = None if weights is None else weights[rows]
-            state, distortion = learn_batch(state, X[rows], w, settings)
-            total += distortion * float(len(rows) if w is None else w.sum())
+            w = None if weights is None else take_rows(weights, rows)
+            state, distortion = learn_batch(state, take_rows(X, rows), w, settings)
+            summed += distortion * float(len(rows) if w is None else total(w))
         logger.debug(
             "%s: pass %d, at most %d, distortion of its last batch %.6g",
             settings.learning,
@@ -259,9 +264,8 @@ def learn_epochs(
             max_iter,
             distortion,
         )
-        if previous - total <= tol * previous:
+        if previous - summed <= tol * previous:
             break
-        previous = total
+        previous = summed
     found = nearest.nearest(X, state.codebook, settings.metric)[1]
-    mean = float(np.average(found, weights=weights))
-    return state, Learned(state.codebook, mean, n_iter)
+    return state, Learned(state.codebook, average(found, weights), n_iter)

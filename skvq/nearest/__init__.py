@@ -17,9 +17,18 @@ and its sums here; nobody else computes a distance.
 ========================  ==========================================================
 
 A backend is one module with these functions for one array library; `_numpy` is the
-reference.
+reference.  `_backend` says which one takes an array; an array of another library than
+NumPy stays where it is, and so does what is returned.
 """
 
+import math
+from collections.abc import Sequence
+from functools import wraps
+
+import numpy as np
+
+from skvq.nearest import _numpy
+from skvq.nearest._backend import BACKENDS, backend_module, check_backend, using
 from skvq.nearest._best import nearest_best
 from skvq.nearest._icm import improve_sums
 from skvq.nearest._kronecker import kronecker_rows, nearest_kronecker
@@ -30,24 +39,18 @@ from skvq.nearest._metrics import (
     Metric,
     check_metric,
 )
-from skvq.nearest._numpy import (
-    DistanceTable,
-    accumulate,
-    check_no_zero_rows,
-    compute_dtype,
-    nearest,
-    nearest_product,
-    paired,
-)
+from skvq.nearest._numpy import DistanceTable, compute_dtype
 from skvq.nearest._threads import single_threaded_blas
 
 __all__ = [
+    "BACKENDS",
     "BATCH_DEPENDENT_METRICS",
     "METRICS",
     "PRODUCT_METRICS",
     "DistanceTable",
     "Metric",
     "accumulate",
+    "check_backend",
     "check_metric",
     "check_no_zero_rows",
     "compute_dtype",
@@ -59,4 +62,45 @@ __all__ = [
     "nearest_product",
     "paired",
     "single_threaded_blas",
+    "using",
 ]
+
+
+@wraps(_numpy.nearest)
+def nearest(X, codebook, metric: Metric = "sqeuclidean", *, return_distances=True):
+    """Send the search to the library of X, or where the backend says."""
+    search = backend_module(X, _work(X, [codebook])).nearest
+    return search(X, codebook, metric, return_distances=return_distances)
+
+
+@wraps(_numpy.nearest_product)
+def nearest_product(X, codebooks: Sequence, *, dtype=np.intp):
+    """Send the search to the library of X, or where the backend says."""
+    return backend_module(X, _work(X, codebooks)).nearest_product(
+        X, codebooks, dtype=dtype
+    )
+
+
+@wraps(_numpy.paired)
+def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None):
+    """Send the rows to the library of X, or where the backend says."""
+    return backend_module(X, 0.0).paired(X, Y, metric, codes=codes)
+
+
+@wraps(_numpy.accumulate)
+def accumulate(X, codes, n_codewords: int, weights=None):
+    """Send the rows to the library of X, or where the backend says."""
+    return backend_module(X, 0.0).accumulate(X, codes, n_codewords, weights)
+
+
+@wraps(_numpy.check_no_zero_rows)
+def check_no_zero_rows(rows, name: str = "X", start: int = 0) -> None:
+    """Look for zero rows in the library of the array."""
+    backend_module(rows, 0.0).check_no_zero_rows(rows, name, start)
+
+
+def _work(X, codebooks: Sequence) -> float:
+    """Return the multiply-adds of a search in NumPy's rows; else nothing asks."""
+    if not isinstance(X, np.ndarray):
+        return 0.0
+    return float(len(X)) * sum(math.prod(np.shape(table)) for table in codebooks)

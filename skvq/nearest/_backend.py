@@ -1,0 +1,129 @@
+"""Where the engine computes.  This is the one place of the rule.
+
+An array of another library than NumPy is computed with that library, on the device
+that holds it, and so is the answer.  For NumPy's arrays a backend is named:
+
+===========  =======================================================================
+``"auto"``   NumPy; but CuPy, in tiles, for a search of `GPU_WORK` multiply-adds or
+             more, if CuPy is installed and sees a device.  If not, nothing is said.
+``"numpy"``  NumPy.  Arrays of another library are refused: they would have to be
+             copied to the host without having been asked for.
+``"cupy"``   CuPy, in tiles, for every search by a metric that the device knows;
+             sums and paired distances do little with a row, and stay with NumPy.
+             Without CuPy or a device, an error before any work.  Arrays of a
+             library other than NumPy and CuPy are refused.
+===========  =======================================================================
+
+CuPy is neither imported nor looked for until a search is large enough or a CuPy array
+comes.  The device is the one of CuPy's own context.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from skvq._array_api import is_foreign, library_name
+
+BACKENDS = frozenset({"auto", "numpy", "cupy"})
+
+# Multiply-adds from which "auto" takes a NumPy array to the device.  An estimate, not
+# measured: about a second of two CPU cores, beside which both the transfer and the
+# import of CuPy are short.  `benchmarks/gpu.py` prints where the two are level.
+GPU_WORK = 2e11
+
+_chosen: ContextVar[str] = ContextVar("skvq_backend", default="auto")
+
+
+@contextmanager
+def using(backend: str) -> Iterator[None]:
+    """Let the engine compute in a backend inside the block, in this thread."""
+    token = _chosen.set(backend)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def check_backend(backend: str, X: Any) -> None:
+    """Raise if a backend cannot be had, or does not take the array.
+
+    Raises
+    ------
+    ImportError
+        If the backend is "cupy" and CuPy is not installed.
+    RuntimeError
+        If it sees no device.
+    ValueError
+        If the backend is named, and the array is of a library that it does not take.
+    """
+    name = library_name(X)
+    if backend == "numpy" and name != "numpy":
+        raise ValueError(
+            f"backend='numpy' computes on the host, but X is an array of {name}: copy "
+            "it to the host yourself, or use backend='auto'."
+        )
+    if backend == "cupy":
+        if name not in ("numpy", "cupy"):
+            raise ValueError(
+                f"backend='cupy' takes arrays of NumPy and CuPy, but X is one of "
+                f"{name}: use backend='auto'."
+            )
+        _demand_cupy()
+
+
+def _demand_cupy() -> None:
+    try:
+        n_devices = _count_devices()
+    except ImportError as error:
+        raise ImportError(
+            "backend='cupy' needs CuPy: pip install 'skvq[cupy]', or the build of CuPy "
+            "for your CUDA version; backend='auto' does without."
+        ) from error
+    except Exception as error:
+        # CuPy's own errors have no common class that is known without importing it.
+        raise RuntimeError(f"backend='cupy': CuPy finds no device: {error}") from error
+    if n_devices == 0:
+        raise RuntimeError("backend='cupy': CuPy finds no device.")
+
+
+def _count_devices() -> int:
+    cupy = importlib.import_module("cupy")
+    return cupy.cuda.runtime.getDeviceCount()
+
+
+@cache
+def cupy_has_device() -> bool:
+    """Whether CuPy is installed and sees a device; silent if not."""
+    # Looking for the package costs microseconds, importing it about a second.
+    if importlib.util.find_spec("cupy") is None:
+        return False
+    try:
+        return _count_devices() > 0
+    except Exception:
+        # An installation without a driver fails in many ways, all meaning no device.
+        return False
+
+
+def backend_module(X: Any, work: float) -> ModuleType:
+    """Return the module of the engine that computes with an array.
+
+    Parameters
+    ----------
+    X : array-like
+        The rows.
+    work : float
+        Multiply-adds that would make it worth taking NumPy's rows to a device.
+    """
+    if is_foreign(X):
+        name = "_cupy" if library_name(X) == "cupy" else "_generic"
+    else:
+        backend = _chosen.get()
+        if backend == "auto" and work >= GPU_WORK and cupy_has_device():
+            backend = "cupy"
+        name = "_cupy" if backend == "cupy" else "_numpy"
+    return importlib.import_module(f"skvq.nearest.{name}")

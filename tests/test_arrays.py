@@ -1,0 +1,526 @@
+"""Arrays of other libraries: the engine, the contract, and the choice of a backend.
+
+With SKVQ_NEEDS_ARRAYS=1, as in CI, a test that would skip fails.
+"""
+
+import importlib
+import os
+import pickle
+import subprocess
+import sys
+import types
+import unittest
+
+import numpy as np
+import oracles
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.estimator_checks import estimator_checks_generator
+from table import DEFAULTS, TABLE, BinaryQuantizer, each, vq
+
+from skvq import ProductQuantizer, VectorQuantizer
+from skvq import nearest as engine
+from skvq._array_api import is_foreign, library_name, to_host
+from skvq.nearest import _backend, _generic
+
+NEEDED = os.environ.get("SKVQ_NEEDS_ARRAYS") == "1"
+OTHERS = ["array_api_strict", "torch"]
+
+
+def load(name):
+    if NEEDED:
+        return importlib.import_module(name)
+    return pytest.importorskip(name)
+
+
+@pytest.fixture(params=["numpy", *OTHERS])
+def xp(request):
+    """Every library; called, NumPy's arrays become its own."""
+    return load(request.param)
+
+
+@pytest.fixture(params=OTHERS)
+def other(request):
+    """A library that is not NumPy, with scikit-learn's dispatch switched on."""
+    library = load(request.param)
+    if os.environ.get("SCIPY_ARRAY_API") != "1":
+        assert not NEEDED
+        pytest.skip("SCIPY_ARRAY_API=1 is not set")
+    with config_context(array_api_dispatch=True):
+        yield library
+
+
+def put(xp, array):
+    return xp.asarray(np.array(array))
+
+
+def make(shape, seed=0, dtype="float32"):
+    n_samples, n_features, n_codewords = shape
+    rng = np.random.default_rng([seed, *shape])
+    X = rng.normal(1, 1, (n_samples, n_features)).astype(dtype)
+    return X, rng.normal(1, 1, (n_codewords, n_features)).astype(dtype)
+
+
+@pytest.fixture(params=[2**21, 257], ids=["one-tile", "many-tiles"])
+def tiles(request, monkeypatch):
+    monkeypatch.setattr("skvq.nearest._generic._TILE_ELEMENTS", request.param)
+
+
+# -- the engine ------------------------------------------------------------------------
+
+SHAPES = [(1, 1, 1), (7, 1, 5), (100, 2, 17), (257, 8, 256), (40, 33, 300)]
+METRICS = ["sqeuclidean", "cosine", "inner_product", "manhattan", "chebyshev"]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("metric", [*METRICS, "canberra"])
+def test_nearest(xp, tiles, shape, metric):
+    X, table = make(shape)
+    codes, found = engine.nearest(put(xp, X), put(xp, table), metric)
+    assert library_name(codes) == library_name(found) == xp.__name__
+    oracles.assert_nearest(to_host(codes), X, table, metric, np.float32)
+    best = oracles.distances(X, table, metric).min(axis=1)
+    atol = oracles.rounding(X, table, metric, np.float32) + 1e-6 * (1 + np.abs(best))
+    assert (np.abs(to_host(found) - best) <= atol).all()
+    only, nothing = engine.nearest(
+        put(xp, X), put(xp, table), metric, return_distances=False
+    )
+    assert nothing is None
+    assert_array_equal(to_host(only), to_host(codes))
+    # A table of the host will do.
+    assert_array_equal(
+        to_host(engine.nearest(put(xp, X), table, metric)[0]), to_host(codes)
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8", "int64"])
+def test_dtypes(xp, dtype):
+    if xp.__name__ == "array_api_strict" and dtype == "float16":
+        dtype = "float32"  # the standard has no float16
+    X, table = make((300, 4, 20))
+    X, table = (np.rint(10 * np.abs(a)).astype(dtype) for a in (X, table))
+    codes, found = engine.nearest(put(xp, X), put(xp, table))
+    assert_array_equal(to_host(codes), oracles.first_argmin(X, table))
+    assert_array_equal(to_host(found), oracles.distances(X, table).min(axis=1))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
+def test_far_from_the_origin(xp, offset):
+    X = (make((2000, 8, 1))[0] + offset).astype(np.float32)
+    codes, _ = engine.nearest(put(xp, X), put(xp, X[:64]))
+    best = oracles.distances(X, X[:64])
+    excess = best[np.arange(len(X)), to_host(codes)] - best.min(axis=1)
+    assert excess.max() <= 400 * np.finfo(np.float32).eps
+    assert_array_equal(to_host(codes)[:64], np.arange(64))
+
+
+@pytest.mark.parametrize("exponent", [-100, 100])
+def test_scales(xp, exponent):
+    X, table = make((200, 5, 9))
+    expected = engine.nearest(X, table)[0]
+    X, table = (np.ldexp(a, exponent) for a in (X, table))
+    assert_array_equal(to_host(engine.nearest(put(xp, X), table)[0]), expected)
+
+
+def test_equal_codewords_give_the_first(xp, tiles):
+    X, table = make((400, 7, 64))
+    table = np.concatenate([table, table, table[:1]])
+    assert int(to_host(engine.nearest(put(xp, X), table)[0]).max()) < 64
+    tables = [table[:, :3], table[:, 3:]]
+    assert int(to_host(engine.nearest_product(put(xp, X), tables)).max()) < 64
+
+
+@pytest.mark.parametrize("widths", [[4, 4], [1, 2, 5], [3, 3, 2], [8]], ids=str)
+def test_nearest_product(xp, tiles, widths):
+    X, table = make((300, 8, 37))
+    tables = np.split(table, np.cumsum(widths)[:-1], axis=1)
+    codes = engine.nearest_product(put(xp, X), [put(xp, t) for t in tables])
+    assert tuple(codes.shape) == (300, len(widths))
+    for j, columns in enumerate(np.split(X, np.cumsum(widths)[:-1], axis=1)):
+        found = to_host(codes)[:, j]
+        oracles.assert_nearest(found, columns, tables[j], dtype=np.float32)
+
+
+@pytest.mark.parametrize("metric", [*METRICS, "canberra"])
+def test_paired(xp, tiles, metric):
+    X, table = make((150, 6, 12))
+    codes = np.arange(150) % 12
+    expected = oracles.paired(X, table[codes], metric)
+    for found in (
+        engine.paired(put(xp, X), put(xp, table[codes]), metric),
+        engine.paired(put(xp, X), table, metric, codes=put(xp, codes)),
+    ):
+        assert_allclose(to_host(found), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_accumulate(xp, tiles, weighted):
+    X, _ = make((300, 5, 9))
+    codes = np.random.default_rng(0).integers(0, 8, 300)
+    weights = np.random.default_rng(1).random(300) if weighted else None
+    sums, counts = engine.accumulate(put(xp, X), put(xp, codes), 9, weights)
+    expected = oracles.sums_and_counts(X, codes, 9, weights)
+    assert_allclose(to_host(sums), expected[0], rtol=1e-12, atol=1e-12)
+    assert_allclose(to_host(counts), expected[1], rtol=1e-12)
+    # Cells beside each other do not blur each other.
+    X[codes == 3] *= 2.0**100
+    again, _ = engine.accumulate(put(xp, X), codes, 9, weights)
+    assert_array_equal(
+        to_host(again)[codes[codes != 3]], to_host(sums)[codes[codes != 3]]
+    )
+
+
+def test_bad_input(xp):
+    X, table = make((10, 3, 4))
+    X[6] = 0
+    with pytest.raises(ValueError, match="row 6 of X"):
+        engine.nearest(put(xp, X), table, "cosine")
+    with pytest.raises(ValueError, match="3 features, the codebook has 2"):
+        engine.nearest(put(xp, X), table[:, :2])
+    with pytest.raises(ValueError, match="two dimensions"):
+        engine.nearest(put(xp, X[0]), table)
+    with pytest.raises(ValueError, match="overflow"):
+        engine.nearest(put(xp, X + np.float32(3e38)), table)
+    with pytest.raises(ValueError, match="NaN"):
+        engine.nearest(put(xp, X * np.nan), table)
+    with pytest.raises(ValueError, match="codes range from 0 to 4"):
+        engine.accumulate(put(xp, X[:2]), [0, 4], 4)
+    with pytest.raises(ValueError, match="add up to 4"):
+        engine.nearest_product(put(xp, X), [table[:, :2], table[:, :2]])
+
+
+class _Scarce(_generic.Library):
+    """A device on which tiles of more than a few rows find no memory."""
+
+    most = 40
+
+    def smallest(self, scores):
+        if scores.shape[0] > self.most:
+            raise MemoryError("out of memory")
+        return super().smallest(scores)
+
+
+def test_out_of_memory_halves_the_tile(monkeypatch):
+    strict = load("array_api_strict")
+    monkeypatch.setattr(_generic, "library_of", _Scarce)
+    X, table = make((1000, 5, 11))
+    codes, _ = engine.nearest(put(strict, X), table)
+    assert_array_equal(to_host(codes), engine.nearest(X, table)[0])
+    monkeypatch.setattr(_Scarce, "most", 0)
+    with pytest.raises(MemoryError, match="no memory for one row"):
+        engine.nearest(put(strict, X), table)
+
+
+# -- the contract ----------------------------------------------------------------------
+
+FOLLOWING = [
+    row
+    for row in TABLE
+    if row.codes and row.make().__sklearn_tags__().array_api_support
+]
+every_following_row = each(FOLLOWING)
+
+
+def test_the_learned_schemes_follow():
+    assert {"vq-defaults", "vq-cosine-ema", "pq-defaults"} < {r.name for r in FOLLOWING}
+
+
+@every_following_row
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_as_numpy_does(other, row):
+    X, reference = row.data(), row.fitted()
+    given = put(other, X)
+    estimator = row.make().fit(given)
+    codes = estimator.transform(given)
+    decoded = estimator.quantize(given)
+    assert {library_name(a) for a in (codes, decoded, *estimator.codebooks_)} == {
+        other.__name__
+    }
+    assert_array_equal(to_host(codes), reference.transform(X))
+    wide = {"uint16": "int32", "uint32": "int64"} if other.__name__ == "torch" else {}
+    expected = str(reference.transform(X).dtype)
+    assert str(codes.dtype).endswith(wide.get(expected, expected))
+    assert_allclose(to_host(decoded), reference.quantize(X), rtol=1e-5, atol=1e-5)
+    assert estimator.distortion_ == pytest.approx(reference.distortion_, rel=1e-5)
+    assert estimator.score(given) == pytest.approx(reference.score(X), rel=1e-5)
+    for some in (codes, to_host(codes), to_host(codes).tolist()):
+        again = estimator.inverse_transform(some)
+        assert library_name(again) == other.__name__
+        assert_array_equal(to_host(again), to_host(decoded))
+    with pytest.raises(ValueError, match=r"codes\[0, 0\]"):
+        estimator.inverse_transform(put(other, to_host(codes).astype(float) - 999))
+
+
+@every_following_row
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_weights_as_numpy_does(other, row):
+    X = row.data()
+    weights = np.random.default_rng(0).integers(0, 4, len(X)).astype(float)
+    reference = row.make().fit(X, sample_weight=weights)
+    given = put(other, X)
+    for some in (weights, put(other, weights)):
+        estimator = row.make().fit(given, sample_weight=some)
+        if row.name != "vq-n-init":
+            # Two of its starts end in one table, in different order; which of them is
+            # better is a matter of rounding.
+            codes = to_host(estimator.transform(given))
+            assert_array_equal(codes, reference.transform(X))
+        assert estimator.score(given, sample_weight=some) == pytest.approx(
+            reference.score(X, sample_weight=weights), rel=1e-5
+        )
+
+
+@each([row for row in FOLLOWING if row.streams])
+def test_streams_as_numpy_does(other, row):
+    X = row.data()
+    reference, estimator = row.make(), row.make()
+    for begin, end in [(0, 1), (1, 3), (3, 150), (150, 320)]:
+        reference.partial_fit(X[begin:end])
+        estimator.partial_fit(put(other, X[begin:end]))
+    assert library_name(estimator.codebooks_[0]) == other.__name__
+    assert_array_equal(
+        to_host(estimator.transform(put(other, X))), reference.transform(X)
+    )
+
+
+@every_following_row
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_pickles_are_of_the_host(other, row, monkeypatch):
+    X = row.data()
+    given = put(other, X)
+    estimator = row.make().fit(given)
+    data = pickle.dumps(estimator)
+    expected = to_host(estimator.transform(given))
+    with monkeypatch.context() as patch:
+        # Loading does not need the library, nor does use without it.
+        patch.setattr("skvq.base.import_namespace", lambda name: None)
+        copy = pickle.loads(data)
+        assert not any(is_foreign(value) for value in vars(copy).values())
+        assert_array_equal(copy.transform(X), expected)
+        assert isinstance(copy.codebooks_[0], np.ndarray)
+    copy = pickle.loads(data)
+    assert library_name(copy.codebooks_[0]) == other.__name__
+    assert_array_equal(to_host(copy.transform(given)), expected)
+
+
+def test_order_of_checks(other):
+    X = make((40, 5, 1))[0]
+    bad = put(other, X * np.nan)
+    with pytest.raises(NotFittedError):
+        vq().transform(bad)
+    fitted = vq().fit(X)
+    for method in ("transform", "quantize", "score"):
+        message = rf"VectorQuantizer\.{method}\(\) must use the same namespace"
+        with pytest.raises(ValueError, match=message):
+            getattr(fitted, method)(bad)
+    fitted = vq().fit(put(other, X))
+    with pytest.raises(ValueError, match="must use the same namespace"):
+        fitted.transform(X)
+    with pytest.raises(ValueError, match="contains NaN"):
+        fitted.transform(bad)
+    with pytest.raises(ValueError, match="is expecting 5 features"):
+        fitted.transform(put(other, X[:, :4]))
+    with pytest.raises(ValueError, match="minimum of 2 is required"):
+        vq().fit(put(other, X[:1]))
+    with pytest.raises(ValueError, match="2D array"):
+        vq().fit(put(other, X[0]))
+
+
+def test_without_dispatch_numpy_answers():
+    torch = load("torch")
+    X = make((40, 5, 1))[0]
+    for quantizer in (vq(), vq(backend="numpy")):
+        codes = quantizer.fit(put(torch, X)).transform(put(torch, X))
+        assert isinstance(codes, np.ndarray)
+
+
+def test_schemes_that_stay_on_the_host(other):
+    X = make((40, 6, 1))[0]
+    quantizer = BinaryQuantizer()
+    assert not quantizer.__sklearn_tags__().array_api_support
+    if other.__name__ == "torch":
+        codes = quantizer.fit(put(other, X)).transform(put(other, X))
+        assert_array_equal(codes, BinaryQuantizer().fit_transform(X))
+
+
+@pytest.mark.parametrize("make_it", [vq, lambda: ProductQuantizer(2, 4)])
+def test_a_failure_on_the_device_changes_nothing(other, make_it, monkeypatch):
+    X = put(other, make((60, 6, 1))[0])
+    fresh, fitted = make_it(), make_it().fit(X)
+    before = dict(vars(fitted))
+
+    def lost(self, scores):
+        raise RuntimeError("the context is lost")
+
+    monkeypatch.setattr(_generic.Library, "smallest", lost)
+    for estimator in (fresh, fitted):
+        with pytest.raises(RuntimeError, match="context is lost"):
+            estimator.fit(X)
+    assert not hasattr(fresh, "codebook_sizes_")
+    assert vars(fitted) == before
+    monkeypatch.undo()
+    assert fitted.transform(X).shape[0] == 60
+
+
+# -- scikit-learn's own checks ---------------------------------------------------------
+
+
+def _checks():
+    """Those of the libraries and devices that this suite needs, and no others."""
+    named = [(type(estimator).__name__, estimator) for estimator in DEFAULTS]
+    named += [(r.name, r.make()) for r in FOLLOWING if r.sklearn_checks and r.zeros]
+    for name, estimator in named:
+        if not estimator.__sklearn_tags__().array_api_support:
+            continue
+        for instance, check in estimator_checks_generator(estimator):
+            keywords = getattr(check, "keywords", {})
+            places = [
+                (keywords.get("array_namespace"), keywords.get("device_name")),
+                keywords.get("X_ns_and_device"),
+                keywords.get("other_ns_and_device"),
+            ]
+            asked = [tuple(place) for place in places if place and place[0]]
+            here = all(
+                name in ("numpy", *OTHERS)
+                and str(device) in ("None", "cpu", "CPU_DEVICE", "device1")
+                for name, device in asked
+            )
+            if name == "vq-two-bytes" and "torch" in dict(asked):
+                continue  # codes are int32: torch cannot compare in uint16
+            if asked and here and check.func.__name__.startswith("check_array_api"):
+                yield pytest.param(instance, check, id=f"{name}-{asked}")
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(("estimator", "check"), list(_checks()))
+def test_sklearn_checks(estimator, check):
+    try:
+        check(estimator)
+    except unittest.SkipTest as skipped:
+        if NEEDED:
+            pytest.fail(f"skipped: {skipped}")
+        raise
+
+
+# -- the choice of a backend -----------------------------------------------------------
+
+
+@pytest.fixture
+def fake_cupy(monkeypatch):
+    """CuPy as far as the choice looks: it is there, and sees so many devices."""
+
+    def install(n_devices):
+        module = types.ModuleType("cupy")
+        module.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
+        # Whoever asks whether an array is one of CuPy's looks for its class.
+        module.ndarray = module.generic = type("ndarray", (), {})
+        module.cuda = types.SimpleNamespace(
+            runtime=types.SimpleNamespace(getDeviceCount=lambda: n_devices)
+        )
+        monkeypatch.setitem(sys.modules, "cupy", module)
+        _backend.cupy_has_device.cache_clear()
+
+    yield install
+    _backend.cupy_has_device.cache_clear()
+
+
+@pytest.mark.parametrize("n_devices", [0, 1])
+def test_auto_takes_large_searches_to_a_device(fake_cupy, n_devices):
+    fake_cupy(n_devices)
+    X = np.zeros((2, 2))
+    large, small = _backend.GPU_WORK, _backend.GPU_WORK / 2
+    expected = "_cupy" if n_devices else "_numpy"
+    assert _backend.backend_module(X, large).__name__.endswith(expected)
+    assert _backend.backend_module(X, small).__name__.endswith("_numpy")
+    with engine.using("numpy"):
+        assert _backend.backend_module(X, large).__name__.endswith("_numpy")
+    with engine.using("cupy"):
+        assert _backend.backend_module(X, small).__name__.endswith("_cupy")
+    assert _backend.backend_module([[0.0]], small).__name__.endswith("_numpy")
+
+
+@pytest.mark.parametrize("make_it", [vq, lambda **p: ProductQuantizer(2, 4, **p)])
+def test_cupy_that_is_not_there(make_it, fake_cupy, monkeypatch):
+    X = make((40, 6, 1))[0]
+    fake_cupy(0)
+    with pytest.raises(RuntimeError, match="finds no device"):
+        make_it(backend="cupy").fit(X)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    estimator = make_it(backend="cupy")
+    with pytest.raises(ImportError, match=r"skvq\[cupy\]"):
+        estimator.fit(X)
+    assert not hasattr(estimator, "n_features_in_")
+    assert make_it().fit(X).codebook_sizes_  # "auto" says nothing
+
+
+def test_backends_that_do_not_take_an_array(other):
+    X = put(other, make((40, 6, 1))[0])
+    for backend in ("numpy", "cupy"):
+        with pytest.raises(ValueError, match=f"backend='{backend}'"):
+            VectorQuantizer(4, backend=backend).fit(X)
+
+
+def test_numpy_users_import_nothing_else():
+    program = (
+        "import sys, numpy as np, skvq\n"
+        "X = np.random.default_rng(0).normal(size=(500, 8))\n"
+        "for q in (skvq.VectorQuantizer(8), skvq.ProductQuantizer(2, 8)):\n"
+        "    q.fit(X).score(X)\n"
+        "found = {'cupy', 'torch', 'array_api_strict', 'skvq.nearest._cupy',\n"
+        "         'skvq.nearest._generic'} & set(sys.modules)\n"
+        "assert not found, found\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
+# -- on a device -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def cupy():
+    module = pytest.importorskip("cupy")
+    if not _backend.cupy_has_device():
+        pytest.skip("CuPy sees no device")
+    return module
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [*SHAPES, (5000, 24, 256)], ids=str)
+def test_kernels_on_a_device(cupy, shape):
+    X, table = make(shape)
+    for given in (cupy.asarray(X), X):
+        with engine.using("cupy"):
+            codes, found = engine.nearest(given, table)
+        oracles.assert_nearest(to_host(codes), X, table, dtype=np.float32)
+        assert_allclose(
+            to_host(found),
+            engine.paired(X, table, codes=to_host(codes)),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+        tables = np.array_split(table, min(3, shape[1]), axis=1)
+        with engine.using("cupy"):
+            product = engine.nearest_product(given, tables)
+        for j, columns in enumerate(np.array_split(X, len(tables), axis=1)):
+            found_j = to_host(product)[:, j]
+            oracles.assert_nearest(found_j, columns, tables[j], dtype=np.float32)
+    weights = np.random.default_rng(0).random(len(X))
+    for w in (None, weights):
+        sums, counts = engine.accumulate(cupy.asarray(X), codes, len(table), w)
+        expected = oracles.sums_and_counts(X, to_host(codes), len(table), w)
+        assert_allclose(to_host(sums), expected[0], rtol=1e-10, atol=1e-10)
+        assert_allclose(to_host(counts), expected[1], rtol=1e-10)
+
+
+@pytest.mark.gpu
+@every_following_row
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_estimators_on_a_device(cupy, row):
+    X, reference = row.data(), row.fitted()
+    estimator = row.make().fit(cupy.asarray(X))
+    codes = estimator.transform(cupy.asarray(X))
+    assert library_name(codes) == "cupy"
+    assert (to_host(codes) != reference.transform(X)).mean() <= 0.01
+    assert estimator.distortion_ == pytest.approx(reference.distortion_, rel=1e-5)
