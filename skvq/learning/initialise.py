@@ -146,7 +146,9 @@ def _greedy(X, n_codewords, weights, metric, rng) -> np.ndarray:
     weights = np.ones(len(X)) if weights is None else weights
     weights = weights.astype(X.dtype)
     trials = 2 + int(np.log(n_codewords))
-    with nearest.single_threaded_blas():
+    # BLAS's kernels may raise the flag for what lies beside the operands; sums that are
+    # not finite are caught where distances are.
+    with nearest.single_threaded_blas(), np.errstate(invalid="ignore"):
         table_of = nearest.DistanceTable(X, metric)
         pairs = table_of(X) if len(X) <= _MAX_ALL_PAIRS else None
 
