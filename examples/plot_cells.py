@@ -12,8 +12,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from skvq import (
+    AdditiveQuantizer,
     BinaryQuantizer,
     FiniteScalarQuantizer,
+    KroneckerQuantizer,
+    MultiScaleQuantizer,
     ProductQuantizer,
     ResidualQuantizer,
     SphericalQuantizer,
@@ -21,7 +24,6 @@ from skvq import (
     VectorQuantizer,
 )
 from skvq.display import CodebookDisplay
-from skvq.kronecker import KroneckerQuantizer
 
 rng = np.random.default_rng(0)
 X = np.concatenate(
@@ -38,6 +40,12 @@ schemes = [
     ("one table, cosine", VectorQuantizer(16, metric="cosine", random_state=0)),
     ("a table for each feature", ProductQuantizer(2, 4, random_state=0)),
     ("stages of residuals", ResidualQuantizer(2, 4, random_state=0)),
+    ("sums, searched together", AdditiveQuantizer(2, 4, random_state=0)),
+    (
+        "sums, each on its own",
+        AdditiveQuantizer(2, 4, assignment="independent", random_state=0),
+    ),
+    ("a pyramid of tokens", MultiScaleQuantizer(n_codewords=3, random_state=0)),
     ("sizes times directions", KroneckerQuantizer((1, 2), 4, random_state=0)),
     ("equal cells", UniformQuantizer(4)),
     ("Lloyd-Max levels", UniformQuantizer(4, levels="lloyd-max")),

@@ -15,6 +15,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 
 from skvq import (
+    AdditiveQuantizer,
     BinaryQuantizer,
     FiniteScalarQuantizer,
     KroneckerQuantizer,
@@ -54,6 +55,7 @@ schemes = {
     "residual, beam of 5": {
         m: ResidualQuantizer(m, 256, beam_size=5, **seed) for m in (1, 2, 4)
     },
+    "additive": {m: AdditiveQuantizer(m, 256, **seed) for m in (2, 4)},
     "Kronecker": {V: KroneckerQuantizer((8, 8), V, **seed) for V in (16, 64)},
     # 1 + 4 + 16 tokens for a block: 21 bits and more
     "multi-scale": {
