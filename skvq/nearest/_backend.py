@@ -41,7 +41,17 @@ _chosen: ContextVar[str] = ContextVar("skvq_backend", default="auto")
 
 @contextmanager
 def using(backend: str) -> Iterator[None]:
-    """Let the engine compute in a backend inside the block, in this thread."""
+    """Let the engine compute in a backend inside the block, in this thread.
+
+    Parameters
+    ----------
+    backend : {"auto", "numpy", "cupy"}
+        As in `check_backend`.
+
+    Yields
+    ------
+    None
+    """
     token = _chosen.set(backend)
     try:
         yield
@@ -51,6 +61,13 @@ def using(backend: str) -> Iterator[None]:
 
 def check_backend(backend: str, X: Any) -> None:
     """Raise if a backend cannot be had, or does not take the array.
+
+    Parameters
+    ----------
+    backend : {"auto", "numpy", "cupy"}
+        Where the engine is to compute.
+    X : array
+        An array of any library.
 
     Raises
     ------
