@@ -5,8 +5,8 @@ below that of faiss's LocalSearchQuantizer and of its ResidualQuantizer at a bea
 learns in no more time than the first, and encodes in at most twice its time.
 
 Distortion: the squared error summed over features and averaged over the test rows, in
-float64, from the reconstructions that each library gives for its own codes.  Each set is
-learned once: learning takes minutes.
+float64, from the reconstructions that each library gives for its own codes.  Each set
+is learned once: learning takes minutes.
 """
 
 import _common  # isort: split
