@@ -215,7 +215,8 @@ def check_codes(estimator, codes, sizes: Sequence[int], widths: Sequence[int]) -
             f"codes[{row}, {column}] = {codes[row, column]} is not a code of {name}: "
             f"column {column} takes the integers 0 to {limits[column] - 1}."
         )
-    return codes.astype(np.intp)
+    # In one layout, since products of what the codes look up may round by it.
+    return np.ascontiguousarray(codes, dtype=np.intp)
 
 
 def _valid_foreign_codes(codes, sizes: Sequence[int], widths: Sequence[int]) -> bool:
