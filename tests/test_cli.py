@@ -1028,7 +1028,9 @@ def test_a_failed_replacement_leaves_the_old_file(X, monkeypatch):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+# Jobs in the background of a script are born deaf to it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from skvq import VectorQuantizer, __main__
 fit = VectorQuantizer.fit
 def slow(self, *args, **kwargs):
