@@ -25,6 +25,7 @@ from skvq.nearest import (
     nearest,
     nearest_product,
 )
+from skvq.nearest import _threads
 
 DTYPES = ["float16", "float32", "float64", "uint8", "int16", "int64", "bool"]
 # Widths and sizes about the borders of tiles and of the kernels of a matrix product.
@@ -402,3 +403,21 @@ def test_an_error_in_a_thread_reaches_the_caller(two_threads):
             nearest(X, table)
     X[-1, -1] = 0
     assert_nearest(nearest(X, table)[0], X, table, dtype=np.float32)
+
+
+class _Blas:
+    def __init__(self, path, architecture):
+        self.filepath, self.architecture = path, architecture
+
+
+class TestOwnBlas:
+    """The kernels that count are those of the BLAS that NumPy multiplies with."""
+
+    NUMPY = _Blas("/lib/site-packages/numpy.libs/libopenblas64.so", "SkylakeX")
+    OTHER = _Blas("/lib/site-packages/faiss_cpu.libs/libopenblas.so", "Zen")
+
+    def test_another_librarys_is_left_out(self):
+        assert _threads._numpys_own([self.OTHER, self.NUMPY]) == [self.NUMPY]
+
+    def test_without_one_of_its_own_all_count(self):
+        assert _threads._numpys_own([self.OTHER]) == [self.OTHER]

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import scipy.linalg  # noqa: F401  loads SciPy's BLAS, so that the guard knows it
@@ -61,12 +62,12 @@ class _BlasGuard:
                 self._limiter = None
 
     def has_small_kernels(self) -> bool:
-        """Whether BLAS multiplies small matrices without copying them first.
+        """Whether NumPy's BLAS multiplies small matrices without copying them first.
 
         OpenBLAS does where it runs its kernels for AVX-512.
         """
         with self._lock:
-            libraries = self._found().lib_controllers
+            libraries = _numpys_own(self._found().lib_controllers)
             return bool(libraries) and all(
                 getattr(library, "architecture", None) in _SMALL_KERNELS
                 for library in libraries
@@ -85,6 +86,16 @@ class _BlasGuard:
             yield n_threads
         finally:
             self._exit()
+
+
+def _numpys_own(libraries: list) -> list:
+    """Of the BLAS libraries in the process, that of NumPy's wheel; all if it has none.
+
+    Others bring their own, of another version: SciPy, faiss, torch.
+    """
+    folders = {"numpy", "numpy.libs"}
+    own = [one for one in libraries if folders & set(Path(one.filepath).parts)]
+    return own or libraries
 
 
 def _available_cores() -> int:
