@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from numbers import Integral
 
 import numpy as np
+from joblib import effective_n_jobs
+from sklearn import config_context, get_config
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.parallel import Parallel, delayed
 
@@ -41,8 +43,9 @@ class ProductQuantizer(BaseQuantizer):
     share_codebook : bool, default=False
         Whether one table serves all slices, which must then have equal widths.
     n_jobs : int, default=None
-        Slices that are fitted at the same time, see `joblib.Parallel`.  Each fit has
-        threads of its own already, so that this pays for small ones or on a cluster.
+        Slices that are fitted at the same time in joblib's workers, see
+        `joblib.Parallel`.  None or 1: on threads of this process, as many as BLAS would
+        use, which is as fast on one machine.
     random_state : int, RandomState instance or None, default=None
         Seeds the parts; None: they keep their own.
     backend : {"auto", "numpy", "cupy"}, default="auto"
@@ -126,11 +129,14 @@ class ProductQuantizer(BaseQuantizer):
             X, weights = _stack_slices(X, weights, slices)
             slices = [slice(None)]
         # A part may train on a column-cut view only through a copy; it makes its own.
-        fitted = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fit_part)(part, X[:, columns], weights)
-            for part, columns in zip(parts, slices, strict=True)
-        )
-        self._assign(fitted)
+        if effective_n_jobs(self.n_jobs) == 1 and not is_foreign(X):
+            _fit_on_threads(parts, slices, X, weights)
+        else:
+            parts = Parallel(n_jobs=self.n_jobs)(
+                delayed(_fit_part)(part, X[:, columns], weights)
+                for part, columns in zip(parts, slices, strict=True)
+            )
+        self._assign(parts)
 
     def _partial_fit(self, X, weights):
         slices = self._slices(X.shape[1])
@@ -305,6 +311,17 @@ def _searched_table(part):
 
 def _fit_part(part, X, weights):
     return part.fit(X, sample_weight=weights)
+
+
+def _fit_on_threads(parts, slices, X, weights) -> None:
+    """Fit the parts in place, as many at a time as there are threads."""
+    config = get_config()  # scikit-learn's, which is another in every thread
+
+    def fit(j: int) -> None:
+        with config_context(**config):
+            _fit_part(parts[j], X[:, slices[j]], weights)
+
+    nearest.map_jobs(fit, len(parts))
 
 
 def _stack_slices(X, weights, slices):

@@ -20,12 +20,12 @@ from skvq.nearest import (
     METRICS,
     PRODUCT_METRICS,
     DistanceTable,
+    _threads,
     accumulate,
     check_metric,
     nearest,
     nearest_product,
 )
-from skvq.nearest import _threads
 
 DTYPES = ["float16", "float32", "float64", "uint8", "int16", "int64", "bool"]
 # Widths and sizes about the borders of tiles and of the kernels of a matrix product.
@@ -421,3 +421,33 @@ class TestOwnBlas:
 
     def test_without_one_of_its_own_all_count(self):
         assert _threads._numpys_own([self.OTHER]) == [self.OTHER]
+
+
+class TestJobs:
+    """Independent jobs, each on a thread of its own where there are enough."""
+
+    def test_each_runs_once_with_the_callers_flags(self, two_threads):
+        flags = []
+
+        def job(i):
+            flags.append((i, np.geterr()["divide"]))
+
+        with np.errstate(divide="raise"):
+            engine.map_jobs(job, 5)
+        assert sorted(flags) == [(i, "raise") for i in range(5)]
+
+    def test_they_share_the_threads(self, two_threads):
+        seen = []
+        engine.map_jobs(lambda i: seen.append(_threads._share.most), 5)
+        engine.map_jobs(lambda i: seen.append(_threads._share.most), 1)
+        assert seen == [1] * 5 + [2]
+        assert _threads._share.most > 2
+
+    def test_an_error_reaches_the_caller(self, two_threads):
+        def job(i):
+            if i == 3:
+                raise KeyError(i)
+
+        with pytest.raises(KeyError, match="3"):
+            engine.map_jobs(job, 5)
+        assert _threads._share.most > 2

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from oracles import assert_nearest
+from sklearn import config_context, get_config
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from table import mixture
@@ -150,6 +151,21 @@ def test_n_jobs_changes_nothing():
         two.fit(X)
     for a, b in zip(one.codebooks_, two.codebooks_, strict=True):
         assert_array_equal(a, b)
+
+
+class ConfigSeen(VectorQuantizer):
+    """A part that keeps scikit-learn's configuration at the time of its fit."""
+
+    def _fit(self, X, weights):
+        self.assumed_ = get_config()["assume_finite"]
+        super()._fit(X, weights)
+
+
+def test_parts_see_the_configuration_on_every_thread(two_threads):
+    pq = ProductQuantizer(4, quantizer=ConfigSeen(4))
+    with config_context(assume_finite=True):
+        pq.fit(mixture(60, 8))
+    assert [part.assumed_ for part in pq.quantizers_] == [True] * 4
 
 
 def test_a_failed_batch_leaves_the_parts_alone():

@@ -13,6 +13,7 @@ and its sums here; nobody else computes a distance.
 `paired`                  distance of each row to its own reconstruction
 `accumulate`              sums and counts of the rows of each code
 `compute_dtype`           the precision that a dtype is computed in
+`map_jobs`                independent jobs, each on a thread where there are enough
 `single_threaded_blas`    holds BLAS to one thread, for the linear algebra of learners
 ========================  ==========================================================
 
@@ -40,7 +41,7 @@ from skvq.nearest._metrics import (
     check_metric,
 )
 from skvq.nearest._numpy import DistanceTable, compute_dtype
-from skvq.nearest._threads import single_threaded_blas
+from skvq.nearest._threads import map_jobs, single_threaded_blas
 
 __all__ = [
     "BACKENDS",
@@ -56,6 +57,7 @@ __all__ = [
     "compute_dtype",
     "improve_sums",
     "kronecker_rows",
+    "map_jobs",
     "nearest",
     "nearest_best",
     "nearest_kronecker",

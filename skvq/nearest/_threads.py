@@ -8,10 +8,12 @@ be is read from BLAS, because that is where joblib's workers and
 
 import math
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +204,16 @@ def multiply_rows(
 Worker = Callable[[int, int], None]
 
 
+class _Share(threading.local):
+    """How many threads the calls of this one may use, where several run at once."""
+
+    def __init__(self) -> None:
+        self.most = sys.maxsize
+
+
+_share = _Share()
+
+
 def map_tiles(
     make_worker: Callable[[], Worker], n_rows: int, tile: int, work_per_row: float
 ) -> None:
@@ -222,7 +234,7 @@ def map_tiles(
     with single_threaded_blas() as n_threads:
         if n_rows * work_per_row < MIN_WORK_PER_CALL:
             n_threads = 1
-        n_threads = min(n_threads, len(starts))
+        n_threads = min(n_threads, len(starts), _share.most)
         remaining = iter(starts)
         lock = threading.Lock()
         failed = threading.Event()
@@ -252,3 +264,37 @@ def map_tiles(
         for error in errors:
             if error is not None:
                 raise error
+
+
+def map_jobs(job: Callable[[int], None], n_jobs: int) -> None:
+    """Call ``job(i)`` for all i, several at a time, on as many threads as there may be.
+
+    What a job does in the engine has what threads are left for it: many small jobs,
+    whose tiles are too few to keep all threads busy, take a thread each.  They see the
+    caller's context variables and floating-point flags.
+
+    Parameters
+    ----------
+    job : callable
+        Takes the number of the job.
+    n_jobs : int
+        How many there are.
+    """
+    flags = np.geterr()
+    with single_threaded_blas() as n_threads:
+        n_threads = min(n_threads, _share.most)
+        share = max(1, n_threads // max(1, n_jobs))
+        contexts = [copy_context() for _ in range(n_jobs)]
+
+        def make_worker():
+            def worker(start: int, stop: int) -> None:
+                before, _share.most = _share.most, share
+                try:
+                    with np.errstate(**flags):
+                        contexts[start].run(job, start)
+                finally:
+                    _share.most = before
+
+            return worker
+
+        map_tiles(make_worker, n_jobs, 1, MIN_WORK_PER_CALL)
