@@ -29,7 +29,7 @@ from skvq.learning.scalar import (
     uniform_reach,
     weighted_mean,
 )
-from skvq.nearest._threads import map_tiles
+from skvq.nearest._threads import map_tiles, scratch
 
 
 class UniformQuantizer(BaseQuantizer):
@@ -471,7 +471,7 @@ class _Tanh:
         """Return the codes of X."""
         codes = np.empty(X.shape, smallest_dtype(max(self.sizes)))
         tile = tile_rows(X.shape[1], len(X))
-        half = repeat_row((np.asarray(self.sizes) // 2).astype(X.dtype), tile)
+        half = np.repeat((np.asarray(self.sizes) // 2).astype(X.dtype)[None], tile, 0)
         last = (np.asarray(self.sizes) - 1).astype(X.dtype)
         # From a thousand levels on, 1 + 1e-3 reaches beyond the last integer.
         may_leave = max(self.sizes) > 500
@@ -490,13 +490,17 @@ class _Tanh:
     def _run(self, X, write: Callable[[slice, np.ndarray], None]) -> None:
         """Bound tile after tile and hand each to `write`, which may change it."""
         tile = tile_rows(X.shape[1], len(X))
-        scale, shift, offset = (
-            repeat_row(row.astype(X.dtype), tile)
-            for row in (self.scale, self.shift, self.offset)
-        )
 
         def make_worker():
-            buffer = np.empty((tile, X.shape[1]), dtype=X.dtype)
+            scale, shift, offset = (
+                repeat_row(name, row.astype(X.dtype), tile)
+                for name, row in (
+                    ("scale", self.scale),
+                    ("shift", self.shift),
+                    ("offset", self.offset),
+                )
+            )
+            buffer = scratch("places", (tile, X.shape[1]), X.dtype)
 
             def work(begin: int, end: int) -> None:
                 n = end - begin

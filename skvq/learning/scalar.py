@@ -24,10 +24,11 @@ from scipy.linalg import solve_banded
 from scipy.optimize import minimize_scalar
 
 from skvq.codes import smallest_dtype
-from skvq.nearest._threads import map_tiles
+from skvq.nearest._threads import map_tiles, scratch
 
-# Elements of a tile: a few float64 buffers of this size stay in the cache of a core.
-_TILE_ELEMENTS = 2**15
+# Elements of a tile: a dozen calls into NumPy cost little beside their work on it, and
+# what they hand on is still in a cache of 1 MB (benchmarks/fixed.py).
+_TILE_ELEMENTS = 2**16
 # What an element costs, in multiply-adds, for the choice of threads.
 _WORK = 40.0
 # Up to this many edges, a comparison with each is the fastest search.
@@ -44,13 +45,15 @@ def tile_rows(n_columns: int, n_rows: int = _TILE_ELEMENTS) -> int:
     return max(1, min(n_rows, _TILE_ELEMENTS // max(1, n_columns)))
 
 
-def repeat_row(row: np.ndarray, n_rows: int) -> np.ndarray:
-    """Return a row over and over, in memory.
+def repeat_row(name: str, row: np.ndarray, n_rows: int) -> np.ndarray:
+    """Return a row over and over, in this thread's scratch memory of that name.
 
     Whole tiles are combined in one run, which broadcasting a short row is not: twice as
     fast at 64 columns.
     """
-    return np.repeat(row[None], n_rows, axis=0)
+    repeated = scratch(name, (n_rows, len(row)), row.dtype)
+    repeated[...] = row
+    return repeated
 
 
 def per_column(
@@ -140,7 +143,7 @@ class Grid:
         tile = tile_rows(codes.shape[1])
 
         def make_worker():
-            buffer = np.empty((tile, codes.shape[1]))
+            buffer = scratch("places", (tile, codes.shape[1]), np.float64)
 
             def work(begin: int, end: int) -> None:
                 x = buffer[: end - begin]
@@ -198,18 +201,19 @@ class Grid:
         )
         # The ends as rows: a maximum with a scalar takes three times as long.
         start, scale, first, last = (
-            repeat_row(row.astype(dtype), tile)
-            for row in (
-                self.low + less,
-                per_cell,
-                np.zeros_like(per_cell),
-                np.array(self.sizes) - 1.0,
+            repeat_row(name, row.astype(dtype), tile)
+            for name, row in (
+                ("start", self.low + less),
+                ("scale", per_cell),
+                ("first", np.zeros_like(per_cell)),
+                ("last", np.array(self.sizes) - 1.0),
             )
         )
         twice = dtype(2 * doubt)
-        places = np.empty((tile, X.shape[1]), dtype=dtype)
-        above = np.empty((tile, X.shape[1]), dtype=codes.dtype)
-        flags = np.zeros(-(-places.size // 8) * 8, dtype=bool)
+        places = scratch("places", (tile, X.shape[1]), dtype)
+        above = scratch("above", (tile, X.shape[1]), codes.dtype)
+        flags = scratch("flags", (-(-places.size // 8) * 8,), bool)
+        flags[...] = False
         words = flags.view(np.uint64)  # eight flags at a time
 
         def work(begin: int, end: int) -> None:
@@ -334,7 +338,7 @@ def look_up(tables, codes: np.ndarray, dtype) -> np.ndarray:
     tile = tile_rows(codes.shape[1])
 
     def make_worker():
-        places = np.empty((tile, codes.shape[1]), dtype=np.intp)
+        places = scratch("places", (tile, codes.shape[1]), np.intp)
 
         def work(begin: int, end: int) -> None:
             place = places[: end - begin]
@@ -362,8 +366,8 @@ def _count_edges(X, edges, codes, tile):
     rows = np.full((most, len(edges)), np.inf, dtype=X.dtype)
     for j, edge in enumerate(edges):
         rows[: len(edge), j] = edge
-    repeated = [repeat_row(row, tile) for row in rows]
-    passed = np.empty((tile, len(edges)), dtype=bool)
+    repeated = [repeat_row(f"edge {j}", row, tile) for j, row in enumerate(rows)]
+    passed = scratch("passed", (tile, len(edges)), bool)
 
     def work(begin: int, end: int) -> None:
         n = end - begin
@@ -381,7 +385,7 @@ def _count_edges(X, edges, codes, tile):
 
 def _search_edges(X, edges, codes, tile):
     """Make a worker that searches the edges of one column after the other."""
-    columns = np.empty((len(edges), tile), dtype=X.dtype)
+    columns = scratch("columns", (len(edges), tile), X.dtype)
 
     def work(begin: int, end: int) -> None:
         x = columns[:, : end - begin]
@@ -439,10 +443,10 @@ class _EdgeIndex:
 
     def worker(self, X, edges, codes, tile):
         """Make a worker that looks the bucket up and compares with what is in it."""
-        places = np.empty((tile, X.shape[1]), dtype=X.dtype)
-        near = np.empty((tile, X.shape[1]), dtype=X.dtype)
-        found = np.empty((tile, X.shape[1]), dtype=np.intp)
-        passed = np.empty((tile, X.shape[1]), dtype=bool)
+        places = scratch("places", (tile, X.shape[1]), X.dtype)
+        near = scratch("near", (tile, X.shape[1]), X.dtype)
+        found = scratch("found", (tile, X.shape[1]), np.intp)
+        passed = scratch("passed", (tile, X.shape[1]), bool)
 
         def work(begin: int, end: int) -> None:
             n = end - begin
