@@ -36,8 +36,9 @@ MAX_EXHAUSTIVE = 4096
 # Of the starts in rotated slices, of which the best is improved.
 _STAGE_ITERATIONS = 10
 _STAGE_TOL = 1e-3
-# Turns of the best of these, as a multiple of those that each of them gets.
-_MORE_TURNS = 8
+# Turns of the best of these, as a multiple of those that each of them gets: before its
+# tables are learned anew, and after.
+_MORE_TURNS = 5
 
 # Samples that a codeword weighs in the ridge, from weak to strong.
 _STRENGTHS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -327,7 +328,7 @@ def in_rotated_slices(
     rng : RandomState
         For the tables of the other starts.
     max_iter : int
-        Turns for each start; the best gets up to eight times as many again.
+        Turns for each start; the best gets up to ten times as many again.
     tol : float
         A start is left when ten turns gain less than this share, the best when a
         thousand do.
@@ -340,7 +341,8 @@ def in_rotated_slices(
     -----
     The starts are the slices as they are, and two ways to share out the principal axes
     among the slices: in order, and evening out the products of their variances.  All
-    are improved, and the best of them for several times as long.
+    are improved, and the best of them for several times as long, the second half of it
+    with tables learned anew in the rotation that it has reached.
     """
     widths = [table.shape[1] for table in product_tables]
     sizes = [len(table) for table in product_tables]
@@ -356,10 +358,7 @@ def in_rotated_slices(
     variances = np.average((centred @ axes) ** 2, axis=0, weights=weights)
     for order in (np.arange(len(variances)), balanced_order(variances, widths)):
         rotation = axes[:, order]
-        tables = [
-            _k_means(part, size, weights, rng)
-            for part, size in zip(_cut(centred, rotation, begins), sizes, strict=True)
-        ]
+        tables = _fresh_tables(centred, rotation, sizes, begins, weights, rng)
         starts.append(_rotated(centred, rotation, tables, weights))
     # A turn gains little, and gains it for long: the best start is not the best end.
     trials = [
@@ -367,15 +366,27 @@ def in_rotated_slices(
         for start in starts
     ]
     best = min(trials, key=lambda trial: trial.distortion)
-    best = improve_rotation(
-        centred, best, weights, max_iter=_MORE_TURNS * max_iter, tol=1e-3 * tol
-    )
+    limits = {"max_iter": _MORE_TURNS * max_iter, "tol": 1e-3 * tol}
+    best = improve_rotation(centred, best, weights, **limits)
+    # Its tables have followed the rotation all the way; others fit where it now is.
+    tables = _fresh_tables(centred, best.rotation, sizes, begins, weights, rng)
+    fresh = _rotated(centred, best.rotation, tables, weights)
+    fresh = improve_rotation(centred, fresh, weights, **limits)
+    best = min(best, fresh, key=lambda one: one.distortion)
     # Each table bears the part of the mean in its own subspace: distances within it
     # are as they were, and the parts add up to the mean.
     parts = np.split(best.rotation, begins, axis=1)
     return [
         ((table + mean @ part) @ part.T).astype(X.dtype)
         for table, part in zip(best.tables, parts, strict=True)
+    ]
+
+
+def _fresh_tables(X, rotation, sizes, begins, weights, rng) -> list[np.ndarray]:
+    """Return tables of the slices of rotated samples, each learned from its own."""
+    return [
+        _k_means(part, size, weights, rng)
+        for part, size in zip(_cut(X, rotation, begins), sizes, strict=True)
     ]
 
 
