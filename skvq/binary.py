@@ -5,6 +5,14 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from skvq._array_api import (
+    array_namespace,
+    astype,
+    is_foreign,
+    join_columns,
+    numpy_dtype,
+    to_host,
+)
 from skvq._compat import Interval, StrOptions
 from skvq._validation import warn
 from skvq.base import BaseQuantizer
@@ -96,6 +104,7 @@ class BinaryQuantizer(BaseQuantizer):
         "radius": [StrOptions(set(RADII))],
         "radius_levels": [Interval(Integral, 1, 2**32, closed="both")],
     }
+    _follows_namespace = True
 
     def __init__(
         self, *, spherical=False, scale="fit", radius="unit", radius_levels=256
@@ -106,7 +115,7 @@ class BinaryQuantizer(BaseQuantizer):
         self.radius_levels = radius_levels
 
     def _fit(self, X, weights):
-        n_features = X.shape[1]
+        n_features, dtype = X.shape[1], numpy_dtype(X)
         radius = None
         if self.spherical:
             scale = np.full(n_features, 1 / np.sqrt(n_features))
@@ -120,40 +129,46 @@ class BinaryQuantizer(BaseQuantizer):
                     ConvergenceWarning,
                 )
         elif self.scale == "fit":
-            scale = weighted_mean(X, weights, np.abs)
+            scale = weighted_mean(X, weights, abs)
         else:
             scale = np.full(n_features, float(self.scale))
-            if self.scale > float(np.finfo(X.dtype).max):
+            if self.scale > float(np.finfo(dtype).max):
                 raise ValueError(
-                    f"scale={self.scale!r} is too large for {X.dtype}, in which X is "
+                    f"scale={self.scale!r} is too large for {dtype}, in which X is "
                     "quantized."
                 )
-        self.scale_ = scale.astype(X.dtype)
+        self.scale_ = scale.astype(dtype)
         self._radius_ = radius
         sizes = () if radius is None else radius.sizes
         self.codebook_sizes_ = (2,) * n_features + sizes
 
     def _encode(self, X):
-        signs = np.greater(X, 0).view(np.uint8)
+        if is_foreign(X):
+            xp = array_namespace(X)
+            signs = astype(xp, X > 0, xp.uint8)
+        else:
+            signs = np.greater(X, 0).view(np.uint8)
         if self._radius_ is None or not self._radius_.sizes:
             return signs
-        return np.hstack((signs, self._radius_.encode(row_norms(X))))
+        return join_columns([signs, self._radius_.encode(row_norms(X))])
 
     def _decode(self, codes):
         n_features = self.n_features_in_
         low = 0 - self.scale_  # not -scale_, which has negative zeros
-        result = np.where(codes[:, :n_features] > 0, self.scale_, low)
+        xp = array_namespace(codes) if is_foreign(codes) else np
+        result = xp.where(codes[:, :n_features] > 0, self.scale_, low)
         if self._radius_ is None or not self._radius_.sizes:
             return result
         lengths = self._radius_.decode(codes[:, n_features:])
-        result *= lengths.astype(result.dtype)[:, None]
+        result *= astype(xp, lengths, result.dtype)[:, None]
         return result
 
     def _codebooks(self):
-        signs = tuple(np.array([[0 - value], [value]]) for value in self.scale_)
+        scale = to_host(self.scale_)
+        signs = tuple(np.array([[0 - value], [value]]) for value in scale)
         if self._radius_ is None:
             return signs
-        return signs + self._radius_.tables(self.scale_.dtype)
+        return signs + self._radius_.tables(scale.dtype)
 
 
 def hamming_distances(packed_X, packed_Y=None) -> np.ndarray:

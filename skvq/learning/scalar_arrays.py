@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 
 from skvq import nearest
-from skvq._array_api import array_namespace, astype, code_dtype, like, to_host
+from skvq._array_api import (
+    array_namespace,
+    astype,
+    code_dtype,
+    device_of,
+    like,
+    to_host,
+)
 from skvq.codes import smallest_dtype
 
 # -- cells -----------------------------------------------------------------------------
@@ -227,6 +234,12 @@ def ldexp(values: Any, exponents: Any) -> Any:
     # In two steps, since 2**1073 alone overflows.
     values = values * _take(table, half + _ZERO)
     return values * _take(table, exponents - half + _ZERO)
+
+
+def ones(rows: Any) -> Any:
+    """Return the length 1 for every row, (n_rows,)."""
+    xp = array_namespace(rows)
+    return xp.ones(rows.shape[0], dtype=xp.float64, device=device_of(rows))
 
 
 def row_norms(X: Any) -> Any:
