@@ -58,7 +58,7 @@ def is_followed(estimator, X) -> bool:
     """
     if not is_foreign(X) or not getattr(estimator, "_follows_namespace", False):
         return False
-    known = ("cupy", vars(estimator).get("_namespace_"))
+    known = ("cupy", getattr(estimator, "_namespace_", None))
     return get_config()["array_api_dispatch"] or library_name(X) in known
 
 
@@ -74,7 +74,7 @@ def _as_numpy(estimator, X) -> np.ndarray:
 
 def check_same_library(estimator, X, method: str) -> None:
     """Raise if X is not an array of the library, on the device, of those of `fit`."""
-    fitted = vars(estimator).get("_namespace_", "numpy")
+    fitted = getattr(estimator, "_namespace_", "numpy")
     given = library_name(X) if is_followed(estimator, X) else "numpy"
     places = "", ""
     if fitted == given != "numpy":

@@ -20,7 +20,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from table import DEFAULTS, TABLE, BinaryQuantizer, each, vq
 
-from skvq import ProductQuantizer, VectorQuantizer
+from skvq import ProductQuantizer, QuantizedFeatures, VectorQuantizer
 from skvq import nearest as engine
 from skvq._array_api import is_foreign, library_name, to_host
 from skvq.nearest import _backend, _generic
@@ -223,8 +223,12 @@ FOLLOWING = [
 every_following_row = each(FOLLOWING)
 
 
-def test_the_learned_schemes_follow():
-    assert {"vq-defaults", "vq-cosine-ema", "pq-defaults"} < {r.name for r in FOLLOWING}
+def test_the_schemes_follow():
+    names = {row.name for row in FOLLOWING}
+    assert {"vq-defaults", "vq-cosine-ema", "pq-defaults"} < names
+    assert {"uniform-defaults", "uniform-quantile", "fsq-defaults"} < names
+    assert {"binary-defaults", "binary-spherical-float32", "pq-of-fsq"} < names
+    assert {"spherical-defaults", "spherical-float32-radius"} < names
 
 
 @every_following_row
@@ -336,13 +340,44 @@ def test_without_dispatch_numpy_answers():
         assert isinstance(codes, np.ndarray)
 
 
+class _OnTheHost(BinaryQuantizer):
+    """A scheme whose hooks take NumPy's arrays alone."""
+
+    _follows_namespace = False
+
+
 def test_schemes_that_stay_on_the_host(other):
     X = make((40, 6, 1))[0]
-    quantizer = BinaryQuantizer()
-    assert not quantizer.__sklearn_tags__().array_api_support
+    quantizer = _OnTheHost()
+    features = QuantizedFeatures(quantizer)
+    for estimator in (quantizer, features):
+        assert not estimator.__sklearn_tags__().array_api_support
     if other.__name__ == "torch":
         codes = quantizer.fit(put(other, X)).transform(put(other, X))
         assert_array_equal(codes, BinaryQuantizer().fit_transform(X))
+        decoded = features.fit(put(other, X)).transform(put(other, X))
+        assert_array_equal(decoded, BinaryQuantizer().fit(X).quantize(X))
+
+
+FEATURES = each(
+    [r for r in TABLE if not r.codes and r.make().__sklearn_tags__().array_api_support]
+)
+
+
+@FEATURES
+def test_features_as_numpy_does(other, row):
+    X, reference = row.data(), row.fitted()
+    given = put(other, X)
+    estimator = row.make().fit(given)
+    found = estimator.transform(given)
+    assert library_name(found) == other.__name__
+    assert_allclose(to_host(found), reference.transform(X), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="must use the same namespace"):
+        estimator.transform(X)
+    with pytest.raises(ValueError, match="must use the same namespace"):
+        reference.transform(given)
+    copy = pickle.loads(pickle.dumps(estimator))
+    assert_array_equal(to_host(copy.transform(given)), to_host(found))
 
 
 @pytest.mark.parametrize("make_it", [vq, lambda: ProductQuantizer(2, 4)])
