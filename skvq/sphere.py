@@ -15,10 +15,11 @@ from skvq._array_api import (
     astype,
     is_foreign,
     join_columns,
+    like,
     numpy_dtype,
 )
 from skvq._compat import Interval, StrOptions
-from skvq._validation import warn
+from skvq._validation import check_foreign_matrix, is_followed_by_functions, warn
 from skvq.base import BaseQuantizer
 from skvq.learning import direction_arrays
 from skvq.learning.scalar import (
@@ -299,6 +300,8 @@ def to_spherical(X, coordinates="standard") -> tuple[np.ndarray, np.ndarray]:
     ([5.0], [[1.5708, 5.3559]])
     """
     _check_coordinates(coordinates)
+    if is_followed_by_functions(X):
+        return _split(check_foreign_matrix(X, "X"), coordinates)
     X = _check_finite("X", X)
     if X.ndim != 2 or not X.shape[1]:
         raise ValueError(f"X has shape {X.shape}; expected (n_samples, n_features).")
@@ -340,9 +343,10 @@ def from_spherical(radius, angles, coordinates="standard") -> np.ndarray:
     [[0.0, -2.0, 0.0]]
     """
     _check_coordinates(coordinates)
-    radius = _check_finite("radius", radius)
-    angles = _check_finite("angles", angles)
-    if radius.ndim != 1 or angles.ndim != 2 or len(radius) != len(angles):
+    followed = next(filter(is_followed_by_functions, (radius, angles)), None)
+    radius = _check_finite("radius", radius, followed)
+    angles = _check_finite("angles", angles, followed)
+    if radius.ndim != 1 or angles.ndim != 2 or radius.shape != angles.shape[:1]:
         raise ValueError(
             f"radius has shape {radius.shape} and angles {angles.shape}; expected "
             "(n_samples,) and (n_samples, n_features - 1)."
@@ -350,8 +354,13 @@ def from_spherical(radius, angles, coordinates="standard") -> np.ndarray:
     return _join(radius, angles, coordinates)
 
 
-def _check_finite(name: str, array) -> np.ndarray:
-    """Return it in float64; complex, infinite and missing numbers are errors."""
+def _check_finite(name: str, array, followed=None):
+    """Return it in float64; complex, infinite and missing numbers are errors.
+
+    It goes to the library of the one that is followed, if any.
+    """
+    if followed is not None:
+        return _check_foreign(name, like(array, followed))
     return check_array(
         array,
         dtype=np.float64,
@@ -361,6 +370,16 @@ def _check_finite(name: str, array) -> np.ndarray:
         ensure_min_features=0,
         input_name=name,
     )
+
+
+def _check_foreign(name: str, array):
+    xp = array_namespace(array)
+    if not any(xp.isdtype(array.dtype, kind) for kind in ("integral", "real floating")):
+        raise ValueError(f"{name} has dtype {array.dtype}; expected real numbers.")
+    array = astype(xp, array, xp.float64)
+    if not bool(xp.all(xp.isfinite(array))):
+        raise ValueError(f"{name} contains NaN or infinity.")
+    return array
 
 
 def _check_coordinates(coordinates) -> None:
