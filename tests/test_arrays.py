@@ -774,7 +774,10 @@ def test_numpy_users_import_nothing_else():
     program = (
         "import sys, numpy as np, skvq\n"
         "X = np.random.default_rng(0).normal(size=(500, 8))\n"
-        "for q in (skvq.VectorQuantizer(8), skvq.ProductQuantizer(2, 8)):\n"
+        "schemes = [skvq.VectorQuantizer(8), skvq.ProductQuantizer(2, 8)]\n"
+        "schemes += [skvq.UniformQuantizer(), skvq.FiniteScalarQuantizer()]\n"
+        "schemes += [skvq.BinaryQuantizer(), skvq.SphericalQuantizer()]\n"
+        "for q in schemes:\n"
         "    q.fit(X).score(X)\n"
         "found = {'cupy', 'torch', 'array_api_strict', 'skvq.nearest._cupy',\n"
         "         'skvq.nearest._generic'} & set(sys.modules)\n"
