@@ -486,7 +486,7 @@ class _Tanh:
     def bounded(self, X):
         """Return the bounded values of X, in its dtype."""
         if is_foreign(X):
-            return self._foreign_bounded(X)
+            return self._run_foreign(X, lambda values: values)
         bounded = np.empty_like(X)
 
         def write(rows: slice, values: np.ndarray) -> None:
@@ -517,24 +517,29 @@ class _Tanh:
         self._run(X, write)
         return codes
 
-    def _foreign_bounded(self, X):
+    def _foreign_codes(self, X):
+        xp = array_namespace(X)
+        half = like((np.asarray(self.sizes) // 2).astype(numpy_dtype(X)), X)
+        last = like((np.asarray(self.sizes) - 1).astype(numpy_dtype(X)), X)
+        dtype = code_dtype(X, smallest_dtype(max(self.sizes)))
+
+        def finish(values):
+            # Half to even, as the standard has it.
+            codes = xp.maximum(xp.round(values) + half, xp.zeros_like(last))
+            return astype(xp, xp.minimum(codes, last), dtype)
+
+        return self._run_foreign(X, finish)
+
+    def _run_foreign(self, X, finish):
+        """Bound tile after tile; return what `finish` makes of them."""
         xp = array_namespace(X)
         scale, shift, offset = (
             like(row.astype(numpy_dtype(X)), X)
             for row in (self.scale, self.shift, self.offset)
         )
         return nearest.map_rows(
-            X, 4 * X.shape[1], lambda x: xp.tanh(x + shift) * scale - offset
+            X, 4 * X.shape[1], lambda x: finish(xp.tanh(x + shift) * scale - offset)
         )
-
-    def _foreign_codes(self, X):
-        xp = array_namespace(X)
-        half = like((np.asarray(self.sizes) // 2).astype(numpy_dtype(X)), X)
-        last = like((np.asarray(self.sizes) - 1).astype(numpy_dtype(X)), X)
-        # Half to even, as the standard has it.
-        codes = xp.round(self._foreign_bounded(X)) + half
-        codes = xp.minimum(xp.maximum(codes, xp.zeros_like(last)), last)
-        return astype(xp, codes, code_dtype(X, smallest_dtype(max(self.sizes))))
 
     def _run(self, X, write: Callable[[slice, np.ndarray], None]) -> None:
         """Bound tile after tile and hand each to `write`, which may change it."""

@@ -353,6 +353,23 @@ def test_without_dispatch_numpy_answers():
         assert isinstance(codes, np.ndarray)
 
 
+def test_functions_of_tiles_that_find_no_memory():
+    strict = load("array_api_strict")
+    X, sizes = put(strict, np.arange(600.0).reshape(200, 3)), []
+
+    def work(rows, beside):
+        sizes.append(rows.shape[0])
+        if rows.shape[0] > 40:
+            raise MemoryError("out of memory")
+        return rows * 2, beside + 1
+
+    found = engine.map_rows(X, 3, work, X[:, 0])
+    assert_array_equal(to_host(found[0]), 2 * to_host(X))
+    assert_array_equal(to_host(found[1]), to_host(X)[:, 0] + 1)
+    assert sizes == [200, 100, 50, *[25] * 8]
+    assert engine.map_rows(X[:0, :], 3, lambda rows: rows + 1).shape == (0, 3)
+
+
 class _OnTheHost(BinaryQuantizer):
     """A scheme whose hooks take NumPy's arrays alone."""
 

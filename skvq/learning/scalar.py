@@ -336,7 +336,7 @@ class Levels:
         """Return the codes (n_rows, n_columns) of floating X."""
         if is_foreign(X):
             edges = [_rounded_up(edge, numpy_dtype(X)) for edge in self.edges]
-            return scalar_arrays.cells_between(X, edges)
+            return scalar_arrays.cells_between(X, edges, max(self.sizes))
         edges = [_rounded_up(edge, X.dtype) for edge in self.edges]
         codes = np.empty(X.shape, smallest_dtype(max(self.sizes)))
         most = max(len(edge) for edge in edges)

@@ -99,7 +99,7 @@ def _rows_of(array: Any) -> list[Any]:
     return [array[i, :] for i in range(array.shape[0])]
 
 
-def cells_between(X: Any, edges: Sequence[np.ndarray]) -> Any:
+def cells_between(X: Any, edges: Sequence[np.ndarray], n_cells: int) -> Any:
     """Return how many edges of its column each value has reached.
 
     Parameters
@@ -108,13 +108,16 @@ def cells_between(X: Any, edges: Sequence[np.ndarray]) -> Any:
         Floating values.
     edges : sequence of 1-d ndarrays
         Of each column, ascending, in the dtype of X.
+    n_cells : int
+        Largest V of all columns, which tells the dtype.
 
     Returns
     -------
-    cells : array of int64, shape (n_rows, n_columns)
+    cells : array of int, shape (n_rows, n_columns)
     """
-    search = _Search(X, edges)
-    return nearest.map_rows(X, 6 * X.shape[1], search)
+    xp, search = array_namespace(X), _Search(X, edges)
+    dtype = code_dtype(X, smallest_dtype(n_cells))
+    return nearest.map_rows(X, 6 * X.shape[1], lambda x: astype(xp, search(x), dtype))
 
 
 class _Search:
