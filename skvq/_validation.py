@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from sklearn import get_config
 from sklearn.utils.validation import check_array, validate_data
 
 from skvq._array_api import (
@@ -19,7 +18,7 @@ from skvq._array_api import (
     take_rows,
     to_host,
 )
-from skvq._compat import _check_sample_weight
+from skvq._compat import _check_sample_weight, is_library_followed
 
 
 def check_samples(estimator, X, *, reset: bool, min_samples: int = 1) -> Any:
@@ -58,8 +57,13 @@ def is_followed(estimator, X) -> bool:
     """
     if not is_foreign(X) or not getattr(estimator, "_follows_namespace", False):
         return False
-    known = ("cupy", vars(estimator).get("_namespace_"))
-    return get_config()["array_api_dispatch"] or library_name(X) in known
+    name = library_name(X)
+    return is_library_followed(name) or name == getattr(estimator, "_namespace_", None)
+
+
+def is_followed_by_functions(array) -> bool:
+    """Whether functions, which have no estimator, answer in the array's library."""
+    return is_foreign(array) and is_library_followed(library_name(array))
 
 
 def _as_numpy(estimator, X) -> np.ndarray:
@@ -74,7 +78,7 @@ def _as_numpy(estimator, X) -> np.ndarray:
 
 def check_same_library(estimator, X, method: str) -> None:
     """Raise if X is not an array of the library, on the device, of those of `fit`."""
-    fitted = vars(estimator).get("_namespace_", "numpy")
+    fitted = getattr(estimator, "_namespace_", "numpy")
     given = library_name(X) if is_followed(estimator, X) else "numpy"
     places = "", ""
     if fitted == given != "numpy":
@@ -118,6 +122,21 @@ def _check_foreign_samples(estimator, X, reset: bool, min_samples: int) -> Any:
             f"Input X contains NaN, infinity or a value too large for {X.dtype}."
         )
     validate_data(estimator, X, reset=reset, skip_check_array=True)
+    return X
+
+
+def check_foreign_matrix(X, name: str) -> Any:
+    """Return a 2-d array of another library; raise unless it is finite and real."""
+    if X.ndim != 2 or 0 in X.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(X.shape)}; expected (n_samples, n_features), one "
+            "or more of each."
+        )
+    xp = array_namespace(X)
+    if not any(xp.isdtype(X.dtype, k) for k in ("bool", "integral", "real floating")):
+        raise ValueError(f"{name} has dtype {X.dtype}; expected real numbers.")
+    if xp.isdtype(X.dtype, "real floating") and not bool(xp.all(xp.isfinite(X))):
+        raise ValueError(f"{name} contains NaN or infinity.")
     return X
 
 

@@ -386,7 +386,11 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 f"{type(self).__name__} is not fitted: it has no codebooks_ yet."
             )
         self._return_home()
-        return self._codebooks()
+        tables = self._codebooks()
+        if "_namespace_" in vars(self):
+            # Those that follow from a few numbers are made on the host.
+            tables = tuple(self._on_own_device(table) for table in tables)
+        return tables
 
     @property
     def bits_per_sample_(self) -> float:

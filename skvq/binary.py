@@ -5,8 +5,19 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from skvq import nearest
+from skvq._array_api import (
+    array_namespace,
+    astype,
+    device_of,
+    is_foreign,
+    join_columns,
+    like,
+    numpy_dtype,
+    to_host,
+)
 from skvq._compat import Interval, StrOptions
-from skvq._validation import warn
+from skvq._validation import is_followed_by_functions, warn
 from skvq.base import BaseQuantizer
 from skvq.learning.scalar import tile_rows, weighted_mean
 from skvq.radius import RADII, fit_radius, row_norms
@@ -96,6 +107,7 @@ class BinaryQuantizer(BaseQuantizer):
         "radius": [StrOptions(set(RADII))],
         "radius_levels": [Interval(Integral, 1, 2**32, closed="both")],
     }
+    _follows_namespace = True
 
     def __init__(
         self, *, spherical=False, scale="fit", radius="unit", radius_levels=256
@@ -106,7 +118,7 @@ class BinaryQuantizer(BaseQuantizer):
         self.radius_levels = radius_levels
 
     def _fit(self, X, weights):
-        n_features = X.shape[1]
+        n_features, dtype = X.shape[1], numpy_dtype(X)
         radius = None
         if self.spherical:
             scale = np.full(n_features, 1 / np.sqrt(n_features))
@@ -120,40 +132,46 @@ class BinaryQuantizer(BaseQuantizer):
                     ConvergenceWarning,
                 )
         elif self.scale == "fit":
-            scale = weighted_mean(X, weights, np.abs)
+            scale = weighted_mean(X, weights, abs)
         else:
             scale = np.full(n_features, float(self.scale))
-            if self.scale > float(np.finfo(X.dtype).max):
+            if self.scale > float(np.finfo(dtype).max):
                 raise ValueError(
-                    f"scale={self.scale!r} is too large for {X.dtype}, in which X is "
+                    f"scale={self.scale!r} is too large for {dtype}, in which X is "
                     "quantized."
                 )
-        self.scale_ = scale.astype(X.dtype)
+        self.scale_ = scale.astype(dtype)
         self._radius_ = radius
         sizes = () if radius is None else radius.sizes
         self.codebook_sizes_ = (2,) * n_features + sizes
 
     def _encode(self, X):
-        signs = np.greater(X, 0).view(np.uint8)
+        if is_foreign(X):
+            xp = array_namespace(X)
+            signs = astype(xp, X > 0, xp.uint8)
+        else:
+            signs = np.greater(X, 0).view(np.uint8)
         if self._radius_ is None or not self._radius_.sizes:
             return signs
-        return np.hstack((signs, self._radius_.encode(row_norms(X))))
+        return join_columns([signs, self._radius_.encode(row_norms(X))])
 
     def _decode(self, codes):
         n_features = self.n_features_in_
         low = 0 - self.scale_  # not -scale_, which has negative zeros
-        result = np.where(codes[:, :n_features] > 0, self.scale_, low)
+        xp = array_namespace(codes) if is_foreign(codes) else np
+        result = xp.where(codes[:, :n_features] > 0, self.scale_, low)
         if self._radius_ is None or not self._radius_.sizes:
             return result
         lengths = self._radius_.decode(codes[:, n_features:])
-        result *= lengths.astype(result.dtype)[:, None]
+        result *= astype(xp, lengths, result.dtype)[:, None]
         return result
 
     def _codebooks(self):
-        signs = tuple(np.array([[0 - value], [value]]) for value in self.scale_)
+        scale = to_host(self.scale_)
+        signs = tuple(np.array([[0 - value], [value]]) for value in scale)
         if self._radius_ is None:
             return signs
-        return signs + self._radius_.tables(self.scale_.dtype)
+        return signs + self._radius_.tables(scale.dtype)
 
 
 def hamming_distances(packed_X, packed_Y=None) -> np.ndarray:
@@ -171,7 +189,7 @@ def hamming_distances(packed_X, packed_Y=None) -> np.ndarray:
 
     Returns
     -------
-    distances : ndarray of int32, shape (n_samples_X, n_samples_Y)
+    distances : array of int32, shape (n_samples_X, n_samples_Y)
         Number of bits that differ.
 
     Raises
@@ -190,13 +208,13 @@ def hamming_distances(packed_X, packed_Y=None) -> np.ndarray:
     >>> hamming_distances(pack(bq.transform(X), bq.codebook_sizes_)).tolist()
     [[0, 2], [2, 0]]
     """
+    followed = next(filter(is_followed_by_functions, (packed_X, packed_Y)), None)
+    if followed is not None:
+        return _foreign_distances(packed_X, packed_Y, followed)
     X = _as_words(packed_X, "packed_X")
     Y = X if packed_Y is None else _as_words(packed_Y, "packed_Y")
-    n_bytes = np.shape(packed_X)[1]
-    if packed_Y is not None and np.shape(packed_Y)[1] != n_bytes:
-        raise ValueError(
-            f"packed_X has {n_bytes} bytes in a row, packed_Y {np.shape(packed_Y)[1]}."
-        )
+    if packed_Y is not None:
+        _check_same_width(np.asarray(packed_X), np.asarray(packed_Y))
     result = np.zeros((len(X), len(Y)), dtype=np.int32)
     tile = tile_rows(len(Y))
     for begin in range(0, len(X), tile):
@@ -206,13 +224,44 @@ def hamming_distances(packed_X, packed_Y=None) -> np.ndarray:
     return result
 
 
-def _as_words(packed, name: str) -> np.ndarray:
-    packed = np.asarray(packed)
-    if packed.ndim != 2 or packed.dtype != np.uint8:
+def _foreign_distances(packed_X, packed_Y, followed):
+    X = _check_bytes(like(packed_X, followed), "packed_X")
+    Y = X if packed_Y is None else _check_bytes(like(packed_Y, followed), "packed_Y")
+    _check_same_width(X, Y)
+    xp = array_namespace(X)
+    counts = like(_count_bits(np.arange(256, dtype=np.uint64)).astype(np.int32), X)
+
+    def work(rows):
+        found = xp.zeros(
+            (rows.shape[0], Y.shape[0]), dtype=xp.int32, device=device_of(X)
+        )
+        for j in range(X.shape[1]):
+            differ = xp.bitwise_xor(rows[:, j, None], Y[None, :, j])
+            differ = xp.reshape(astype(xp, differ, xp.int64), (-1,))
+            found = found + xp.reshape(xp.take(counts, differ, axis=0), found.shape)
+        return found
+
+    return nearest.map_rows(X, 6 * Y.shape[0], work)
+
+
+def _check_same_width(X, Y) -> None:
+    if Y.shape[1] != X.shape[1]:
+        raise ValueError(
+            f"packed_X has {X.shape[1]} bytes in a row, packed_Y {Y.shape[1]}."
+        )
+
+
+def _check_bytes(packed, name: str):
+    if packed.ndim != 2 or numpy_dtype(packed) != np.uint8:
         raise ValueError(
             f"{name} has dtype {packed.dtype} and {packed.ndim} dimensions; expected "
             "2-d uint8, as pack() gives it."
         )
+    return packed
+
+
+def _as_words(packed, name: str) -> np.ndarray:
+    packed = _check_bytes(np.asarray(packed), name)
     padded = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), dtype=np.uint8)
     padded[:, : packed.shape[1]] = packed
     return padded.view(np.uint64)

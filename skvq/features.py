@@ -9,7 +9,12 @@ from sklearn.base import (
 from sklearn.utils.validation import check_is_fitted
 
 from skvq._compat import HasMethods, _fit_context
-from skvq._validation import check_samples, check_weights, unchanged_on_failure
+from skvq._validation import (
+    check_same_library,
+    check_samples,
+    check_weights,
+    unchanged_on_failure,
+)
 
 
 class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -85,7 +90,24 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             The same as ``quantizer_.quantize(X)``.
         """
         check_is_fitted(self)
+        # Loaded from a pickle, the quantizer first learns where it is.
+        getattr(self.quantizer_, "_return_home", lambda: None)()
+        check_same_library(self, X, "transform")
         return self.quantizer_.quantize(check_samples(self, X, reset=False))
+
+    # The library and the device are those of the quantizer.
+
+    @property
+    def _follows_namespace(self) -> bool:
+        return getattr(self.quantizer, "_follows_namespace", False)
+
+    @property
+    def _namespace_(self) -> str:
+        return getattr(vars(self).get("quantizer_"), "_namespace_", "numpy")
+
+    @property
+    def _device_(self):
+        return self.quantizer_._device_
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether `fit` has run to its end."""
@@ -94,4 +116,5 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.array_api_support = self._follows_namespace
         return tags

@@ -7,14 +7,27 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
+from skvq import nearest
+from skvq._array_api import (
+    array_namespace,
+    astype,
+    code_dtype,
+    concat,
+    is_foreign,
+    like,
+    numpy_dtype,
+    to_host,
+)
 from skvq._compat import Interval, StrOptions
-from skvq._validation import check_codes, check_samples, warn
+from skvq._validation import check_codes, warn
 from skvq.base import BaseQuantizer, _row_blocks
 from skvq.codes import smallest_dtype
+from skvq.learning import scalar_arrays
 from skvq.learning.scalar import (
     DENSITIES,
     Grid,
     Levels,
+    column_range,
     distinct,
     equal_shares,
     level_means,
@@ -125,6 +138,7 @@ class UniformQuantizer(BaseQuantizer):
         "levels": [StrOptions({"uniform", "lloyd-max"})],
         "density": [StrOptions({"data", *DENSITIES})],
     }
+    _follows_namespace = True
 
     def __init__(
         self,
@@ -151,9 +165,11 @@ class UniformQuantizer(BaseQuantizer):
             self._codec_ = Grid(low, high, sizes)
             self.feature_range_ = (low, high)
             self.clipped_share_ = weighted_mean(
-                X, weights, lambda rows: (rows < low) | (rows > high)
+                X,
+                weights,
+                lambda rows: (rows < like(low, rows)) | (rows > like(high, rows)),
             )
-        self._dtype_ = X.dtype
+        self._dtype_ = numpy_dtype(X)
         self.codebook_sizes_ = sizes
 
     def _range(self, X, weights, sizes, shares):
@@ -161,9 +177,9 @@ class UniformQuantizer(BaseQuantizer):
         if not isinstance(how, str):
             return self._given_range(X.shape[1])
         if how == "minmax":
-            return X.min(axis=0).astype(np.float64), X.max(axis=0).astype(np.float64)
+            return column_range(X)
         if how == "quantile":
-            columns = [distinct(column, weights) for column in X.T]
+            columns = _distinct_columns(X, weights)
             low, high = (
                 np.array([quantile(*column, share) for column in columns])
                 for share in shares
@@ -232,6 +248,11 @@ class UniformQuantizer(BaseQuantizer):
         return self._codec_.tables(self._dtype_)
 
 
+def _distinct_columns(X, weights) -> list[tuple[np.ndarray, np.ndarray]]:
+    weights = None if weights is None else to_host(weights)
+    return [distinct(X[:, j], weights) for j in range(X.shape[1])]
+
+
 def _moments(name: str, X, weights) -> tuple[np.ndarray, np.ndarray]:
     """Fit a density to each column: its middle and its standard deviation."""
     if name == "gaussian":
@@ -239,7 +260,7 @@ def _moments(name: str, X, weights) -> tuple[np.ndarray, np.ndarray]:
         return mean, spread(X, weights, mean)
     # The median is a sample, and may lie on an edge: from the distinct values, the same
     # bits come out for weights as for repeats.
-    columns = [distinct(column, weights) for column in X.T]
+    columns = _distinct_columns(X, weights)
     median = np.array([quantile(*column, 0.5) for column in columns])
     deviation = [
         np.average(np.abs(values - middle), weights=mass)
@@ -376,6 +397,7 @@ class FiniteScalarQuantizer(BaseQuantizer):
         "bound": [StrOptions({"tanh", "cdf", "none"})],
         "formula": [StrOptions({"corrected", "paper"})],
     }
+    _follows_namespace = True
 
     def __init__(self, levels=8, *, bound="tanh", formula="corrected"):
         self.levels = levels
@@ -395,9 +417,10 @@ class FiniteScalarQuantizer(BaseQuantizer):
         bounded : ndarray of shape (n_samples, n_features)
             b of the formula: L integers from -floor(L/2) on are within its range.
         """
-        check_is_fitted(self)
-        X = check_samples(self, X, reset=False)
+        X = self._check_input(X, "bounded_values")
         blocks = [self._squash_.bounded(block) for _, block in _row_blocks(X)]
+        if is_foreign(X):
+            return concat(array_namespace(X), blocks, axis=0)
         return np.concatenate(blocks)
 
     def code_values(self, codes):
@@ -415,10 +438,12 @@ class FiniteScalarQuantizer(BaseQuantizer):
             hands to a decoder.
         """
         check_is_fitted(self)
+        self._return_home()
         sizes = self.codebook_sizes_
         codes = check_codes(self, codes, sizes, self._decodable_widths())
-        half = np.asarray(sizes) // 2
-        return ((codes - half) / half).astype(self._dtype_)
+        # Looked up, which is the same in all libraries.
+        values = [(np.arange(size) - size // 2) / (size // 2) for size in sizes]
+        return look_up(values, self._on_own_device(codes), self._dtype_)
 
     def _fit(self, X, weights):
         sizes = per_column("levels", self.levels, X.shape[1], "feature", 2, 2**16)
@@ -430,7 +455,7 @@ class FiniteScalarQuantizer(BaseQuantizer):
             squash = _Distribution(sizes, X, weights)
         self._squash_ = squash
         self._tables_ = level_means(X, squash.encode(X), weights, sizes)
-        self._dtype_ = X.dtype
+        self._dtype_ = numpy_dtype(X)
         self.codebook_sizes_ = sizes
 
     def _encode(self, X):
@@ -440,7 +465,8 @@ class FiniteScalarQuantizer(BaseQuantizer):
         return look_up(self._tables_, codes, self._dtype_)
 
     def _codebooks(self):
-        return tuple(table.astype(self._dtype_)[:, None] for table in self._tables_)
+        tables = map(to_host, self._tables_)
+        return tuple(table.astype(self._dtype_)[:, None] for table in tables)
 
 
 class _Tanh:
@@ -459,6 +485,8 @@ class _Tanh:
 
     def bounded(self, X):
         """Return the bounded values of X, in its dtype."""
+        if is_foreign(X):
+            return self._run_foreign(X, lambda values: values)
         bounded = np.empty_like(X)
 
         def write(rows: slice, values: np.ndarray) -> None:
@@ -469,6 +497,8 @@ class _Tanh:
 
     def encode(self, X):
         """Return the codes of X."""
+        if is_foreign(X):
+            return self._foreign_codes(X)
         codes = np.empty(X.shape, smallest_dtype(max(self.sizes)))
         tile = tile_rows(X.shape[1], len(X))
         half = np.repeat((np.asarray(self.sizes) // 2).astype(X.dtype)[None], tile, 0)
@@ -486,6 +516,30 @@ class _Tanh:
 
         self._run(X, write)
         return codes
+
+    def _foreign_codes(self, X):
+        xp = array_namespace(X)
+        half = like((np.asarray(self.sizes) // 2).astype(numpy_dtype(X)), X)
+        last = like((np.asarray(self.sizes) - 1).astype(numpy_dtype(X)), X)
+        dtype = code_dtype(X, smallest_dtype(max(self.sizes)))
+
+        def finish(values):
+            # Half to even, as the standard has it.
+            codes = xp.maximum(xp.round(values) + half, xp.zeros_like(last))
+            return astype(xp, xp.minimum(codes, last), dtype)
+
+        return self._run_foreign(X, finish)
+
+    def _run_foreign(self, X, finish):
+        """Bound tile after tile; return what `finish` makes of them."""
+        xp = array_namespace(X)
+        scale, shift, offset = (
+            like(row.astype(numpy_dtype(X)), X)
+            for row in (self.scale, self.shift, self.offset)
+        )
+        return nearest.map_rows(
+            X, 4 * X.shape[1], lambda x: finish(xp.tanh(x + shift) * scale - offset)
+        )
 
     def _run(self, X, write: Callable[[slice, np.ndarray], None]) -> None:
         """Bound tile after tile and hand each to `write`, which may change it."""
@@ -520,8 +574,7 @@ class _Spread:
 
     def __init__(self, sizes, X):
         self.sizes = sizes
-        self.low = X.min(axis=0).astype(np.float64)
-        self.high = X.max(axis=0).astype(np.float64)
+        self.low, self.high = column_range(X)
         tables, edges = zip(*map(self._column, range(len(sizes))), strict=True)
         self._levels = Levels(tables, edges=edges)
 
@@ -549,10 +602,29 @@ class _Spread:
         exponent = np.frexp(np.maximum(np.abs(self.low), np.abs(self.high)))[1]
         low, high = np.ldexp([self.low, self.high], -exponent)
         width = np.where(high > low, high - low, 1.0)
+        if is_foreign(X):
+            return self._foreign_bounded(X, exponent, low, width)
         with np.errstate(over="ignore"):  # beyond the range, and kept from it
             z = np.ldexp(X.astype(np.float64), -exponent)
         place = np.clip((z - low) * last / width, 0, last)
         return (place - half).astype(X.dtype)
+
+    def _foreign_bounded(self, X, exponent, low, width):
+        xp = array_namespace(X)
+        exponent = like(-exponent.astype(np.int64), X)
+        sizes = np.asarray(self.sizes)
+        low, width, last, half = (
+            like(row.astype(np.float64), X)
+            for row in (low, width, sizes - 1, sizes // 2)
+        )
+
+        def work(x):
+            z = scalar_arrays.ldexp(astype(xp, x, xp.float64), exponent)
+            place = xp.maximum((z - low) * last / width, xp.zeros_like(last))
+            return astype(xp, xp.minimum(place, last) - half, X.dtype)
+
+        with np.errstate(over="ignore"):
+            return nearest.map_rows(X, 6 * X.shape[1], work)
 
 
 class _Distribution:
@@ -575,8 +647,33 @@ class _Distribution:
 
     def bounded(self, X):
         """Return the bounded values of X, in its dtype."""
+        if is_foreign(X):
+            return self._foreign_bounded(X)
         bounded = np.empty_like(X)
         for j, size in enumerate(self.sizes):
             share = np.interp(X[:, j], self._knots[j], np.arange(size + 1))
             bounded[:, j] = share - 0.5 - size // 2
         return bounded
+
+    def _foreign_bounded(self, X):
+        """Do what `numpy.interp` does, from the cells on."""
+        xp = array_namespace(X)
+        sizes = np.asarray(self.sizes, dtype=np.float64)
+        below, slopes = [], []
+        for knots in self._knots:
+            gaps = np.diff(knots)
+            below.append(knots[:-1])
+            slopes.append(np.divide(1.0, gaps, out=np.zeros_like(gaps), where=gaps > 0))
+        first, last = (like(np.array([k[i] for k in self._knots]), X) for i in (0, -1))
+        size, half = (like(row, X) for row in (sizes, 0.5 + sizes // 2))
+
+        def work(x, cell):
+            x = astype(xp, x, xp.float64)
+            share = look_up(slopes, cell, np.float64)
+            share = share * (x - look_up(below, cell, np.float64))
+            share = share + astype(xp, cell, xp.float64)
+            share = xp.where(x < first, xp.zeros_like(share), share)
+            share = xp.where(x >= last, size + xp.zeros_like(share), share)
+            return astype(xp, share - half, X.dtype)
+
+        return nearest.map_rows(X, 8 * X.shape[1], work, self.encode(X))

@@ -27,8 +27,9 @@ Of codes:
 ========================  ==========================================================
 
 Errors are measured in float64 by `skvq.nearest.paired`, whatever the dtype of the
-samples.  Samples come first, then what was made of them, then keywords, as in
-`sklearn.metrics`.
+samples.  Arrays of CuPy, and of other libraries where scikit-learn's dispatch is on,
+are measured on their device, and what is returned for each column is an array of it.
+Samples come first, then what was made of them, then keywords, as in `sklearn.metrics`.
 """
 
 import math
@@ -40,7 +41,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array, check_consistent_length
 
-from skvq._validation import check_weights, drop_zero_weights
+from skvq._array_api import (
+    array_namespace,
+    astype,
+    average,
+    is_foreign,
+    like,
+    numpy_dtype,
+    to_host,
+)
+from skvq._validation import (
+    check_foreign_matrix,
+    check_weights,
+    drop_zero_weights,
+    is_followed_by_functions,
+)
 from skvq.model_selection import neg_bits, neg_reconstruction_error
 from skvq.nearest import Metric, accumulate, paired
 
@@ -109,7 +124,7 @@ def distortion(
     2.5
     """
     X, X_quant, weights = _check_reconstruction(X, X_quant, sample_weight)
-    return _mean(paired(X, X_quant, metric), weights)
+    return average(paired(X, X_quant, metric), weights)
 
 
 def sqnr(
@@ -159,14 +174,14 @@ def sqnr(
     23.01
     """
     X, X_quant, weights = _check_reconstruction(X, X_quant, sample_weight)
-    noise = _mean(paired(X, X_quant), weights)
+    noise = average(paired(X, X_quant), weights)
     # One codeword at the middle, which all samples are coded by.
-    codes = np.zeros(len(X), dtype=np.intp)
-    middle = np.zeros((1, X.shape[1]))
+    codes = like(np.zeros(X.shape[0], dtype=np.intp), X)
+    middle = like(np.zeros((1, X.shape[1])), X)
     if center:
         sums, counts = accumulate(X, codes, 1, weights)
         middle = sums / counts[:, None]
-    signal = _mean(paired(X, middle, codes=codes), weights)
+    signal = average(paired(X, middle, codes=codes), weights)
     return _decibels(signal, noise)
 
 
@@ -223,8 +238,8 @@ def psnr(
     48.131
     """
     X, X_quant, weights = _check_reconstruction(X, X_quant, sample_weight)
-    data_range = _check_data_range(data_range, X.dtype)
-    error = _mean(paired(X, X_quant), weights) / X.shape[1]
+    data_range = _check_data_range(data_range, numpy_dtype(X))
+    error = average(paired(X, X_quant), weights) / X.shape[1]
     return _decibels(data_range**2, error)
 
 
@@ -235,10 +250,6 @@ def _decibels(signal: float, noise: float) -> float:
         return -math.inf
     # Of either, since their ratio may overflow.
     return 10 * (math.log10(signal) - math.log10(noise))
-
-
-def _mean(values: NDArray[Any], weights: NDArray[Any] | None) -> float:
-    return float(np.average(values, weights=weights))
 
 
 # -- of estimators -----------------------------------------------------------------
@@ -422,8 +433,8 @@ def code_entropy(
     >>> code_entropy([[0, 0], [1, 0], [2, 0], [3, 1]]).round(3).tolist()
     [2.0, 0.811]
     """
-    shares = _shares(*_check_use(codes, sample_weight))
-    return np.array([_entropy(p) for p in shares])
+    codes, weights = _check_use(codes, sample_weight)
+    return like(_entropies(codes, weights), codes)
 
 
 def perplexity(
@@ -465,7 +476,8 @@ def perplexity(
     >>> perplexity([[0, 0], [1, 0], [2, 0], [3, 0]]).tolist()
     [4.0, 1.0]
     """
-    return np.exp2(code_entropy(codes, sample_weight=sample_weight))
+    codes, weights = _check_use(codes, sample_weight)
+    return like(np.exp2(_entropies(codes, weights)), codes)
 
 
 def code_usage(
@@ -503,7 +515,8 @@ def code_usage(
     codes, weights = _check_use(codes, sample_weight)
     _check_sizes(codes, sizes)
     shares = _shares(codes, weights)
-    return np.array([len(p) / V for p, V in zip(shares, sizes, strict=True)])
+    usage = np.array([len(p) / V for p, V in zip(shares, sizes, strict=True)])
+    return like(usage, codes)
 
 
 def imbalance_factor(
@@ -552,7 +565,8 @@ def imbalance_factor(
     codes, weights = _check_use(codes, sample_weight)
     _check_sizes(codes, sizes)
     shares = _shares(codes, weights)
-    return np.array([V * float(p @ p) for p, V in zip(shares, sizes, strict=True)])
+    factor = np.array([V * float(p @ p) for p, V in zip(shares, sizes, strict=True)])
+    return like(factor, codes)
 
 
 def collision_rate(
@@ -591,23 +605,59 @@ def collision_rate(
     0.5
     """
     codes, weights = _check_use(codes, sample_weight)
+    if is_foreign(codes):
+        return average(_is_shared(codes), weights)
     # One opaque word per row sorts faster than a row of columns.
     words = np.ascontiguousarray(codes).view(np.dtype((np.void, codes[0].nbytes)))
     _, inverse, counts = np.unique(
         words.ravel(), return_inverse=True, return_counts=True
     )
-    return _mean(counts[inverse] > 1, weights)
+    return average(counts[inverse] > 1, weights)
+
+
+def _is_shared(codes: Any) -> Any:
+    """Return 1.0 for rows of another library that are there twice or more, else 0.0."""
+    xp = array_namespace(codes)
+    names = xp.zeros_like(codes[:, 0])
+    # Rows of the columns so far are named by their place among the distinct ones, and
+    # the codes of a column by theirs: no number ever exceeds the square of n.
+    for column in range(codes.shape[1]):
+        own = xp.unique_inverse(codes[:, column]).inverse_indices
+        joined = names * codes.shape[0] + xp.reshape(own, (-1,))
+        names = xp.reshape(xp.unique_inverse(joined).inverse_indices, (-1,))
+    values, counts = xp.unique_counts(names)
+    # Names have no gaps, but the standard gives them in no order.
+    counts = xp.take(counts, xp.argsort(values), axis=0)
+    return astype(xp, xp.take(counts, names, axis=0) > 1, xp.float64)
 
 
 def _shares(codes: NDArray[Any], weights: NDArray[Any] | None) -> list[NDArray[Any]]:
     """Return the positive shares of the codes of each column, in no special order."""
     shares = []
+    if is_foreign(codes):
+        return [_foreign_shares(codes[:, j], weights) for j in range(codes.shape[1])]
     for column in codes.T:
         # Counting by code would need memory for the largest, which may be 2**32.
         _, inverse = np.unique(column, return_inverse=True)
         counts = np.bincount(inverse, weights=weights)
         shares.append(counts / counts.sum())
     return shares
+
+
+def _foreign_shares(column: Any, weights: Any) -> NDArray[Any]:
+    xp = array_namespace(column)
+    if weights is None:
+        counts = to_host(xp.unique_counts(column).counts).astype(np.float64)
+    else:
+        values, inverse = xp.unique_inverse(column)
+        inverse = xp.reshape(inverse, (-1,))
+        _, counts = accumulate(weights[:, None], inverse, values.shape[0], weights)
+        counts = to_host(counts)
+    return counts / counts.sum()
+
+
+def _entropies(codes: Any, weights: Any) -> NDArray[np.float64]:
+    return np.array([_entropy(p) for p in _shares(codes, weights)])
 
 
 def _entropy(p: NDArray[Any]) -> float:
@@ -620,8 +670,13 @@ def _entropy(p: NDArray[Any]) -> float:
 def _check_reconstruction(
     X: Any, X_quant: Any, sample_weight: Any
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
-    X = check_array(X, dtype="numeric", input_name="X")
-    X_quant = check_array(X_quant, dtype="numeric", input_name="X_quant")
+    followed = next(filter(is_followed_by_functions, (X, X_quant)), None)
+    if followed is None:
+        X = check_array(X, dtype="numeric", input_name="X")
+        X_quant = check_array(X_quant, dtype="numeric", input_name="X_quant")
+    else:
+        X = check_foreign_matrix(like(X, followed), "X")
+        X_quant = check_foreign_matrix(like(X_quant, followed), "X_quant")
     check_consistent_length(X, X_quant)
     if X.shape != X_quant.shape:
         raise ValueError(
@@ -652,6 +707,11 @@ def _check_use(
     codes: Any, sample_weight: Any
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Return integer codes (n_samples, n_codes) without the rows that weigh nothing."""
+    if is_followed_by_functions(codes):
+        found = _foreign_codes(codes)
+        if found is not None:
+            return drop_zero_weights(found, check_weights(sample_weight, found))
+        codes = to_host(codes)  # to say what is wrong
     codes = check_array(codes, dtype="numeric", ensure_2d=False, input_name="codes")
     codes = codes[:, None] if codes.ndim == 1 else codes
     if codes.dtype.kind == "f":
@@ -663,15 +723,33 @@ def _check_use(
     return drop_zero_weights(codes, check_weights(sample_weight, codes))
 
 
+def _foreign_codes(codes: Any) -> Any:
+    """Return codes of another library as int64, 2-d; None if they are not valid."""
+    xp = array_namespace(codes)
+    if codes.ndim not in (1, 2) or 0 in codes.shape:
+        return None
+    codes = codes[:, None] if codes.ndim == 1 else codes
+    if xp.isdtype(codes.dtype, "real floating"):
+        whole = (codes == xp.floor(codes)) & (xp.abs(codes) <= 2.0**53)
+        if not bool(xp.all(whole)):
+            return None
+    elif not xp.isdtype(codes.dtype, "integral"):
+        return None
+    codes = astype(xp, codes, xp.int64)
+    return codes if bool(xp.all(codes >= 0)) else None
+
+
 def _check_sizes(codes: NDArray[Any], sizes: Any) -> None:
     if len(sizes) != codes.shape[1]:
         raise ValueError(
             f"sizes has {len(sizes)} entries, but codes has {codes.shape[1]} columns."
         )
+    xp = array_namespace(codes) if is_foreign(codes) else np
     for column, size in enumerate(sizes):
-        if codes[:, column].max() >= size:
+        largest = int(xp.max(codes[:, column]))
+        if largest >= size:
             raise ValueError(
-                f"Column {column} of codes goes up to {codes[:, column].max()}; with "
+                f"Column {column} of codes goes up to {largest}; with "
                 f"sizes[{column}] = {size}, it takes the integers 0 to {size - 1}."
             )
 

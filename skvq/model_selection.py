@@ -22,7 +22,12 @@ from sklearn.utils import check_array
 from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import check_is_fitted
 
-from skvq._validation import check_weights
+from skvq._array_api import average, like
+from skvq._validation import (
+    check_foreign_matrix,
+    check_weights,
+    is_followed_by_functions,
+)
 from skvq.nearest import paired
 
 __all__ = [
@@ -167,9 +172,13 @@ class ReconstructionErrorScorer(_RoutedScorer):
             of X, or if X or the weights are not valid.
         """
         X_quant = _find_codec(estimator).reconstruct(X)
-        X = check_array(X, accept_sparse="csr", input_name="X")
-        X = X.toarray() if issparse(X) else X
-        X_quant = check_array(X_quant, input_name="the reconstruction")
+        if is_followed_by_functions(X):
+            X = check_foreign_matrix(X, "X")
+            X_quant = check_foreign_matrix(like(X_quant, X), "the reconstruction")
+        else:
+            X = check_array(X, accept_sparse="csr", input_name="X")
+            X = X.toarray() if issparse(X) else X
+            X_quant = check_array(X_quant, input_name="the reconstruction")
         if X_quant.shape != X.shape:
             raise ValueError(
                 f"X has shape {X.shape}, but its reconstruction has {X_quant.shape}: "
@@ -177,7 +186,7 @@ class ReconstructionErrorScorer(_RoutedScorer):
                 "back to the features of X"
             )
         errors = paired(X, X_quant)
-        return -float(np.average(errors, weights=check_weights(sample_weight, X)))
+        return -average(errors, check_weights(sample_weight, X))
 
 
 @dataclass(frozen=True)

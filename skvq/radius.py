@@ -13,7 +13,16 @@ away, or code it in one of three ways, each a few code columns behind their own.
 
 import numpy as np
 
-from skvq.learning.scalar import Grid, Levels, distinct, lloyd_max_samples, tile_rows
+from skvq._array_api import array_namespace, is_foreign
+from skvq.learning import scalar_arrays
+from skvq.learning.scalar import (
+    Grid,
+    Levels,
+    column_range,
+    distinct,
+    lloyd_max_samples,
+    tile_rows,
+)
 
 RADII = frozenset({"unit", "uniform", "learned", "float32"})
 
@@ -27,6 +36,8 @@ def row_norms(X: np.ndarray) -> np.ndarray:
 
     Rows are scaled by a power of two first: no square overflows or vanishes.
     """
+    if is_foreign(X):
+        return scalar_arrays.row_norms(X)
     norms = np.empty(len(X))
     tile = tile_rows(X.shape[1])
     for begin in range(0, len(X), tile):
@@ -71,19 +82,24 @@ def fit_radius(
     """
     if how == "unit":
         return RadiusCode()
-    if not np.isfinite(norms).all():
+    if not _all_finite(norms):
         raise ValueError(
             "The length of a sample overflows: X is too large for float64."
         )
     if how == "float32":
         return Float32Radius()
     if how == "uniform":
-        low, high = np.array([norms.min()]), np.array([norms.max()])
+        low, high = column_range(norms[:, None])
         return ScalarRadius(Grid(low, high, (n_levels,)))
     values, mass = distinct(norms, weights)
     levels = lloyd_max_samples(values, mass, n_levels)
     few = len(values) if len(values) < n_levels else None
     return ScalarRadius(Levels([levels], [n_levels]), few)
+
+
+def _all_finite(norms) -> bool:
+    xp = array_namespace(norms) if is_foreign(norms) else np
+    return bool(xp.all(xp.isfinite(norms)))
 
 
 class RadiusCode:
@@ -106,6 +122,8 @@ class RadiusCode:
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Return the lengths (n_rows,) of codes, in float64."""
+        if is_foreign(codes):
+            return scalar_arrays.ones(codes)
         return np.ones(len(codes))
 
     def tables(self, dtype) -> tuple[np.ndarray, ...]:
@@ -149,12 +167,16 @@ class Float32Radius(RadiusCode):
 
     def encode(self, norms):
         """Return the codes (n_rows, 2) of lengths."""
+        if is_foreign(norms):
+            return scalar_arrays.float32_halves(norms)
         largest = np.finfo(np.float32).max
         bits = np.minimum(norms, largest).astype(np.float32).view(np.uint32)
         return np.column_stack((bits >> 16, bits & 0xFFFF)).astype(np.uint16)
 
     def decode(self, codes):
         """Return the lengths (n_rows,) of codes, in float64."""
+        if is_foreign(codes):
+            return scalar_arrays.from_float32_halves(codes)
         bits = codes[:, 0].astype(np.uint32) << 16 | codes[:, 1].astype(np.uint32)
         return bits.view(np.float32).astype(np.float64)
 

@@ -9,9 +9,19 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 
+from skvq import nearest
+from skvq._array_api import (
+    array_namespace,
+    astype,
+    is_foreign,
+    join_columns,
+    like,
+    numpy_dtype,
+)
 from skvq._compat import Interval, StrOptions
-from skvq._validation import warn
+from skvq._validation import check_foreign_matrix, is_followed_by_functions, warn
 from skvq.base import BaseQuantizer
+from skvq.learning import direction_arrays
 from skvq.learning.scalar import (
     GAUSSIAN,
     Density,
@@ -132,6 +142,7 @@ class SphericalQuantizer(BaseQuantizer):
         "radius": [StrOptions(set(RADII))],
         "radius_levels": [Interval(Integral, 1, 2**32, closed="both")],
     }
+    _follows_namespace = True
 
     def __init__(
         self,
@@ -162,7 +173,7 @@ class SphericalQuantizer(BaseQuantizer):
             )
         self._radius_ = radius
         self._fitted_coordinates_ = self.coordinates
-        self._dtype_ = X.dtype
+        self._dtype_ = numpy_dtype(X)
         self.codebook_sizes_ = self._cells_.sizes + radius.sizes
 
     def _angle_cells(self, angles: list["_Angle"]) -> Grid | Levels:
@@ -182,6 +193,8 @@ class SphericalQuantizer(BaseQuantizer):
         return Grid(low, high, sizes)
 
     def _encode(self, X):
+        if is_foreign(X):
+            return self._foreign_codes(X)
         lengths, angles = np.empty(len(X)), np.empty((len(X), max(1, X.shape[1] - 1)))
         tile = tile_rows(X.shape[1])
 
@@ -199,7 +212,31 @@ class SphericalQuantizer(BaseQuantizer):
             return codes
         return np.hstack((codes, self._radius_.encode(np.abs(lengths))))
 
+    def _foreign_codes(self, X):
+        lengths, angles = _split(X, self._fitted_coordinates_)
+        codes = self._cells_.encode(angles if X.shape[1] > 1 else lengths[:, None])
+        if not self._radius_.sizes:
+            return codes
+        return join_columns([codes, self._radius_.encode(abs(lengths))])
+
+    def _foreign_rows(self, codes):
+        n_angles = len(self._cells_.sizes)
+        xp = array_namespace(codes)
+
+        def work(code):
+            angles = self._cells_.decode(code[:, :n_angles])
+            lengths = self._radius_.decode(code[:, n_angles:])
+            if self.n_features_in_ == 1:
+                rows = angles * lengths[:, None]
+            else:
+                rows = _join(lengths, angles, self._fitted_coordinates_)
+            return astype(xp, rows, getattr(xp, str(self._dtype_)))
+
+        return nearest.map_rows(codes, 6 * self.n_features_in_, work)
+
     def _decode(self, codes):
+        if is_foreign(codes):
+            return self._foreign_rows(codes)
         n_angles, n_features = len(self._cells_.sizes), self.n_features_in_
         result = np.empty((len(codes), n_features), dtype=self._dtype_)
         tile = tile_rows(n_features)
@@ -263,6 +300,8 @@ def to_spherical(X, coordinates="standard") -> tuple[np.ndarray, np.ndarray]:
     ([5.0], [[1.5708, 5.3559]])
     """
     _check_coordinates(coordinates)
+    if is_followed_by_functions(X):
+        return _split(check_foreign_matrix(X, "X"), coordinates)
     X = _check_finite("X", X)
     if X.ndim != 2 or not X.shape[1]:
         raise ValueError(f"X has shape {X.shape}; expected (n_samples, n_features).")
@@ -304,9 +343,10 @@ def from_spherical(radius, angles, coordinates="standard") -> np.ndarray:
     [[0.0, -2.0, 0.0]]
     """
     _check_coordinates(coordinates)
-    radius = _check_finite("radius", radius)
-    angles = _check_finite("angles", angles)
-    if radius.ndim != 1 or angles.ndim != 2 or len(radius) != len(angles):
+    followed = next(filter(is_followed_by_functions, (radius, angles)), None)
+    radius = _check_finite("radius", radius, followed)
+    angles = _check_finite("angles", angles, followed)
+    if radius.ndim != 1 or angles.ndim != 2 or radius.shape != angles.shape[:1]:
         raise ValueError(
             f"radius has shape {radius.shape} and angles {angles.shape}; expected "
             "(n_samples,) and (n_samples, n_features - 1)."
@@ -314,8 +354,13 @@ def from_spherical(radius, angles, coordinates="standard") -> np.ndarray:
     return _join(radius, angles, coordinates)
 
 
-def _check_finite(name: str, array) -> np.ndarray:
-    """Return it in float64; complex, infinite and missing numbers are errors."""
+def _check_finite(name: str, array, followed=None):
+    """Return it in float64; complex, infinite and missing numbers are errors.
+
+    It goes to the library of the one that is followed, if any.
+    """
+    if followed is not None:
+        return _check_foreign(name, like(array, followed))
     return check_array(
         array,
         dtype=np.float64,
@@ -325,6 +370,16 @@ def _check_finite(name: str, array) -> np.ndarray:
         ensure_min_features=0,
         input_name=name,
     )
+
+
+def _check_foreign(name: str, array):
+    xp = array_namespace(array)
+    if not any(xp.isdtype(array.dtype, kind) for kind in ("integral", "real floating")):
+        raise ValueError(f"{name} has dtype {array.dtype}; expected real numbers.")
+    array = astype(xp, array, xp.float64)
+    if not bool(xp.all(xp.isfinite(array))):
+        raise ValueError(f"{name} contains NaN or infinity.")
+    return array
 
 
 def _check_coordinates(coordinates) -> None:
@@ -341,6 +396,8 @@ def _split(X, coordinates: str) -> tuple[np.ndarray, np.ndarray]:
     Rows are scaled by a power of two first: no square overflows, and what vanishes is
     nothing beside the length.
     """
+    if is_foreign(X):
+        return direction_arrays.split(X, coordinates)
     exponent = row_exponents(X)
     scaled = np.ldexp(X.astype(np.float64), -exponent[:, None])
     scaled += 0.0  # negative zeros have angles of their own
@@ -354,6 +411,9 @@ def _split(X, coordinates: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _join(lengths, angles, coordinates: str) -> np.ndarray:
+    if is_foreign(angles):
+        levels = [n_nodes for n_nodes, _ in _tree_levels(angles.shape[1] + 1)]
+        return direction_arrays.join(lengths, angles, coordinates, levels)
     if coordinates == "tree":
         return _join_tree(lengths, angles)
     return _join_standard(lengths, angles)

@@ -10,6 +10,8 @@ sorted list, and the best codebook a problem in one dimension.  Here are
 - the statistics of weighted columns that ranges are taken from.
 
 Cells are half-open: a value on an edge belongs to the cell above.
+
+Arrays of other libraries go to `scalar_arrays`; what is learned from them is NumPy's.
 """
 
 import heapq
@@ -17,13 +19,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import solve_banded
 from scipy.optimize import minimize_scalar
 
+from skvq._array_api import is_foreign, like, numpy_dtype, to_host
 from skvq.codes import smallest_dtype
+from skvq.learning import scalar_arrays
+from skvq.nearest import accumulate
 from skvq.nearest._threads import map_tiles, scratch
 
 # Elements of a tile: a dozen calls into NumPy cost little beside their work on it, and
@@ -126,6 +131,8 @@ class Grid:
 
     def encode(self, X: np.ndarray) -> np.ndarray:
         """Return the codes (n_rows, n_columns) of floating X."""
+        if is_foreign(X):
+            return self._encode_foreign(X)
         dtype = self._precision(X.dtype)
         if dtype is None:
             factor, scaled = self._scaled()
@@ -138,6 +145,10 @@ class Grid:
         """Return the levels (n_rows, n_columns) of codes."""
         factor, scaled = self._scaled()
         low, width = scaled.low, scaled.high - scaled.low
+        if is_foreign(codes):
+            return scalar_arrays.grid_levels(
+                codes, factor, low, width, self.sizes, dtype
+            )
         twice = 2.0 * np.asarray(self.sizes)
         result = np.empty(codes.shape, dtype)
         tile = tile_rows(codes.shape[1])
@@ -169,6 +180,21 @@ class Grid:
             for j, size in enumerate(self.sizes)
         )
 
+    def _encode_foreign(self, X):
+        factor, grid = np.ones_like(self.low), self
+        if self._precision(np.dtype(np.float64)) is None:
+            factor, grid = self._scaled()
+        per_cell = grid._cells_per_unit()
+        return scalar_arrays.grid_cells(
+            X,
+            factor,
+            grid.low + grid._less(np.float64, per_cell),
+            per_cell,
+            grid.low,
+            grid.high - grid.low,
+            self.sizes,
+        )
+
     def _encode(self, X, dtype):
         codes = np.empty(X.shape, smallest_dtype(max(self.sizes)))
         tile = tile_rows(X.shape[1], len(X))
@@ -194,11 +220,9 @@ class Grid:
         less the doubt and the place plus it lie in the same cell, that is the code;
         where they don't, the edge between them decides.
         """
-        doubt = min(self._doubt(dtype), 0.49)
+        doubt = self._doubt(dtype)
         per_cell = self._cells_per_unit()
-        less = np.divide(
-            doubt, per_cell, out=np.zeros_like(per_cell), where=per_cell > 0
-        )
+        less = self._less(dtype, per_cell)
         # The ends as rows: a maximum with a scalar takes three times as long.
         start, scale, first, last = (
             repeat_row(name, row.astype(dtype), tile)
@@ -267,6 +291,15 @@ class Grid:
         errors = largest * self._cells_per_unit() + 4.0 * np.asarray(self.sizes)
         return float(np.finfo(dtype).eps * errors.max())
 
+    def _less(self, dtype, per_cell):
+        """Return how far below its place a value is taken to be, for the doubt."""
+        return np.divide(
+            min(self._doubt(dtype), 0.49),
+            per_cell,
+            out=np.zeros_like(per_cell),
+            where=per_cell > 0,
+        )
+
     def _scaled(self) -> tuple[np.ndarray, "Grid"]:
         """Return a power of two for each column, and the grid of columns times it.
 
@@ -305,6 +338,9 @@ class Levels:
 
     def encode(self, X: np.ndarray) -> np.ndarray:
         """Return the codes (n_rows, n_columns) of floating X."""
+        if is_foreign(X):
+            edges = [_rounded_up(edge, numpy_dtype(X)) for edge in self.edges]
+            return scalar_arrays.cells_between(X, edges, max(self.sizes))
         edges = [_rounded_up(edge, X.dtype) for edge in self.edges]
         codes = np.empty(X.shape, smallest_dtype(max(self.sizes)))
         most = max(len(edge) for edge in edges)
@@ -332,6 +368,8 @@ class Levels:
 
 def look_up(tables, codes: np.ndarray, dtype) -> np.ndarray:
     """Return the entries (n_rows, n_columns) of one 1-d table for each column."""
+    if is_foreign(codes):
+        return scalar_arrays.look_up(tables, codes, dtype)
     table = np.concatenate(tables).astype(dtype)
     begins = np.cumsum([0, *(len(table) for table in tables)])[:-1]
     result = np.empty(codes.shape, dtype)
@@ -470,8 +508,11 @@ def distinct(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct values of a column, ascending, and how much each weighs.
 
-    Weights that are repeats give the same arrays as the repeated values.
+    Weights that are repeats give the same arrays as the repeated values.  The column
+    of another library comes to the host.
     """
+    column = to_host(column)
+    weights = None if weights is None else to_host(weights)
     values, inverse = np.unique(column.astype(np.float64), return_inverse=True)
     return values, np.bincount(inverse.ravel(), weights, len(values)).astype(float)
 
@@ -507,15 +548,24 @@ def _first_reaching(weights, shares):
     return np.minimum(np.searchsorted(reached, wanted), len(weights) - 1)
 
 
+def column_range(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest and the largest value of each column, in float64."""
+    if is_foreign(X):
+        return scalar_arrays.column_range(X)
+    return X.min(axis=0).astype(np.float64), X.max(axis=0).astype(np.float64)
+
+
 def weighted_mean(
     X: np.ndarray,
     weights: np.ndarray | None,
-    function: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    function: Callable[[Any], Any] = lambda rows: rows,
 ) -> np.ndarray:
     """Return the mean of function(X) over rows, in float64, tile by tile.
 
     The weights are scaled to sum 1 first, so that no sum exceeds the largest value.
     """
+    if is_foreign(X):
+        return scalar_arrays.weighted_mean(X, weights, function)
     total = np.zeros(X.shape[1])
     tile = tile_rows(X.shape[1])
     scale = 1.0 / (len(X) if weights is None else float(weights.sum()))
@@ -530,11 +580,15 @@ def weighted_mean(
 
 def spread(X: np.ndarray, weights: np.ndarray | None, mean: np.ndarray) -> np.ndarray:
     """Return the root mean square of X - mean over rows, in float64."""
-    largest = np.maximum(np.abs(X).max(axis=0), np.abs(mean)).astype(np.float64)
+    low, high = column_range(X)
+    largest = np.maximum(np.maximum(-low, high), np.abs(mean))
     scale = np.where(largest > 0, largest, 1.0)  # no square overflows or vanishes
-    return scale * np.sqrt(
-        weighted_mean(X, weights, lambda rows: np.square(rows / scale - mean / scale))
-    )
+
+    def squares(rows):
+        gap = rows / like(scale, rows) - like(mean / scale, rows)
+        return gap * gap
+
+    return scale * np.sqrt(weighted_mean(X, weights, squares))
 
 
 def level_means(
@@ -561,6 +615,11 @@ def level_means(
     -------
     means : tuple of ndarray of float64, shape (V,)
     """
+    if is_foreign(X):
+        return tuple(
+            _filled_means(*_foreign_sums(X[:, j : j + 1], codes[:, j], weights, size))
+            for j, size in enumerate(sizes)
+        )
     begins = np.cumsum([0, *sizes])
     sums, shares = np.zeros((2, begins[-1]))
     scale = 1.0 / (len(X) if weights is None else float(weights.sum()))
@@ -575,6 +634,12 @@ def level_means(
         sums += np.bincount(place, (x * share).ravel(), len(sums))
     columns = [slice(begins[j], begins[j + 1]) for j in range(len(sizes))]
     return tuple(_filled_means(sums[column], shares[column]) for column in columns)
+
+
+def _foreign_sums(column, codes, weights, size):
+    shares = scalar_arrays.shares(column, weights)
+    sums, reached = accumulate(column, codes, size, shares)
+    return to_host(sums)[:, 0], to_host(reached)
 
 
 def _filled_means(sums, shares):

@@ -12,6 +12,7 @@ and its sums here; nobody else computes a distance.
 `DistanceTable`           distances to every codeword of a small table
 `paired`                  distance of each row to its own reconstruction
 `accumulate`              sums and counts of the rows of each code
+`map_rows`                a function of rows of another library, tile by tile
 `compute_dtype`           the precision that a dtype is computed in
 `map_jobs`                independent jobs, each on a thread where there are enough
 `single_threaded_blas`    holds BLAS to one thread, for the linear algebra of learners
@@ -23,7 +24,7 @@ NumPy stays where it is, and so does what is returned.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 
 import numpy as np
@@ -58,6 +59,7 @@ __all__ = [
     "improve_sums",
     "kronecker_rows",
     "map_jobs",
+    "map_rows",
     "nearest",
     "nearest_best",
     "nearest_kronecker",
@@ -99,6 +101,30 @@ def accumulate(X, codes, n_codewords: int, weights=None):
 def check_no_zero_rows(rows, name: str = "X", start: int = 0) -> None:
     """Look for zero rows in the library of the array."""
     backend_module(rows, 0.0).check_no_zero_rows(rows, name, start)
+
+
+def map_rows(X, elements_per_row: int, work: Callable, *beside):
+    """Call a function for every tile of rows of an array of another library than NumPy.
+
+    A tile that finds no memory is halved.
+
+    Parameters
+    ----------
+    X : array of shape (n_rows, ...)
+        The rows.
+    elements_per_row : int
+        Numbers that the function has in memory for a row.
+    work : callable
+        ``work(tile, ...)`` returns an array, or a tuple of them, to be joined along the
+        first axis.  It sees an empty tile if there are no rows.
+    *beside : arrays of shape (n_rows, ...)
+        Cut in the same tiles, and handed to the function also.
+
+    Returns
+    -------
+    joined : array or tuple of arrays
+    """
+    return backend_module(X, 0.0).map_rows(X, elements_per_row, work, *beside)
 
 
 def _work(X, codebooks: Sequence) -> float:

@@ -368,6 +368,11 @@ def accumulate(X, codes, n_codewords: int, weights=None):
     return _numpy.accumulate(X, codes, n_codewords, weights)
 
 
+def map_rows(X: Any, elements_per_row: int, work: Any, *beside: Any) -> Any:
+    """Call ``work(X[tile], ...)`` for every tile of rows, and join what it returned."""
+    return _generic.map_rows_with(CupyLibrary(X), X, elements_per_row, work, beside)
+
+
 def check_no_zero_rows(rows: Any, name: str = "X", start: int = 0) -> None:
     """Raise a ValueError that names the first zero row, counted from `start`."""
     module = _generic if is_foreign(rows) else _numpy

@@ -162,6 +162,26 @@ def in_tiles(
     return parts
 
 
+def map_rows(X: Any, elements_per_row: int, work: Callable, *beside: Any) -> Any:
+    """Call ``work(X[tile], ...)`` for every tile of rows, and join what it returned."""
+    return map_rows_with(library_of(X), X, elements_per_row, work, beside)
+
+
+def map_rows_with(
+    library: Library, X: Any, elements_per_row: int, work: Callable, beside: tuple
+) -> Any:
+    """Call a function for every tile of rows, by means of a library."""
+
+    def tile(start: int, stop: int) -> Any:
+        cut = slice(start, stop)
+        found = work(X[cut, ...], *(array[cut, ...] for array in beside))
+        return found if isinstance(found, tuple) else (found,)
+
+    parts = in_tiles(library, X.shape[0], elements_per_row, tile) or [tile(0, 0)]
+    joined = [concat(library.xp, list(found), 0) for found in zip(*parts, strict=True)]
+    return joined[0] if len(joined) == 1 else tuple(joined)
+
+
 def _with_weights(xp, rows, weights, start: int, stop: int) -> Any:
     """Rows in float64, each extended by one and multiplied by its weight."""
     rows = astype(xp, rows, xp.float64)
