@@ -366,12 +366,15 @@ def in_rotated_slices(
         for start in starts
     ]
     best = min(trials, key=lambda trial: trial.distortion)
-    limits = {"max_iter": _MORE_TURNS * max_iter, "tol": 1e-3 * tol}
-    best = improve_rotation(centred, best, weights, **limits)
+
+    def improve(start: Rotated) -> Rotated:
+        turns = _MORE_TURNS * max_iter
+        return improve_rotation(centred, start, weights, max_iter=turns, tol=1e-3 * tol)
+
+    best = improve(best)
     # Its tables have followed the rotation all the way; others fit where it now is.
     tables = _fresh_tables(centred, best.rotation, sizes, begins, weights, rng)
-    fresh = _rotated(centred, best.rotation, tables, weights)
-    fresh = improve_rotation(centred, fresh, weights, **limits)
+    fresh = improve(_rotated(centred, best.rotation, tables, weights))
     best = min(best, fresh, key=lambda one: one.distortion)
     # Each table bears the part of the mean in its own subspace: distances within it
     # are as they were, and the parts add up to the mean.
