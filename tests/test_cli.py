@@ -594,6 +594,20 @@ def test_the_help_lists_what_there_is():
         assert run(command, "--help").status == 0
 
 
+def test_no_arguments_at_all_show_the_help(monkeypatch):
+    asked = run("--help")
+    assert asked.status == 0 and asked.err == ""
+    for command in ("fit", "encode", "decode", "compare", "info", "demo"):
+        assert re.search(f"^    {command} ", asked.out, re.M)
+    # A script whose arguments have got lost must not look as if it had worked.
+    assert run() == (2, "", asked.out)
+    monkeypatch.setattr(sys, "argv", ["skvq"])
+    shown = io.StringIO()
+    with contextlib.redirect_stderr(shown):
+        assert __main__.main() == 2
+    assert shown.getvalue().startswith("usage: skvq [-h] [--version] command ...\n")
+
+
 # -- compare -----------------------------------------------------------------------
 
 
@@ -679,6 +693,12 @@ def test_compare_takes_families_and_schemes(X):
         ("pca:8+pq", 64, "pca:8+pq:8x256"),
         ("pca+binary", 12, "pca:12+binary"),
         ("pca+binary", 17, None),
+        ("pca:8+binary", 8, "pca:8+binary"),
+        ("pca:8+binary", 16, None),  # of 16 features, eight are left
+        ("pca:8,whiten=true+uniform", 16, "pca:8,whiten=true+uniform:4"),
+        ("pca:4+pq", 64, None),
+        ("pca+uniform", 32, "pca+uniform:4"),
+        ("standard+uniform", 32, "standard+uniform:4"),
         ("standard+fsq", 16, "standard+fsq:2,bound=cdf"),
     ],
 )

@@ -314,9 +314,23 @@ def _sized(name: str, bits: int, n_features: int, n_rows: int) -> str:
         return _pca_binary(bits, n_features, n_rows)
     *before, last = schemes.split_steps(name)
     family, comma, settings = last.partition(",")
-    sized = _FAMILIES[family](bits, n_features, n_rows)
+    sized = _FAMILIES[family](bits, _n_left(name, n_features, n_rows), n_rows)
     settings = settings if comma else _SETTINGS.get(family, "")
     return "+".join([*before, ",".join(filter(None, [sized, settings]))])
+
+
+def _n_left(name: str, n_features: int, n_rows: int) -> int:
+    """Return the number of features that the steps before a scheme leave of these.
+
+    Where a share of the variance decides, only fitting tells: as many as there are.
+    """
+    for _, step in getattr(schemes.build(name, None), "steps", [])[:-1]:
+        if "n_components" not in step.get_params():
+            continue
+        n_features = min(n_features, n_rows)
+        if isinstance(step.n_components, int):
+            n_features = min(n_features, step.n_components)
+    return n_features
 
 
 # -- the command -------------------------------------------------------------------
