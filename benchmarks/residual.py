@@ -225,7 +225,9 @@ def speed(arguments):
 def main():
     parser = _common.parser(__doc__.splitlines()[0], repeats=5)
     parser.add_argument("--patience", type=float, default=20.0, metavar="SECONDS")
-    parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="NAME")
+    parser.add_argument(
+        "--sets", nargs="+", metavar="NAME", help="default: those of each table's claim"
+    )
     parser.add_argument(
         "--parts", nargs="+", default=list(PARTS), choices=PARTS, help="default: all"
     )
@@ -234,15 +236,14 @@ def main():
         arguments.patience = 0.0
     _common.print_header("Residual codes", arguments)
     warnings.filterwarnings("ignore", category=ConvergenceWarning)
-    few = [name for name in STAGED_SETS if name in arguments.sets]
     if "speed" in arguments.parts:
         speed(arguments)
     if "quality" in arguments.parts:
-        quality(arguments.sets, arguments.quick)
+        quality(arguments.sets or SETS, arguments.quick)
     if "stages" in arguments.parts:
-        stages(few, arguments.quick)
+        stages(arguments.sets or STAGED_SETS, arguments.quick)
     if "weights" in arguments.parts:
-        weighted(few, arguments.quick)
+        weighted(arguments.sets or STAGED_SETS, arguments.quick)
 
 
 if __name__ == "__main__":

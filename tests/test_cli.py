@@ -681,8 +681,9 @@ def test_compare_takes_families_and_schemes(X):
         ("rq", 200, "rq:25x256"),
         ("kronecker", 16, "kronecker:256"),
         ("kronecker", 15, None),
-        ("uniform", 64, "uniform:16"),
-        ("uniform", 40, "uniform:5"),
+        ("uniform", 64, "uniform:16,levels=lloyd-max"),
+        ("uniform", 40, "uniform:5,levels=lloyd-max"),
+        ("uniform,range=quantile", 40, "uniform:5,range=quantile"),
         ("uniform", 15, None),
         ("fsq", 32, "fsq:4,bound=cdf"),
         ("fsq,bound=none", 32, "fsq:4,bound=none"),
@@ -695,10 +696,14 @@ def test_compare_takes_families_and_schemes(X):
         ("pca+binary", 17, None),
         ("pca:8+binary", 8, "pca:8+binary"),
         ("pca:8+binary", 16, None),  # of 16 features, eight are left
-        ("pca:8,whiten=true+uniform", 16, "pca:8,whiten=true+uniform:4"),
+        (
+            "pca:8,whiten=true+uniform",
+            16,
+            "pca:8,whiten=true+uniform:4,levels=lloyd-max",
+        ),
         ("pca:4+pq", 64, None),
-        ("pca+uniform", 32, "pca+uniform:4"),
-        ("standard+uniform", 32, "standard+uniform:4"),
+        ("pca+uniform", 32, "pca+uniform:4,levels=lloyd-max"),
+        ("standard+uniform", 32, "standard+uniform:4,levels=lloyd-max"),
         ("standard+fsq", 16, "standard+fsq:2,bound=cdf"),
     ],
 )
@@ -708,6 +713,16 @@ def test_families_are_sized_to_budgets(family, bits, expected):
             compare._sized(family, bits, 16, 600)
     else:
         assert compare._sized(family, bits, 16, 600) == expected
+
+
+def test_no_family_is_worse_than_the_mean():
+    X = np.random.default_rng(0).normal(size=(2_000, 8))
+    np.save("N.npy", X)
+    facts = json.loads(succeed("compare", "N.npy", "--bits", "8", "16", "--json"))
+    assert {"vq", "uniform", "fsq"} <= {one["family"] for one in facts["results"]}
+    variance = X.var(axis=0).sum()
+    for result in facts["results"]:
+        assert result["distortion"] < 0.8 * variance, result
 
 
 def test_levels_are_the_most_that_fit():

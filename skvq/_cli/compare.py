@@ -228,7 +228,12 @@ _FAMILIES: dict[str, Callable[[int, int, int], str]] = {
     "binary": _binary,
 }
 # Parameters that suit data of any scale, unless the user gives some.
-_SETTINGS = {"fsq": "bound=cdf", "spherical": "angles=density,radius=learned"}
+_SETTINGS = {
+    # Few equal cells between the extremes may be worse than the mean alone.
+    "uniform": "levels=lloyd-max",
+    "fsq": "bound=cdf",
+    "spherical": "angles=density,radius=learned",
+}
 # Signs and directions are those about the mean.
 _DEFAULT = ["vq", "pq", "rq", "aq", "kronecker", "uniform", "fsq"]
 _DEFAULT += ["standard+spherical", "standard+binary", "pca+binary"]
