@@ -28,15 +28,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     status : int
-        0; 2 for what the user asked; 1 for what went wrong since; 130 if interrupted,
-        143 if terminated.
+        0; 2 for what the user asked, or for no arguments at all, which shows the help;
+        1 for what went wrong since; 130 if interrupted, 143 if terminated.
 
     Raises
     ------
     SystemExit
         If the arguments cannot be parsed (2), or for ``--help`` and ``--version`` (0).
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        # To stderr, and with a status, since a script that ends up here is wrong.
+        parser.print_help(sys.stderr)
+        return 2
+    arguments = parser.parse_args(argv)
     prefix = f"{program()} {arguments.command}"
     try:
         with _terminable(), _logging(arguments), _warnings_in_one_line(prefix):
@@ -75,7 +80,11 @@ def _explain(error: BaseException) -> tuple[int, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog=program(), description="Vector quantization for scikit-learn.")
+    parser = Parser(
+        prog=program(),
+        description="Vector quantization for scikit-learn.",
+        epilog=f"'{program()} COMMAND --help' tells what a command takes.",
+    )
     parser.add_argument("--version", action="version", version=f"skvq {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     common = _common_options()

@@ -594,6 +594,20 @@ def test_the_help_lists_what_there_is():
         assert run(command, "--help").status == 0
 
 
+def test_no_arguments_at_all_show_the_help(monkeypatch):
+    asked = run("--help")
+    assert asked.status == 0 and asked.err == ""
+    for command in ("fit", "encode", "decode", "compare", "info", "demo"):
+        assert re.search(f"^    {command} ", asked.out, re.M)
+    # A script whose arguments have got lost must not look as if it had worked.
+    assert run() == (2, "", asked.out)
+    monkeypatch.setattr(sys, "argv", ["skvq"])
+    shown = io.StringIO()
+    with contextlib.redirect_stderr(shown):
+        assert __main__.main() == 2
+    assert shown.getvalue().startswith("usage: skvq [-h] [--version] command ...\n")
+
+
 # -- compare -----------------------------------------------------------------------
 
 
@@ -667,8 +681,9 @@ def test_compare_takes_families_and_schemes(X):
         ("rq", 200, "rq:25x256"),
         ("kronecker", 16, "kronecker:256"),
         ("kronecker", 15, None),
-        ("uniform", 64, "uniform:16"),
-        ("uniform", 40, "uniform:5"),
+        ("uniform", 64, "uniform:16,levels=lloyd-max"),
+        ("uniform", 40, "uniform:5,levels=lloyd-max"),
+        ("uniform,range=quantile", 40, "uniform:5,range=quantile"),
         ("uniform", 15, None),
         ("fsq", 32, "fsq:4,bound=cdf"),
         ("fsq,bound=none", 32, "fsq:4,bound=none"),
@@ -679,6 +694,16 @@ def test_compare_takes_families_and_schemes(X):
         ("pca:8+pq", 64, "pca:8+pq:8x256"),
         ("pca+binary", 12, "pca:12+binary"),
         ("pca+binary", 17, None),
+        ("pca:8+binary", 8, "pca:8+binary"),
+        ("pca:8+binary", 16, None),  # of 16 features, eight are left
+        (
+            "pca:8,whiten=true+uniform",
+            16,
+            "pca:8,whiten=true+uniform:4,levels=lloyd-max",
+        ),
+        ("pca:4+pq", 64, None),
+        ("pca+uniform", 32, "pca+uniform:4,levels=lloyd-max"),
+        ("standard+uniform", 32, "standard+uniform:4,levels=lloyd-max"),
         ("standard+fsq", 16, "standard+fsq:2,bound=cdf"),
     ],
 )
@@ -688,6 +713,16 @@ def test_families_are_sized_to_budgets(family, bits, expected):
             compare._sized(family, bits, 16, 600)
     else:
         assert compare._sized(family, bits, 16, 600) == expected
+
+
+def test_no_family_is_worse_than_the_mean():
+    X = np.random.default_rng(0).normal(size=(2_000, 8))
+    np.save("N.npy", X)
+    facts = json.loads(succeed("compare", "N.npy", "--bits", "8", "16", "--json"))
+    assert {"vq", "uniform", "fsq"} <= {one["family"] for one in facts["results"]}
+    variance = X.var(axis=0).sum()
+    for result in facts["results"]:
+        assert result["distortion"] < 0.8 * variance, result
 
 
 def test_levels_are_the_most_that_fit():

@@ -228,7 +228,12 @@ _FAMILIES: dict[str, Callable[[int, int, int], str]] = {
     "binary": _binary,
 }
 # Parameters that suit data of any scale, unless the user gives some.
-_SETTINGS = {"fsq": "bound=cdf", "spherical": "angles=density,radius=learned"}
+_SETTINGS = {
+    # Few equal cells between the extremes may be worse than the mean alone.
+    "uniform": "levels=lloyd-max",
+    "fsq": "bound=cdf",
+    "spherical": "angles=density,radius=learned",
+}
 # Signs and directions are those about the mean.
 _DEFAULT = ["vq", "pq", "rq", "aq", "kronecker", "uniform", "fsq"]
 _DEFAULT += ["standard+spherical", "standard+binary", "pca+binary"]
@@ -314,9 +319,23 @@ def _sized(name: str, bits: int, n_features: int, n_rows: int) -> str:
         return _pca_binary(bits, n_features, n_rows)
     *before, last = schemes.split_steps(name)
     family, comma, settings = last.partition(",")
-    sized = _FAMILIES[family](bits, n_features, n_rows)
+    sized = _FAMILIES[family](bits, _n_left(name, n_features, n_rows), n_rows)
     settings = settings if comma else _SETTINGS.get(family, "")
     return "+".join([*before, ",".join(filter(None, [sized, settings]))])
+
+
+def _n_left(name: str, n_features: int, n_rows: int) -> int:
+    """Return the number of features that the steps before a scheme leave of these.
+
+    Where a share of the variance decides, only fitting tells: as many as there are.
+    """
+    for _, step in getattr(schemes.build(name, None), "steps", [])[:-1]:
+        if "n_components" not in step.get_params():
+            continue
+        n_features = min(n_features, n_rows)
+        if isinstance(step.n_components, int):
+            n_features = min(n_features, step.n_components)
+    return n_features
 
 
 # -- the command -------------------------------------------------------------------

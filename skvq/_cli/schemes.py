@@ -138,7 +138,7 @@ def _integer(text: str) -> int:
 
 # -- the registry ------------------------------------------------------------------
 
-_TABLES = "MxV | V1,V2,... | Mx(SCHEME)"
+_TABLES = "M | MxV | V1,V2,... | Mx(SCHEME)"
 _LEVELS = "L | L1,L2,..."
 
 SCHEMES = [
@@ -151,7 +151,7 @@ SCHEMES = [
         _tables("n_stages"),
         {"beam": "beam_size", "refine": "n_refine"},
     ),
-    Entry("aq", "AdditiveQuantizer", "MxV | V1,V2,...", _tables("n_codebooks")),
+    Entry("aq", "AdditiveQuantizer", "M | MxV | V1,V2,...", _tables("n_codebooks")),
     Entry(
         "kronecker",
         "KroneckerQuantizer",
