@@ -13,6 +13,7 @@ from skvq._array_api import (
     astype,
     average,
     is_foreign,
+    like,
     numpy_dtype,
     take_rows,
     to_host,
@@ -370,10 +371,11 @@ class VectorQuantizer(BaseQuantizer):
 
     def _with_tables(self, tables):
         copy = shallow_copy(self)
-        (copy._codebook_,) = tables
+        (table,) = tables
+        copy._codebook_ = like(table, self._codebook_)
         if hasattr(copy, "_stream_"):
-            copy._stream_ = online.moved(copy._stream_, copy._codebook_)
-        copy.codebook_sizes_ = (len(copy._codebook_),)
+            copy._stream_ = online.moved(copy._stream_, table)
+        copy.codebook_sizes_ = (len(table),)
         return copy
 
     def _decode(self, codes):

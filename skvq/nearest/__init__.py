@@ -27,9 +27,9 @@ from functools import wraps
 
 import numpy as np
 
-from skvq.nearest import _numpy
+from skvq._array_api import is_foreign
+from skvq.nearest import _best, _numpy
 from skvq.nearest._backend import BACKENDS, backend_module, check_backend, using
-from skvq.nearest._best import nearest_best
 from skvq.nearest._icm import improve_sums
 from skvq.nearest._kronecker import kronecker_rows, nearest_kronecker
 from skvq.nearest._metrics import (
@@ -79,6 +79,13 @@ def nearest_product(X, codebooks: Sequence, *, dtype=np.intp):
     return backend_module(X, _work(X, codebooks)).nearest_product(
         X, codebooks, dtype=dtype
     )
+
+
+@wraps(_best.nearest_best)
+def nearest_best(X, codebooks: Sequence, beam_size: int, **options):
+    """Send the search to the library of X; NumPy's rows stay with NumPy."""
+    module = backend_module(X, 0.0) if is_foreign(X) else _best
+    return module.nearest_best(X, codebooks, beam_size, **options)
 
 
 @wraps(_numpy.paired)

@@ -352,6 +352,31 @@ def nearest_product(X, codebooks: Sequence, *, dtype=np.intp):
     return codes
 
 
+def nearest_best(
+    X,
+    codebooks: Sequence,
+    beam_size: int,
+    *,
+    n_best: int = 1,
+    begin=None,
+    stage_weights=None,
+    return_distances: bool = True,
+    dtype=np.intp,
+):
+    """Find codes of sums by beam search; see `_best`."""
+    return _generic.best_with(
+        CupyLibrary(X),
+        X,
+        codebooks,
+        beam_size,
+        n_best=n_best,
+        begin=begin,
+        stage_weights=stage_weights,
+        return_distances=return_distances,
+        dtype=dtype,
+    )
+
+
 def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None):
     """Compute the distance of each row to its own reconstruction; see `_numpy`."""
     if is_foreign(X):

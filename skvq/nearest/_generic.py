@@ -16,19 +16,23 @@ import numpy as np
 from skvq._array_api import (
     array_namespace,
     astype,
+    code_dtype,
     concat,
     device_of,
     is_foreign,
     largest_magnitude,
     library_name,
     like,
+    look_up,
     numpy_dtype,
     send,
+    stable_order,
+    take_along,
     take_rows,
     to_host,
     unit_rows,
 )
-from skvq.nearest import _numpy
+from skvq.nearest import _best, _numpy
 from skvq.nearest._metrics import PRODUCT_METRICS, Metric, check_metric
 
 # Scores of one tile, in elements.
@@ -65,6 +69,33 @@ class Library:
     def smallest(self, scores: Any) -> Any:
         """Return where the smallest of each row is, along the last axis; the first."""
         return self.xp.argmin(scores, axis=-1)
+
+    def smallest_few(self, scores: Any, k: int) -> Any:
+        """Return where the k smallest of each row are, ascending; of equals the first.
+
+        Parameters
+        ----------
+        scores : array of shape (n_rows, n_scores)
+            Finite numbers.
+        k : int
+            How many; at most n_scores.
+
+        Returns
+        -------
+        places : array of shape (n_rows, k), dtype int64
+        """
+        xp = self.xp
+        if k > _best._MAX_ROUNDS:
+            # The standard knows no partial sort.
+            return xp.argsort(scores, axis=1, stable=True)[:, :k]
+        places = xp.arange(scores.shape[1], dtype=xp.int64, device=self.device)
+        found = []
+        for j in range(k):
+            found.append(astype(xp, self.smallest(scores), xp.int64)[:, None])
+            if j < k - 1:
+                taken = found[-1] == places[None, :]
+                scores = xp.where(taken, xp.full_like(scores, xp.inf), scores)
+        return concat(xp, found, axis=1)
 
     def add_up(self, X: Any, codes: Any, n_codewords: int, weights: Any) -> Any:
         """Return (n_codewords, d + 1): weighted sums of rows, and of the weights."""
@@ -105,6 +136,15 @@ class TorchLibrary(Library):
         """Give back memory that the library keeps for itself."""
         if self.device.type == "cuda":
             self.xp.cuda.empty_cache()
+
+    def smallest_few(self, scores: Any, k: int) -> Any:
+        """Return where the k smallest of each row are, ascending."""
+        if k == 1:
+            return self.smallest(scores)[:, None]
+        places = self.xp.topk(scores, k, dim=1, largest=False, sorted=False).indices
+        # Which of equals come within k is up to torch; those that do are in order.
+        places = self.xp.sort(places, axis=1)
+        return take_along(places, stable_order(take_along(scores, places)))
 
     def add_up(self, X: Any, codes: Any, n_codewords: int, weights: Any) -> Any:
         """Return (n_codewords, d + 1): weighted sums of rows, and of the weights."""
@@ -449,6 +489,171 @@ class Run:
             for j in range(self.n_subspaces)
         ]
         return xp.stack(columns, axis=1)
+
+
+# -- sums of codewords -----------------------------------------------------------------
+
+
+def nearest_best(
+    X,
+    codebooks: Sequence,
+    beam_size: int,
+    *,
+    n_best: int = 1,
+    begin=None,
+    stage_weights=None,
+    return_distances: bool = True,
+    dtype=np.intp,
+):
+    """Find codes whose codewords add up to nearly each row; see `_best`."""
+    return best_with(
+        library_of(X),
+        X,
+        codebooks,
+        beam_size,
+        n_best=n_best,
+        begin=begin,
+        stage_weights=stage_weights,
+        return_distances=return_distances,
+        dtype=dtype,
+    )
+
+
+def best_with(
+    library: Library,
+    X,
+    codebooks: Sequence,
+    beam_size: int,
+    *,
+    n_best: int,
+    begin,
+    stage_weights,
+    return_distances: bool,
+    dtype,
+):
+    """Find codes of sums by beam search by means of a library; see `_best`."""
+    X, xp = _check_2d(X, "X"), library.xp
+    hosts = [
+        _host_table(table, X, f"codebooks[{j}]") for j, table in enumerate(codebooks)
+    ]
+    if begin is None:
+        begin = xp.zeros((X.shape[0], 1, 0), dtype=xp.int64, device=library.device)
+    begin = _best._check_begin_shape(like(begin, X), X, hosts)
+    # What it asks of the rows is their shape and dtype: these take no memory.
+    rows = np.broadcast_to(_numpy.compute_dtype(numpy_dtype(X)).type(0), X.shape)
+    begun = np.broadcast_to(np.intp(0), tuple(begin.shape))
+    search = _best._Search(rows, hosts, begun, beam_size, n_best, stage_weights)
+    _check_reach(X, search.limit)
+    wanted = code_dtype(X, np.dtype(dtype))
+    beam = _BeamSearch(library, search)
+
+    def tile(start: int, stop: int):
+        x = astype(xp, X[start:stop, :], beam.dtype)
+        codes, errors = beam.tile(x, begin[start:stop, ...], return_distances)
+        return astype(xp, codes, wanted), errors
+
+    parts = in_tiles(library, X.shape[0], beam.elements_per_row(X.shape[1]), tile)
+    n_found = search.stages[-1].width if search.stages else begin.shape[1]
+    shape = (0, n_found, len(hosts))
+    codes = _joined(library, [part[0] for part in parts], wanted, shape)
+    if not return_distances:
+        return codes, None
+    errors = [part[1] for part in parts]
+    found = _joined(library, errors, xp.float64, (0, n_found))
+    if not bool(xp.all(xp.isfinite(found))):
+        raise ValueError("Distances between X and the codebooks overflow: scale X.")
+    return codes, found
+
+
+class _BeamSearch:
+    """The beam search of `_best` with its tables on a device."""
+
+    def __init__(self, library: Library, search: _best._Search) -> None:
+        self.library, self.shared = library, search
+        self.dtype = library.dtype(search.dtype)
+        self.begun = [library.send(rows) for rows in search.begun]
+        self.stages = [
+            stage._replace(
+                weights=library.send(stage.weights),
+                rows=library.send(stage.rows),
+                centre=None if stage.centre is None else library.send(stage.centre),
+                first=None if stage.first is None else library.send(stage.first),
+            )
+            for stage in search.stages
+        ]
+
+    def elements_per_row(self, n_features: int) -> int:
+        """Return about how many numbers of memory a row takes."""
+        return 2 * self.shared.most_scores + 4 * self.shared.most_sums * n_features
+
+    def tile(self, x, begun, distances: bool):
+        """Return the codes of a tile and their distances, or None."""
+        xp, shared = self.library.xp, self.shared
+        rest, loss = self._begin(x, begun)
+        codes = astype(xp, begun, xp.int64)
+        for j, stage in enumerate(self.stages):
+            last = j == len(self.stages) - 1
+            if stage.centre is not None:
+                rest = rest - stage.centre
+            parent, code = self._choose(rest, stage, loss)
+            codes = self._with_codes(codes, stage, parent, code)
+            if not last or distances:
+                rest = take_along(rest, parent) - look_up(stage.rows, code)
+                if shared.weighted:
+                    loss = take_along(loss, parent) + float(stage.weight) * _norms(
+                        xp, rest
+                    )
+        if not distances:
+            return codes, None
+        total = loss if shared.weighted else _norms(xp, rest)
+        return codes, total / shared.scale / shared.scale
+
+    def _begin(self, x, begun):
+        """Return the residuals of the sums begun, and their loss so far."""
+        xp, shared = self.library.xp, self.shared
+        n, b, n_begun = begun.shape
+        rest = xp.broadcast_to(x[:, None, :], (n, b, x.shape[1]))
+        if shared.scale != 1.0:
+            rest = rest * float(shared.scale)
+        loss = xp.zeros((n, b), dtype=xp.float64, device=self.library.device)
+        for j in range(n_begun):
+            own = astype(xp, begun[:, :, j], xp.int64)
+            rest = rest - look_up(self.begun[j], own)
+            if shared.weighted:
+                loss = loss + float(shared.begun_weights[j]) * _norms(xp, rest)
+        return rest, loss
+
+    def _choose(self, rest, stage, loss):
+        """Return the sum and the codeword of each of the best candidates, in order."""
+        xp = self.library.xp
+        n, b, d = rest.shape
+        if b == 1:
+            costs = xp.zeros_like(rest[:, :, :1])
+        else:
+            norms = _norms(xp, rest)
+            if self.shared.weighted:
+                norms = norms + loss / float(stage.weight + stage.ahead)
+            # Only differences within a row count: this keeps them from drowning.
+            norms = 0.5 * (norms - xp.min(norms, axis=1, keepdims=True))
+            costs = astype(xp, norms, self.dtype)[:, :, None]
+        columns = [rest, xp.ones_like(rest[:, :, :1]), costs]
+        extended = xp.reshape(concat(xp, columns, axis=2), (n * b, d + 2))
+        scores = xp.reshape(xp.matmul(extended, stage.weights), (n, -1))
+        best = astype(xp, self.library.smallest_few(scores, stage.width), xp.int64)
+        n_codewords = stage.rows.shape[0]
+        parent = best // n_codewords
+        return parent, best - parent * n_codewords
+
+    def _with_codes(self, codes, stage, parent, code):
+        """Return the codes of the sums chosen, (n, width, n_codes + 1)."""
+        xp = self.library.xp
+        if stage.first is not None:
+            code = astype(xp, look_up(stage.first, code), xp.int64)
+        return concat(xp, [take_along(codes, parent), code[:, :, None]], axis=2)
+
+
+def _norms(xp, rest):
+    return astype(xp, xp.sum(rest * rest, axis=2), xp.float64)
 
 
 # -- distances and sums ----------------------------------------------------------------
