@@ -143,6 +143,55 @@ def test_nearest_product(xp, tiles, widths):
         oracles.assert_nearest(found, columns, tables[j], dtype=np.float32)
 
 
+BEAMS = {
+    "greedy": {"beam_size": 1},
+    "rounds": {"beam_size": 4, "n_best": 3},
+    "sorted": {"beam_size": 12, "n_best": 10},
+    "more-than-there-are": {"beam_size": 50, "n_best": 2},
+    "weights": {"beam_size": 4, "stage_weights": [1.0, 0.0, 0.5, 2.0]},
+}
+
+
+@pytest.mark.parametrize("options", BEAMS.values(), ids=BEAMS)
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_nearest_best(xp, tiles, options, begun, offset):
+    X, table = make((60, 5, 45), dtype="float64")
+    tables = np.split(table[:40] + [[offset]], 4)
+    tables[2] = np.concatenate([tables[2], tables[2][:2]])  # of equals the first
+    X = X + 4 * offset
+    begin = None
+    if begun:
+        begin, _ = engine.nearest_best(X, tables[:2], 3, n_best=3)
+    expected, distances = engine.nearest_best(X, tables, begin=begin, **options)
+    codes, found = engine.nearest_best(
+        put(xp, X),
+        [put(xp, table) for table in tables],
+        begin=None if begin is None else put(xp, begin),
+        dtype=np.uint8,
+        **options,
+    )
+    assert library_name(codes) == library_name(found) == xp.__name__
+    assert str(codes.dtype).endswith("uint8")
+    assert_array_equal(to_host(codes), expected)
+    assert_allclose(to_host(found), distances, rtol=1e-6, atol=1e-6)
+    only, nothing = engine.nearest_best(
+        put(xp, X), tables, begin=begin, return_distances=False, **options
+    )
+    assert nothing is None
+    assert_array_equal(to_host(only), expected)
+
+
+def test_sums_that_cannot_be(xp):
+    X, table = make((10, 3, 4))
+    with pytest.raises(ValueError, match=r"begin has shape \(9, 1, 1\)"):
+        begin = np.zeros((9, 1, 1), dtype=int)
+        engine.nearest_best(put(xp, X), [table, table], 1, begin=put(xp, begin))
+    for huge in (3e38, np.nan):
+        with pytest.raises(ValueError, match="overflow"):
+            engine.nearest_best(put(xp, X + np.float32(huge)), [table, table], 2)
+
+
 @pytest.mark.parametrize("metric", [*METRICS, "canberra"])
 def test_paired(xp, tiles, metric):
     X, table = make((150, 6, 12))
@@ -224,7 +273,8 @@ every_following_row = each(FOLLOWING)
 
 
 def test_the_learned_schemes_follow():
-    assert {"vq-defaults", "vq-cosine-ema", "pq-defaults"} < {r.name for r in FOLLOWING}
+    expected = {"vq-defaults", "vq-cosine-ema", "pq-defaults", "rq-of-pq-beam-refined"}
+    assert expected < {r.name for r in FOLLOWING}
 
 
 @every_following_row
@@ -303,6 +353,29 @@ def test_pickles_are_of_the_host(other, row, monkeypatch):
     copy = pickle.loads(data)
     assert library_name(copy.codebooks_[0]) == other.__name__
     assert_array_equal(to_host(copy.transform(given)), expected)
+
+
+@each([row for row in FOLLOWING if hasattr(row.make(), "staged_score")])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_stages_as_numpy_does(other, row):
+    X, reference = row.data(), row.fitted()
+    weights = np.random.default_rng(0).random(len(X))
+    given = put(other, X)
+    estimator = row.make().fit(given)
+    codes = estimator.transform(given)
+    sums = list(estimator.staged_inverse_transform(codes))
+    expected = list(reference.staged_inverse_transform(to_host(codes)))
+    assert {library_name(found) for found in sums} == {other.__name__}
+    for found, wanted in zip(sums, expected, strict=True):
+        assert_allclose(to_host(found), wanted, rtol=1e-5, atol=1e-5)
+    for some in (None, weights):
+        assert_allclose(
+            list(estimator.staged_score(given, sample_weight=some)),
+            list(reference.staged_score(X, sample_weight=some)),
+            rtol=1e-5,
+        )
+    with pytest.raises(ValueError, match="must use the same namespace"):
+        next(estimator.staged_score(X))
 
 
 def test_order_of_checks(other):
@@ -506,6 +579,11 @@ def test_kernels_on_a_device(cupy, shape):
         for j, columns in enumerate(np.array_split(X, len(tables), axis=1)):
             found_j = to_host(product)[:, j]
             oracles.assert_nearest(found_j, columns, tables[j], dtype=np.float32)
+        sums = [table, table[::-1] / 2]
+        best, errors = engine.nearest_best(cupy.asarray(X), sums, 3, n_best=2)
+        wanted = engine.nearest_best(X, sums, 3, n_best=2)[1]
+        assert_allclose(to_host(errors), wanted, rtol=1e-3, atol=1e-4)
+        assert library_name(best) == "cupy"
     weights = np.random.default_rng(0).random(len(X))
     for w in (None, weights):
         sums, counts = engine.accumulate(cupy.asarray(X), codes, len(table), w)
