@@ -242,6 +242,30 @@ def stable_order(values: Any) -> Any:
     return array_namespace(values).argsort(values, axis=1, stable=True)
 
 
+def times_power(array: Any, exponent: int) -> Any:
+    """Return a floating array of any library, multiplied by 2**exponent."""
+    if not is_foreign(array):
+        return np.ldexp(array, exponent)
+    # In steps of which each is a number, also in single precision.
+    while exponent:
+        step = max(-100, min(exponent, 100))
+        array = array * 2.0**step
+        exponent -= step
+    return array
+
+
+def with_column(array: Any, j: int, column: Any) -> Any:
+    """Return a copy of a matrix of any library with another column in place of one."""
+    if not is_foreign(array):
+        array = array.copy()
+        array[:, j] = column
+        return array
+    column = like(column, array, array.dtype)[:, None]
+    return concat(
+        array_namespace(array), [array[:, :j], column, array[:, j + 1 :]], axis=1
+    )
+
+
 def squared_norms(rows: Any) -> Any:
     """Return the sums of squares along the last axis, added up in float64."""
     if not is_foreign(rows):

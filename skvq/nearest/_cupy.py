@@ -377,6 +377,11 @@ def nearest_best(
     )
 
 
+def nearest_kronecker(X, codebooks: Sequence, *, return_distances=False):
+    """Find the nearest Kronecker product of rows; see `_kronecker`."""
+    return _generic.kronecker_with(CupyLibrary(X), X, codebooks, return_distances)
+
+
 def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None):
     """Compute the distance of each row to its own reconstruction; see `_numpy`."""
     if is_foreign(X):

@@ -29,10 +29,11 @@ from skvq._array_api import (
     stable_order,
     take_along,
     take_rows,
+    times_power,
     to_host,
     unit_rows,
 )
-from skvq.nearest import _best, _numpy
+from skvq.nearest import _best, _kronecker, _numpy
 from skvq.nearest._metrics import PRODUCT_METRICS, Metric, check_metric
 
 # Scores of one tile, in elements.
@@ -654,6 +655,169 @@ class _BeamSearch:
 
 def _norms(xp, rest):
     return astype(xp, xp.sum(rest * rest, axis=2), xp.float64)
+
+
+# -- products of codewords -------------------------------------------------------------
+
+
+def nearest_kronecker(X, codebooks: Sequence, *, return_distances=False):
+    """Find the nearest Kronecker product of rows; see `_kronecker`."""
+    return kronecker_with(library_of(X), X, codebooks, return_distances)
+
+
+def kronecker_with(library: Library, X, codebooks: Sequence, return_distances: bool):
+    """Find the nearest Kronecker product of rows by means of a library."""
+    X, xp = _check_2d(X, "X"), library.xp
+    hosts = [
+        _numpy._as_2d(to_host(table), f"codebooks[{j}]")
+        for j, table in enumerate(codebooks)
+    ]
+    _kronecker._check_widths(X, hosts)
+    search = _KroneckerSearch(library, hosts, _common_dtype(X, hosts))
+    index = best = None
+    for block in search.shared.all_blocks():
+        scorer = _BlockScores(library, search.dtype, block)
+
+        def work(start: int, stop: int, scorer=scorer):
+            return scorer.find(search.shift(X[start:stop, :]))
+
+        per_row = block.scratch_size(1) + 4 * X.shape[1]
+        parts = in_tiles(library, X.shape[0], per_row, work)
+        found = _joined(library, [part[0] for part in parts], xp.int64, (0,))
+        score = _joined(library, [part[1] for part in parts], search.dtype, (0,))
+        if index is None:
+            index, best = found, score
+        else:
+            index = xp.where(score < best, found, index)
+            best = xp.minimum(score, best)
+    codes = search.codes(index)
+    if not return_distances:
+        return codes, None
+    tables = [library.send(table.astype(np.float64)) for table in hosts]
+
+    def tile(start: int, stop: int) -> Any:
+        rows = [look_up(table, codes[start:stop, j]) for j, table in enumerate(tables)]
+        gaps = astype(xp, X[start:stop, :], xp.float64)
+        gaps = gaps - _kronecker.kronecker_rows(rows)
+        return xp.sum(gaps * gaps, axis=1)
+
+    parts = in_tiles(library, X.shape[0], 4 * X.shape[1], tile)
+    distances = _joined(library, parts, xp.float64, (0,))
+    if not bool(xp.all(xp.isfinite(distances))):
+        raise ValueError("Distances between X and the codebook overflow: scale X.")
+    return codes, distances
+
+
+class _KroneckerSearch:
+    """The search of `_kronecker` for the rows of a library."""
+
+    def __init__(self, library: Library, hosts, dtype: np.dtype) -> None:
+        self.library, self.dtype = library, library.dtype(dtype)
+        self.shared = _kronecker._Search(hosts, dtype)
+        self.centre = library.send(self.shared.centre)
+
+    def shift(self, x: Any) -> Any:
+        """Return scaled samples less the centre, the factors in order."""
+        xp, shared = self.library.xp, self.shared
+        n, d = x.shape
+        scaled = times_power(astype(xp, x, xp.float64), -shared.exponent)
+        scaled = xp.reshape(scaled - self.centre[None, :], (n, *shared.widths))
+        scaled = xp.permute_dims(scaled, (0, *(j + 1 for j in shared.order)))
+        y = astype(xp, xp.reshape(scaled, (n, d)), self.dtype)
+        _check_reach(y, shared.limit)
+        return y
+
+    def codes(self, index: Any) -> Any:
+        """Turn indices of codewords into codes of the caller's tables."""
+        xp, shared = self.library.xp, self.shared
+        columns: list[Any] = [None] * len(shared.order)
+        # Of a single table, the first factor is a one that is no table of the caller's.
+        idle = len(shared.sizes) - len(shared.order)
+        for place in reversed(range(len(shared.order))):
+            size, j = shared.sizes[idle + place], shared.order[place]
+            rest = index // size
+            column, index = index - rest * size, rest
+            if shared.firsts[j] is not None:
+                column = look_up(shared.firsts[j], column)
+            columns[j] = astype(xp, column, xp.int64)
+        codes = xp.stack(columns, axis=1)
+        if shared.zero_codes is None:
+            return codes
+        none = xp.zeros(codes.shape[0], dtype=xp.bool, device=self.library.device)
+        for zero, column in zip(shared.zero_rows, columns, strict=True):
+            none = none | look_up(zero, column)
+        lowest = self.library.send(np.array(shared.zero_codes, dtype=np.int64))
+        return xp.where(none[:, None], lowest[None, :], codes)
+
+
+class _BlockScores:
+    """The scores of consecutive codewords; as in `_kronecker._Block`."""
+
+    def __init__(self, library: Library, dtype: Any, block) -> None:
+        def send(array: np.ndarray) -> Any:
+            return astype(library.xp, library.send(array), dtype)
+
+        self.library, self.block = library, block
+        self.weights = send(block.weights)
+        self.constants = send(block.constants)
+        self.half_norms = send(block.half_norms)
+        self.last_centre = send(block.last_centre)
+        self.contract = [send(table) for table in block.contract]
+        self.inner = [
+            _kronecker._Factor(*(send(array) for array in factor))
+            for factor in block.inner
+        ]
+
+    def find(self, y: Any) -> tuple[Any, Any]:
+        """Return index and score of the best codeword of each row."""
+        xp = self.library.xp
+        n, n_prefix = y.shape[0], self.block.n_prefix
+        top = y
+        for table in self.contract:
+            top = self._contracted(top, table)
+        top = xp.reshape(top, (n, self.block.width, n_prefix))
+        common = self._common_terms(y)[:, None, :]
+        constants = xp.broadcast_to(self.constants[None, ...], (n, 2, n_prefix))
+        extended = concat(xp, [top, common, constants], axis=1)
+        extended = xp.reshape(xp.permute_dims(extended, (0, 2, 1)), (n * n_prefix, -1))
+        scores = xp.reshape(xp.matmul(extended, self.weights), (n, -1))
+        index = astype(xp, self.library.smallest(scores), xp.int64)
+        score = take_along(scores, index[:, None])[:, 0]
+        return index + self.block.first, score
+
+    def _contracted(self, y: Any, table: Any) -> Any:
+        """Replace the leading factor of each row by its products, which come last."""
+        xp = self.library.xp
+        y = xp.reshape(y, (y.shape[0], table.shape[0], -1))
+        y = xp.matmul(xp.permute_dims(y, (0, 2, 1)), table)
+        return xp.reshape(y, (y.shape[0], -1))
+
+    def _shorter(self, y: Any, centre: Any) -> Any:
+        xp = self.library.xp
+        rows = xp.reshape(y, (-1, centre.shape[0]))
+        return xp.reshape(xp.matmul(rows, centre), (y.shape[0], -1))
+
+    def _common_terms(self, y: Any) -> Any:
+        """Return what the scores of all v have in common, for every row and u."""
+        shorter = self._shorter(y, self.last_centre)
+        return self.half_norms[None, :] - self._inner(shorter, self.inner)
+
+    def _inner(self, y: Any, factors: Sequence) -> Any:
+        """Return y.(c - centre) for all products c of the factors."""
+        xp = self.library.xp
+        *prefix, last = factors
+        if not prefix:
+            return xp.matmul(y, last.shifted.T)
+        contracted = y
+        for factor in prefix:
+            contracted = self._contracted(contracted, factor.rows.T)
+        width = last.centre.shape[0]
+        n = y.shape[0]
+        contracted = xp.reshape(contracted, (n, width, -1))
+        contracted = xp.permute_dims(contracted, (0, 2, 1))
+        result = xp.matmul(contracted, last.shifted.T)
+        rest = self._inner(self._shorter(y, last.centre), prefix)
+        return xp.reshape(result + rest[:, :, None], (n, -1))
 
 
 # -- distances and sums ----------------------------------------------------------------
