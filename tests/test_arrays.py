@@ -192,6 +192,34 @@ def test_sums_that_cannot_be(xp):
             engine.nearest_best(put(xp, X + np.float32(huge)), [table, table], 2)
 
 
+@pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("widths", [(2, 3), (3, 1, 2), (4,), (2, 2, 1, 3)], ids=str)
+def test_nearest_kronecker(xp, tiles, widths, zeros, turns, monkeypatch):
+    rng = np.random.default_rng([*widths, zeros])
+    tables = [rng.normal(1, 1, (5, width)) for width in widths]
+    tables[0] = np.concatenate([tables[0], tables[0][:2]])  # of equals the first
+    if zeros:
+        tables[-1][3] = 0
+    X = rng.normal(1, 1, (70, np.prod(widths)))
+    X[:5] = 0
+    expected, distances = engine.nearest_kronecker(X, tables, return_distances=True)
+    if turns:
+        monkeypatch.setattr("skvq.nearest._kronecker._MAX_AT_ONCE", 1)
+        monkeypatch.setattr("skvq.nearest._kronecker._TURN", 7)
+    codes, found = engine.nearest_kronecker(
+        put(xp, X), [put(xp, table) for table in tables], return_distances=True
+    )
+    assert library_name(codes) == library_name(found) == xp.__name__
+    assert_array_equal(to_host(codes), expected)
+    assert_allclose(to_host(found), distances, rtol=1e-9, atol=1e-12)
+    only, nothing = engine.nearest_kronecker(put(xp, X), tables)
+    assert nothing is None
+    assert_array_equal(to_host(only), expected)
+    with pytest.raises(ValueError, match="do not multiply"):
+        engine.nearest_kronecker(put(xp, X[:, 1:]), tables)
+
+
 @pytest.mark.parametrize("metric", [*METRICS, "canberra"])
 def test_paired(xp, tiles, metric):
     X, table = make((150, 6, 12))
@@ -274,6 +302,7 @@ every_following_row = each(FOLLOWING)
 
 def test_the_learned_schemes_follow():
     expected = {"vq-defaults", "vq-cosine-ema", "pq-defaults", "rq-of-pq-beam-refined"}
+    expected |= {"kronecker-shared"}
     assert expected < {r.name for r in FOLLOWING}
 
 
@@ -584,6 +613,14 @@ def test_kernels_on_a_device(cupy, shape):
         wanted = engine.nearest_best(X, sums, 3, n_best=2)[1]
         assert_allclose(to_host(errors), wanted, rtol=1e-3, atol=1e-4)
         assert library_name(best) == "cupy"
+        wide = np.repeat(X, 2, axis=1)
+        factors = [table, np.array([[1.0, 2.0], [0.5, -1.0]], table.dtype)]
+        pairs, errors = engine.nearest_kronecker(
+            cupy.asarray(wide), factors, return_distances=True
+        )
+        wanted = engine.nearest_kronecker(wide, factors, return_distances=True)[1]
+        assert_allclose(to_host(errors), wanted, rtol=1e-3, atol=1e-4)
+        assert library_name(pairs) == "cupy"
     weights = np.random.default_rng(0).random(len(X))
     for w in (None, weights):
         sums, counts = engine.accumulate(cupy.asarray(X), codes, len(table), w)
