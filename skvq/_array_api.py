@@ -266,6 +266,14 @@ def with_column(array: Any, j: int, column: Any) -> Any:
     )
 
 
+def in_dtype(array: Any, dtype: np.dtype) -> Any:
+    """Return an array of any library in a dtype that is NumPy's."""
+    if not is_foreign(array):
+        return array.astype(dtype, copy=False)
+    xp = array_namespace(array)
+    return astype(xp, array, getattr(xp, str(np.dtype(dtype))))
+
+
 def squared_norms(rows: Any) -> Any:
     """Return the sums of squares along the last axis, added up in float64."""
     if not is_foreign(rows):
