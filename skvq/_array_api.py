@@ -274,6 +274,15 @@ def in_dtype(array: Any, dtype: np.dtype) -> Any:
     return astype(xp, array, getattr(xp, str(np.dtype(dtype))))
 
 
+def column_means(X: Any, weights: Any = None) -> np.ndarray:
+    """Return the weighted mean of the rows of an array of another library; float64."""
+    xp = array_namespace(X)
+    rows = astype(xp, X, xp.float64)
+    if weights is None:
+        return to_host(xp.mean(rows, axis=0))
+    return to_host(xp.matmul(weights / xp.sum(weights), rows))
+
+
 def squared_norms(rows: Any) -> Any:
     """Return the sums of squares along the last axis, added up in float64."""
     if not is_foreign(rows):

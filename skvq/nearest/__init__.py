@@ -28,9 +28,8 @@ from functools import wraps
 import numpy as np
 
 from skvq._array_api import is_foreign
-from skvq.nearest import _best, _kronecker, _numpy
+from skvq.nearest import _best, _icm, _kronecker, _numpy
 from skvq.nearest._backend import BACKENDS, backend_module, check_backend, using
-from skvq.nearest._icm import improve_sums
 from skvq.nearest._kronecker import kronecker_rows
 from skvq.nearest._metrics import (
     BATCH_DEPENDENT_METRICS,
@@ -86,6 +85,13 @@ def nearest_best(X, codebooks: Sequence, beam_size: int, **options):
     """Send the search to the library of X; NumPy's rows stay with NumPy."""
     module = backend_module(X, 0.0) if is_foreign(X) else _best
     return module.nearest_best(X, codebooks, beam_size, **options)
+
+
+@wraps(_icm.improve_sums)
+def improve_sums(X, codebooks: Sequence, codes, **options):
+    """Send the search to the library of X; NumPy's rows stay with NumPy."""
+    module = backend_module(X, 0.0) if is_foreign(X) else _icm
+    return module.improve_sums(X, codebooks, codes, **options)
 
 
 @wraps(_kronecker.nearest_kronecker)

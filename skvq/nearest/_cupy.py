@@ -377,6 +377,31 @@ def nearest_best(
     )
 
 
+def improve_sums(
+    X,
+    codebooks: Sequence,
+    codes,
+    *,
+    n_rounds: int,
+    n_replaced: int = 1,
+    n_sweeps: int = 2,
+    seed: int = 0,
+    dtype=np.intp,
+):
+    """Improve codes of sums, one table at a time; see `_icm`."""
+    return _generic.improve_with(
+        CupyLibrary(X),
+        X,
+        codebooks,
+        codes,
+        n_rounds=n_rounds,
+        n_replaced=n_replaced,
+        n_sweeps=n_sweeps,
+        seed=seed,
+        dtype=dtype,
+    )
+
+
 def nearest_kronecker(X, codebooks: Sequence, *, return_distances=False):
     """Find the nearest Kronecker product of rows; see `_kronecker`."""
     return _generic.kronecker_with(CupyLibrary(X), X, codebooks, return_distances)

@@ -33,7 +33,7 @@ from skvq._array_api import (
     to_host,
     unit_rows,
 )
-from skvq.nearest import _best, _kronecker, _numpy
+from skvq.nearest import _best, _icm, _kronecker, _numpy
 from skvq.nearest._metrics import PRODUCT_METRICS, Metric, check_metric
 
 # Scores of one tile, in elements.
@@ -655,6 +655,138 @@ class _BeamSearch:
 
 def _norms(xp, rest):
     return astype(xp, xp.sum(rest * rest, axis=2), xp.float64)
+
+
+def improve_sums(
+    X,
+    codebooks: Sequence,
+    codes,
+    *,
+    n_rounds: int,
+    n_replaced: int = 1,
+    n_sweeps: int = 2,
+    seed: int = 0,
+    dtype=np.intp,
+):
+    """Improve codes of sums, one table at a time; see `_icm`."""
+    return improve_with(
+        library_of(X),
+        X,
+        codebooks,
+        codes,
+        n_rounds=n_rounds,
+        n_replaced=n_replaced,
+        n_sweeps=n_sweeps,
+        seed=seed,
+        dtype=dtype,
+    )
+
+
+def improve_with(
+    library: Library,
+    X,
+    codebooks: Sequence,
+    codes,
+    *,
+    n_rounds: int,
+    n_replaced: int,
+    n_sweeps: int,
+    seed: int,
+    dtype,
+):
+    """Improve codes of sums by means of a library; see `_icm`."""
+    X, xp = _check_2d(X, "X"), library.xp
+    hosts = [
+        _host_table(table, X, f"codebooks[{j}]") for j, table in enumerate(codebooks)
+    ]
+    codes = like(codes, X)
+    if tuple(codes.shape) != (X.shape[0], len(hosts)):
+        raise ValueError(
+            f"codes has shape {tuple(codes.shape)}; expected "
+            f"{(X.shape[0], len(hosts))}."
+        )
+    # What it asks of the rows is their shape and dtype: these take no memory.
+    rows = np.broadcast_to(_numpy.compute_dtype(numpy_dtype(X)).type(0), X.shape)
+    search = _icm._Search(rows, hosts, n_sweeps)
+    _check_reach(X, search.limit)
+    schedule = _icm._schedule([len(t.rows) for t in search.tables], n_replaced, seed)
+    rounds = [next(schedule) for _ in range(n_rounds)]
+    wanted = code_dtype(X, np.dtype(dtype))
+    sums = _SumsSearch(library, search)
+
+    def tile(start: int, stop: int):
+        x = astype(xp, X[start:stop, :], sums.dtype)
+        given = astype(xp, codes[start:stop, :], xp.int64)
+        found, errors = sums.tile(x, given, rounds)
+        return astype(xp, found, wanted), errors
+
+    parts = in_tiles(library, X.shape[0], search.most + 4 * X.shape[1], tile)
+    found = _joined(library, [part[0] for part in parts], wanted, (0, len(hosts)))
+    distances = _joined(library, [part[1] for part in parts], xp.float64, (0,))
+    if not bool(xp.all(xp.isfinite(distances))):
+        raise ValueError("Distances between X and the codebooks overflow: scale X.")
+    return found, distances
+
+
+class _SumsSearch:
+    """The iterated conditional modes of `_icm` with their tables on a device."""
+
+    def __init__(self, library: Library, search: _icm._Search) -> None:
+        self.library, self.shared = library, search
+        self.dtype = library.dtype(search.dtype)
+        self.centre = library.send(search.centre)
+        self.weights = [library.send(table.weights) for table in search.tables]
+        self.rows = [library.send(table.rows) for table in search.tables]
+
+    def tile(self, x, given, rounds):
+        """Return the best codes of a tile that were seen, and their distances."""
+        xp, shared = self.library.xp, self.shared
+        target = (x if shared.scale == 1.0 else x * float(shared.scale)) - self.centre
+        best = [given[:, j] for j in range(len(shared.tables))]
+        for j, table in enumerate(shared.tables):
+            if table.place is not None:
+                best[j] = astype(xp, look_up(table.place, best[j]), xp.int64)
+        error = self._errors(self._left(target, best))
+        for each in rounds:
+            codes = list(best)
+            for j, offset in zip(each.replaced, each.offsets, strict=True):
+                size = len(shared.tables[j].rows)
+                moved = codes[j] + int(offset)
+                codes[j] = xp.where(moved >= size, moved - size, moved)
+            left = self._left(target, codes)
+            for _ in range(shared.n_sweeps):
+                for j in each.order:
+                    left = left + look_up(self.rows[j], codes[j])
+                    codes[j] = self._nearest(left, j)
+                    left = left - look_up(self.rows[j], codes[j])
+            # Anew from the codes: rounding does not build up from step to step.
+            new = self._errors(self._left(target, codes))
+            better = new < error
+            best = [
+                xp.where(better, column, old)
+                for column, old in zip(codes, best, strict=True)
+            ]
+            error = xp.where(better, new, error)
+        for j, table in enumerate(shared.tables):
+            if table.first is not None:
+                best[j] = astype(xp, look_up(table.first, best[j]), xp.int64)
+        return xp.stack(best, axis=1), error / shared.scale / shared.scale
+
+    def _left(self, target, codes):
+        """Return what the codewords leave of the rows."""
+        for rows, column in zip(self.rows, codes, strict=True):
+            target = target - look_up(rows, column)
+        return target
+
+    def _errors(self, left):
+        xp = self.library.xp
+        return astype(xp, xp.sum(left * left, axis=1), xp.float64)
+
+    def _nearest(self, left, j: int):
+        xp = self.library.xp
+        extended = concat(xp, [left, xp.ones_like(left[:, :1])], axis=1)
+        scores = xp.matmul(extended, self.weights[j])
+        return astype(xp, self.library.smallest(scores), xp.int64)
 
 
 # -- products of codewords -------------------------------------------------------------
