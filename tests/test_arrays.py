@@ -18,7 +18,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import estimator_checks_generator
-from table import DEFAULTS, TABLE, BinaryQuantizer, each, vq
+from table import DEFAULTS, TABLE, BinaryQuantizer, aq, each, kq, msq, rq, vq
 
 from skvq import ProductQuantizer, VectorQuantizer
 from skvq import nearest as engine
@@ -331,9 +331,9 @@ FOLLOWING = [
 ]
 every_following_row = each(FOLLOWING)
 
-# Where a code that rounding lets fall otherwise leads learning elsewhere.  Many codewords
-# for tokens of one number: residuals of residuals are near rounding.  A table that serves
-# three times: the start's beam holds every order of a sum, equal but for rounding.
+# Where a code that rounding lets fall otherwise leads learning elsewhere.  Many
+# codewords for tokens of one number: residuals of residuals are near rounding.  A table
+# that serves three times: the beam of its start holds every order of a sum.
 AMPLIFYING = {"multiscale-defaults", "aq-shared"}
 
 
@@ -518,7 +518,17 @@ def test_schemes_that_stay_on_the_host(other):
         assert_array_equal(codes, BinaryQuantizer().fit_transform(X))
 
 
-@pytest.mark.parametrize("make_it", [vq, lambda: ProductQuantizer(2, 4)])
+@pytest.mark.parametrize(
+    "make_it",
+    [
+        vq,
+        lambda: ProductQuantizer(2, 4),
+        lambda: rq(beam_size=2),
+        lambda: kq((2, 3), 4),
+        lambda: msq((3, 2), n_codewords=4),
+        lambda: aq(),
+    ],
+)
 def test_a_failure_on_the_device_changes_nothing(other, make_it, monkeypatch):
     X = put(other, make((60, 6, 1))[0])
     fresh, fitted = make_it(), make_it().fit(X)
@@ -639,7 +649,11 @@ def test_numpy_users_import_nothing_else():
     program = (
         "import sys, numpy as np, skvq\n"
         "X = np.random.default_rng(0).normal(size=(500, 8))\n"
-        "for q in (skvq.VectorQuantizer(8), skvq.ProductQuantizer(2, 8)):\n"
+        "for q in (skvq.VectorQuantizer(8), skvq.ProductQuantizer(2, 8),\n"
+        "          skvq.ResidualQuantizer(2, 8, beam_size=2, n_refine=1),\n"
+        "          skvq.KroneckerQuantizer((2, 4), 4),\n"
+        "          skvq.MultiScaleQuantizer((4, 2), n_codewords=8),\n"
+        "          skvq.AdditiveQuantizer(2, 8, max_iter=1)):\n"
         "    q.fit(X).score(X)\n"
         "found = {'cupy', 'torch', 'array_api_strict', 'skvq.nearest._cupy',\n"
         "         'skvq.nearest._generic'} & set(sys.modules)\n"
