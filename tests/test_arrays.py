@@ -462,6 +462,19 @@ def test_stages_as_numpy_does(other, row):
         next(estimator.staged_score(X))
 
 
+SMALL_TILES = ["rq-of-pq-beam-refined", "kronecker-3", "multiscale-smooth"]
+
+
+@each([row for row in FOLLOWING if row.name in SMALL_TILES])
+def test_learners_take_rows_in_tiles(other, row, monkeypatch):
+    X = row.data()
+    for module in ("residual", "learning.kronecker", "learning.pyramid"):
+        monkeypatch.setattr(f"skvq.{module}._FOREIGN_TILE_ELEMENTS", 500)
+    given = put(other, X)
+    codes = row.make().fit(given).transform(given)
+    assert_array_equal(to_host(codes), row.fitted().transform(X))
+
+
 @each([row for row in FOLLOWING if hasattr(row.make(), "next_scale_input")])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_next_scales_as_numpy_does(other, row):
