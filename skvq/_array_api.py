@@ -175,6 +175,130 @@ def take_rows(array: Any, rows: Any) -> Any:
     return array_namespace(array).take(array, like(rows, array), axis=0)
 
 
+def take_along(array: Any, index: Any) -> Any:
+    """Return (n, k, ...) entries along the second axis, by an index (n, k)."""
+    if not is_foreign(array):
+        return np.take_along_axis(
+            array, index.reshape(index.shape + (1,) * (array.ndim - 2)), axis=1
+        )
+    xp = array_namespace(array)
+    n, width = array.shape[:2]
+    shape = tuple(index.shape) + tuple(array.shape[2:])
+    starts = xp.arange(n, dtype=xp.int64, device=device_of(array)) * width
+    flat = xp.reshape(index + starts[:, None], (-1,))
+    rows = xp.reshape(array, (n * width, *array.shape[2:]))
+    return xp.reshape(xp.take(rows, flat, axis=0), shape)
+
+
+def as_indices(codes: Any) -> Any:
+    """Return codes of any library in the dtype that it takes as indices."""
+    if not is_foreign(codes):
+        return codes.astype(np.intp, copy=False)
+    xp = array_namespace(codes)
+    return astype(xp, codes, xp.int64)
+
+
+def look_up(table: Any, codes: Any) -> Any:
+    """Return the rows of a table, of any library, by codes of any shape."""
+    if not is_foreign(codes):
+        return table[codes]
+    xp, table = array_namespace(codes), like(table, codes)
+    rows = xp.take(table, xp.reshape(as_indices(codes), (-1,)), axis=0)
+    return xp.reshape(rows, (*codes.shape, *table.shape[1:]))
+
+
+def reshape(array: Any, shape: tuple[int, ...]) -> Any:
+    """Return an array of any library in another shape."""
+    if not is_foreign(array):
+        return array.reshape(shape)
+    return array_namespace(array).reshape(array, shape)
+
+
+def repeat(array: Any, times: int, axis: int) -> Any:
+    """Repeat each entry along an axis."""
+    if not is_foreign(array):
+        return np.repeat(array, times, axis=axis)
+    xp, shape = array_namespace(array), list(array.shape)
+    wide = (*shape[: axis + 1], times, *shape[axis + 1 :])
+    shape[axis] *= times
+    return xp.reshape(
+        xp.broadcast_to(xp.expand_dims(array, axis=axis + 1), wide), tuple(shape)
+    )
+
+
+def zeros(shape: tuple[int, ...], other: Any, dtype: Any = None) -> Any:
+    """Return zeros, of float64 by default, in the library of another array."""
+    if not is_foreign(other):
+        return np.zeros(shape, dtype=np.float64 if dtype is None else dtype)
+    xp = array_namespace(other)
+    dtype = xp.float64 if dtype is None else dtype
+    return xp.zeros(shape, dtype=dtype, device=device_of(other))
+
+
+def stable_order(values: Any) -> Any:
+    """Return the order of the entries of each row; equals stay in theirs."""
+    if not is_foreign(values):
+        return np.argsort(values, axis=1, kind="stable")
+    return array_namespace(values).argsort(values, axis=1, stable=True)
+
+
+def times_power(array: Any, exponent: int) -> Any:
+    """Return a floating array of any library, multiplied by 2**exponent."""
+    if not is_foreign(array):
+        return np.ldexp(array, exponent)
+    # In steps of which each is a number, also in single precision.
+    while exponent:
+        step = max(-100, min(exponent, 100))
+        array = array * 2.0**step
+        exponent -= step
+    return array
+
+
+def with_column(array: Any, j: int, column: Any) -> Any:
+    """Return a copy of a matrix of any library with another column in place of one."""
+    if not is_foreign(array):
+        array = array.copy()
+        array[:, j] = column
+        return array
+    column = like(column, array, array.dtype)[:, None]
+    return concat(
+        array_namespace(array), [array[:, :j], column, array[:, j + 1 :]], axis=1
+    )
+
+
+def in_dtype(array: Any, dtype: np.dtype) -> Any:
+    """Return an array of any library in a dtype that is NumPy's."""
+    if not is_foreign(array):
+        return array.astype(dtype, copy=False)
+    xp = array_namespace(array)
+    return astype(xp, array, getattr(xp, str(np.dtype(dtype))))
+
+
+def column_means(X: Any, weights: Any = None) -> np.ndarray:
+    """Return the weighted mean of the rows of an array of another library; float64."""
+    xp = array_namespace(X)
+    rows = astype(xp, X, xp.float64)
+    if weights is None:
+        return to_host(xp.mean(rows, axis=0))
+    return to_host(xp.matmul(weights / xp.sum(weights), rows))
+
+
+def squared_norms(rows: Any) -> Any:
+    """Return the sums of squares along the last axis, added up in float64."""
+    if not is_foreign(rows):
+        return np.einsum("...j,...j->...", rows, rows, dtype=np.float64)
+    xp = array_namespace(rows)
+    rows = astype(xp, rows, xp.float64)
+    return xp.sum(rows * rows, axis=-1)
+
+
+def join(arrays: list[Any], axis: int) -> Any:
+    """Join arrays of one library along an axis."""
+    if not is_foreign(arrays[0]):
+        return np.concatenate(arrays, axis=axis)
+    return concat(array_namespace(arrays[0]), arrays, axis=axis)
+
+
 def join_columns(arrays: list[Any]) -> Any:
     """Put arrays of one library beside each other."""
     if not is_foreign(arrays[0]):

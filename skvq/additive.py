@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
+from skvq._array_api import array_namespace, is_foreign, numpy_dtype, to_host
 from skvq._compat import Interval, StrOptions
 from skvq._validation import warn
 from skvq.base import BaseQuantizer
@@ -146,6 +147,7 @@ class AdditiveQuantizer(BaseQuantizer):
         "random_state": ["random_state"],
         "backend": [StrOptions({"auto", "numpy"})],
     }
+    _follows_namespace = True
 
     def __init__(
         self,
@@ -228,7 +230,7 @@ class AdditiveQuantizer(BaseQuantizer):
             warnings.simplefilter("ignore", ConvergenceWarning)
             residual.fit(X, sample_weight=weights)
         n_tables = 1 if self.share_codebook else self.n_codebooks
-        return list(residual.codebooks_[:n_tables])
+        return [to_host(table) for table in residual.codebooks_[:n_tables]]
 
     def _check_shared(self, sizes) -> None:
         if not self.share_codebook:
@@ -262,7 +264,7 @@ class AdditiveQuantizer(BaseQuantizer):
         best: list[np.ndarray] = []
         lowest = np.inf
         for m, size in enumerate(sizes, start=1):
-            none = np.zeros((size, X.shape[1]), dtype=X.dtype)
+            none = np.zeros((size, X.shape[1]), dtype=numpy_dtype(X))
             # With a codebook of zero more, nothing is worse than before.
             best = [*best, none]
             for tables in self._candidates(X, weights, sizes[:m], seed):
@@ -276,14 +278,16 @@ class AdditiveQuantizer(BaseQuantizer):
         m = len(sizes)
         if sizes[-1] > max(sizes[:-1], default=0):
             alone = VectorQuantizer(sizes[-1], random_state=seed)
-            table = alone.fit(X, sample_weight=weights).codebooks_[0]
-            yield [np.zeros((size, X.shape[1]), X.dtype) for size in sizes[:-1]] + [
-                table
+            table = to_host(alone.fit(X, sample_weight=weights).codebooks_[0])
+            yield [
+                *(np.zeros((size, X.shape[1]), table.dtype) for size in sizes[:-1]),
+                table,
             ]
         if m > X.shape[1]:
             return  # there is no slice for the last of them
         pq = ProductQuantizer(m, sizes, random_state=seed, backend=self.backend)
-        product_tables = pq.fit(X, sample_weight=weights).codebooks_
+        fitted = pq.fit(X, sample_weight=weights)
+        product_tables = [to_host(table) for table in fitted.codebooks_]
         yield learning.in_slices(product_tables)
         if 1 < m:
             yield learning.in_rotated_slices(
@@ -301,7 +305,9 @@ class AdditiveQuantizer(BaseQuantizer):
         search = learning.Search(self.beam_size, self.n_rounds, self._seed_)
         codes = learning.encode(X, self._codebooks(), search)
         # Codes of one table may change places: the least row of them names the sum.
-        return np.sort(codes, axis=1) if self.share_codebook else codes
+        if not self.share_codebook:
+            return codes
+        return (array_namespace(codes) if is_foreign(codes) else np).sort(codes, axis=1)
 
     def _decode(self, codes):
         return learning.decode(codes, self._codebooks())

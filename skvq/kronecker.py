@@ -9,6 +9,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array
 
 from skvq import nearest
+from skvq._array_api import is_foreign, look_up, numpy_dtype, to_host
 from skvq._compat import Interval, StrOptions
 from skvq._validation import warn
 from skvq.base import BaseQuantizer
@@ -134,6 +135,7 @@ class KroneckerQuantizer(BaseQuantizer):
         "random_state": ["random_state"],
         "backend": [StrOptions({"auto", "numpy"})],
     }
+    _follows_namespace = True
 
     def __init__(
         self,
@@ -162,11 +164,12 @@ class KroneckerQuantizer(BaseQuantizer):
 
     def _fit(self, X, weights):
         shape = _factor_sizes(self.factor_sizes, X.shape[1])
-        fixed = self._given("fixed_factors", shape, X.dtype)
+        dtype = numpy_dtype(X)
+        fixed = self._given("fixed_factors", shape, dtype)
         sizes = self._sizes(shape, fixed)
         start = None
         if not isinstance(self.init, str):
-            start = self._given("init", shape, X.dtype, sizes)
+            start = self._given("init", shape, dtype, sizes)
         self._check_shared(shape, sizes, fixed, start)
         problem, exponent = learning.at_ordinary_scale(
             learning.Problem(X, shape, sizes, weights, fixed, self.share_codebook)
@@ -218,6 +221,7 @@ class KroneckerQuantizer(BaseQuantizer):
         tables = []
         for j, table in enumerate(given):
             if table is not None or sizes is not None:
+                table = to_host(table) if is_foreign(table) else table
                 table = check_array(
                     table, dtype=dtype, copy=True, input_name=f"{name}[{j}]"
                 )
@@ -270,8 +274,10 @@ class KroneckerQuantizer(BaseQuantizer):
         return nearest.nearest_kronecker(X, self._codebooks())[0]
 
     def _decode(self, codes):
-        pairs = zip(self._codebooks(), codes.T, strict=True)
-        return nearest.kronecker_rows([table[column] for table, column in pairs])
+        tables = self._codebooks()
+        return nearest.kronecker_rows(
+            [look_up(table, codes[:, j]) for j, table in enumerate(tables)]
+        )
 
     def _codebooks(self):
         tables = tuple(self._tables_)

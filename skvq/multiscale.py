@@ -8,6 +8,15 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
+from skvq._array_api import (
+    in_dtype,
+    largest_magnitude,
+    numpy_dtype,
+    repeat,
+    reshape,
+    times_power,
+    to_host,
+)
 from skvq._compat import Interval, StrOptions
 from skvq._validation import check_codes, warn
 from skvq.learning import multiscale as learning
@@ -141,6 +150,7 @@ class MultiScaleQuantizer(StagedQuantizer):
         "random_state": ["random_state"],
         "backend": [StrOptions({"auto", "numpy"})],
     }
+    _follows_namespace = True
 
     def __init__(
         self,
@@ -173,8 +183,9 @@ class MultiScaleQuantizer(StagedQuantizer):
         shape = (map_shape[0], 1, map_shape[1]) if flat else map_shape
         grids = _grids(self.scales, shape[:2], flat=flat)
         X, exponent = _at_ordinary_scale(X)
+        dtype = numpy_dtype(X)
         pyramid = Pyramid(
-            shape, grids, X.dtype, self._first_smoothing(shape, grids, flat)
+            shape, grids, dtype, self._first_smoothing(shape, grids, flat)
         )
         if grids == [shape[:2]] and pyramid.smoothing is None:
             learned = self._learn_tokens(X, weights, shape)
@@ -184,7 +195,7 @@ class MultiScaleQuantizer(StagedQuantizer):
         self._exponent_ = exponent
         self._codebook_ = np.ldexp(learned.table, exponent)
         self.kernels_ = None if learned.smoothing is None else learned.smoothing.kernels
-        self._pyramid_ = Pyramid(shape, grids, X.dtype, learned.smoothing)
+        self._pyramid_ = Pyramid(shape, grids, dtype, learned.smoothing)
         self.map_shape_ = map_shape
         self.scales_ = tuple(h for h, _ in grids) if flat else tuple(grids)
         self.n_iter_ = learned.n_iter
@@ -200,9 +211,9 @@ class MultiScaleQuantizer(StagedQuantizer):
 
     def _learn_tokens(self, X, weights, shape) -> learning.LearnedPyramid:
         """Learn as the naive scheme does, from tokens."""
-        tokens = X.reshape(-1, shape[2])
+        tokens = reshape(X, (-1, shape[2]))
         if weights is not None:
-            weights = np.repeat(weights, shape[0] * shape[1])
+            weights = repeat(weights, shape[0] * shape[1], axis=0)
         vq = VectorQuantizer(
             self.n_codewords,
             max_iter=self.max_iter,
@@ -210,13 +221,13 @@ class MultiScaleQuantizer(StagedQuantizer):
             random_state=self.random_state,
             backend=self.backend,
         ).fit(tokens, sample_weight=weights)
-        return learning.LearnedPyramid(vq.codebooks_[0], None, vq.n_iter_)
+        return learning.LearnedPyramid(to_host(vq.codebooks_[0]), None, vq.n_iter_)
 
     def _learn_scales(self, X, weights, pyramid) -> learning.LearnedPyramid:
         rng = check_random_state(self.random_state)
         samples = learning.Samples(X, weights)
         few = few_distinct(
-            X.reshape(-1, pyramid.n_channels), _FEW_TOKENS * self.n_codewords
+            reshape(X, (-1, pyramid.n_channels)), _FEW_TOKENS * self.n_codewords
         )
         if few is not None:
             if len(few) < self.n_codewords:
@@ -239,16 +250,15 @@ class MultiScaleQuantizer(StagedQuantizer):
     def _encode(self, X):
         # In the dtype of the fit, whatever X's: of a chain of residuals each scale
         # hears of the rounding of those before.
-        dtype = self._table_.dtype
-        X = np.ldexp(X, -self._exponent_).astype(dtype, copy=False)
+        X = in_dtype(times_power(X, -self._exponent_), numpy_dtype(self._table_))
         return self._pyramid_.encode(X, self._table_)[0]
 
     def _decode(self, codes):
-        return np.ldexp(self._pyramid_.decode(codes, self._table_), self._exponent_)
+        return times_power(self._pyramid_.decode(codes, self._table_), self._exponent_)
 
     def _partial_sums(self, codes):
         for total in self._pyramid_.partial_sums(codes, self._table_):
-            yield np.ldexp(total, self._exponent_)
+            yield times_power(total, self._exponent_)
 
     def _decodable_widths(self):
         return tuple(span.stop for span in self._pyramid_.columns())
@@ -277,6 +287,7 @@ class MultiScaleQuantizer(StagedQuantizer):
             comes.
         """
         check_is_fitted(self)
+        self._return_home()
         widths = self._decodable_widths()
         if len(widths) == 1:
             raise ValueError(
@@ -286,11 +297,12 @@ class MultiScaleQuantizer(StagedQuantizer):
         codes = check_codes(self, codes, self.codebook_sizes_, widths[:-1])
         scale = widths.index(codes.shape[1]) + 1
         pyramid = self._pyramid_
-        maps = self._decode(codes).reshape(len(codes), *pyramid.map_shape)
+        codes = self._on_own_device(codes)
+        n = codes.shape[0]
+        maps = reshape(self._decode(codes), (n, *pyramid.map_shape))
         with nearest.single_threaded_blas():
             tokens = pyramid.shrink(maps, scale)
-        shape = len(codes), pyramid.n_tokens[scale], pyramid.n_channels
-        return tokens.reshape(shape)
+        return reshape(tokens, (n, pyramid.n_tokens[scale], pyramid.n_channels))
 
 
 def _map_shape(map_shape, n_features: int) -> tuple[int, ...]:
@@ -353,13 +365,14 @@ def _grid(scale, flat: bool) -> tuple[int, int] | None:
 
 def _at_ordinary_scale(X) -> tuple[np.ndarray, int]:
     """Return X times a power of two, if its squares would leave the dtype."""
-    limits = np.finfo(X.dtype)
-    exponent = int(np.frexp(np.abs(X).max(initial=0.0))[1])
+    limits = np.finfo(numpy_dtype(X))
+    largest = largest_magnitude(X)
+    exponent = int(np.frexp(largest)[1])
     if exponent >= limits.maxexp - 2:
         raise ValueError(
-            f"X has values up to {np.abs(X).max():.3g}, too large for interpolation "
-            f"in {X.dtype}: scale it."
+            f"X has values up to {largest:.3g}, too large for interpolation "
+            f"in {numpy_dtype(X)}: scale it."
         )
     if abs(exponent) <= limits.maxexp // 4:
         return X, 0
-    return np.ldexp(X, -exponent), exponent
+    return times_power(X, -exponent), exponent

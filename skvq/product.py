@@ -10,7 +10,17 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.parallel import Parallel, delayed
 
 from skvq import nearest
-from skvq._array_api import array_namespace, is_foreign, join_columns, take_rows
+from skvq._array_api import (
+    as_indices,
+    is_foreign,
+    join,
+    join_columns,
+    repeat,
+    reshape,
+    stable_order,
+    take_along,
+    take_rows,
+)
 from skvq._compat import HasMethods, Interval, StrOptions
 from skvq._validation import warn
 from skvq.base import BaseQuantizer
@@ -247,27 +257,22 @@ class ProductQuantizer(BaseQuantizer):
 
     def _encode_best(self, X, n_best):
         """Join the best codes of each slice; the best sums are among their pairs."""
-        codes = np.empty((len(X), 1, 0), dtype=np.intp)
-        errors = np.zeros((len(X), 1))
+        codes: list = []
+        errors = None
         for part, features, _ in self._parts_with_columns():
-            x = np.ascontiguousarray(X[:, features])
-            found = part._encode_best(x, n_best).astype(np.intp, copy=False)
-            n_found, n_codes = found.shape[1:]
-            decoded = part._decode(found.reshape(-1, n_codes))
-            own = nearest.paired(np.repeat(x, n_found, axis=0), decoded)
-            sums = errors[:, :, None] + own.reshape(len(x), 1, n_found)
-            sums = sums.reshape(len(x), -1)
-            best = np.argsort(sums, axis=1, kind="stable")[:, :n_best]
-            errors = np.take_along_axis(sums, best, axis=1)
-            before, here = np.divmod(best, n_found)
-            codes = np.concatenate(
-                [
-                    np.take_along_axis(codes, before[:, :, None], axis=1),
-                    np.take_along_axis(found, here[:, :, None], axis=1),
-                ],
-                axis=2,
-            )
-        return codes
+            x = _columns(X, features)
+            found = as_indices(part._encode_best(x, n_best))
+            sums = _errors(part, x, found)
+            if errors is not None:
+                sums = errors[:, :, None] + sums[:, None, :]
+                sums = reshape(sums, (X.shape[0], -1))
+            best = stable_order(sums)[:, : min(n_best, sums.shape[1])]
+            errors = take_along(sums, best)
+            before = best // found.shape[1]
+            here = best - before * found.shape[1]
+            codes = [take_along(some, before) for some in codes]
+            codes.append(take_along(found, here))
+        return join(codes, axis=2)
 
     def _has_free_tables(self):
         return not self.share_codebook and self._template()._has_free_tables()
@@ -309,6 +314,14 @@ def _searched_table(part):
     return None
 
 
+def _errors(part, x, codes):
+    """Return the error (n_samples, n_sums) of each of some codes of a sample."""
+    n, n_sums, n_codes = codes.shape
+    decoded = part._decode(reshape(codes, (n * n_sums, n_codes)))
+    found = nearest.paired(repeat(x, n_sums, axis=0), decoded)
+    return reshape(found, (n, n_sums))
+
+
 def _fit_part(part, X, weights):
     return part.fit(X, sample_weight=weights)
 
@@ -327,10 +340,7 @@ def _fit_on_threads(parts, slices, X, weights) -> None:
 def _stack_slices(X, weights, slices):
     """Put the slices under each other, sample by sample, each with its weight."""
     n, m = X.shape[0], len(slices)
-    shape = (n * m, X.shape[1] // m)
-    stacked = (
-        array_namespace(X).reshape(X, shape) if is_foreign(X) else X.reshape(shape)
-    )
+    stacked = reshape(X, (n * m, X.shape[1] // m))
     if weights is not None:
         weights = take_rows(weights, np.repeat(np.arange(n), m))
     return stacked, weights

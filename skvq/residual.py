@@ -10,6 +10,25 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from skvq import nearest
+from skvq._array_api import (
+    array_namespace,
+    as_indices,
+    astype,
+    average,
+    code_dtype,
+    is_foreign,
+    join,
+    look_up,
+    numpy_dtype,
+    repeat,
+    reshape,
+    squared_norms,
+    stable_order,
+    take_along,
+    take_rows,
+    to_host,
+    zeros,
+)
 from skvq._compat import HasMethods, Interval, StrOptions
 from skvq.codes import smallest_dtype
 from skvq.learning import joint
@@ -24,6 +43,8 @@ _TRAINING_BEAM = 5
 _MIN_TRAINING_ROWS = 131_072
 # Elements of a tile of the search over parts that are not single tables.
 _TILE_ELEMENTS = 2**20
+# The same on another library's device, where a call costs more.
+_FOREIGN_TILE_ELEMENTS = 2**22
 
 
 class ResidualQuantizer(StagedQuantizer):
@@ -175,7 +196,7 @@ class ResidualQuantizer(StagedQuantizer):
         rest = X
         for part in parts:
             part.partial_fit(rest, sample_weight=weights)
-            rest = rest - part._decode(part._encode(rest).astype(np.intp, copy=False))
+            rest = rest - part._decode(as_indices(part._encode(rest)))
         self._assign(parts)
 
     def _fit_stages(self, parts, X, weights, rng) -> list:
@@ -184,11 +205,11 @@ class ResidualQuantizer(StagedQuantizer):
         if self._template()._can_encode_best():
             beam = max(self.beam_size, _TRAINING_BEAM)
         greedy = X if self.beam_size == 1 and beam > 1 else None
-        codes = np.empty((len(X), 1, 0), dtype=np.uint8)
+        codes = zeros((X.shape[0], 1, 0), X, code_dtype(X, np.dtype(np.uint8)))
         for j, part in enumerate(parts):
             rows, sums = _choose_sums(codes.shape[:2], rng)
             rest = _residuals(parts[:j], X, codes, rows, sums)
-            part.fit(rest, sample_weight=None if weights is None else weights[rows])
+            part.fit(rest, sample_weight=_some(weights, rows))
             if greedy is not None:
                 greedy = _never_worse(part, greedy, weights)
             if j < len(parts) - 1:
@@ -209,16 +230,16 @@ class ResidualQuantizer(StagedQuantizer):
         size = part.n_codewords
         # One codeword is the zero, where there is more than one.
         n_learned = max(1, size - 1)
-        zero = np.zeros((size - n_learned, X.shape[1]), dtype=X.dtype)
+        zero = np.zeros((size - n_learned, X.shape[1]), dtype=numpy_dtype(X))
         if few_distinct(X, size) is not None:
             # The samples themselves, and a warning.
             (_, table), *_ = part.fit(X, sample_weight=weights)._free_tables()
-            table = np.concatenate([zero, table[:n_learned]])
+            table = np.concatenate([zero, to_host(table)[:n_learned]])
             return [part._with_tables([table])] * self.n_stages
         n_small = min(n_learned, self.n_stages)
         sizes = [len(some) for some in np.array_split(np.arange(n_learned), n_small)]
         small = self._fit_stages(self._new_parts(n_small, sizes), X, weights, rng)
-        tables = [table for one in small for _, table in one._free_tables()]
+        tables = [to_host(table) for one in small for _, table in one._free_tables()]
         table = np.concatenate([zero, *tables])
         table = joint.share(
             X,
@@ -237,24 +258,23 @@ class ResidualQuantizer(StagedQuantizer):
         How far the samples can be trusted is found out on some that a second model has
         never seen: tables that have seen them would look better than they are.
         """
-        rows, held = joint.split(len(X), rng)
+        rows, held = joint.split(X.shape[0], rng)
         if len(held) == 0:
             return parts
-        trial_weights, held_weights = (
-            None if weights is None else weights[some] for some in (rows, held)
-        )
+        learned = take_rows(X, rows)
+        trial_weights = _some(weights, rows)
         with warnings.catch_warnings():
             # The model that is kept has given them.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            trial = self._learn(X[rows], trial_weights, rng)
+            trial = self._learn(learned, trial_weights, rng)
         problem, tables = self._problem(trial)
         strengths = joint.choose_strengths(
-            X[rows],
+            learned,
             trial_weights,
             tables,
             problem,
-            X[held],
-            held_weights,
+            take_rows(X, held),
+            _some(weights, held),
             self.n_refine,
         )
         problem, tables = self._problem(parts)
@@ -282,7 +302,7 @@ class ResidualQuantizer(StagedQuantizer):
         def encode(X, tables):
             now = _unstack(parts, blocks, tables, shared)
             codes, errors = _search(now, X, self.beam_size, stage_weights=weights)
-            return codes[:, 0], errors[:, 0]
+            return codes[:, 0, :], errors[:, 0]
 
         return encode
 
@@ -292,6 +312,10 @@ class ResidualQuantizer(StagedQuantizer):
         self.codebook_sizes_ = tuple(sizes)
 
     # -- parameters ----------------------------------------------------------------
+
+    @property
+    def _follows_namespace(self):  # type: ignore[override]
+        return getattr(self._template(), "_follows_namespace", False)
 
     def _template(self):
         if self.quantizer is None:
@@ -392,7 +416,7 @@ class ResidualQuantizer(StagedQuantizer):
             stage_weights=self._checked_weights(),
             errors=False,
         )
-        return self._in_order(codes)[:, 0]
+        return self._in_order(codes)[:, 0, :]
 
     def _decode(self, codes):
         return _last(_partial_sums(self.quantizers_, codes))
@@ -426,10 +450,11 @@ class ResidualQuantizer(StagedQuantizer):
         weighted = self.stage_weights is not None
         if not self.share_codebook or self.beam_size == codes.shape[1] == 1 or weighted:
             return codes
-        table = self.quantizers_[0].codebooks_[0].astype(np.float64)
+        table = to_host(self.quantizers_[0].codebooks_[0]).astype(np.float64)
         by_size = np.argsort(-np.linalg.norm(table, axis=1), kind="stable")
         rank = np.argsort(by_size, kind="stable")
-        return by_size[np.sort(rank[codes.astype(np.intp, copy=False)], axis=2)]
+        xp = array_namespace(codes) if is_foreign(codes) else np
+        return look_up(by_size, xp.sort(look_up(rank, as_indices(codes)), axis=2))
 
     def _partial_sums(self, codes):
         return _partial_sums(self.quantizers_, codes)
@@ -462,20 +487,26 @@ def _search(
             return_distances=errors,
             dtype=dtype,
         )
+    own_dtype = code_dtype(X, dtype)
     if begin is None:
-        begin = np.empty((len(X), 1, 0), dtype=dtype)
+        begin = zeros((X.shape[0], 1, 0), X, own_dtype)
     widths = [beam_size] * (len(parts) - 1) + [n_best]
     weights = np.zeros(len(parts))
     weights[-1] = 1.0
     if stage_weights is not None:
         weights = np.asarray(stage_weights)
-    tile = max(1, _TILE_ELEMENTS // (X.shape[1] * max(beam_size, n_best) ** 2))
-    found = [
-        _search_tile(parts, X[rows], begin[rows], widths, weights)
-        for rows in (slice(low, low + tile) for low in range(0, len(X), tile))
-    ]
-    codes = np.concatenate([one for one, _ in found]).astype(dtype, copy=False)
-    return codes, np.concatenate([one for _, one in found])
+    elements = _FOREIGN_TILE_ELEMENTS if is_foreign(X) else _TILE_ELEMENTS
+    tile = max(1, elements // (X.shape[1] * max(beam_size, n_best) ** 2))
+    found = []
+    for low in range(0, X.shape[0], tile):
+        rows = slice(low, min(low + tile, X.shape[0]))
+        found.append(_search_tile(parts, X[rows, :], begin[rows, ...], widths, weights))
+    codes = join([one for one, _ in found], axis=0)
+    if is_foreign(codes):
+        codes = astype(array_namespace(codes), codes, own_dtype)
+    else:
+        codes = codes.astype(own_dtype, copy=False)
+    return codes, join([one for _, one in found], axis=0)
 
 
 def _searched_table(part):
@@ -490,46 +521,45 @@ def _search_tile(parts, X, codes, widths, weights):
     n, d = X.shape
     ahead = np.append(np.cumsum(weights[::-1])[::-1][1:], 0.0)
     n_sums, n_begun = codes.shape[1:]
-    rest = np.repeat(X[:, None], n_sums, axis=1)
-    loss = np.zeros((n, n_sums))
+    rest = repeat(X[:, None, :], n_sums, axis=1)
+    loss = zeros((n, n_sums), X)
     for j, part in enumerate(parts):
         width = len(part.codebook_sizes_)
+        now = float(weights[j])
         if n_begun > 0:
-            own = codes[:, :, sum(_code_widths(parts[:j])) :][:, :, :width]
+            column = sum(_code_widths(parts[:j]))
+            own = codes[:, :, column : column + width]
             rest = rest - _decode_sums(part, own)
-            loss += weights[j] * _norms(rest)
+            loss = loss + now * squared_norms(rest)
             n_begun -= width
             continue
-        flat = rest.reshape(-1, d)
+        flat = reshape(rest, (n * rest.shape[1], d))
         if rest.shape[1] == widths[j] == 1:
-            own = part._encode(flat)[:, None, None]
+            own = part._encode(flat)[:, None, None, :]
         else:
-            own = part._encode_best(flat, widths[j]).reshape(
-                n, rest.shape[1], -1, width
-            )
+            own = part._encode_best(flat, widths[j])
+            own = reshape(own, (n, rest.shape[1], -1, width))
         n_sums, n_found = own.shape[1:3]
-        own = own.reshape(n, n_sums * n_found, width).astype(np.intp, copy=False)
-        rest = np.repeat(rest, n_found, axis=1) - _decode_sums(part, own)
-        codes = np.concatenate([np.repeat(codes, n_found, axis=1), own], axis=2)
-        loss = np.repeat(loss, n_found, axis=1)
-        norms = _norms(rest)
+        own = as_indices(reshape(own, (n, n_sums * n_found, width)))
+        rest = repeat(rest, n_found, axis=1) - _decode_sums(part, own)
+        before = as_indices(repeat(codes, n_found, axis=1))
+        codes = join([before, own], axis=2)
+        loss = repeat(loss, n_found, axis=1)
+        norms = squared_norms(rest)
         # What this error costs now and, if nothing were to improve, in stages to come.
-        costs = loss + (weights[j] + ahead[j]) * norms
-        best = np.argsort(costs, axis=1, kind="stable")[:, : widths[j]]
-        loss = np.take_along_axis(loss + weights[j] * norms, best, axis=1)
-        rest = np.take_along_axis(rest, best[:, :, None], axis=1)
-        codes = np.take_along_axis(codes, best[:, :, None], axis=1)
+        costs = loss + (now + float(ahead[j])) * norms
+        best = stable_order(costs)[:, : min(widths[j], costs.shape[1])]
+        loss = take_along(loss + now * norms, best)
+        rest = take_along(rest, best)
+        codes = take_along(codes, best)
     return codes, loss
 
 
-def _decode_sums(part, codes) -> np.ndarray:
+def _decode_sums(part, codes):
     """Decode codes (n_samples, n_sums, n_codes) of one part."""
-    flat = codes.reshape(-1, codes.shape[2]).astype(np.intp, copy=False)
-    return part._decode(flat).reshape(*codes.shape[:2], -1)
-
-
-def _norms(rest) -> np.ndarray:
-    return np.einsum("ijk,ijk->ij", rest, rest, dtype=np.float64)
+    n, n_sums, width = codes.shape
+    flat = as_indices(reshape(codes, (n * n_sums, width)))
+    return reshape(part._decode(flat), (n, n_sums, -1))
 
 
 def _code_widths(parts) -> list[int]:
@@ -568,30 +598,33 @@ def _choose_sums(shape, rng) -> tuple[np.ndarray, np.ndarray]:
     return np.divmod(chosen, n_sums)
 
 
-def _residuals(parts, X, codes, rows, sums) -> np.ndarray:
-    rest = X[rows]
+def _residuals(parts, X, codes, rows, sums):
+    rest = take_rows(X, rows)
     if not parts:
         return rest
-    return rest - _last(_partial_sums(parts, codes[rows, sums].astype(np.intp)))
+    n, n_sums, n_codes = codes.shape
+    chosen = take_rows(reshape(codes, (n * n_sums, n_codes)), rows * n_sums + sums)
+    return rest - _last(_partial_sums(parts, as_indices(chosen)))
 
 
-def _never_worse(part, rest, weights) -> np.ndarray:
+def _some(weights, rows):
+    return None if weights is None else take_rows(weights, rows)
+
+
+def _never_worse(part, rest, weights):
     """Subtract the codewords of greedy residuals; fit the part on them if that is bad.
 
     A stage that learned from a beam may raise the error of the one residual that the
     greedy search keeps, in data of a few samples.
     """
-    before = _mean_square(rest, weights)
-    after = rest - part._decode(part._encode(rest).astype(np.intp, copy=False))
-    if _mean_square(after, weights) > before:
+    zero = zeros((1, rest.shape[1]), rest)
+    codes = as_indices(zeros((rest.shape[0],), rest))
+    before = average(nearest.paired(rest, zero, codes=codes), weights)
+    decoded = part._decode(as_indices(part._encode(rest)))
+    if average(nearest.paired(rest, decoded), weights) > before:
         part.fit(rest, sample_weight=weights)
-        after = rest - part._decode(part._encode(rest).astype(np.intp, copy=False))
-    return after
-
-
-def _mean_square(rest, weights) -> float:
-    squares = np.einsum("ij,ij->i", rest, rest, dtype=np.float64)
-    return float(np.average(squares, weights=weights))
+        decoded = part._decode(as_indices(part._encode(rest)))
+    return rest - decoded
 
 
 # -- tables in and out of the parts ----------------------------------------------------
@@ -603,7 +636,7 @@ def _blocks(parts, shared: bool) -> list[joint.Block]:
     width = len(stages[0])
     blocks = []
     for k, (features, _) in enumerate(stages[0]):
-        sizes = [len(stage[k][1]) for stage in stages]
+        sizes = [stage[k][1].shape[0] for stage in stages]
         starts = np.cumsum([0, *sizes[:-1]]).tolist()
         columns = [j * width + k for j in range(len(stages))]
         if shared:
@@ -615,7 +648,8 @@ def _blocks(parts, shared: bool) -> list[joint.Block]:
 def _stack(parts, blocks, shared: bool) -> list[np.ndarray]:
     stages = [part._free_tables() for part in parts[: 1 if shared else None]]
     return [
-        np.concatenate([stage[k][1] for stage in stages]) for k in range(len(blocks))
+        np.concatenate([to_host(stage[k][1]) for stage in stages])
+        for k in range(len(blocks))
     ]
 
 

@@ -7,12 +7,8 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
-from skvq._validation import (
-    check_codes,
-    check_samples,
-    check_weights,
-    drop_zero_weights,
-)
+from skvq._array_api import as_indices, total
+from skvq._validation import check_codes, check_weights, drop_zero_weights
 from skvq.base import BaseQuantizer, _row_blocks
 
 
@@ -41,9 +37,10 @@ class StagedQuantizer(BaseQuantizer):
             The sum of the codewords up to each stage.
         """
         check_is_fitted(self)
+        self._return_home()
         widths = self._decodable_widths()
         codes = check_codes(self, codes, self.codebook_sizes_, widths)
-        yield from self._partial_sums(codes)
+        yield from self._partial_sums(self._on_own_device(codes))
 
     def staged_score(self, X, y=None, sample_weight=None):
         """Score the partial sums: the rate-distortion curve of one fitted model.
@@ -64,17 +61,16 @@ class StagedQuantizer(BaseQuantizer):
             of the codewords up to it.  The codes are those of all stages, so that a
             beam may leave an early stage worse than a search of its own would.
         """
-        check_is_fitted(self)
-        X = check_samples(self, X, reset=False)
+        X = self._check_input(X, "staged_score")
         weights = check_weights(sample_weight, X)
         X, weights = drop_zero_weights(X, weights)
         totals = np.zeros(len(self._decodable_widths()))
-        for rows, block in _row_blocks(X):
-            codes = self._encode(block).astype(np.intp, copy=False)
-            for stage, decoded in enumerate(self._partial_sums(codes)):
-                found = nearest.paired(block, decoded)
-                share = found.sum() if weights is None else found @ weights[rows]
-                totals[stage] += share
-        count = len(X) if weights is None else weights.sum()
-        for total in totals:
-            yield -float(total / count)
+        with self._computing():
+            for rows, block in _row_blocks(X):
+                codes = as_indices(self._encode(block))
+                share = None if weights is None else weights[rows]
+                for stage, decoded in enumerate(self._partial_sums(codes)):
+                    totals[stage] += total(nearest.paired(block, decoded), share)
+        count = X.shape[0] if weights is None else total(weights)
+        for summed in totals:
+            yield -float(summed / count)

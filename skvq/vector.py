@@ -2,17 +2,16 @@
 
 from numbers import Integral, Real
 
-import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array
 
 from skvq import nearest
 from skvq._array_api import (
-    array_namespace,
-    astype,
     average,
+    in_dtype,
     is_foreign,
+    like,
     numpy_dtype,
     take_rows,
     to_host,
@@ -241,7 +240,7 @@ class VectorQuantizer(BaseQuantizer):
         table = self._given_table(X) if stream is None else None
         if stream is not None:
             self._check_same_size(stream.codebook)
-            samples = _in_dtype(samples, stream.codebook.dtype)
+            samples = in_dtype(samples, stream.codebook.dtype)
         elif table is not None:
             stream = online.start(table)
         if stream is None or stream.seeds is not None:
@@ -370,10 +369,11 @@ class VectorQuantizer(BaseQuantizer):
 
     def _with_tables(self, tables):
         copy = shallow_copy(self)
-        (copy._codebook_,) = tables
+        (table,) = tables
+        copy._codebook_ = like(table, self._codebook_)
         if hasattr(copy, "_stream_"):
-            copy._stream_ = online.moved(copy._stream_, copy._codebook_)
-        copy.codebook_sizes_ = (len(copy._codebook_),)
+            copy._stream_ = online.moved(copy._stream_, table)
+        copy.codebook_sizes_ = (len(table),)
         return copy
 
     def _decode(self, codes):
@@ -381,11 +381,3 @@ class VectorQuantizer(BaseQuantizer):
 
     def _codebooks(self):
         return (self._codebook_,)
-
-
-def _in_dtype(X, dtype: np.dtype):
-    """Return X in the dtype of a table, which is NumPy's."""
-    if not is_foreign(X):
-        return X.astype(dtype, copy=False)
-    xp = array_namespace(X)
-    return astype(xp, X, getattr(xp, str(dtype)))

@@ -18,7 +18,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import clone, config_context
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import estimator_checks_generator
-from table import DEFAULTS, TABLE, BinaryQuantizer, each, vq
+from table import DEFAULTS, TABLE, BinaryQuantizer, aq, each, kq, msq, rq, vq
 
 from skvq import (
     FiniteScalarQuantizer,
@@ -31,7 +31,13 @@ from skvq import (
 )
 from skvq import codes as codes_module
 from skvq import nearest as engine
-from skvq._array_api import is_foreign, library_name, to_host
+from skvq._array_api import (
+    array_namespace,
+    device_of,
+    is_foreign,
+    library_name,
+    to_host,
+)
 from skvq.binary import hamming_distances
 from skvq.learning import scalar_arrays
 from skvq.learning.scalar import Grid, Levels
@@ -156,6 +162,109 @@ def test_nearest_product(xp, tiles, widths):
         oracles.assert_nearest(found, columns, tables[j], dtype=np.float32)
 
 
+BEAMS = {
+    "greedy": {"beam_size": 1},
+    "rounds": {"beam_size": 4, "n_best": 3},
+    "sorted": {"beam_size": 12, "n_best": 10},
+    "more-than-there-are": {"beam_size": 50, "n_best": 2},
+    "weights": {"beam_size": 4, "stage_weights": [1.0, 0.0, 0.5, 2.0]},
+}
+
+
+@pytest.mark.parametrize("options", BEAMS.values(), ids=BEAMS)
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_nearest_best(xp, tiles, options, begun, offset):
+    X, table = make((60, 5, 45), dtype="float64")
+    tables = np.split(table[:40] + [[offset]], 4)
+    tables[2] = np.concatenate([tables[2], tables[2][:2]])  # of equals the first
+    X = X + 4 * offset
+    begin = None
+    if begun:
+        begin, _ = engine.nearest_best(X, tables[:2], 3, n_best=3)
+    expected, distances = engine.nearest_best(X, tables, begin=begin, **options)
+    codes, found = engine.nearest_best(
+        put(xp, X),
+        [put(xp, table) for table in tables],
+        begin=None if begin is None else put(xp, begin),
+        dtype=np.uint8,
+        **options,
+    )
+    assert library_name(codes) == library_name(found) == xp.__name__
+    assert str(codes.dtype).endswith("uint8")
+    assert_array_equal(to_host(codes), expected)
+    assert_allclose(to_host(found), distances, rtol=1e-6, atol=1e-6)
+    only, nothing = engine.nearest_best(
+        put(xp, X), tables, begin=begin, return_distances=False, **options
+    )
+    assert nothing is None
+    assert_array_equal(to_host(only), expected)
+
+
+@pytest.mark.parametrize("n_rounds", [0, 1, 6])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_improve_sums(xp, tiles, n_rounds, offset):
+    X, table = make((60, 5, 45), dtype="float64")
+    tables = np.split(table[:40] + [[offset]], 4)
+    tables[2] = np.concatenate([tables[2], tables[2][:2]])  # of equals the first
+    X = X + 4 * offset
+    codes = np.random.default_rng(0).integers(0, 10, (60, 4))
+    options = {"n_rounds": n_rounds, "n_replaced": 2, "seed": 3}
+    expected, distances = engine.improve_sums(X, tables, codes, **options)
+    found, errors = engine.improve_sums(
+        put(xp, X),
+        [put(xp, table) for table in tables],
+        put(xp, codes),
+        dtype=np.uint8,
+        **options,
+    )
+    assert library_name(found) == library_name(errors) == xp.__name__
+    assert str(found.dtype).endswith("uint8")
+    assert_array_equal(to_host(found), expected)
+    assert_allclose(to_host(errors), distances, rtol=1e-6, atol=1e-6)
+
+
+def test_sums_that_cannot_be(xp):
+    X, table = make((10, 3, 4))
+    with pytest.raises(ValueError, match=r"codes has shape \(9, 2\)"):
+        codes = put(xp, np.zeros((9, 2), dtype=int))
+        engine.improve_sums(put(xp, X), [table, table], codes, n_rounds=1)
+    with pytest.raises(ValueError, match=r"begin has shape \(9, 1, 1\)"):
+        begin = np.zeros((9, 1, 1), dtype=int)
+        engine.nearest_best(put(xp, X), [table, table], 1, begin=put(xp, begin))
+    for huge in (3e38, np.nan):
+        with pytest.raises(ValueError, match="overflow"):
+            engine.nearest_best(put(xp, X + np.float32(huge)), [table, table], 2)
+
+
+@pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("widths", [(2, 3), (3, 1, 2), (4,), (2, 2, 1, 3)], ids=str)
+def test_nearest_kronecker(xp, tiles, widths, zeros, turns, monkeypatch):
+    rng = np.random.default_rng([*widths, zeros])
+    tables = [rng.normal(1, 1, (5, width)) for width in widths]
+    tables[0] = np.concatenate([tables[0], tables[0][:2]])  # of equals the first
+    if zeros:
+        tables[-1][3] = 0
+    X = rng.normal(1, 1, (70, np.prod(widths)))
+    X[:5] = 0
+    expected, distances = engine.nearest_kronecker(X, tables, return_distances=True)
+    if turns:
+        monkeypatch.setattr("skvq.nearest._kronecker._MAX_AT_ONCE", 1)
+        monkeypatch.setattr("skvq.nearest._kronecker._TURN", 7)
+    codes, found = engine.nearest_kronecker(
+        put(xp, X), [put(xp, table) for table in tables], return_distances=True
+    )
+    assert library_name(codes) == library_name(found) == xp.__name__
+    assert_array_equal(to_host(codes), expected)
+    assert_allclose(to_host(found), distances, rtol=1e-9, atol=1e-12)
+    only, nothing = engine.nearest_kronecker(put(xp, X), tables)
+    assert nothing is None
+    assert_array_equal(to_host(only), expected)
+    with pytest.raises(ValueError, match="do not multiply"):
+        engine.nearest_kronecker(put(xp, X[:, 1:]), tables)
+
+
 @pytest.mark.parametrize("metric", [*METRICS, "canberra"])
 def test_paired(xp, tiles, metric):
     X, table = make((150, 6, 12))
@@ -235,6 +344,28 @@ FOLLOWING = [
 ]
 every_following_row = each(FOLLOWING)
 
+# Where a code that rounding lets fall otherwise leads learning elsewhere.  Many
+# codewords for tokens of one number: residuals of residuals are near rounding.  A table
+# that serves three times: the beam of its start holds every order of a sum.
+AMPLIFYING = {"multiscale-defaults", "aq-shared"}
+
+
+def learned_with(row, given, **fit_parameters):
+    """Fit a row on an array of another library.
+
+    Where rounding decides what is learned, go on with what NumPy has learned, so that
+    codes can be compared; the error must still be the same share of the variance.
+    """
+    estimator = row.make().fit(given, **fit_parameters)
+    if row.name not in AMPLIFYING:
+        return estimator
+    X = to_host(given)
+    reference = row.make().fit(X, **fit_parameters)
+    variance = float(X.var(axis=0).sum())
+    assert abs(estimator.distortion_ - reference.distortion_) <= 2e-4 * variance
+    reference._move(array_namespace(given), device_of(given))
+    return reference
+
 
 def test_the_schemes_follow():
     names = {row.name for row in FOLLOWING}
@@ -242,6 +373,9 @@ def test_the_schemes_follow():
     assert {"uniform-defaults", "uniform-quantile", "fsq-defaults"} < names
     assert {"binary-defaults", "binary-spherical-float32", "pq-of-fsq"} < names
     assert {"spherical-defaults", "spherical-float32-radius"} < names
+    assert {"rq-of-pq-beam-refined", "kronecker-shared"} < names
+    assert {"multiscale-smooth", "pq-of-multiscale"} < names
+    assert {"aq-searched", "aq-independent"} < names
 
 
 @every_following_row
@@ -249,7 +383,7 @@ def test_the_schemes_follow():
 def test_as_numpy_does(other, row):
     X, reference = row.data(), row.fitted()
     given = put(other, X)
-    estimator = row.make().fit(given)
+    estimator = learned_with(row, given)
     codes = estimator.transform(given)
     decoded = estimator.quantize(given)
     assert {library_name(a) for a in (codes, decoded, *estimator.codebooks_)} == {
@@ -278,7 +412,7 @@ def test_weights_as_numpy_does(other, row):
     reference = row.make().fit(X, sample_weight=weights)
     given = put(other, X)
     for some in (weights, put(other, weights)):
-        estimator = row.make().fit(given, sample_weight=some)
+        estimator = learned_with(row, given, sample_weight=some)
         if row.name != "vq-n-init":
             # Two of its starts end in one table, in different order; which of them is
             # better is a matter of rounding.
@@ -320,6 +454,58 @@ def test_pickles_are_of_the_host(other, row, monkeypatch):
     copy = pickle.loads(data)
     assert library_name(copy.codebooks_[0]) == other.__name__
     assert_array_equal(to_host(copy.transform(given)), expected)
+
+
+@each([row for row in FOLLOWING if hasattr(row.make(), "staged_score")])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_stages_as_numpy_does(other, row):
+    X, reference = row.data(), row.fitted()
+    weights = np.random.default_rng(0).random(len(X))
+    given = put(other, X)
+    estimator = learned_with(row, given)
+    codes = estimator.transform(given)
+    sums = list(estimator.staged_inverse_transform(codes))
+    expected = list(reference.staged_inverse_transform(to_host(codes)))
+    assert {library_name(found) for found in sums} == {other.__name__}
+    for found, wanted in zip(sums, expected, strict=True):
+        assert_allclose(to_host(found), wanted, rtol=1e-5, atol=1e-5)
+    for some in (None, weights):
+        assert_allclose(
+            list(estimator.staged_score(given, sample_weight=some)),
+            list(reference.staged_score(X, sample_weight=some)),
+            rtol=1e-5,
+        )
+    with pytest.raises(ValueError, match="must use the same namespace"):
+        next(estimator.staged_score(X))
+
+
+SMALL_TILES = ["rq-of-pq-beam-refined", "kronecker-3", "multiscale-smooth"]
+
+
+@each([row for row in FOLLOWING if row.name in SMALL_TILES])
+def test_learners_take_rows_in_tiles(other, row, monkeypatch):
+    X = row.data()
+    for module in ("residual", "learning.kronecker", "learning.pyramid"):
+        monkeypatch.setattr(f"skvq.{module}._FOREIGN_TILE_ELEMENTS", 500)
+    given = put(other, X)
+    codes = row.make().fit(given).transform(given)
+    assert_array_equal(to_host(codes), row.fitted().transform(X))
+
+
+@each([row for row in FOLLOWING if hasattr(row.make(), "next_scale_input")])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_next_scales_as_numpy_does(other, row):
+    X, reference = row.data(), row.fitted()
+    if len(reference.scales_) == 1:
+        return
+    estimator = learned_with(row, put(other, X))
+    n_codes = reference._decodable_widths()[0]
+    codes = reference.transform(X)[:, :n_codes]
+    for some in (codes, put(other, codes)):
+        found = estimator.next_scale_input(some)
+        assert library_name(found) == other.__name__
+        expected = reference.next_scale_input(codes)
+        assert_allclose(to_host(found), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_order_of_checks(other):
@@ -410,7 +596,17 @@ def test_features_as_numpy_does(other, row):
     assert_array_equal(to_host(copy.transform(given)), to_host(found))
 
 
-@pytest.mark.parametrize("make_it", [vq, lambda: ProductQuantizer(2, 4)])
+@pytest.mark.parametrize(
+    "make_it",
+    [
+        vq,
+        lambda: ProductQuantizer(2, 4),
+        lambda: rq(beam_size=2),
+        lambda: kq((2, 3), 4),
+        lambda: msq((3, 2), n_codewords=4),
+        lambda: aq(),
+    ],
+)
 def test_a_failure_on_the_device_changes_nothing(other, make_it, monkeypatch):
     X = put(other, make((60, 6, 1))[0])
     fresh, fitted = make_it(), make_it().fit(X)
@@ -791,9 +987,13 @@ def test_numpy_users_import_nothing_else():
     program = (
         "import sys, numpy as np, skvq\n"
         "X = np.random.default_rng(0).normal(size=(500, 8))\n"
-        "schemes = [skvq.VectorQuantizer(8), skvq.ProductQuantizer(2, 8)]\n"
-        "schemes += [skvq.UniformQuantizer(), skvq.FiniteScalarQuantizer()]\n"
-        "schemes += [skvq.BinaryQuantizer(), skvq.SphericalQuantizer()]\n"
+        "schemes = [skvq.VectorQuantizer(8), skvq.ProductQuantizer(2, 8),\n"
+        "    skvq.UniformQuantizer(), skvq.FiniteScalarQuantizer(),\n"
+        "    skvq.BinaryQuantizer(), skvq.SphericalQuantizer(),\n"
+        "    skvq.ResidualQuantizer(2, 8, beam_size=2, n_refine=1),\n"
+        "    skvq.KroneckerQuantizer((2, 4), 4),\n"
+        "    skvq.MultiScaleQuantizer((4, 2), n_codewords=8),\n"
+        "    skvq.AdditiveQuantizer(2, 8, max_iter=1)]\n"
         "for q in schemes:\n"
         "    q.fit(X).score(X)\n"
         "found = {'cupy', 'torch', 'array_api_strict', 'skvq.nearest._cupy',\n"
@@ -834,6 +1034,25 @@ def test_kernels_on_a_device(cupy, shape):
         for j, columns in enumerate(np.array_split(X, len(tables), axis=1)):
             found_j = to_host(product)[:, j]
             oracles.assert_nearest(found_j, columns, tables[j], dtype=np.float32)
+        sums = [table, table[::-1] / 2]
+        best, errors = engine.nearest_best(cupy.asarray(X), sums, 3, n_best=2)
+        wanted = engine.nearest_best(X, sums, 3, n_best=2)[1]
+        assert_allclose(to_host(errors), wanted, rtol=1e-3, atol=1e-4)
+        assert library_name(best) == "cupy"
+        better, errors = engine.improve_sums(
+            cupy.asarray(X), sums, best[:, 0, :], n_rounds=3
+        )
+        wanted = engine.improve_sums(X, sums, to_host(best)[:, 0], n_rounds=3)[1]
+        assert_allclose(to_host(errors), wanted, rtol=1e-3, atol=1e-4)
+        assert library_name(better) == "cupy"
+        wide = np.repeat(X, 2, axis=1)
+        factors = [table, np.array([[1.0, 2.0], [0.5, -1.0]], table.dtype)]
+        pairs, errors = engine.nearest_kronecker(
+            cupy.asarray(wide), factors, return_distances=True
+        )
+        wanted = engine.nearest_kronecker(wide, factors, return_distances=True)[1]
+        assert_allclose(to_host(errors), wanted, rtol=1e-3, atol=1e-4)
+        assert library_name(pairs) == "cupy"
     weights = np.random.default_rng(0).random(len(X))
     for w in (None, weights):
         sums, counts = engine.accumulate(cupy.asarray(X), codes, len(table), w)
@@ -847,7 +1066,7 @@ def test_kernels_on_a_device(cupy, shape):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_estimators_on_a_device(cupy, row):
     X, reference = row.data(), row.fitted()
-    estimator = row.make().fit(cupy.asarray(X))
+    estimator = learned_with(row, cupy.asarray(X))
     codes = estimator.transform(cupy.asarray(X))
     assert library_name(codes) == "cupy"
     assert (to_host(codes) != reference.transform(X)).mean() <= 0.01

@@ -20,6 +20,19 @@ from typing import NamedTuple
 import numpy as np
 
 from skvq import nearest
+from skvq._array_api import (
+    average,
+    column_means,
+    in_dtype,
+    is_foreign,
+    join,
+    join_columns,
+    like,
+    look_up,
+    numpy_dtype,
+    take_rows,
+    to_host,
+)
 from skvq.learning.initialise import few_distinct, initialise, repeat_cyclically
 from skvq.learning.least_squares import NormalEquations, normal_equations, ridge
 from skvq.learning.lloyd import lloyd
@@ -28,6 +41,7 @@ from skvq.learning.rotation import (
     balanced_order,
     improve_rotation,
     principal_axes,
+    turn,
 )
 
 # Up to so many sums, all are compared: as fast as a beam, and exact.
@@ -71,23 +85,36 @@ class Learned(NamedTuple):
 
 def encode(X: np.ndarray, tables: Sequence[np.ndarray], search: Search) -> np.ndarray:
     """Return codes (n_samples, n_codebooks) whose codewords nearly add up to X."""
+    tables = [to_host(table) for table in tables]
     sizes = [len(table) for table in tables]
     if math.prod(sizes) <= MAX_EXHAUSTIVE:
         codes, _ = nearest.nearest(X, all_sums(tables), return_distances=False)
-        return np.stack(np.unravel_index(codes, sizes), axis=1)
+        return _unravelled(codes, sizes)
     codes = nearest.nearest_best(X, tables, search.beam_size, return_distances=False)[0]
     if search.n_rounds == 0:
-        return codes[:, 0]
+        return codes[:, 0, :]
     return nearest.improve_sums(
-        X, tables, codes[:, 0], n_rounds=search.n_rounds, seed=search.seed
+        X, tables, codes[:, 0, :], n_rounds=search.n_rounds, seed=search.seed
     )[0]
+
+
+def _unravelled(index, sizes: Sequence[int]):
+    """Return the codes that an index of sums stands for."""
+    if not is_foreign(index):
+        return np.stack(np.unravel_index(index, sizes), axis=1)
+    columns = []
+    for size in reversed(sizes):
+        rest = index // size
+        columns.append((index - rest * size)[:, None])
+        index = rest
+    return join(columns[::-1], axis=1)
 
 
 def decode(codes: np.ndarray, tables: Sequence[np.ndarray]) -> np.ndarray:
     """Return the sums of the codewords."""
-    total = tables[0][codes[:, 0]]
-    for table, column in zip(tables[1:], codes.T[1:], strict=True):
-        total += table[column]
+    total = look_up(tables[0], codes[:, 0])
+    for j, table in enumerate(tables[1:], start=1):
+        total += look_up(table, codes[:, j])
     return total
 
 
@@ -153,25 +180,26 @@ def learn_jointly(
     were .4 % and others 1.3 % worse off.
     """
     mean = _mean(X, weights)
-    centred = (X - mean).astype(X.dtype)
+    centred = _less(X, mean)
     problem = _Problem(centred, sizes, weights, shared, search, start)
-    n_held = min(int(len(X) * _HELD_OUT_SHARE), _MAX_HELD_OUT)
+    n_samples = X.shape[0]
+    n_held = min(int(n_samples * _HELD_OUT_SHARE), _MAX_HELD_OUT)
     if max_iter == 0 or (strength is None and n_held < _MIN_HELD_OUT):
         learned = Learned(problem.start(rng), ())
     elif strength is not None:
         tables = problem.start(rng)
         learned = _rounds(problem, problem, tables, (strength,), max_iter, tol)
     else:
-        order = rng.permutation(len(X))
+        order = rng.permutation(n_samples)
         held = problem.part(np.sort(order[:n_held]))
         train = problem.part(np.sort(order[n_held:]))
         learned = _rounds(train, held, train.start(rng), _STRENGTHS, max_iter, tol)
-        if n_held > _MAX_LOST_SHARE * len(X):
+        if n_held > _MAX_LOST_SHARE * n_samples:
             # With all rows now, in the rounds that were found good.
             learned = _repeat(problem, problem.start(rng), learned.strengths)
     # One table serves m times, so that it bears an m-th of the mean.
     share = mean / len(sizes) if shared else mean
-    first = (learned.tables[0] + share).astype(X.dtype)
+    first = (learned.tables[0] + share).astype(numpy_dtype(X))
     return learned._replace(tables=[first, *learned.tables[1:]])
 
 
@@ -186,9 +214,19 @@ def _k_means(X, size, weights, rng, tol=_STAGE_TOL) -> np.ndarray:
 
 def _mean(X, weights) -> np.ndarray:
     """Mean of the rows in float64: sums of huge ones leave float32."""
+    if is_foreign(X):
+        return column_means(X, weights)
     if weights is None:
         return X.mean(axis=0, dtype=np.float64)
     return np.einsum("i,ij->j", weights / weights.sum(), X, dtype=np.float64)
+
+
+def _less(X, mean: np.ndarray):
+    """Return X less its mean, in X's dtype."""
+    if not is_foreign(X):
+        return (X - mean).astype(X.dtype)
+    wide = in_dtype(X, np.dtype(np.float64)) - like(mean, X)[None, :]
+    return in_dtype(wide, numpy_dtype(X))
 
 
 class _Problem:
@@ -208,9 +246,9 @@ class _Problem:
         return self.first_tables(self.X, self.weights, rng)
 
     def part(self, rows) -> "_Problem":
-        weights = None if self.weights is None else self.weights[rows]
+        weights = None if self.weights is None else take_rows(self.weights, rows)
         return _Problem(
-            self.X[rows],
+            take_rows(self.X, rows),
             self.sizes,
             weights,
             self.shared,
@@ -223,9 +261,11 @@ class _Problem:
         all_tables = tables * len(self.sizes) if self.shared else tables
         codes = encode(self.X, all_tables, self.search)
         found = nearest.paired(self.X, decode(codes, all_tables))
-        return codes, float(np.average(found, weights=self.weights))
+        return codes, average(found, self.weights)
 
     def equations(self, codes) -> NormalEquations:
+        # Pairs of codes are counted on the host; the samples stay on their device.
+        codes = to_host(codes)
         return normal_equations(self.X, codes, self.starts, self.sizes, self.weights)
 
     def solve(self, equations, tables, strength) -> list[np.ndarray]:
@@ -234,7 +274,8 @@ class _Problem:
         fixed = None
         if self.shared and len(stacked) > 1:
             fixed = np.arange(len(stacked)) == 0  # the codeword of zero
-        solved = ridge(equations, stacked, strength, fixed).astype(self.X.dtype)
+        solved = ridge(equations, stacked, strength, fixed)
+        solved = solved.astype(numpy_dtype(self.X))
         return [solved] if self.shared else np.split(solved, self.starts[1:])
 
 
@@ -285,13 +326,13 @@ def _best_step(train, judge, equations, tables, strengths, judged):
 def encode_independently(X: np.ndarray, tables: Sequence[np.ndarray]) -> np.ndarray:
     """Return for each table the code of its codeword nearest to the sample."""
     found = [nearest.nearest(X, table, return_distances=False)[0] for table in tables]
-    return np.stack(found, axis=1)
+    return join([codes[:, None] for codes in found], axis=1)
 
 
 def independent_distortion(X, tables, weights) -> float:
     """Return the mean squared distance of X from its sums of nearest codewords."""
     found = nearest.paired(X, decode(encode_independently(X, tables), tables))
-    return float(np.average(found, weights=weights))
+    return average(found, weights)
 
 
 def in_slices(product_tables: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -346,16 +387,16 @@ def in_rotated_slices(
     """
     widths = [table.shape[1] for table in product_tables]
     sizes = [len(table) for table in product_tables]
-    mean = _mean(X, weights)
-    centred = (X - mean).astype(X.dtype)
+    mean, dtype = _mean(X, weights), numpy_dtype(X)
+    centred = _less(X, mean)
     begins = np.cumsum(widths)[:-1]
     tables = [
-        (table - part).astype(X.dtype)
+        (table - part).astype(dtype)
         for table, part in zip(product_tables, np.split(mean, begins), strict=True)
     ]
     starts = [_rotated(centred, np.eye(X.shape[1]), tables, weights)]
     axes = principal_axes(centred, weights)
-    variances = np.average((centred @ axes) ** 2, axis=0, weights=weights)
+    variances = _variances(centred, axes, weights)
     for order in (np.arange(len(variances)), balanced_order(variances, widths)):
         rotation = axes[:, order]
         tables = _fresh_tables(centred, rotation, sizes, begins, weights, rng)
@@ -380,7 +421,7 @@ def in_rotated_slices(
     # are as they were, and the parts add up to the mean.
     parts = np.split(best.rotation, begins, axis=1)
     return [
-        ((table + mean @ part) @ part.T).astype(X.dtype)
+        ((table + mean @ part) @ part.T).astype(dtype)
         for table, part in zip(best.tables, parts, strict=True)
     ]
 
@@ -393,17 +434,29 @@ def _fresh_tables(X, rotation, sizes, begins, weights, rng) -> list[np.ndarray]:
     ]
 
 
+def _variances(X, axes: np.ndarray, weights) -> np.ndarray:
+    """Return the mean squares of the rows along some axes."""
+    if not is_foreign(X):
+        return np.average((X @ axes) ** 2, axis=0, weights=weights)
+    along = in_dtype(X, np.dtype(np.float64)) @ like(np.ascontiguousarray(axes), X)
+    return column_means(along * along, weights)
+
+
 def _cut(X, rotation, begins) -> list[np.ndarray]:
     """Return the slices of rotated samples."""
-    turned = X @ rotation.astype(X.dtype)
-    return [np.ascontiguousarray(part) for part in np.split(turned, begins, axis=1)]
+    turned = turn(X, rotation)
+    if not is_foreign(X):
+        parts = np.split(turned, begins, axis=1)
+        return [np.ascontiguousarray(part) for part in parts]
+    ends = [*(int(end) for end in begins), turned.shape[1]]
+    return [turned[:, a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def _rotated(X, rotation, tables, weights) -> Rotated:
-    turned = (X @ rotation.astype(X.dtype)).astype(X.dtype, copy=False)
+    turned = turn(X, rotation)
     codes = nearest.nearest_product(turned, tables)
-    decoded = np.hstack(
-        [table[code] for table, code in zip(tables, codes.T, strict=True)]
+    decoded = join_columns(
+        [look_up(table, codes[:, j]) for j, table in enumerate(tables)]
     )
     found = nearest.paired(turned, decoded)
-    return Rotated(rotation, tables, float(np.average(found, weights=weights)))
+    return Rotated(rotation, tables, average(found, weights))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skvq._array_api import average, to_host
 from skvq.learning.least_squares import (
     NormalEquations,
     normal_equations,
@@ -81,14 +82,14 @@ def choose_strengths(
     """
     chosen: list[float] = []
     grid: Sequence[float] = _STRENGTHS
-    loss = _mean(problem.encode(held_X, tables)[1], held_weights)
+    loss = average(problem.encode(held_X, tables)[1], held_weights)
     for _ in range(n_rounds):
         codes, _ = problem.encode(X, tables)
         systems = _systems(X, codes, weights, problem)
         found = []
         for strength in grid:
             solved = _solve(systems, tables, strength, problem)
-            after = _mean(problem.encode(held_X, solved)[1], held_weights)
+            after = average(problem.encode(held_X, solved)[1], held_weights)
             found.append((after, strength, solved))
         after, strength, solved = min(found, key=lambda one: one[0])
         if not after < (1 - _MIN_GAIN) * loss:
@@ -126,12 +127,12 @@ def refine(
     if len(strengths) == 0:
         return tables
     codes, losses = problem.encode(X, tables)
-    best, best_loss = tables, _mean(losses, weights)
+    best, best_loss = tables, average(losses, weights)
     for strength in strengths:
         systems = _systems(X, codes, weights, problem)
         tables = _solve(systems, tables, strength, problem)
         codes, losses = problem.encode(X, tables)
-        loss = _mean(losses, weights)
+        loss = average(losses, weights)
         if not loss < best_loss:
             break
         best, best_loss = tables, loss
@@ -146,6 +147,8 @@ def split(n_samples: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.nd
 
 
 def _systems(X, codes, weights, problem: Problem) -> list[NormalEquations]:
+    # Pairs of codes are counted on the host; the samples stay on their device.
+    codes = to_host(codes)
     return [
         normal_equations(
             X[:, block.features],
@@ -200,16 +203,12 @@ def share(
     starts, sizes = [0] * n_stages, [len(table)] * n_stages
     for _ in range(_SHARED_ROUNDS):
         codes, losses = encode(X, [table])
-        loss = _mean(losses, weights)
+        loss = average(losses, weights)
         gain = best_loss - loss
         if gain > 0:
             best, best_loss = table, loss
         if not gain > _MIN_SHARED_GAIN * loss:
             break
-        system = normal_equations(X, codes, starts, sizes, weights)
+        system = normal_equations(X, to_host(codes), starts, sizes, weights)
         table = ridge(system, table, _SHARED_STRENGTH, fixed).astype(table.dtype)
     return best
-
-
-def _mean(losses, weights) -> float:
-    return float(np.average(losses, weights=weights))

@@ -14,12 +14,29 @@ scale; clusters of these lines recover tables that the samples were made from.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils.extmath import randomized_svd
 
 from skvq import nearest
+from skvq._array_api import (
+    array_namespace,
+    astype,
+    average,
+    is_foreign,
+    join,
+    largest_magnitude,
+    look_up,
+    numpy_dtype,
+    reshape,
+    squared_norms,
+    take_rows,
+    times_power,
+    to_host,
+    total,
+    with_column,
+)
 from skvq.learning.cells import best_codewords, split_heaviest, unit_rows
 from skvq.learning.initialise import few_distinct, initialise, repeat_cyclically
 from skvq.learning.lloyd import Learned, lloyd
@@ -29,6 +46,8 @@ Shape = Sequence[int]
 
 # Elements of a row tile.
 _TILE_ELEMENTS = 2**18
+# The same on another library's device, where a call costs more and memory is not cache.
+_FOREIGN_TILE_ELEMENTS = 2**22
 # Alternations over all tables between two assignments, which cost far more.
 _SWEEPS = 2
 # Steps towards the best shared table: all slots move at once, so the whole may be too
@@ -64,7 +83,7 @@ class LearnedTables(NamedTuple):
 class Problem(NamedTuple):
     """Samples, and what is sought for them."""
 
-    X: np.ndarray  # (n_samples, prod shape)
+    X: np.ndarray  # (n_samples, prod shape); may be of any library, as may weights
     shape: tuple[int, ...]  # (d_1, ..., d_m)
     sizes: tuple[int, ...]  # (V_1, ..., V_m)
     weights: np.ndarray | None
@@ -123,24 +142,26 @@ def alternate(
 
 def _assign(problem: Problem, tables: Tables) -> tuple[np.ndarray, float]:
     codes, found = nearest.nearest_kronecker(problem.X, tables, return_distances=True)
-    return codes, float(np.average(found, weights=problem.weights))
+    return codes, average(found, problem.weights)
 
 
 def _improve_each(problem: Problem, tables: Tables, codes: np.ndarray):
     """Return the best tables one after the other, and the codes after repairs."""
-    tables, codes = list(tables), codes.copy()
+    tables = list(tables)
     for j in problem.free:
         goal, mass = targets(problem, tables, codes, j)
-        tables[j], codes[:, j] = _best_table(goal, mass, tables[j], codes[:, j])
+        tables[j], column = _best_table(goal, mass, tables[j], codes[:, j])
+        codes = with_column(codes, j, column)
     return tables, codes
 
 
 def _improve_shared(problem: Problem, tables: Tables, codes: np.ndarray):
     """Move the one table towards the best for each factor, as far as it helps."""
     pairs = [targets(problem, tables, codes, j) for j in range(len(tables))]
-    goal, mass = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
-    best, flat = _best_table(goal, mass, tables[0], codes.T.ravel())
-    codes = flat.reshape(codes.T.shape).T
+    goal, mass = (join(list(arrays), axis=0) for arrays in zip(*pairs, strict=True))
+    flat = reshape(codes.T, (codes.shape[0] * codes.shape[1],))
+    best, flat = _best_table(goal, mass, tables[0], flat)
+    codes = reshape(flat, tuple(codes.T.shape)).T
     moves = [tables[0] + step * (best - tables[0]) for step in (0.0, *_STEPS)]
     values = [_value(problem, [table] * len(tables), codes) for table in moves]
     return [moves[int(np.argmin(values))]] * len(tables), codes
@@ -149,7 +170,8 @@ def _improve_shared(problem: Problem, tables: Tables, codes: np.ndarray):
 def _best_table(goal, mass, table, codes):
     """Return the best rows for given codes, and the codes after repairs."""
     table = best_codewords(goal, codes, table, mass, "sqeuclidean")
-    empty = np.flatnonzero(np.bincount(codes, minlength=len(table)) == 0)
+    _, counts = nearest.accumulate(goal[:, :1], codes, len(table))
+    empty = np.flatnonzero(to_host(counts) == 0)
     if empty.size == 0:
         return table, codes
     cost = nearest.paired(goal, table, codes=codes) * mass
@@ -179,50 +201,54 @@ def targets(
     mass : ndarray of shape (n_samples,), float64
         |a|^2 times the sample's weight.
     """
-    goal = np.empty((len(codes), problem.shape[j]), dtype=problem.X.dtype)
-    mass = np.empty(len(codes))
+    dtype = problem.X.dtype
+    xp = array_namespace(problem.X) if is_foreign(problem.X) else np
 
-    def tile(rows: slice) -> None:
-        chosen = [table[codes[rows, k]] for k, table in enumerate(tables)]
-        products, others = _contract(problem.X[rows], problem.shape, chosen, j)
-        mass[rows] = np.einsum("ij,ij->i", others, others)
+    def tile(rows: slice) -> tuple:
+        chosen = [look_up(table, codes[rows, k]) for k, table in enumerate(tables)]
+        products, others = _contract(problem.X[rows, :], problem.shape, chosen, j)
+        mass = squared_norms(others)
         with np.errstate(over="ignore"):
-            goal[rows] = products / np.where(mass[rows] > 0, mass[rows], 1)[:, None]
+            goal = products / xp.where(mass > 0, mass, xp.ones_like(mass))[:, None]
+            return astype(xp, goal, dtype), mass
 
-    _for_tiles(problem.X, tile)
+    parts = _for_tiles(problem.X, tile)
+    goal, mass = (join(list(arrays), axis=0) for arrays in zip(*parts, strict=True))
     # What the free table cannot reach says nothing about it.
-    lost = mass <= np.finfo(goal.dtype).eps ** 2 * mass.max()
-    goal[lost], mass[lost] = 0, 0
+    least = float(np.finfo(numpy_dtype(goal)).eps) ** 2 * float(xp.max(mass))
+    kept = mass > least
+    goal = xp.where(kept[:, None], goal, xp.zeros_like(goal))
+    mass = xp.where(kept, mass, xp.zeros_like(mass))
     return goal, mass if problem.weights is None else mass * problem.weights
 
 
 def _contract(x, shape: Shape, chosen: Sequence[np.ndarray], j: int):
     """Return X_j a and a, in float64, for the rows chosen of all factors but j."""
-    others = [rows.astype(np.float64) for k, rows in enumerate(chosen) if k != j]
-    product = nearest.kronecker_rows([np.ones((len(x), 1)), *others])
-    x = np.moveaxis(x.reshape(len(x), *shape), j + 1, 1)
-    x = x.reshape(len(x), shape[j], -1).astype(np.float64)
-    return (x @ product[:, :, None])[:, :, 0], product
+    xp = array_namespace(x) if is_foreign(x) else np
+    others = [astype(xp, rows, xp.float64) for k, rows in enumerate(chosen) if k != j]
+    one = xp.ones_like(astype(xp, x[:, :1], xp.float64))
+    product = nearest.kronecker_rows([one, *others])
+    x = xp.moveaxis(xp.reshape(x, (x.shape[0], *shape)), j + 1, 1)
+    x = astype(xp, xp.reshape(x, (x.shape[0], shape[j], -1)), xp.float64)
+    return xp.matmul(x, product[:, :, None])[:, :, 0], product
 
 
 def _value(problem: Problem, tables: Tables, codes: np.ndarray) -> float:
     """Return the weighted sum of distances for given codes."""
-    found = np.empty(len(codes))
 
-    def tile(rows: slice) -> None:
-        chosen = [table[codes[rows, k]] for k, table in enumerate(tables)]
+    def tile(rows: slice):
+        chosen = [look_up(table, codes[rows, k]) for k, table in enumerate(tables)]
         products = nearest.kronecker_rows(chosen)
-        found[rows] = nearest.paired(problem.X[rows], products)
+        return nearest.paired(problem.X[rows, :], products)
 
-    _for_tiles(problem.X, tile)
-    return float(found.sum() if problem.weights is None else found @ problem.weights)
+    return total(join(_for_tiles(problem.X, tile), axis=0), problem.weights)
 
 
-def _for_tiles(X: np.ndarray, tile: Callable[[slice], None]) -> None:
-    size = max(1, _TILE_ELEMENTS // X.shape[1])
+def _for_tiles(X: np.ndarray, tile: Callable[[slice], Any]) -> list:
+    elements = _FOREIGN_TILE_ELEMENTS if is_foreign(X) else _TILE_ELEMENTS
+    size, n = max(1, elements // X.shape[1]), X.shape[0]
     with nearest.single_threaded_blas():
-        for start in range(0, len(X), size):
-            tile(slice(start, start + size))
+        return [tile(slice(start, min(start + size, n))) for start in range(0, n, size)]
 
 
 # -- scale and sign --------------------------------------------------------------------
@@ -244,11 +270,11 @@ def at_ordinary_scale(problem: Problem) -> tuple[Problem, int]:
         The products of free tables for the given problem are 2**exponent times those
         for the returned one.
     """
-    exponent = int(np.frexp(np.abs(problem.X).max(initial=0.0))[1])
-    if abs(exponent) <= np.finfo(problem.X.dtype).maxexp // 4:
+    exponent = int(np.frexp(largest_magnitude(problem.X))[1])
+    if abs(exponent) <= np.finfo(numpy_dtype(problem.X)).maxexp // 4:
         exponent = 0
     else:
-        problem = problem._replace(X=np.ldexp(problem.X, -exponent))
+        problem = problem._replace(X=times_power(problem.X, -exponent))
     fixed: list[np.ndarray | None] = []
     for table in problem.fixed:
         if table is not None:
@@ -379,11 +405,14 @@ def _some_samples(problem: Problem, rng) -> Problem:
         _START_WORK // second**3,
     )
     most = max(most, _START_ROWS_PER_CODEWORD * max(problem.sizes))
-    if n_samples <= most:
-        return problem
-    rows = np.sort(rng.choice(n_samples, most, replace=False))
-    weights = None if problem.weights is None else problem.weights[rows]
-    return problem._replace(X=problem.X[rows], weights=weights)
+    X, weights = problem.X, problem.weights
+    if n_samples > most:
+        rows = np.sort(rng.choice(n_samples, most, replace=False))
+        X = take_rows(X, rows)
+        weights = None if weights is None else take_rows(weights, rows)
+    # Eigenvectors and the search for places of codewords need LAPACK and short loops.
+    weights = None if weights is None else to_host(weights)
+    return problem._replace(X=to_host(X), weights=weights)
 
 
 def _n_products(width: int) -> int:
@@ -653,7 +682,8 @@ def start_from_few(problem: Problem, rows: np.ndarray) -> Tables | None:
         return None
     units, sizes = rank_one_parts(rows, problem.shape)
     lengths = sizes[:, None] ** (1 / len(units))
-    parts = [(unit * lengths).astype(problem.X.dtype) for unit in units]
+    dtype = numpy_dtype(problem.X)
+    parts = [(unit * lengths).astype(dtype) for unit in units]
     if problem.share:
         parts = [np.concatenate(parts)] * len(parts)
     return [

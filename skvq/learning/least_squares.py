@@ -20,6 +20,7 @@ import scipy.linalg
 import scipy.sparse
 
 from skvq import nearest
+from skvq._array_api import to_host
 
 # Beyond so many codewords the matrix is kept sparse and the system solved by conjugate
 # gradients: a dense factor would take K^2 numbers and K^3 / 3 multiply-adds.
@@ -56,7 +57,7 @@ def normal_equations(
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
-        What the sums of codewords are to approximate.
+        What the sums of codewords are to approximate; may be of any library.
     codes : ndarray of shape (n_samples, n_stages)
         One code of each table.
     starts, sizes : sequence of int
@@ -79,9 +80,10 @@ def normal_equations(
     for j in range(n_stages):
         rows = slice(starts[j], starts[j] + sizes[j])
         sums, _ = nearest.accumulate(X, codes[:, j], sizes[j], weights)
-        moments[rows] += above[j] * sums
+        moments[rows] += above[j] * to_host(sums)
         curvature[rows] = np.maximum(curvature[rows], above[j])
-    gram = _gram(codes.astype(np.int64), starts, sizes, weights, above)
+    mass = None if weights is None else to_host(weights)
+    gram = _gram(codes.astype(np.int64), starts, sizes, mass, above)
     return NormalEquations(gram, moments, curvature)
 
 

@@ -15,6 +15,19 @@ import numpy as np
 import scipy.linalg
 
 from skvq import nearest
+from skvq._array_api import (
+    average,
+    in_dtype,
+    is_foreign,
+    join,
+    look_up,
+    repeat,
+    reshape,
+    squared_norms,
+    take_rows,
+    to_host,
+    zeros,
+)
 from skvq.learning.cells import repair_empty
 from skvq.learning.initialise import few_distinct, initialise, repeat_cyclically
 from skvq.learning.lloyd import lloyd
@@ -40,14 +53,14 @@ class LearnedPyramid(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Flattened maps, and their weights."""
+    """Flattened maps, and their weights; of any library."""
 
     X: np.ndarray
     weights: np.ndarray | None
 
     def mean(self, values: np.ndarray) -> float:
         """Average over samples."""
-        return float(np.average(values, weights=self.weights))
+        return average(values, self.weights)
 
 
 class _State(NamedTuple):
@@ -62,8 +75,15 @@ class _State(NamedTuple):
 
 def _encoded(samples: Samples, pyramid: Pyramid, table: np.ndarray) -> _State:
     codes, rest = pyramid.encode(samples.X, table)
-    errors = np.einsum("ij,ij->i", rest, rest, dtype=np.float64)
-    return _State(table, pyramid, codes, rest, samples.mean(errors))
+    return _State(table, pyramid, codes, rest, samples.mean(squared_norms(rest)))
+
+
+def _counts(codes, n_codewords: int, mass=None) -> np.ndarray:
+    """Return how often, or with what weight, each codeword is used; on the host."""
+    codes = reshape(codes, (-1,))
+    if not is_foreign(codes):
+        return np.bincount(codes, mass, minlength=n_codewords)
+    return to_host(nearest.accumulate(codes[:, None], codes, n_codewords, mass)[1])
 
 
 def learn(
@@ -129,19 +149,17 @@ def _table_step(samples: Samples, state: _State) -> np.ndarray:
     size = len(state.table)
     diagonal = np.zeros(size)
     for scale, span in enumerate(pyramid.columns()):
-        flat = codes[:, span].ravel()
         mass = samples.weights
         if mass is not None:
-            mass = np.repeat(mass, pyramid.n_tokens[scale])
-        counts = np.bincount(flat, mass, minlength=size)
-        diagonal += pyramid.gain(scale) * counts
+            mass = repeat(mass, pyramid.n_tokens[scale], axis=0)
+        diagonal += pyramid.gain(scale) * _counts(codes[:, span], size, mass)
     diagonal[0] = 0  # the codeword that stays zero
     free = diagonal > 0
     inverse = np.zeros((size, 1))
     inverse[free, 0] = 1 / diagonal[free]
     ridge = _RIDGE * diagonal[:, None]
 
-    rest = _gathered(samples, state, lambda rows: state.rest[rows])
+    rest = _gathered(samples, state, lambda rows: state.rest[rows, :])
     step = np.zeros_like(rest)
     direction = inverse * rest
     energy = float(np.sum(rest * direction))
@@ -151,7 +169,7 @@ def _table_step(samples: Samples, state: _State) -> np.ndarray:
             break
         table = direction.astype(pyramid.dtype)
         image = _gathered(
-            samples, state, lambda rows, t=table: pyramid.decode(codes[rows], t)
+            samples, state, lambda rows, t=table: pyramid.decode(codes[rows, :], t)
         )
         image[~free] = 0
         image += ridge * direction
@@ -183,16 +201,17 @@ def _gathered(samples: Samples, state: _State, flat_maps) -> np.ndarray:
     total = np.zeros(state.table.shape)
     with nearest.single_threaded_blas():
         for rows, _ in pyramid.tiles(samples.X):
-            maps = flat_maps(rows).reshape(-1, *pyramid.map_shape)
+            maps = reshape(flat_maps(rows), (-1, *pyramid.map_shape))
             weights = None if samples.weights is None else samples.weights[rows]
             for scale, span in enumerate(pyramid.columns()):
                 tokens = pyramid.grow_transposed(maps, scale)
-                tokens = tokens.reshape(-1, pyramid.n_channels)
+                tokens = reshape(tokens, (-1, pyramid.n_channels))
                 mass = None
                 if weights is not None:
-                    mass = np.repeat(weights, pyramid.n_tokens[scale])
-                flat = codes[rows, span].ravel()
-                total += nearest.accumulate(tokens, flat, len(total), mass)[0]
+                    mass = repeat(weights, pyramid.n_tokens[scale], axis=0)
+                flat = reshape(codes[rows, span], (-1,))
+                sums, _ = nearest.accumulate(tokens, flat, len(total), mass)
+                total += to_host(sums)
     return total
 
 
@@ -225,21 +244,23 @@ def _kernel_step(samples: Samples, state: _State, smoothing: Smoothing) -> np.nd
     gram, moments = np.zeros((width, width)), np.zeros((width, n_channels))
     with nearest.single_threaded_blas():
         for rows, maps in pyramid.tiles(samples.X):
-            sums = np.zeros((n_kernels, *maps.shape), dtype=pyramid.dtype)
+            own_dtype = in_dtype(maps[:0, ...], pyramid.dtype).dtype
+            sums = [zeros(tuple(maps.shape), maps, own_dtype)] * n_kernels
             for scale, span in enumerate(pyramid.columns()):
-                tokens = state.table[state.codes[rows, span]]
-                sums[smoothing.of_scale[scale]] += pyramid.interpolate(tokens, scale)
-            seen = np.concatenate(
-                [part for one in sums for part in windows(one, size)], axis=3
-            )
-            seen = smoothing.rho * seen.reshape(-1, width).astype(np.float64)
-            rest = state.rest[rows].reshape(-1, n_channels).astype(np.float64)
+                tokens = look_up(state.table, state.codes[rows, span])
+                k = smoothing.of_scale[scale]
+                sums[k] = sums[k] + pyramid.interpolate(tokens, scale)
+            seen = join([part for one in sums for part in windows(one, size)], axis=3)
+            seen = in_dtype(reshape(seen, (-1, width)), np.dtype(np.float64))
+            seen = smoothing.rho * seen
+            rest = reshape(state.rest[rows, :], (-1, n_channels))
+            rest = in_dtype(rest, np.dtype(np.float64))
             heavy = seen
             if samples.weights is not None:
-                n_places = len(seen) // len(maps)
-                heavy = seen * np.repeat(samples.weights[rows], n_places)[:, None]
-            gram += heavy.T @ seen
-            moments += heavy.T @ rest
+                n_places = seen.shape[0] // maps.shape[0]
+                heavy = seen * repeat(samples.weights[rows], n_places, axis=0)[:, None]
+            gram += to_host(heavy.T @ seen)
+            moments += to_host(heavy.T @ rest)
         # Places of the window that see nothing but zeros keep their weights.
         diagonal = gram.diagonal()
         gram.flat[:: width + 1] += _RIDGE * diagonal + 1e-12 * diagonal.max() + 1e-300
@@ -324,18 +345,19 @@ def _small_table(tokens, size: int, init: str, mass, rng) -> np.ndarray:
 
 
 def _some_rows(samples: Samples, pyramid: Pyramid, n_codewords: int, rng):
-    """Return enough rows of X for a table, with their weights."""
+    """Return enough rows of X for a table, with their weights, on the host."""
     X, weights = samples
     most = max(n_codewords * _TOKENS_PER_CODEWORD // pyramid.n_tokens[-1], 256)
-    if len(X) <= most:
-        return X, weights
-    rows = np.sort(rng.choice(len(X), most, replace=False))
-    return X[rows], None if weights is None else weights[rows]
+    if X.shape[0] > most:
+        rows = np.sort(rng.choice(X.shape[0], most, replace=False))
+        X = take_rows(X, rows)
+        weights = None if weights is None else take_rows(weights, rows)
+    return to_host(X), None if weights is None else to_host(weights)
 
 
 def _repaired(samples: Samples, state: _State, rng) -> _State:
     """Give unused codewords halves of the heaviest cells, if that helps."""
-    used = np.bincount(state.codes.ravel(), minlength=len(state.table)) > 0
+    used = _counts(state.codes, len(state.table)) > 0
     used[0] = True
     if used.all():
         return state

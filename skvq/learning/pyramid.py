@@ -20,16 +20,27 @@ ASSP 29(6).
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from skvq import nearest
+from skvq._array_api import (
+    in_dtype,
+    is_foreign,
+    join,
+    like,
+    look_up,
+    reshape,
+    zeros,
+)
 
 # The constant of cubic convolution that image libraries have settled on.
 _CUBIC = -0.75
 # Elements of a tile of maps.
 _TILE_ELEMENTS = 2**20
+# The same on another library's device, where a call costs more and memory is not cache.
+_FOREIGN_TILE_ELEMENTS = 2**24
 
 
 def area_matrix(n_in: int, n_out: int) -> np.ndarray:
@@ -111,6 +122,8 @@ def identity_kernels(n_kernels: int, n_channels: int, *, flat: bool) -> np.ndarr
 class Pyramid:
     """The linear maps between a map and the token maps of its scales.
 
+    Its matrices are NumPy's, and small; maps, tokens and codes may be of any library.
+
     Parameters
     ----------
     map_shape : tuple of int
@@ -157,11 +170,12 @@ class Pyramid:
 
     def tiles(self, X: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield the maps of some rows of X at a time, (n_rows, H, W, C)."""
-        size = max(1, _TILE_ELEMENTS // X.shape[1])
-        for start in range(0, len(X), size):
-            rows = slice(start, start + size)
-            some = X[rows]
-            yield rows, some.reshape(len(some), *self.map_shape)
+        elements = _FOREIGN_TILE_ELEMENTS if is_foreign(X) else _TILE_ELEMENTS
+        size, n = max(1, elements // X.shape[1]), X.shape[0]
+        for start in range(0, n, size):
+            stop = min(start + size, n)
+            some = X[start:stop, :]
+            yield slice(start, stop), reshape(some, (stop - start, *self.map_shape))
 
     def shrink(self, maps: np.ndarray, scale: int) -> np.ndarray:
         """Average maps over the cells of a scale: (n, H, W, C) to (n, h, w, C)."""
@@ -179,7 +193,8 @@ class Pyramid:
 
     def interpolate(self, tokens: np.ndarray, scale: int) -> np.ndarray:
         """Interpolate the token maps of a scale, (n, H, W, C)."""
-        maps = tokens.reshape(len(tokens), *self.scales[scale], self.n_channels)
+        shape = (tokens.shape[0], *self.scales[scale], self.n_channels)
+        maps = reshape(tokens, shape)
         return _along_axes(maps, self._up[scale])
 
     def smooth(self, maps: np.ndarray, scale: int) -> np.ndarray:
@@ -230,35 +245,46 @@ class Pyramid:
             What they leave.
         """
         columns = self.columns()[:n_scales]
-        codes = np.empty((len(X), columns[-1].stop), dtype=np.intp)
-        rest = np.empty(X.shape, dtype=self.dtype)
         with nearest.single_threaded_blas():
+            if is_foreign(X):
+                parts = [self._encode_tile(m, table, columns) for _, m in self.tiles(X)]
+                found, left = zip(*parts, strict=True)
+                return join(list(found), axis=0), join(list(left), axis=0)
+            codes = np.empty((len(X), columns[-1].stop), dtype=np.intp)
+            rest = np.empty(X.shape, dtype=self.dtype)
             for rows, maps in self.tiles(X):
-                left = maps.astype(self.dtype)
-                for scale, span in enumerate(columns):
-                    tokens = self.shrink(left, scale).reshape(-1, self.n_channels)
-                    found, _ = nearest.nearest(tokens, table, return_distances=False)
-                    codes[rows, span] = found.reshape(len(left), -1)
-                    left -= self.grow(table[codes[rows, span]], scale)
-                rest[rows] = left.reshape(len(left), -1)
+                codes[rows], rest[rows] = self._encode_tile(maps, table, columns)
         return codes, rest
+
+    def _encode_tile(self, maps, table, columns):
+        """Return the codes of some maps, and what they leave, flattened."""
+        n, codes = maps.shape[0], []
+        left = in_dtype(maps, self.dtype)
+        for scale in range(len(columns)):
+            tokens = reshape(self.shrink(left, scale), (-1, self.n_channels))
+            found, _ = nearest.nearest(tokens, table, return_distances=False)
+            codes.append(reshape(found, (n, self.n_tokens[scale])))
+            left = left - self.grow(look_up(table, codes[-1]), scale)
+        return join(codes, axis=1), reshape(left, (n, self.n_features))
 
     def partial_sums(self, codes: np.ndarray, table: np.ndarray) -> Iterator:
         """Yield the reconstruction (n_samples, H * W * C) after each scale of codes."""
-        total = np.zeros((len(codes), *self.map_shape), dtype=self.dtype)
+        total = None
         for scale, span in enumerate(self.columns()):
             if span.start == codes.shape[1]:
                 return
-            total = total + self.grow(table[codes[:, span]], scale)
-            yield total.reshape(len(codes), self.n_features)
+            grown = self.grow(look_up(table, codes[:, span]), scale)
+            total = grown if total is None else total + grown
+            yield reshape(total, (codes.shape[0], self.n_features))
 
     def decode(self, codes: np.ndarray, table: np.ndarray) -> np.ndarray:
         """Return the sum over all scales of codes."""
-        total = np.zeros((len(codes), *self.map_shape), dtype=self.dtype)
+        total = None
         for scale, span in enumerate(self.columns()):
             if span.start < codes.shape[1]:
-                total += self.grow(table[codes[:, span]], scale)
-        return total.reshape(len(codes), self.n_features)
+                grown = self.grow(look_up(table, codes[:, span]), scale)
+                total = grown if total is None else total + grown
+        return reshape(total, (codes.shape[0], self.n_features))
 
 
 def _along_axes(maps: np.ndarray, matrices) -> np.ndarray:
@@ -269,28 +295,36 @@ def _along_axes(maps: np.ndarray, matrices) -> np.ndarray:
     rows, columns = matrices
     n_maps, height, width, n_channels = maps.shape
     if rows is not None:
-        maps = rows @ maps.reshape(n_maps, height, width * n_channels)
+        maps = reshape(maps, (n_maps, height, width * n_channels))
+        maps = like(rows, maps) @ maps
         height = len(rows)
     if columns is not None:
-        maps = columns @ maps.reshape(n_maps * height, width, n_channels)
+        maps = reshape(maps, (n_maps * height, width, n_channels))
+        maps = like(columns, maps) @ maps
         width = len(columns)
-    return maps.reshape(n_maps, height, width, n_channels)
+    return reshape(maps, (n_maps, height, width, n_channels))
 
 
 def _convolve(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Convolve maps of zero surroundings with a kernel of shape (3, 3 or 1, C, C)."""
-    total = np.zeros(maps.shape, dtype=maps.dtype)
+    total: Any = None
     seen = windows(maps, kernel.shape[:2])
     for window, weights in zip(
         seen, kernel.reshape(-1, *kernel.shape[2:]), strict=True
     ):
-        total += window @ weights
+        part = window @ like(weights, window)
+        total = part if total is None else total + part
     return total
 
 
 def windows(maps: np.ndarray, size) -> list[np.ndarray]:
     """Return maps shifted by every offset of a window, zeros moving in."""
     height, width = maps.shape[1:3]
-    margins = [(n // 2, n // 2) for n in size]
-    padded = np.pad(maps, [(0, 0), *margins, (0, 0)])
-    return [padded[:, i : i + height, j : j + width] for i, j in np.ndindex(*size)]
+    padded = maps
+    for axis, n in enumerate(size, start=1):
+        shape = list(padded.shape)
+        shape[axis] = n // 2
+        if n > 1:
+            margin = zeros(tuple(shape), maps, maps.dtype)
+            padded = join([margin, padded, margin], axis=axis)
+    return [padded[:, i : i + height, j : j + width, :] for i, j in np.ndindex(*size)]

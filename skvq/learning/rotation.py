@@ -12,6 +12,16 @@ from typing import NamedTuple
 import numpy as np
 
 from skvq import nearest
+from skvq._array_api import (
+    in_dtype,
+    join_columns,
+    largest_magnitude,
+    like,
+    look_up,
+    numpy_dtype,
+    to_host,
+)
+from skvq._array_api import total as sum_of
 from skvq.learning.cells import repair_empty
 
 
@@ -23,17 +33,23 @@ class Rotated(NamedTuple):
     distortion: float  # weighted mean squared distance of the samples
 
 
+def turn(X: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Return samples, of any library, times a matrix of the host, in X's dtype."""
+    dtype = numpy_dtype(X)
+    return in_dtype(X @ like(rotation.astype(dtype), X), dtype)
+
+
 def principal_axes(X: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """Eigenvectors of the covariance in columns, of falling variance; float64."""
-    total = float(len(X) if weights is None else weights.sum())
-    one = np.zeros(len(X), dtype=np.intp)
-    mean = nearest.accumulate(X, one, 1, weights)[0][0] / total
+    total = float(X.shape[0] if weights is None else sum_of(weights))
+    one = np.zeros(X.shape[0], dtype=np.intp)
+    mean = nearest.accumulate(X, one, 1, weights)[0][:1, :] / total
     # Through the largest entry: squares of tiny or huge samples leave the dtype.
-    gaps = X.astype(np.float64) - mean
-    gaps /= np.abs(gaps).max(initial=0.0) or 1.0
+    gaps = in_dtype(X, np.dtype(np.float64)) - mean
+    gaps = gaps / (largest_magnitude(gaps) or 1.0)
     weighted = gaps if weights is None else gaps * weights[:, None]
     with nearest.single_threaded_blas():
-        return np.linalg.eigh(gaps.T @ weighted / total)[1][:, ::-1]
+        return np.linalg.eigh(to_host(gaps.T @ weighted) / total)[1][:, ::-1]
 
 
 def balanced_order(variances: np.ndarray, widths: Sequence[int]) -> np.ndarray:
@@ -89,19 +105,19 @@ def improve_rotation(
     reconstructions in the rotated space (Ge et al. 2013, section 3.1, without
     parameters; Schonemann 1966).
     """
-    total = float(len(X) if weights is None else weights.sum())
+    total = float(X.shape[0] if weights is None else sum_of(weights))
     rotation, tables = start.rotation, start.tables
     best, value = start, start.distortion
     for _ in range(max_iter):
-        rotated = (X @ rotation.astype(X.dtype)).astype(X.dtype, copy=False)
+        rotated = turn(X, rotation)
         codes = nearest.nearest_product(rotated, tables)
         tables, decoded = _update(rotated, codes, tables, weights)
         target = decoded if weights is None else decoded * weights[:, None]
         with nearest.single_threaded_blas():
-            u, _, vt = np.linalg.svd(X.T.astype(np.float64) @ target)
+            both = to_host(in_dtype(X.T, np.dtype(np.float64)) @ target)
+            u, _, vt = np.linalg.svd(both)
             rotation = u @ vt
-        found = nearest.paired(X @ rotation.astype(X.dtype), decoded)
-        new = float(found.sum() if weights is None else found @ weights) / total
+        new = sum_of(nearest.paired(turn(X, rotation), decoded), weights) / total
         if new < best.distortion:
             best = Rotated(rotation, tables, new)
         if value - new <= tol * value:
@@ -112,17 +128,20 @@ def improve_rotation(
 
 def _update(rotated, codes, tables, weights):
     """One of Lloyd's updates in every slice; the tables and the reconstructions."""
-    updated, begin = [], 0
-    decoded = np.empty(rotated.shape)
-    for code, table in zip(codes.T, tables, strict=True):
-        columns = slice(begin, begin + table.shape[1])
-        x = np.ascontiguousarray(rotated[:, columns])
-        sums, counts = nearest.accumulate(x, code, len(table), weights)
+    updated, decoded, begin = [], [], 0
+    for j, table in enumerate(tables):
+        code, columns = codes[:, j], slice(begin, begin + table.shape[1])
+        x = rotated[:, columns]
+        if isinstance(x, np.ndarray):
+            x = np.ascontiguousarray(x)
+        sums, counts = (
+            to_host(some) for some in nearest.accumulate(x, code, len(table), weights)
+        )
         used = counts > 0
         fresh = table.astype(np.float64)
         fresh[used] = sums[used] / counts[used, None]
         fresh = fresh.astype(table.dtype)
-        decoded[:, columns] = fresh[code]
+        decoded.append(look_up(fresh, code))
         updated.append(repair_empty(x, code, fresh, weights, "sqeuclidean", "split"))
         begin = columns.stop
-    return updated, decoded
+    return updated, in_dtype(join_columns(decoded), np.dtype(np.float64))

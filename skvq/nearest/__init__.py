@@ -29,11 +29,10 @@ from functools import wraps
 
 import numpy as np
 
-from skvq.nearest import _numpy
+from skvq._array_api import is_foreign
+from skvq.nearest import _best, _icm, _kronecker, _numpy
 from skvq.nearest._backend import BACKENDS, backend_module, check_backend, using
-from skvq.nearest._best import nearest_best
-from skvq.nearest._icm import improve_sums
-from skvq.nearest._kronecker import kronecker_rows, nearest_kronecker
+from skvq.nearest._kronecker import kronecker_rows
 from skvq.nearest._metrics import (
     BATCH_DEPENDENT_METRICS,
     METRICS,
@@ -83,6 +82,27 @@ def nearest_product(X, codebooks: Sequence, *, dtype=np.intp):
     return backend_module(X, _work(X, codebooks)).nearest_product(
         X, codebooks, dtype=dtype
     )
+
+
+@wraps(_best.nearest_best)
+def nearest_best(X, codebooks: Sequence, beam_size: int, **options):
+    """Send the search to the library of X; NumPy's rows stay with NumPy."""
+    module = backend_module(X, 0.0) if is_foreign(X) else _best
+    return module.nearest_best(X, codebooks, beam_size, **options)
+
+
+@wraps(_icm.improve_sums)
+def improve_sums(X, codebooks: Sequence, codes, **options):
+    """Send the search to the library of X; NumPy's rows stay with NumPy."""
+    module = backend_module(X, 0.0) if is_foreign(X) else _icm
+    return module.improve_sums(X, codebooks, codes, **options)
+
+
+@wraps(_kronecker.nearest_kronecker)
+def nearest_kronecker(X, codebooks: Sequence, *, return_distances=False):
+    """Send the search to the library of X; NumPy's rows stay with NumPy."""
+    module = backend_module(X, 0.0) if is_foreign(X) else _kronecker
+    return module.nearest_kronecker(X, codebooks, return_distances=return_distances)
 
 
 @wraps(_numpy.paired)

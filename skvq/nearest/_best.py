@@ -146,11 +146,16 @@ def nearest_best(
 def _check_begin(begin, X, tables) -> np.ndarray:
     if begin is None:
         return np.empty((len(X), 1, 0), dtype=np.intp)
-    begin = np.asarray(begin)
-    if begin.ndim != 3 or len(begin) != len(X) or begin.shape[2] > len(tables):
+    return _check_begin_shape(np.asarray(begin), X, tables)
+
+
+def _check_begin_shape(begin, X, tables):
+    """Raise unless these are codes of the rows of X in the first of the tables."""
+    shape, n = tuple(begin.shape), X.shape[0]
+    if len(shape) != 3 or shape[0] != n or shape[2] > len(tables):
         raise ValueError(
-            f"begin has shape {begin.shape}; expected (n_samples, n_sums, n_begun) "
-            f"with {len(X)} samples and at most {len(tables)} codes."
+            f"begin has shape {shape}; expected (n_samples, n_sums, n_begun) "
+            f"with {n} samples and at most {len(tables)} codes."
         )
     return begin
 

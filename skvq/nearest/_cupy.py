@@ -352,6 +352,61 @@ def nearest_product(X, codebooks: Sequence, *, dtype=np.intp):
     return codes
 
 
+def nearest_best(
+    X,
+    codebooks: Sequence,
+    beam_size: int,
+    *,
+    n_best: int = 1,
+    begin=None,
+    stage_weights=None,
+    return_distances: bool = True,
+    dtype=np.intp,
+):
+    """Find codes of sums by beam search; see `_best`."""
+    return _generic.best_with(
+        CupyLibrary(X),
+        X,
+        codebooks,
+        beam_size,
+        n_best=n_best,
+        begin=begin,
+        stage_weights=stage_weights,
+        return_distances=return_distances,
+        dtype=dtype,
+    )
+
+
+def improve_sums(
+    X,
+    codebooks: Sequence,
+    codes,
+    *,
+    n_rounds: int,
+    n_replaced: int = 1,
+    n_sweeps: int = 2,
+    seed: int = 0,
+    dtype=np.intp,
+):
+    """Improve codes of sums, one table at a time; see `_icm`."""
+    return _generic.improve_with(
+        CupyLibrary(X),
+        X,
+        codebooks,
+        codes,
+        n_rounds=n_rounds,
+        n_replaced=n_replaced,
+        n_sweeps=n_sweeps,
+        seed=seed,
+        dtype=dtype,
+    )
+
+
+def nearest_kronecker(X, codebooks: Sequence, *, return_distances=False):
+    """Find the nearest Kronecker product of rows; see `_kronecker`."""
+    return _generic.kronecker_with(CupyLibrary(X), X, codebooks, return_distances)
+
+
 def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None):
     """Compute the distance of each row to its own reconstruction; see `_numpy`."""
     if is_foreign(X):

@@ -16,19 +16,24 @@ import numpy as np
 from skvq._array_api import (
     array_namespace,
     astype,
+    code_dtype,
     concat,
     device_of,
     is_foreign,
     largest_magnitude,
     library_name,
     like,
+    look_up,
     numpy_dtype,
     send,
+    stable_order,
+    take_along,
     take_rows,
+    times_power,
     to_host,
     unit_rows,
 )
-from skvq.nearest import _numpy
+from skvq.nearest import _best, _icm, _kronecker, _numpy
 from skvq.nearest._metrics import PRODUCT_METRICS, Metric, check_metric
 
 # Scores of one tile, in elements.
@@ -65,6 +70,33 @@ class Library:
     def smallest(self, scores: Any) -> Any:
         """Return where the smallest of each row is, along the last axis; the first."""
         return self.xp.argmin(scores, axis=-1)
+
+    def smallest_few(self, scores: Any, k: int) -> Any:
+        """Return where the k smallest of each row are, ascending; of equals the first.
+
+        Parameters
+        ----------
+        scores : array of shape (n_rows, n_scores)
+            Finite numbers.
+        k : int
+            How many; at most n_scores.
+
+        Returns
+        -------
+        places : array of shape (n_rows, k), dtype int64
+        """
+        xp = self.xp
+        if k > _best._MAX_ROUNDS:
+            # The standard knows no partial sort.
+            return xp.argsort(scores, axis=1, stable=True)[:, :k]
+        places = xp.arange(scores.shape[1], dtype=xp.int64, device=self.device)
+        found = []
+        for j in range(k):
+            found.append(astype(xp, self.smallest(scores), xp.int64)[:, None])
+            if j < k - 1:
+                taken = found[-1] == places[None, :]
+                scores = xp.where(taken, xp.full_like(scores, xp.inf), scores)
+        return concat(xp, found, axis=1)
 
     def add_up(self, X: Any, codes: Any, n_codewords: int, weights: Any) -> Any:
         """Return (n_codewords, d + 1): weighted sums of rows, and of the weights."""
@@ -105,6 +137,15 @@ class TorchLibrary(Library):
         """Give back memory that the library keeps for itself."""
         if self.device.type == "cuda":
             self.xp.cuda.empty_cache()
+
+    def smallest_few(self, scores: Any, k: int) -> Any:
+        """Return where the k smallest of each row are, ascending."""
+        if k == 1:
+            return self.smallest(scores)[:, None]
+        places = self.xp.topk(scores, k, dim=1, largest=False, sorted=False).indices
+        # Which of equals come within k is up to torch; those that do are in order.
+        places = self.xp.sort(places, axis=1)
+        return take_along(places, stable_order(take_along(scores, places)))
 
     def add_up(self, X: Any, codes: Any, n_codewords: int, weights: Any) -> Any:
         """Return (n_codewords, d + 1): weighted sums of rows, and of the weights."""
@@ -469,6 +510,466 @@ class Run:
             for j in range(self.n_subspaces)
         ]
         return xp.stack(columns, axis=1)
+
+
+# -- sums of codewords -----------------------------------------------------------------
+
+
+def nearest_best(
+    X,
+    codebooks: Sequence,
+    beam_size: int,
+    *,
+    n_best: int = 1,
+    begin=None,
+    stage_weights=None,
+    return_distances: bool = True,
+    dtype=np.intp,
+):
+    """Find codes whose codewords add up to nearly each row; see `_best`."""
+    return best_with(
+        library_of(X),
+        X,
+        codebooks,
+        beam_size,
+        n_best=n_best,
+        begin=begin,
+        stage_weights=stage_weights,
+        return_distances=return_distances,
+        dtype=dtype,
+    )
+
+
+def best_with(
+    library: Library,
+    X,
+    codebooks: Sequence,
+    beam_size: int,
+    *,
+    n_best: int,
+    begin,
+    stage_weights,
+    return_distances: bool,
+    dtype,
+):
+    """Find codes of sums by beam search by means of a library; see `_best`."""
+    X, xp = _check_2d(X, "X"), library.xp
+    hosts = [
+        _host_table(table, X, f"codebooks[{j}]") for j, table in enumerate(codebooks)
+    ]
+    if begin is None:
+        begin = xp.zeros((X.shape[0], 1, 0), dtype=xp.int64, device=library.device)
+    begin = _best._check_begin_shape(like(begin, X), X, hosts)
+    # What it asks of the rows is their shape and dtype: these take no memory.
+    rows = np.broadcast_to(_numpy.compute_dtype(numpy_dtype(X)).type(0), X.shape)
+    begun = np.broadcast_to(np.intp(0), tuple(begin.shape))
+    search = _best._Search(rows, hosts, begun, beam_size, n_best, stage_weights)
+    _check_reach(X, search.limit)
+    wanted = code_dtype(X, np.dtype(dtype))
+    beam = _BeamSearch(library, search)
+
+    def tile(start: int, stop: int):
+        x = astype(xp, X[start:stop, :], beam.dtype)
+        codes, errors = beam.tile(x, begin[start:stop, ...], return_distances)
+        return astype(xp, codes, wanted), errors
+
+    parts = in_tiles(library, X.shape[0], beam.elements_per_row(X.shape[1]), tile)
+    n_found = search.stages[-1].width if search.stages else begin.shape[1]
+    shape = (0, n_found, len(hosts))
+    codes = _joined(library, [part[0] for part in parts], wanted, shape)
+    if not return_distances:
+        return codes, None
+    errors = [part[1] for part in parts]
+    found = _joined(library, errors, xp.float64, (0, n_found))
+    if not bool(xp.all(xp.isfinite(found))):
+        raise ValueError("Distances between X and the codebooks overflow: scale X.")
+    return codes, found
+
+
+class _BeamSearch:
+    """The beam search of `_best` with its tables on a device."""
+
+    def __init__(self, library: Library, search: _best._Search) -> None:
+        self.library, self.shared = library, search
+        self.dtype = library.dtype(search.dtype)
+        self.begun = [library.send(rows) for rows in search.begun]
+        self.stages = [
+            stage._replace(
+                weights=library.send(stage.weights),
+                rows=library.send(stage.rows),
+                centre=None if stage.centre is None else library.send(stage.centre),
+                first=None if stage.first is None else library.send(stage.first),
+            )
+            for stage in search.stages
+        ]
+
+    def elements_per_row(self, n_features: int) -> int:
+        """Return about how many numbers of memory a row takes."""
+        return 2 * self.shared.most_scores + 4 * self.shared.most_sums * n_features
+
+    def tile(self, x, begun, distances: bool):
+        """Return the codes of a tile and their distances, or None."""
+        xp, shared = self.library.xp, self.shared
+        rest, loss = self._begin(x, begun)
+        codes = astype(xp, begun, xp.int64)
+        for j, stage in enumerate(self.stages):
+            last = j == len(self.stages) - 1
+            if stage.centre is not None:
+                rest = rest - stage.centre
+            parent, code = self._choose(rest, stage, loss)
+            codes = self._with_codes(codes, stage, parent, code)
+            if not last or distances:
+                rest = take_along(rest, parent) - look_up(stage.rows, code)
+                if shared.weighted:
+                    loss = take_along(loss, parent) + float(stage.weight) * _norms(
+                        xp, rest
+                    )
+        if not distances:
+            return codes, None
+        total = loss if shared.weighted else _norms(xp, rest)
+        return codes, total / shared.scale / shared.scale
+
+    def _begin(self, x, begun):
+        """Return the residuals of the sums begun, and their loss so far."""
+        xp, shared = self.library.xp, self.shared
+        n, b, n_begun = begun.shape
+        rest = xp.broadcast_to(x[:, None, :], (n, b, x.shape[1]))
+        if shared.scale != 1.0:
+            rest = rest * float(shared.scale)
+        loss = xp.zeros((n, b), dtype=xp.float64, device=self.library.device)
+        for j in range(n_begun):
+            own = astype(xp, begun[:, :, j], xp.int64)
+            rest = rest - look_up(self.begun[j], own)
+            if shared.weighted:
+                loss = loss + float(shared.begun_weights[j]) * _norms(xp, rest)
+        return rest, loss
+
+    def _choose(self, rest, stage, loss):
+        """Return the sum and the codeword of each of the best candidates, in order."""
+        xp = self.library.xp
+        n, b, d = rest.shape
+        if b == 1:
+            costs = xp.zeros_like(rest[:, :, :1])
+        else:
+            norms = _norms(xp, rest)
+            if self.shared.weighted:
+                norms = norms + loss / float(stage.weight + stage.ahead)
+            # Only differences within a row count: this keeps them from drowning.
+            norms = 0.5 * (norms - xp.min(norms, axis=1, keepdims=True))
+            costs = astype(xp, norms, self.dtype)[:, :, None]
+        columns = [rest, xp.ones_like(rest[:, :, :1]), costs]
+        extended = xp.reshape(concat(xp, columns, axis=2), (n * b, d + 2))
+        scores = xp.reshape(xp.matmul(extended, stage.weights), (n, -1))
+        best = astype(xp, self.library.smallest_few(scores, stage.width), xp.int64)
+        n_codewords = stage.rows.shape[0]
+        parent = best // n_codewords
+        return parent, best - parent * n_codewords
+
+    def _with_codes(self, codes, stage, parent, code):
+        """Return the codes of the sums chosen, (n, width, n_codes + 1)."""
+        xp = self.library.xp
+        if stage.first is not None:
+            code = astype(xp, look_up(stage.first, code), xp.int64)
+        return concat(xp, [take_along(codes, parent), code[:, :, None]], axis=2)
+
+
+def _norms(xp, rest):
+    return astype(xp, xp.sum(rest * rest, axis=2), xp.float64)
+
+
+def improve_sums(
+    X,
+    codebooks: Sequence,
+    codes,
+    *,
+    n_rounds: int,
+    n_replaced: int = 1,
+    n_sweeps: int = 2,
+    seed: int = 0,
+    dtype=np.intp,
+):
+    """Improve codes of sums, one table at a time; see `_icm`."""
+    return improve_with(
+        library_of(X),
+        X,
+        codebooks,
+        codes,
+        n_rounds=n_rounds,
+        n_replaced=n_replaced,
+        n_sweeps=n_sweeps,
+        seed=seed,
+        dtype=dtype,
+    )
+
+
+def improve_with(
+    library: Library,
+    X,
+    codebooks: Sequence,
+    codes,
+    *,
+    n_rounds: int,
+    n_replaced: int,
+    n_sweeps: int,
+    seed: int,
+    dtype,
+):
+    """Improve codes of sums by means of a library; see `_icm`."""
+    X, xp = _check_2d(X, "X"), library.xp
+    hosts = [
+        _host_table(table, X, f"codebooks[{j}]") for j, table in enumerate(codebooks)
+    ]
+    codes = like(codes, X)
+    if tuple(codes.shape) != (X.shape[0], len(hosts)):
+        raise ValueError(
+            f"codes has shape {tuple(codes.shape)}; expected "
+            f"{(X.shape[0], len(hosts))}."
+        )
+    # What it asks of the rows is their shape and dtype: these take no memory.
+    rows = np.broadcast_to(_numpy.compute_dtype(numpy_dtype(X)).type(0), X.shape)
+    search = _icm._Search(rows, hosts, n_sweeps)
+    _check_reach(X, search.limit)
+    schedule = _icm._schedule([len(t.rows) for t in search.tables], n_replaced, seed)
+    rounds = [next(schedule) for _ in range(n_rounds)]
+    wanted = code_dtype(X, np.dtype(dtype))
+    sums = _SumsSearch(library, search)
+
+    def tile(start: int, stop: int):
+        x = astype(xp, X[start:stop, :], sums.dtype)
+        given = astype(xp, codes[start:stop, :], xp.int64)
+        found, errors = sums.tile(x, given, rounds)
+        return astype(xp, found, wanted), errors
+
+    parts = in_tiles(library, X.shape[0], search.most + 4 * X.shape[1], tile)
+    found = _joined(library, [part[0] for part in parts], wanted, (0, len(hosts)))
+    distances = _joined(library, [part[1] for part in parts], xp.float64, (0,))
+    if not bool(xp.all(xp.isfinite(distances))):
+        raise ValueError("Distances between X and the codebooks overflow: scale X.")
+    return found, distances
+
+
+class _SumsSearch:
+    """The iterated conditional modes of `_icm` with their tables on a device."""
+
+    def __init__(self, library: Library, search: _icm._Search) -> None:
+        self.library, self.shared = library, search
+        self.dtype = library.dtype(search.dtype)
+        self.centre = library.send(search.centre)
+        self.weights = [library.send(table.weights) for table in search.tables]
+        self.rows = [library.send(table.rows) for table in search.tables]
+
+    def tile(self, x, given, rounds):
+        """Return the best codes of a tile that were seen, and their distances."""
+        xp, shared = self.library.xp, self.shared
+        target = (x if shared.scale == 1.0 else x * float(shared.scale)) - self.centre
+        best = [given[:, j] for j in range(len(shared.tables))]
+        for j, table in enumerate(shared.tables):
+            if table.place is not None:
+                best[j] = astype(xp, look_up(table.place, best[j]), xp.int64)
+        error = self._errors(self._left(target, best))
+        for each in rounds:
+            codes = list(best)
+            for j, offset in zip(each.replaced, each.offsets, strict=True):
+                size = len(shared.tables[j].rows)
+                moved = codes[j] + int(offset)
+                codes[j] = xp.where(moved >= size, moved - size, moved)
+            left = self._left(target, codes)
+            for _ in range(shared.n_sweeps):
+                for j in each.order:
+                    left = left + look_up(self.rows[j], codes[j])
+                    codes[j] = self._nearest(left, j)
+                    left = left - look_up(self.rows[j], codes[j])
+            # Anew from the codes: rounding does not build up from step to step.
+            new = self._errors(self._left(target, codes))
+            better = new < error
+            best = [
+                xp.where(better, column, old)
+                for column, old in zip(codes, best, strict=True)
+            ]
+            error = xp.where(better, new, error)
+        for j, table in enumerate(shared.tables):
+            if table.first is not None:
+                best[j] = astype(xp, look_up(table.first, best[j]), xp.int64)
+        return xp.stack(best, axis=1), error / shared.scale / shared.scale
+
+    def _left(self, target, codes):
+        """Return what the codewords leave of the rows."""
+        for rows, column in zip(self.rows, codes, strict=True):
+            target = target - look_up(rows, column)
+        return target
+
+    def _errors(self, left):
+        xp = self.library.xp
+        return astype(xp, xp.sum(left * left, axis=1), xp.float64)
+
+    def _nearest(self, left, j: int):
+        xp = self.library.xp
+        extended = concat(xp, [left, xp.ones_like(left[:, :1])], axis=1)
+        scores = xp.matmul(extended, self.weights[j])
+        return astype(xp, self.library.smallest(scores), xp.int64)
+
+
+# -- products of codewords -------------------------------------------------------------
+
+
+def nearest_kronecker(X, codebooks: Sequence, *, return_distances=False):
+    """Find the nearest Kronecker product of rows; see `_kronecker`."""
+    return kronecker_with(library_of(X), X, codebooks, return_distances)
+
+
+def kronecker_with(library: Library, X, codebooks: Sequence, return_distances: bool):
+    """Find the nearest Kronecker product of rows by means of a library."""
+    X, xp = _check_2d(X, "X"), library.xp
+    hosts = [
+        _numpy._as_2d(to_host(table), f"codebooks[{j}]")
+        for j, table in enumerate(codebooks)
+    ]
+    _kronecker._check_widths(X, hosts)
+    search = _KroneckerSearch(library, hosts, _common_dtype(X, hosts))
+    index = best = None
+    for block in search.shared.all_blocks():
+        scorer = _BlockScores(library, search.dtype, block)
+
+        def work(start: int, stop: int, scorer=scorer):
+            return scorer.find(search.shift(X[start:stop, :]))
+
+        per_row = block.scratch_size(1) + 4 * X.shape[1]
+        parts = in_tiles(library, X.shape[0], per_row, work)
+        found = _joined(library, [part[0] for part in parts], xp.int64, (0,))
+        score = _joined(library, [part[1] for part in parts], search.dtype, (0,))
+        if index is None:
+            index, best = found, score
+        else:
+            index = xp.where(score < best, found, index)
+            best = xp.minimum(score, best)
+    codes = search.codes(index)
+    if not return_distances:
+        return codes, None
+    tables = [library.send(table.astype(np.float64)) for table in hosts]
+
+    def tile(start: int, stop: int) -> Any:
+        rows = [look_up(table, codes[start:stop, j]) for j, table in enumerate(tables)]
+        gaps = astype(xp, X[start:stop, :], xp.float64)
+        gaps = gaps - _kronecker.kronecker_rows(rows)
+        return xp.sum(gaps * gaps, axis=1)
+
+    parts = in_tiles(library, X.shape[0], 4 * X.shape[1], tile)
+    distances = _joined(library, parts, xp.float64, (0,))
+    if not bool(xp.all(xp.isfinite(distances))):
+        raise ValueError("Distances between X and the codebook overflow: scale X.")
+    return codes, distances
+
+
+class _KroneckerSearch:
+    """The search of `_kronecker` for the rows of a library."""
+
+    def __init__(self, library: Library, hosts, dtype: np.dtype) -> None:
+        self.library, self.dtype = library, library.dtype(dtype)
+        self.shared = _kronecker._Search(hosts, dtype)
+        self.centre = library.send(self.shared.centre)
+
+    def shift(self, x: Any) -> Any:
+        """Return scaled samples less the centre, the factors in order."""
+        xp, shared = self.library.xp, self.shared
+        n, d = x.shape
+        scaled = times_power(astype(xp, x, xp.float64), -shared.exponent)
+        scaled = xp.reshape(scaled - self.centre[None, :], (n, *shared.widths))
+        scaled = xp.permute_dims(scaled, (0, *(j + 1 for j in shared.order)))
+        y = astype(xp, xp.reshape(scaled, (n, d)), self.dtype)
+        _check_reach(y, shared.limit)
+        return y
+
+    def codes(self, index: Any) -> Any:
+        """Turn indices of codewords into codes of the caller's tables."""
+        xp, shared = self.library.xp, self.shared
+        columns: list[Any] = [None] * len(shared.order)
+        # Of a single table, the first factor is a one that is no table of the caller's.
+        idle = len(shared.sizes) - len(shared.order)
+        for place in reversed(range(len(shared.order))):
+            size, j = shared.sizes[idle + place], shared.order[place]
+            rest = index // size
+            column, index = index - rest * size, rest
+            if shared.firsts[j] is not None:
+                column = look_up(shared.firsts[j], column)
+            columns[j] = astype(xp, column, xp.int64)
+        codes = xp.stack(columns, axis=1)
+        if shared.zero_codes is None:
+            return codes
+        none = xp.zeros(codes.shape[0], dtype=xp.bool, device=self.library.device)
+        for zero, column in zip(shared.zero_rows, columns, strict=True):
+            none = none | look_up(zero, column)
+        lowest = self.library.send(np.array(shared.zero_codes, dtype=np.int64))
+        return xp.where(none[:, None], lowest[None, :], codes)
+
+
+class _BlockScores:
+    """The scores of consecutive codewords; as in `_kronecker._Block`."""
+
+    def __init__(self, library: Library, dtype: Any, block) -> None:
+        def send(array: np.ndarray) -> Any:
+            return astype(library.xp, library.send(array), dtype)
+
+        self.library, self.block = library, block
+        self.weights = send(block.weights)
+        self.constants = send(block.constants)
+        self.half_norms = send(block.half_norms)
+        self.last_centre = send(block.last_centre)
+        self.contract = [send(table) for table in block.contract]
+        self.inner = [
+            _kronecker._Factor(*(send(array) for array in factor))
+            for factor in block.inner
+        ]
+
+    def find(self, y: Any) -> tuple[Any, Any]:
+        """Return index and score of the best codeword of each row."""
+        xp = self.library.xp
+        n, n_prefix = y.shape[0], self.block.n_prefix
+        top = y
+        for table in self.contract:
+            top = self._contracted(top, table)
+        top = xp.reshape(top, (n, self.block.width, n_prefix))
+        common = self._common_terms(y)[:, None, :]
+        constants = xp.broadcast_to(self.constants[None, ...], (n, 2, n_prefix))
+        extended = concat(xp, [top, common, constants], axis=1)
+        extended = xp.reshape(xp.permute_dims(extended, (0, 2, 1)), (n * n_prefix, -1))
+        scores = xp.reshape(xp.matmul(extended, self.weights), (n, -1))
+        index = astype(xp, self.library.smallest(scores), xp.int64)
+        score = take_along(scores, index[:, None])[:, 0]
+        return index + self.block.first, score
+
+    def _contracted(self, y: Any, table: Any) -> Any:
+        """Replace the leading factor of each row by its products, which come last."""
+        xp = self.library.xp
+        y = xp.reshape(y, (y.shape[0], table.shape[0], -1))
+        y = xp.matmul(xp.permute_dims(y, (0, 2, 1)), table)
+        return xp.reshape(y, (y.shape[0], -1))
+
+    def _shorter(self, y: Any, centre: Any) -> Any:
+        xp = self.library.xp
+        rows = xp.reshape(y, (-1, centre.shape[0]))
+        return xp.reshape(xp.matmul(rows, centre), (y.shape[0], -1))
+
+    def _common_terms(self, y: Any) -> Any:
+        """Return what the scores of all v have in common, for every row and u."""
+        shorter = self._shorter(y, self.last_centre)
+        return self.half_norms[None, :] - self._inner(shorter, self.inner)
+
+    def _inner(self, y: Any, factors: Sequence) -> Any:
+        """Return y.(c - centre) for all products c of the factors."""
+        xp = self.library.xp
+        *prefix, last = factors
+        if not prefix:
+            return xp.matmul(y, last.shifted.T)
+        contracted = y
+        for factor in prefix:
+            contracted = self._contracted(contracted, factor.rows.T)
+        width = last.centre.shape[0]
+        n = y.shape[0]
+        contracted = xp.reshape(contracted, (n, width, -1))
+        contracted = xp.permute_dims(contracted, (0, 2, 1))
+        result = xp.matmul(contracted, last.shifted.T)
+        rest = self._inner(self._shorter(y, last.centre), prefix)
+        return xp.reshape(result + rest[:, :, None], (n, -1))
 
 
 # -- distances and sums ----------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skvq._array_api import reshape
 from skvq.nearest._numpy import (
     _as_2d,
     _check_finite,
@@ -52,7 +53,7 @@ def kronecker_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
     Parameters
     ----------
     rows : sequence of ndarray of shape (n_samples, d_j)
-        One row of each factor for each sample.
+        One row of each factor for each sample; all of one library.
 
     Returns
     -------
@@ -62,7 +63,7 @@ def kronecker_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
 
     def times(left: np.ndarray, right: np.ndarray) -> np.ndarray:
         width = left.shape[1] * right.shape[1]
-        return (left[:, :, None] * right[:, None, :]).reshape(len(left), width)
+        return reshape(left[:, :, None] * right[:, None, :], (left.shape[0], width))
 
     return reduce(times, rows)
 
