@@ -64,7 +64,7 @@ class ResidualQuantizer(StagedQuantizer):
         as they have it (256 for the default).
     quantizer : quantizer, default=None
         Quantizer of a stage, cloned for each; None:
-        ``VectorQuantizer(init="progressive", tol=3e-4)``.
+        ``VectorQuantizer(init="progressive", tol=5e-4)``.
     share_codebook : bool, default=False
         Whether one table serves all stages, learned from the residuals of all of them.
         Its first codeword is zero, so that no stage raises the error.
@@ -319,7 +319,7 @@ class ResidualQuantizer(StagedQuantizer):
 
     def _template(self):
         if self.quantizer is None:
-            return VectorQuantizer(init="progressive", tol=3e-4)
+            return VectorQuantizer(init="progressive", tol=5e-4)
         return self.quantizer
 
     def _new_parts(self, n_parts, sizes) -> list:

@@ -26,7 +26,7 @@ _ROUNDS = 2
 _LBG_ITERATIONS = 5
 # Growing numbers of principal components, and iterations in each.
 _PROGRESSIVE_STEPS = 10
-_PROGRESSIVE_ITERATIONS = 10
+_PROGRESSIVE_ITERATIONS = 5
 _COVARIANCE_ROWS = 16384
 
 # Metrics under which scaling the samples scales the codebook.
