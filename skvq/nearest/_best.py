@@ -20,7 +20,13 @@ from skvq.nearest._numpy import (
     _first_of_distinct,
     _power_of_two_scale,
 )
-from skvq.nearest._threads import even_chunk, map_tiles
+from skvq.nearest._threads import (
+    even_chunk,
+    map_tiles,
+    multiply_rows,
+    product_rows,
+    scratch,
+)
 
 # Candidates of one tile: what a core's cache holds, and the most where that would leave
 # too few rows for a good GEMM.
@@ -45,6 +51,7 @@ class _Stage(NamedTuple):
     width: int  # sums that are kept after this stage
     weight: float  # of the error after this stage in the loss
     ahead: float  # weight that this error bears for the stages to come
+    product: int | None  # rows that a product takes at a time, see `multiply_rows`
 
 
 def nearest_best(
@@ -220,6 +227,7 @@ class _Search:
             min(keep, width * len(rows)),
             weight,
             ahead,
+            product_rows(*reversed(weights.shape)),
         )
 
     def _move_with_the_codewords(self) -> None:
@@ -258,10 +266,12 @@ class _Tile:
         )
         shape = (search.tile * search.most_sums, d + 2)
         self.d = d
-        self.residuals = np.ones(shape, dtype=dtype)
-        self.next = np.ones(shape, dtype=dtype)
-        self.gaps = np.empty((shape[0], d), dtype=dtype)
-        self.scores = np.empty(search.tile * search.most_scores, dtype=dtype)
+        self.residuals = scratch("beam residuals", shape, dtype)
+        self.next = scratch("next beam residuals", shape, dtype)
+        for rows in (self.residuals, self.next):
+            rows[:, d] = 1
+        self.gaps = scratch("beam gaps", (shape[0], d), dtype)
+        self.scores = scratch("scores", (search.tile * search.most_scores,), dtype)
 
     def search(self, x, begun, codes, distances: bool) -> np.ndarray | None:
         """Write the codes of the tile; return the distances if they are asked for."""
@@ -326,8 +336,11 @@ class _Tile:
     def _choose(self, n, b, stage):
         n_codewords = len(stage.rows)
         scores = self.scores[: n * b * n_codewords]
-        np.matmul(
-            self.residuals[: n * b], stage.weights, out=scores.reshape(-1, n_codewords)
+        multiply_rows(
+            self.residuals[: n * b],
+            stage.weights,
+            scores.reshape(-1, n_codewords),
+            stage.product,
         )
         best = _smallest(scores.reshape(n, b * n_codewords), stage.width)
         return np.divmod(best, n_codewords) if b > 1 else (np.zeros_like(best), best)
