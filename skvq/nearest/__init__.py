@@ -143,6 +143,7 @@ def map_rows(X, elements_per_row: int, work: Callable, *beside):
     Returns
     -------
     joined : array or tuple of arrays
+        What the function returns for all rows.
     """
     return backend_module(X, 0.0).map_rows(X, elements_per_row, work, *beside)
 
