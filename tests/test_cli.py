@@ -940,6 +940,7 @@ BAD_ARGUMENTS = [
     (["decode", "large.npy", "pq.skvq", "-o", "Y.npy"], "codes[4, 1] = 16 is not a"),
     (["compare", "X.npy"], "--bits is missing"),
     (["compare", "X.npy", "--bits", "0"], "above 0, got '0'"),
+    (["compare", "X.npy", "--bits", "32,64"], "'32,64'; numbers are given one by one"),
     (["compare", "X.npy", "--bits", "4", "--test-size", "1"], "between 0 and 1"),
     (["compare", "X.npy", "--bits", "4", "--schemes", "svq"], "unknown scheme 'svq'"),
     (["compare", "X.npy", "--bits", "4", "--rows", "2"], "has 2 rows: too few to"),

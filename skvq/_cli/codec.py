@@ -62,8 +62,9 @@ def positive(text: str) -> int:
     """
     # The digits of other scripts, signs and underscores are not meant.
     if not (text.isascii() and text.isdigit() and int(text) > 0):
+        hint = "; numbers are given one by one, with spaces between" * ("," in text)
         raise argparse.ArgumentTypeError(
-            f"expected a whole number above 0, got '{text}'"
+            f"expected a whole number above 0, got '{text}'{hint}"
         )
     return int(text)
 
