@@ -251,7 +251,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, one_scheme, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: command"),
         (["paint"], "invalid choice: 'paint'"),
         (["demo", "--colour"], "unrecognized arguments: --colour"),
         (["demo", "--output"], "--output: expected one argument"),
