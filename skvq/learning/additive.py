@@ -179,7 +179,7 @@ def learn_jointly(
     search finds again: after eight rounds on 100,000 dense SIFT vectors, the samples
     were .4 % and others 1.3 % worse off.
     """
-    mean = _mean(X, weights)
+    mean = column_means(X, weights)
     centred = _less(X, mean)
     problem = _Problem(centred, sizes, weights, shared, search, start)
     n_samples = X.shape[0]
@@ -210,15 +210,6 @@ def _k_means(X, size, weights, rng, tol=_STAGE_TOL) -> np.ndarray:
     start = initialise(X, size, "k-means++", weights, "sqeuclidean", rng)
     limits = {"max_iter": _STAGE_ITERATIONS, "tol": tol}
     return lloyd(X, start, weights, **limits).codebook
-
-
-def _mean(X, weights) -> np.ndarray:
-    """Mean of the rows in float64: sums of huge ones leave float32."""
-    if is_foreign(X):
-        return column_means(X, weights)
-    if weights is None:
-        return X.mean(axis=0, dtype=np.float64)
-    return np.einsum("i,ij->j", weights / weights.sum(), X, dtype=np.float64)
 
 
 def _less(X, mean: np.ndarray):
@@ -387,7 +378,7 @@ def in_rotated_slices(
     """
     widths = [table.shape[1] for table in product_tables]
     sizes = [len(table) for table in product_tables]
-    mean, dtype = _mean(X, weights), numpy_dtype(X)
+    mean, dtype = column_means(X, weights), numpy_dtype(X)
     centred = _less(X, mean)
     begins = np.cumsum(widths)[:-1]
     tables = [
