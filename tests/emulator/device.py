@@ -1,0 +1,152 @@
+"""The emulated device: memory that has an end, streams, pinned memory."""
+
+import types
+import weakref
+from typing import Any
+
+import numpy as np
+
+_NO_LIMIT = 2**40
+
+
+class OutOfMemoryError(MemoryError):
+    """CuPy's error of this name, which its memory pool raises."""
+
+
+class _Memory:
+    """What is allocated on the device, in bytes."""
+
+    def __init__(self) -> None:
+        self.limit, self.used, self.peak = _NO_LIMIT, 0, 0
+        self._known: set[int] = set()
+
+    def take(self, array: np.ndarray) -> None:
+        """Count the memory of an array, once for all that share it."""
+        while isinstance(array.base, np.ndarray):
+            array = array.base
+        if id(array) in self._known:
+            return
+        if self.used + array.nbytes > self.limit:
+            raise OutOfMemoryError(f"Out of memory allocating {array.nbytes} bytes")
+        self._known.add(id(array))
+        self.used += array.nbytes
+        self.peak = max(self.peak, self.used)
+        weakref.finalize(array, self._give_back, id(array), array.nbytes)
+
+    def _give_back(self, identity: int, nbytes: int) -> None:
+        self._known.discard(identity)
+        self.used -= nbytes
+
+
+MEMORY = _Memory()
+
+
+def reset() -> None:
+    """Give the device all of its memory back."""
+    MEMORY.limit, MEMORY.peak = _NO_LIMIT, MEMORY.used
+    RUNTIME.n_launches.clear()
+
+
+POOL = types.SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
+
+RUNTIME = types.SimpleNamespace(
+    getDeviceCount=lambda: 1,
+    memGetInfo=lambda: (MEMORY.limit - MEMORY.used, MEMORY.limit),
+    getDeviceProperties=lambda device: {"name": b"emulation"},
+    # How often each kernel was started, by name.
+    n_launches={},
+)
+
+
+class Device:
+    """The only device, a context manager as CuPy's is."""
+
+    def __init__(self, device: Any = None) -> None:
+        self.id = 0
+
+    def __enter__(self) -> "Device":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Device)
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __repr__(self) -> str:
+        return "<CUDA Device 0>"
+
+    def synchronize(self) -> None:
+        """Wait for all streams; each one's work was done or is waited for by it."""
+
+
+class Stream:
+    """A stream whose copies happen when someone waits for them, and not before."""
+
+    def __init__(self, non_blocking: bool = False) -> None:
+        self._waiting: list[tuple[Any, Any]] = []
+        self._before: list[Stream] = []
+
+    def __enter__(self) -> "Stream":
+        self._before.append(_current[0])
+        _current[0] = self
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _current[0] = self._before.pop()
+
+    def copy(self, source: np.ndarray, target: Any) -> None:
+        """Put a copy in line.  The memory of both has to stay until it happens."""
+        while isinstance(source.base, np.ndarray) and source.base.nbytes:
+            source = source.base
+        self._waiting.append((weakref.ref(source), weakref.ref(target)))
+
+    def record(self) -> "Event":
+        """Return an event that has come when all that is in line by now is done."""
+        return Event(self, len(self._waiting))
+
+    def wait_event(self, event: "Event") -> None:
+        """Do nothing before the event."""
+        event.synchronize()
+
+    def synchronize(self) -> None:
+        """Wait for all that is in line."""
+        self.run(len(self._waiting))
+
+    def run(self, count: int) -> None:
+        """Do the first copies in line."""
+        while count and self._waiting:
+            source, target = (found() for found in self._waiting.pop(0))
+            count -= 1
+            assert source is not None, "memory of the host was released before its copy"
+            assert target is not None, "memory of the device was released in a copy"
+            target.reshape(-1)[...] = source.reshape(-1)
+
+
+class Event:
+    """A point in a stream."""
+
+    def __init__(self, stream: Stream | None = None, count: int = 0) -> None:
+        self._stream, self._left = stream, count
+
+    def synchronize(self) -> None:
+        """Wait until the event has come."""
+        if self._stream is not None:
+            self._stream.run(self._left)
+            self._left = 0
+
+
+_current = [Stream()]
+
+
+def get_current_stream() -> Stream:
+    """Return the stream that work is given to."""
+    return _current[0]
+
+
+def empty_pinned(shape: tuple[int, ...], dtype: Any = float) -> np.ndarray:
+    """Return memory of the host for copies that others do not wait for."""
+    return np.full(shape, 77, dtype=dtype)

@@ -1,0 +1,111 @@
+"""CUDA kernels on the CPU: the compiler is that of the machine, the device a header."""
+
+import ctypes
+import hashlib
+import re
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from emulator import device
+from emulator.arrays import ndarray
+
+# Dynamic shared memory of a block, without and with the kernel's leave for more.
+_SHARED_BYTES, _MOST_SHARED_BYTES = 48 * 1024, 227 * 1024
+_HEADER = Path(__file__).with_name("runtime.h")
+_TYPES = {
+    "float": np.float32,
+    "double": np.float64,
+    "int": np.int32,
+    "unsigned": np.uint32,
+    "long long": np.int64,
+    "unsigned char": np.uint8,
+    "unsigned short": np.uint16,
+}
+_ERRORS = {
+    1: "not all threads reach the same barrier, or exchange",
+    2: "a thread that has ended is asked for its value",
+}
+
+
+@cache
+def find_compiler() -> str | None:
+    """Return a C++ compiler of this machine, if there is one."""
+    return next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
+
+
+class RawKernel:
+    """A kernel, compiled when it is first called, as CuPy does it."""
+
+    def __init__(self, code: str, name: str, options: tuple = (), **_: Any) -> None:
+        self.code, self.name = code, name
+        self.max_dynamic_shared_size_bytes = _SHARED_BYTES
+
+    def __call__(self, grid: tuple, block: tuple, args: tuple, shared_mem: int = 0):
+        """Run the kernel to its end."""
+        launch, wanted = _compiled(self.code, self.name)
+        assert len(args) == len(wanted), (self.name, len(args), wanted)
+        assert shared_mem <= self.max_dynamic_shared_size_bytes <= _MOST_SHARED_BYTES
+        grid, block = ((*size, 1, 1)[:3] for size in (grid, block))
+        assert 0 < np.prod(block) <= 1024, block
+        assert 0 < grid[0] < 2**31, grid
+        assert all(0 < n < 2**16 for n in grid[1:]), grid
+        values = [
+            _argument(arg, *each) for arg, each in zip(args, wanted, strict=True)
+        ]
+        pointers = (ctypes.c_void_p * len(values))(
+            *(ctypes.addressof(value) for value in values)
+        )
+        sizes = (ctypes.c_uint * 6)(*map(int, grid), *map(int, block))
+        device.RUNTIME.n_launches[self.name] = (
+            device.RUNTIME.n_launches.get(self.name, 0) + 1
+        )
+        failed = launch(sizes, ctypes.c_size_t(shared_mem), pointers)
+        assert not failed, f"{self.name}: {_ERRORS[failed]}"
+
+
+def _argument(given: Any, dtype: Any, is_pointer: bool) -> Any:
+    """Return an argument as the kernel's parameter wants it; CuPy does not look."""
+    if is_pointer:
+        assert isinstance(given, ndarray), type(given)
+        assert given.dtype == dtype, (given.dtype, dtype)
+        return ctypes.c_void_p(given._host.ctypes.data)
+    assert type(given) is dtype, (type(given), dtype)
+    return np.ctypeslib.as_ctypes_type(dtype)(given.item())
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="emulated-kernels-")
+
+
+@cache
+def _compiled(code: str, name: str) -> tuple[Any, list[tuple[Any, bool]]]:
+    """Return the function that launches a kernel, and the types of its parameters."""
+    found = re.search(rf'extern "C" __global__ void (?:\w+\(\w+\) )?{name}\((.*?)\)', code, re.S)
+    assert found is not None, name
+    t = dict(re.findall(r"#define (\w+) (\w+(?: \w+)?)", code))
+    types = []
+    for parameter in found[1].split(","):
+        kind, pointer, _ = re.fullmatch(
+            r"\s*(?:const )?([\w ]+?)\s*(\*?)(?: __restrict__)? ?(\w+)\s*", parameter
+        ).groups()  # type: ignore[union-attr]
+        types.append((t.get(kind, kind), pointer))
+    call = ", ".join(f"*({kind}{star}*)arguments[{i}]" for i, (kind, star) in enumerate(types))
+    body = code.replace("extern __shared__", "extern").replace("__shared__", "static")
+    source = (
+        f'#include "{_HEADER}"\n{body}\n'
+        'extern "C" int launch(const unsigned* sizes, size_t shared, void** arguments)\n'
+        f"{{ return emulate(sizes, shared, [=] {{ {name}({call}); }}); }}\n"
+    )
+    stem = Path(_folder().name) / hashlib.sha256(source.encode()).hexdigest()[:16]
+    stem.with_suffix(".cpp").write_text(source)
+    command = [find_compiler(), "-std=c++17", "-O2", "-fPIC", "-shared", "-w"]
+    command += ["-ffp-contract=off", "-o", stem.with_suffix(".so"), stem.with_suffix(".cpp")]
+    subprocess.run(command, check=True)
+    library = ctypes.CDLL(str(stem.with_suffix(".so")))
+    return library.launch, [(_TYPES[kind], bool(star)) for kind, star in types]
