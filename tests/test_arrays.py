@@ -43,26 +43,14 @@ from skvq._array_api import (
 from skvq.binary import hamming_distances
 from skvq.learning import scalar_arrays
 from skvq.learning.scalar import Grid, Levels
-from skvq.nearest import _backend, _generic
+from skvq.nearest import _backend, _cupy, _generic, _kernels
 from skvq.radius import Float32Radius, row_norms
 
 NEEDED = os.environ.get("SKVQ_NEEDS_ARRAYS") == "1"
 OTHERS = ["array_api_strict", "torch"]
-# CuPy runs without a device also, in an emulation.
-EMULATED = ["cupy"]
-
-
-@contextmanager
-def loaded(name):
-    """Give a library, or skip."""
-    if name not in EMULATED:
-        yield load(name)
-        return
-    if find_compiler() is None:
-        assert not NEEDED
-        pytest.skip("the emulation of CUDA kernels needs a C++ compiler")
-    with emulated_cupy() as cupy:
-        yield cupy
+# CuPy, in an emulation for which no device is needed, and on a device.
+EMULATED = "cupy"
+DEVICE = pytest.param("device", marks=pytest.mark.gpu)
 
 
 def load(name):
@@ -71,24 +59,67 @@ def load(name):
     return pytest.importorskip(name)
 
 
-@pytest.fixture(params=["numpy", *OTHERS, *EMULATED])
+def _forget_cupy():
+    """Forget what was found out about the CuPy there was."""
+    _backend.cupy_has_device.cache_clear()
+    _kernels.kernel.cache_clear()
+
+
+@contextmanager
+def loaded(name):
+    """Give a library, or skip."""
+    if name == EMULATED:
+        if find_compiler() is None:
+            assert not NEEDED
+            pytest.skip("the emulation of CUDA kernels needs a C++ compiler")
+        with emulated_cupy() as library:
+            _forget_cupy()
+            yield library
+        _forget_cupy()
+    elif name == "device":
+        library = pytest.importorskip("cupy")
+        if not _backend.cupy_has_device():
+            pytest.skip("CuPy sees no device")
+        yield library
+    else:
+        yield load(name)
+
+
+@contextmanager
+def followed(name):
+    """Give a library, or skip, and switch scikit-learn's dispatch on."""
+    if os.environ.get("SCIPY_ARRAY_API") != "1":
+        assert not NEEDED
+        pytest.skip("SCIPY_ARRAY_API=1 is not set")
+    with loaded(name) as library, config_context(array_api_dispatch=True):
+        yield library
+
+
+@pytest.fixture(params=["numpy", *OTHERS, EMULATED])
 def xp(request):
     """Every library; called, NumPy's arrays become its own."""
     with loaded(request.param) as library:
         yield library
 
 
-@pytest.fixture(params=[*OTHERS, *EMULATED])
+@pytest.fixture(params=[*OTHERS, EMULATED])
 def other(request):
     """A library that is not NumPy, with scikit-learn's dispatch switched on."""
-    if request.param in EMULATED:  # followed without dispatch
-        with loaded(request.param) as library:
-            yield library
-        return
-    if os.environ.get("SCIPY_ARRAY_API") != "1":
-        assert not NEEDED
-        pytest.skip("SCIPY_ARRAY_API=1 is not set")
-    with loaded(request.param) as library, config_context(array_api_dispatch=True):
+    with followed(request.param) as library:
+        yield library
+
+
+@pytest.fixture(params=[*OTHERS, EMULATED, DEVICE])
+def place(request):
+    """The same, and CuPy on a device."""
+    with followed(request.param) as library:
+        yield library
+
+
+@pytest.fixture(params=[EMULATED, DEVICE])
+def cupy(request):
+    """CuPy, in the emulation and on a device; its arrays are followed always."""
+    with loaded(request.param) as library:
         yield library
 
 
@@ -133,6 +164,24 @@ def test_nearest(xp, tiles, shape, metric):
     assert_array_equal(
         to_host(engine.nearest(put(xp, X), table, metric)[0]), to_host(codes)
     )
+
+
+@pytest.mark.parametrize("path", ["registers", "product", "fused"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (257, 8, 256), (150, 7, 9000), (140, 33, 300), (300, 64, 129)]
+)
+def test_paths_of_a_flat_search(cupy, monkeypatch, path, dtype, shape):
+    if path == "registers" and shape[1] > _cupy._MAX_WIDTH:
+        return
+    monkeypatch.setattr(_cupy, "flat_path", lambda width: path)
+    X, table = make(shape, dtype=dtype)
+    X[0] = X[-1] = table[-1]
+    for metric in ("sqeuclidean", "cosine", "inner_product"):
+        codes, found = engine.nearest(put(cupy, X), table, metric)
+        oracles.assert_nearest(to_host(codes), X, table, metric, np.dtype(dtype).type)
+        own = engine.paired(X, table[to_host(codes)], metric)
+        assert_allclose(to_host(found), own, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8", "int64"])
@@ -651,22 +700,6 @@ def test_a_failure_on_the_device_changes_nothing(other, make_it, monkeypatch):
 # -- scalar cells, lengths and codes ---------------------------------------------------
 
 
-@pytest.fixture(params=[*OTHERS, pytest.param("cupy", marks=pytest.mark.gpu)])
-def place(request):
-    """A library with dispatch on, CuPy on a device among them."""
-    if request.param == "cupy":
-        library = pytest.importorskip("cupy")
-        if not _backend.cupy_has_device():
-            pytest.skip("CuPy sees no device")
-    else:
-        library = load(request.param)
-    if os.environ.get("SCIPY_ARRAY_API") != "1":
-        assert not NEEDED
-        pytest.skip("SCIPY_ARRAY_API=1 is not set")
-    with config_context(array_api_dispatch=True):
-        yield library
-
-
 def assert_same(found, expected, library):
     assert library_name(found) == library.__name__
     assert_array_equal(to_host(found), expected)
@@ -1026,18 +1059,9 @@ def test_numpy_users_import_nothing_else():
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
 
-# -- on a device -----------------------------------------------------------------------
+# -- CuPy ------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def cupy():
-    module = pytest.importorskip("cupy")
-    if not _backend.cupy_has_device():
-        pytest.skip("CuPy sees no device")
-    return module
-
-
-@pytest.mark.gpu
 @pytest.mark.parametrize("shape", [*SHAPES, (5000, 24, 256)], ids=str)
 def test_kernels_on_a_device(cupy, shape):
     X, table = make(shape)
@@ -1084,7 +1108,7 @@ def test_kernels_on_a_device(cupy, shape):
         assert_allclose(to_host(counts), expected[1], rtol=1e-10)
 
 
-@pytest.mark.gpu
+@pytest.mark.parametrize("cupy", [DEVICE], indirect=True)
 @every_following_row
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_estimators_on_a_device(cupy, row):

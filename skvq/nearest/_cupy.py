@@ -1,153 +1,54 @@
 """The engine on CuPy: `_generic`, with kernels of its own where they pay.
 
-- A flat search is one cuBLAS product per tile, whose scores stay in the device's cache,
-  and a warp per row that looks for the smallest.
-- A search in subspaces is one kernel: the table of a subspace in shared memory, some
-  rows in the registers of each thread, no scores in memory at all.
+- A search in subspaces, and a flat one in narrow rows, is one kernel: the table in
+  shared memory, some rows in the registers of each thread, no scores in memory at all.
+- A flat search in wide rows is one cuBLAS product per tile, whose scores stay in the
+  device's cache, and a warp per row that looks for the smallest.  The kernel that does
+  both at once is there to be measured against it: see `flat_path`.
+- Distances are summed up by a warp per row, from the differences.
 - Sums are added up in pieces of the rows sorted by code, then the pieces in order: no
   atomics, the same bits every time.
 
 Rows of NumPy come in chunks, the next one copied while this one is computed.  Sizes of
 tiles and chunks follow the device's free memory.
-
-The kernels have been written without a device at hand, and have not been measured.
 """
 
 import importlib
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from skvq._array_api import is_foreign, to_host
-from skvq.nearest import _generic, _numpy
+from skvq.nearest import _generic, _kernels, _numpy
 from skvq.nearest._metrics import PRODUCT_METRICS, Metric, check_metric
 
 # Scores of a tile: 32 MB of float32, which is less than the cache of large devices.
 _TILE_ELEMENTS = 2**23
 # Bytes of a table in shared memory that every device has without being asked.
 _SHARED_BYTES = 48 * 1024
-# Widths of a subspace whose rows fit in the registers of a thread.
+# Widths of rows that fit in the registers of a thread, and registers for all its rows.
 _MAX_WIDTH = 32
+_REGISTERS = 64
 _THREADS = 256
 # Rows of a code that one block adds up.
 _PIECE = 256
-
-_SMALLEST = r"""
-extern "C" __global__ void smallest(
-    const T* scores, long long n, int n_codewords, long long* codes)
-{
-    const long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    const long long row = thread / 32;
-    const int lane = threadIdx.x % 32;
-    if (row >= n) return;
-    const T* score = scores + row * n_codewords;
-    T best = lane < n_codewords ? score[lane] : score[0];
-    int at = lane < n_codewords ? lane : 0;
-    for (int k = lane + 32; k < n_codewords; k += 32)
-        if (score[k] < best) { best = score[k]; at = k; }
-    for (int offset = 16; offset; offset /= 2) {
-        const T other = __shfl_down_sync(0xffffffffu, best, offset);
-        const int where = __shfl_down_sync(0xffffffffu, at, offset);
-        if (other < best || (other == best && where < at)) { best = other; at = where; }
-    }
-    if (lane == 0) codes[row] = at;
-}
-"""
-
-_PRODUCT = r"""
-// weights: (m, W + 1, n_codewords), the scores' table as NumPy has it; a block is a
-// subspace, a thread takes ROWS rows, so that one read of the table serves them all.
-extern "C" __global__ void product(
-    const T* x, long long n, int n_features, int start, int n_codewords,
-    const T* weights, const T* centre, const T* scale, long long* codes)
-{
-    extern __shared__ unsigned char memory[];
-    T* table = reinterpret_cast<T*>(memory);
-    const int j = blockIdx.y, n_subspaces = gridDim.y;
-    const T* own = weights + (long long)j * (W + 1) * n_codewords;
-    for (int i = threadIdx.x; i < (W + 1) * n_codewords; i += blockDim.x)
-        table[(i % n_codewords) * (W + 1) + i / n_codewords] = own[i];
-    __syncthreads();
-    const long long step = (long long)gridDim.x * blockDim.x * ROWS;
-    long long first = (long long)blockIdx.x * blockDim.x * ROWS + threadIdx.x;
-    for (; first < n; first += step) {
-        T z[ROWS][W], best[ROWS];
-        int at[ROWS];
-        #pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            const long long row = first + (long long)r * blockDim.x;
-            at[r] = 0;
-            #pragma unroll
-            for (int f = 0; f < W; f++)
-                z[r][f] = row < n ? (x[row * n_features + start + j * W + f]
-                                     - centre[j * W + f]) * scale[j] : (T)0;
-        }
-        for (int k = 0; k < n_codewords; k++) {
-            const T* c = table + k * (W + 1);
-            T score[ROWS];
-            #pragma unroll
-            for (int r = 0; r < ROWS; r++) score[r] = c[W];
-            #pragma unroll
-            for (int f = 0; f < W; f++)
-                #pragma unroll
-                for (int r = 0; r < ROWS; r++) score[r] += z[r][f] * c[f];
-            #pragma unroll
-            for (int r = 0; r < ROWS; r++)
-                if (k == 0 || score[r] < best[r]) { best[r] = score[r]; at[r] = k; }
-        }
-        #pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            const long long row = first + (long long)r * blockDim.x;
-            if (row < n) codes[row * n_subspaces + j] = at[r];
-        }
-    }
-}
-"""
-
-_ADD = r"""
-// A block is a piece of the rows of one code; column n_features is the weight itself.
-extern "C" __global__ void add_pieces(
-    const T* x, const double* weights, int weighted, int n_features,
-    const long long* order, const long long* begin, const long long* end, double* sums)
-{
-    const long long piece = blockIdx.x;
-    for (int f = threadIdx.x; f <= n_features; f += blockDim.x) {
-        double sum = 0;
-        for (long long i = begin[piece]; i < end[piece]; i++) {
-            const long long row = order[i];
-            const double value = f < n_features ? (double)x[row * n_features + f] : 1.0;
-            sum += weighted ? value * weights[row] : value;
-        }
-        sums[piece * (n_features + 1) + f] = sum;
-    }
-}
-
-// A block is a code, whose pieces are added in their order.
-extern "C" __global__ void add_cells(
-    const double* pieces, int n_columns, const long long* first, double* sums)
-{
-    const long long code = blockIdx.x;
-    for (int f = threadIdx.x; f < n_columns; f += blockDim.x) {
-        double sum = 0;
-        for (long long piece = first[code]; piece < first[code + 1]; piece++)
-            sum += pieces[piece * n_columns + f];
-        sums[code * n_columns + f] = sum;
-    }
-}
-"""
 
 
 def _cupy() -> Any:
     return importlib.import_module("cupy")
 
 
-@cache
-def _kernel(source: str, name: str, dtype: str, width: int = 1, rows: int = 1) -> Any:
-    c_type = {"float32": "float", "float64": "double"}[dtype]
-    defines = f"#define T {c_type}\n#define W {width}\n#define ROWS {rows}\n"
-    return _cupy().RawKernel(defines + source, name)
+def flat_path(width: int) -> str:
+    """Return how a flat search in rows of a width is done.
+
+    "registers": by the kernel of product codes, as in one subspace.  "product": by a
+    product of cuBLAS, whose scores go through memory.  "fused": by a kernel of its own
+    without scores in memory; never chosen before it has been seen to be faster, which
+    `benchmarks/gpu.py` measures.
+    """
+    # A product that sums few terms is bound by the memory that its scores take.
+    return "registers" if width <= _MAX_WIDTH else "product"
 
 
 class CupyLibrary(_generic.Library):
@@ -172,19 +73,17 @@ class CupyLibrary(_generic.Library):
         """Give back memory that CuPy keeps for itself."""
         _cupy().get_default_memory_pool().free_all_blocks()
 
+    def product_search(self, *arguments: Any) -> Any:
+        """Return the search by matrix products, or what does without them."""
+        return _FlatSearch(self, *arguments)
+
     def smallest(self, scores: Any) -> Any:
         """Return where the smallest of each row is, along the last axis; the first."""
         cupy = _cupy()
-        if scores.dtype.name not in ("float32", "float64"):
+        if scores.dtype.name not in _kernels.TOP:
             return super().smallest(scores)
-        scores = cupy.ascontiguousarray(scores)
         codes = cupy.empty(scores.shape[:-1], dtype=cupy.int64)
-        if codes.size:
-            blocks = -(-32 * codes.size // _THREADS)
-            kernel = _kernel(_SMALLEST, "smallest", scores.dtype.name)
-            width = np.int32(scores.shape[-1])
-            arguments = (scores, np.int64(codes.size), width, codes)
-            kernel((blocks,), (_THREADS,), arguments)
+        _smallest(cupy.ascontiguousarray(scores), None, codes)
         return codes
 
     def add_up(self, X: Any, codes: Any, n_codewords: int, weights: Any) -> Any:
@@ -201,16 +100,33 @@ class CupyLibrary(_generic.Library):
         weighted = np.int32(weights is not None)
         # Without weights the kernel reads none, but wants a pointer.
         given = cupy.ascontiguousarray(weights) if weighted else pieces
-        _kernel(_ADD, "add_pieces", dtype)(
+        _kernels.kernel("add_pieces", dtype)(
             (begin.size,),
             (threads,),
             (X, given, weighted, np.int32(X.shape[1]), order, begin, end, pieces),
         )
         sums = cupy.empty((n_codewords, n_columns))
-        _kernel(_ADD, "add_cells", dtype)(
+        _kernels.kernel("add_cells", dtype)(
             (n_codewords,), (threads,), (pieces, np.int32(n_columns), first, sums)
         )
         return sums
+
+
+def _warps(n_rows: int) -> tuple[tuple[int], tuple[int]]:
+    """Return grid and block of a kernel in which a warp serves a row."""
+    return (-(-32 * n_rows // _THREADS),), (_THREADS,)
+
+
+def _smallest(scores: Any, bias: Any, codes: Any) -> None:
+    """Write to codes where the smallest of each row of scores + bias is."""
+    if not codes.size:
+        return
+    kernel = _kernels.kernel("smallest", scores.dtype.name)
+    biased, n = np.int32(bias is not None), np.int64(codes.size)
+    # Without a bias the kernel reads none, but wants a pointer.
+    given = scores if bias is None else bias
+    width = np.int32(scores.shape[-1])
+    kernel(*_warps(codes.size), (scores, given, biased, n, width, codes))
 
 
 def _pieces(cupy, codes: Any, n_codewords: int) -> tuple[Any, Any, Any, Any]:
@@ -219,54 +135,196 @@ def _pieces(cupy, codes: Any, n_codewords: int) -> tuple[Any, Any, Any, Any]:
     Returns the order of rows, where each piece begins and ends in it, and the first
     piece of each code, with their number at the end.
     """
-    order = cupy.argsort(codes)
-    counts = cupy.bincount(codes, minlength=n_codewords)
+    # A radix sort takes as many passes as keys have bytes.
+    narrow = codes.astype(np.min_scalar_type(max(1, n_codewords - 1)), copy=False)
+    order = cupy.argsort(narrow).astype(cupy.int64, copy=False)
+    every = cupy.arange(n_codewords, dtype=cupy.int64)
+    end_of = cupy.searchsorted(cupy.take(codes, order), every, side="right")
     zero = cupy.zeros(1, dtype=cupy.int64)
-    start = cupy.concatenate([zero, cupy.cumsum(counts)]).astype(cupy.int64)
-    of_code = (counts + _PIECE - 1) // _PIECE
+    start = cupy.concatenate([zero, end_of.astype(cupy.int64, copy=False)])
+    of_code = (start[1:] - start[:-1] + (_PIECE - 1)) // _PIECE
     first = cupy.concatenate([zero, cupy.cumsum(of_code)]).astype(cupy.int64)
     piece = cupy.arange(int(first[-1]), dtype=cupy.int64)
     code = cupy.searchsorted(first[1:], piece, side="right")
     begin = start[code] + (piece - first[code]) * _PIECE
     end = cupy.minimum(begin + _PIECE, start[code + 1])
-    return order.astype(cupy.int64), begin, end, first
+    return order, begin, end, first
+
+
+# -- searches without scores in memory -------------------------------------------------
+
+
+def _in_registers(
+    x: Any, start: int, weights: Any, centre: Any, scale: Any, dtype: Any
+) -> Any:
+    """Return codes (n_rows, m) of rows in the columns from `start` on, in one kernel.
+
+    weights: (m, width + 1, n_codewords); centre: (m, width); scale: (m, 1).
+    """
+    cupy = _cupy()
+    m, width, n_codewords = weights.shape[0], weights.shape[1] - 1, weights.shape[2]
+    x = cupy.ascontiguousarray(x, dtype=weights.dtype)
+    codes = cupy.empty((x.shape[0], m), dtype=dtype)
+    if not x.shape[0]:
+        return codes
+    rows = max(1, min(4, _REGISTERS // (width * x.dtype.itemsize // 4)))
+    kernel = _kernels.kernel(
+        "product",
+        x.dtype.name,
+        CODE=_kernels.C_TYPES[codes.dtype.name],
+        W=width,
+        ROWS=rows,
+        FOURS=int(width % 4 == 0 and x.dtype == cupy.float32),
+    )
+    per_codeword = (width + 1) * x.dtype.itemsize
+    part = min(n_codewords, _SHARED_BYTES // per_codeword)
+    blocks = min(-(-x.shape[0] // (_THREADS * rows)), 2**16)
+    kernel(
+        (blocks, m),
+        (_THREADS,),
+        (
+            x,
+            np.int64(x.shape[0]),
+            np.int32(x.shape[1]),
+            np.int32(start),
+            np.int32(n_codewords),
+            np.int32(part),
+            weights,
+            centre,
+            scale,
+            codes,
+        ),
+        shared_mem=part * per_codeword,
+    )
+    return codes
 
 
 class _FusedProduct:
     """Distance and argmin of product codes in one kernel."""
 
+    def __init__(self, dtype: Any) -> None:
+        name = np.dtype(dtype).name
+        self.dtype = name if name in _kernels.C_TYPES else "int64"
+
     def takes(self, run: _generic.Run) -> bool:
-        """Whether a table of the run fits in shared memory, and a row in registers."""
-        itemsize = run.weights.dtype.itemsize
-        size = run.n_codewords * (run.width + 1) * itemsize
-        return run.width <= _MAX_WIDTH and size <= _SHARED_BYTES
+        """Whether a row of the run fits in registers, and the grid has so many runs."""
+        return run.width <= _MAX_WIDTH and run.n_subspaces < 2**16
 
     def __call__(self, x: Any, run: _generic.Run) -> Any:
         """Return the codes (n_rows, n_subspaces) of a tile of rows."""
+        dtype = "int64" if run.repeated else self.dtype
+        codes = _in_registers(x, run.start, run.weights, run.centre, run.scale, dtype)
+        return run.first_of_equal(codes)
+
+
+class _FlatSearch(_generic._ProductSearch):
+    """The search in one table, by whatever `flat_path` says."""
+
+    def __init__(self, library: CupyLibrary, *arguments: Any) -> None:
+        super().__init__(library, *arguments)
+        width, self.n_codewords = self.X.shape[1], self.weights.shape[1]
+        self.path = flat_path(width)
+        if self.path == "fused" and self.dtype != np.float32:
+            self.path = "product"  # its tiles of float64 do not fit in shared memory
+        # The rows, and what they are before they are centred; scores have tiles of
+        # their own within these.
+        self.elements_per_row = max(1, width // 2)
+        self.most_scores = library.tile_elements()
+        # Rows and constants of the scores' table, which a product of cuBLAS reads
+        # better apart: its sums then have a round number of terms.
+        self.factors, self.constants = self.weights[:-1, :], self.weights[-1, :]
+
+    def tile(self, start: int, stop: int) -> tuple[Any, Any]:
+        """Return the codes of a tile and their distances, or None."""
         cupy = _cupy()
-        x = cupy.ascontiguousarray(x, dtype=run.weights.dtype)
-        codes = cupy.empty((x.shape[0], run.n_subspaces), dtype=cupy.int64)
-        rows = max(1, min(4, _MAX_WIDTH // run.width))
-        kernel = _kernel(_PRODUCT, "product", x.dtype.name, run.width, rows)
-        blocks = min(-(-x.shape[0] // (_THREADS * rows)), 2**16)
-        shared = run.n_codewords * (run.width + 1) * x.dtype.itemsize
+        x = cupy.ascontiguousarray(self.X[start:stop, :], dtype=self.dtype)
+        if self.metric == "cosine":
+            x = _generic._nonzero_unit_rows(x, start)
+        codes = getattr(self, f"_by_{self.path}")(cupy, x)
+        found = None
+        if self.return_distances and self.metric == "inner_product":
+            found = self._distances(x, None, codes)
+        elif self.return_distances:
+            found = self._gaps(cupy, x, codes)
+        if self.first is not None:
+            codes = cupy.take(self.first, codes, axis=0)
+        return codes, found
+
+    def _by_registers(self, cupy: Any, x: Any) -> Any:
+        scale = cupy.full((1, 1), self.scale, dtype=self.dtype)
+        tables = self.weights[None, :, :], self.centre[None, :], scale
+        return _in_registers(x, 0, *tables, cupy.int64)[:, 0]
+
+    def _by_product(self, cupy: Any, x: Any) -> Any:
+        codes = cupy.empty(x.shape[0], dtype=cupy.int64)
+        shifted = x - self.centre
+        if self.scale != 1.0:
+            shifted *= self.dtype(self.scale)
+        rows = max(1, min(x.shape[0], self.most_scores // self.n_codewords))
+        scores = cupy.empty((rows, self.n_codewords), dtype=self.dtype)
+        for start in range(0, x.shape[0], rows):
+            part = shifted[start : start + rows]
+            out = scores[: part.shape[0]]
+            cupy.matmul(part, self.factors, out=out)
+            _smallest(out, self.constants, codes[start : start + rows])
+        return codes
+
+    def _by_fused(self, cupy: Any, x: Any) -> Any:
+        codes = cupy.empty(x.shape[0], dtype=cupy.int64)
+        if not x.shape[0]:
+            return codes
+        n_rows, width = x.shape
+        weights, constants = self._padded(cupy)
+        kernel = _kernels.kernel("flat", x.dtype.name, FOURS=int(width % 4 == 0))
         kernel(
-            (blocks, run.n_subspaces),
+            (-(-n_rows // _kernels.SIDE),),
             (_THREADS,),
             (
                 x,
-                np.int64(x.shape[0]),
-                np.int32(x.shape[1]),
-                np.int32(run.start),
-                np.int32(run.n_codewords),
-                run.weights,
-                run.centre,
-                run.scale,
+                np.int64(n_rows),
+                np.int32(width),
+                np.int32(constants.size),
+                weights,
+                constants,
+                self.centre,
+                self.dtype(self.scale),
                 codes,
             ),
-            shared_mem=shared,
         )
-        return run.first_of_equal(codes)
+        return codes
+
+    def _padded(self, cupy: Any) -> tuple[Any, Any]:
+        """Return factors and constants of the scores, in whole tiles of the kernel."""
+        width, n_codewords = self.factors.shape
+        wide = -(-n_codewords // _kernels.SIDE) * _kernels.SIDE
+        weights = cupy.zeros(
+            (-(-width // _kernels.STEP) * _kernels.STEP, wide), dtype=self.dtype
+        )
+        weights[:width, :n_codewords] = self.factors
+        constants = cupy.full(wide, _kernels.TOP["float32"], dtype=self.dtype)
+        constants[:n_codewords] = self.constants
+        return weights, constants
+
+    def _gaps(self, cupy: Any, x: Any, codes: Any) -> Any:
+        distances = cupy.empty(x.shape[0], dtype=cupy.float64)
+        half = 0.5 if self.metric == "cosine" else 1.0
+        if x.shape[0]:
+            kernel = _kernels.kernel("gaps", x.dtype.name)
+            kernel(
+                *_warps(x.shape[0]),
+                (
+                    x,
+                    np.int64(x.shape[0]),
+                    np.int32(x.shape[1]),
+                    self.centre,
+                    self.dtype(self.scale),
+                    self.rows,
+                    codes,
+                    np.float64(half / self.scale / self.scale),
+                    distances,
+                ),
+            )
+        return distances
 
 
 # -- NumPy's rows, in chunks -----------------------------------------------------------
@@ -340,7 +398,7 @@ def nearest(X, codebook, metric: Metric = "sqeuclidean", *, return_distances=Tru
 
 def nearest_product(X, codebooks: Sequence, *, dtype=np.intp):
     """Find the nearest codeword in every subspace; see `_numpy.nearest_product`."""
-    fused = _FusedProduct()
+    fused = _FusedProduct(dtype)
     if is_foreign(X):
         return _generic.product_with(CupyLibrary(X), X, codebooks, dtype, fused)
     X = _numpy._as_2d(X, "X")

@@ -67,6 +67,10 @@ class Library:
         """Return the library's dtype of the same name as one of NumPy."""
         return getattr(self.xp, str(np.dtype(dtype)))
 
+    def product_search(self, *arguments: Any) -> Any:
+        """Return the search by matrix products."""
+        return _ProductSearch(self, *arguments)
+
     def smallest(self, scores: Any) -> Any:
         """Return where the smallest of each row is, along the last axis; the first."""
         return self.xp.argmin(scores, axis=-1)
@@ -309,7 +313,7 @@ def nearest_with(library: Library, X, codebook, metric: Metric, return_distances
     host = _host_table(codebook, X)
     metric = check_metric(metric)
     if metric in PRODUCT_METRICS:
-        search: Any = _ProductSearch(library, X, host, metric, return_distances)
+        search: Any = library.product_search(X, host, metric, return_distances)
     elif metric in _DIRECT_METRICS:
         search = _DirectSearch(library, X, host, metric)
     else:

@@ -1,10 +1,10 @@
 """CuPy without a GPU, for tests: its names on NumPy's arrays, CUDA kernels on the CPU.
 
-What the code under test sees is a module `cupy` whose arrays NumPy refuses to read, whose
-memory has an end, whose copies on other streams happen as late as they may, and whose raw
-kernels are compiled from their CUDA source and run thread by thread, so that barriers and
-exchanges within a warp mean what they mean on a device.  It shows that code is right; of
-its speed it shows nothing.
+What the code under test sees is a module `cupy` whose arrays NumPy refuses to read,
+whose memory has an end, whose copies on other streams happen as late as they may, and
+whose raw kernels are compiled from their CUDA source and run thread by thread, so that
+barriers and exchanges in a warp mean what they mean on a device.  It shows that code
+is right; of its speed it shows nothing.
 
 ========================  ============================================================
 `arrays`                  the class of arrays, and NumPy's functions for it
@@ -22,6 +22,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+
 from emulator import arrays, device, kernels
 
 __all__ = ["device", "emulated_cupy", "find_compiler"]

@@ -7,15 +7,17 @@ from functools import wraps
 from typing import Any
 
 import numpy as np
+
 from emulator import device
 
 # What NumPy has and CuPy 14 has not.
 _MISSING = frozenset(
-    """asmatrix block bmat bytes_ character clongdouble complex256 datetime64 einsum_path
-    errstate flexible float128 frompyfunc fromregex geomspace getbufsize geterr insert
-    isnat longdouble matrix matvec memmap nanpercentile nanquantile ndenumerate nditer
-    object_ polyder polydiv polyint recarray record setbufsize seterr str_ timedelta64
-    unstack vecdot vecmat void vector_norm svdvals matrix_norm""".split()
+    """asmatrix block bmat bytes_ character clongdouble complex256 datetime64
+    einsum_path errstate flexible float128 frompyfunc fromregex geomspace
+    getbufsize geterr insert isnat longdouble matrix matvec memmap
+    nanpercentile nanquantile ndenumerate nditer object_ polyder polydiv
+    polyint recarray record setbufsize seterr str_ timedelta64 unstack vecdot
+    vecmat void vector_norm svdvals matrix_norm""".split()
 )
 # Parameters of NumPy's functions that CuPy's do not have.
 _NO_PARAMETERS = frozenset({"initial", "where", "like", "device", "stable"})
@@ -140,16 +142,20 @@ def _method(name: str) -> Callable:
     return call
 
 
-for _name in "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift".split():
+for (
+    _name
+) in "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift".split():
     setattr(ndarray, f"__{_name}__", _binary(f"__{_name}__"))
     setattr(ndarray, f"__r{_name}__", _binary(f"__r{_name}__"))
     if _name != "matmul":
         setattr(ndarray, f"__i{_name}__", _in_place(f"__i{_name}__"))
 for _name in "lt le gt ge eq ne".split():
     setattr(ndarray, f"__{_name}__", _binary(f"__{_name}__"))
-for _name in """__neg__ __abs__ __invert__ __pos__ all any argmax argmin argsort astype clip
-    copy cumsum dot fill flatten item max mean min nonzero ravel repeat reshape round sort
-    squeeze std sum swapaxes take tolist transpose var view""".split():
+for (
+    _name
+) in """__neg__ __abs__ __invert__ __pos__ all any argmax argmin argsort astype clip
+    copy cumsum dot fill flatten item max mean min nonzero ravel repeat reshape round
+    sort squeeze std sum swapaxes take tolist transpose var view""".split():
     setattr(ndarray, _name, _method(_name))
 
 
@@ -192,7 +198,9 @@ def _as_device(dtype_of: Callable) -> Callable:
         made = dtype_of(host, dtype=dtype, order=order or "K", **_checked(kwargs))
         if own:
             return a if made is host else ndarray(made)
-        return ndarray(made.copy() if np.shares_memory(made, np.asarray(host)) else made)
+        return ndarray(
+            made.copy() if np.shares_memory(made, np.asarray(host)) else made
+        )
 
     return call
 
@@ -202,7 +210,11 @@ def functions(module: types.ModuleType) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in dir(module):
         value = getattr(module, name)
-        if name.startswith("_") or name in _MISSING or isinstance(value, types.ModuleType):
+        if (
+            name.startswith("_")
+            or name in _MISSING
+            or isinstance(value, types.ModuleType)
+        ):
             continue
         if isinstance(value, type) or not callable(value):
             found[name] = value

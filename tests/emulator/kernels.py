@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from emulator import device
 from emulator.arrays import ndarray
 
@@ -54,9 +55,7 @@ class RawKernel:
         assert 0 < np.prod(block) <= 1024, block
         assert 0 < grid[0] < 2**31, grid
         assert all(0 < n < 2**16 for n in grid[1:]), grid
-        values = [
-            _argument(arg, *each) for arg, each in zip(args, wanted, strict=True)
-        ]
+        values = [_argument(arg, *each) for arg, each in zip(args, wanted, strict=True)]
         pointers = (ctypes.c_void_p * len(values))(
             *(ctypes.addressof(value) for value in values)
         )
@@ -83,29 +82,40 @@ def _folder() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="emulated-kernels-")
 
 
+def _parameters(code: str, name: str) -> list[tuple[str, str]]:
+    """Return type, and a star or none, of each parameter of a kernel."""
+    bounds = r"(?:__launch_bounds__\([^)]*\) )?"
+    found = re.search(rf"__global__ void {bounds}{name}\((.*?)\)", code, re.DOTALL)
+    assert found is not None, name
+    defined = dict(re.findall(r"#define (\w+) (\w+(?: \w+)?)", code))
+    parameters = []
+    for parameter in found[1].split(","):
+        parts = re.fullmatch(r"\s*(?:const )?([\w ]+?)\s*(\*?)\s*\w+\s*", parameter)
+        assert parts is not None, parameter
+        parameters.append((defined.get(parts[1], parts[1]), parts[2]))
+    return parameters
+
+
 @cache
 def _compiled(code: str, name: str) -> tuple[Any, list[tuple[Any, bool]]]:
     """Return the function that launches a kernel, and the types of its parameters."""
-    found = re.search(rf'extern "C" __global__ void (?:\w+\(\w+\) )?{name}\((.*?)\)', code, re.S)
-    assert found is not None, name
-    t = dict(re.findall(r"#define (\w+) (\w+(?: \w+)?)", code))
-    types = []
-    for parameter in found[1].split(","):
-        kind, pointer, _ = re.fullmatch(
-            r"\s*(?:const )?([\w ]+?)\s*(\*?)(?: __restrict__)? ?(\w+)\s*", parameter
-        ).groups()  # type: ignore[union-attr]
-        types.append((t.get(kind, kind), pointer))
-    call = ", ".join(f"*({kind}{star}*)arguments[{i}]" for i, (kind, star) in enumerate(types))
+    parameters = _parameters(code, name)
+    call = ", ".join(
+        f"*({kind}{star}*)arguments[{i}]" for i, (kind, star) in enumerate(parameters)
+    )
     body = code.replace("extern __shared__", "extern").replace("__shared__", "static")
     source = (
         f'#include "{_HEADER}"\n{body}\n'
-        'extern "C" int launch(const unsigned* sizes, size_t shared, void** arguments)\n'
-        f"{{ return emulate(sizes, shared, [=] {{ {name}({call}); }}); }}\n"
+        'extern "C" int launch(\n'
+        "    const unsigned* sizes, size_t shared, void** arguments) {\n"
+        f"    return emulate(sizes, shared, [=] {{ {name}({call}); }});\n"
+        "}\n"
     )
     stem = Path(_folder().name) / hashlib.sha256(source.encode()).hexdigest()[:16]
-    stem.with_suffix(".cpp").write_text(source)
-    command = [find_compiler(), "-std=c++17", "-O2", "-fPIC", "-shared", "-w"]
-    command += ["-ffp-contract=off", "-o", stem.with_suffix(".so"), stem.with_suffix(".cpp")]
-    subprocess.run(command, check=True)
-    library = ctypes.CDLL(str(stem.with_suffix(".so")))
-    return library.launch, [(_TYPES[kind], bool(star)) for kind, star in types]
+    text, library = stem.with_suffix(".cpp"), stem.with_suffix(".so")
+    text.write_text(source)
+    # Warnings are about pragmas of CUDA.
+    flags = "-std=c++17 -O2 -fPIC -shared -w -ffp-contract=off".split()
+    subprocess.run([find_compiler(), *flags, "-o", library, text], check=True)
+    types = [(_TYPES[kind], bool(star)) for kind, star in parameters]
+    return ctypes.CDLL(str(library)).launch, types

@@ -1,0 +1,380 @@
+"""CUDA kernels of the engine on CuPy, as their source.
+
+T is the type of the numbers, TOP a number above all scores.  Pieces of a kernel that
+depend on a size are compiled for it: the constants stand in capitals.
+
+They were written without a device at hand.  The tests compile them for the CPU and run
+them thread by thread, which shows that they are right, and not how fast they are.
+"""
+
+import importlib
+from functools import cache
+from typing import Any
+
+# Rows, and codewords at a time, of a block of "flat"; features at a time.
+SIDE, STEP = 128, 16
+
+_SMALLEST = r"""
+extern "C" __global__ void smallest(
+    const T* scores, const T* bias, int biased, long long n, int n_codewords,
+    long long* codes)
+{
+    const long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    const long long row = thread / 32;
+    const int lane = threadIdx.x % 32;
+    if (row >= n) return;
+    const T* score = scores + row * n_codewords;
+    int at = lane < n_codewords ? lane : 0;
+    T best = score[at];
+    if (biased) best += bias[at];
+    #pragma unroll 4
+    for (int k = lane + 32; k < n_codewords; k += 32) {
+        const T next = biased ? score[k] + bias[k] : score[k];
+        if (next < best) { best = next; at = k; }
+    }
+    #pragma unroll
+    for (int offset = 16; offset; offset /= 2) {
+        const T other = __shfl_down_sync(0xffffffffu, best, offset);
+        const int where = __shfl_down_sync(0xffffffffu, at, offset);
+        if (other < best || (other == best && where < at)) { best = other; at = where; }
+    }
+    if (lane == 0) codes[row] = at;
+}
+"""
+
+_GAPS = r"""
+// Squared distances of (x - centre) * scale to the rows chosen, one warp for each.
+extern "C" __global__ void gaps(
+    const T* x, long long n, int n_features, const T* centre, T scale,
+    const T* rows, const long long* codes, double factor, double* distances)
+{
+    const long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    const long long row = thread / 32;
+    const int lane = threadIdx.x % 32;
+    if (row >= n) return;
+    const T* own = x + row * n_features;
+    const T* chosen = rows + codes[row] * n_features;
+    T part = 0;
+    #pragma unroll 4
+    for (int f = lane; f < n_features; f += 32) {
+        const T gap = chosen[f] - (own[f] - centre[f]) * scale;
+        part += gap * gap;
+    }
+    double sum = part;
+    #pragma unroll
+    for (int offset = 16; offset; offset /= 2)
+        sum += __shfl_down_sync(0xffffffffu, sum, offset);
+    if (lane == 0) distances[row] = sum * factor;
+}
+"""
+
+_PRODUCT = r"""
+// weights: (m, W + 1, n_codewords), the scores' table as NumPy has it, its last row
+// the constants.  A block serves one subspace; a thread takes ROWS rows, so that one
+// read of the table serves them all.  A table that does not fit comes in parts.
+extern "C" __global__ void product(
+    const T* x, long long n, int n_features, int start, int n_codewords, int part,
+    const T* weights, const T* centre, const T* scale, CODE* codes)
+{
+    extern __shared__ unsigned char memory[];
+    T* table = reinterpret_cast<T*>(memory);
+    T* constants = table + part * W;
+    const int j = blockIdx.y, n_subspaces = gridDim.y;
+    const T* own = weights + (long long)j * (W + 1) * n_codewords;
+    const long long step = (long long)gridDim.x * blockDim.x * ROWS;
+    bool loaded = false;
+    // The same turns for all threads of a block: they meet at the barriers.
+    for (long long tile = (long long)blockIdx.x * blockDim.x * ROWS; tile < n;
+         tile += step) {
+        T z[ROWS][W], best[ROWS];
+        int at[ROWS];
+        #pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            const long long row = tile + (long long)r * blockDim.x + threadIdx.x;
+            at[r] = 0;
+            best[r] = TOP;
+            #pragma unroll
+            for (int f = 0; f < W; f++)
+                z[r][f] = row < n ? (x[row * n_features + start + j * W + f]
+                                     - centre[j * W + f]) * scale[j] : (T)0;
+        }
+        for (int base = 0; base < n_codewords; base += part) {
+            const int left = n_codewords - base, size = left < part ? left : part;
+            if (!loaded) {
+                __syncthreads();
+                for (int i = threadIdx.x; i < (W + 1) * size; i += blockDim.x) {
+                    const int f = i / size, k = i % size;
+                    const T value = own[(long long)f * n_codewords + base + k];
+                    if (f < W) table[k * W + f] = value; else constants[k] = value;
+                }
+                __syncthreads();
+                loaded = part >= n_codewords;
+            }
+            #pragma unroll 4
+            for (int k = 0; k < size; k++) {
+                T c[W], score[ROWS];
+                #if FOURS
+                    #pragma unroll
+                    for (int f = 0; f < W; f += 4) {
+                        const float4 four =
+                            *reinterpret_cast<const float4*>(table + k * W + f);
+                        c[f] = four.x;
+                        c[f + 1] = four.y;
+                        c[f + 2] = four.z;
+                        c[f + 3] = four.w;
+                    }
+                #else
+                    #pragma unroll
+                    for (int f = 0; f < W; f++) c[f] = table[k * W + f];
+                #endif
+                const T constant = constants[k];
+                #pragma unroll
+                for (int r = 0; r < ROWS; r++) score[r] = constant;
+                #pragma unroll
+                for (int f = 0; f < W; f++)
+                    #pragma unroll
+                    for (int r = 0; r < ROWS; r++) score[r] += z[r][f] * c[f];
+                #pragma unroll
+                for (int r = 0; r < ROWS; r++)
+                    if (score[r] < best[r]) { best[r] = score[r]; at[r] = base + k; }
+            }
+        }
+        #pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            const long long row = tile + (long long)r * blockDim.x + threadIdx.x;
+            if (row < n) codes[row * n_subspaces + j] = (CODE)at[r];
+        }
+    }
+}
+"""
+
+_FLAT = r"""
+// weights: (n_features, n_padded), padded with zeros to a multiple of STEP features and
+// of SIDE codewords; constants: those of the scores, padded with TOP.  A block of
+// 16 x 16 threads takes SIDE rows, and SIDE codewords after another; a thread has the
+// scores of 8 x 8 in registers.  STEP features at a time lie in shared memory, the next
+// ones on their way.
+#define MINE (STEP * SIDE / 256)
+
+__device__ __forceinline__ void fetch_rows(
+    const T* x, long long n, int n_features, const T* centre, T scale,
+    long long tile, int from, T* of_rows)
+{
+    #if FOURS
+        #pragma unroll
+        for (int i = 0; i < MINE / 4; i++) {
+            const int place = i * 256 + threadIdx.x;
+            const int f = from + 4 * (place % (STEP / 4));
+            const long long row = tile + place / (STEP / 4);
+            float4 four = {0, 0, 0, 0};
+            if (row < n && f < n_features) {
+                const float4 c = *reinterpret_cast<const float4*>(centre + f);
+                four = *reinterpret_cast<const float4*>(x + row * n_features + f);
+                four.x = (four.x - c.x) * scale;
+                four.y = (four.y - c.y) * scale;
+                four.z = (four.z - c.z) * scale;
+                four.w = (four.w - c.w) * scale;
+            }
+            of_rows[4 * i] = four.x;
+            of_rows[4 * i + 1] = four.y;
+            of_rows[4 * i + 2] = four.z;
+            of_rows[4 * i + 3] = four.w;
+        }
+    #else
+        #pragma unroll
+        for (int i = 0; i < MINE; i++) {
+            const int place = i * 256 + threadIdx.x;
+            const int f = from + place % STEP;
+            const long long row = tile + place / STEP;
+            of_rows[i] = row < n && f < n_features
+                ? (x[row * n_features + f] - centre[f]) * scale : (T)0;
+        }
+    #endif
+}
+
+__device__ __forceinline__ void fetch_codewords(
+    const T* weights, int n_padded, int base, int from, float4* of_codewords)
+{
+    #pragma unroll
+    for (int i = 0; i < MINE / 4; i++) {
+        const int place = i * 256 + threadIdx.x;
+        const long long f = from + place / (SIDE / 4);
+        of_codewords[i] = *reinterpret_cast<const float4*>(
+            weights + f * n_padded + base + 4 * (place % (SIDE / 4)));
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2) flat(
+    const T* x, long long n, int n_features, int n_padded, const T* weights,
+    const T* constants, const T* centre, T scale, long long* codes)
+{
+    __shared__ __align__(16) T rows[2][STEP][SIDE + 4];
+    __shared__ __align__(16) T codewords[2][STEP][SIDE];
+    const int across = threadIdx.x % 16, down = threadIdx.x / 16;
+    const long long tile = (long long)blockIdx.x * SIDE;
+    T best[8];
+    int at[8];
+    #pragma unroll
+    for (int r = 0; r < 8; r++) { best[r] = TOP; at[r] = 0; }
+    for (int base = 0; base < n_padded; base += SIDE) {
+        T score[8][8], of_rows[MINE];
+        float4 of_codewords[MINE / 4];
+        #pragma unroll
+        for (int r = 0; r < 8; r++)
+            #pragma unroll
+            for (int c = 0; c < 8; c++) score[r][c] = 0;
+        fetch_rows(x, n, n_features, centre, scale, tile, 0, of_rows);
+        fetch_codewords(weights, n_padded, base, 0, of_codewords);
+        int turn = 0;
+        for (int from = 0; from < n_features; from += STEP) {
+            #pragma unroll
+            for (int i = 0; i < MINE; i++) {
+                #if FOURS
+                    const int place = i / 4 * 256 + threadIdx.x;
+                    rows[turn][4 * (place % (STEP / 4)) + i % 4][place / (STEP / 4)] =
+                        of_rows[i];
+                #else
+                    const int place = i * 256 + threadIdx.x;
+                    rows[turn][place % STEP][place / STEP] = of_rows[i];
+                #endif
+            }
+            #pragma unroll
+            for (int i = 0; i < MINE / 4; i++) {
+                const int place = i * 256 + threadIdx.x;
+                *reinterpret_cast<float4*>(&codewords[turn][place / (SIDE / 4)]
+                    [4 * (place % (SIDE / 4))]) = of_codewords[i];
+            }
+            // One barrier a step: who writes again has left the step before the last.
+            __syncthreads();
+            if (from + STEP < n_features) {
+                fetch_rows(x, n, n_features, centre, scale, tile, from + STEP, of_rows);
+                fetch_codewords(weights, n_padded, base, from + STEP, of_codewords);
+            }
+            #pragma unroll
+            for (int f = 0; f < STEP; f++) {
+                T a[8], b[8];
+                #pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    a[i] = rows[turn][f][down * 4 + i];
+                    a[i + 4] = rows[turn][f][64 + down * 4 + i];
+                    b[i] = codewords[turn][f][across * 4 + i];
+                    b[i + 4] = codewords[turn][f][64 + across * 4 + i];
+                }
+                #pragma unroll
+                for (int r = 0; r < 8; r++)
+                    #pragma unroll
+                    for (int c = 0; c < 8; c++) score[r][c] += a[r] * b[c];
+            }
+            turn = 1 - turn;
+        }
+        #pragma unroll
+        for (int c = 0; c < 8; c++) {
+            const int k = base + c / 4 * 64 + across * 4 + c % 4;
+            const T constant = constants[k];
+            #pragma unroll
+            for (int r = 0; r < 8; r++) {
+                const T own = score[r][c] + constant;
+                if (own < best[r]) { best[r] = own; at[r] = k; }
+            }
+        }
+        // The next codewords begin in the buffer that others may still read.
+        __syncthreads();
+    }
+    #pragma unroll
+    for (int r = 0; r < 8; r++) {
+        // The 16 threads that share a row are half a warp.
+        #pragma unroll
+        for (int bits = 8; bits; bits /= 2) {
+            const T other = __shfl_xor_sync(0xffffffffu, best[r], bits);
+            const int where = __shfl_xor_sync(0xffffffffu, at[r], bits);
+            if (other < best[r] || (other == best[r] && where < at[r])) {
+                best[r] = other;
+                at[r] = where;
+            }
+        }
+        const long long row = tile + r / 4 * 64 + down * 4 + r % 4;
+        if (across == 0 && row < n) codes[row] = at[r];
+    }
+}
+"""
+
+_ADD = r"""
+// A block is a piece of the rows of one code; column n_features is the weight itself.
+extern "C" __global__ void add_pieces(
+    const T* x, const double* weights, int weighted, int n_features,
+    const long long* order, const long long* begin, const long long* end, double* sums)
+{
+    const long long piece = blockIdx.x;
+    for (int f = threadIdx.x; f <= n_features; f += blockDim.x) {
+        double sum = 0;
+        #pragma unroll 4
+        for (long long i = begin[piece]; i < end[piece]; i++) {
+            const long long row = order[i];
+            const double value = f < n_features ? (double)x[row * n_features + f] : 1.0;
+            sum += weighted ? value * weights[row] : value;
+        }
+        sums[piece * (n_features + 1) + f] = sum;
+    }
+}
+
+// A block is a code, whose pieces are added in their order.
+extern "C" __global__ void add_cells(
+    const double* pieces, int n_columns, const long long* first, double* sums)
+{
+    const long long code = blockIdx.x;
+    for (int f = threadIdx.x; f < n_columns; f += blockDim.x) {
+        double sum = 0;
+        for (long long piece = first[code]; piece < first[code + 1]; piece++)
+            sum += pieces[piece * n_columns + f];
+        sums[code * n_columns + f] = sum;
+    }
+}
+"""
+
+_SOURCES = {
+    "smallest": _SMALLEST,
+    "gaps": _GAPS,
+    "product": _PRODUCT,
+    "flat": _FLAT,
+    "add_pieces": _ADD,
+    "add_cells": _ADD,
+}
+C_TYPES = {
+    "float32": "float",
+    "float64": "double",
+    "uint8": "unsigned char",
+    "uint16": "unsigned short",
+    "int64": "long long",
+}
+# Above all scores, which the search keeps below the range of their dtype.
+TOP = {"float32": 3.4e38, "float64": 1.7e308}
+
+
+def source(name: str, dtype: str, **constants: int | str) -> str:
+    """Return the source of a kernel for a dtype, its constants defined.
+
+    Parameters
+    ----------
+    name : str
+        One of the kernels.
+    dtype : {"float32", "float64"}
+        That of its numbers.
+    **constants : int or str
+        CODE, W, ROWS and FOURS of "product", FOURS of "flat".
+    """
+    defined = {
+        "T": C_TYPES[dtype],
+        "TOP": f"((T){TOP[dtype]})",
+        "SIDE": SIDE,
+        "STEP": STEP,
+        **constants,
+    }
+    lines = [f"#define {key} {value}\n" for key, value in defined.items()]
+    return "".join(lines) + _SOURCES[name]
+
+
+@cache
+def kernel(name: str, dtype: str, **constants: int | str) -> Any:
+    """Return a kernel, as `source` gives it, ready to be called; compiled once."""
+    cupy = importlib.import_module("cupy")
+    return cupy.RawKernel(source(name, dtype, **constants), name)
