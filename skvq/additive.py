@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
+from skvq import nearest
 from skvq._array_api import array_namespace, is_foreign, numpy_dtype, to_host
 from skvq._compat import Interval, StrOptions
 from skvq._validation import warn
@@ -66,8 +67,9 @@ class AdditiveQuantizer(BaseQuantizer):
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for the start of the tables, for the rows held out, and
         for the codes replaced in `n_rounds`, whose seed is drawn in `fit`.
-    backend : {"auto", "numpy"}, default="auto"
-        Where distances are computed.
+    backend : {"auto", "numpy", "cupy"}, default="auto"
+        Where distances are computed: by the library of X ("auto"; NumPy's arrays go to
+        a GPU where there is one and the work is worth it), on the host, or on a GPU.
 
     Attributes
     ----------
@@ -145,7 +147,7 @@ class AdditiveQuantizer(BaseQuantizer):
         "tol": [Interval(Real, 0, None, closed="left")],
         "ridge": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "random_state": ["random_state"],
-        "backend": [StrOptions({"auto", "numpy"})],
+        "backend": [StrOptions(set(nearest.BACKENDS))],
     }
     _follows_namespace = True
 

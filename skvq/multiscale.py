@@ -75,8 +75,9 @@ class MultiScaleQuantizer(StagedQuantizer):
         Learning stops when a round lowers the distortion by this share of it or less.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for the start.
-    backend : {"auto", "numpy"}, default="auto"
-        Where distances are computed.
+    backend : {"auto", "numpy", "cupy"}, default="auto"
+        Where distances are computed: by the library of X ("auto"; NumPy's arrays go to
+        a GPU where there is one and the work is worth it), on the host, or on a GPU.
 
     Attributes
     ----------
@@ -148,7 +149,7 @@ class MultiScaleQuantizer(StagedQuantizer):
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
         "random_state": ["random_state"],
-        "backend": [StrOptions({"auto", "numpy"})],
+        "backend": [StrOptions(set(nearest.BACKENDS))],
     }
     _follows_namespace = True
 

@@ -59,7 +59,9 @@ class ProductQuantizer(BaseQuantizer):
     random_state : int, RandomState instance or None, default=None
         Seeds the parts; None: they keep their own.
     backend : {"auto", "numpy", "cupy"}, default="auto"
-        Where distances are computed; "auto": the parts keep their own.
+        Where distances are computed: by the library of X ("auto"; NumPy's arrays go to
+        a GPU where there is one and the work is worth it), on the host, or on a GPU.
+        With "auto", parts that have a backend of their own keep it.
 
     Attributes
     ----------

@@ -80,8 +80,10 @@ class ResidualQuantizer(StagedQuantizer):
     random_state : int, RandomState instance or None, default=None
         Seeds the parts, and chooses the samples that stages learn from; None: the parts
         keep their own.
-    backend : {"auto", "numpy"}, default="auto"
-        Where distances are computed; "auto": the parts keep their own.
+    backend : {"auto", "numpy", "cupy"}, default="auto"
+        Where distances are computed: by the library of X ("auto"; NumPy's arrays go to
+        a GPU where there is one and the work is worth it), on the host, or on a GPU.
+        With "auto", parts that have a backend of their own keep it.
 
     Attributes
     ----------
@@ -145,7 +147,7 @@ class ResidualQuantizer(StagedQuantizer):
         "stage_weights": ["array-like", None],
         "n_refine": [Interval(Integral, 0, None, closed="left")],
         "random_state": ["random_state"],
-        "backend": [StrOptions({"auto", "numpy"})],
+        "backend": [StrOptions(set(nearest.BACKENDS))],
     }
 
     def __init__(

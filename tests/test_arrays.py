@@ -666,17 +666,18 @@ def test_features_as_numpy_does(other, row):
     assert_array_equal(to_host(copy.transform(given)), to_host(found))
 
 
-@pytest.mark.parametrize(
-    "make_it",
-    [
-        vq,
-        lambda: ProductQuantizer(2, 4),
-        lambda: rq(beam_size=2),
-        lambda: kq((2, 3), 4),
-        lambda: msq((3, 2), n_codewords=4),
-        lambda: aq(),
-    ],
-)
+SCHEMES = {
+    "vq": vq,
+    "pq": lambda **p: ProductQuantizer(2, 4, **p),
+    "rq": lambda **p: rq(beam_size=2, **p),
+    "kronecker": lambda **p: kq((2, 3), 4, **p),
+    "multiscale": lambda **p: msq((3, 2), n_codewords=4, **p),
+    "additive": aq,
+}
+every_scheme = pytest.mark.parametrize("make_it", SCHEMES.values(), ids=SCHEMES)
+
+
+@every_scheme
 def test_a_failure_on_the_device_changes_nothing(other, make_it, monkeypatch):
     X = put(other, make((60, 6, 1))[0])
     fresh, fitted = make_it(), make_it().fit(X)
@@ -1008,17 +1009,37 @@ def test_auto_takes_large_searches_to_a_device(fake_cupy, n_devices):
     fake_cupy(n_devices)
     X = np.zeros((2, 2))
     large, small = _backend.GPU_WORK, _backend.GPU_WORK / 2
-    expected = "_cupy" if n_devices else "_numpy"
+    expected = "_cupy" if n_devices else "_host"
     assert _backend.backend_module(X, large).__name__.endswith(expected)
-    assert _backend.backend_module(X, small).__name__.endswith("_numpy")
+    assert _backend.backend_module(X, small).__name__.endswith("_host")
     with engine.using("numpy"):
-        assert _backend.backend_module(X, large).__name__.endswith("_numpy")
+        assert _backend.backend_module(X, large).__name__.endswith("_host")
     with engine.using("cupy"):
         assert _backend.backend_module(X, small).__name__.endswith("_cupy")
-    assert _backend.backend_module([[0.0]], small).__name__.endswith("_numpy")
+    assert _backend.backend_module([[0.0]], small).__name__.endswith("_host")
 
 
-@pytest.mark.parametrize("make_it", [vq, lambda **p: ProductQuantizer(2, 4, **p)])
+def test_searches_that_are_large_enough(fake_cupy, monkeypatch):
+    fake_cupy(1)
+    X, table = make((10, 4, 6))
+    factors, sums = [table[:, :2], table[:3, :2]], [table, table]
+    codes = np.zeros((10, 2), dtype=int)
+    searches = {
+        6 * 4: lambda: engine.nearest(X, table),
+        6 * 2 + 3 * 2: lambda: engine.nearest_product(X, factors),
+        3 * 2 * 6 * 4: lambda: engine.nearest_best(X, sums, 3),
+        5 * 2 * 2 * 6 * 4: lambda: engine.improve_sums(X, sums, codes, n_rounds=5),
+        6 * 3 * 2: lambda: engine.nearest_kronecker(X, factors),
+    }
+    for per_row, search in searches.items():
+        monkeypatch.setattr(_backend, "GPU_WORK", 10.0 * per_row + 1)
+        search()
+        monkeypatch.setattr(_backend, "GPU_WORK", 10.0 * per_row)
+        with pytest.raises(AttributeError):  # so far the CuPy that is there goes
+            search()
+
+
+@every_scheme
 def test_cupy_that_is_not_there(make_it, fake_cupy, monkeypatch):
     X = make((40, 6, 1))[0]
     fake_cupy(0)
@@ -1106,6 +1127,65 @@ def test_kernels_on_a_device(cupy, shape):
         expected = oracles.sums_and_counts(X, to_host(codes), len(table), w)
         assert_allclose(to_host(sums), expected[0], rtol=1e-10, atol=1e-10)
         assert_allclose(to_host(counts), expected[1], rtol=1e-10)
+
+
+@pytest.mark.parametrize("chunk", [1, 40, 64 * 1024])
+def test_rows_of_the_host_go_to_the_device_in_chunks(cupy, monkeypatch, chunk):
+    monkeypatch.setattr(_cupy, "_CHUNK_BYTES", chunk)
+    X, table = make((53, 6, 45), dtype="float64")
+    factors = [table[:9, :2], table[:7, :3]]
+    tables = np.split(table[:40], 4)
+    begin = engine.nearest_best(X, tables[:2], 3, n_best=3)[0]
+    codes = begin[:, 0].repeat(2, axis=1)
+    searches = {
+        "nearest": lambda X: engine.nearest(X, table),
+        "cosine": lambda X: engine.nearest(X, table, "cosine"),
+        "canberra": lambda X: engine.nearest(X, table, "canberra"),
+        "only codes": lambda X: engine.nearest(X, table, return_distances=False),
+        "product": lambda X: engine.nearest_product(
+            X, [table[:, :2], table[:, 2:]], dtype=np.uint16
+        ),
+        "beam": lambda X: engine.nearest_best(X, tables, 4, n_best=2, dtype=np.uint8),
+        "begun": lambda X: engine.nearest_best(
+            X, tables, 4, begin=begin[: len(X)], return_distances=False
+        ),
+        "improved": lambda X: engine.improve_sums(
+            X, tables, codes[: len(X)], n_rounds=3, seed=5, dtype=np.uint8
+        ),
+        "kronecker": lambda X: engine.nearest_kronecker(
+            X, factors, return_distances=True
+        ),
+    }
+    for name, search in searches.items():
+        for given in (X, X[:0]):
+            expected = search(given)
+            with engine.using("cupy"):
+                found = search(given)
+            for a, b in zip(found, expected, strict=True):
+                assert type(a) is type(b), name
+                if a is not None:
+                    assert a.dtype == b.dtype, name
+                    assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=name)
+    X[40] = 0
+    with engine.using("cupy"), pytest.raises(ValueError, match="row 40 of X"):
+        engine.nearest(X, table, "cosine")
+    X[50] = np.inf
+    with engine.using("cupy"), pytest.raises(ValueError, match="infinity"):
+        engine.nearest(X, table)
+
+
+@each([row for row in FOLLOWING if hasattr(row.make(), "backend")])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_searches_on_a_device_for_rows_of_the_host(cupy, row):
+    X, reference = row.data(), row.fitted()
+    estimator = clone(row.make().set_params(backend="cupy")).fit(X)
+    if row.name not in AMPLIFYING:
+        assert estimator.distortion_ == pytest.approx(reference.distortion_, rel=1e-5)
+    copy = pickle.loads(pickle.dumps(reference)).set_params(backend="cupy")
+    codes = copy.transform(X)
+    assert isinstance(codes, np.ndarray)
+    assert_array_equal(codes, reference.transform(X))
+    assert pickle.loads(pickle.dumps(estimator)).backend == "cupy"
 
 
 @pytest.mark.parametrize("cupy", [DEVICE], indirect=True)

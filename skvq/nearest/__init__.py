@@ -18,9 +18,9 @@ and its sums here; nobody else computes a distance.
 `single_threaded_blas`    holds BLAS to one thread, for the linear algebra of learners
 ========================  ==========================================================
 
-A backend is one module with these functions for one array library; `_numpy` is the
-reference.  `_backend` says which one takes an array; an array of another library than
-NumPy stays where it is, and so does what is returned.
+A backend is one module with these functions for one array library; `_host`, which is
+NumPy's, is the reference.  `_backend` says which one takes an array; an array of
+another library than NumPy stays where it is, and so does what is returned.
 """
 
 import math
@@ -29,8 +29,7 @@ from functools import wraps
 
 import numpy as np
 
-from skvq._array_api import is_foreign
-from skvq.nearest import _best, _icm, _kronecker, _numpy
+from skvq.nearest import _host
 from skvq.nearest._backend import BACKENDS, backend_module, check_backend, using
 from skvq.nearest._kronecker import kronecker_rows
 from skvq.nearest._metrics import (
@@ -69,55 +68,63 @@ __all__ = [
 ]
 
 
-@wraps(_numpy.nearest)
+@wraps(_host.nearest)
 def nearest(X, codebook, metric: Metric = "sqeuclidean", *, return_distances=True):
     """Send the search to the library of X, or where the backend says."""
-    search = backend_module(X, _work(X, [codebook])).nearest
+    search = backend_module(X, _work(X, _size(codebook))).nearest
     return search(X, codebook, metric, return_distances=return_distances)
 
 
-@wraps(_numpy.nearest_product)
+@wraps(_host.nearest_product)
 def nearest_product(X, codebooks: Sequence, *, dtype=np.intp):
     """Send the search to the library of X, or where the backend says."""
-    return backend_module(X, _work(X, codebooks)).nearest_product(
-        X, codebooks, dtype=dtype
-    )
+    per_row = sum(_size(table) for table in codebooks)
+    search = backend_module(X, _work(X, per_row)).nearest_product
+    return search(X, codebooks, dtype=dtype)
 
 
-@wraps(_best.nearest_best)
+@wraps(_host.nearest_best)
 def nearest_best(X, codebooks: Sequence, beam_size: int, **options):
-    """Send the search to the library of X; NumPy's rows stay with NumPy."""
-    module = backend_module(X, 0.0) if is_foreign(X) else _best
-    return module.nearest_best(X, codebooks, beam_size, **options)
+    """Send the search to the library of X, or where the backend says."""
+    # The first table is searched for the sums begun, which are at most as many.
+    per_row = beam_size * sum(_size(table) for table in codebooks)
+    search = backend_module(X, _work(X, per_row)).nearest_best
+    return search(X, codebooks, beam_size, **options)
 
 
-@wraps(_icm.improve_sums)
-def improve_sums(X, codebooks: Sequence, codes, **options):
-    """Send the search to the library of X; NumPy's rows stay with NumPy."""
-    module = backend_module(X, 0.0) if is_foreign(X) else _icm
-    return module.improve_sums(X, codebooks, codes, **options)
+@wraps(_host.improve_sums)
+def improve_sums(
+    X, codebooks: Sequence, codes, *, n_rounds: int, n_sweeps: int = 2, **options
+):
+    """Send the search to the library of X, or where the backend says."""
+    per_row = n_rounds * n_sweeps * sum(_size(table) for table in codebooks)
+    search = backend_module(X, _work(X, per_row)).improve_sums
+    return search(X, codebooks, codes, n_rounds=n_rounds, n_sweeps=n_sweeps, **options)
 
 
-@wraps(_kronecker.nearest_kronecker)
+@wraps(_host.nearest_kronecker)
 def nearest_kronecker(X, codebooks: Sequence, *, return_distances=False):
-    """Send the search to the library of X; NumPy's rows stay with NumPy."""
-    module = backend_module(X, 0.0) if is_foreign(X) else _kronecker
-    return module.nearest_kronecker(X, codebooks, return_distances=return_distances)
+    """Send the search to the library of X, or where the backend says."""
+    shapes = [np.shape(table) for table in codebooks]
+    # One product of the narrowest factor for each codeword.
+    per_row = math.prod(s[0] for s in shapes) * min((s[-1] for s in shapes), default=1)
+    search = backend_module(X, _work(X, per_row)).nearest_kronecker
+    return search(X, codebooks, return_distances=return_distances)
 
 
-@wraps(_numpy.paired)
+@wraps(_host.paired)
 def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None):
     """Send the rows to the library of X, or where the backend says."""
     return backend_module(X, 0.0).paired(X, Y, metric, codes=codes)
 
 
-@wraps(_numpy.accumulate)
+@wraps(_host.accumulate)
 def accumulate(X, codes, n_codewords: int, weights=None):
     """Send the rows to the library of X, or where the backend says."""
     return backend_module(X, 0.0).accumulate(X, codes, n_codewords, weights)
 
 
-@wraps(_numpy.check_no_zero_rows)
+@wraps(_host.check_no_zero_rows)
 def check_no_zero_rows(rows, name: str = "X", start: int = 0) -> None:
     """Look for zero rows in the library of the array."""
     backend_module(rows, 0.0).check_no_zero_rows(rows, name, start)
@@ -148,8 +155,10 @@ def map_rows(X, elements_per_row: int, work: Callable, *beside):
     return backend_module(X, 0.0).map_rows(X, elements_per_row, work, *beside)
 
 
-def _work(X, codebooks: Sequence) -> float:
+def _size(table) -> int:
+    return math.prod(np.shape(table))
+
+
+def _work(X, per_row: int) -> float:
     """Return the multiply-adds of a search in NumPy's rows; else nothing asks."""
-    if not isinstance(X, np.ndarray):
-        return 0.0
-    return float(len(X)) * sum(math.prod(np.shape(table)) for table in codebooks)
+    return float(len(X)) * per_row if isinstance(X, np.ndarray) else 0.0

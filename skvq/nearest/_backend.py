@@ -4,11 +4,11 @@ An array of another library than NumPy is computed with that library, on the dev
 that holds it, and so is the answer.  For NumPy's arrays a backend is named:
 
 ===========  =======================================================================
-``"auto"``   NumPy; but CuPy, in tiles, for a search of `GPU_WORK` multiply-adds or
+``"auto"``   NumPy; but CuPy, in chunks, for a search of `GPU_WORK` multiply-adds or
              more, if CuPy is installed and sees a device.  If not, nothing is said.
 ``"numpy"``  NumPy.  Arrays of another library are refused: they would have to be
              copied to the host without having been asked for.
-``"cupy"``   CuPy, in tiles, for every search by a metric that the device knows;
+``"cupy"``   CuPy, in chunks, for every search by a metric that the device knows;
              sums and paired distances do little with a row, and stay with NumPy.
              Without CuPy or a device, an error before any work.  Arrays of a
              library other than NumPy and CuPy are refused.
@@ -142,5 +142,5 @@ def backend_module(X: Any, work: float) -> ModuleType:
         backend = _chosen.get()
         if backend == "auto" and work >= GPU_WORK and cupy_has_device():
             backend = "cupy"
-        name = "_cupy" if backend == "cupy" else "_numpy"
+        name = "_cupy" if backend == "cupy" else "_host"
     return importlib.import_module(f"skvq.nearest.{name}")

@@ -14,13 +14,16 @@ tiles and chunks follow the device's free memory.
 """
 
 import importlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from skvq._array_api import is_foreign, to_host
-from skvq.nearest import _generic, _kernels, _numpy
+from skvq.nearest import _best, _generic, _host, _icm, _kernels, _numpy
 from skvq.nearest._metrics import PRODUCT_METRICS, Metric, check_metric
 
 # Scores of a tile: 32 MB of float32, which is less than the cache of large devices.
@@ -31,6 +34,8 @@ _SHARED_BYTES = 48 * 1024
 _MAX_WIDTH = 32
 _REGISTERS = 64
 _THREADS = 256
+# Rows of NumPy that go to the device at once.
+_CHUNK_BYTES = 2**28
 # Rows of a code that one block adds up.
 _PIECE = 256
 
@@ -330,46 +335,101 @@ class _FlatSearch(_generic._ProductSearch):
 # -- NumPy's rows, in chunks -----------------------------------------------------------
 
 
-def _host_library() -> CupyLibrary:
-    return CupyLibrary(_cupy().empty(0))
+class _Chunk(NamedTuple):
+    """Rows on their way to the device."""
+
+    rows: slice
+    device: Any
+    host: np.ndarray  # what is being copied: not to be touched before the event
+    copied: Any
 
 
-def _chunks(library: CupyLibrary, X: np.ndarray) -> Iterator[tuple[slice, Any]]:
-    """Yield the rows on the device, the next ones on their way meanwhile."""
-    cupy, pinned_memory = _cupy(), importlib.import_module("cupyx").empty_pinned
-    copying = cupy.cuda.Stream(non_blocking=True)
-    itemsize = max(8, X.dtype.itemsize)
-    rows = max(1, library.free_bytes() // (16 * itemsize * max(1, X.shape[1])))
+class _Loader:
+    """Copies rows to the device, in pinned memory and a stream of its own."""
 
-    def load(start: int) -> tuple[slice, Any, Any, Any] | None:
-        nonlocal rows
-        while start < len(X):
-            stop = min(start + rows, len(X))
+    def __init__(self, library: CupyLibrary, X: np.ndarray) -> None:
+        self.library, self.X = library, X
+        self.place = _cupy().cuda.Device()
+        self.stream = _cupy().cuda.Stream(non_blocking=True)
+        row = max(1, X.dtype.itemsize * X.shape[1])
+        # What is computed from a row takes a few times its memory.
+        self.n_rows = max(1, min(_CHUNK_BYTES, library.free_bytes() // 16) // row)
+
+    def load(self, start: int) -> _Chunk | None:
+        """Begin to copy the rows from `start` on; None if there are no more."""
+        cupy, empty = _cupy(), importlib.import_module("cupyx").empty_pinned
+        while start < len(self.X):
+            stop = min(start + self.n_rows, len(self.X))
             try:
-                host = pinned_memory((stop - start, X.shape[1]), dtype=X.dtype)
-                host[...] = X[start:stop]
-                with copying:
-                    device = cupy.empty(host.shape, dtype=X.dtype)
-                    device.set(host, stream=copying)
-                return slice(start, stop), device, host, copying.record()
-            except library.out_of_memory as error:
-                if rows == 1:
+                # This runs in a thread that knows nothing of the device in use.
+                with self.place, self.stream:
+                    host = empty((stop - start, self.X.shape[1]), dtype=self.X.dtype)
+                    host[...] = self.X[start:stop]
+                    device = cupy.empty(host.shape, dtype=host.dtype)
+                    device.set(host, stream=self.stream)
+                    copied = self.stream.record()
+                return _Chunk(slice(start, stop), device, host, copied)
+            except self.library.out_of_memory as error:
+                if stop - start == 1:
                     raise MemoryError(
-                        "The device has no memory for a row of X: free some."
+                        "The device has no memory for one row of X: free some."
                     ) from error
-                library.release()
-                rows = (stop - start + 1) // 2
+                self.library.release()
+                self.n_rows = (stop - start + 1) // 2
         return None
 
-    ahead = load(0)
-    while ahead is not None:
-        part, device, _host, copied = ahead
-        ahead = load(part.stop)
-        stream = cupy.cuda.get_current_stream()
-        stream.wait_event(copied)
-        yield part, device
-        # Its memory goes back to the pool: nothing may still be reading it.
-        stream.synchronize()
+
+def _chunks(
+    library: CupyLibrary, X: np.ndarray
+) -> Generator[tuple[slice, Any], None, None]:
+    """Yield the rows on the device, the next ones on their way meanwhile."""
+    loader = _Loader(library, X)
+    stream = _cupy().cuda.get_current_stream()
+    try:
+        with ThreadPoolExecutor(1, "skvq-copy") as thread:
+            chunk = thread.submit(loader.load, 0).result()
+            while chunk is not None:
+                ahead = thread.submit(loader.load, chunk.rows.stop)
+                stream.wait_event(chunk.copied)
+                yield chunk.rows, chunk.device
+                # Its memory goes back to the pool: nothing may still be reading it.
+                stream.synchronize()
+                chunk = ahead.result()
+    finally:
+        # Also after an error: no copy may outlive the memory that it reads.
+        loader.stream.synchronize()
+
+
+def _in_chunks(X: np.ndarray, work: Callable) -> tuple[np.ndarray | None, ...]:
+    """Return what a function makes of the rows of X on the device, on the host.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_rows, n_features)
+        The rows.
+    work : callable
+        ``work(library, x, rows)`` returns a tuple of arrays of the device, or None in
+        their place; `x` are rows on the device, `rows` is the slice of X that they are.
+
+    Returns
+    -------
+    joined : tuple of ndarray or None
+        What it returns for all rows.
+    """
+    library = CupyLibrary(_cupy().empty(0))
+    joined: list[np.ndarray | None] = []
+    with closing(_chunks(library, X)) as chunks:
+        for rows, x in chunks:
+            found = [None if a is None else to_host(a) for a in work(library, x, rows)]
+            if not joined:
+                joined = [
+                    None if a is None else np.empty((len(X), *a.shape[1:]), a.dtype)
+                    for a in found
+                ]
+            for whole, part in zip(joined, found, strict=True):
+                if whole is not None:
+                    whole[rows] = part
+    return tuple(joined)
 
 
 def nearest(X, codebook, metric: Metric = "sqeuclidean", *, return_distances=True):
@@ -380,20 +440,16 @@ def nearest(X, codebook, metric: Metric = "sqeuclidean", *, return_distances=Tru
     X, codebook = _numpy._check_tables(X, codebook)
     metric = check_metric(metric)
     if metric not in PRODUCT_METRICS | _generic._DIRECT_METRICS:
-        return _numpy.nearest(X, codebook, metric, return_distances=return_distances)
+        return _host.nearest(X, codebook, metric, return_distances=return_distances)
     if metric == "cosine":
         check_no_zero_rows(X)  # here, where rows are counted from the first
-    codes = np.empty(len(X), dtype=np.intp)
-    found = np.empty(len(X)) if return_distances else None
-    library = _host_library()
-    for rows, x in _chunks(library, X):
-        code, distance = _generic.nearest_with(
-            library, x, codebook, metric, return_distances
-        )
-        codes[rows] = to_host(code)
-        if found is not None:
-            found[rows] = to_host(distance)
-    return codes, found
+    if not len(X):
+        return _host.nearest(X, codebook, metric, return_distances=return_distances)
+
+    def work(library: CupyLibrary, x: Any, rows: slice) -> tuple:
+        return _generic.nearest_with(library, x, codebook, metric, return_distances)
+
+    return _in_chunks(X, work)
 
 
 def nearest_product(X, codebooks: Sequence, *, dtype=np.intp):
@@ -402,12 +458,13 @@ def nearest_product(X, codebooks: Sequence, *, dtype=np.intp):
     if is_foreign(X):
         return _generic.product_with(CupyLibrary(X), X, codebooks, dtype, fused)
     X = _numpy._as_2d(X, "X")
-    codes = np.empty((len(X), len(codebooks)), dtype=dtype)
-    library = _host_library()
-    for rows, x in _chunks(library, X):
-        found = _generic.product_with(library, x, codebooks, dtype, fused)
-        codes[rows] = to_host(found)
-    return codes
+    if not len(X):
+        return _host.nearest_product(X, codebooks, dtype=dtype)
+
+    def work(library: CupyLibrary, x: Any, rows: slice) -> tuple:
+        return (_generic.product_with(library, x, codebooks, dtype, fused),)
+
+    return _in_chunks(X, work)[0]
 
 
 def nearest_best(
@@ -422,17 +479,24 @@ def nearest_best(
     dtype=np.intp,
 ):
     """Find codes of sums by beam search; see `_best`."""
-    return _generic.best_with(
-        CupyLibrary(X),
-        X,
-        codebooks,
-        beam_size,
-        n_best=n_best,
-        begin=begin,
-        stage_weights=stage_weights,
-        return_distances=return_distances,
-        dtype=dtype,
-    )
+    options = {
+        "n_best": n_best,
+        "stage_weights": stage_weights,
+        "return_distances": return_distances,
+        "dtype": dtype,
+    }
+    search = partial(_generic.best_with, codebooks=codebooks, beam_size=beam_size)
+    if is_foreign(X):
+        return search(CupyLibrary(X), X, begin=begin, **options)
+    X = _numpy._as_2d(X, "X")
+    begin = _best._check_begin(begin, X, codebooks)
+    if not len(X):
+        return _host.nearest_best(X, codebooks, beam_size, begin=begin, **options)
+
+    def work(library: CupyLibrary, x: Any, rows: slice) -> tuple:
+        return search(library, x, begin=begin[rows], **options)
+
+    return _in_chunks(X, work)
 
 
 def improve_sums(
@@ -447,22 +511,40 @@ def improve_sums(
     dtype=np.intp,
 ):
     """Improve codes of sums, one table at a time; see `_icm`."""
-    return _generic.improve_with(
-        CupyLibrary(X),
-        X,
-        codebooks,
-        codes,
-        n_rounds=n_rounds,
-        n_replaced=n_replaced,
-        n_sweeps=n_sweeps,
-        seed=seed,
-        dtype=dtype,
-    )
+    # All rows have the same rounds, whatever the chunk that they are in.
+    options = {
+        "n_rounds": n_rounds,
+        "n_replaced": n_replaced,
+        "n_sweeps": n_sweeps,
+        "seed": seed,
+        "dtype": dtype,
+    }
+    if is_foreign(X):
+        return _generic.improve_with(CupyLibrary(X), X, codebooks, codes, **options)
+    X, codes = _numpy._as_2d(X, "X"), np.asarray(codes)
+    _icm.check_codes_shape(codes, X, codebooks)
+    if not len(X):
+        return _host.improve_sums(X, codebooks, codes, **options)
+
+    def work(library: CupyLibrary, x: Any, rows: slice) -> tuple:
+        return _generic.improve_with(library, x, codebooks, codes[rows], **options)
+
+    return _in_chunks(X, work)
 
 
 def nearest_kronecker(X, codebooks: Sequence, *, return_distances=False):
     """Find the nearest Kronecker product of rows; see `_kronecker`."""
-    return _generic.kronecker_with(CupyLibrary(X), X, codebooks, return_distances)
+    if is_foreign(X):
+        library = CupyLibrary(X)
+        return _generic.kronecker_with(library, X, codebooks, return_distances)
+    X = _numpy._as_2d(X, "X")
+    if not len(X):
+        return _host.nearest_kronecker(X, codebooks, return_distances=return_distances)
+
+    def work(library: CupyLibrary, x: Any, rows: slice) -> tuple:
+        return _generic.kronecker_with(library, x, codebooks, return_distances)
+
+    return _in_chunks(X, work)
 
 
 def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None):
@@ -470,7 +552,7 @@ def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None):
     if is_foreign(X):
         return _generic.paired_with(CupyLibrary(X), X, Y, metric, codes)
     # A pass over the rows that does little with each: not worth the transfer.
-    return _numpy.paired(X, Y, metric, codes=codes)
+    return _host.paired(X, Y, metric, codes=codes)
 
 
 def accumulate(X, codes, n_codewords: int, weights=None):
@@ -478,7 +560,7 @@ def accumulate(X, codes, n_codewords: int, weights=None):
     if is_foreign(X):
         library = CupyLibrary(X)
         return _generic.accumulate_with(library, X, codes, n_codewords, weights)
-    return _numpy.accumulate(X, codes, n_codewords, weights)
+    return _host.accumulate(X, codes, n_codewords, weights)
 
 
 def map_rows(X: Any, elements_per_row: int, work: Any, *beside: Any) -> Any:
@@ -488,5 +570,5 @@ def map_rows(X: Any, elements_per_row: int, work: Any, *beside: Any) -> Any:
 
 def check_no_zero_rows(rows: Any, name: str = "X", start: int = 0) -> None:
     """Raise a ValueError that names the first zero row, counted from `start`."""
-    module = _generic if is_foreign(rows) else _numpy
+    module = _generic if is_foreign(rows) else _host
     module.check_no_zero_rows(rows, name, start)

@@ -724,11 +724,7 @@ def improve_with(
         _host_table(table, X, f"codebooks[{j}]") for j, table in enumerate(codebooks)
     ]
     codes = like(codes, X)
-    if tuple(codes.shape) != (X.shape[0], len(hosts)):
-        raise ValueError(
-            f"codes has shape {tuple(codes.shape)}; expected "
-            f"{(X.shape[0], len(hosts))}."
-        )
+    _icm.check_codes_shape(codes, X, hosts)
     # What it asks of the rows is their shape and dtype: these take no memory.
     rows = np.broadcast_to(_numpy.compute_dtype(numpy_dtype(X)).type(0), X.shape)
     search = _icm._Search(rows, hosts, n_sweeps)

@@ -109,10 +109,7 @@ def improve_sums(
     X = _as_2d(X, "X")
     tables = [_as_2d(table, f"codebooks[{j}]") for j, table in enumerate(codebooks)]
     codes = np.asarray(codes)
-    if codes.shape != (len(X), len(tables)):
-        raise ValueError(
-            f"codes has shape {codes.shape}; expected {(len(X), len(tables))}."
-        )
+    check_codes_shape(codes, X, tables)
     for j, table in enumerate(tables):
         if table.shape[1] != X.shape[1] or len(table) == 0:
             raise ValueError(
@@ -139,6 +136,13 @@ def improve_sums(
     if not np.isfinite(distances).all():
         raise ValueError("Distances between X and the codebooks overflow: scale X.")
     return found, distances
+
+
+def check_codes_shape(codes, X, tables: Sequence) -> None:
+    """Raise unless there is a code of each row in each of the tables."""
+    expected = (X.shape[0], len(tables))
+    if tuple(codes.shape) != expected:
+        raise ValueError(f"codes has shape {tuple(codes.shape)}; expected {expected}.")
 
 
 def _schedule(sizes, n_replaced: int, seed: int):

@@ -1,5 +1,6 @@
 """The emulated device: memory that has an end, streams, pinned memory."""
 
+import threading
 import types
 import weakref
 from typing import Any
@@ -19,23 +20,26 @@ class _Memory:
     def __init__(self) -> None:
         self.limit, self.used, self.peak = _NO_LIMIT, 0, 0
         self._known: set[int] = set()
+        self._lock = threading.RLock()
 
     def take(self, array: np.ndarray) -> None:
         """Count the memory of an array, once for all that share it."""
         while isinstance(array.base, np.ndarray):
             array = array.base
-        if id(array) in self._known:
-            return
-        if self.used + array.nbytes > self.limit:
-            raise OutOfMemoryError(f"Out of memory allocating {array.nbytes} bytes")
-        self._known.add(id(array))
-        self.used += array.nbytes
-        self.peak = max(self.peak, self.used)
+        with self._lock:
+            if id(array) in self._known:
+                return
+            if self.used + array.nbytes > self.limit:
+                raise OutOfMemoryError(f"Out of memory allocating {array.nbytes} bytes")
+            self._known.add(id(array))
+            self.used += array.nbytes
+            self.peak = max(self.peak, self.used)
         weakref.finalize(array, self._give_back, id(array), array.nbytes)
 
     def _give_back(self, identity: int, nbytes: int) -> None:
-        self._known.discard(identity)
-        self.used -= nbytes
+        with self._lock:
+            self._known.discard(identity)
+            self.used -= nbytes
 
 
 MEMORY = _Memory()
@@ -91,12 +95,12 @@ class Stream:
         self._before: list[Stream] = []
 
     def __enter__(self) -> "Stream":
-        self._before.append(_current[0])
-        _current[0] = self
+        self._before.append(get_current_stream())
+        _current.stream = self
         return self
 
     def __exit__(self, *error: object) -> None:
-        _current[0] = self._before.pop()
+        _current.stream = self._before.pop()
 
     def copy(self, source: np.ndarray, target: Any) -> None:
         """Put a copy in line.  The memory of both has to stay until it happens."""
@@ -139,12 +143,14 @@ class Event:
             self._left = 0
 
 
-_current = [Stream()]
+_default = Stream()
+# Each thread has a current stream of its own.
+_current = threading.local()
 
 
 def get_current_stream() -> Stream:
     """Return the stream that work is given to."""
-    return _current[0]
+    return getattr(_current, "stream", _default)
 
 
 def empty_pinned(shape: tuple[int, ...], dtype: Any = float) -> np.ndarray:

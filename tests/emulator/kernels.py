@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from emulator.arrays import ndarray
 
 # Dynamic shared memory of a block, without and with the kernel's leave for more.
 _SHARED_BYTES, _MOST_SHARED_BYTES = 48 * 1024, 227 * 1024
+_ONE_AT_A_TIME = threading.Lock()
 _HEADER = Path(__file__).with_name("runtime.h")
 _TYPES = {
     "float": np.float32,
@@ -46,8 +48,14 @@ class RawKernel:
         self.code, self.name = code, name
         self.max_dynamic_shared_size_bytes = _SHARED_BYTES
 
-    def __call__(self, grid: tuple, block: tuple, args: tuple, shared_mem: int = 0):
+    def __call__(
+        self, grid: tuple, block: tuple, args: tuple, shared_mem: int = 0
+    ) -> None:
         """Run the kernel to its end."""
+        with _ONE_AT_A_TIME:
+            self._run(grid, block, args, shared_mem)
+
+    def _run(self, grid: tuple, block: tuple, args: tuple, shared_mem: int) -> None:
         launch, wanted = _compiled(self.code, self.name)
         assert len(args) == len(wanted), (self.name, len(args), wanted)
         assert shared_mem <= self.max_dynamic_shared_size_bytes <= _MOST_SHARED_BYTES
