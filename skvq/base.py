@@ -26,7 +26,7 @@ import logging
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Self
 
@@ -74,8 +74,8 @@ logger = logging.getLogger("skvq")
 
 # Elements of a row block: bounds the memory of the conversions and of the hooks.
 _BLOCK_ELEMENTS = 2**22
-# The same on another library's device, where a call costs more and memory is not cache.
-_FOREIGN_BLOCK_ELEMENTS = 2**26
+# A block of another library's device is so many tiles, since a call costs more there.
+_TILES_PER_BLOCK = 16
 
 
 def _learns_from_stream(estimator: "BaseQuantizer") -> bool:
@@ -265,11 +265,11 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         with self._computing():
             if is_foreign(X):
                 xp = array_namespace(X)
-                blocks = (self._encode(block) for _, block in _row_blocks(X))
-                return concat(xp, [astype(xp, codes, dtype) for codes in blocks], 0)
+                blocks = _over_blocks(X, lambda x: astype(xp, self._encode(x), dtype))
+                return concat(xp, [codes for _, codes in blocks], axis=0)
             codes = np.empty((len(X), len(sizes)), dtype=dtype)
-            for rows, block in _row_blocks(X):
-                codes[rows] = self._encode(block)
+            for rows, found in _over_blocks(X, self._encode):
+                codes[rows] = found
         return codes
 
     def inverse_transform(self, codes):
@@ -313,10 +313,9 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         result = None
         with self._computing():
             if is_foreign(X):
-                blocks = [self._quantize(block) for _, block in _row_blocks(X)]
+                blocks = [decoded for _, decoded in _over_blocks(X, self._quantize)]
                 return concat(array_namespace(X), blocks, axis=0)
-            for rows, block in _row_blocks(X):
-                decoded = self._quantize(block)
+            for rows, decoded in _over_blocks(X, self._quantize):
                 if result is None:
                     result = np.empty(X.shape, dtype=decoded.dtype)
                 result[rows] = decoded
@@ -460,9 +459,11 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return self._decode(codes.astype(np.intp, copy=False))
 
     def _mean_distance(self, X, weights) -> float:
+        def work(block):
+            return nearest.paired(block, self._quantize(block), self._score_metric)
+
         summed = 0.0
-        for rows, block in _row_blocks(X):
-            found = nearest.paired(block, self._quantize(block), self._score_metric)
+        for rows, found in _over_blocks(X, work):
             summed += total(found, None if weights is None else weights[rows])
         return summed / float(X.shape[0] if weights is None else total(weights))
 
@@ -549,16 +550,22 @@ def _parts_in(value) -> list["BaseQuantizer"]:
     return list(parts.values())
 
 
-def _row_blocks(X) -> Iterator[tuple[slice, Any]]:
-    """Cut X in row blocks of bounded size, in the dtype to compute in."""
+def _over_blocks(X, work: Callable[[Any], Any]) -> Iterator[tuple[slice, Any]]:
+    """Yield rows, and ``work(block)`` of them, for row blocks of bounded size.
+
+    Blocks are in the dtype to compute in.  The work may be done again for rows that
+    found no memory on their device.
+    """
     if is_foreign(X):
-        size = max(1, _FOREIGN_BLOCK_ELEMENTS // X.shape[1])
-        for start in range(0, X.shape[0], size):
-            rows = slice(start, min(start + size, X.shape[0]))
-            yield rows, _to_compute_in(X[rows, :])
+
+        def tile(rows: slice) -> tuple[slice, Any]:
+            return rows, work(_to_compute_in(X[rows, :]))
+
+        # Blocks are larger than the tiles in which the work is done.
+        yield from nearest.row_tiles(X, max(1, X.shape[1] // _TILES_PER_BLOCK), tile)
         return
     dtype = nearest.compute_dtype(X.dtype)
     size = max(1, _BLOCK_ELEMENTS // X.shape[1])
     for start in range(0, len(X), size):
         rows = slice(start, start + size)
-        yield rows, X[rows].astype(dtype, copy=False)
+        yield rows, work(X[rows].astype(dtype, copy=False))

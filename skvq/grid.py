@@ -20,7 +20,7 @@ from skvq._array_api import (
 )
 from skvq._compat import Interval, StrOptions
 from skvq._validation import check_codes, warn
-from skvq.base import BaseQuantizer, _row_blocks
+from skvq.base import BaseQuantizer, _over_blocks
 from skvq.codes import smallest_dtype
 from skvq.learning import scalar_arrays
 from skvq.learning.scalar import (
@@ -418,7 +418,7 @@ class FiniteScalarQuantizer(BaseQuantizer):
             b of the formula: L integers from -floor(L/2) on are within its range.
         """
         X = self._check_input(X, "bounded_values")
-        blocks = [self._squash_.bounded(block) for _, block in _row_blocks(X)]
+        blocks = [bounded for _, bounded in _over_blocks(X, self._squash_.bounded)]
         if is_foreign(X):
             return concat(array_namespace(X), blocks, axis=0)
         return np.concatenate(blocks)

@@ -43,8 +43,6 @@ _TRAINING_BEAM = 5
 _MIN_TRAINING_ROWS = 131_072
 # Elements of a tile of the search over parts that are not single tables.
 _TILE_ELEMENTS = 2**20
-# The same on another library's device, where a call costs more.
-_FOREIGN_TILE_ELEMENTS = 2**22
 
 
 class ResidualQuantizer(StagedQuantizer):
@@ -497,12 +495,16 @@ def _search(
     weights[-1] = 1.0
     if stage_weights is not None:
         weights = np.asarray(stage_weights)
-    elements = _FOREIGN_TILE_ELEMENTS if is_foreign(X) else _TILE_ELEMENTS
-    tile = max(1, elements // (X.shape[1] * max(beam_size, n_best) ** 2))
-    found = []
-    for low in range(0, X.shape[0], tile):
-        rows = slice(low, min(low + tile, X.shape[0]))
-        found.append(_search_tile(parts, X[rows, :], begin[rows, ...], widths, weights))
+    per_row = X.shape[1] * max(beam_size, n_best) ** 2
+
+    def search(rows: slice):
+        return _search_tile(parts, X[rows, :], begin[rows, ...], widths, weights)
+
+    if is_foreign(X):
+        found = list(nearest.row_tiles(X, per_row, search))
+    else:
+        size, n = max(1, _TILE_ELEMENTS // per_row), X.shape[0]
+        found = [search(slice(low, min(low + size, n))) for low in range(0, n, size)]
     codes = join([one for one, _ in found], axis=0)
     if is_foreign(codes):
         codes = astype(array_namespace(codes), codes, own_dtype)

@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvq import nearest
 from skvq._array_api import as_indices, total
 from skvq._validation import check_codes, check_weights, drop_zero_weights
-from skvq.base import BaseQuantizer, _row_blocks
+from skvq.base import BaseQuantizer, _over_blocks
 
 
 class StagedQuantizer(BaseQuantizer):
@@ -65,12 +65,16 @@ class StagedQuantizer(BaseQuantizer):
         weights = check_weights(sample_weight, X)
         X, weights = drop_zero_weights(X, weights)
         totals = np.zeros(len(self._decodable_widths()))
+
+        def work(block) -> list:
+            codes = as_indices(self._encode(block))
+            return [nearest.paired(block, sums) for sums in self._partial_sums(codes)]
+
         with self._computing():
-            for rows, block in _row_blocks(X):
-                codes = as_indices(self._encode(block))
+            for rows, found in _over_blocks(X, work):
                 share = None if weights is None else weights[rows]
-                for stage, decoded in enumerate(self._partial_sums(codes)):
-                    totals[stage] += total(nearest.paired(block, decoded), share)
+                for stage, distances in enumerate(found):
+                    totals[stage] += total(distances, share)
         count = X.shape[0] if weights is None else total(weights)
         for summed in totals:
             yield -float(summed / count)

@@ -12,6 +12,7 @@ import types
 import unittest
 from contextlib import contextmanager
 
+import emulator
 import numpy as np
 import oracles
 import pytest
@@ -20,7 +21,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import clone, config_context
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import estimator_checks_generator
-from table import DEFAULTS, TABLE, BinaryQuantizer, aq, each, kq, msq, rq, vq
+from table import BY_NAME, DEFAULTS, TABLE, BinaryQuantizer, aq, each, kq, msq, rq, vq
 
 from skvq import (
     FiniteScalarQuantizer,
@@ -555,8 +556,9 @@ SMALL_TILES = ["rq-of-pq-beam-refined", "kronecker-3", "multiscale-smooth"]
 @each([row for row in FOLLOWING if row.name in SMALL_TILES])
 def test_learners_take_rows_in_tiles(other, row, monkeypatch):
     X = row.data()
-    for module in ("residual", "learning.kronecker", "learning.pyramid"):
-        monkeypatch.setattr(f"skvq.{module}._FOREIGN_TILE_ELEMENTS", 500)
+    library = _generic.TorchLibrary if other.__name__ == "torch" else _generic.Library
+    library = _cupy.CupyLibrary if other.__name__ == "cupy" else library
+    monkeypatch.setattr(library, "tile_elements", lambda self: 500)
     given = put(other, X)
     codes = row.make().fit(given).transform(given)
     assert_array_equal(to_host(codes), row.fitted().transform(X))
@@ -1127,6 +1129,54 @@ def test_kernels_on_a_device(cupy, shape):
         expected = oracles.sums_and_counts(X, to_host(codes), len(table), w)
         assert_allclose(to_host(sums), expected[0], rtol=1e-10, atol=1e-10)
         assert_allclose(to_host(counts), expected[1], rtol=1e-10)
+
+
+def test_tiles_that_find_no_memory_are_halved():
+    strict = load("array_api_strict")
+    X, tried = put(strict, np.arange(400.0).reshape(200, 2)), []
+
+    def work(rows):
+        tried.append((rows.start, rows.stop))
+        if rows.stop - rows.start > 60:
+            raise MemoryError("out of memory")
+        return rows.stop
+
+    assert list(engine.row_tiles(X, 2, work)) == [50, 100, 150, 200]
+    assert tried[:3] == [(0, 200), (0, 100), (0, 50)]
+    with pytest.raises(MemoryError, match="no memory for one row"):
+        list(engine.row_tiles(X, 2, lambda rows: work(slice(0, 100))))
+
+
+SCARCE = [
+    "vq-progressive",
+    "vq-cosine",
+    "pq-one-subspace",
+    "rq-refined",
+    "rq-of-pq-beam-refined",
+    "kronecker-3",
+    "multiscale-smooth",
+    "aq-searched",
+    "uniform-defaults",
+    "fsq-defaults",
+    "spherical-defaults",
+    "binary-defaults",
+]
+
+
+@each([BY_NAME[name] for name in SCARCE])
+def test_a_device_that_refuses_memory(row, monkeypatch):
+    X = row.data()
+    # The device says that all is free, so that nothing but its refusal tells.
+    monkeypatch.setattr(_cupy.CupyLibrary, "free_bytes", lambda self: 2**34)
+    with loaded(EMULATED) as cupy:
+        memory, given = emulator.device.MEMORY, put(cupy, X)
+        before = memory.used
+        emulator.device.reset()
+        expected = row.make().fit(given).transform(given)
+        memory.limit = before + 7 * (memory.peak - before) // 10
+        codes = row.make().fit(given).transform(given)
+        assert memory.refusals > 0
+        assert_array_equal(to_host(codes), to_host(expected))
 
 
 @pytest.mark.parametrize("chunk", [1, 40, 64 * 1024])

@@ -46,8 +46,6 @@ Shape = Sequence[int]
 
 # Elements of a row tile.
 _TILE_ELEMENTS = 2**18
-# The same on another library's device, where a call costs more and memory is not cache.
-_FOREIGN_TILE_ELEMENTS = 2**22
 # Alternations over all tables between two assignments, which cost far more.
 _SWEEPS = 2
 # Steps towards the best shared table: all slots move at once, so the whole may be too
@@ -245,9 +243,11 @@ def _value(problem: Problem, tables: Tables, codes: np.ndarray) -> float:
 
 
 def _for_tiles(X: np.ndarray, tile: Callable[[slice], Any]) -> list:
-    elements = _FOREIGN_TILE_ELEMENTS if is_foreign(X) else _TILE_ELEMENTS
-    size, n = max(1, elements // X.shape[1]), X.shape[0]
+    """Return what a function returns for tiles of rows, slices."""
     with nearest.single_threaded_blas():
+        if is_foreign(X):
+            return list(nearest.row_tiles(X, 2 * X.shape[1], tile))
+        size, n = max(1, _TILE_ELEMENTS // X.shape[1]), len(X)
         return [tile(slice(start, min(start + size, n))) for start in range(0, n, size)]
 
 

@@ -199,19 +199,25 @@ def _gathered(samples: Samples, state: _State, flat_maps) -> np.ndarray:
     """
     pyramid, codes = state.pyramid, state.codes
     total = np.zeros(state.table.shape)
+
+    def work(rows: slice, _) -> list[np.ndarray]:
+        maps = reshape(flat_maps(rows), (-1, *pyramid.map_shape))
+        weights = None if samples.weights is None else samples.weights[rows]
+        sums = []
+        for scale, span in enumerate(pyramid.columns()):
+            tokens = pyramid.grow_transposed(maps, scale)
+            tokens = reshape(tokens, (-1, pyramid.n_channels))
+            mass = None
+            if weights is not None:
+                mass = repeat(weights, pyramid.n_tokens[scale], axis=0)
+            flat = reshape(codes[rows, span], (-1,))
+            sums.append(to_host(nearest.accumulate(tokens, flat, len(total), mass)[0]))
+        return sums
+
     with nearest.single_threaded_blas():
-        for rows, _ in pyramid.tiles(samples.X):
-            maps = reshape(flat_maps(rows), (-1, *pyramid.map_shape))
-            weights = None if samples.weights is None else samples.weights[rows]
-            for scale, span in enumerate(pyramid.columns()):
-                tokens = pyramid.grow_transposed(maps, scale)
-                tokens = reshape(tokens, (-1, pyramid.n_channels))
-                mass = None
-                if weights is not None:
-                    mass = repeat(weights, pyramid.n_tokens[scale], axis=0)
-                flat = reshape(codes[rows, span], (-1,))
-                sums, _ = nearest.accumulate(tokens, flat, len(total), mass)
-                total += to_host(sums)
+        for sums in pyramid.over_tiles(samples.X, work):
+            for each in sums:
+                total += each
     return total
 
 
@@ -242,25 +248,29 @@ def _kernel_step(samples: Samples, state: _State, smoothing: Smoothing) -> np.nd
     n_kernels, *size, n_channels, _ = kernels.shape
     width = n_kernels * size[0] * size[1] * n_channels
     gram, moments = np.zeros((width, width)), np.zeros((width, n_channels))
+
+    def work(rows: slice, maps) -> tuple[np.ndarray, np.ndarray]:
+        own_dtype = in_dtype(maps[:0, ...], pyramid.dtype).dtype
+        sums = [zeros(tuple(maps.shape), maps, own_dtype)] * n_kernels
+        for scale, span in enumerate(pyramid.columns()):
+            tokens = look_up(state.table, state.codes[rows, span])
+            k = smoothing.of_scale[scale]
+            sums[k] = sums[k] + pyramid.interpolate(tokens, scale)
+        seen = join([part for one in sums for part in windows(one, size)], axis=3)
+        seen = in_dtype(reshape(seen, (-1, width)), np.dtype(np.float64))
+        seen = smoothing.rho * seen
+        rest = reshape(state.rest[rows, :], (-1, n_channels))
+        rest = in_dtype(rest, np.dtype(np.float64))
+        heavy = seen
+        if samples.weights is not None:
+            n_places = seen.shape[0] // maps.shape[0]
+            heavy = seen * repeat(samples.weights[rows], n_places, axis=0)[:, None]
+        return to_host(heavy.T @ seen), to_host(heavy.T @ rest)
+
     with nearest.single_threaded_blas():
-        for rows, maps in pyramid.tiles(samples.X):
-            own_dtype = in_dtype(maps[:0, ...], pyramid.dtype).dtype
-            sums = [zeros(tuple(maps.shape), maps, own_dtype)] * n_kernels
-            for scale, span in enumerate(pyramid.columns()):
-                tokens = look_up(state.table, state.codes[rows, span])
-                k = smoothing.of_scale[scale]
-                sums[k] = sums[k] + pyramid.interpolate(tokens, scale)
-            seen = join([part for one in sums for part in windows(one, size)], axis=3)
-            seen = in_dtype(reshape(seen, (-1, width)), np.dtype(np.float64))
-            seen = smoothing.rho * seen
-            rest = reshape(state.rest[rows, :], (-1, n_channels))
-            rest = in_dtype(rest, np.dtype(np.float64))
-            heavy = seen
-            if samples.weights is not None:
-                n_places = seen.shape[0] // maps.shape[0]
-                heavy = seen * repeat(samples.weights[rows], n_places, axis=0)[:, None]
-            gram += to_host(heavy.T @ seen)
-            moments += to_host(heavy.T @ rest)
+        for squares, products in pyramid.over_tiles(samples.X, work):
+            gram += squares
+            moments += products
         # Places of the window that see nothing but zeros keep their weights.
         diagonal = gram.diagonal()
         gram.flat[:: width + 1] += _RIDGE * diagonal + 1e-12 * diagonal.max() + 1e-300

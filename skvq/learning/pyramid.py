@@ -18,7 +18,7 @@ Keys (1981), "Cubic convolution interpolation for digital image processing", IEE
 ASSP 29(6).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -39,8 +39,6 @@ from skvq._array_api import (
 _CUBIC = -0.75
 # Elements of a tile of maps.
 _TILE_ELEMENTS = 2**20
-# The same on another library's device, where a call costs more and memory is not cache.
-_FOREIGN_TILE_ELEMENTS = 2**24
 
 
 def area_matrix(n_in: int, n_out: int) -> np.ndarray:
@@ -168,14 +166,33 @@ class Pyramid:
         ends = np.cumsum([0, *self.n_tokens]).tolist()
         return [slice(a, b) for a, b in pairwise(ends)]
 
-    def tiles(self, X: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield the maps of some rows of X at a time, (n_rows, H, W, C)."""
-        elements = _FOREIGN_TILE_ELEMENTS if is_foreign(X) else _TILE_ELEMENTS
-        size, n = max(1, elements // X.shape[1]), X.shape[0]
+    def over_tiles(self, X: np.ndarray, work: Callable) -> Iterator[Any]:
+        """Yield what a function returns for some rows of X at a time.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, H * W * C)
+            Flattened maps.
+        work : callable
+            ``work(rows, maps)``, where `rows` is a slice and `maps` has the shape
+            (n_rows, H, W, C).  It may be called again for rows that found no memory.
+
+        Yields
+        ------
+        found : object
+            What it returned.
+        """
+
+        def tile(rows: slice) -> Any:
+            some = X[rows, :]
+            return work(rows, reshape(some, (some.shape[0], *self.map_shape)))
+
+        if is_foreign(X):
+            yield from nearest.row_tiles(X, X.shape[1], tile)
+            return
+        size, n = max(1, _TILE_ELEMENTS // X.shape[1]), len(X)
         for start in range(0, n, size):
-            stop = min(start + size, n)
-            some = X[start:stop, :]
-            yield slice(start, stop), reshape(some, (stop - start, *self.map_shape))
+            yield tile(slice(start, min(start + size, n)))
 
     def shrink(self, maps: np.ndarray, scale: int) -> np.ndarray:
         """Average maps over the cells of a scale: (n, H, W, C) to (n, h, w, C)."""
@@ -245,15 +262,19 @@ class Pyramid:
             What they leave.
         """
         columns = self.columns()[:n_scales]
+
+        def work(rows: slice, maps):
+            return rows, *self._encode_tile(maps, table, columns)
+
         with nearest.single_threaded_blas():
+            parts = self.over_tiles(X, work)
             if is_foreign(X):
-                parts = [self._encode_tile(m, table, columns) for _, m in self.tiles(X)]
-                found, left = zip(*parts, strict=True)
+                _, found, left = zip(*parts, strict=True)
                 return join(list(found), axis=0), join(list(left), axis=0)
             codes = np.empty((len(X), columns[-1].stop), dtype=np.intp)
             rest = np.empty(X.shape, dtype=self.dtype)
-            for rows, maps in self.tiles(X):
-                codes[rows], rest[rows] = self._encode_tile(maps, table, columns)
+            for rows, *tile in parts:
+                codes[rows], rest[rows] = tile
         return codes, rest
 
     def _encode_tile(self, maps, table, columns):

@@ -13,6 +13,7 @@ and its sums here; nobody else computes a distance.
 `paired`                  distance of each row to its own reconstruction
 `accumulate`              sums and counts of the rows of each code
 `map_rows`                a function of rows of another library, tile by tile
+`row_tiles`               the same for what is not to be joined
 `compute_dtype`           the precision that a dtype is computed in
 `map_jobs`                independent jobs, each on a thread where there are enough
 `single_threaded_blas`    holds BLAS to one thread, for the linear algebra of learners
@@ -24,7 +25,7 @@ another library than NumPy stays where it is, and so does what is returned.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 
 import numpy as np
@@ -63,6 +64,7 @@ __all__ = [
     "nearest_kronecker",
     "nearest_product",
     "paired",
+    "row_tiles",
     "single_threaded_blas",
     "using",
 ]
@@ -153,6 +155,29 @@ def map_rows(X, elements_per_row: int, work: Callable, *beside):
         What the function returns for all rows.
     """
     return backend_module(X, 0.0).map_rows(X, elements_per_row, work, *beside)
+
+
+def row_tiles(X, elements_per_row: int, work: Callable) -> Iterator:
+    """Yield what a function returns for tiles of rows of another library than NumPy.
+
+    A tile that finds no memory is halved, and tried again.
+
+    Parameters
+    ----------
+    X : array of shape (n_rows, ...)
+        The rows.
+    elements_per_row : int
+        Numbers that the function has in memory for a row.
+    work : callable
+        ``work(rows)``, where `rows` is a slice.  What it does must not be seen
+        elsewhere before it returns.
+
+    Yields
+    ------
+    found : object
+        What it returned.
+    """
+    yield from backend_module(X, 0.0).row_tiles(X, elements_per_row, work)
 
 
 def _size(table) -> int:

@@ -14,7 +14,7 @@ tiles and chunks follow the device's free memory.
 """
 
 import importlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -94,27 +94,39 @@ class CupyLibrary(_generic.Library):
     def add_up(self, X: Any, codes: Any, n_codewords: int, weights: Any) -> Any:
         """Return (n_codewords, d + 1): weighted sums of rows, and of the weights."""
         cupy = _cupy()
-        n_columns = X.shape[1] + 1
-        if not X.shape[0]:
-            return cupy.zeros((n_codewords, n_columns))
-        dtype = "float32" if X.dtype == cupy.float32 else "float64"
-        X = cupy.ascontiguousarray(X, dtype=dtype)
-        order, begin, end, first = _pieces(cupy, codes, n_codewords)
-        pieces = cupy.empty((begin.size, n_columns))
-        threads = min(_THREADS, 32 * -(-n_columns // 32))
-        weighted = np.int32(weights is not None)
-        # Without weights the kernel reads none, but wants a pointer.
-        given = cupy.ascontiguousarray(weights) if weighted else pieces
-        _kernels.kernel("add_pieces", dtype)(
-            (begin.size,),
-            (threads,),
-            (X, given, weighted, np.int32(X.shape[1]), order, begin, end, pieces),
-        )
-        sums = cupy.empty((n_codewords, n_columns))
-        _kernels.kernel("add_cells", dtype)(
-            (n_codewords,), (threads,), (pieces, np.int32(n_columns), first, sums)
-        )
+        sums = cupy.zeros((n_codewords, X.shape[1] + 1))
+
+        def work(start: int, stop: int) -> Any:
+            part = None if weights is None else weights[start:stop]
+            return _added_up(cupy, X[start:stop], codes[start:stop], n_codewords, part)
+
+        # What a row takes is its place in the order; the rows are there already.
+        for part in _generic.iterate_tiles(self, X.shape[0], 1, work):
+            sums += part
         return sums
+
+
+def _added_up(cupy, X: Any, codes: Any, n_codewords: int, weights: Any) -> Any:
+    """Return (n_codewords, d + 1): weighted sums of rows, and of the weights."""
+    n_columns = X.shape[1] + 1
+    dtype = "float32" if X.dtype == cupy.float32 else "float64"
+    X = cupy.ascontiguousarray(X, dtype=dtype)
+    order, begin, end, first = _pieces(cupy, codes, n_codewords)
+    pieces = cupy.empty((begin.size, n_columns))
+    threads = min(_THREADS, 32 * -(-n_columns // 32))
+    weighted = np.int32(weights is not None)
+    # Without weights the kernel reads none, but wants a pointer.
+    given = pieces if weights is None else cupy.ascontiguousarray(weights)
+    _kernels.kernel("add_pieces", dtype)(
+        (begin.size,),
+        (threads,),
+        (X, given, weighted, np.int32(X.shape[1]), order, begin, end, pieces),
+    )
+    sums = cupy.empty((n_codewords, n_columns))
+    _kernels.kernel("add_cells", dtype)(
+        (n_codewords,), (threads,), (pieces, np.int32(n_columns), first, sums)
+    )
+    return sums
 
 
 def _warps(n_rows: int) -> tuple[tuple[int], tuple[int]]:
@@ -374,8 +386,8 @@ class _Loader:
                     raise MemoryError(
                         "The device has no memory for one row of X: free some."
                     ) from error
-                self.library.release()
-                self.n_rows = (stop - start + 1) // 2
+            self.library.release()
+            self.n_rows = (stop - start + 1) // 2
         return None
 
 
@@ -566,6 +578,11 @@ def accumulate(X, codes, n_codewords: int, weights=None):
 def map_rows(X: Any, elements_per_row: int, work: Any, *beside: Any) -> Any:
     """Call ``work(X[tile], ...)`` for every tile of rows, and join what it returned."""
     return _generic.map_rows_with(CupyLibrary(X), X, elements_per_row, work, beside)
+
+
+def row_tiles(X: Any, elements_per_row: int, work: Callable) -> Iterator[Any]:
+    """Yield ``work(rows)`` for every tile of rows, a slice."""
+    return _generic.row_tiles_with(CupyLibrary(X), X, elements_per_row, work)
 
 
 def check_no_zero_rows(rows: Any, name: str = "X", start: int = 0) -> None:

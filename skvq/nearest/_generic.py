@@ -8,7 +8,7 @@ exists; a tile that finds no memory is halved.
 A `Library` is what differs from one library to another.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -173,15 +173,16 @@ def library_of(X: Any) -> Library:
     return Library(X)
 
 
-def in_tiles(
+def iterate_tiles(
     library: Library,
     n_rows: int,
     elements_per_row: int,
     work: Callable[[int, int], Any],
-) -> list[Any]:
-    """Call ``work(start, stop)`` for every tile of rows; return what it returned.
+) -> Iterator[Any]:
+    """Yield ``work(start, stop)`` for every tile of rows.
 
-    A tile that finds no memory is halved, and so are those after it.
+    A tile that finds no memory is halved, and so are those after it: what the work does
+    for a tile must not be seen elsewhere before it returns.
 
     Raises
     ------
@@ -189,22 +190,50 @@ def in_tiles(
         If there is no memory for a single row.
     """
     rows = max(1, library.tile_elements() // max(1, elements_per_row))
-    parts, start = [], 0
+    start = 0
     while start < n_rows:
         stop = min(start + rows, n_rows)
         try:
-            parts.append(work(start, stop))
+            found = work(start, stop)
         except library.out_of_memory as error:
             if stop - start == 1:
                 raise MemoryError(
                     f"The device has no memory for one row of {elements_per_row} "
                     "numbers: free some, or use fewer codewords."
                 ) from error
-            library.release()
             rows = (stop - start + 1) // 2
+        else:
+            start = stop
+            yield found
             continue
-        start = stop
-    return parts
+        # Not before the error is gone, which holds what the work had allocated.
+        library.release()
+
+
+def in_tiles(
+    library: Library,
+    n_rows: int,
+    elements_per_row: int,
+    work: Callable[[int, int], Any],
+) -> list[Any]:
+    """Return ``work(start, stop)`` of every tile of rows; see `iterate_tiles`."""
+    return list(iterate_tiles(library, n_rows, elements_per_row, work))
+
+
+def row_tiles(X: Any, elements_per_row: int, work: Callable) -> Iterator[Any]:
+    """Yield ``work(rows)`` for every tile of rows, a slice."""
+    return row_tiles_with(library_of(X), X, elements_per_row, work)
+
+
+def row_tiles_with(
+    library: Library, X: Any, elements_per_row: int, work: Callable
+) -> Iterator[Any]:
+    """Yield what a function returns for tiles of rows, by means of a library."""
+
+    def tile(start: int, stop: int) -> Any:
+        return work(slice(start, stop))
+
+    return iterate_tiles(library, X.shape[0], elements_per_row, tile)
 
 
 def map_rows(X: Any, elements_per_row: int, work: Callable, *beside: Any) -> Any:

@@ -18,7 +18,7 @@ class _Memory:
     """What is allocated on the device, in bytes."""
 
     def __init__(self) -> None:
-        self.limit, self.used, self.peak = _NO_LIMIT, 0, 0
+        self.limit, self.used, self.peak, self.refusals = _NO_LIMIT, 0, 0, 0
         self._known: set[int] = set()
         self._lock = threading.RLock()
 
@@ -30,6 +30,7 @@ class _Memory:
             if id(array) in self._known:
                 return
             if self.used + array.nbytes > self.limit:
+                self.refusals += 1
                 raise OutOfMemoryError(f"Out of memory allocating {array.nbytes} bytes")
             self._known.add(id(array))
             self.used += array.nbytes
@@ -47,7 +48,7 @@ MEMORY = _Memory()
 
 def reset() -> None:
     """Give the device all of its memory back."""
-    MEMORY.limit, MEMORY.peak = _NO_LIMIT, MEMORY.used
+    MEMORY.limit, MEMORY.peak, MEMORY.refusals = _NO_LIMIT, MEMORY.used, 0
     RUNTIME.n_launches.clear()
 
 
