@@ -1025,11 +1025,16 @@ def test_searches_that_are_large_enough(fake_cupy, monkeypatch):
     fake_cupy(1)
     X, table = make((10, 4, 6))
     factors, sums = [table[:, :2], table[:3, :2]], [table, table]
+    more, begin = [table, table, table[:2], table], np.zeros((10, 2, 1), dtype=int)
     codes = np.zeros((10, 2), dtype=int)
     searches = {
         6 * 4: lambda: engine.nearest(X, table),
         6 * 2 + 3 * 2: lambda: engine.nearest_product(X, factors),
-        3 * 2 * 6 * 4: lambda: engine.nearest_best(X, sums, 3),
+        (1 + 3) * 6 * 4: lambda: engine.nearest_best(X, sums, 3),
+        # Two sums are begun, then as many as there are, eight at most.
+        (2 * 6 + 8 * 2 + 8 * 6) * 4: lambda: engine.nearest_best(
+            X, more, 8, begin=begin
+        ),
         5 * 2 * 2 * 6 * 4: lambda: engine.improve_sums(X, sums, codes, n_rounds=5),
         6 * 3 * 2: lambda: engine.nearest_kronecker(X, factors),
     }

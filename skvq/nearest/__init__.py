@@ -86,12 +86,11 @@ def nearest_product(X, codebooks: Sequence, *, dtype=np.intp):
 
 
 @wraps(_host.nearest_best)
-def nearest_best(X, codebooks: Sequence, beam_size: int, **options):
+def nearest_best(X, codebooks: Sequence, beam_size: int, *, begin=None, **options):
     """Send the search to the library of X, or where the backend says."""
-    # The first table is searched for the sums begun, which are at most as many.
-    per_row = beam_size * sum(_size(table) for table in codebooks)
+    per_row = _beam_work(codebooks, beam_size, begin)
     search = backend_module(X, _work(X, per_row)).nearest_best
-    return search(X, codebooks, beam_size, **options)
+    return search(X, codebooks, beam_size, begin=begin, **options)
 
 
 @wraps(_host.improve_sums)
@@ -182,6 +181,18 @@ def row_tiles(X, elements_per_row: int, work: Callable) -> Iterator:
 
 def _size(table) -> int:
     return math.prod(np.shape(table))
+
+
+def _beam_work(codebooks: Sequence, beam_size: int, begin) -> int:
+    """Return the multiply-adds of a beam search for a row."""
+    shape: tuple[int, ...] = () if begin is None else np.shape(begin)
+    # Of a shape that does not fit, the search tells.
+    n_sums, n_begun = (shape[1], shape[2]) if len(shape) == 3 else (1, 0)
+    per_row = 0
+    for table in codebooks[n_begun:]:
+        per_row += n_sums * _size(table)
+        n_sums = min(beam_size, n_sums * len(table))
+    return per_row
 
 
 def _work(X, per_row: int) -> float:

@@ -14,6 +14,17 @@ that holds it, and so is the answer.  For NumPy's arrays a backend is named:
              library other than NumPy and CuPy are refused.
 ===========  =======================================================================
 
+The multiply-adds of a search in n rows of d features, in tables of V_j codewords:
+
+===================  ===============================================================
+`nearest`            n V d
+`nearest_product`    n sum_j V_j d_j, where d_j is the width of a table
+`nearest_best`       n sum_j S_j V_j d, where S_j sums are there when stage j begins,
+                     without the stages that are given
+`improve_sums`       n_rounds n_sweeps n sum_j V_j d
+`nearest_kronecker`  n prod_j V_j min_j d_j, the product with the narrowest factor
+===================  ===============================================================
+
 CuPy is neither imported nor looked for until a search is large enough or a CuPy array
 comes.  The device is the one of CuPy's own context.
 """
