@@ -191,7 +191,7 @@ def _beam_work(codebooks: Sequence, beam_size: int, begin) -> int:
     per_row = 0
     for table in codebooks[n_begun:]:
         per_row += n_sums * _size(table)
-        n_sums = min(beam_size, n_sums * len(table))
+        n_sums = min(beam_size, n_sums * np.shape(table)[0])
     return per_row
 
 
