@@ -1,9 +1,10 @@
 """The engine on a GPU: ratios to the device's limits, to torch, and to NumPy.
 
-Flat argmin, product codes, and one iteration of k-means, all in one run.  The limits
-are those of the machine it runs on: flops over the measured rate of SGEMM, bytes over
-the measured rate of a copy.  TF32 is off everywhere.  Without CuPy or a device it says
-so and ends.
+Flat argmin by each path that there is, product codes, one iteration of k-means, and the
+work from which NumPy's rows are worth the transfer, all in one run.  The limits are
+those of the machine it runs on: flops over the measured rate of SGEMM, bytes over the
+measured rate of a copy.  TF32 is off everywhere.  Without CuPy or a device it says so
+and ends.
 """
 
 import _common as common  # isort: skip  (before NumPy)
@@ -11,10 +12,12 @@ import _common as common  # isort: skip  (before NumPy)
 import statistics
 import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 
 from skvq import nearest as engine
+from skvq.nearest import _cupy
 from skvq.nearest._backend import GPU_WORK, cupy_has_device
 
 
@@ -69,17 +72,18 @@ def load_torch():
 
 def limits(cupy, sync, repeats, quick):
     """Return the measured rates: flops of SGEMM, bytes of a copy."""
-    size = 1024 if quick else 8192
+    size = 128 if quick else 8192
     a = cupy.ones((size, size), dtype=cupy.float32)
     out = cupy.empty_like(a)
     flops = 2 * size**3 / seconds(lambda: cupy.matmul(a, a, out=out), sync, repeats)
-    source = cupy.zeros(2**22 if quick else 2**28, dtype=cupy.float32)
+    source = cupy.zeros(2**16 if quick else 2**28, dtype=cupy.float32)
     target = cupy.empty_like(source)
     copying = seconds(lambda: cupy.copyto(target, source), sync, repeats)
     return flops, 2 * source.nbytes / copying
 
 
 def report(name, own, rivals, limit):
+    """Print a time as a share of the limit, and how often rivals take it."""
     ratios = [f"{label} {t / own:.2f}x" for label, t in rivals.items() if t]
     print(
         f"{name}: {own * 1e3:.2f} ms; of the limit {limit / own:.0%}; "
@@ -87,100 +91,142 @@ def report(name, own, rivals, limit):
     )
 
 
-def main():
-    arguments = common.parser(__doc__, repeats=7).parse_args()
+@contextmanager
+def path_of(name):
+    """Let flat searches go by a path, whatever the engine would choose."""
+    chosen = _cupy.flat_path
+    _cupy.flat_path = lambda width: name
+    try:
+        yield
+    finally:
+        _cupy.flat_path = chosen
+
+
+class Run:
+    """What all parts of the benchmark have in common."""
+
+    def __init__(self, cupy, repeats, quick):
+        self.cupy, self.repeats, self.quick = cupy, repeats, quick
+        self.sync = cupy.cuda.get_current_stream().synchronize
+        self.torch = load_torch()
+        self.flops, self.bandwidth = limits(cupy, self.sync, repeats, quick)
+        self.rows = 300 if quick else 1_000_000
+        self.rng = np.random.default_rng(0)
+
+    def seconds(self, function):
+        """Return the median time of a call."""
+        return seconds(function, self.sync, self.repeats)
+
+    def normal(self, *shape):
+        """Return random numbers on the host."""
+        return self.rng.standard_normal(shape, dtype=np.float32)
+
+    def flat(self, width, size):
+        """Compare the paths of a flat search with each other, and with torch."""
+        X = self.cupy.asarray(self.normal(self.rows, width))
+        table = X[:size].copy()
+        times, codes = {}, {}
+        for path in ("registers", "product", "fused"):
+            if path == "registers" and width > _cupy._MAX_WIDTH:
+                continue
+            with path_of(path):
+
+                def search():
+                    return engine.nearest(X, table, return_distances=False)[0]
+
+                times[path], codes[path] = self.seconds(search), search()
+        chosen = _cupy.flat_path(width)
+        rivals = {f"by {path}": t for path, t in times.items() if path != chosen}
+        if self.torch:
+            x, t = self.torch.of(X), self.torch.of(table)
+            rivals["torch tiled"] = self.seconds(lambda: self.torch.tiled(x, t))
+            rivals["torch cdist"] = self.seconds(lambda: self.torch.cdist(x, t))
+        name = f"argmin {self.rows} x {width}, V = {size}, by {chosen}"
+        work = 2 * self.rows * width * size
+        report(name, times[chosen], rivals, work / self.flops)
+        for path, found in codes.items():
+            share = float((found != codes[chosen]).mean())
+            if share > 0:
+                print(f"  by {path}: {share:.1e} of the codes are others (rounding)")
+
+    def product(self):
+        """Compare product codes of 16 x 8 bits with torch, subspace by subspace."""
+        X = self.cupy.asarray(self.normal(self.rows, 128))
+        tables = [X[:256, 8 * j : 8 * j + 8].copy() for j in range(16)]
+        own = self.seconds(lambda: engine.nearest_product(X, tables, dtype=np.uint8))
+        rivals = {}
+        if self.torch:
+            of = self.torch.of
+            parts = [of(X[:, 8 * j : 8 * j + 8].copy()) for j in range(16)]
+            pairs = list(zip(parts, map(of, tables), strict=True))
+            rivals["torch cdist"] = self.seconds(
+                lambda: [self.torch.cdist(*pair) for pair in pairs]
+            )
+        compute = 2 * self.rows * 128 * 256 / self.flops
+        traffic = (X.nbytes + 16 * self.rows) / self.bandwidth
+        name = f"product {self.rows} x 128, 16 x 8 bits"
+        report(name, own, rivals, max(compute, traffic))
+
+    def lloyd(self):
+        """Compare an iteration of k-means with its own argmin."""
+        n, size = 8 * self.rows, 1024 if not self.quick else 64
+        # On the device from the start: 4 GB.
+        X = self.cupy.random.standard_normal((n, 128), dtype=self.cupy.float32)
+        table = X[:size].copy()
+
+        def argmin():
+            return engine.nearest(X, table, return_distances=False)[0]
+
+        def iteration():
+            sums, counts = engine.accumulate(X, argmin(), size)
+            return sums / self.cupy.maximum(counts, 1)[:, None]
+
+        alone, own = self.seconds(argmin), self.seconds(iteration)
+        name = f"k-means iteration {n} x 128, V = {size}"
+        report(name, own, {"its argmin": alone}, 2 * n * 128 * size / self.flops)
+
+    def transfer(self, width, size):
+        """Find from how many rows on the device is faster for rows of the host."""
+        table, level = self.normal(size, width), None
+        most = 2**9 if self.quick else 2**21
+        X = self.normal(most, width)
+        for n in [most >> k for k in (8, 6, 4, 2, 0)]:
+            times = {}
+            for backend in ("numpy", "cupy"):
+                with engine.using(backend):
+                    times[backend] = self.seconds(
+                        lambda n=n: engine.nearest(X[:n], table, return_distances=False)
+                    )
+            if level is None and times["cupy"] <= times["numpy"]:
+                level = n * width * size
+            print(
+                f"rows of the host, {n} x {width}, V = {size}: NumPy "
+                f"{times['numpy'] / times['cupy']:.2f}x the time of the device"
+            )
+        found = "at no size that was tried" if level is None else f"from {level:.0e}"
+        print(f"  level {found} multiply-adds; 'auto' sends from {GPU_WORK:.0e}")
+
+
+def main(options=None):
+    arguments = common.parser(__doc__, repeats=7).parse_args(options)
     if not cupy_has_device():
         print("benchmarks/gpu.py: CuPy is missing or sees no CUDA device; nothing run.")
         return
     import cupy
 
-    sync, repeats = cupy.cuda.get_current_stream().synchronize, arguments.repeats
-    rows = 10_000 if arguments.quick else 1_000_000
+    run = Run(cupy, arguments.repeats, arguments.quick)
     name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"]
-    flops, bandwidth = limits(cupy, sync, repeats, arguments.quick)
     print(
-        f"{name.decode()}: SGEMM {flops / 1e12:.1f} Tflop/s, "
-        f"copy {bandwidth / 1e9:.0f} GB/s, CuPy {cupy.__version__}"
+        f"{name.decode()}: SGEMM {run.flops / 1e12:.1f} Tflop/s, "
+        f"copy {run.bandwidth / 1e9:.0f} GB/s, CuPy {cupy.__version__}"
     )
-    torch = load_torch()
-    rng = np.random.default_rng(0)
-    host = rng.standard_normal((rows, 128), dtype=np.float32)
-    X = cupy.asarray(host)
-
-    for size in (1024, 4096):
-        table = X[:size].copy()
-        own = seconds(
-            lambda table=table: engine.nearest(X, table, return_distances=False),
-            sync,
-            repeats,
-        )
-        rivals = {}
-        if torch:
-            x, t = torch.of(X), torch.of(table)
-            rivals["torch tiled"] = seconds(
-                lambda x=x, t=t: torch.tiled(x, t), sync, repeats
-            )
-            rivals["torch cdist"] = seconds(
-                lambda x=x, t=t: torch.cdist(x, t), sync, repeats
-            )
-        few, small = host[: rows // 20], host[:size]
-        with engine.using("numpy"):
-            start = time.perf_counter()
-            engine.nearest(few, small, return_distances=False)
-            on_host = 20 * (time.perf_counter() - start)
-        rivals["NumPy"] = on_host
-        report(
-            f"argmin {rows} x 128, V = {size}",
-            own,
-            rivals,
-            2 * rows * 128 * size / flops,
-        )
-        with engine.using("cupy"):
-            sent = seconds(
-                lambda small=small: engine.nearest(host, small, return_distances=False),
-                sync,
-                1,
-            )
-        print(
-            f"  NumPy's rows sent to the device: {sent * 1e3:.1f} ms, on the host "
-            f"{on_host * 1e3:.0f} ms; 'auto' sends from {GPU_WORK:.0e} multiply-adds"
-        )
-
-    tables = [X[:256, 8 * j : 8 * j + 8].copy() for j in range(16)]
-    own = seconds(
-        lambda: engine.nearest_product(X, tables, dtype=np.uint8), sync, repeats
-    )
-    rivals = {}
-    if torch:
-        parts = [torch.of(X[:, 8 * j : 8 * j + 8].copy()) for j in range(16)]
-        others = [torch.of(table) for table in tables]
-        rivals["torch cdist"] = seconds(
-            lambda: [torch.cdist(*pair) for pair in zip(parts, others, strict=True)],
-            sync,
-            repeats,
-        )
-    limit = max(2 * rows * 128 * 256 / flops, (X.nbytes + 16 * rows) / bandwidth)
-    report(f"product {rows} x 128, 16 x 8 bits", own, rivals, limit)
-
-    del X
-    X = cupy.random.standard_normal((8 * rows, 128), dtype=cupy.float32)
-    table = X[:1024].copy()
-
-    def argmin():
-        return engine.nearest(X, table, return_distances=False)[0]
-
-    def iteration():
-        sums, counts = engine.accumulate(X, argmin(), 1024)
-        return sums / cupy.maximum(counts, 1)[:, None]
-
-    alone = seconds(argmin, sync, repeats)
-    own = seconds(iteration, sync, repeats)
-    report(
-        f"k-means iteration {8 * rows} x 128, V = 1024",
-        own,
-        {"its argmin": alone},
-        2 * 8 * rows * 128 * 1024 / flops,
-    )
+    sizes = [(128, 1024), (128, 4096), (64, 256), (32, 256), (16, 256), (8, 256)]
+    for width, size in sizes[:3] if arguments.quick else sizes:
+        run.flat(width, min(size, run.rows))
+    run.product()
+    run.lloyd()
+    run.transfer(128, 64 if arguments.quick else 1024)
+    run.transfer(8, 64 if arguments.quick else 256)
 
 
 if __name__ == "__main__":

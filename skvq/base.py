@@ -75,7 +75,7 @@ logger = logging.getLogger("skvq")
 # Elements of a row block: bounds the memory of the conversions and of the hooks.
 _BLOCK_ELEMENTS = 2**22
 # A block of another library's device is so many tiles, since a call costs more there.
-_TILES_PER_BLOCK = 16
+_TILES_PER_BLOCK = 8
 
 
 def _learns_from_stream(estimator: "BaseQuantizer") -> bool:

@@ -336,7 +336,12 @@ def _fit_on_threads(parts, slices, X, weights) -> None:
         with config_context(**config):
             _fit_part(parts[j], X[:, slices[j]], weights)
 
-    nearest.map_jobs(fit, len(parts))
+    if is_foreign(X):
+        # A device's streams belong to the thread that works with X.
+        for j in range(len(parts)):
+            fit(j)
+    else:
+        nearest.map_jobs(fit, len(parts))
 
 
 def _stack_slices(X, weights, slices):

@@ -6,17 +6,19 @@ With SKVQ_NEEDS_ARRAYS=1, as in CI, a test that would skip fails.
 import importlib
 import os
 import pickle
+import re
 import subprocess
 import sys
 import types
 import unittest
 from contextlib import contextmanager
+from pathlib import Path
 
 import emulator
 import numpy as np
 import oracles
 import pytest
-from emulator import emulated_cupy, find_compiler
+from emulator import CudaCompiler, emulated_cupy, find_compiler
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import clone, config_context
 from sklearn.exceptions import NotFittedError
@@ -1148,8 +1150,74 @@ def test_tiles_that_find_no_memory_are_halved():
 
     assert list(engine.row_tiles(X, 2, work)) == [50, 100, 150, 200]
     assert tried[:3] == [(0, 200), (0, 100), (0, 50)]
-    with pytest.raises(MemoryError, match="no memory for one row"):
+    with pytest.raises(MemoryError, match="one row of 2 numbers"):
         list(engine.row_tiles(X, 2, lambda rows: work(slice(0, 100))))
+
+    def within(rows):
+        return list(engine.row_tiles(X[:1, :], 5, lambda rows: work(slice(0, 100))))
+
+    with pytest.raises(MemoryError, match="one row of 5 numbers"):
+        list(engine.row_tiles(X, 2, within))
+
+
+FLOATS = ["float32", "float64"]
+KERNELS = [
+    *((name, dtype, {}) for name in ("smallest", "few", "gaps") for dtype in FLOATS),
+    *((name, dtype, {}) for name in ("add_pieces", "add_cells") for dtype in FLOATS),
+    *(("flat", "float32", {"FOURS": fours}) for fours in (0, 1)),
+    *(
+        ("product", dtype, _cupy.product_constants(width, dtype, code))
+        for width in (1, 3, 4, 8, 16, 32)
+        for dtype in FLOATS
+        for code in ("uint8", "int64")
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "constants"), KERNELS, ids=lambda each: str(each)
+)
+def test_kernels_compile_for_devices(name, dtype, constants):
+    """By NVIDIA's own compiler, so that all of a thread's numbers are in registers."""
+    compiler = CudaCompiler.find()
+    if compiler is None:
+        assert not (NEEDED and sys.platform == "linux")
+        pytest.skip("needs the package nvidia-cuda-nvrtc")
+    for architecture in ("sm_75", "sm_90"):
+        source = _kernels.source(name, dtype, **constants)
+        said = compiler.compile(source, architecture)
+        spilled = [int(n) for n in re.findall(r"(\d+) bytes spill stores", said)]
+        assert spilled
+        # That of 128 x 128 tiles is held to half of the registers: it spills some.
+        assert max(spilled) <= (512 if name == "flat" else 0)
+
+
+def test_the_benchmark_runs(cupy, capsys, monkeypatch):
+    if not hasattr(cupy, "random"):  # the emulation has no generator of its own
+        rng = np.random.default_rng(0)
+        monkeypatch.setattr(
+            cupy,
+            "random",
+            types.SimpleNamespace(
+                standard_normal=lambda *args, **kwargs: cupy.asarray(
+                    rng.standard_normal(*args, **kwargs)
+                )
+            ),
+            raising=False,
+        )
+    folder = Path(__file__).parents[1] / "benchmarks"
+    if not folder.is_dir():
+        pytest.skip("the benchmarks are not beside the tests")
+    monkeypatch.syspath_prepend(str(folder))
+    benchmark = importlib.import_module("gpu")
+    # Torch does not take arrays of the emulation.
+    monkeypatch.setattr(benchmark, "load_torch", lambda: None)
+    benchmark.main(["--quick", "--repeats", "1"])
+    printed = capsys.readouterr().out
+    assert printed.count("argmin 300 x") == 3
+    assert "product 300 x 128" in printed
+    assert "k-means iteration 2400 x 128" in printed
+    assert printed.count("multiply-adds") == 2
 
 
 SCARCE = [

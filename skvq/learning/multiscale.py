@@ -268,7 +268,8 @@ def _kernel_step(samples: Samples, state: _State, smoothing: Smoothing) -> np.nd
         return to_host(heavy.T @ seen), to_host(heavy.T @ rest)
 
     with nearest.single_threaded_blas():
-        for squares, products in pyramid.over_tiles(samples.X, work):
+        copies = n_kernels * size[0] * size[1]
+        for squares, products in pyramid.over_tiles(samples.X, work, copies):
             gram += squares
             moments += products
         # Places of the window that see nothing but zeros keep their weights.

@@ -166,7 +166,9 @@ class Pyramid:
         ends = np.cumsum([0, *self.n_tokens]).tolist()
         return [slice(a, b) for a, b in pairwise(ends)]
 
-    def over_tiles(self, X: np.ndarray, work: Callable) -> Iterator[Any]:
+    def over_tiles(
+        self, X: np.ndarray, work: Callable, copies: int = 1
+    ) -> Iterator[Any]:
         """Yield what a function returns for some rows of X at a time.
 
         Parameters
@@ -176,6 +178,8 @@ class Pyramid:
         work : callable
             ``work(rows, maps)``, where `rows` is a slice and `maps` has the shape
             (n_rows, H, W, C).  It may be called again for rows that found no memory.
+        copies : int, default=1
+            How many times the memory of the maps it takes, on a device.
 
         Yields
         ------
@@ -188,7 +192,7 @@ class Pyramid:
             return work(rows, reshape(some, (some.shape[0], *self.map_shape)))
 
         if is_foreign(X):
-            yield from nearest.row_tiles(X, X.shape[1], tile)
+            yield from nearest.row_tiles(X, copies * X.shape[1], tile)
             return
         size, n = max(1, _TILE_ELEMENTS // X.shape[1]), len(X)
         for start in range(0, n, size):

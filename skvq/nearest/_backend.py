@@ -31,10 +31,11 @@ comes.  The device is the one of CuPy's own context.
 
 import importlib
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -135,6 +136,15 @@ def cupy_has_device() -> bool:
     except Exception:
         # An installation without a driver fails in many ways, all meaning no device.
         return False
+
+
+def callers_device() -> Callable[[], AbstractContextManager]:
+    """Return what makes other threads use the GPU that this one does."""
+    # Whoever has not imported CuPy has not chosen a device.
+    cupy = sys.modules.get("cupy")
+    if cupy is None or not cupy_has_device():
+        return nullcontext
+    return partial(cupy.cuda.Device, cupy.cuda.Device().id)
 
 
 def backend_module(X: Any, work: float) -> ModuleType:

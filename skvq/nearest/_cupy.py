@@ -91,6 +91,19 @@ class CupyLibrary(_generic.Library):
         _smallest(cupy.ascontiguousarray(scores), None, codes)
         return codes
 
+    def smallest_few(self, scores: Any, k: int) -> Any:
+        """Return where the k smallest of each row are, ascending."""
+        cupy = _cupy()
+        if scores.dtype.name not in _kernels.TOP:
+            return super().smallest_few(scores, k)
+        scores = cupy.ascontiguousarray(scores)
+        n, n_scores = scores.shape
+        places = cupy.empty((n, k), dtype=cupy.int64)
+        if n:
+            arguments = scores, np.int64(n), np.int32(n_scores), np.int32(k), places
+            _kernels.kernel("few", scores.dtype.name)(*_warps(n), arguments)
+        return places
+
     def add_up(self, X: Any, codes: Any, n_codewords: int, weights: Any) -> Any:
         """Return (n_codewords, d + 1): weighted sums of rows, and of the weights."""
         cupy = _cupy()
@@ -171,6 +184,17 @@ def _pieces(cupy, codes: Any, n_codewords: int) -> tuple[Any, Any, Any, Any]:
 # -- searches without scores in memory -------------------------------------------------
 
 
+def product_constants(width: int, dtype: str, code_dtype: str) -> dict[str, Any]:
+    """Return the constants of the kernel "product" for rows of a width."""
+    registers = width * np.dtype(dtype).itemsize // 4
+    return {
+        "CODE": _kernels.C_TYPES[code_dtype],
+        "W": width,
+        "ROWS": max(1, min(4, _REGISTERS // registers)),
+        "FOURS": int(width % 4 == 0 and dtype == "float32"),
+    }
+
+
 def _in_registers(
     x: Any, start: int, weights: Any, centre: Any, scale: Any, dtype: Any
 ) -> Any:
@@ -184,18 +208,11 @@ def _in_registers(
     codes = cupy.empty((x.shape[0], m), dtype=dtype)
     if not x.shape[0]:
         return codes
-    rows = max(1, min(4, _REGISTERS // (width * x.dtype.itemsize // 4)))
-    kernel = _kernels.kernel(
-        "product",
-        x.dtype.name,
-        CODE=_kernels.C_TYPES[codes.dtype.name],
-        W=width,
-        ROWS=rows,
-        FOURS=int(width % 4 == 0 and x.dtype == cupy.float32),
-    )
+    constants = product_constants(width, x.dtype.name, codes.dtype.name)
+    kernel = _kernels.kernel("product", x.dtype.name, **constants)
     per_codeword = (width + 1) * x.dtype.itemsize
     part = min(n_codewords, _SHARED_BYTES // per_codeword)
-    blocks = min(-(-x.shape[0] // (_THREADS * rows)), 2**16)
+    blocks = min(-(-x.shape[0] // (_THREADS * constants["ROWS"])), 2**16)
     kernel(
         (blocks, m),
         (_THREADS,),

@@ -173,6 +173,10 @@ def library_of(X: Any) -> Library:
     return Library(X)
 
 
+class RowTooLargeError(MemoryError):
+    """There is no memory for a single row."""
+
+
 def iterate_tiles(
     library: Library,
     n_rows: int,
@@ -186,7 +190,7 @@ def iterate_tiles(
 
     Raises
     ------
-    MemoryError
+    RowTooLargeError
         If there is no memory for a single row.
     """
     rows = max(1, library.tile_elements() // max(1, elements_per_row))
@@ -197,7 +201,9 @@ def iterate_tiles(
             found = work(start, stop)
         except library.out_of_memory as error:
             if stop - start == 1:
-                raise MemoryError(
+                if isinstance(error, RowTooLargeError):
+                    raise  # of tiles within tiles, the innermost know what they ask for
+                raise RowTooLargeError(
                     f"The device has no memory for one row of {elements_per_row} "
                     "numbers: free some, or use fewer codewords."
                 ) from error

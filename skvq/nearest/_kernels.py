@@ -42,6 +42,44 @@ extern "C" __global__ void smallest(
 }
 """
 
+_FEW = r"""
+// Where the k smallest of each row are, in the order of value and place; a warp for
+// each row reads its scores once for each of them.
+extern "C" __global__ void few(
+    const T* scores, long long n, int n_scores, int k, long long* places)
+{
+    const long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    const long long row = thread / 32;
+    const int lane = threadIdx.x % 32;
+    if (row >= n) return;
+    const T* score = scores + row * n_scores;
+    T last = -TOP;
+    int after = -1;
+    for (int j = 0; j < k; j++) {
+        T best = TOP;
+        int at = n_scores;
+        #pragma unroll 4
+        for (int i = lane; i < n_scores; i += 32) {
+            const T next = score[i];
+            const bool is_left = next > last || (next == last && i > after);
+            if (is_left && next < best) { best = next; at = i; }
+        }
+        #pragma unroll
+        for (int bits = 16; bits; bits /= 2) {
+            const T other = __shfl_xor_sync(0xffffffffu, best, bits);
+            const int where = __shfl_xor_sync(0xffffffffu, at, bits);
+            if (other < best || (other == best && where < at)) {
+                best = other;
+                at = where;
+            }
+        }
+        if (lane == 0) places[row * k + j] = at;
+        last = best;
+        after = at;
+    }
+}
+"""
+
 _GAPS = r"""
 // Squared distances of (x - centre) * scale to the rows chosen, one warp for each.
 extern "C" __global__ void gaps(
@@ -333,6 +371,7 @@ extern "C" __global__ void add_cells(
 
 _SOURCES = {
     "smallest": _SMALLEST,
+    "few": _FEW,
     "gaps": _GAPS,
     "product": _PRODUCT,
     "flat": _FLAT,

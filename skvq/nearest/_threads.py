@@ -20,6 +20,8 @@ import numpy as np
 import scipy.linalg  # noqa: F401  loads SciPy's BLAS, so that the guard knows it
 from threadpoolctl import ThreadpoolController
 
+from skvq.nearest._backend import callers_device
+
 # Below this many multiply-adds the start of a thread costs more than it saves.
 MIN_WORK_PER_CALL = 20_000_000
 
@@ -271,7 +273,7 @@ def map_jobs(job: Callable[[int], None], n_jobs: int) -> None:
 
     What a job does in the engine has what threads are left for it: many small jobs,
     whose tiles are too few to keep all threads busy, take a thread each.  They see the
-    caller's context variables and floating-point flags.
+    caller's context variables, floating-point flags, and GPU.
 
     Parameters
     ----------
@@ -280,7 +282,7 @@ def map_jobs(job: Callable[[int], None], n_jobs: int) -> None:
     n_jobs : int
         How many there are.
     """
-    flags = np.geterr()
+    flags, device = np.geterr(), callers_device()
     with single_threaded_blas() as n_threads:
         n_threads = min(n_threads, _share.most)
         share = max(1, n_threads // max(1, n_jobs))
@@ -290,7 +292,7 @@ def map_jobs(job: Callable[[int], None], n_jobs: int) -> None:
             def worker(start: int, stop: int) -> None:
                 before, _share.most = _share.most, share
                 try:
-                    with np.errstate(**flags):
+                    with np.errstate(**flags), device():
                         contexts[start].run(job, start)
                 finally:
                     _share.most = before

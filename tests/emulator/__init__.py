@@ -25,9 +25,9 @@ import numpy as np
 
 from emulator import arrays, device, kernels
 
-__all__ = ["device", "emulated_cupy", "find_compiler"]
+__all__ = ["CudaCompiler", "device", "emulated_cupy", "find_compiler"]
 
-find_compiler = kernels.find_compiler
+find_compiler, CudaCompiler = kernels.find_compiler, kernels.CudaCompiler
 
 
 @cache

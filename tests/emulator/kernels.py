@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -33,6 +34,52 @@ _ERRORS = {
     1: "not all threads reach the same barrier, or exchange",
     2: "a thread that has ended is asked for its value",
 }
+
+
+class CudaCompiler:
+    """NVIDIA's compiler of kernels, which needs no device."""
+
+    def __init__(self, path: Path) -> None:
+        # It looks for what it brings along by name only.
+        for part in path.parent.glob("libnvrtc-builtins.so.*"):
+            ctypes.CDLL(str(part), ctypes.RTLD_GLOBAL)
+        self._library = ctypes.CDLL(str(path))
+
+    @classmethod
+    def find(cls) -> "CudaCompiler | None":
+        """Return that of the package nvidia-cuda-nvrtc; None if it is not there."""
+        spec = importlib.util.find_spec("nvidia")
+        folders = [] if spec is None else spec.submodule_search_locations or []
+        for folder in folders:
+            for path in sorted(Path(folder).glob("**/libnvrtc.so.*")):
+                return cls(path)
+        return None
+
+    def compile(self, code: str, architecture: str) -> str:
+        """Compile a kernel to machine code, and return what the compiler says of it.
+
+        Raises
+        ------
+        ValueError
+            With its messages, if it finds errors.
+        """
+        program = ctypes.c_void_p()
+        options = [f"--gpu-architecture={architecture}", "--ptxas-options=-v"]
+        given = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
+        call = self._library
+        failed = call.nvrtcCreateProgram(
+            ctypes.byref(program), code.encode(), b"kernel.cu", 0, None, None
+        )
+        assert not failed, failed
+        failed = call.nvrtcCompileProgram(program, len(options), given)
+        size = ctypes.c_size_t()
+        call.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        call.nvrtcGetProgramLog(program, log)
+        call.nvrtcDestroyProgram(ctypes.byref(program))
+        if failed:
+            raise ValueError(log.value.decode())
+        return log.value.decode()
 
 
 @cache
