@@ -9,6 +9,7 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
 import types
 import unittest
 from contextlib import contextmanager
@@ -700,6 +701,52 @@ def test_a_failure_on_the_device_changes_nothing(other, make_it, monkeypatch):
     assert vars(fitted) == before
     monkeypatch.undo()
     assert fitted.transform(X).shape[0] == 60
+
+
+@every_scheme
+def test_a_device_without_memory_changes_nothing(make_it):
+    with loaded(EMULATED) as cupy:
+        memory = emulator.device.MEMORY
+        X = put(cupy, make((60, 6, 1))[0])
+        fresh, fitted = make_it(), make_it().fit(X)
+        before = dict(vars(fitted))
+        for left in (0, 500):
+            memory.limit = memory.used + left
+            for estimator in (fresh, fitted):
+                with pytest.raises(MemoryError, match=r"no memory|Out of memory"):
+                    estimator.fit(X)
+            assert not hasattr(fresh, "codebook_sizes_")
+            assert vars(fitted) == before
+        emulator.device.reset()
+        assert fitted.transform(X).shape[0] == 60
+
+
+@every_scheme
+def test_a_failure_with_rows_of_the_host_changes_nothing(make_it, monkeypatch):
+    def lost(*args, **kwargs):
+        raise RuntimeError("the context is lost")
+
+    X = make((60, 6, 1))[0]
+    monkeypatch.setattr(_cupy, "_CHUNK_BYTES", 200)
+    with loaded(EMULATED) as cupy:
+        fresh = make_it(backend="cupy")
+        fitted = make_it(backend="cupy").fit(X)
+        before = dict(vars(fitted))
+        expected = fitted.transform(X)
+        with monkeypatch.context() as patch:
+            patch.setattr(cupy.RawKernel, "__call__", lost)
+            for estimator in (fresh, fitted):
+                with pytest.raises(RuntimeError, match="context is lost"):
+                    estimator.fit(X)
+        assert not hasattr(fresh, "codebook_sizes_")
+        assert vars(fitted) == before
+        assert_array_equal(fitted.transform(X), expected)
+        # A copy that fails is as good a reason.
+        with monkeypatch.context() as patch:
+            patch.setattr(cupy.ndarray, "set", lost)
+            with pytest.raises(RuntimeError, match="context is lost"):
+                fitted.transform(X)
+    assert not any(t.name.startswith("skvq-copy") for t in threading.enumerate())
 
 
 # -- scalar cells, lengths and codes ---------------------------------------------------
