@@ -10,17 +10,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from emulator import emulated_cupy
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skvq import _array_api, losses
 
-LIBRARIES = ("numpy", "array_api_strict", "torch", "jax")
+LIBRARIES = ("numpy", "array_api_strict", "torch", "jax", "cupy")
 
 
 @pytest.fixture(params=LIBRARIES)
 def xp(request):
-    """Each array library that is installed, by a function that makes its arrays."""
-    return make_library(request.param)
+    """Each array library that is installed, and CuPy, which is emulated."""
+    if request.param != "cupy":
+        yield make_library(request.param)
+        return
+    if _array_api._compat is None:
+        pytest.skip("no array-api-compat, without which CuPy has no namespace")
+    with emulated_cupy() as cupy:
+        yield cupy
 
 
 def make_library(name):
@@ -35,7 +42,7 @@ def make_library(name):
 
 
 def to_numpy(array):
-    return np.asarray(array)
+    return array.get() if hasattr(array, "get") else np.asarray(array)
 
 
 # -- slow and obvious formulas, with the stop-gradients as arguments of their own ----

@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from functools import cache
@@ -83,9 +84,14 @@ class CudaCompiler:
 
 
 @cache
-def find_compiler() -> str | None:
-    """Return a C++ compiler of this machine, if there is one."""
-    return next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
+def find_compiler() -> list[str] | None:
+    """Return the command of a C++ compiler, the machine's or of the package ziglang."""
+    for name in ("g++", "clang++", "c++"):
+        if path := shutil.which(name):
+            return [path]
+    if importlib.util.find_spec("ziglang"):
+        return [sys.executable, "-m", "ziglang", "c++"]
+    return None
 
 
 class RawKernel:
@@ -171,6 +177,8 @@ def _compiled(code: str, name: str) -> tuple[Any, list[tuple[Any, bool]]]:
     text.write_text(source)
     # Warnings are about pragmas of CUDA.
     flags = "-std=c++17 -O2 -fPIC -shared -w -ffp-contract=off".split()
-    subprocess.run([find_compiler(), *flags, "-o", library, text], check=True)
+    command = find_compiler()
+    assert command is not None
+    subprocess.run([*command, *flags, "-o", library, text], check=True)
     types = [(_TYPES[kind], bool(star)) for kind, star in parameters]
     return ctypes.CDLL(str(library)).launch, types
