@@ -98,9 +98,12 @@ def _first_of_distinct(codebook: np.ndarray) -> np.ndarray | None:
     """
     # Equal rows have equal hashes; different hashes settle the usual case cheaply.
     # Adding zero makes -0.0 and 0.0 the same bits.
-    bits = (np.ascontiguousarray(codebook) + 0.0).view(f"u{codebook.itemsize}")
+    plain = np.ascontiguousarray(codebook) + 0.0
+    wide = plain.shape[1] * plain.itemsize % 8 == 0
+    bits = plain.view(np.uint64 if wide else f"u{plain.itemsize}")
+    bits = bits.astype(np.uint64, copy=False)
     mixer = np.arange(1, 2 * bits.shape[1], 2, dtype=np.uint64) * _GOLDEN
-    hashes = (bits.astype(np.uint64) * mixer).sum(axis=1)
+    hashes = np.einsum("ij,j->i", bits, mixer)
     if np.unique(hashes).size == len(codebook):
         return None
     first = np.unique(codebook + 0.0, axis=0, return_index=True)[1]
@@ -119,13 +122,21 @@ def _coarse_centre(rows: np.ndarray, middle=_mean) -> np.ndarray:
     row's code would depend on its batch.
     """
     centre = middle(rows)
-    spread = float(np.abs(rows - centre).max(initial=0.0))
+    spread = 0.0
+    if rows.size:
+        # The largest |row - centre|, without so large an array.
+        above, below = rows.max(axis=0) - centre, centre - rows.min(axis=0)
+        spread = float(max(above.max(), below.max()))
     if not 0.0 < spread < np.inf:
         return centre
     unit = 2.0 ** max(np.floor(np.log2(spread)) - 3.0, -1000.0)
-    if np.array_equal(rows, np.rint(rows)):
+    if _are_integers(rows[:1]) and _are_integers(rows):
         unit = max(unit, 1.0)
     return np.rint(centre / unit) * unit
+
+
+def _are_integers(rows: np.ndarray) -> bool:
+    return np.array_equal(rows, np.rint(rows))
 
 
 def check_no_zero_rows(rows: np.ndarray, name: str = "X", start: int = 0) -> None:
@@ -172,10 +183,11 @@ def _prepare(codebook: np.ndarray, metric: Metric, dtype: np.dtype) -> _Table:
     with np.errstate(over="ignore", invalid="ignore"):
         # Rounded to the dtype first, so that rows and samples shift by the same vector.
         centre = _coarse_centre(rows).astype(dtype)
-        rows = rows - centre
-        spread = float(np.abs(rows).max(initial=0.0))
+        rows -= centre
+        spread = float(max(rows.max(initial=0.0), -rows.min(initial=0.0)))
         scale = _power_of_two_scale(spread, dtype)
-        rows *= scale
+        if scale != 1.0:
+            rows *= scale
         half_norms = 0.5 * np.einsum("ij,ij->i", rows, rows)
     if metric == "inner_product":
         # -x.c is sought, up to what is the same for all c: -(x - m).(c - m) - m.(c - m)
@@ -185,12 +197,15 @@ def _prepare(codebook: np.ndarray, metric: Metric, dtype: np.dtype) -> _Table:
             f"The codebook's values, up to {np.abs(codebook).max():.3g}, are too large "
             f"for squared distances in {dtype}: scale X."
         )
-    weights = np.concatenate([-rows.T, half_norms[None]]).astype(dtype, order="C")
+    rows = rows.astype(dtype, copy=False)
+    weights = np.empty((rows.shape[1] + 1, len(rows)), dtype=dtype)
+    np.negative(rows.T, out=weights[:-1])
+    weights[-1] = half_norms
     # |x - m| * scale may reach this before a score, a sum of d products, overflows.
     largest = float(np.finfo(dtype).max)
     reach = largest / (4 * max(1.0, spread * scale * rows.shape[1]))
     limit = min(reach / scale, largest) - float(np.abs(centre).max(initial=0.0))
-    return _Table(weights, rows.astype(dtype), centre, scale, first, limit)
+    return _Table(weights, rows, centre, scale, first, limit)
 
 
 def _power_of_two_scale(spread: float, dtype: np.dtype) -> float:
