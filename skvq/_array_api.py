@@ -168,6 +168,19 @@ def send(xp: Any, array: np.ndarray, device: Any) -> Any:
     return xp.asarray(np.array(array, order="C"), device=device)
 
 
+def contiguous(array: Any) -> Any:
+    """Return an array of any library with its rows one after the other in memory.
+
+    Views of columns make some devices slow: CuPy reduces them in a single block.
+    """
+    if hasattr(array, "contiguous"):
+        return array.contiguous()
+    if not is_foreign(array):
+        return np.ascontiguousarray(array)
+    make = getattr(array_namespace(array), "ascontiguousarray", None)
+    return array if make is None else make(array)
+
+
 def take_rows(array: Any, rows: Any) -> Any:
     """Return rows of an array of any library, by indices of any library."""
     if not is_foreign(array):

@@ -46,6 +46,7 @@ from skvq._array_api import (
     astype,
     code_dtype,
     concat,
+    contiguous,
     device_of,
     import_namespace,
     is_foreign,
@@ -74,6 +75,9 @@ logger = logging.getLogger("skvq")
 
 # Elements of a row block: bounds the memory of the conversions and of the hooks.
 _BLOCK_ELEMENTS = 2**22
+# The same of rows that go to a device: several chunks of the engine, so that one can be
+# copied while another is computed.
+_DEVICE_BLOCK_ELEMENTS = 2**28
 # A block of another library's device is so many tiles, since a call costs more there.
 _TILES_PER_BLOCK = 8
 
@@ -262,7 +266,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         X = self._check_input(X, "transform")
         sizes = self.codebook_sizes_
         dtype = code_dtype(X, smallest_dtype(max(sizes)))
-        with self._computing():
+        with self._computing(X):
             if is_foreign(X):
                 xp = array_namespace(X)
                 blocks = _over_blocks(X, lambda x: astype(xp, self._encode(x), dtype))
@@ -311,7 +315,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         X = self._check_input(X, "quantize")
         result = None
-        with self._computing():
+        with self._computing(X):
             if is_foreign(X):
                 blocks = [decoded for _, decoded in _over_blocks(X, self._quantize)]
                 return concat(array_namespace(X), blocks, axis=0)
@@ -341,7 +345,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         X = self._check_input(X, "score")
         weights = check_weights(sample_weight, X)
-        with self._computing():
+        with self._computing(X):
             return -self._mean_distance(*drop_zero_weights(X, weights))
 
     def full_codebook(self, max_size=2**20):
@@ -474,9 +478,16 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         given = X if is_followed(self, X) else None
         nearest.check_backend(getattr(self, "backend", "auto"), given)
 
-    def _computing(self) -> AbstractContextManager:
-        """Let the engine compute in this estimator's backend."""
-        return nearest.using(getattr(self, "backend", "auto"))
+    def _computing(self, X=None) -> AbstractContextManager:
+        """Let the engine compute in this estimator's backend.
+
+        Where rows of the host are coded block by block, they go to a device, or stay,
+        by the work that all of them are.
+        """
+        backend = getattr(self, "backend", "auto")
+        if isinstance(X, np.ndarray) and hasattr(self, "backend"):
+            backend = nearest.settle(backend, X.size * max(self.codebook_sizes_))
+        return nearest.using(backend)
 
     def _settle(self, X) -> None:
         """Send the fitted arrays, of parts as well, to the device of X."""
@@ -530,7 +541,7 @@ def _to_compute_in(X):
     if is_foreign(X):
         xp = array_namespace(X)
         dtype = nearest.compute_dtype(numpy_dtype(X))
-        return astype(xp, X, getattr(xp, str(dtype)))
+        return contiguous(astype(xp, X, getattr(xp, str(dtype))))
     return np.ascontiguousarray(X, nearest.compute_dtype(X.dtype))
 
 
@@ -565,7 +576,9 @@ def _over_blocks(X, work: Callable[[Any], Any]) -> Iterator[tuple[slice, Any]]:
         yield from nearest.row_tiles(X, max(1, X.shape[1] // _TILES_PER_BLOCK), tile)
         return
     dtype = nearest.compute_dtype(X.dtype)
-    size = max(1, _BLOCK_ELEMENTS // X.shape[1])
+    on_device = nearest.goes_to_device()
+    elements = _DEVICE_BLOCK_ELEMENTS if on_device else _BLOCK_ELEMENTS
+    size = max(1, elements // X.shape[1])
     for start in range(0, len(X), size):
         rows = slice(start, start + size)
         yield rows, work(X[rows].astype(dtype, copy=False))

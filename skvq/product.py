@@ -12,6 +12,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from skvq import nearest
 from skvq._array_api import (
     as_indices,
+    contiguous,
     is_foreign,
     join,
     join_columns,
@@ -338,8 +339,8 @@ def _fit_on_threads(parts, slices, X, weights) -> None:
 
     if is_foreign(X):
         # A device's streams belong to the thread that works with X.
-        for j in range(len(parts)):
-            fit(j)
+        for part, columns in zip(parts, slices, strict=True):
+            _fit_part(part, contiguous(X[:, columns]), weights)
     else:
         nearest.map_jobs(fit, len(parts))
 

@@ -70,7 +70,7 @@ class StagedQuantizer(BaseQuantizer):
             codes = as_indices(self._encode(block))
             return [nearest.paired(block, sums) for sums in self._partial_sums(codes)]
 
-        with self._computing():
+        with self._computing(X):
             for rows, found in _over_blocks(X, work):
                 share = None if weights is None else weights[rows]
                 for stage, distances in enumerate(found):

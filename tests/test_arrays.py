@@ -1044,6 +1044,9 @@ def test_sklearn_checks(estimator, check):
 def fake_cupy(monkeypatch):
     """CuPy as far as the choice looks: it is there, and sees so many devices."""
 
+    # It has no arrays, with which it could be tried out.
+    monkeypatch.setattr(_backend, "_computes", lambda: True)
+
     def install(n_devices):
         module = types.ModuleType("cupy")
         module.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
@@ -1072,6 +1075,79 @@ def test_auto_takes_large_searches_to_a_device(fake_cupy, n_devices):
     with engine.using("cupy"):
         assert _backend.backend_module(X, small).__name__.endswith("_cupy")
     assert _backend.backend_module([[0.0]], small).__name__.endswith("_host")
+
+
+def test_a_device_that_cannot_compute_is_none(monkeypatch):
+    with loaded(EMULATED) as cupy:
+        assert _backend.cupy_has_device()
+        _backend.cupy_has_device.cache_clear()
+        _kernels.kernel.cache_clear()
+
+        def no_compiler(*args, **kwargs):
+            raise ImportError("libnvrtc.so cannot be opened")
+
+        monkeypatch.setattr(cupy, "RawKernel", no_compiler)
+        assert not _backend.cupy_has_device()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_forks_have_no_device():
+    with loaded(EMULATED):
+        assert _backend.cupy_has_device()
+        child = os.fork()
+        if child == 0:
+            os._exit(int(_backend.cupy_has_device()))
+        assert os.waitpid(child, 0)[1] == 0
+        assert _backend.cupy_has_device()
+
+
+def test_large_matrices_go_to_the_device_as_a_whole(monkeypatch):
+    X = make((900, 8, 1))[0]
+    quantizer = VectorQuantizer(16, random_state=0).fit(X)
+    monkeypatch.setattr("skvq.base._BLOCK_ELEMENTS", 80)
+    monkeypatch.setattr(_cupy, "_CHUNK_BYTES", 100 * 32)
+    expected = quantizer.transform(X)
+    with loaded(EMULATED):
+        launches = emulator.device.RUNTIME.n_launches
+        monkeypatch.setattr(_backend, "GPU_WORK", 900.0 * 8 * 16 + 1)
+        quantizer.transform(X)
+        assert "product" not in launches
+        monkeypatch.setattr(_backend, "GPU_WORK", 900.0 * 8 * 16)
+        before = launches.get("product", 0)
+        assert_array_equal(quantizer.transform(X), expected)
+        # One search, nine chunks.
+        assert launches["product"] - before == 9
+
+
+def test_rows_of_another_device_than_the_one_in_use():
+    X = make((40, 6, 1))[0]
+    with loaded(EMULATED) as cupy:
+        with cupy.cuda.Device(1):
+            given = put(cupy, X)
+            there = vq().fit(given)
+            codes = there.transform(given)
+            assert codes.device.id == 1
+            assert_array_equal(to_host(codes), vq().fit_transform(X))
+        for call in (vq().fit, there.transform, there.score):
+            with pytest.raises(ValueError, match=r"X is on .* 1>, but .* 0> is in use"):
+                call(given)
+        with cupy.cuda.Device(1):
+            quantizer = ProductQuantizer(2, 4, backend="cupy", random_state=0)
+            again = quantizer.fit(X).transform(X)
+        assert_array_equal(again, quantizer.set_params(backend="numpy").transform(X))
+
+
+def test_codes_out_of_range_are_refused(other):
+    X, table = make((10, 3, 4))
+    given, bad = put(other, X), np.full((10, 2), 4)
+    with pytest.raises(ValueError, match=r"codes\[..., 0\] ranges from 4 to 4"):
+        engine.improve_sums(given, [table, table], put(other, bad), n_rounds=1)
+    with pytest.raises(ValueError, match=r"begin\[..., 1\] ranges from 4 to 4"):
+        tables = [np.tile(table, (2, 1)), table, table]
+        engine.nearest_best(given, tables, 2, begin=put(other, bad[:, None, :]))
+    with pytest.raises(ValueError, match="codes"):
+        engine.paired(given, table, codes=put(other, bad[:, 0] - 5))
 
 
 def test_searches_that_are_large_enough(fake_cupy, monkeypatch):
@@ -1213,14 +1289,20 @@ def test_tiles_that_find_no_memory_are_halved():
 
 FLOATS = ["float32", "float64"]
 KERNELS = [
-    *((name, dtype, {}) for name in ("smallest", "few", "gaps") for dtype in FLOATS),
+    *(("smallest", dtype, {"GROUP": n}) for n in (32, 256) for dtype in FLOATS),
+    *((name, dtype, {}) for name in ("few", "gaps") for dtype in FLOATS),
     *((name, dtype, {}) for name in ("add_pieces", "add_cells") for dtype in FLOATS),
     *(("flat", "float32", {"FOURS": fours}) for fours in (0, 1)),
     *(
-        ("product", dtype, _cupy.product_constants(width, dtype, code))
+        ("product", dtype, _cupy.product_constants(width, dtype, code) | {"ALIGNED": 0})
         for width in (1, 3, 4, 8, 16, 32)
         for dtype in FLOATS
         for code in ("uint8", "int64")
+    ),
+    (
+        "product",
+        "float32",
+        _cupy.product_constants(8, "float32", "uint8") | {"ALIGNED": 1},
     ),
 ]
 

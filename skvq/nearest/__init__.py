@@ -31,7 +31,14 @@ from functools import wraps
 import numpy as np
 
 from skvq.nearest import _host
-from skvq.nearest._backend import BACKENDS, backend_module, check_backend, using
+from skvq.nearest._backend import (
+    BACKENDS,
+    backend_module,
+    check_backend,
+    goes_to_device,
+    settle,
+    using,
+)
 from skvq.nearest._kronecker import kronecker_rows
 from skvq.nearest._metrics import (
     BATCH_DEPENDENT_METRICS,
@@ -55,6 +62,7 @@ __all__ = [
     "check_metric",
     "check_no_zero_rows",
     "compute_dtype",
+    "goes_to_device",
     "improve_sums",
     "kronecker_rows",
     "map_jobs",
@@ -65,6 +73,7 @@ __all__ = [
     "nearest_product",
     "paired",
     "row_tiles",
+    "settle",
     "single_threaded_blas",
     "using",
 ]

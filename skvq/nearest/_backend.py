@@ -31,6 +31,7 @@ comes.  The device is the one of CuPy's own context.
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -38,6 +39,8 @@ from contextvars import ContextVar
 from functools import cache, partial
 from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 from skvq._array_api import is_foreign, library_name
 
@@ -88,9 +91,17 @@ def check_backend(backend: str, X: Any) -> None:
     RuntimeError
         If it sees no device.
     ValueError
-        If the backend is named, and the array is of a library that it does not take.
+        If the backend is named, and the array is of a library that it does not take;
+        if the array is on another GPU than the one in use.
     """
     name = library_name(X)
+    if name == "cupy":
+        in_use = importlib.import_module("cupy").cuda.Device()
+        if X.device != in_use:
+            raise ValueError(
+                f"X is on {X.device}, but {in_use} is in use: call inside "
+                "'with X.device:'."
+            )
     if backend == "numpy" and name != "numpy":
         raise ValueError(
             f"backend='numpy' computes on the host, but X is an array of {name}: copy "
@@ -127,15 +138,37 @@ def _count_devices() -> int:
 
 @cache
 def cupy_has_device() -> bool:
-    """Whether CuPy is installed and sees a device; silent if not."""
+    """Whether CuPy is there, sees a device, and can compute on it; silent if not."""
     # Looking for the package costs microseconds, importing it about a second.
-    if importlib.util.find_spec("cupy") is None:
+    if _is_forked or importlib.util.find_spec("cupy") is None:
         return False
     try:
-        return _count_devices() > 0
+        return _count_devices() > 0 and _computes()
     except Exception:
-        # An installation without a driver fails in many ways, all meaning no device.
+        # An installation without a driver, or without compiler or cuBLAS, fails in many
+        # ways, all meaning no device.
         return False
+
+
+def _computes() -> bool:
+    """Whether a search works: it needs the compiler of kernels, and cuBLAS."""
+    search = importlib.import_module("skvq.nearest._cupy").nearest
+    wide = np.zeros((1, 128), dtype=np.float32)
+    return search(wide, wide)[0].tolist() == [0]
+
+
+_is_forked = False
+
+
+def _lose_device() -> None:
+    """In a forked process: it cannot go on with what its parent began on a device."""
+    global _is_forked
+    _is_forked = "cupy" in sys.modules
+    cupy_has_device.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_lose_device)
 
 
 def callers_device() -> Callable[[], AbstractContextManager]:
@@ -145,6 +178,28 @@ def callers_device() -> Callable[[], AbstractContextManager]:
     if cupy is None or not cupy_has_device():
         return nullcontext
     return partial(cupy.cuda.Device, cupy.cuda.Device().id)
+
+
+def settle(backend: str, work: float) -> str:
+    """Return the backend for all of a search that comes in parts.
+
+    Parameters
+    ----------
+    backend : {"auto", "numpy", "cupy"}
+        As in `check_backend`.
+    work : float
+        About how many multiply-adds the parts have together.
+    """
+    return "cupy" if backend == "auto" and _is_worth_it(work) else backend
+
+
+def goes_to_device() -> bool:
+    """Whether all searches in NumPy's rows go to a device here."""
+    return _chosen.get() == "cupy"
+
+
+def _is_worth_it(work: float) -> bool:
+    return work >= GPU_WORK and cupy_has_device()
 
 
 def backend_module(X: Any, work: float) -> ModuleType:
@@ -161,7 +216,5 @@ def backend_module(X: Any, work: float) -> ModuleType:
         name = "_cupy" if library_name(X) == "cupy" else "_generic"
     else:
         backend = _chosen.get()
-        if backend == "auto" and work >= GPU_WORK and cupy_has_device():
-            backend = "cupy"
-        name = "_cupy" if backend == "cupy" else "_host"
+        name = "_cupy" if settle(backend, work) == "cupy" else "_host"
     return importlib.import_module(f"skvq.nearest.{name}")

@@ -14,6 +14,7 @@ tiles and chunks follow the device's free memory.
 """
 
 import importlib
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -36,6 +37,13 @@ _REGISTERS = 64
 _THREADS = 256
 # Rows of NumPy that go to the device at once.
 _CHUNK_BYTES = 2**28
+# What CUDA and cuBLAS raise when they find no memory.
+_CUDA_ERRORS = frozenset({"CUDARuntimeError", "CUDADriverError", "CUBLASError"})
+_NO_MEMORY = ("out of memory", "MEMORY_ALLOCATION", "OUT_OF_MEMORY", "ALLOC_FAILED")
+# Memory that sorting a row takes, with what its place in the order is made from.
+_SORT_BYTES = 48
+# Scores of a row from which a block looks for the smallest, and not a warp.
+_LONG_ROW = 2048
 # Rows of a code that one block adds up.
 _PIECE = 256
 
@@ -59,10 +67,13 @@ def flat_path(width: int) -> str:
 class CupyLibrary(_generic.Library):
     """CuPy on the device of its own context."""
 
-    @property
-    def out_of_memory(self) -> tuple[type[BaseException], ...]:  # type: ignore[override]
-        """What it raises when a tile finds no memory."""
-        return (MemoryError, _cupy().cuda.memory.OutOfMemoryError)
+    def ran_out_of_memory(self, error: Exception) -> bool:
+        """Whether this is what CuPy, or what it is built on, raises without memory."""
+        if isinstance(error, MemoryError):  # that of CuPy's pool among them
+            return True
+        # Errors of CUDA and cuBLAS, whose classes tell no more than their names.
+        of_cuda = type(error).__name__ in _CUDA_ERRORS
+        return of_cuda and any(word in str(error) for word in _NO_MEMORY)
 
     def free_bytes(self) -> int:
         """Return the device's free memory, and what CuPy's pool holds unused."""
@@ -101,7 +112,7 @@ class CupyLibrary(_generic.Library):
         places = cupy.empty((n, k), dtype=cupy.int64)
         if n:
             arguments = scores, np.int64(n), np.int32(n_scores), np.int32(k), places
-            _kernels.kernel("few", scores.dtype.name)(*_warps(n), arguments)
+            _kernels.kernel("few", scores.dtype.name)(*_groups(n), arguments)
         return places
 
     def add_up(self, X: Any, codes: Any, n_codewords: int, weights: Any) -> Any:
@@ -113,8 +124,10 @@ class CupyLibrary(_generic.Library):
             part = None if weights is None else weights[start:stop]
             return _added_up(cupy, X[start:stop], codes[start:stop], n_codewords, part)
 
-        # What a row takes is its place in the order; the rows are there already.
-        for part in _generic.iterate_tiles(self, X.shape[0], 1, work):
+        # What a row takes is its place in the order, and where it is converted, a copy.
+        there = X.flags.c_contiguous and X.dtype.name in _kernels.TOP
+        per_row = 1 if there else 1 + 2 * X.shape[1]
+        for part in _generic.iterate_tiles(self, X.shape[0], per_row, work):
             sums += part
         return sums
 
@@ -142,21 +155,23 @@ def _added_up(cupy, X: Any, codes: Any, n_codewords: int, weights: Any) -> Any:
     return sums
 
 
-def _warps(n_rows: int) -> tuple[tuple[int], tuple[int]]:
-    """Return grid and block of a kernel in which a warp serves a row."""
-    return (-(-32 * n_rows // _THREADS),), (_THREADS,)
+def _groups(n_rows: int, size: int = 32) -> tuple[tuple[int], tuple[int]]:
+    """Return grid and block of a kernel in which so many threads serve a row."""
+    return (-(-size * n_rows // _THREADS),), (_THREADS,)
 
 
 def _smallest(scores: Any, bias: Any, codes: Any) -> None:
     """Write to codes where the smallest of each row of scores + bias is."""
     if not codes.size:
         return
-    kernel = _kernels.kernel("smallest", scores.dtype.name)
+    width = scores.shape[-1]
+    group = _THREADS if width >= _LONG_ROW else 32
+    kernel = _kernels.kernel("smallest", scores.dtype.name, GROUP=group)
     biased, n = np.int32(bias is not None), np.int64(codes.size)
     # Without a bias the kernel reads none, but wants a pointer.
     given = scores if bias is None else bias
-    width = np.int32(scores.shape[-1])
-    kernel(*_warps(codes.size), (scores, given, biased, n, width, codes))
+    arguments = scores, given, biased, n, np.int32(width), codes
+    kernel(*_groups(codes.size, group), arguments)
 
 
 def _pieces(cupy, codes: Any, n_codewords: int) -> tuple[Any, Any, Any, Any]:
@@ -165,6 +180,9 @@ def _pieces(cupy, codes: Any, n_codewords: int) -> tuple[Any, Any, Any, Any]:
     Returns the order of rows, where each piece begins and ends in it, and the first
     piece of each code, with their number at the end.
     """
+    # If there is no memory for the sort, this says so, in a way that can be caught.
+    del_later = cupy.empty(_SORT_BYTES * codes.size, dtype=cupy.uint8)
+    del del_later
     # A radix sort takes as many passes as keys have bytes.
     narrow = codes.astype(np.min_scalar_type(max(1, n_codewords - 1)), copy=False)
     order = cupy.argsort(narrow).astype(cupy.int64, copy=False)
@@ -182,6 +200,11 @@ def _pieces(cupy, codes: Any, n_codewords: int) -> tuple[Any, Any, Any, Any]:
 
 
 # -- searches without scores in memory -------------------------------------------------
+
+
+def _in_fours(x: Any) -> bool:
+    """Whether each row begins where four floats can be read at once."""
+    return x.shape[1] % 4 == 0 and x.data.ptr % 16 == 0
 
 
 def product_constants(width: int, dtype: str, code_dtype: str) -> dict[str, Any]:
@@ -209,7 +232,8 @@ def _in_registers(
     if not x.shape[0]:
         return codes
     constants = product_constants(width, x.dtype.name, codes.dtype.name)
-    kernel = _kernels.kernel("product", x.dtype.name, **constants)
+    aligned = constants["FOURS"] and start % 4 == 0 and _in_fours(x)
+    kernel = _kernels.kernel("product", x.dtype.name, **constants, ALIGNED=int(aligned))
     per_codeword = (width + 1) * x.dtype.itemsize
     part = min(n_codewords, _SHARED_BYTES // per_codeword)
     blocks = min(-(-x.shape[0] // (_THREADS * constants["ROWS"])), 2**16)
@@ -263,7 +287,7 @@ class _FlatSearch(_generic._ProductSearch):
         # The rows, and what they are before they are centred; scores have tiles of
         # their own within these.
         self.elements_per_row = max(1, width // 2)
-        self.most_scores = library.tile_elements()
+        self.most_scores = 4 * library.tile_elements() // self.weights.dtype.itemsize
         # Rows and constants of the scores' table, which a product of cuBLAS reads
         # better apart: its sums then have a round number of terms.
         self.factors, self.constants = self.weights[:-1, :], self.weights[-1, :]
@@ -309,7 +333,7 @@ class _FlatSearch(_generic._ProductSearch):
             return codes
         n_rows, width = x.shape
         weights, constants = self._padded(cupy)
-        kernel = _kernels.kernel("flat", x.dtype.name, FOURS=int(width % 4 == 0))
+        kernel = _kernels.kernel("flat", x.dtype.name, FOURS=int(_in_fours(x)))
         kernel(
             (-(-n_rows // _kernels.SIDE),),
             (_THREADS,),
@@ -345,7 +369,7 @@ class _FlatSearch(_generic._ProductSearch):
         if x.shape[0]:
             kernel = _kernels.kernel("gaps", x.dtype.name)
             kernel(
-                *_warps(x.shape[0]),
+                *_groups(x.shape[0]),
                 (
                     x,
                     np.int64(x.shape[0]),
@@ -369,43 +393,79 @@ class _Chunk(NamedTuple):
 
     rows: slice
     device: Any
-    host: np.ndarray  # what is being copied: not to be touched before the event
     copied: Any
 
 
 class _Loader:
-    """Copies rows to the device, in pinned memory and a stream of its own."""
+    """Copies rows to the device, by way of pinned memory, in a stream of its own."""
 
     def __init__(self, library: CupyLibrary, X: np.ndarray) -> None:
+        cupy = _cupy()
         self.library, self.X = library, X
-        self.place = _cupy().cuda.Device()
-        self.stream = _cupy().cuda.Stream(non_blocking=True)
+        self.place = cupy.cuda.Device(cupy.cuda.Device().id)
+        self.stream = _copying_stream(self.place.id)
         row = max(1, X.dtype.itemsize * X.shape[1])
         # What is computed from a row takes a few times its memory.
-        self.n_rows = max(1, min(_CHUNK_BYTES, library.free_bytes() // 16) // row)
+        most = min(_CHUNK_BYTES, library.free_bytes() // 16) // row
+        self.n_rows = max(1, min(most, len(X)))
+        # Memory of the host, in turns, and the copy that last read it.
+        self.staging: list[Any] = [None, None]
+        self.reading: list[Any] = [None, None]
+        self.turn = 0
 
     def load(self, start: int) -> _Chunk | None:
         """Begin to copy the rows from `start` on; None if there are no more."""
-        cupy, empty = _cupy(), importlib.import_module("cupyx").empty_pinned
-        while start < len(self.X):
-            stop = min(start + self.n_rows, len(self.X))
-            try:
-                # This runs in a thread that knows nothing of the device in use.
-                with self.place, self.stream:
-                    host = empty((stop - start, self.X.shape[1]), dtype=self.X.dtype)
-                    host[...] = self.X[start:stop]
-                    device = cupy.empty(host.shape, dtype=host.dtype)
-                    device.set(host, stream=self.stream)
-                    copied = self.stream.record()
-                return _Chunk(slice(start, stop), device, host, copied)
-            except self.library.out_of_memory as error:
-                if stop - start == 1:
-                    raise MemoryError(
-                        "The device has no memory for one row of X: free some."
-                    ) from error
-            self.library.release()
-            self.n_rows = (stop - start + 1) // 2
+        # This runs in a thread that knows nothing of the device in use.
+        with self.place, self.stream:
+            while start < len(self.X):
+                stop = min(start + self.n_rows, len(self.X))
+                try:
+                    return self._load(slice(start, stop))
+                except Exception as error:
+                    if not self.library.ran_out_of_memory(error):
+                        raise
+                    if stop - start == 1:
+                        raise MemoryError(
+                            "The device has no memory for one row of X: free some."
+                        ) from error
+                self.library.release()
+                self.n_rows = (stop - start + 1) // 2
         return None
+
+    def _load(self, rows: slice) -> _Chunk:
+        part, turn = self.X[rows], self.turn
+        device = _cupy().empty(part.shape, dtype=part.dtype)
+        if self.staging[turn] is None:
+            self.staging[turn] = _pinned((self.n_rows, *part.shape[1:]), part.dtype)
+        if self.reading[turn] is not None:
+            self.reading[turn].synchronize()
+        host = self.staging[turn][: len(part)]
+        host[...] = part
+        device.set(host, stream=self.stream)
+        self.reading[turn] = copied = self.stream.record()
+        self.turn = 1 - turn
+        return _Chunk(rows, device, copied)
+
+
+_streams = threading.local()
+
+
+def _copying_stream(device: int) -> Any:
+    """Return this thread's stream for copies: memory stays with the stream it had."""
+    known = vars(_streams)
+    key = f"of_device_{device}"
+    if key not in known:
+        known[key] = _cupy().cuda.Stream(non_blocking=True)
+    return known[key]
+
+
+def _pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return memory that the device reads by itself, or what there is."""
+    try:
+        return importlib.import_module("cupyx").empty_pinned(shape, dtype=dtype)
+    except Exception:
+        # The host's limits on such memory are not known before; copies then wait.
+        return np.empty(shape, dtype=dtype)
 
 
 def _chunks(
@@ -425,8 +485,9 @@ def _chunks(
                 stream.synchronize()
                 chunk = ahead.result()
     finally:
-        # Also after an error: no copy may outlive the memory that it reads.
+        # Also after an error: nothing may outlive the memory that it reads.
         loader.stream.synchronize()
+        stream.synchronize()
 
 
 def _in_chunks(X: np.ndarray, work: Callable) -> tuple[np.ndarray | None, ...]:

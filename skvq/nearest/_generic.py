@@ -18,9 +18,9 @@ from skvq._array_api import (
     astype,
     code_dtype,
     concat,
+    contiguous,
     device_of,
     is_foreign,
-    largest_magnitude,
     library_name,
     like,
     look_up,
@@ -45,12 +45,13 @@ _DIRECT_METRICS = frozenset({"cityblock", "chebyshev"})
 class Library:
     """What the engine asks of the library that holds the rows; here, the standard."""
 
-    # What it raises when a tile finds no memory.
-    out_of_memory: tuple[type[BaseException], ...] = (MemoryError,)
-
     def __init__(self, like_array: Any) -> None:
         self.xp = array_namespace(like_array)
         self.device = device_of(like_array)
+
+    def ran_out_of_memory(self, error: Exception) -> bool:
+        """Whether this is what the library raises when it finds no memory."""
+        return isinstance(error, MemoryError)
 
     def tile_elements(self) -> int:
         """Return how many elements the scores of a tile may have."""
@@ -125,10 +126,9 @@ class Library:
 class TorchLibrary(Library):
     """PyTorch, which adds rows up by index, on the CPU in a fixed order."""
 
-    @property
-    def out_of_memory(self) -> tuple[type[BaseException], ...]:  # type: ignore[override]
-        """What it raises when a tile finds no memory."""
-        return (MemoryError, self.xp.OutOfMemoryError)
+    def ran_out_of_memory(self, error: Exception) -> bool:
+        """Whether this is what the library raises when it finds no memory."""
+        return isinstance(error, MemoryError | self.xp.OutOfMemoryError)
 
     def tile_elements(self) -> int:
         """Return how many elements the scores of a tile may have."""
@@ -199,7 +199,9 @@ def iterate_tiles(
         stop = min(start + rows, n_rows)
         try:
             found = work(start, stop)
-        except library.out_of_memory as error:
+        except Exception as error:
+            if not library.ran_out_of_memory(error):
+                raise
             if stop - start == 1:
                 if isinstance(error, RowTooLargeError):
                     raise  # of tiles within tiles, the innermost know what they ask for
@@ -301,13 +303,31 @@ def _common_dtype(X: Any, tables: Sequence[np.ndarray]) -> np.dtype:
     return np.result_type(own, *(_numpy.compute_dtype(t.dtype) for t in tables))
 
 
+class _Reach:
+    """How far rows reach, which a device finds out while tables are made ready."""
+
+    def __init__(self, X: Any) -> None:
+        xp = array_namespace(X)
+        self.extremes: tuple[Any, ...] = ()
+        if 0 not in X.shape:
+            # Not through xp.abs, which would take memory for another such array.
+            self.extremes = xp.max(X), xp.min(X)
+
+    def check(self, limit: float) -> None:
+        """Raise unless all |x| are below the limit of a table; NaN fails too."""
+        if not self.extremes:
+            return
+        high, low = map(float, self.extremes)
+        if not max(high, -low) < limit:
+            raise ValueError(
+                "X contains NaN, infinity, or values so far from the codebook that "
+                "their distances overflow: scale X, or pass float64."
+            )
+
+
 def _check_reach(X: Any, limit: float) -> None:
     """Raise unless all |x| are below the limit of a table; NaN fails too."""
-    if X.shape[0] and not largest_magnitude(X) < limit:
-        raise ValueError(
-            "X contains NaN, infinity, or values so far from the codebook that their "
-            "distances overflow: scale X, or pass float64."
-        )
+    _Reach(X).check(limit)
 
 
 def check_no_zero_rows(rows: Any, name: str = "X", start: int = 0) -> None:
@@ -320,6 +340,24 @@ def check_no_zero_rows(rows: Any, name: str = "X", start: int = 0) -> None:
             f"metric='cosine' is not defined for zero vectors: row {row} of {name} is "
             "zero. Drop such rows, or use metric='sqeuclidean'."
         )
+
+
+def _check_range(codes: Any, sizes: Sequence[int], name: str) -> None:
+    """Raise unless codes, along the last axis, are rows of tables of these sizes.
+
+    Some libraries look up any index, modulo the size.
+    """
+    if 0 in codes.shape:
+        return
+    xp = array_namespace(codes)
+    flat = xp.reshape(codes, (-1, len(sizes)))
+    low, high = (to_host(reduce(flat, axis=0)) for reduce in (xp.min, xp.max))
+    for j, size in enumerate(sizes):
+        if low[j] < 0 or high[j] >= size:
+            raise ValueError(
+                f"{name}[..., {j}] ranges from {low[j]} to {high[j]}; "
+                f"expected [0, {size})."
+            )
 
 
 def _nonzero_unit_rows(rows: Any, start: int) -> Any:
@@ -368,7 +406,7 @@ class _ProductSearch:
     """The search by one matrix product over the tile."""
 
     def __init__(self, library, X, host, metric, return_distances) -> None:
-        dtype = _common_dtype(X, [host])
+        dtype, reach = _common_dtype(X, [host]), _Reach(X)
         table = _numpy._prepare(host, metric, dtype)
         self.library, self.X, self.metric = library, X, metric
         self.return_distances = return_distances
@@ -380,7 +418,7 @@ class _ProductSearch:
         self.rows = library.send(table.rows) if return_distances else None
         self.elements_per_row = table.weights.shape[1] + 4 * X.shape[1]
         # Of unit rows only the values before their division can be out of reach.
-        _check_reach(X, np.inf if metric == "cosine" else table.limit)
+        reach.check(np.inf if metric == "cosine" else table.limit)
 
     def tile(self, start: int, stop: int):
         """Return the codes of a tile and their distances, or None."""
@@ -482,9 +520,9 @@ def product_with(library: Library, X, codebooks: Sequence, dtype, search=None):
             f"The codebooks' widths {widths} add up to {sum(widths)}, but X has "
             f"{X.shape[1]} features."
         )
-    common = _common_dtype(X, hosts)
+    common, reach = _common_dtype(X, hosts), _Reach(X)
     tables = [_numpy._prepare(table, "sqeuclidean", common) for table in hosts]
-    _check_reach(X, min(table.limit for table in tables))
+    reach.check(min(table.limit for table in tables))
     largest = max(table.weights.shape[1] for table in tables)
     most = max(1, library.tile_elements() // 64)
     runs = [
@@ -507,7 +545,8 @@ def product_with(library: Library, X, codebooks: Sequence, dtype, search=None):
         0 if taken else run.elements_per_row
         for run, taken in zip(runs, fused, strict=True)
     ]
-    per_row = max(scores) + 4 * X.shape[1]
+    # Without scores there is only a copy of the rows, and that perhaps.
+    per_row = max(scores) + 4 * X.shape[1] if any(scores) else max(1, X.shape[1] // 8)
     parts = in_tiles(library, X.shape[0], per_row, tile)
     return _joined(library, parts, wanted, (0, len(tables)))
 
@@ -599,6 +638,8 @@ def best_with(
     if begin is None:
         begin = xp.zeros((X.shape[0], 1, 0), dtype=xp.int64, device=library.device)
     begin = _best._check_begin_shape(like(begin, X), X, hosts)
+    n_begun = begin.shape[2]
+    _check_range(begin, [len(table) for table in hosts[:n_begun]], "begin")
     # What it asks of the rows is their shape and dtype: these take no memory.
     rows = np.broadcast_to(_numpy.compute_dtype(numpy_dtype(X)).type(0), X.shape)
     begun = np.broadcast_to(np.intp(0), tuple(begin.shape))
@@ -760,6 +801,7 @@ def improve_with(
     ]
     codes = like(codes, X)
     _icm.check_codes_shape(codes, X, hosts)
+    _check_range(codes, [len(table) for table in hosts], "codes")
     # What it asks of the rows is their shape and dtype: these take no memory.
     rows = np.broadcast_to(_numpy.compute_dtype(numpy_dtype(X)).type(0), X.shape)
     search = _icm._Search(rows, hosts, n_sweeps)
@@ -1022,7 +1064,9 @@ def paired_with(library: Library, X, Y, metric: Metric, codes):
         raise ValueError(f"X has shape {tuple(X.shape)}, Y has shape {tuple(Y.shape)}.")
     metric = check_metric(metric)
     xp = library.xp
-    codes = None if codes is None else like(codes, X)
+    if codes is not None:
+        codes = like(codes, X)
+        _check_range(codes[:, None], [Y.shape[0]], "codes")
 
     def tile(start: int, stop: int) -> Any:
         x = astype(xp, X[start:stop, :], xp.float64)
@@ -1061,7 +1105,7 @@ def accumulate_with(library: Library, X, codes, n_codewords: int, weights):
     """Add up the rows of each code by means of a library."""
     X = _check_2d(X, "X")
     xp = library.xp
-    codes = like(codes, X, xp.int64)
+    codes = contiguous(like(codes, X, xp.int64))
     n = X.shape[0]
     if tuple(codes.shape) != (n,):
         raise ValueError(f"codes has shape {tuple(codes.shape)}; expected ({n},).")

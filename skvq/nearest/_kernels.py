@@ -15,20 +15,21 @@ from typing import Any
 SIDE, STEP = 128, 16
 
 _SMALLEST = r"""
+// GROUP threads look for the smallest of a row: a warp, or a block where rows are long.
 extern "C" __global__ void smallest(
     const T* scores, const T* bias, int biased, long long n, int n_codewords,
     long long* codes)
 {
     const long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    const long long row = thread / 32;
-    const int lane = threadIdx.x % 32;
+    const long long row = thread / GROUP;
+    const int own = threadIdx.x % GROUP, lane = threadIdx.x % 32;
     if (row >= n) return;
     const T* score = scores + row * n_codewords;
-    int at = lane < n_codewords ? lane : 0;
+    int at = own < n_codewords ? own : 0;
     T best = score[at];
     if (biased) best += bias[at];
     #pragma unroll 4
-    for (int k = lane + 32; k < n_codewords; k += 32) {
+    for (int k = own + GROUP; k < n_codewords; k += GROUP) {
         const T next = biased ? score[k] + bias[k] : score[k];
         if (next < best) { best = next; at = k; }
     }
@@ -38,7 +39,18 @@ extern "C" __global__ void smallest(
         const int where = __shfl_down_sync(0xffffffffu, at, offset);
         if (other < best || (other == best && where < at)) { best = other; at = where; }
     }
-    if (lane == 0) codes[row] = at;
+    #if GROUP > 32
+        __shared__ T bests[GROUP / 32];
+        __shared__ int places[GROUP / 32];
+        if (lane == 0) { bests[own / 32] = best; places[own / 32] = at; }
+        __syncthreads();
+        for (int w = 0; w < GROUP / 32; w++)
+            if (bests[w] < best || (bests[w] == best && places[w] < at)) {
+                best = bests[w];
+                at = places[w];
+            }
+    #endif
+    if (own == 0) codes[row] = at;
 }
 """
 
@@ -114,7 +126,7 @@ extern "C" __global__ void product(
     const T* x, long long n, int n_features, int start, int n_codewords, int part,
     const T* weights, const T* centre, const T* scale, CODE* codes)
 {
-    extern __shared__ unsigned char memory[];
+    extern __shared__ __align__(16) unsigned char memory[];
     T* table = reinterpret_cast<T*>(memory);
     T* constants = table + part * W;
     const int j = blockIdx.y, n_subspaces = gridDim.y;
@@ -131,10 +143,24 @@ extern "C" __global__ void product(
             const long long row = tile + (long long)r * blockDim.x + threadIdx.x;
             at[r] = 0;
             best[r] = TOP;
+            const T* given = x + row * n_features + start + j * W;
+            #if ALIGNED
+                #pragma unroll
+                for (int f = 0; f < W; f += 4) {
+                    float4 four = {0, 0, 0, 0};
+                    if (row < n) four = *reinterpret_cast<const float4*>(given + f);
+                    z[r][f] = four.x;
+                    z[r][f + 1] = four.y;
+                    z[r][f + 2] = four.z;
+                    z[r][f + 3] = four.w;
+                }
+            #else
+                #pragma unroll
+                for (int f = 0; f < W; f++) z[r][f] = row < n ? given[f] : (T)0;
+            #endif
             #pragma unroll
             for (int f = 0; f < W; f++)
-                z[r][f] = row < n ? (x[row * n_features + start + j * W + f]
-                                     - centre[j * W + f]) * scale[j] : (T)0;
+                z[r][f] = (z[r][f] - centre[j * W + f]) * scale[j];
         }
         for (int base = 0; base < n_codewords; base += part) {
             const int left = n_codewords - base, size = left < part ? left : part;
@@ -399,7 +425,9 @@ def source(name: str, dtype: str, **constants: int | str) -> str:
     dtype : {"float32", "float64"}
         That of its numbers.
     **constants : int or str
-        CODE, W, ROWS and FOURS of "product", FOURS of "flat".
+        GROUP of "smallest"; CODE, W, ROWS, FOURS (whether four numbers of the table are
+        read at once) and ALIGNED (whether of the rows, too) of "product"; FOURS of
+        "flat".
     """
     defined = {
         "T": C_TYPES[dtype],

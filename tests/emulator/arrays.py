@@ -29,6 +29,10 @@ _NAN_BYTES = 0xFF
 def _host(value: Any) -> Any:
     """Return what stands for a value on the host; arrays of the host are refused."""
     if isinstance(value, ndarray):
+        if value.device != device.Device():
+            raise ValueError(
+                f"array of {value.device}, but {device.Device()} is in use"
+            )
         return value._host
     if isinstance(value, np.ndarray):
         raise TypeError("Unsupported type <class 'numpy.ndarray'>")
@@ -45,6 +49,18 @@ def _device(value: Any) -> Any:
         found = [_device(each) for each in value]
         return type(value)(*found) if hasattr(value, "_fields") else tuple(found)
     return [_device(each) for each in value] if isinstance(value, list) else value
+
+
+def _wrapped(key: Any, shape: tuple[int, ...]) -> Any:
+    """Return an index as CuPy takes it: arrays of integers modulo the length."""
+    if isinstance(key, np.ndarray) and key.dtype.kind in "iu" and key.ndim:
+        return key % shape[0]
+    return key
+
+
+def _take(a: Any, indices: Any, axis: Any = None) -> "ndarray":
+    """Take entries, of any index, as CuPy does."""
+    return _device(np.take(_host(a), _host(indices), axis=axis, mode="wrap"))
 
 
 class ndarray:
@@ -71,7 +87,8 @@ class ndarray:
     flags = property(lambda self: self._host.flags)
     T = property(lambda self: ndarray(self._host.T))
     mT = property(lambda self: ndarray(np.swapaxes(self._host, -1, -2)))
-    device = property(lambda self: device.Device())
+    device = property(lambda self: device.Device(device.MEMORY.place_of(self._host)))
+    data = property(lambda self: types.SimpleNamespace(ptr=self._host.ctypes.data))
 
     def get(self) -> np.ndarray:
         """Return a copy on the host."""
@@ -90,7 +107,7 @@ class ndarray:
         stream.copy(array, target)
 
     def __getitem__(self, key: Any) -> "ndarray":
-        return _device(self._host[_host(key)])
+        return _device(self._host[_wrapped(_host(key), self.shape)])
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self._host[_host(key)] = _host(value)
@@ -221,6 +238,7 @@ def functions(module: types.ModuleType) -> dict[str, Any]:
         else:
             found[name] = _on_device(name, value)
     if module is np:
+        found["take"] = _take
         found["asarray"] = _as_device(np.asarray)
         found["ascontiguousarray"] = lambda a, dtype=None: found["asarray"](
             a, dtype, order="C"

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 _NO_LIMIT = 2**40
+# Each thread has a device and a stream in use.
+_current = threading.local()
 
 
 class OutOfMemoryError(MemoryError):
@@ -19,7 +21,7 @@ class _Memory:
 
     def __init__(self) -> None:
         self.limit, self.used, self.peak, self.refusals = _NO_LIMIT, 0, 0, 0
-        self._known: set[int] = set()
+        self._known: dict[int, int] = {}  # the device of each, by its identity
         self._lock = threading.RLock()
 
     def take(self, array: np.ndarray) -> None:
@@ -32,14 +34,20 @@ class _Memory:
             if self.used + array.nbytes > self.limit:
                 self.refusals += 1
                 raise OutOfMemoryError(f"Out of memory allocating {array.nbytes} bytes")
-            self._known.add(id(array))
+            self._known[id(array)] = Device().id
             self.used += array.nbytes
             self.peak = max(self.peak, self.used)
         weakref.finalize(array, self._give_back, id(array), array.nbytes)
 
+    def place_of(self, array: np.ndarray) -> int:
+        """Return the number of the device that has the memory of an array."""
+        while isinstance(array.base, np.ndarray):
+            array = array.base
+        return self._known[id(array)]
+
     def _give_back(self, identity: int, nbytes: int) -> None:
         with self._lock:
-            self._known.discard(identity)
+            self._known.pop(identity, None)
             self.used -= nbytes
 
 
@@ -64,25 +72,29 @@ RUNTIME = types.SimpleNamespace(
 
 
 class Device:
-    """The only device, a context manager as CuPy's is."""
+    """One of two devices, a context manager as CuPy's is; None: the one in use."""
 
     def __init__(self, device: Any = None) -> None:
-        self.id = 0
+        number = getattr(_current, "device", 0) if device is None else device
+        self.id: int = number.id if isinstance(number, Device) else number
+        self._before: list[int] = []
 
     def __enter__(self) -> "Device":
+        self._before.append(getattr(_current, "device", 0))
+        _current.device = self.id
         return self
 
     def __exit__(self, *error: object) -> None:
-        pass
+        _current.device = self._before.pop()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Device)
+        return isinstance(other, Device) and other.id == self.id
 
     def __hash__(self) -> int:
-        return 0
+        return self.id
 
     def __repr__(self) -> str:
-        return "<CUDA Device 0>"
+        return f"<CUDA Device {self.id}>"
 
     def synchronize(self) -> None:
         """Wait for all streams; each one's work was done or is waited for by it."""
@@ -145,8 +157,6 @@ class Event:
 
 
 _default = Stream()
-# Each thread has a current stream of its own.
-_current = threading.local()
 
 
 def get_current_stream() -> Stream:

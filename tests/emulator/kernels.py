@@ -133,6 +133,8 @@ def _argument(given: Any, dtype: Any, is_pointer: bool) -> Any:
     if is_pointer:
         assert isinstance(given, ndarray), type(given)
         assert given.dtype == dtype, (given.dtype, dtype)
+        assert given.flags.c_contiguous, given.strides
+        assert given.device == device.Device(), "an array of another device"
         return ctypes.c_void_p(given._host.ctypes.data)
     assert type(given) is dtype, (type(given), dtype)
     return np.ctypeslib.as_ctypes_type(dtype)(given.item())
@@ -164,7 +166,8 @@ def _compiled(code: str, name: str) -> tuple[Any, list[tuple[Any, bool]]]:
     call = ", ".join(
         f"*({kind}{star}*)arguments[{i}]" for i, (kind, star) in enumerate(parameters)
     )
-    body = code.replace("extern __shared__", "extern").replace("__shared__", "static")
+    body = re.sub(r"extern __shared__ (?:__align__\(\d+\) )?", "extern ", code)
+    body = body.replace("__shared__", "static")
     source = (
         f'#include "{_HEADER}"\n{body}\n'
         'extern "C" int launch(\n'
@@ -175,8 +178,12 @@ def _compiled(code: str, name: str) -> tuple[Any, list[tuple[Any, bool]]]:
     stem = Path(_folder().name) / hashlib.sha256(source.encode()).hexdigest()[:16]
     text, library = stem.with_suffix(".cpp"), stem.with_suffix(".so")
     text.write_text(source)
-    # Warnings are about pragmas of CUDA.
-    flags = "-std=c++17 -O2 -fPIC -shared -w -ffp-contract=off".split()
+    # Warnings are about pragmas of CUDA.  What is read four at a time must lie where a
+    # device can.
+    flags = [
+        *"-std=c++17 -O2 -fPIC -shared -w -ffp-contract=off".split(),
+        *"-fsanitize=alignment -fsanitize-undefined-trap-on-error".split(),
+    ]
     command = find_compiler()
     assert command is not None
     subprocess.run([*command, *flags, "-o", library, text], check=True)
