@@ -12,10 +12,13 @@ import _common as common  # isort: skip  (before NumPy)
 import statistics
 import sys
 import time
+import warnings
 from contextlib import contextmanager
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
+from skvq import ProductQuantizer, VectorQuantizer
 from skvq import nearest as engine
 from skvq.nearest import _cupy
 from skvq.nearest._backend import GPU_WORK, cupy_has_device
@@ -73,7 +76,9 @@ def load_torch():
 def limits(cupy, sync, repeats, quick):
     """Return the measured rates: flops of SGEMM, bytes of a copy."""
     size = 128 if quick else 8192
-    a = cupy.ones((size, size), dtype=cupy.float32)
+    # Not ones: constant data let the clocks run higher.
+    rng = np.random.default_rng(0)
+    a = cupy.asarray(rng.standard_normal((size, size), dtype=np.float32))
     out = cupy.empty_like(a)
     flops = 2 * size**3 / seconds(lambda: cupy.matmul(a, a, out=out), sync, repeats)
     source = cupy.zeros(2**16 if quick else 2**28, dtype=cupy.float32)
@@ -167,6 +172,27 @@ class Run:
         name = f"product {self.rows} x 128, 16 x 8 bits"
         report(name, own, rivals, max(compute, traffic))
 
+    def estimators(self):
+        """Compare what users call with the search in it."""
+        X = self.cupy.asarray(self.normal(self.rows, 128))
+        size = 16 if self.quick else 1024
+        flat = VectorQuantizer(size, max_iter=2, random_state=0)
+        product = ProductQuantizer(16, 16 if self.quick else 256, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted = [each.fit(X[: max(300, 64 * size)]) for each in (flat, product)]
+        searches = [
+            lambda: engine.nearest(X, fitted[0].codebooks_[0], return_distances=False),
+            lambda: engine.nearest_product(X, fitted[1].codebooks_, dtype=np.uint8),
+        ]
+        for each, search in zip(fitted, searches, strict=True):
+            alone = self.seconds(search)
+            own = self.seconds(lambda each=each: each.transform(X))
+            print(
+                f"{type(each).__name__}.transform, {self.rows} x 128: {own * 1e3:.2f} "
+                f"ms, {own / alone:.2f}x its search"
+            )
+
     def lloyd(self):
         """Compare an iteration of k-means with its own argmin."""
         n, size = 8 * self.rows, 1024 if not self.quick else 64
@@ -224,6 +250,7 @@ def main(options=None):
     for width, size in sizes[:3] if arguments.quick else sizes:
         run.flat(width, min(size, run.rows))
     run.product()
+    run.estimators()
     run.lloyd()
     run.transfer(128, 64 if arguments.quick else 1024)
     run.transfer(8, 64 if arguments.quick else 256)
