@@ -1385,7 +1385,7 @@ def test_a_device_that_refuses_memory(row, monkeypatch):
         assert_array_equal(to_host(codes), to_host(expected))
 
 
-@pytest.mark.parametrize("chunk", [1, 40, 64 * 1024])
+@pytest.mark.parametrize("chunk", [1, 500, 64 * 1024])
 def test_rows_of_the_host_go_to_the_device_in_chunks(cupy, monkeypatch, chunk):
     monkeypatch.setattr(_cupy, "_CHUNK_BYTES", chunk)
     X, table = make((53, 6, 45), dtype="float64")

@@ -101,10 +101,7 @@ class ndarray:
         assert array.flags.c_contiguous
         assert self.flags.c_contiguous
         stream = device.get_current_stream() if stream is None else stream
-        target = self._host
-        while isinstance(target.base, np.ndarray):
-            target = target.base
-        stream.copy(array, target)
+        stream.copy(array, self._host)
 
     def __getitem__(self, key: Any) -> "ndarray":
         return _device(self._host[_wrapped(_host(key), self.shape)])

@@ -3,6 +3,7 @@
 import threading
 import types
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,21 @@ class Device:
         """Wait for all streams; each one's work was done or is waited for by it."""
 
 
+def _bytes_of(array: np.ndarray) -> Callable[[], np.ndarray | None]:
+    """Return what finds the bytes of an array, as long as someone keeps its memory."""
+    root = array
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    begin = array.ctypes.data - root.ctypes.data
+    memory, end = weakref.ref(root), begin + array.nbytes
+
+    def find() -> np.ndarray | None:
+        found = memory()
+        return None if found is None else found.reshape(-1).view(np.uint8)[begin:end]
+
+    return find
+
+
 class Stream:
     """A stream whose copies happen when someone waits for them, and not before."""
 
@@ -115,11 +131,9 @@ class Stream:
     def __exit__(self, *error: object) -> None:
         _current.stream = self._before.pop()
 
-    def copy(self, source: np.ndarray, target: Any) -> None:
+    def copy(self, source: np.ndarray, target: np.ndarray) -> None:
         """Put a copy in line.  The memory of both has to stay until it happens."""
-        while isinstance(source.base, np.ndarray) and source.base.nbytes:
-            source = source.base
-        self._waiting.append((weakref.ref(source), weakref.ref(target)))
+        self._waiting.append((_bytes_of(source), _bytes_of(target)))
 
     def record(self) -> "Event":
         """Return an event that has come when all that is in line by now is done."""
@@ -136,11 +150,11 @@ class Stream:
     def run(self, count: int) -> None:
         """Do the first copies in line."""
         while count and self._waiting:
-            source, target = (found() for found in self._waiting.pop(0))
+            source, target = (find() for find in self._waiting.pop(0))
             count -= 1
             assert source is not None, "memory of the host was released before its copy"
             assert target is not None, "memory of the device was released in a copy"
-            target.reshape(-1)[...] = source.reshape(-1)
+            target[...] = source
 
 
 class Event:
