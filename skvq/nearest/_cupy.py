@@ -408,9 +408,9 @@ class _Loader:
         # What is computed from a row takes a few times its memory.
         most = min(_CHUNK_BYTES, library.free_bytes() // 16) // row
         self.n_rows = max(1, min(most, len(X)))
-        # Memory of the host, in turns, and the copy that last read it.
+        # Memory of the host, in turns: who asks for a chunk is done with the one before
+        # the last, so that nothing reads what is written here.
         self.staging: list[Any] = [None, None]
-        self.reading: list[Any] = [None, None]
         self.turn = 0
 
     def load(self, start: int) -> _Chunk | None:
@@ -437,14 +437,11 @@ class _Loader:
         device = _cupy().empty(part.shape, dtype=part.dtype)
         if self.staging[turn] is None:
             self.staging[turn] = _pinned((self.n_rows, *part.shape[1:]), part.dtype)
-        if self.reading[turn] is not None:
-            self.reading[turn].synchronize()
         host = self.staging[turn][: len(part)]
         host[...] = part
         device.set(host, stream=self.stream)
-        self.reading[turn] = copied = self.stream.record()
         self.turn = 1 - turn
-        return _Chunk(rows, device, copied)
+        return _Chunk(rows, device, self.stream.record())
 
 
 _streams = threading.local()
