@@ -181,8 +181,7 @@ def _pieces(cupy, codes: Any, n_codewords: int) -> tuple[Any, Any, Any, Any]:
     piece of each code, with their number at the end.
     """
     # If there is no memory for the sort, this says so, in a way that can be caught.
-    del_later = cupy.empty(_SORT_BYTES * codes.size, dtype=cupy.uint8)
-    del del_later
+    cupy.empty(_SORT_BYTES * codes.size, dtype=cupy.uint8)
     # A radix sort takes as many passes as keys have bytes.
     narrow = codes.astype(np.min_scalar_type(max(1, n_codewords - 1)), copy=False)
     order = cupy.argsort(narrow).astype(cupy.int64, copy=False)
