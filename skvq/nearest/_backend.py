@@ -189,12 +189,22 @@ def settle(backend: str, work: float) -> str:
         As in `check_backend`.
     work : float
         About how many multiply-adds the parts have together.
+
+    Returns
+    -------
+    backend : {"auto", "numpy", "cupy"}
+        "cupy" in place of "auto" where a device is worth it.
     """
     return "cupy" if backend == "auto" and _is_worth_it(work) else backend
 
 
 def goes_to_device() -> bool:
-    """Whether all searches in NumPy's rows go to a device here."""
+    """Tell whether all searches in NumPy's rows go to a device here.
+
+    Returns
+    -------
+    goes : bool
+    """
     return _chosen.get() == "cupy"
 
 
