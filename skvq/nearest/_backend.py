@@ -204,6 +204,7 @@ def goes_to_device() -> bool:
     Returns
     -------
     goes : bool
+        If so, rows are best given in large blocks.
     """
     return _chosen.get() == "cupy"
 
