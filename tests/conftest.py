@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from threadpoolctl import threadpool_limits
 
-pytest.register_assert_rewrite("oracles", "table")
+pytest.register_assert_rewrite("oracles", "table", "arrays.libraries")
 
 # The same examples in every run; HYPOTHESIS_PROFILE=explore looks for new ones.
 settings.register_profile(
@@ -25,6 +25,19 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # Far more than any test takes: what runs longer hangs.
 HANGS_AFTER = int(os.environ.get("SKVQ_TEST_TIMEOUT", "120"))
+
+
+def pytest_collection_modifyitems(items):
+    """Put the tests of a row of the table together, so that one worker fits it once."""
+    places = {}
+
+    def place(item):
+        row = getattr(item, "callspec", None) and item.callspec.params.get("row")
+        row = row and row.name
+        # What has no row keeps its place in its file.
+        return places.setdefault((item.path, row or item.nodeid), len(places))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

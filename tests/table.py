@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.spatial.distance import cityblock
+from threadpoolctl import threadpool_limits
 
 from skvq import (
     AdditiveQuantizer,
@@ -67,7 +68,8 @@ class Row:
     deterministic : bool
         Whether it draws no random numbers at all.
     weights : {"exact", "statistical", None}
-        How weights equal repeats; None: not worth asking (few samples a codeword).
+        How weights equal repeats: to rounding, where the start draws no random numbers;
+        in the mean over seeds, asked of one row of each learner; None: not asked.
     few : bool
         Whether fewer distinct samples than codewords are a ConvergenceWarning.
     represents : bool
@@ -80,7 +82,8 @@ class Row:
     n_features : int
         Width of its data.
     sklearn_checks : bool
-        Whether it can be fitted on any width, as scikit-learn's checks ask.
+        Whether it can be fitted on any width, one feature too, as scikit-learn's checks
+        ask.
     learns : bool
         Whether it is never worse than the mean on its own training samples.
     make_is_small : bool
@@ -95,7 +98,7 @@ class Row:
     idempotent: bool = True
     streams: bool = False
     deterministic: bool = False
-    weights: str | None = "statistical"
+    weights: str | None = None
     few: bool = True
     represents: bool = True
     codes: bool = True
@@ -109,7 +112,10 @@ class Row:
         return mixture(n_samples, self.n_features, seed, dtype)
 
     def fitted(self, dtype=np.float32):
-        """Return it fitted on `data()`; the same object for all tests: only read it."""
+        """Return it fitted on `data()`; the same object for all tests: only read it.
+
+        The samples cannot be written to, and BLAS has one thread.
+        """
         return _fitted(self.name, np.dtype(dtype))
 
     def parts_metric_is_defined(self, X):
@@ -120,7 +126,10 @@ class Row:
 @cache
 def _fitted(name, dtype):
     row = BY_NAME[name]
-    return row.make().fit(row.data(dtype=dtype))
+    X = row.data(dtype=dtype)
+    X.flags.writeable = False
+    with threadpool_limits(1, user_api="blas"):
+        return row.make().fit(X)
 
 
 TABLE_3_2 = np.random.default_rng(5).normal(size=(3, 2)) * 2
@@ -162,6 +171,17 @@ def aq(n_codebooks=3, n_codewords=4, **parameters):
     return AdditiveQuantizer(n_codebooks, n_codewords, **parameters)
 
 
+# Of the learners that take long, one row each runs as long as they do by default.  The
+# others stop early: no test asks them for more than few rounds can give.
+FEW_ROUNDS = {"max_iter": 3}
+FEW_SUMS = {"max_iter": 2, "ridge": 20.0}
+
+
+def _few_rounds(**parameters):
+    """A part, or the table of a residual scheme, that is learned in a few rounds."""
+    return vq(**parameters, **FEW_ROUNDS)
+
+
 def _online(learning, **parameters):
     return vq(learning=learning, batch_size=64, **parameters)
 
@@ -199,11 +219,11 @@ def _multiscale(name, make, **facts):
 
 TABLE = [
     # The naive scheme: sizes
-    Row("vq-defaults", lambda: vq(256), weights=None),
-    Row("vq-two-bytes", lambda: vq(300, max_iter=2), weights=None),
+    Row("vq-defaults", lambda: vq(256)),
+    Row("vq-two-bytes", lambda: vq(300, max_iter=2)),
     Row("vq-one-codeword", lambda: vq(1), weights="exact", deterministic=True),
     # ... initialisations
-    Row("vq-k-means++", lambda: vq()),
+    Row("vq-k-means++", lambda: vq(), weights="statistical"),
     Row("vq-random", lambda: vq(init="random")),
     Row(
         "vq-splitting",
@@ -229,12 +249,21 @@ TABLE = [
     ),
     Row("vq-n-init", lambda: vq(n_init=3)),
     # ... repairs
-    Row("vq-farthest", lambda: vq(init="normal", dead_codes="farthest")),
-    Row("vq-keep", lambda: vq(init="normal", dead_codes="keep"), weights=None),
+    Row(
+        "vq-farthest",
+        lambda: vq(init="normal", dead_codes="farthest"),
+        weights="exact",
+    ),
+    Row("vq-keep", lambda: vq(init="normal", dead_codes="keep")),
     # ... learners
-    Row("vq-minibatch", lambda: _online("minibatch"), streams=True),
-    Row("vq-ema", lambda: _online("ema"), streams=True),
-    Row("vq-sgd", lambda: _online("sgd"), streams=True),
+    Row(
+        "vq-minibatch",
+        lambda: _online("minibatch"),
+        streams=True,
+        weights="statistical",
+    ),
+    Row("vq-ema", lambda: _online("ema"), streams=True, weights="statistical"),
+    Row("vq-sgd", lambda: _online("sgd"), streams=True, weights="statistical"),
     Row(
         "vq-ema-array",
         lambda: _online("ema", init=TABLE_4, decay=0.9),
@@ -282,6 +311,7 @@ TABLE = [
         exact="cosine",
         score="cosine",
         zeros=False,
+        weights="statistical",
     ),
     Row(
         "vq-cosine-splitting",
@@ -316,6 +346,7 @@ TABLE = [
         lambda: vq(metric="manhattan"),
         exact="manhattan",
         score="manhattan",
+        weights="statistical",
     ),
     Row(
         "vq-manhattan-splitting",
@@ -356,7 +387,6 @@ TABLE = [
     Row(
         "pq-defaults",
         lambda: pq(8, None),
-        weights=None,
         n_features=16,
         make_is_small=False,
     ),
@@ -370,6 +400,7 @@ TABLE = [
         lambda: pq(share_codebook=True),
         sklearn_checks=False,
         few=False,
+        weights="statistical",
     ),
     Row(
         "pq-splitting",
@@ -422,45 +453,60 @@ TABLE = [
     # Kronecker products
     _kronecker("kronecker-defaults", lambda: kq(None, 16), sklearn_checks=True),
     _kronecker("kronecker-2", lambda: kq((3, 2), [5, 3])),
-    _kronecker("kronecker-3", lambda: kq((1, 3, 2), 3)),
     _kronecker(
-        "kronecker-gain-shape", lambda: kq((1, N_FEATURES), [3, 4]), represents=True
+        "kronecker-3", lambda: kq((1, 3, 2), 3, **FEW_ROUNDS), weights="statistical"
+    ),
+    _kronecker(
+        "kronecker-gain-shape",
+        lambda: kq((1, N_FEATURES), [3, 4], **FEW_ROUNDS),
+        represents=True,
     ),
     _kronecker(
         "kronecker-fixed-factor",
-        lambda: kq((2, 3), 4, fixed_factors=[TABLE_3_2, None]),
+        lambda: kq((2, 3), 4, fixed_factors=[TABLE_3_2, None], **FEW_ROUNDS),
         learns=False,
     ),
     _kronecker(
         "kronecker-shared",
-        lambda: kq((2, 2, 2), 3, share_codebook=True),
+        lambda: kq((2, 2, 2), 3, share_codebook=True, **FEW_ROUNDS),
         n_features=8,
     ),
     _kronecker(
         "pq-of-kronecker",
-        lambda: pq(2, None, quantizer=kq(None, 3)),
+        lambda: pq(2, None, quantizer=kq(None, 3, **FEW_ROUNDS)),
         represents=True,
         sklearn_checks=True,
     ),
     _kronecker(
         "pq-of-kronecker-3",
-        lambda: pq(2, None, quantizer=kq((1, 1, 3), [2, 2, 3])),
+        lambda: pq(2, None, quantizer=kq((1, 1, 3), [2, 2, 3], **FEW_ROUNDS)),
         represents=True,
     ),
     # Pyramids of tokens
-    _multiscale("multiscale-defaults", lambda: msq(None, "auto", 256), weights=None),
+    _multiscale("multiscale-defaults", lambda: msq(None, "auto", 256)),
     _multiscale("multiscale-sequence", lambda: msq(n_codewords=8), sklearn_checks=True),
-    _multiscale("multiscale-map", lambda: msq((2, 2, 3), (1, 2)), n_features=12),
+    _multiscale(
+        "multiscale-map",
+        lambda: msq((2, 2, 3), (1, 2), **FEW_ROUNDS),
+        n_features=12,
+        weights="statistical",
+    ),
     _multiscale(
         "multiscale-pairs",
-        lambda: msq((4, 3, 1), [1, (2, 1), (2, 3), (4, 3)], 6),
+        lambda: msq((4, 3, 1), [1, (2, 1), (2, 3), (4, 3)], 6, **FEW_ROUNDS),
         n_features=12,
     ),
-    _multiscale("multiscale-below", lambda: msq((3, 4, 1), (1, 2), 3), n_features=12),
+    _multiscale(
+        "multiscale-below",
+        lambda: msq((3, 4, 1), (1, 2), 3, **FEW_ROUNDS),
+        n_features=12,
+        learns=False,  # it has no scale as fine as the mean of the maps
+    ),
     _multiscale(
         "multiscale-smooth",
-        lambda: msq((3, 2, 2), "auto", 4, n_smoothers=2),
+        lambda: msq((3, 2, 2), "auto", 4, n_smoothers=2, **FEW_ROUNDS),
         n_features=12,
+        weights="statistical",
     ),
     _multiscale(
         "multiscale-one-scale",
@@ -470,28 +516,49 @@ TABLE = [
         make_is_small=True,
     ),
     _multiscale(
-        "pq-of-multiscale", lambda: pq(2, None, quantizer=msq((3, 1), n_codewords=5))
+        "pq-of-multiscale",
+        lambda: pq(2, None, quantizer=msq((3, 1), n_codewords=5, **FEW_ROUNDS)),
     ),
     # The residual scheme
-    _residual("rq-defaults", lambda: rq(4, None), weights=None, make_is_small=False),
-    _residual("rq-greedy", lambda: rq()),
+    _residual("rq-defaults", lambda: rq(4, None), make_is_small=False),
+    _residual("rq-greedy", lambda: rq(), weights="statistical"),
     _residual("rq-beam", lambda: rq(beam_size=5)),
     _residual("rq-one-stage", lambda: rq(1), exact="sqeuclidean", idempotent=True),
-    _residual("rq-sizes", lambda: rq(3, [2, 5, 3]), sklearn_checks=False),
+    _residual(
+        "rq-sizes",
+        lambda: rq(3, [2, 5, 3], quantizer=_few_rounds()),
+        sklearn_checks=False,
+    ),
     _residual(
         "rq-splitting",
         lambda: rq(quantizer=vq(init="splitting", random_state=None)),
         weights="exact",
     ),
-    _residual("rq-shared", lambda: rq(n_codewords=7, share_codebook=True)),
+    _residual(
+        "rq-shared",
+        lambda: rq(n_codewords=7, quantizer=_few_rounds(), share_codebook=True),
+        weights="statistical",
+    ),
     _residual(
         "rq-shared-beam-refined",
-        lambda: rq(n_codewords=7, share_codebook=True, beam_size=3, n_refine=2),
+        lambda: rq(
+            n_codewords=7,
+            quantizer=_few_rounds(),
+            share_codebook=True,
+            beam_size=3,
+            n_refine=2,
+        ),
     ),
-    _residual("rq-refined", lambda: rq(n_refine=3)),
+    _residual(
+        "rq-refined",
+        lambda: rq(quantizer=_few_rounds(), n_refine=3),
+        weights="statistical",
+    ),
     _residual(
         "rq-weights",
-        lambda: rq(stage_weights=[1, 0, 2], n_refine=2, beam_size=4),
+        lambda: rq(
+            quantizer=_few_rounds(), stage_weights=[1, 0, 2], n_refine=2, beam_size=4
+        ),
         sklearn_checks=False,
     ),
     _residual("rq-ema", lambda: rq(quantizer=_online("ema")), streams=True),
@@ -506,19 +573,37 @@ TABLE = [
     ),
     _residual(
         "rq-of-pq-beam-refined",
-        lambda: rq(2, None, quantizer=ProductQuantizer(2, 3), beam_size=3, n_refine=2),
+        lambda: rq(
+            2,
+            None,
+            quantizer=ProductQuantizer(2, 3, quantizer=_few_rounds()),
+            beam_size=3,
+            n_refine=2,
+        ),
     ),
     _residual(
         "rq-of-rq-beam",
-        lambda: rq(2, None, quantizer=ResidualQuantizer(2, 3), beam_size=3),
+        lambda: rq(
+            2,
+            None,
+            quantizer=ResidualQuantizer(2, 3, quantizer=_few_rounds()),
+            beam_size=3,
+        ),
     ),
     _multiscale(
-        "rq-of-multiscale", lambda: rq(2, None, quantizer=msq((3, 2), n_codewords=5))
+        "rq-of-multiscale",
+        lambda: rq(2, None, quantizer=msq((3, 2), n_codewords=5, **FEW_ROUNDS)),
     ),
     _residual("pq-of-rq", lambda: pq(2, None, quantizer=ResidualQuantizer(2, 3))),
     _residual(
         "pq-of-rq-beam-refined",
-        lambda: pq(2, None, quantizer=ResidualQuantizer(2, 3, beam_size=2, n_refine=1)),
+        lambda: pq(
+            2,
+            None,
+            quantizer=ResidualQuantizer(
+                2, 3, quantizer=_few_rounds(), beam_size=2, n_refine=1
+            ),
+        ),
     ),
     _residual(
         "rq-of-kronecker",
@@ -551,28 +636,47 @@ TABLE = [
         learns=False,
     ),
     # The additive scheme
-    Row("aq-exhaustive", lambda: aq(), computed=True),
-    Row("aq-sizes", lambda: aq(3, [2, 5, 3]), computed=True, sklearn_checks=False),
-    Row("aq-fixed-ridge", lambda: aq(2, 5, ridge=20.0, max_iter=3), computed=True),
+    Row("aq-exhaustive", lambda: aq(), computed=True, weights="statistical"),
+    Row(
+        "aq-sizes",
+        lambda: aq(3, [2, 5, 3], **FEW_SUMS),
+        computed=True,
+        sklearn_checks=False,
+    ),
+    Row(
+        "aq-fixed-ridge",
+        lambda: aq(2, 5, ridge=20.0, max_iter=3),
+        computed=True,
+        weights="statistical",
+    ),
     Row(
         "aq-searched",
-        lambda: aq(4, 16, beam_size=4, max_iter=3),
+        lambda: aq(3, 17, beam_size=3, fit_beam_size=2, n_rounds=2, **FEW_SUMS),
         exact=None,
         idempotent=False,
         make_is_small=False,
-        weights=None,
     ),
-    Row("aq-shared", lambda: aq(share_codebook=True), computed=True, few=False),
-    Row("aq-independent", lambda: aq(assignment="independent"), exact=None),
+    Row(
+        "aq-shared",
+        lambda: aq(share_codebook=True, **FEW_SUMS),
+        computed=True,
+        few=False,
+    ),
+    Row(
+        "aq-independent",
+        lambda: aq(assignment="independent", **FEW_ROUNDS),
+        exact=None,
+        weights="statistical",
+    ),
     Row(
         "aq-independent-sizes",
-        lambda: aq(2, [2, 5], assignment="independent"),
+        lambda: aq(2, [2, 5], assignment="independent", max_iter=1),
         exact=None,
         sklearn_checks=False,
     ),
     Row(
         "pq-of-aq",
-        lambda: pq(2, None, quantizer=AdditiveQuantizer(2, 4, max_iter=3)),
+        lambda: pq(2, None, quantizer=AdditiveQuantizer(2, 4, **FEW_SUMS)),
         computed=True,
     ),
     # Signs
@@ -757,8 +861,7 @@ TABLE = [
 BY_NAME = {row.name: row for row in TABLE}
 assert len(BY_NAME) == len(TABLE)
 
-# Built with defaults: scikit-learn's checks run on these, and on all rows that can be
-# fitted on any width.
+# Built with defaults: scikit-learn's checks run on these, and on `NESTED`.
 DEFAULTS = [
     AdditiveQuantizer(),
     VectorQuantizer(),
@@ -774,11 +877,53 @@ DEFAULTS = [
 ]
 
 QUANTIZERS = [row for row in TABLE if row.codes]
+STREAMS = [row for row in TABLE if row.streams]
+
+# One row of every pair of an outer and an inner class that takes any width.
+NESTED = [
+    BY_NAME[name]
+    for name in (
+        "pq-of-pq",
+        "pq-of-kronecker",
+        "pq-of-rq",
+        "pq-of-aq",
+        "pq-of-binary",
+        "pq-of-uniform",
+        "pq-of-fsq",
+        "pq-of-spherical",
+        "rq-of-pq",
+        "rq-of-rq-beam",
+        "rq-of-fsq",
+        "rq-of-binary",
+        "rq-of-spherical",
+        "features-pq",
+    )
+]
+
+# One row of every class: for what is written once, in the base class or beside it, and
+# overridden by none; `test_the_contract_is_written_once` holds that.
+ONE_OF_EACH = [
+    BY_NAME[name]
+    for name in (
+        "vq-defaults",
+        "pq-defaults",
+        "kronecker-defaults",
+        "multiscale-defaults",
+        "rq-defaults",
+        "aq-exhaustive",
+        "binary-defaults",
+        "uniform-defaults",
+        "fsq-defaults",
+        "spherical-defaults",
+        "features-vq",
+    )
+]
 
 
 def each(rows):
     return pytest.mark.parametrize("row", rows, ids=lambda row: row.name)
 
 
+every_class = each(ONE_OF_EACH)
 every_row = each(TABLE)
 every_quantizer = each(QUANTIZERS)

@@ -166,7 +166,7 @@ CASES = [
 @pytest.mark.parametrize(("shape", "grids", "n_smoothers"), CASES, ids=str)
 def test_codes_against_loops_over_tokens(shape, grids, n_smoothers, dtype):
     d = int(np.prod(shape))
-    X = np.cumsum(mixture(150, d, dtype=np.float64), axis=1).astype(dtype)
+    X = np.cumsum(mixture(60, d, dtype=np.float64), axis=1).astype(dtype)
     quantizer = MultiScaleQuantizer(
         shape, grids, 7, n_smoothers=n_smoothers, smoothing=0.4, random_state=0
     ).fit(X)
@@ -265,7 +265,7 @@ def test_default_scales(n_features, map_shape, expected):
 # -- learning --------------------------------------------------------------------------
 
 
-def photo_maps(count, size=8):
+def photo_maps(count, size):
     """Cut (size, size, 3) maps from photographs."""
     pytest.importorskip("PIL")
     from sklearn.datasets import load_sample_images
@@ -283,11 +283,11 @@ def photo_maps(count, size=8):
 
 @pytest.mark.parametrize("n_smoothers", [0, 2])
 def test_every_scale_lowers_the_distortion_of_photographs(n_smoothers):
-    X = photo_maps(1200)
+    X = photo_maps(600, 4)
     quantizer = MultiScaleQuantizer(
-        (8, 8, 3), (1, 2, 3, 4, 8), 32, n_smoothers=n_smoothers, random_state=0
-    ).fit(X[:800])
-    for data in (X[:800], X[800:]):
+        (4, 4, 3), (1, 2, 3, 4), 16, n_smoothers=n_smoothers, random_state=0
+    ).fit(X[:400])
+    for data in (X[:400], X[400:]):
         scores = list(quantizer.staged_score(data))
         assert (np.diff(scores) > 0).all()
         assert scores[-1] == pytest.approx(quantizer.score(data))
@@ -381,10 +381,10 @@ def test_steps_solve_the_least_squares(smooth, weighted, monkeypatch):
 
 
 def test_convolutions_lower_the_distortion():
-    X = photo_maps(800)
-    plain = MultiScaleQuantizer((8, 8, 3), (1, 2, 4), 32, random_state=0).fit(X)
+    X = photo_maps(400, 4)
+    plain = MultiScaleQuantizer((4, 4, 3), (1, 2, 4), 16, random_state=0).fit(X)
     smooth = MultiScaleQuantizer(
-        (8, 8, 3), (1, 2, 4), 32, n_smoothers=3, random_state=0
+        (4, 4, 3), (1, 2, 4), 16, n_smoothers=3, random_state=0
     ).fit(X)
     assert plain.kernels_ is None
     assert smooth.kernels_.shape == (3, 3, 3, 3, 3)

@@ -1,0 +1,65 @@
+"""The rows of the common table that follow the library of X."""
+
+import pytest
+from arrays.libraries import EMULATED
+from table import TABLE, aq, each, kq, msq, rq, vq
+
+from skvq import ProductQuantizer
+from skvq._array_api import array_namespace, device_of, to_host
+
+FOLLOWING = [
+    row
+    for row in TABLE
+    if row.codes and row.make().__sklearn_tags__().array_api_support
+]
+
+
+every_following_row = each(FOLLOWING)
+# Where a code that rounding lets fall otherwise leads learning elsewhere.  Many
+# codewords for tokens of one number: residuals of residuals are near rounding.  A table
+# that serves three times: the beam of its start holds every order of a sum.
+AMPLIFYING = {"multiscale-defaults", "aq-shared"}
+
+
+def learned_with(row, given, **fit_parameters):
+    """Fit a row on an array of another library.
+
+    Where rounding decides what is learned, go on with what NumPy has learned, so that
+    codes can be compared; the error must still be the same share of the variance.
+    """
+    estimator = row.make().fit(given, **fit_parameters)
+    if row.name not in AMPLIFYING:
+        return estimator
+    X = to_host(given)
+    reference = row.make().fit(X, **fit_parameters)
+    variance = float(X.var(axis=0).sum())
+    assert abs(estimator.distortion_ - reference.distortion_) <= 2e-4 * variance
+    reference._move(array_namespace(given), device_of(given))
+    return reference
+
+
+# Rows for what is slow in the emulation of CuPy, and in it no other than in libraries
+# that run at full speed: each scheme, and each learner, once.
+FEW = {
+    *(row.name for row in FOLLOWING if row.name.endswith("-defaults")),
+    *("vq-cosine-ema", "vq-splitting", "pq-of-multiscale", "rq-refined", "rq-of-pq"),
+    *("kronecker-3", "multiscale-smooth", "aq-searched", "aq-independent"),
+}
+
+
+def skip_most_in_emulation(library, row):
+    if library.__name__ == EMULATED and row.name not in FEW:
+        pytest.skip("one row of each kind is enough in the emulation")
+
+
+SCHEMES = {
+    "vq": vq,
+    "pq": lambda **p: ProductQuantizer(2, 4, **p),
+    "rq": lambda **p: rq(beam_size=2, **p),
+    "kronecker": lambda **p: kq((2, 3), 4, **p),
+    "multiscale": lambda **p: msq((3, 2), n_codewords=4, **p),
+    "additive": aq,
+}
+
+
+every_scheme = pytest.mark.parametrize("make_it", SCHEMES.values(), ids=SCHEMES)
