@@ -95,6 +95,8 @@ warnings.filterwarnings("error", category=FutureWarning)
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
+    # Every example runs: this is where they are tested.
+    "filename_pattern": r"\.py$",
     "backreferences_dir": "generated/backreferences",
     "doc_module": ("skvq",),
     "download_all_examples": False,

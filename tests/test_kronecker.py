@@ -245,8 +245,9 @@ def test_scales_and_signs_are_fixed():
 def test_fixed_factors():
     X, tables = planted((3, 4), 5, 2000, 0.05)
     given = tables[1].copy()
-    kq = KroneckerQuantizer((3, 4), 5, fixed_factors=[None, given], random_state=0)
-    kq.fit(X)
+    kq = KroneckerQuantizer(
+        (3, 4), 5, fixed_factors=[None, given], n_init=4, random_state=0
+    ).fit(X)
     assert_array_equal(kq.codebooks_[1], given)
     floor = nearest_kronecker(X, tables, return_distances=True)[1].mean()
     assert kq.distortion_ <= 1.05 * floor
