@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skvq._array_api import unique_rows
 from skvq.nearest._best import _common_scale
 from skvq.nearest._numpy import (
     _as_2d,
@@ -199,10 +200,8 @@ class _Search:
 
 def _place_of_equals(codebook, first) -> np.ndarray:
     """Return for each codeword the place of its equal among the first ones."""
-    _, kept, group = np.unique(
-        codebook + 0.0, axis=0, return_index=True, return_inverse=True
-    )
-    return np.searchsorted(first, kept)[group.reshape(-1)]
+    kept, group = unique_rows(codebook)
+    return np.searchsorted(first, kept)[group]
 
 
 class _Tile:

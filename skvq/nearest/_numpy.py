@@ -18,6 +18,7 @@ import numpy as np
 from scipy.sparse import csc_array
 from scipy.spatial.distance import cdist
 
+from skvq._array_api import unique_rows
 from skvq.nearest._metrics import PRODUCT_METRICS, Metric, check_metric
 from skvq.nearest._threads import (
     even_chunk,
@@ -106,7 +107,7 @@ def _first_of_distinct(codebook: np.ndarray) -> np.ndarray | None:
     hashes = np.einsum("ij,j->i", bits, mixer)
     if np.unique(hashes).size == len(codebook):
         return None
-    first = np.unique(codebook + 0.0, axis=0, return_index=True)[1]
+    first, _ = unique_rows(plain)
     return None if first.size == len(codebook) else np.sort(first)
 
 
