@@ -55,6 +55,9 @@ class _BlasGuard:
         self._counts: list[int] | None = None
         self._controller: ThreadpoolController | None = None
 
+    def __reduce__(self) -> str:
+        return "single_threaded_blas"  # there is one in each process
+
     def __call__(self) -> "_Hold":
         """Return a context: BLAS at one thread; as its value, how many it had."""
         return _Hold(self)
@@ -77,7 +80,8 @@ class _BlasGuard:
                 ]
             for library in libraries:
                 library.set_num_threads(1)
-            return max(self._counts or [_available_cores()])
+            n_threads = max(self._counts or [_available_cores()])
+        return n_threads
 
     def leave(self, user: weakref.ref) -> None:
         """Restore BLAS if this was the last user."""
@@ -103,12 +107,9 @@ class _BlasGuard:
 
         OpenBLAS does where it runs its kernels for AVX-512.
         """
-        with self._lock:
-            libraries = _numpys_own(self._found().lib_controllers)
-            return bool(libraries) and all(
-                getattr(library, "architecture", None) in _SMALL_KERNELS
-                for library in libraries
-            )
+        libraries = _numpys_own(self._found().lib_controllers)
+        kernels = {getattr(library, "architecture", None) for library in libraries}
+        return bool(kernels) and kernels <= _SMALL_KERNELS
 
     def _found(self) -> ThreadpoolController:
         if self._controller is None:
