@@ -1,9 +1,10 @@
 """Inputs at the border: samples, weights and codes."""
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from sklearn.utils.validation import check_array, validate_data
@@ -19,6 +20,10 @@ from skvq._array_api import (
     to_host,
 )
 from skvq._compat import _check_sample_weight, is_library_followed
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
 
 
 def check_samples(estimator, X, *, reset: bool, min_samples: int = 1) -> Any:
@@ -258,17 +263,58 @@ def _valid_foreign_codes(codes, sizes: Sequence[int], widths: Sequence[int]) -> 
 
 def warn(message: str, category: type[Warning]) -> None:
     """Warn from within `fit`, at the user's line as far as that can be told."""
-    # user -> the context of fit -> fit -> the scheme's hook -> here
-    warnings.warn(message, category, stacklevel=5)
+    # user -> scikit-learn's wrapper -> `in_own_context` -> fit -> the hook -> here
+    warnings.warn(message, category, stacklevel=6)
 
 
-@contextmanager
-def unchanged_on_failure(estimator) -> Iterator[None]:
-    """Put the estimator's attributes back if the block raises."""
-    before = dict(vars(estimator))
-    try:
-        yield
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise
+def in_own_context(method: Callable[P, R]) -> Callable[P, R]:
+    """Let a method set context variables for itself only.
+
+    NumPy's treatment of floating-point errors is one, the backend another.  An
+    interrupt may keep a ``with`` statement from putting them back.
+    """
+
+    @wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return copy_context().run(method, *args, **kwargs)
+
+    return call
+
+
+def _is_fitted_name(name: str) -> bool:
+    return name.endswith("_") and not name.startswith("__")
+
+
+def copy_to_fit(estimator: T, *, fitted: bool) -> T:
+    """Return a shallow copy to learn on, with or without the fitted attributes."""
+    copy = object.__new__(type(estimator))
+    for name, value in dict(vars(estimator)).items():
+        if fitted or not _is_fitted_name(name):
+            vars(copy)[name] = value
+    return copy
+
+
+def take_over(estimator: T, learned: T) -> None:
+    """Replace the fitted attributes by those of a copy, all at once.
+
+    Whoever reads the estimator meanwhile, in another thread or after an interrupt,
+    sees all of the old ones or all of the new ones.
+    """
+    attributes = {
+        name: value
+        for name, value in dict(vars(estimator)).items()
+        if not _is_fitted_name(name)
+    }
+    for name, value in vars(learned).items():
+        if _is_fitted_name(name):
+            attributes[name] = value
+    # One assignment; to change the attributes one by one would take many.
+    estimator.__dict__ = attributes
+
+
+def as_it_is_now(estimator: T) -> T:
+    """Return the estimator as it stays if another thread fits it meanwhile."""
+    view = object.__new__(type(estimator))
+    # Shared: `take_over` puts another in its place, and leaves this one as it is.
+    view.__dict__ = vars(estimator)
+    return view

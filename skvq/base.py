@@ -6,7 +6,8 @@ validate at the border, cut the rows in blocks and call the hooks of the scheme.
 ========================  ==========================================================
 hook                      what a scheme does in it
 ========================  ==========================================================
-``_fit(X, weights)``      learn; assign all fitted attributes together at the end;
+``_fit(X, weights)``      learn; assign all fitted attributes together at the end,
+                          on a copy of the estimator, which hands them over at once;
                           `distortion_` is measured if the scheme does not know it
 ``_encode(X)``            codes (n_samples, n_codes) of a block of rows
 ``_decode(codes)``        reconstruction (n_samples, n_features) of a block of codes
@@ -14,7 +15,7 @@ hook                      what a scheme does in it
 ========================  ==========================================================
 
 Hooks get floating arrays of the right width and never validate.  Fitted attributes,
-private ones too, end in an underscore: that is how a failed fit is undone.
+private ones too, end in an underscore: that is how they are told from the others.
 
 Everything follows X: of what library its array is, and on which device, of that are
 codes, reconstructions and fitted attributes.  A hook of a scheme that says so in
@@ -58,13 +59,16 @@ from skvq._array_api import (
 )
 from skvq._compat import UNUSED, _fit_context
 from skvq._validation import (
+    as_it_is_now,
     check_codes,
     check_same_library,
     check_samples,
     check_weights,
+    copy_to_fit,
     drop_zero_weights,
+    in_own_context,
     is_followed,
-    unchanged_on_failure,
+    take_over,
 )
 from skvq._version import __version__
 from skvq.codes import from_token_ids, smallest_dtype
@@ -176,6 +180,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     # -- public methods ------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @in_own_context
     def fit(self, X, y=None, sample_weight=None):
         """Learn the codebooks, or set them up.
 
@@ -195,26 +200,29 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self : object
             The fitted quantizer.
         """
-        with unchanged_on_failure(self), self._computing():
-            self._forget()
-            X, weights = self._check_training(X, sample_weight, reset=True)
+        new = copy_to_fit(self, fitted=False)
+        with new._computing():
+            X, weights = new._check_training(X, sample_weight, reset=True)
             began = time.perf_counter()
-            self._fit(X, weights)
-            self._settle(X)
-            if not hasattr(self, "distortion_"):
-                self.distortion_ = self._mean_distance(X, weights)
-        logger.info(
+            new._fit(X, weights)
+            new._settle(X)
+            if not hasattr(new, "distortion_"):
+                new.distortion_ = new._mean_distance(X, weights)
+        seconds = time.perf_counter() - began
+        take_over(self, new)
+        _log(
             "%s: fitted on %d x %d in %.2f s, %g bits, distortion %.6g",
             type(self).__name__,
             *X.shape,
-            time.perf_counter() - began,
-            self.bits_per_sample_,
-            self.distortion_,
+            seconds,
+            new.bits_per_sample_,
+            new.distortion_,
         )
         return self
 
     @available_if(_learns_from_stream)
     @_fit_context(prefer_skip_nested_validation=False)
+    @in_own_context
     def partial_fit(self, X, y=None, sample_weight=None):
         """Learn from one batch of a stream.
 
@@ -234,20 +242,23 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self : object
             The quantizer after this batch.
         """
-        with unchanged_on_failure(self), self._computing():
-            first = not self.__sklearn_is_fitted__()
+        new = copy_to_fit(self, fitted=True)
+        with new._computing():
+            first = not new.__sklearn_is_fitted__()
             if not first:
-                self._return_home()
-                check_same_library(self, X, "partial_fit")
-            X, weights = self._check_training(X, sample_weight, reset=first, batch=True)
-            if hasattr(self, "distortion_"):
-                del self.distortion_
-            self._partial_fit(X, weights)
-            self._settle(X)
-            if not hasattr(self, "distortion_"):
-                self.distortion_ = self._mean_distance(X, weights)
+                new._return_home()
+                check_same_library(new, X, "partial_fit")
+            X, weights = new._check_training(X, sample_weight, reset=first, batch=True)
+            if hasattr(new, "distortion_"):
+                del new.distortion_
+            new._partial_fit(X, weights)
+            new._settle(X)
+            if not hasattr(new, "distortion_"):
+                new.distortion_ = new._mean_distance(X, weights)
+        take_over(self, new)
         return self
 
+    @in_own_context
     def transform(self, X):
         """Encode samples.
 
@@ -263,6 +274,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             They are names, not quantities: a model that is to learn from them takes
             `QuantizedFeatures` instead.
         """
+        self = as_it_is_now(self)
         X = self._check_input(X, "transform")
         sizes = self.codebook_sizes_
         dtype = code_dtype(X, smallest_dtype(max(sizes)))
@@ -276,6 +288,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 codes[rows] = found
         return codes
 
+    @in_own_context
     def inverse_transform(self, codes):
         """Decode codes.
 
@@ -294,12 +307,14 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         ValueError
             If a code is not an integer in the range of its column.
         """
+        self = as_it_is_now(self)
         check_is_fitted(self)
         self._return_home()
         widths = self._decodable_widths()
         codes = check_codes(self, codes, self.codebook_sizes_, widths)
         return self._decode(self._on_own_device(codes))
 
+    @in_own_context
     def quantize(self, X):
         """Encode and decode in one pass.
 
@@ -313,6 +328,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         X_quant : ndarray of shape (n_samples, n_features)
             The same as ``inverse_transform(transform(X))``.
         """
+        self = as_it_is_now(self)
         X = self._check_input(X, "quantize")
         result = None
         with self._computing(X):
@@ -325,6 +341,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 result[rows] = decoded
         return result
 
+    @in_own_context
     def score(self, X, y=None, sample_weight=None):
         """Return minus the mean distance of samples from their reconstructions.
 
@@ -343,11 +360,13 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             The squared Euclidean distance summed over features and averaged over
             samples, negated; higher is better.  `VectorQuantizer` uses its own metric.
         """
+        self = as_it_is_now(self)
         X = self._check_input(X, "score")
         weights = check_weights(sample_weight, X)
         with self._computing(X):
             return -self._mean_distance(*drop_zero_weights(X, weights))
 
+    @in_own_context
     def full_codebook(self, max_size=2**20):
         """Build the one table that the scheme stands for.
 
@@ -366,6 +385,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         ValueError
             If there are more than `max_size` codewords.
         """
+        self = as_it_is_now(self)
         check_is_fitted(self)
         self._return_home()
         size = 1
@@ -529,11 +549,15 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             return codes
         return send(import_namespace(name), to_host(codes), self._device_)
 
-    def _forget(self) -> None:
-        """Drop what an earlier fit has left, so that none of it survives the next."""
-        for name in list(vars(self)):
-            if name.endswith("_") and not name.startswith("__"):
-                delattr(self, name)
+
+def _log(message: str, *arguments) -> None:
+    """Tell of a fit that is done, and is not undone by whoever is told."""
+    try:
+        logger.info(message, *arguments)
+    except Exception:
+        # As the handlers of the standard library tell of their errors.
+        record = logging.makeLogRecord({"msg": message, "args": arguments})
+        logging.Handler().handleError(record)
 
 
 def _to_compute_in(X):

@@ -18,6 +18,7 @@ import numpy as np
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
+from skvq._array_api import unique_rows
 from skvq._validation import check_weights
 from skvq.metrics import code_usage, distortion, perplexity, rate_distortion_curve
 
@@ -165,7 +166,7 @@ class CodebookDisplay:
         grid = np.column_stack([axis.ravel() for axis in np.meshgrid(xx0, xx1)])
         grid_in = _named_like(grid, X, quantizer)
         codes = np.asarray(quantizer.transform(grid_in))
-        cells = np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1)
+        cells = unique_rows(codes)[1]
         display = cls(
             xx0=xx0,
             xx1=xx1,
@@ -808,7 +809,7 @@ def _codewords(quantizer, grid) -> np.ndarray:
         table = quantizer.full_codebook(max_size=_MAX_CODEWORDS)
     else:
         table = np.asarray(quantizer.quantize(grid))
-    return np.unique(table, axis=0)
+    return table[unique_rows(table)[0]]
 
 
 def _cell_colours(cells: np.ndarray, cmap) -> np.ndarray:

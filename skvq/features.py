@@ -13,7 +13,9 @@ from skvq._validation import (
     check_same_library,
     check_samples,
     check_weights,
-    unchanged_on_failure,
+    copy_to_fit,
+    in_own_context,
+    take_over,
 )
 
 
@@ -53,6 +55,7 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.quantizer = quantizer
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @in_own_context
     def fit(self, X, y=None, sample_weight=None):
         """Fit a clone of the quantizer.
 
@@ -70,12 +73,14 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self : object
             The fitted transformer.
         """
-        with unchanged_on_failure(self):
-            X = check_samples(self, X, reset=True, min_samples=2)
-            weights = check_weights(sample_weight, X)
-            self.quantizer_ = clone(self.quantizer).fit(X, sample_weight=weights)
+        new = copy_to_fit(self, fitted=False)
+        X = check_samples(new, X, reset=True, min_samples=2)
+        weights = check_weights(sample_weight, X)
+        new.quantizer_ = clone(self.quantizer).fit(X, sample_weight=weights)
+        take_over(self, new)
         return self
 
+    @in_own_context
     def transform(self, X):
         """Replace samples by their reconstructions.
 

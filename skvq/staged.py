@@ -8,7 +8,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._array_api import as_indices, total
-from skvq._validation import check_codes, check_weights, drop_zero_weights
+from skvq._validation import (
+    as_it_is_now,
+    check_codes,
+    check_weights,
+    drop_zero_weights,
+)
 from skvq.base import BaseQuantizer, _over_blocks
 
 
@@ -36,6 +41,7 @@ class StagedQuantizer(BaseQuantizer):
         X_quant : ndarray of shape (n_samples, n_features)
             The sum of the codewords up to each stage.
         """
+        self = as_it_is_now(self)
         check_is_fitted(self)
         self._return_home()
         widths = self._decodable_widths()
@@ -61,6 +67,7 @@ class StagedQuantizer(BaseQuantizer):
             of the codewords up to it.  The codes are those of all stages, so that a
             beam may leave an early stage worse than a search of its own would.
         """
+        self = as_it_is_now(self)
         X = self._check_input(X, "staged_score")
         weights = check_weights(sample_weight, X)
         X, weights = drop_zero_weights(X, weights)

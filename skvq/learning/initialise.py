@@ -10,6 +10,7 @@ from skvq._array_api import (
     numpy_dtype,
     take_rows,
     to_host,
+    unique_rows,
 )
 from skvq.learning.cells import best_codewords, split_heaviest
 from skvq.learning.lloyd import lloyd
@@ -42,13 +43,14 @@ def few_distinct(X: np.ndarray, n_codewords: int) -> np.ndarray | None:
         if stop >= X.shape[0]:
             return rows
         start, stop = stop, min(4 * stop, X.shape[0])
-        rows = np.unique(np.concatenate([rows, _distinct(X[start:stop, :])]), axis=0)
+        rows = _distinct(np.concatenate([rows, _distinct(X[start:stop, :])]))
     return None
 
 
 def _distinct(X) -> np.ndarray:
     """Return the distinct rows in lexicographic order, on the host."""
-    return np.unique(to_host(X) + 0.0, axis=0)
+    rows = to_host(X) + 0.0
+    return rows[unique_rows(rows)[0]]
 
 
 def repeat_cyclically(rows: np.ndarray, n_codewords: int) -> np.ndarray:
@@ -245,7 +247,7 @@ def _join(X, candidates: _Candidates, drawn: np.ndarray, metric) -> _Candidates:
 
 def _first_of_equal(rows: np.ndarray) -> np.ndarray:
     """Return ascending indices of the first of each group of equal rows."""
-    return np.sort(np.unique(to_host(rows) + 0.0, axis=0, return_index=True)[1])
+    return np.sort(unique_rows(to_host(rows))[0])
 
 
 def _fill_with_distinct(X, codebook, n_codewords) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from skvq import nearest
-from skvq._array_api import average, like, take_rows, to_host, total
+from skvq._array_api import average, like, take_rows, to_host, total, unique_rows
 from skvq.learning.cells import cell_sums, unit_rows
 from skvq.learning.initialise import few_distinct, initialise, repeat_cyclically
 from skvq.learning.lloyd import Learned
@@ -101,8 +101,8 @@ def start_from_batch(
         X = like(rows, X)
     if few_distinct(X, n_codewords) is not None:
         rows = to_host(X) + 0.0
-        distinct, inverse = np.unique(rows, axis=0, return_inverse=True)
-        merged = np.bincount(inverse.ravel(), to_host(w))
+        first, group = unique_rows(rows)
+        distinct, merged = rows[first], np.bincount(group, to_host(w))
         fresh = start(repeat_cyclically(distinct, n_codewords))
         return replace(fresh, seeds=distinct, seed_weights=merged), X, w
     return start(initialise(X, n_codewords, init, w, metric, rng)), X, w
@@ -197,7 +197,7 @@ def _repair(state, X, codes, cost, settings) -> StreamState:
     if settings.dead_codes == "split":
         order = _round_robin(codes, cost, len(state.usage))
     order = order[cost[order] > 0]
-    rows = order[np.sort(np.unique(X[order], axis=0, return_index=True)[1])]
+    rows = order[np.sort(unique_rows(X[order])[0])]
     dead, rows = dead[: len(rows)], rows[: dead.size]
     codebook, sums = state.codebook.copy(), state.sums.copy()
     counts = state.counts.copy()

@@ -33,8 +33,8 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from functools import cache, partial
 from types import ModuleType
@@ -54,24 +54,23 @@ GPU_WORK = 2e11
 _chosen: ContextVar[str] = ContextVar("skvq_backend", default="auto")
 
 
-@contextmanager
-def using(backend: str) -> Iterator[None]:
+class using(AbstractContextManager[None]):
     """Let the engine compute in a backend inside the block, in this thread.
 
     Parameters
     ----------
     backend : {"auto", "numpy", "cupy"}
         As in `check_backend`.
-
-    Yields
-    ------
-    None
     """
-    token = _chosen.set(backend)
-    try:
-        yield
-    finally:
-        _chosen.reset(token)
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+
+    def __enter__(self) -> None:
+        self._token = _chosen.set(self._backend)
+
+    def __exit__(self, *_: object) -> None:
+        _chosen.reset(self._token)
 
 
 def check_backend(backend: str, X: Any) -> None:

@@ -65,58 +65,7 @@ def nearest_best(
     return_distances: bool = True,
     dtype=np.intp,
 ):
-    """Find codes whose codewords add up to nearly each row, by beam search.
-
-    Parameters
-    ----------
-    X : array-like of shape (n_samples, n_features)
-        Real numbers; read a tile at a time.
-    codebooks : sequence of arrays of shape (n_codewords_j, n_features)
-        Tables that each give one codeword, in the order of the search.
-    beam_size : int
-        Partial sums of each row that are kept from one table to the next.  With one, a
-        code is the nearest codeword of what the codes before it have left.
-    n_best : int, default=1
-        Sums of each row to return.
-    begin : array-like of shape (n_samples, n_sums, n_begun), optional
-        Codes in the first n_begun tables, from which the search goes on.
-    stage_weights : array-like of shape (n_codebooks,), optional
-        Weights of the errors of the partial sums in the loss that ranks; the last one
-        positive.  None: only the last error counts.
-    return_distances : bool, default=True
-        Whether to compute the distances as well.
-    dtype : dtype, default=intp
-        Integer dtype of the codes.
-
-    Returns
-    -------
-    codes : ndarray of shape (n_samples, n_found, n_codebooks)
-        Codes of the sums, best first; `n_found` is `n_best`, or the number of sums if
-        there are fewer.
-    distances : ndarray of shape (n_samples, n_found), dtype float64, or None
-        Squared Euclidean distance of each row from its sums; with `stage_weights`, the
-        weighted sum of the distances from all partial sums.
-
-    Raises
-    ------
-    ValueError
-        If shapes do not fit, or values are not finite or overflow.
-
-    Notes
-    -----
-    The weight of the stages to come counts for the error at hand: without weights, and
-    with all of it on the last stage, this is the order by the last error.  Of equal
-    codewords the first is found.  Extra memory is a few MB a thread.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skvq.nearest import nearest_best
-    >>> tables = [np.array([[0.0], [10.0]]), np.array([[0.0], [6.0]])]
-    >>> codes, distances = nearest_best([[6.0]], tables, beam_size=2)
-    >>> codes.tolist(), distances.tolist()
-    ([[[0, 1]]], [[0.0]])
-    """
+    """Do on NumPy what `skvq.nearest.nearest_best` says."""
     X = _as_2d(X, "X")
     tables = [_as_2d(table, f"codebooks[{j}]") for j, table in enumerate(codebooks)]
     begun = _check_begin(begin, X, tables)

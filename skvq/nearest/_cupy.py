@@ -519,7 +519,7 @@ def _in_chunks(X: np.ndarray, work: Callable) -> tuple[np.ndarray | None, ...]:
 
 
 def nearest(X, codebook, metric: Metric = "sqeuclidean", *, return_distances=True):
-    """Find the nearest codeword of each row; see `_numpy.nearest`."""
+    """Find the nearest codeword of each row; see `nearest.nearest`."""
     if is_foreign(X):
         library = CupyLibrary(X)
         return _generic.nearest_with(library, X, codebook, metric, return_distances)
@@ -539,7 +539,7 @@ def nearest(X, codebook, metric: Metric = "sqeuclidean", *, return_distances=Tru
 
 
 def nearest_product(X, codebooks: Sequence, *, dtype=np.intp):
-    """Find the nearest codeword in every subspace; see `_numpy.nearest_product`."""
+    """Find the nearest codeword in every subspace; see `nearest.nearest_product`."""
     fused = _FusedProduct(dtype)
     if is_foreign(X):
         return _generic.product_with(CupyLibrary(X), X, codebooks, dtype, fused)
@@ -564,7 +564,7 @@ def nearest_best(
     return_distances: bool = True,
     dtype=np.intp,
 ):
-    """Find codes of sums by beam search; see `_best`."""
+    """Find codes of sums by beam search; see `nearest_best`."""
     options = {
         "n_best": n_best,
         "stage_weights": stage_weights,
@@ -596,7 +596,7 @@ def improve_sums(
     seed: int = 0,
     dtype=np.intp,
 ):
-    """Improve codes of sums, one table at a time; see `_icm`."""
+    """Improve codes of sums, one table at a time; see `improve_sums`."""
     # All rows have the same rounds, whatever the chunk that they are in.
     options = {
         "n_rounds": n_rounds,
@@ -619,7 +619,7 @@ def improve_sums(
 
 
 def nearest_kronecker(X, codebooks: Sequence, *, return_distances=False):
-    """Find the nearest Kronecker product of rows; see `_kronecker`."""
+    """Find the nearest Kronecker product of rows; see `nearest_kronecker`."""
     if is_foreign(X):
         library = CupyLibrary(X)
         return _generic.kronecker_with(library, X, codebooks, return_distances)
@@ -634,7 +634,7 @@ def nearest_kronecker(X, codebooks: Sequence, *, return_distances=False):
 
 
 def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None):
-    """Compute the distance of each row to its own reconstruction; see `_numpy`."""
+    """Compute the distance of each row to its own reconstruction; see `paired`."""
     if is_foreign(X):
         return _generic.paired_with(CupyLibrary(X), X, Y, metric, codes)
     # A pass over the rows that does little with each: not worth the transfer.
@@ -642,7 +642,7 @@ def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None):
 
 
 def accumulate(X, codes, n_codewords: int, weights=None):
-    """Add up the rows of each code; see `_numpy.accumulate`."""
+    """Add up the rows of each code; see `nearest.accumulate`."""
     if is_foreign(X):
         library = CupyLibrary(X)
         return _generic.accumulate_with(library, X, codes, n_codewords, weights)

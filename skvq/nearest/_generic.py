@@ -376,7 +376,7 @@ def _joined(library: Library, parts: list[Any], dtype: Any, shape: tuple) -> Any
 
 
 def nearest(X, codebook, metric: Metric = "sqeuclidean", *, return_distances=True):
-    """Find the nearest codeword of each row; see `_numpy.nearest`."""
+    """Find the nearest codeword of each row; see `nearest.nearest`."""
     return nearest_with(library_of(X), X, codebook, metric, return_distances)
 
 
@@ -493,7 +493,7 @@ def _check_defined(xp, values, metric) -> None:
 
 
 def nearest_product(X, codebooks: Sequence, *, dtype=np.intp):
-    """Find the nearest codeword in every subspace; see `_numpy.nearest_product`."""
+    """Find the nearest codeword in every subspace; see `nearest.nearest_product`."""
     return product_with(library_of(X), X, codebooks, dtype)
 
 
@@ -604,7 +604,7 @@ def nearest_best(
     return_distances: bool = True,
     dtype=np.intp,
 ):
-    """Find codes whose codewords add up to nearly each row; see `_best`."""
+    """Find codes whose codewords add up to nearly each row; see `nearest_best`."""
     return best_with(
         library_of(X),
         X,
@@ -630,7 +630,7 @@ def best_with(
     return_distances: bool,
     dtype,
 ):
-    """Find codes of sums by beam search by means of a library; see `_best`."""
+    """Find codes of sums by beam search by means of a library; see `nearest_best`."""
     X, xp = _check_2d(X, "X"), library.xp
     hosts = [
         _host_table(table, X, f"codebooks[{j}]") for j, table in enumerate(codebooks)
@@ -768,7 +768,7 @@ def improve_sums(
     seed: int = 0,
     dtype=np.intp,
 ):
-    """Improve codes of sums, one table at a time; see `_icm`."""
+    """Improve codes of sums, one table at a time; see `improve_sums`."""
     return improve_with(
         library_of(X),
         X,
@@ -794,7 +794,7 @@ def improve_with(
     seed: int,
     dtype,
 ):
-    """Improve codes of sums by means of a library; see `_icm`."""
+    """Improve codes of sums by means of a library; see `improve_sums`."""
     X, xp = _check_2d(X, "X"), library.xp
     hosts = [
         _host_table(table, X, f"codebooks[{j}]") for j, table in enumerate(codebooks)
@@ -890,7 +890,7 @@ class _SumsSearch:
 
 
 def nearest_kronecker(X, codebooks: Sequence, *, return_distances=False):
-    """Find the nearest Kronecker product of rows; see `_kronecker`."""
+    """Find the nearest Kronecker product of rows; see `nearest_kronecker`."""
     return kronecker_with(library_of(X), X, codebooks, return_distances)
 
 
@@ -1053,7 +1053,7 @@ class _BlockScores:
 
 
 def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None):
-    """Compute the distance of each row to its own reconstruction; see `_numpy`."""
+    """Compute the distance of each row to its own reconstruction; see `paired`."""
     return paired_with(library_of(X), X, Y, metric, codes)
 
 
@@ -1097,7 +1097,7 @@ def _paired_tile(library: Library, x, y, metric: Metric):
 
 
 def accumulate(X, codes, n_codewords: int, weights=None):
-    """Add up the rows of each code; see `_numpy.accumulate`."""
+    """Add up the rows of each code; see `nearest.accumulate`."""
     return accumulate_with(library_of(X), X, codes, n_codewords, weights)
 
 

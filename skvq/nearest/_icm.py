@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skvq._array_api import unique_rows
 from skvq.nearest._best import _common_scale
 from skvq.nearest._numpy import (
     _as_2d,
@@ -63,49 +64,7 @@ def improve_sums(
     seed: int = 0,
     dtype=np.intp,
 ):
-    """Improve codes whose codewords add up to each row, one table at a time.
-
-    Parameters
-    ----------
-    X : array-like of shape (n_samples, n_features)
-        Real numbers; read a tile at a time.
-    codebooks : sequence of arrays of shape (n_codewords_j, n_features)
-        Tables that each give one codeword.
-    codes : array-like of shape (n_samples, n_codebooks)
-        Where to start.
-    n_rounds : int
-        Rounds of replacing codes at random and improving all.  The first replaces none.
-    n_replaced : int, default=1
-        Codes replaced in each round after the first.
-    n_sweeps : int, default=2
-        How often a round goes through all tables.
-    seed : int, default=0
-        Of the tables, orders and offsets of the rounds, which are the same for all
-        rows.  Fewer rounds do what the first of more rounds do.
-    dtype : dtype, default=intp
-        Integer dtype of the codes.
-
-    Returns
-    -------
-    codes : ndarray of shape (n_samples, n_codebooks)
-        Of each row the best codes seen, the given ones included.
-    distances : ndarray of shape (n_samples,), dtype float64
-        Squared Euclidean distance of each row from its sum.
-
-    Raises
-    ------
-    ValueError
-        If shapes do not fit, or values are not finite or overflow.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skvq.nearest import improve_sums
-    >>> tables = [np.array([[0.0], [10.0]]), np.array([[0.0], [6.0]])]
-    >>> codes, distances = improve_sums([[6.0]], tables, [[1, 1]], n_rounds=1)
-    >>> codes.tolist(), distances.tolist()
-    ([[0, 1]], [0.0])
-    """
+    """Do on NumPy what `skvq.nearest.improve_sums` says."""
     X = _as_2d(X, "X")
     tables = [_as_2d(table, f"codebooks[{j}]") for j, table in enumerate(codebooks)]
     codes = np.asarray(codes)
@@ -199,10 +158,8 @@ class _Search:
 
 def _place_of_equals(codebook, first) -> np.ndarray:
     """Return for each codeword the place of its equal among the first ones."""
-    _, kept, group = np.unique(
-        codebook + 0.0, axis=0, return_index=True, return_inverse=True
-    )
-    return np.searchsorted(first, kept)[group.reshape(-1)]
+    kept, group = unique_rows(codebook)
+    return np.searchsorted(first, kept)[group]
 
 
 class _Tile:

@@ -365,52 +365,7 @@ def _first_zero(zero_rows: Sequence[np.ndarray]) -> tuple[int, ...] | None:
 
 
 def nearest_kronecker(X, codebooks: Sequence, *, return_distances=False):
-    """Find the nearest Kronecker product of rows, one from each table.
-
-    The result is that of `nearest` over the table of all prod V_j products, which is
-    never built.
-
-    Parameters
-    ----------
-    X : array-like of shape (n_samples, n_features)
-        Real numbers; read a tile at a time.
-    codebooks : sequence of arrays of shape (V_j, d_j)
-        The tables; the product of the widths d_j is n_features.
-    return_distances : bool, default=False
-        Whether to compute the distances as well.
-
-    Returns
-    -------
-    codes : ndarray of shape (n_samples, n_codebooks), dtype intp
-        Row of each table in the nearest product.  Of equal rows of a table the first
-        is found, and of the codes of the zero vector the lowest.
-    distances : ndarray of shape (n_samples,), dtype float64, or None
-        Squared Euclidean distance to it, computed from the difference of row and
-        product; None unless `return_distances`.
-
-    Raises
-    ------
-    ValueError
-        If the widths do not multiply to n_features, or values are not finite or
-        overflow.
-
-    Notes
-    -----
-    With V = prod V_j and d_m the least of the widths, a row takes about V (d_m + 3)
-    multiplications, where the dense search takes V (d + 1), and as many comparisons.
-    Extra memory is a few MB a thread: beyond 2^20 products they take turns.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skvq.nearest import nearest_kronecker
-    >>> tables = [np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 1.0], [2.0, 0]])]
-    >>> codes, distances = nearest_kronecker(
-    ...     [[0.0, 0.0, 2.0, 1.0]], tables, return_distances=True
-    ... )
-    >>> codes.tolist(), distances.tolist()
-    ([[1, 0]], [1.0])
-    """
+    """Do on NumPy what `skvq.nearest.nearest_kronecker` says."""
     X = _as_2d(X, "X")
     tables = [_as_2d(table, f"codebooks[{j}]") for j, table in enumerate(codebooks)]
     _check_widths(X, tables)

@@ -18,6 +18,7 @@ import numpy as np
 from scipy.sparse import csc_array
 from scipy.spatial.distance import cdist
 
+from skvq._array_api import unique_rows
 from skvq.nearest._metrics import PRODUCT_METRICS, Metric, check_metric
 from skvq.nearest._threads import (
     even_chunk,
@@ -106,7 +107,7 @@ def _first_of_distinct(codebook: np.ndarray) -> np.ndarray | None:
     hashes = np.einsum("ij,j->i", bits, mixer)
     if np.unique(hashes).size == len(codebook):
         return None
-    first = np.unique(codebook + 0.0, axis=0, return_index=True)[1]
+    first, _ = unique_rows(plain)
     return None if first.size == len(codebook) else np.sort(first)
 
 
@@ -140,22 +141,7 @@ def _are_integers(rows: np.ndarray) -> bool:
 
 
 def check_no_zero_rows(rows: np.ndarray, name: str = "X", start: int = 0) -> None:
-    """Raise a ValueError if a row is zero.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n_rows, n_features)
-        The rows.
-    name : str, default="X"
-        What the message calls them.
-    start : int, default=0
-        Number of the first row.
-
-    Raises
-    ------
-    ValueError
-        That names the first zero row.
-    """
+    """Raise a ValueError if a row is zero; see `skvq.nearest.check_no_zero_rows`."""
     zero = np.flatnonzero(~rows.any(axis=1))
     if zero.size:
         raise ValueError(
@@ -276,49 +262,7 @@ def _common_dtype(X: np.ndarray, codebook: np.ndarray) -> np.dtype:
 
 
 def nearest(X, codebook, metric: Metric = "sqeuclidean", *, return_distances=True):
-    """Find the nearest codeword of each row.
-
-    Parameters
-    ----------
-    X : array-like of shape (n_samples, n_features)
-        Real numbers of any dtype, contiguous or not; read a tile at a time, so it may
-        be a memory map.
-    codebook : array-like of shape (n_codewords, n_features)
-        The codewords.  Of equal ones, the first is found.
-    metric : str or callable, default="sqeuclidean"
-        "sqeuclidean", "cosine", "inner_product" (distance: minus the product),
-        "manhattan", another name that `scipy.spatial.distance.cdist` takes, or a
-        callable of two vectors; the last three are slower.
-    return_distances : bool, default=True
-        Whether to compute the distances as well.
-
-    Returns
-    -------
-    codes : ndarray of shape (n_samples,), dtype intp
-        Index of the nearest codeword.
-    distances : ndarray of shape (n_samples,), dtype float64, or None
-        Distance to it, in the units of the metric, computed from the difference of row
-        and codeword; None if `return_distances` is False.
-
-    Raises
-    ------
-    ValueError
-        If shapes do not fit, the metric is unknown, values are not finite or overflow
-        the dtype, or a row is zero under the cosine metric.
-
-    Notes
-    -----
-    Computed in the wider of the dtypes that `compute_dtype` gives for both arrays.
-    Extra memory is a few MB a thread.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skvq.nearest import nearest
-    >>> codes, distances = nearest([[0.0, 1.0], [5.0, 5.0]], [[0.0, 0.0], [4.0, 4.0]])
-    >>> codes.tolist(), distances.tolist()
-    ([0, 1], [1.0, 2.0])
-    """
+    """Find the nearest codeword of each row; see `skvq.nearest.nearest`."""
     X, codebook = _check_tables(X, codebook)
     metric = check_metric(metric)
     codes = np.empty(len(X), dtype=np.intp)
@@ -473,36 +417,7 @@ def _group_runs(tables: Sequence[_Table], most_scores: int) -> list[_Run]:
 
 
 def nearest_product(X, codebooks: Sequence, *, dtype=np.intp) -> np.ndarray:
-    """Find the nearest codeword of each row in every subspace, in one pass.
-
-    Parameters
-    ----------
-    X : array-like of shape (n_samples, n_features)
-        Real numbers; read a tile at a time.
-    codebooks : sequence of arrays of shape (n_codewords_j, n_features_j)
-        One table per subspace.  The widths add up to n_features; subspace j is the next
-        n_features_j columns of X.
-    dtype : dtype, default=intp
-        Integer dtype of the result.
-
-    Returns
-    -------
-    codes : ndarray of shape (n_samples, n_codebooks)
-        Index of the codeword nearest in squared Euclidean distance.
-
-    Raises
-    ------
-    ValueError
-        If the widths do not add up, or values are not finite or overflow.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skvq.nearest import nearest_product
-    >>> tables = [np.array([[0.0], [1.0]]), np.array([[0.0, 0.0], [3.0, 3.0]])]
-    >>> nearest_product(np.array([[0.9, 2.0, 2.0], [0.2, 1.0, 1.0]]), tables).tolist()
-    [[1, 1], [0, 0]]
-    """
+    """Do on NumPy what `skvq.nearest.nearest_product` says."""
     X = _as_2d(X, "X")
     codebooks = [_as_2d(table, f"codebooks[{j}]") for j, table in enumerate(codebooks)]
     widths = [table.shape[1] for table in codebooks]
@@ -637,30 +552,7 @@ class DistanceTable:
 
 
 def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None) -> np.ndarray:
-    """Compute the distance of each row of X to the same row of Y.
-
-    Parameters
-    ----------
-    X : array-like of shape (n_samples, n_features)
-        Samples.
-    Y : array-like of shape (n_samples, n_features), or (n_codewords, n_features)
-        Their reconstructions; with `codes`, the codebook that these are looked up in.
-    metric : str or callable, default="sqeuclidean"
-        As in `nearest`.
-    codes : array-like of shape (n_samples,), optional
-        Row of Y that belongs to each row of X.
-
-    Returns
-    -------
-    distances : ndarray of shape (n_samples,), dtype float64
-        Distance of each pair.
-
-    Examples
-    --------
-    >>> from skvq.nearest import paired
-    >>> paired([[0.0, 1.0], [2.0, 2.0]], [[0.0, 0.0], [2.0, 2.0]]).tolist()
-    [1.0, 0.0]
-    """
+    """Do on NumPy what `skvq.nearest.paired` says."""
     X, Y = _as_2d(X, "X"), _as_2d(Y, "Y")
     if X.shape[1] != Y.shape[1] or (codes is None and len(X) != len(Y)):
         raise ValueError(f"X has shape {X.shape}, Y has shape {Y.shape}.")
@@ -698,45 +590,7 @@ def _paired_tile(x: np.ndarray, y: np.ndarray, metric: Metric) -> np.ndarray:
 
 
 def accumulate(X, codes, n_codewords: int, weights=None):
-    """Add up the rows of each code.
-
-    The results of chunks, batches or workers add up to the result of the whole.
-
-    Parameters
-    ----------
-    X : array-like of shape (n_samples, n_features)
-        Real numbers.
-    codes : array-like of shape (n_samples,)
-        Integers in [0, n_codewords).
-    n_codewords : int
-        Number of rows of the result.
-    weights : array-like of shape (n_samples,), optional
-        Weight of each row; 1 if not given.
-
-    Returns
-    -------
-    sums : ndarray of shape (n_codewords, n_features), dtype float64
-        Weighted sum of the rows of each code.
-    counts : ndarray of shape (n_codewords,), dtype float64
-        Sum of their weights.
-
-    Raises
-    ------
-    ValueError
-        If shapes do not fit or a code is out of range.
-
-    Notes
-    -----
-    The rows are cut at borders that depend on the shapes alone, and the parts are added
-    in order: the same bits come out whatever the number of threads.
-
-    Examples
-    --------
-    >>> from skvq.nearest import accumulate
-    >>> sums, counts = accumulate([[1.0], [2.0], [4.0]], [1, 1, 0], n_codewords=2)
-    >>> sums.tolist(), counts.tolist()
-    ([[4.0], [3.0]], [1.0, 2.0])
-    """
+    """Add up the rows of each code; see `skvq.nearest.accumulate`."""
     X = _as_2d(X, "X")
     codes = np.asarray(codes, dtype=np.intp)
     if codes.shape != (len(X),):

@@ -6,15 +6,17 @@ be is read from BLAS, because that is where joblib's workers and
 `threadpoolctl.threadpool_limits` leave their wish.
 """
 
+import _thread
 import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+import weakref
+from collections import deque
+from collections.abc import Callable
 from contextvars import copy_context
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import scipy.linalg  # noqa: F401  loads SciPy's BLAS, so that the guard knows it
@@ -37,59 +39,107 @@ class _BlasGuard:
 
     The limits of threadpoolctl are process-wide.  Entered by several threads at once,
     each would save the count that the one before it has set, and the process would be
-    left at one thread.  This guard counts its users: the first saves and limits, the
+    left at one thread.  This guard knows its users: the first saves and limits, the
     last restores.
+
+    An interrupt may strike anywhere, in the first line of ``__exit__`` as well.  So a
+    user is no number, but a weak reference to what the ``with`` statement alone holds:
+    however the block ends, that is gone, and its end sets the counts right.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._n_threads = 1
+        # Re-entrant, since a garbage collection inside may end a block.
+        self._lock = threading.RLock()
+        self._users: list[weakref.ref] = []
+        # What the libraries had before; until the last of them has it again.
+        self._counts: list[int] | None = None
         self._controller: ThreadpoolController | None = None
-        self._limiter = None
 
-    def _enter(self) -> int:
-        with self._lock:
-            if self._users == 0:
-                controller = self._found()
-                counts = [lib.num_threads for lib in controller.lib_controllers]
-                self._n_threads = max(counts) if counts else _available_cores()
-                self._limiter = controller.limit(limits=1)
-            self._users += 1
-            return self._n_threads
+    def __reduce__(self) -> str:
+        return "single_threaded_blas"  # there is one in each process
 
-    def _exit(self) -> None:
+    def __call__(self) -> "_Hold":
+        """Return a context: BLAS at one thread; as its value, how many it had."""
+        return _Hold(self)
+
+    def enter(self, user: weakref.ref) -> int:
+        """Limit BLAS for a user; return how many threads it would have used."""
         with self._lock:
-            self._users -= 1
-            if self._users == 0 and self._limiter is not None:
-                self._limiter.restore_original_limits()
-                self._limiter = None
+            libraries = self._found().lib_controllers
+            was_left = self._counts is not None and not self._has_users()
+            self._users.append(user)
+            # Saved before the first is limited.
+            if self._counts is None:
+                self._counts = [library.num_threads for library in libraries]
+            elif was_left:
+                # An interrupt has kept some from being restored.
+                pairs = zip(self._counts, libraries, strict=True)
+                self._counts = [
+                    had if library.num_threads == 1 else library.num_threads
+                    for had, library in pairs
+                ]
+            for library in libraries:
+                library.set_num_threads(1)
+            n_threads = max(self._counts or [_available_cores()])
+        return n_threads
+
+    def leave(self, user: weakref.ref) -> None:
+        """Restore BLAS if this was the last user."""
+        with self._lock:
+            self._users = [other for other in self._users if other is not user]
+            self.settle()
+
+    def settle(self, _: object = None) -> None:
+        """Restore BLAS if nobody is inside."""
+        with self._lock:
+            if self._counts is not None and not self._has_users():
+                pairs = zip(self._found().lib_controllers, self._counts, strict=True)
+                for library, count in pairs:
+                    library.set_num_threads(count)
+                self._counts = None
+
+    def _has_users(self) -> bool:
+        self._users = [user for user in self._users if user() is not None]
+        return bool(self._users)
 
     def has_small_kernels(self) -> bool:
         """Whether NumPy's BLAS multiplies small matrices without copying them first.
 
         OpenBLAS does where it runs its kernels for AVX-512.
         """
-        with self._lock:
-            libraries = _numpys_own(self._found().lib_controllers)
-            return bool(libraries) and all(
-                getattr(library, "architecture", None) in _SMALL_KERNELS
-                for library in libraries
-            )
+        libraries = _numpys_own(self._found().lib_controllers)
+        kernels = {getattr(library, "architecture", None) for library in libraries}
+        return bool(kernels) and kernels <= _SMALL_KERNELS
 
     def _found(self) -> ThreadpoolController:
         if self._controller is None:
             self._controller = ThreadpoolController().select(user_api="blas")
         return self._controller
 
-    @contextmanager
-    def __call__(self) -> Iterator[int]:
-        """Hold BLAS at one thread and yield how many it would have used."""
-        n_threads = self._enter()
-        try:
-            yield n_threads
-        finally:
-            self._exit()
+
+class _Hold:
+    """One ``with`` statement's time inside the guard."""
+
+    def __init__(self, guard: _BlasGuard) -> None:
+        self._guard = guard
+        self._user: weakref.ref | None = None
+
+    def __enter__(self) -> int:
+        assert self._user is not None  # looked up first, as the language has it
+        return self._guard.enter(self._user)
+
+    @property
+    def __exit__(self) -> Callable[..., None]:
+        # A bound method is made anew at each look-up, so that the statement's is its
+        # own.  A traceback holds frames and their variables, but not this.
+        leave = self._leave
+        self._user = weakref.ref(leave, self._guard.settle)
+        return leave
+
+    def _leave(self, *_: object) -> None:
+        assert self._user is not None
+        self._guard.leave(self._user)
+        self._user = None  # nobody need be told any more
 
 
 def _numpys_own(libraries: list) -> list:
@@ -114,20 +164,30 @@ single_threaded_blas = _BlasGuard()
 
 
 class _Pool:
-    """Threads that wait between calls: starting them anew costs 0.1 ms each time."""
+    """Threads that wait between calls: starting them anew costs 0.1 ms each time.
+
+    They are made of primitives in C, which an interrupt of the caller does not split.
+    One in a condition of `threading`, on which the executors of the standard library
+    are built, could leave its lock held, and a thread of the pool waiting for ever.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._executor: ThreadPoolExecutor | None = None
+        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._size = 0
 
-    def submit(self, function: Callable[[], None], copies: int) -> list[Future]:
-        with self._lock:
-            if self._executor is None or self._size < copies:
-                # An older, smaller executor finishes what it has and is collected.
-                self._executor = ThreadPoolExecutor(copies, thread_name_prefix="skvq")
-                self._size = copies
-            return [self._executor.submit(function) for _ in range(copies)]
+    def start(self, job: Callable[[], None], copies: int) -> None:
+        """Let so many threads do a job, which must not raise, and wait for none."""
+        while self._size < copies:
+            # Ends with the process; what it does for a caller has ended before.
+            _thread.start_new_thread(_serve, (self._jobs,))
+            self._size += 1
+        for _ in range(copies):
+            self._jobs.put(job)
+
+
+def _serve(jobs: "SimpleQueue[Callable[[], None]]") -> None:
+    while True:
+        jobs.get()()
 
 
 _pool = _Pool()
@@ -137,10 +197,10 @@ def _renew_after_fork() -> None:
     """Start anew in a forked child, which has neither the threads nor the locks."""
     global _pool
     _pool = _Pool()
-    held = single_threaded_blas._limiter
+    counts = single_threaded_blas._counts
     single_threaded_blas.__init__()  # type: ignore[misc]
-    if held is not None:
-        held.restore_original_limits()
+    single_threaded_blas._counts = counts
+    single_threaded_blas.settle()
 
 
 if hasattr(os, "register_at_fork"):
@@ -237,35 +297,66 @@ def map_tiles(
         if n_rows * work_per_row < MIN_WORK_PER_CALL:
             n_threads = 1
         n_threads = min(n_threads, len(starts), _share.most)
-        remaining = iter(starts)
-        lock = threading.Lock()
-        failed = threading.Event()
+        remaining = deque(starts)
+        stopped = False
+        running: list[threading.Lock] = []
+        errors: list[BaseException] = []
 
         def drain() -> None:
             # Overflow is looked for by the caller, not reported by a warning.
             with np.errstate(all="ignore"):
-                try:
-                    worker = make_worker()
-                    while not failed.is_set():
-                        with lock:
-                            start = next(remaining, None)
-                        if start is None:
-                            return
-                        worker(start, min(start + tile, n_rows))
-                except BaseException:
-                    failed.set()
-                    raise
+                worker = make_worker()
+                while not stopped:
+                    try:
+                        start = remaining.popleft()
+                    except IndexError:
+                        return
+                    worker(start, min(start + tile, n_rows))
 
-        others = _pool.submit(drain, n_threads - 1) if n_threads > 1 else []
+        def assist() -> None:
+            nonlocal stopped
+            busy = threading.Lock()
+            with busy:
+                # In this order: who starts too late to be waited for does nothing.
+                running.append(busy)
+                if stopped:
+                    return
+                try:
+                    drain()
+                except BaseException as error:
+                    stopped = True
+                    errors.append(error)
+
         try:
-            drain()
-        finally:
-            # What has not started by now is not needed, and must not be waited for:
-            # the threads may be busy with a call that waits for this one.
-            errors = [other.exception() for other in others if not other.cancel()]
-        for error in errors:
-            if error is not None:
-                raise error
+            try:
+                if n_threads > 1:
+                    _pool.start(assist, n_threads - 1)
+                # In a context of its own, which no interrupt leaves with other flags.
+                copy_context().run(drain)
+            finally:
+                # What has not started by now is not needed, and must not be waited
+                # for: the threads may be busy with a call that waits for this one.
+                stopped = True
+                _wait_for(running)
+        except BaseException:
+            # Again, since a second interrupt may have struck on the way.
+            stopped = True
+            _wait_for(running)
+            raise
+        if errors:
+            del errors[1:]
+            raise errors.pop()
+
+
+def _wait_for(running: list[threading.Lock]) -> None:
+    """Wait until no thread works any more, whatever strikes meanwhile."""
+    try:
+        for busy in running:
+            with busy:
+                pass
+    except BaseException:
+        _wait_for(running)
+        raise
 
 
 def map_jobs(job: Callable[[int], None], n_jobs: int) -> None:
