@@ -14,6 +14,7 @@ scorer for what takes only one: `score` of the search, searches by successive ha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Real
@@ -318,7 +319,11 @@ class neg_error_within(_RoutedScorer):
 
     def __post_init__(self) -> None:
         _check_budget(self.bits)
-        if self.bits == float("inf"):
+        try:
+            finite = math.isfinite(self.bits)
+        except OverflowError:  # an integer beyond all floats
+            finite = False
+        if not finite:
             raise ValueError(
                 "bits must be finite; neg_reconstruction_error has no limit"
             )
@@ -464,7 +469,7 @@ class best_within:
 def _check_budget(bits: Any) -> None:
     if not isinstance(bits, Real) or isinstance(bits, bool):
         raise TypeError(f"bits must be a number above 0, got {bits!r}")
-    if not bits > 0:  # NaN too
+    if not bits > 0:  # type: ignore[operator]  # NaN too
         raise ValueError(f"bits must be above 0, got {bits}")
 
 

@@ -275,6 +275,7 @@ def test_weights_are_routed_to_the_scorer_of_a_budget():
         (0, ValueError, "above 0, got 0"),
         (-1.5, ValueError, "above 0"),
         (math.nan, ValueError, "above 0"),
+        (10**400, ValueError, "must be finite"),
         (math.inf, ValueError, "finite; neg_reconstruction_error"),
         ("8", TypeError, "bits must be a number"),
         (True, TypeError, "bits must be a number"),
