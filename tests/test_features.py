@@ -1,6 +1,7 @@
 """Quantized features on their way back, pictures, and the single scorer of a budget."""
 
 import math
+import os
 import pickle
 
 import numpy as np
@@ -147,6 +148,31 @@ def test_weights_of_pictures_are_along_the_first_axis():
 def test_what_is_no_pair_of_pictures_is_refused(X, Q, message):
     with pytest.raises(ValueError, match=message):
         metrics.psnr(X, Q)
+
+
+# -- arrays of other libraries ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["array_api_strict", "torch"])
+def test_the_way_back_and_pictures_in_other_libraries(name):
+    library = pytest.importorskip(name)
+    if os.environ.get("SCIPY_ARRAY_API") != "1":
+        pytest.skip("SCIPY_ARRAY_API=1 is not set")
+    X, Q = picture(6, 5, 3), picture(6, 5, 3, seed=1)
+    samples = mixture(60)
+    with config_context(array_api_dispatch=True):
+        found = metrics.psnr(library.asarray(X), library.asarray(Q))
+        assert found == pytest.approx(metrics.psnr(X, Q))
+        found = metrics.psnr(library.asarray(X), Q.tolist())
+        assert found == pytest.approx(metrics.psnr(X, Q))
+        fitted = features().fit(library.asarray(samples))
+        X_quant = fitted.transform(library.asarray(samples))
+        assert fitted.inverse_transform(X_quant) is X_quant
+        with pytest.raises(ValueError, match="must use the same namespace"):
+            fitted.inverse_transform(samples)
+        for wrong in (X_quant[:, :5], X_quant * math.nan):
+            with pytest.raises(ValueError, match=r"has 5 features|NaN"):
+                fitted.inverse_transform(wrong)
 
 
 # -- one scorer for a budget -----------------------------------------------------------
