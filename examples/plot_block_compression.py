@@ -113,7 +113,7 @@ for ax, (name, (side, codec)) in zip(axes[1:], schemes.items(), strict=True):
     codes = codec.fit(training_blocks(side)).transform(blocks)
     image = to_image(codec.inverse_transform(codes), photograph.shape, side)
     bits = bits_per_sample(codec) / side**2
-    quality = psnr(photograph.reshape(-1, 3), image.reshape(-1, 3))
+    quality = psnr(photograph, image)
     print(f"{name:25} {side} x {side} {bits:6.3f} bits per pixel, {quality:.2f} dB")
     ax.imshow(image[130:290, 20:220])
     ax.set_title(f"{name}\n{bits:.2f} bits per pixel, {quality:.1f} dB")

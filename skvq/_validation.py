@@ -45,9 +45,32 @@ def check_samples(estimator, X, *, reset: bool, min_samples: int = 1) -> Any:
             dtype="numeric",
             ensure_min_samples=min_samples,
         )
+    _check_real(estimator, X)
+    return X
+
+
+def _check_real(estimator, X) -> None:
     if X.dtype.kind not in "biuf":
         raise ValueError(
             f"X has dtype {X.dtype}; {type(estimator).__name__} takes real numbers."
+        )
+
+
+def check_reconstructions(estimator, X) -> Any:
+    """Validate what `inverse_transform` takes in the space of X; names play no part.
+
+    What a later step has made of a dataframe has no names, and is no less welcome.
+    """
+    if is_foreign(X) and is_followed(estimator, X):
+        X = check_foreign_matrix(X, "X")
+    else:
+        X = _as_numpy(estimator, X) if is_foreign(X) else X
+        X = check_array(X, dtype="numeric", input_name="X", estimator=estimator)
+        _check_real(estimator, X)
+    if X.shape[1] != estimator.n_features_in_:
+        raise ValueError(
+            f"X has {X.shape[1]} features, but {type(estimator).__name__} is expecting "
+            f"{estimator.n_features_in_} features as input."
         )
     return X
 

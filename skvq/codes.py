@@ -117,7 +117,7 @@ def packed_bits(sizes: Sequence[int], method: Method = "columns") -> int:
     >>> packed_bits((5, 5, 5)), packed_bits((5, 5, 5), method="radix")
     (9, 7)
     """
-    return len(_layout(_check_sizes(sizes), method).keep)
+    return _n_bits(_check_sizes(sizes), method)
 
 
 def pack(
@@ -268,6 +268,8 @@ def unpack(
             return found
         packed = to_host(packed)  # to say what is wrong
     packed, n_samples = _check_packed(packed, n_bits, row_aligned, n_samples)
+    if not n_bits:
+        return np.zeros((n_samples, len(sizes)), dtype=np.uint8)
     codes = np.empty((n_samples, len(sizes)), dtype=smallest_dtype(max(sizes)))
     for rows in _tiles(n_samples, layout):
         n_rows = rows.stop - rows.start
@@ -607,12 +609,38 @@ def _layout(sizes: tuple[int, ...], method: str) -> _Layout:
             for end, size in zip(ends.tolist(), sizes, strict=True)
         ]
         return _Layout(word, len(sizes), np.concatenate(kept))
+    n_bits = _n_bits(sizes, method)
+    n_limbs = -(-n_bits // _LIMB_BITS)
+    end = n_limbs * _LIMB_BITS
+    return _Layout(np.dtype(">u4"), n_limbs, np.arange(end - n_bits, end))
+
+
+def _n_bits(sizes: tuple[int, ...], method: str) -> int:
+    if method == "columns":
+        return sum((size - 1).bit_length() for size in sizes)
     if method == "radix":
-        n_bits = (math.prod(sizes) - 1).bit_length()
-        n_limbs = -(-n_bits // _LIMB_BITS)
-        end = n_limbs * _LIMB_BITS
-        return _Layout(np.dtype(">u4"), n_limbs, np.arange(end - n_bits, end))
+        return _bits_of_product(sizes)
     raise ValueError(f"method must be 'columns' or 'radix', got {method!r}")
+
+
+def _bits_of_product(sizes: tuple[int, ...]) -> int:
+    """Return ``(math.prod(sizes) - 1).bit_length()``, without the digits of it all.
+
+    The product of a million sizes takes minutes.  Its leading bits, rounded down and
+    up, say the same, unless it is very close to a power of two: then more of them do.
+    """
+    precision = 128
+    factors = [math.prod(sizes[i : i + 16]) for i in range(0, len(sizes), 16)]
+    while True:
+        low, high, shift = 1, 1, 0
+        for factor in factors:
+            low, high = low * factor, high * factor
+            excess = max(0, low.bit_length() - precision)
+            low, high, shift = low >> excess, -(-high >> excess), shift + excess
+        n_bits = (low - 1).bit_length() + shift
+        if n_bits == (high - 1).bit_length() + shift:
+            return n_bits
+        precision *= 2
 
 
 def _packed_shape(n_samples: int, n_bits: int, row_aligned: bool) -> tuple[int, ...]:
@@ -694,10 +722,11 @@ def _digits(sizes: tuple[int, ...]) -> list[_Digit]:
             borders.append(j)
             base = 1
         base *= size
-    digits = []
+    digits, product = [], 1
     for start, stop in zip(borders, [*borders[1:], len(sizes)], strict=True):
         part = sizes[start:stop]
-        n_bits = (math.prod(sizes[:stop]) - 1).bit_length()
+        product *= math.prod(part)
+        n_bits = (product - 1).bit_length()
         digits.append(
             _Digit(
                 columns=slice(start, stop),

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvq._compat import HasMethods, _fit_context
 from skvq._validation import (
+    check_reconstructions,
     check_same_library,
     check_samples,
     check_weights,
@@ -99,6 +100,28 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         getattr(self.quantizer_, "_return_home", lambda: None)()
         check_same_library(self, X, "transform")
         return self.quantizer_.quantize(check_samples(self, X, reset=False))
+
+    def inverse_transform(self, X):
+        """Return quantized samples as they are: they are in the space of X already.
+
+        So a pipeline leads back through this step, and targets that it quantizes are
+        predicted in their own unit (`TransformedTargetRegressor`, with
+        ``check_inverse=False``, since quantizing is not undone).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Quantized samples, or what a model predicts of them; finite numbers.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            The same numbers; the same array, if it is one.
+        """
+        check_is_fitted(self)
+        getattr(self.quantizer_, "_return_home", lambda: None)()
+        check_same_library(self, X, "inverse_transform")
+        return check_reconstructions(self, X)
 
     # The library and the device are those of the quantizer.
 

@@ -23,31 +23,38 @@ offset  bytes  content
 0       8      ``89 73 6B 76 71 43 0D 0A`` (``\x89skvqC\r\n``)
 8       2      version, 1
 10      1      method of packing: 0 columns, 1 radix
-11      1      flags: bit 0, whether each row starts on a byte of its own
-12      4      m, the number of code columns
+11      1      flags: bit 0, whether each row starts on a byte of its own; the others
+               are zero
+12      4      m, the number of code columns, 1 to 2^22
 16      8      number of rows
 24      4      CRC-32 of the packed codes
 28      4      CRC-32 of all before the packed codes, with these four bytes zero
 32      16     id of the codec, see `codec_info`; zero if it is not known
-48      8 m    V_1..V_m, the number of codewords of each column
+48      8 m    V_1..V_m, the number of codewords of each column, 1 to 2^32
 ...            zeros up to the next multiple of 64
 ...            the codes, as `skvq.codes.pack` packs them
 ======  =====  =====================================================================
 
-Codec file, version 1:
+Where every V_j is 1, codes take no bits, and nothing but the header says how many rows
+there are: such a file holds at most 2^30 codes.
+
+Codec file, version 2:
 
 ======  =====  =====================================================================
 offset  bytes  content
 ======  =====  =====================================================================
 0       8      ``89 73 6B 76 71 4D 0D 0A`` (``\x89skvqM\r\n``)
-8       2      version, 1
+8       2      version, 2
 10      2      zero
 12      4      J, bytes of the description
 16      8      P, bytes of the pickle
-24      32     SHA-256 of description and pickle; its first half is the codec's id
-56      J      description, a JSON object in UTF-8
+24      32     SHA-256 of all else; its first half is the codec's id
+56      J      description, a JSON object in UTF-8, of no more than 64 levels
 56 + J  P      the estimator, pickled
 ======  =====  =====================================================================
+
+Version 1, which is still read, differs in the checksum: that of the description and the
+pickle, without the 24 bytes before.
 
 Examples
 --------
@@ -71,18 +78,22 @@ Examples
 True
 """
 
+import errno
 import hashlib
 import json
+import math
 import os
 import pickle
 import platform
 import secrets
+import stat
 import struct
+import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, NoReturn, Self
 
 import numpy as np
 import sklearn
@@ -107,15 +118,27 @@ __all__ = [
 
 PathLike = str | os.PathLike[str]
 
-_VERSION = 1
+_CODEC_VERSION = 2
 _CODEC_MAGIC = b"\x89skvqM\r\n"
 _CODEC_HEADER = struct.Struct("<8sHHIQ32s")
+_DIGEST_OFFSET = 24
+# What a description nests, details included: less than what a parser can.
+_MAX_DEPTH = 64
+_CODES_VERSION = 1
 _CODES_MAGIC = b"\x89skvqC\r\n"
 _CODES_HEADER = struct.Struct("<8sHBBIQII16s")
 _CRC_OFFSET = 28
 _ALIGNMENT = 64
 _METHODS: tuple[Method, ...] = ("columns", "radix")
 _NO_ID = bytes(16)
+# Columns of codes: no more than a reader can afford to look at before it knows more.
+_MAX_COLUMNS = 2**22
+# Codes that take no bits, so that no byte of the file vouches for them.
+_MAX_WITHOUT_BITS = 2**30
+# What codes may take in memory at once, whatever the size of their file; and beyond, in
+# sizes of the file.  Codes of 2 codewords or more take at most 32.
+_ALWAYS_LOADED = 2**30
+_MAX_EXPANSION = 1024
 # Bytes of packed codes that are read at a time.
 _CHUNK_BYTES = 2**22
 
@@ -132,7 +155,14 @@ def atomic_write(path: PathLike) -> Iterator[BinaryIO]:
     """Open a binary file that appears under its name only when it is complete.
 
     It is written under another name in the same directory, and renamed when the block
-    ends.  If the block raises, it is deleted, and a file that was there before stays.
+    ends and all of it is on the disk.  If the block raises, it is deleted, and a file
+    that was there before stays.  A process that is killed may leave it behind: files
+    named ``.skvq-``, 16 hexadecimal digits, ``.tmp`` can be deleted when nobody writes.
+
+    A file that is replaced hands on its permissions: the bits for reading, writing and
+    executing, and owner and group where the process may set them; where it may not set
+    the group, another group gets the bits of all others.  New files have the usual
+    permissions.
 
     Parameters
     ----------
@@ -147,8 +177,8 @@ def atomic_write(path: PathLike) -> Iterator[BinaryIO]:
     Raises
     ------
     OSError
-        If the file cannot be written, or is no regular file: a device or a directory
-        must not be replaced.
+        If the file cannot be written, or is no regular file: a device, a directory
+        or a loop of links must not be replaced.
 
     Examples
     --------
@@ -162,17 +192,90 @@ def atomic_write(path: PathLike) -> Iterator[BinaryIO]:
     ...     before, Path(folder, "notes").read_bytes()
     (False, b'complete')
     """
-    target = Path(path).resolve()
-    if target.exists() and not target.is_file():
-        raise OSError(f"'{path}' is not a regular file")
-    # tempfile would make it readable by its owner alone.
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    before = _regular_file(path)
+    target = Path(os.path.realpath(path))
+    # Short, since the target may have the longest name that there can be.
+    temporary = target.with_name(f".skvq-{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("x+b") as file:
-            yield file
+        descriptor = _create(temporary, path, 0o666 if before is None else 0o600)
+        try:
+            # Of a duplicate, so that whoever closes the file doesn't take ours.
+            with open(os.dup(descriptor), "w+b") as file:
+                yield file
+            if before is not None:
+                _keep_permissions(descriptor, before)
+            # On the disk before it has its name: else a crash of the machine could
+            # leave the name, and no content.
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         os.replace(temporary, target)
+        _sync_directory(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _regular_file(path: PathLike) -> os.stat_result | None:
+    """Return the status of a file that may be replaced; None if there is none."""
+    try:
+        # Not of the resolved name: that of a loop of links is a name like any other.
+        status = Path(path).stat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"'{path}' is not a regular file")
+    return status
+
+
+def _create(temporary: Path, path: PathLike, mode: int) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    try:
+        return os.open(temporary, flags, mode)
+    except OSError as error:  # of a name that nobody has asked for
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _keep_permissions(descriptor: int, before: os.stat_result) -> None:
+    """Give a file the owner, as far as we may, and the bits of the one it replaces."""
+    if sys.platform == "win32":
+        return
+    mode = stat.S_IMODE(before.st_mode) & 0o777
+    own = os.fstat(descriptor)
+    if (own.st_uid, own.st_gid) != (before.st_uid, before.st_gid):
+        try:
+            os.fchown(descriptor, before.st_uid, before.st_gid)
+        except OSError:
+            if not _has_group(descriptor, before.st_gid):
+                # Another group gets no more than anybody.
+                mode = mode & 0o707 | (mode & 0o007) << 3
+    if stat.S_IMODE(own.st_mode) != mode:
+        os.fchmod(descriptor, mode)
+
+
+def _has_group(descriptor: int, group: int) -> bool:
+    """Give a file to a group; return whether it belongs to it."""
+    try:
+        os.fchown(descriptor, -1, group)
+    except OSError:
+        return False
+    return True
+
+
+def _sync_directory(folder: Path) -> None:
+    """Wait until the names in a directory are on the disk, where that can be asked."""
+    if sys.platform == "win32":  # directories cannot be opened
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # one that may be written, and not read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 # -- codecs ------------------------------------------------------------------------
@@ -197,6 +300,8 @@ def save_codec(
     TypeError
         If the estimator is no quantizer and no pipeline that ends in one, or `details`
         cannot be written as JSON.
+    ValueError
+        If `details` holds numbers that are not finite, or nests more than 62 levels.
     sklearn.exceptions.NotFittedError
         If it is not fitted.
     OSError
@@ -206,31 +311,22 @@ def save_codec(
     --------
     load_codec : The way back, and what is to be trusted.
     """
-    quantizer = _quantizer_of(estimator)
-    description = json.dumps(
-        {
-            "steps": [type(step).__name__ for step in _steps(estimator)],
-            "n_features": _n_features(estimator),
-            "codebook_sizes": [int(size) for size in quantizer.codebook_sizes_],
-            "bits_per_sample": float(quantizer.bits_per_sample_),
-            "versions": {
-                "skvq": __version__,
-                "scikit-learn": sklearn.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
-            "details": dict(details or {}),
-        },
-        allow_nan=False,
-    ).encode()
+    description = _describe(estimator, details)
     content = pickle.dumps(estimator, protocol=pickle.HIGHEST_PROTOCOL)
-    digest = hashlib.sha256(description + content).digest()
     header = _CODEC_HEADER.pack(
-        _CODEC_MAGIC, _VERSION, 0, len(description), len(content), digest
-    )
+        _CODEC_MAGIC, _CODEC_VERSION, 0, len(description), len(content), bytes(32)
+    )[:_DIGEST_OFFSET]
+    digest = _digest(header, description, content)
     with atomic_write(path) as file:
-        file.write(header + description)
+        file.write(header + digest + description)
         file.write(content)
+
+
+def _digest(*parts: bytes) -> bytes:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.digest()
 
 
 def load_codec(path: PathLike) -> Any:
@@ -262,16 +358,22 @@ def load_codec(path: PathLike) -> Any:
     sklearn.exceptions.InconsistentVersionWarning
         If it was written by another version of skvq or scikit-learn.
     """
-    content = _read_codec(path)[1]
-    try:
-        estimator = pickle.loads(content)
-    except Warning:  # where the user has made warnings errors
-        raise
-    except Exception as error:  # unpickling raises whatever a class's code raises
+    with _enough_memory(path):
+        info, content = _read_codec(path)
+        try:
+            estimator = pickle.loads(content)
+            sizes = [int(size) for size in _quantizer_of(estimator).codebook_sizes_]
+        except (MemoryError, Warning):  # a warning: where the user made them errors
+            raise
+        except Exception as error:  # unpickling raises whatever a class's code raises
+            raise FormatError(
+                f"{path} cannot be unpickled: {type(error).__name__}: {error}"
+            ) from error
+    if sizes != info["codebook_sizes"]:
         raise FormatError(
-            f"{path} cannot be unpickled: {type(error).__name__}: {error}"
-        ) from error
-    _quantizer_of(estimator)
+            f"{path} is damaged: its description tells of codebooks of "
+            f"{info['codebook_sizes']} codewords, the codec has {sizes}"
+        )
     return estimator
 
 
@@ -297,26 +399,128 @@ def codec_info(path: PathLike) -> dict[str, Any]:
     OSError
         If the file cannot be read.
     """
-    return _read_codec(path)[0]
+    with _enough_memory(path):
+        return _read_codec(path)[0]
 
 
 def _read_codec(path: PathLike) -> tuple[dict[str, Any], bytes]:
-    content = Path(path).read_bytes()
-    _check_magic(path, content, _CODEC_MAGIC, "codec")
-    if len(content) < _CODEC_HEADER.size:
-        raise FormatError(f"{path} is damaged: it ends within its header")
-    _, version, _, n_description, n_pickle, digest = _CODEC_HEADER.unpack_from(content)
-    _check_version(path, version)
-    body = content[_CODEC_HEADER.size :]
-    if len(body) != n_description + n_pickle:
-        raise FormatError(
-            f"{path} is damaged: it has {len(content)} bytes, and should have "
-            f"{_CODEC_HEADER.size + n_description + n_pickle}"
-        )
-    if hashlib.sha256(body).digest() != digest:
+    with Path(path).open("rb") as file:
+        start = file.read(_CODEC_HEADER.size)
+        _check_magic(path, start, _CODEC_MAGIC, "codec")
+        if len(start) < _CODEC_HEADER.size:
+            raise FormatError(f"{path} is damaged: it ends within its header")
+        fields = _CODEC_HEADER.unpack(start)
+        _, version, zero, n_description, n_pickle, digest = fields
+        _check_version(path, version, _CODEC_VERSION)
+        # Before anything is read that a damaged number asks for.
+        _check_size(path, file, _CODEC_HEADER.size + n_description + n_pickle)
+        file.seek(_CODEC_HEADER.size)
+        text, content = file.read(n_description), file.read(n_pickle)
+    covered = start[:_DIGEST_OFFSET] if version > 1 else b""
+    if zero:
+        raise FormatError(f"{path} is damaged, or too new: its bytes 10 and 11 are set")
+    if _digest(covered, text, content) != digest:
         raise FormatError(f"{path} is damaged: its checksum is another")
-    info = {"id": digest[:16].hex(), **json.loads(body[:n_description])}
-    return info, body[n_description:]
+    try:
+        description = _parse_description(text)
+    except ValueError as error:
+        raise FormatError(f"{path} is damaged: its description {error}") from error
+    return {"id": digest[:16].hex(), **description}, content
+
+
+@contextmanager
+def _enough_memory(path: PathLike) -> Iterator[None]:
+    """Say of what there is too little memory, as the system would say it."""
+    try:
+        yield
+    except MemoryError as error:
+        reason = os.strerror(errno.ENOMEM)
+        raise OSError(errno.ENOMEM, reason, str(path)) from error
+
+
+# What a codec file says of itself
+
+
+def _describe(estimator: Any, details: Mapping[str, Any] | None) -> bytes:
+    quantizer = _quantizer_of(estimator)
+    description = {
+        "steps": [type(step).__name__ for step in _steps(estimator)],
+        "n_features": _n_features(estimator),
+        "codebook_sizes": [int(size) for size in quantizer.codebook_sizes_],
+        "bits_per_sample": float(quantizer.bits_per_sample_),
+        "versions": {
+            "skvq": __version__,
+            "scikit-learn": sklearn.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "details": dict(details or {}),
+    }
+    try:
+        text = json.dumps(description, allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError(f"details nests more than {_MAX_DEPTH - 2} levels") from None
+    try:
+        _parse_description(text)
+    except ValueError as error:
+        raise ValueError(f"what describes the codec {error}") from error
+    return text
+
+
+def _parse_description(text: bytes) -> dict[str, Any]:
+    """Return a description; raise a ValueError unless it is one."""
+    try:
+        found = json.loads(text.decode(), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError(f"nests more than {_MAX_DEPTH} levels") from None
+    except ValueError as error:
+        raise ValueError(f"is no JSON: {error}") from error
+    if not isinstance(found, dict) or found.keys() != _DESCRIPTION.keys():
+        raise ValueError(f"is no object with the keys {', '.join(_DESCRIPTION)}")
+    for key, is_valid in _DESCRIPTION.items():
+        if not is_valid(found[key]):
+            raise ValueError(f"has {key} that are not valid")
+    if _depth(found) > _MAX_DEPTH:
+        raise ValueError(f"nests more than {_MAX_DEPTH} levels")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _is_whole(value: Any, largest: int) -> bool:
+    return type(value) is int and 1 <= value <= largest
+
+
+def _are_strings(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+# Each key of a description, and what it must hold.
+_DESCRIPTION: dict[str, Callable[[Any], bool]] = {
+    "steps": lambda v: isinstance(v, list) and len(v) > 0 and _are_strings(v),
+    "n_features": lambda v: v is None or _is_whole(v, sys.maxsize),
+    "codebook_sizes": lambda v: (
+        isinstance(v, list) and len(v) > 0 and all(_is_whole(V, 2**32) for V in v)
+    ),
+    "bits_per_sample": lambda v: type(v) in (int, float) and 0 <= v < 2**53,
+    "versions": lambda v: isinstance(v, dict) and _are_strings(v.values()),
+    "details": lambda v: isinstance(v, dict),
+}
+
+
+def _depth(value: Any) -> int:
+    """Return how many levels of lists and objects there are, one in the other."""
+    level, depth = [value], 0
+    while level := [item for item in level if isinstance(item, list | dict)]:
+        depth += 1
+        level = [
+            inner
+            for item in level
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth
 
 
 def _steps(estimator: Any) -> list[Any]:
@@ -359,11 +563,20 @@ def _check_magic(path: PathLike, content: bytes, expected: bytes, kind: str) -> 
     raise FormatError(f"{path} is not a skvq {kind} file: {found}")
 
 
-def _check_version(path: PathLike, version: int) -> None:
-    if version != _VERSION:
+def _check_version(path: PathLike, version: int, newest: int) -> None:
+    if not 1 <= version <= newest:
+        known = "version 1" if newest == 1 else f"versions 1 to {newest}"
         raise FormatError(
             f"{path} has version {version} of its format; skvq {__version__} reads "
-            f"version {_VERSION}"
+            f"{known}"
+        )
+
+
+def _check_size(path: PathLike, file: BinaryIO, expected: int) -> None:
+    size = file.seek(0, os.SEEK_END)
+    if size != expected:
+        raise FormatError(
+            f"{path} is damaged: it has {size} bytes, and should have {expected}"
         )
 
 
@@ -425,13 +638,25 @@ def load_codes(path: PathLike) -> NDArray[Any]:
     Raises
     ------
     FormatError
-        If the file holds no codes, or is damaged.
+        If the file holds no codes, is damaged, or is so small that the memory for its
+        codes is not worth trying: 1 GiB, and more than 1,024 times the file.  Columns
+        of one codeword, which take no bits, can do that; `CodeReader` reads them.
     OSError
-        If the file cannot be read.
+        If the file cannot be read, or there is too little memory for its codes.
     """
-    with CodeReader(path) as reader:
+    with CodeReader(path) as reader, _enough_memory(path):
         dtype = smallest_dtype(max(reader.sizes))
-        codes = np.empty((reader.n_samples, len(reader.sizes)), dtype=dtype)
+        shape = reader.n_samples, len(reader.sizes)
+        n_bytes = math.prod(shape) * dtype.itemsize
+        if n_bytes > max(_ALWAYS_LOADED, _MAX_EXPANSION * reader._file_size):
+            raise FormatError(
+                f"{path} is damaged, or not to be loaded at once: its codes would take "
+                f"{n_bytes} bytes, more than {_MAX_EXPANSION} times its size; "
+                "CodeReader reads it in pieces"
+            )
+        if n_bytes > sys.maxsize:
+            raise MemoryError
+        codes = np.empty(shape, dtype=dtype)
         start = 0
         for chunk in reader.chunks():
             codes[start : start + len(chunk)] = chunk
@@ -448,10 +673,7 @@ class _Header(NamedTuple):
     n_samples: int
     crc: int
     codec_id: bytes
-
-    @property
-    def n_bits(self) -> int:
-        return packed_bits(self.sizes, self.method)
+    n_bits: int  # of a row
 
     @property
     def n_bytes(self) -> int:
@@ -460,11 +682,20 @@ class _Header(NamedTuple):
             return self.n_samples * -(-self.n_bits // 8)
         return -(-self.n_samples * self.n_bits // 8)
 
+    def check_rows(self) -> None:
+        """Raise a ValueError if no byte vouches for the rows, and they are too many."""
+        n_codes = self.n_samples * len(self.sizes)
+        if not self.n_bits and n_codes > _MAX_WITHOUT_BITS:
+            raise ValueError(
+                f"{self.n_samples} rows of {len(self.sizes)} codes that take no bits, "
+                f"more than {_MAX_WITHOUT_BITS} in all"
+            )
+
     def to_bytes(self) -> bytes:
         header = bytearray(
             _CODES_HEADER.pack(
                 _CODES_MAGIC,
-                _VERSION,
+                _CODES_VERSION,
                 _METHODS.index(self.method),
                 int(self.row_aligned),
                 len(self.sizes),
@@ -528,7 +759,12 @@ class CodeWriter:
         row_aligned: bool = False,
         codec_id: str | None = None,
     ):
-        packed_bits(sizes, method)  # checks both
+        n_bits = packed_bits(sizes, method)  # checks both
+        if len(sizes) > _MAX_COLUMNS:
+            raise ValueError(
+                f"sizes has {len(sizes)} columns; a file of codes has at most "
+                f"{_MAX_COLUMNS}"
+            )
         self._header = _Header(
             tuple(int(size) for size in sizes),
             method,
@@ -536,13 +772,16 @@ class CodeWriter:
             n_samples=0,
             crc=0,
             codec_id=_NO_ID if codec_id is None else _id_bytes(codec_id),
+            n_bits=n_bits,
         )
         self._atomic = atomic_write(path)
 
     def __enter__(self) -> Self:
         """Open the file."""
-        self._file = self._atomic.__enter__()
-        self._file.write(self._header.to_bytes())
+        with ExitStack() as stack:
+            self._file = stack.enter_context(self._atomic)
+            self._file.write(self._header.to_bytes())
+            stack.pop_all()  # it goes on until our own exit
         self._rest = np.empty((0, len(self._header.sizes)), dtype=np.uint8)
         return self
 
@@ -574,7 +813,8 @@ class CodeWriter:
         Raises
         ------
         TypeError, ValueError
-            If `skvq.codes.pack` cannot pack them.
+            If `skvq.codes.pack` cannot pack them, or they take no bits and are more
+            than 2**30 in all.
         """
         codes = np.asarray(codes)
         # What does not fill bytes waits for the rows that share them.
@@ -593,10 +833,12 @@ class CodeWriter:
 
     def _append(self, codes: NDArray[Any]) -> None:
         header, packed = self._header, self._pack(codes)
-        self._file.write(packed)
-        self._header = header._replace(
+        header = header._replace(
             n_samples=header.n_samples + len(codes), crc=zlib.crc32(packed, header.crc)
         )
+        header.check_rows()
+        self._file.write(packed)
+        self._header = header
 
 
 def _id_bytes(codec_id: str) -> bytes:
@@ -657,6 +899,7 @@ class CodeReader:
         except BaseException:
             self._file.close()
             raise
+        self._file_size = self._offset + self._header.n_bytes
         self.n_samples = self._header.n_samples
         self.sizes = self._header.sizes
         self.method = self._header.method
@@ -702,6 +945,8 @@ class CodeReader:
             If the file does not have these rows.
         FormatError
             If they are damaged.
+        OSError
+            If they cannot be read, or there is too little memory for them.
         """
         stop = self.n_samples if stop is None else stop
         if not 0 <= start <= stop <= self.n_samples:
@@ -712,7 +957,8 @@ class CodeReader:
         # Eight rows of a stream fill whole bytes.
         first = start if self.row_aligned else start // 8 * 8
         last = stop if self.row_aligned else min(-(-stop // 8) * 8, self.n_samples)
-        codes = self._unpack(self._read_packed(first, last), last - first)
+        with _enough_memory(self._path):
+            codes = self._unpack(self._read_packed(first, last), last - first)
         return codes[start - first : stop - first]
 
     def chunks(self, n_rows: int | None = None) -> Iterator[NDArray[Any]]:
@@ -741,9 +987,11 @@ class CodeReader:
         crc = 0
         for start in range(0, self.n_samples, n_rows):
             stop = min(start + n_rows, self.n_samples)
-            packed = self._read_packed(start, stop)
+            with _enough_memory(self._path):
+                packed = self._read_packed(start, stop)
+                codes = self._unpack(packed, stop - start)
             crc = zlib.crc32(packed, crc)
-            yield self._unpack(packed, stop - start)
+            yield codes
         if crc != self._header.crc:
             raise FormatError(f"{self._path} is damaged: its checksum is another")
 
@@ -755,14 +1003,24 @@ class CodeReader:
         packed : ndarray of uint8
             As `skvq.codes.pack` returns it: with `row_aligned`, one row for each
             sample.
+
+        Raises
+        ------
+        FormatError
+            If the file has become shorter.
+        OSError
+            If it cannot be mapped.
         """
         n_bytes = self._header.n_bytes
         shape = (self.n_samples, -(-self.n_bits // 8)) if self.row_aligned else n_bytes
         if not n_bytes:  # nothing cannot be mapped
             return np.empty(shape, dtype=np.uint8)
-        return np.memmap(
-            self._path, dtype=np.uint8, mode="r", offset=self._offset, shape=shape
-        )
+        try:
+            return np.memmap(
+                self._path, dtype=np.uint8, mode="r", offset=self._offset, shape=shape
+            )
+        except ValueError as error:
+            raise FormatError(f"{self._path} is damaged: it ends too early") from error
 
     def _read_packed(self, start: int, stop: int) -> bytes:
         """Read rows that fill whole bytes, or end with the file."""
@@ -801,25 +1059,36 @@ def _read_codes_header(path: PathLike, file: BinaryIO) -> tuple[_Header, int]:
         raise FormatError(f"{path} is damaged: it ends within its header")
     fields = _CODES_HEADER.unpack(start)
     _, version, method, flags, n_codes, n_samples, crc, header_crc, codec_id = fields
-    _check_version(path, version)
-    file_size = file.seek(0, os.SEEK_END)
-    offset = -(-(_CODES_HEADER.size + 8 * n_codes) // _ALIGNMENT) * _ALIGNMENT
-    if offset > file_size:  # before reading what a damaged number asks for
-        raise FormatError(f"{path} is damaged: it ends within its header")
+    _check_version(path, version, _CODES_VERSION)
+    # Before anything is read that a damaged number asks for.
+    if not 1 <= n_codes <= _MAX_COLUMNS:
+        raise FormatError(f"{path} is damaged: it has {n_codes} columns of codes")
+    end = _CODES_HEADER.size + 8 * n_codes
+    offset = -(-end // _ALIGNMENT) * _ALIGNMENT
     file.seek(0)
     header = bytearray(file.read(offset))
+    if len(header) < offset:
+        raise FormatError(f"{path} is damaged: it ends within its header")
     struct.pack_into("<I", header, _CRC_OFFSET, 0)
-    if zlib.crc32(header) != header_crc or method >= len(_METHODS) or not n_codes:
+    if zlib.crc32(header) != header_crc:
         raise FormatError(f"{path} is damaged: the checksum of its header is another")
-    sizes = np.frombuffer(header, "<u8", n_codes, _CODES_HEADER.size).tolist()
-    if not all(1 <= size <= 2**32 for size in sizes):
-        raise FormatError(f"{path} is damaged: it has codebooks of sizes {sizes}")
-    found = _Header(
-        tuple(sizes), _METHODS[method], bool(flags & 1), n_samples, crc, codec_id
-    )
-    if file_size != offset + found.n_bytes:
+    if method >= len(_METHODS) or flags > 1 or any(header[end:]):
         raise FormatError(
-            f"{path} is damaged: it has {file_size} bytes, and should have "
-            f"{offset + found.n_bytes}"
+            f"{path} is damaged, or too new: its header has method {method}, flags "
+            f"{flags:#x}, or bytes that should be zero"
         )
+    sizes = np.frombuffer(header, "<u8", n_codes, _CODES_HEADER.size)
+    wrong = np.flatnonzero((sizes < 1) | (sizes > 2**32))
+    if wrong.size:
+        raise FormatError(
+            f"{path} is damaged: its column {wrong[0]} has {sizes[wrong[0]]} codewords"
+        )
+    known = tuple(sizes.tolist()), _METHODS[method]
+    n_bits = packed_bits(*known)
+    found = _Header(*known, flags == 1, n_samples, crc, codec_id, n_bits)
+    try:
+        found.check_rows()
+    except ValueError as error:
+        raise FormatError(f"{path} is damaged: it has {error}") from error
+    _check_size(path, file, offset + found.n_bytes)
     return found, offset

@@ -200,16 +200,20 @@ def psnr(
 
     Parameters
     ----------
-    X : array-like of shape (n_samples, n_features)
-        Samples; the rows of an image, or its patches.
-    X_quant : array-like of shape (n_samples, n_features)
+    X : array-like of shape (n_samples, ...)
+        Samples, or pictures: one of shape (height, width), grey, or (height, width,
+        n_channels), or several, with an axis more in front.  The mean is that over all
+        numbers, so that a picture has the same PSNR in any shape, and several have one
+        together, which is not the mean of theirs.
+    X_quant : array-like of the same shape
         Their reconstructions.
     data_range : float, optional
         R, the largest value that the data may have minus the smallest.  By default that
         of the dtype of X, which must then be an integer one of 8 or 16 bits: what other
-        data could have been, they don't tell.
+        data could have been, they don't tell.  The dtype of X_quant plays no part.
     sample_weight : array-like of shape (n_samples,), optional
-        Weights of the samples.
+        Weights along the first axis: of the samples, of the rows of one picture, or of
+        the pictures.
 
     Returns
     -------
@@ -236,7 +240,14 @@ def psnr(
     >>> X = np.array([[0, 255], [128, 64]], dtype=np.uint8)
     >>> round(psnr(X, X.astype(float) + 1), 3)
     48.131
+
+    Of a picture:
+
+    >>> picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    >>> round(psnr(picture, picture // 16 * 16 + 8), 1)
+    34.8
     """
+    X, X_quant = _as_rows(X, X_quant)
     X, X_quant, weights = _check_reconstruction(X, X_quant, sample_weight)
     data_range = _check_data_range(data_range, numpy_dtype(X))
     error = average(paired(X, X_quant), weights) / X.shape[1]
@@ -684,6 +695,26 @@ def _check_reconstruction(
         )
     weights = check_weights(sample_weight, X)
     return drop_zero_weights(X, weights)[0], *drop_zero_weights(X_quant, weights)
+
+
+def _as_rows(X: Any, X_quant: Any) -> tuple[Any, Any]:
+    """Lay out each entry of the first axis of pictures as one row of numbers."""
+    X, X_quant = (a if hasattr(a, "shape") else np.asarray(a) for a in (X, X_quant))
+    if max(len(X.shape), len(X_quant.shape)) < 3 or 0 in X.shape:
+        return X, X_quant  # rows already, or what is none
+    if X.shape != X_quant.shape:
+        raise ValueError(
+            f"X has shape {tuple(X.shape)}, but X_quant has {tuple(X_quant.shape)}; "
+            "pictures and their reconstructions have the same."
+        )
+    n_rows, n_numbers = X.shape[0], math.prod(X.shape[1:])
+
+    def rows_of(array: Any) -> Any:
+        if is_followed_by_functions(array):
+            return array_namespace(array).reshape(array, (n_rows, n_numbers))
+        return np.asarray(array).reshape(n_rows, n_numbers)
+
+    return rows_of(X), rows_of(X_quant)
 
 
 def _check_data_range(data_range: Any, dtype: np.dtype[Any]) -> float:

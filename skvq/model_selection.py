@@ -5,10 +5,16 @@ to be measured where the user's data live: a scaler in front of a quantizer chan
 the unit of its distances, so the quantizer's own `score` would prefer whichever
 scaler makes the numbers smallest. The scorers here therefore decode all the way back
 through the pipeline before they compare.
+
+A search takes either of two forms. `best_within` chooses by two scorers once all
+candidates are measured, and `cv_results_` shows both numbers. `neg_error_within` is one
+scorer for what takes only one: `score` of the search, searches by successive halving,
+`cross_val_score`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Real
@@ -35,8 +41,15 @@ __all__ = [
     "ReconstructionErrorScorer",
     "best_within",
     "neg_bits",
+    "neg_error_within",
     "neg_reconstruction_error",
 ]
+
+# The lowest score within a budget, with all that is over it below. The squares of a
+# million such numbers can still be added, of which standard deviations are made.
+_WORST_WITHIN = -1e100
+# The mean over folds of equal numbers of bits may differ in the last digits.
+_ROUNDING = 1 + 1e-9
 
 
 class _RoutedScorer:
@@ -247,6 +260,108 @@ neg_bits = BitsScorer()
 
 
 @dataclass(frozen=True)
+class neg_error_within(_RoutedScorer):
+    """Scorer: minus the error within a budget of bits; over it, last of all.
+
+    An instance is the ``scoring`` of a search, of `cross_val_score` and the like. With
+    `best_within`, which needs two scorers, neither `score` of the search nor successive
+    halving works; with this one they do.
+
+    - Of a codec within the budget, the score is that of `neg_reconstruction_error`.
+    - Of one over it, the score is ``-1e100 * (1 + excess)``, with the excess in bits
+      per sample: below every codec within the budget, and the lower, the more it is
+      over. Its error plays no part, and is not measured.
+
+    Errors of more than 1e100 count as 1e100. All scores are finite, so that means over
+    folds are, and standard deviations. If the best score of a search is -1e100 or less,
+    no candidate was within the budget.
+
+    Parameters
+    ----------
+    bits : float
+        The most bits per sample that a codec may take; above 0 and finite.
+    sample_weight : bool, str or None, default=None
+        The metadata request; see `set_score_request`.
+
+    Raises
+    ------
+    TypeError
+        If `bits` is not a number.
+    ValueError
+        If `bits` is not above 0 and finite.
+
+    See Also
+    --------
+    best_within : The rule for searches that measure error and bits apart.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from skvq import VectorQuantizer
+    >>> from skvq.model_selection import neg_error_within
+    >>> search = GridSearchCV(
+    ...     VectorQuantizer(random_state=0),
+    ...     {"n_codewords": [2, 4, 8]},
+    ...     scoring=neg_error_within(2),
+    ... )
+    >>> X = np.random.default_rng(0).normal(size=(100, 2))
+    >>> search.fit(X).best_params_
+    {'n_codewords': 4}
+    >>> (search.cv_results_["mean_test_score"] > -1e100).tolist()
+    [True, True, False]
+    >>> -1 < search.score(X) < 0
+    True
+    """
+
+    bits: float
+    sample_weight: bool | str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _check_budget(self.bits)
+        try:
+            finite = math.isfinite(self.bits)
+        except OverflowError:  # an integer beyond all floats
+            finite = False
+        if not finite:
+            raise ValueError(
+                "bits must be finite; neg_reconstruction_error has no limit"
+            )
+
+    def __call__(
+        self, estimator: Any, X: Any, y: Any = None, sample_weight: Any = None
+    ) -> float:
+        """Measure a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : object
+            Fitted quantizer, `QuantizedFeatures`, or pipeline with one of them.
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Samples, as the estimator takes them; finite numbers.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples, not negative, not all zero.
+
+        Returns
+        -------
+        score : float
+            Minus the error, or what is worse; higher is better.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `ReconstructionErrorScorer` does.
+        """
+        bits, budget = -neg_bits(estimator), float(self.bits)
+        if bits > budget * _ROUNDING:
+            return _WORST_WITHIN * (1 + bits - budget)
+        error = neg_reconstruction_error(estimator, X, sample_weight=sample_weight)
+        return max(error, _WORST_WITHIN)
+
+
+@dataclass(frozen=True)
 class best_within:
     """Rule for ``refit`` of a search: the least error that a budget of bits can buy.
 
@@ -254,6 +369,10 @@ class best_within:
     of the candidate with the highest mean test score under `error_key` among those
     that take no more than `bits`. Candidates that failed (NaN) are passed over. Of
     equal scores, the one with fewer bits wins, then the one that comes first.
+
+    A rule for two scorers says nothing of the score of one estimator: `score` of a
+    search needs a single scorer, such as `neg_error_within`, and so does a search by
+    successive halving.
 
     Parameters
     ----------
@@ -272,6 +391,10 @@ class best_within:
     ValueError
         If `bits` is not above 0; when called, if a key is not among the scores, or no
         candidate is within the budget.
+
+    See Also
+    --------
+    neg_error_within : A single scorer, with which `score` of the search works.
 
     Examples
     --------
@@ -305,10 +428,7 @@ class best_within:
     bits_key: str = field(default="bits", kw_only=True)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.bits, Real) or isinstance(self.bits, bool):
-            raise TypeError(f"bits must be a number above 0, got {self.bits!r}")
-        if not self.bits > 0:  # NaN too
-            raise ValueError(f"bits must be above 0, got {self.bits}")
+        _check_budget(self.bits)
 
     def __call__(self, cv_results: Mapping[str, Any]) -> int:
         """Pick the candidate.
@@ -336,8 +456,7 @@ class best_within:
                 f"none of the {len(score)} candidates has both scores: all failed "
                 "(NaN); error_score='raise' in the search shows why"
             )
-        # The mean over folds of equal numbers of bits may differ in the last digits.
-        within = valid[bits[valid] <= self.bits * (1 + 1e-9)]
+        within = valid[bits[valid] <= self.bits * _ROUNDING]
         if not within.size:
             raise ValueError(
                 f"no candidate takes at most bits={self.bits} bits per sample; the "
@@ -345,6 +464,13 @@ class best_within:
             )
         order = np.lexsort((bits[within], -score[within]))  # stable: ties by index
         return int(within[order[0]])
+
+
+def _check_budget(bits: Any) -> None:
+    if not isinstance(bits, Real) or isinstance(bits, bool):
+        raise TypeError(f"bits must be a number above 0, got {bits!r}")
+    if not bits > 0:  # type: ignore[operator]  # NaN too
+        raise ValueError(f"bits must be above 0, got {bits}")
 
 
 def _mean_test(

@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -200,17 +201,25 @@ def check_output(output: Path, *inputs: Path) -> None:
     """
     if str(output) == "-":
         raise CommandError("cannot write to '-': only files are written")
-    folder = output.resolve().parent
-    if not folder.is_dir():
+    try:
+        mode = output.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = None
+    except OSError as error:  # a loop of links, a name that is too long
+        raise CommandError(f"cannot write {output}: {error.strerror}") from error
+    folder = os.path.dirname(os.path.realpath(output))
+    if not os.path.isdir(folder):
         raise CommandError(f"cannot write {output}: there is no directory {folder}")
     if not os.access(folder, os.W_OK):
         raise CommandError(f"cannot write {output}: {folder} is read-only")
-    if output.is_dir():
+    if mode is None:
+        return
+    if stat.S_ISDIR(mode):
         raise CommandError(f"cannot write {output}: it is a directory")
-    if output.exists() and not output.is_file():
+    if not stat.S_ISREG(mode):
         raise CommandError(f"cannot write {output}: it is not a regular file")
     for path in inputs:
-        if output.exists() and path.exists() and output.samefile(path):
+        if os.path.exists(path) and output.samefile(path):
             raise CommandError(f"{output} is to be read; write to another file")
 
 
@@ -380,19 +389,23 @@ def describe_codec(info: dict[str, Any]) -> dict[str, str]:
     lines : dict of str to str
         Values by name.
     """
-    details, sizes = info["details"], info["codebook_sizes"]
+    sizes = info["codebook_sizes"]
+    # Those of `fit`; whoever else writes codecs may call other things by these names.
+    scheme, fitted_rows, rows, error = map(
+        info["details"].get, ("scheme", "fitted_rows", "rows", "distortion")
+    )
     lines = {}
-    if "scheme" in details:
-        lines["scheme"] = details["scheme"]
+    if isinstance(scheme, str):
+        lines["scheme"] = scheme
     lines["steps"] = ", ".join(info["steps"])
     lines["features"] = str(info["n_features"])
     lines["codewords"] = describe_sizes(sizes)
     bits, packed = info["bits_per_sample"], packed_bits(sizes)
     lines["bits per row"] = f"{bits:.6g}" + (f", packed {packed}" * (packed != bits))
-    if "fitted_rows" in details:
-        lines["fitted on"] = f"{details['fitted_rows']:,} of {details['rows']:,} rows"
-    if "distortion" in details:
-        lines["distortion"] = f"{details['distortion']:.6g} per row of the fit"
+    if isinstance(fitted_rows, int) and isinstance(rows, int):
+        lines["fitted on"] = f"{fitted_rows:,} of {rows:,} rows"
+    if isinstance(error, float):
+        lines["distortion"] = f"{error:.6g} per row of the fit"
     return lines
 
 
@@ -446,7 +459,7 @@ def open_codec(path: Path) -> tuple[Any, dict[str, Any]]:
         return load_codec(path), info
     except OSError as error:
         raise CommandError(f"cannot read {path}: {error.strerror}") from error
-    except (FormatError, TypeError) as error:
+    except FormatError as error:
         raise CommandError(first_line(error)) from error
 
 
@@ -456,13 +469,32 @@ def _check_same_data(source: sources.Source, info: dict[str, Any], codec: Path) 
             f"{source.path} has {source.n_features} columns, {codec} was fitted on "
             f"{info['n_features']}"
         )
-    columns = info["details"].get("columns")
-    if columns and source.columns and columns != source.columns:
-        i = next(i for i, name in enumerate(columns) if name != source.columns[i])
-        raise CommandError(
-            f"column {i} of {source.path} is '{source.columns[i]}', {codec} was fitted "
-            f"on '{columns[i]}'"
-        )
+    pairs = zip(column_names(info) or [], source.columns or [], strict=False)
+    for i, (name, found) in enumerate(pairs):
+        if name != found:
+            raise CommandError(
+                f"column {i} of {source.path} is '{found}', {codec} was fitted on "
+                f"'{name}'"
+            )
+
+
+def column_names(info: dict[str, Any]) -> list[str] | None:
+    """Return the names of the columns that a codec was fitted on, if it tells any.
+
+    Parameters
+    ----------
+    info : dict
+        What `codec_info` tells; its details may be anybody's.
+
+    Returns
+    -------
+    names : list of str or None
+        One for each feature.
+    """
+    names = info["details"].get("columns")
+    if not isinstance(names, list) or info["n_features"] not in (None, len(names)):
+        return None
+    return names if all(isinstance(name, str) for name in names) else None
 
 
 def _codes_of(
@@ -538,7 +570,7 @@ def _decode(arguments: argparse.Namespace) -> None:
         if suffix == ".npy":
             _write_npy(arguments.output, samples, n_rows)
         else:
-            names = info["details"].get("columns")
+            names = column_names(info)
             _write_csv(arguments.output, samples, _SEPARATORS[suffix], names)
     seconds = time.perf_counter() - began
     _report_decode(arguments, n_rows, seconds)

@@ -268,7 +268,14 @@ def listing(items: Mapping[str, str]) -> list[str]:
         One for each, the values below each other.
     """
     width = max(map(len, items))
-    return [f"{name:{width}}  {value}" for name, value in items.items()]
+    return [f"{name:{width}}  {_printable(value)}" for name, value in items.items()]
+
+
+def _printable(text: str) -> str:
+    # What a file says of itself must neither break a line nor command a terminal.
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def describe_sizes(sizes: Sequence[int]) -> str:

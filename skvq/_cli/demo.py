@@ -19,12 +19,14 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from skvq import ProductQuantizer, VectorQuantizer
+from skvq._cli.codec import check_output
 from skvq._cli.console import CommandError, markdown_table, say
 from skvq.codes import pack, packed_bits, unpack
 from skvq.io import atomic_write
 
 _PREFIX = "skvq-demo"
 _CODECS = f"{_PREFIX}-codecs.pickle"
+_PICTURE = f"{_PREFIX}.png"
 _SEED = 0
 
 # The figure: pixels of the photograph that a panel shows, and where its middle is, as
@@ -166,8 +168,10 @@ class _Result:
 def _demo(arguments: argparse.Namespace) -> None:
     _check_extra()
     _check_writable(arguments.output)
-    photograph = _photograph(arguments.crop)
     schemes = _demo_schemes()
+    for name in (*(scheme.file_name for scheme in schemes), _CODECS, _PICTURE):
+        check_output(arguments.output / name)
+    photograph = _photograph(arguments.crop)
     results = []
     for number, scheme in enumerate(schemes, start=1):
         _progress(f"[{number}/{len(schemes)}] {scheme.label}: ")
@@ -180,7 +184,7 @@ def _demo(arguments: argparse.Namespace) -> None:
             raise CommandError(
                 f"{result.scheme.file_name} reads back to another picture", status=1
             )
-    paths.append(arguments.output / f"{_PREFIX}.png")
+    paths.append(arguments.output / _PICTURE)
     _write(paths[-1], _figure(photograph, results, pictures))
     _report(photograph, results, paths)
 
