@@ -18,6 +18,7 @@ from skvq._array_api import (
     take_rows,
     to_host,
 )
+from skvq._checks import as_plain, check_unmasked
 from skvq._compat import _check_sample_weight, is_library_followed
 
 
@@ -31,20 +32,32 @@ def check_samples(estimator, X, *, reset: bool, min_samples: int = 1) -> Any:
         if is_followed(estimator, X):
             return _check_foreign_samples(estimator, X, reset, min_samples)
         X = _as_numpy(estimator, X)
-    # The quick test for NaN is a sum, in which huge values of both signs cancel.
-    with np.errstate(invalid="ignore"):
-        X = validate_data(
-            estimator,
-            X,
-            reset=reset,
-            dtype="numeric",
-            ensure_min_samples=min_samples,
-        )
+    check_unmasked(X, "X")
+    try:
+        # The quick test for NaN is a sum, in which huge values of both signs cancel.
+        with np.errstate(invalid="ignore"):
+            X = validate_data(
+                estimator,
+                X,
+                reset=reset,
+                dtype="numeric",
+                ensure_min_samples=min_samples,
+            )
+    except ValueError as error:
+        if "Found array with dim" in str(error):
+            raise ValueError(f"{error} {_HOW_TO_FLATTEN}") from error
+        raise
     if X.dtype.kind not in "biuf":
         raise ValueError(
             f"X has dtype {X.dtype}; {type(estimator).__name__} takes real numbers."
         )
     return X
+
+
+_HOW_TO_FLATTEN = (
+    "Use X.reshape(-1, n_features) if the last axis holds the features, and "
+    "X.reshape(len(X), -1) if all axes but the first one do."
+)
 
 
 def is_followed(estimator, X) -> bool:
@@ -101,7 +114,7 @@ def _check_foreign_samples(estimator, X, reset: bool, min_samples: int) -> Any:
     if X.ndim != 2:
         raise ValueError(
             f"Expected 2D array, got {X.ndim}D array instead: {name} takes X of shape "
-            "(n_samples, n_features)."
+            f"(n_samples, n_features). {_HOW_TO_FLATTEN}"
         )
     n_samples, n_features = X.shape
     if n_samples < min_samples:
@@ -147,6 +160,7 @@ def check_weights(sample_weight, X) -> Any:
     """
     if sample_weight is None:
         return None
+    check_unmasked(sample_weight, "sample_weight")
     if is_foreign(X):
         # A vector of the host is checked quickly, and its message names the entry.
         host = to_host(sample_weight)
@@ -209,6 +223,7 @@ def check_codes(estimator, codes, sizes: Sequence[int], widths: Sequence[int]) -
             xp = array_namespace(codes)
             return astype(xp, codes, xp.int64)
         codes = to_host(codes)  # to say what is wrong
+    check_unmasked(codes, "codes")
     codes = check_array(
         codes,
         dtype="numeric",
@@ -256,10 +271,52 @@ def _valid_foreign_codes(codes, sizes: Sequence[int], widths: Sequence[int]) -> 
     return bool(xp.all(valid))
 
 
+def check_table(
+    table, name: str, dtype, shape: tuple[int | None, int], meaning: str
+) -> np.ndarray:
+    """Return a copy of a table that a parameter gives; raise unless it fits.
+
+    Parameters
+    ----------
+    table : array-like
+        NumPy's, or of its kind.
+    name : str
+        The parameter, named in the messages.
+    dtype : dtype
+        Of the copy.
+    shape : tuple of int or None
+        What is expected; None: any number of rows.
+    meaning : str
+        What the shape stands for.
+    """
+    expected = f"{meaning} = {shape}" if shape[0] is not None else meaning
+    check_unmasked(table, name)
+    try:
+        table = check_array(table, dtype=dtype, copy=True, input_name=name)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name}: expected an array of numbers of shape {expected}. {error}"
+        ) from error
+    if table.shape != (shape[0] or len(table), shape[1]):
+        raise ValueError(f"{name} has shape {table.shape}; expected {expected}.")
+    return table
+
+
 def warn(message: str, category: type[Warning]) -> None:
     """Warn from within `fit`, at the user's line as far as that can be told."""
     # user -> the context of fit -> fit -> the scheme's hook -> here
     warnings.warn(message, category, stacklevel=5)
+
+
+def plain_parameters(estimator) -> dict[str, Any]:
+    """Make the numbers among the parameters Python's own; return what they were.
+
+    NumPy's wrap around, or overflow, in arithmetic that is in Python's right.  What the
+    user has set is to stay, so that it is put back when the work is done.
+    """
+    given = estimator.get_params(deep=False)
+    vars(estimator).update({name: as_plain(value) for name, value in given.items()})
+    return given
 
 
 @contextmanager

@@ -37,7 +37,6 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.exceptions import InconsistentVersionWarning
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
@@ -56,7 +55,8 @@ from skvq._array_api import (
     to_host,
     total,
 )
-from skvq._compat import UNUSED, _fit_context
+from skvq._checks import check_count
+from skvq._compat import UNUSED, Accepted, _fit_context, available_unless
 from skvq._validation import (
     check_codes,
     check_same_library,
@@ -64,6 +64,7 @@ from skvq._validation import (
     check_weights,
     drop_zero_weights,
     is_followed,
+    plain_parameters,
     unchanged_on_failure,
 )
 from skvq._version import __version__
@@ -82,13 +83,13 @@ _DEVICE_BLOCK_ELEMENTS = 2**28
 _TILES_PER_BLOCK = 8
 
 
-def _learns_from_stream(estimator: "BaseQuantizer") -> bool:
-    if not estimator._can_partial_fit():
-        raise AttributeError(
-            f"{type(estimator).__name__} has no partial_fit with these parameters: "
-            f"{estimator._why_no_partial_fit()}"
-        )
-    return True
+def _reason_against_streams(estimator: "BaseQuantizer") -> str | None:
+    if estimator._can_partial_fit():
+        return None
+    return (
+        f"{type(estimator).__name__} has no partial_fit with these parameters: "
+        f"{estimator._why_no_partial_fit()}"
+    )
 
 
 class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -147,6 +148,14 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _why_no_partial_fit(self) -> str:
         return "the scheme does not learn from a stream."
 
+    def _template(self) -> "BaseQuantizer":
+        """Return the quantizer that parts are clones of."""
+        raise AssertionError("of nesting schemes alone")  # pragma: no cover
+
+    def _table_elements(self, n_features: int) -> int:
+        """Return how many numbers its tables hold, if they are many."""
+        return 0
+
     def _decodable_widths(self) -> tuple[int, ...]:
         """Return the numbers of code columns that `inverse_transform` takes."""
         return (len(self.codebook_sizes_),)
@@ -199,10 +208,12 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             self._forget()
             X, weights = self._check_training(X, sample_weight, reset=True)
             began = time.perf_counter()
+            given = plain_parameters(self)
             self._fit(X, weights)
             self._settle(X)
             if not hasattr(self, "distortion_"):
                 self.distortion_ = self._mean_distance(X, weights)
+            vars(self).update(given)
         logger.info(
             "%s: fitted on %d x %d in %.2f s, %g bits, distortion %.6g",
             type(self).__name__,
@@ -213,7 +224,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         )
         return self
 
-    @available_if(_learns_from_stream)
+    @available_unless(_reason_against_streams)
     @_fit_context(prefer_skip_nested_validation=False)
     def partial_fit(self, X, y=None, sample_weight=None):
         """Learn from one batch of a stream.
@@ -242,10 +253,12 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             X, weights = self._check_training(X, sample_weight, reset=first, batch=True)
             if hasattr(self, "distortion_"):
                 del self.distortion_
+            given = plain_parameters(self)
             self._partial_fit(X, weights)
             self._settle(X)
             if not hasattr(self, "distortion_"):
                 self.distortion_ = self._mean_distance(X, weights)
+            vars(self).update(given)
         return self
 
     def transform(self, X):
@@ -368,6 +381,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         check_is_fitted(self)
         self._return_home()
+        max_size = check_count("max_size", max_size, largest=None)
         size = 1
         for n_codewords in self.codebook_sizes_:
             size *= int(n_codewords)
@@ -378,6 +392,38 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             )
         codes = from_token_ids(np.arange(size), self.codebook_sizes_)
         return self._decode(self._on_own_device(codes.astype(np.intp)))
+
+    def set_params(self, **params):
+        """Set parameters, of parts as well, by ``<part>__<parameter>``.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters and their values.
+
+        Returns
+        -------
+        self : object
+            The quantizer.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, or the part is None, which stands for a
+            default that is made anew in every fit.
+        """
+        for name, value in params.items():
+            part, _, parameter = name.partition("__")
+            if not parameter or part != "quantizer":
+                continue
+            if params.get(part, getattr(self, part, part)) is None:
+                default = self._template()
+                raise ValueError(
+                    f"{name}={value!r} cannot be set while quantizer=None, which "
+                    f"stands for {default!r}: set quantizer={default!r} first, or with "
+                    "it."
+                )
+        return super().set_params(**params)
 
     # -- fitted attributes that follow from the tables -----------------------------
 
@@ -534,6 +580,13 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         for name in list(vars(self)):
             if name.endswith("_") and not name.startswith("__"):
                 delattr(self, name)
+
+
+QUANTIZER = Accepted(
+    lambda value: isinstance(value, BaseQuantizer),
+    "an instance of a quantizer of skvq (the steps of a pipeline go in front of the "
+    "whole, or into a transform that is a quantizer)",
+)
 
 
 def _to_compute_in(X):

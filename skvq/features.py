@@ -8,13 +8,14 @@ from sklearn.base import (
 )
 from sklearn.utils.validation import check_is_fitted
 
-from skvq._compat import HasMethods, _fit_context
+from skvq._compat import _fit_context
 from skvq._validation import (
     check_same_library,
     check_samples,
     check_weights,
     unchanged_on_failure,
 )
+from skvq.base import QUANTIZER
 
 
 class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -46,7 +47,7 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "quantizer": [HasMethods(["fit", "transform", "inverse_transform", "quantize"])]
+        "quantizer": [QUANTIZER]
     }
 
     def __init__(self, quantizer):

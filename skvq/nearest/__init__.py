@@ -30,6 +30,7 @@ from functools import wraps
 
 import numpy as np
 
+from skvq._checks import check_count
 from skvq.nearest import _host
 from skvq.nearest._backend import (
     BACKENDS,
@@ -97,6 +98,9 @@ def nearest_product(X, codebooks: Sequence, *, dtype=np.intp):
 @wraps(_host.nearest_best)
 def nearest_best(X, codebooks: Sequence, beam_size: int, *, begin=None, **options):
     """Send the search to the library of X, or where the backend says."""
+    beam_size = check_count("beam_size", beam_size)
+    if "n_best" in options:
+        options["n_best"] = check_count("n_best", options["n_best"])
     per_row = _beam_work(codebooks, beam_size, begin)
     search = backend_module(X, _work(X, per_row)).nearest_best
     return search(X, codebooks, beam_size, begin=begin, **options)
@@ -107,6 +111,11 @@ def improve_sums(
     X, codebooks: Sequence, codes, *, n_rounds: int, n_sweeps: int = 2, **options
 ):
     """Send the search to the library of X, or where the backend says."""
+    n_rounds = check_count("n_rounds", n_rounds, 0, largest=None)
+    n_sweeps = check_count("n_sweeps", n_sweeps, 0, largest=None)
+    for name in ("n_replaced", "seed"):
+        if name in options:
+            options[name] = check_count(name, options[name], 0, largest=None)
     per_row = n_rounds * n_sweeps * sum(_size(table) for table in codebooks)
     search = backend_module(X, _work(X, per_row)).improve_sums
     return search(X, codebooks, codes, n_rounds=n_rounds, n_sweeps=n_sweeps, **options)
@@ -131,6 +140,7 @@ def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None):
 @wraps(_host.accumulate)
 def accumulate(X, codes, n_codewords: int, weights=None):
     """Send the rows to the library of X, or where the backend says."""
+    n_codewords = check_count("n_codewords", n_codewords)
     return backend_module(X, 0.0).accumulate(X, codes, n_codewords, weights)
 
 
