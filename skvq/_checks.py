@@ -4,7 +4,9 @@ Nothing of skvq is imported here, so that all of it may use this.
 """
 
 import math
-from collections.abc import Mapping, Set
+import re
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
@@ -39,11 +41,35 @@ def check_count(name: str, value: Any, smallest: int = 1, largest=LARGEST_SIZE) 
     ValueError
         If it is no integer within the limits.
     """
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if whole and smallest <= int(value) and (largest is None or int(value) <= largest):
+    if _is_within(value, smallest, largest):
         return int(value)
-    limits = f"of {smallest} or more" if largest is None else f"{smallest} to {largest}"
+    limits = _limits(smallest, largest)
     raise ValueError(f"{name}={value!r}; expected an integer {limits}.")
+
+
+def check_counts(
+    name: str, values: Iterable, smallest: int = 1, largest=LARGEST_SIZE
+) -> list[int]:
+    """Return what `check_count` does of each of some integers."""
+    counts = []
+    for value in values:
+        if not _is_within(value, smallest, largest):
+            limits = _limits(smallest, largest)
+            raise ValueError(f"{name} holds {value!r}; expected integers {limits}.")
+        counts.append(int(value))
+    return counts
+
+
+def _is_within(value: Any, smallest: int, largest: int | None) -> bool:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        return False
+    return smallest <= int(value) and (largest is None or int(value) <= largest)
+
+
+def _limits(smallest: int, largest: int | None) -> str:
+    if largest is None:
+        return f"of {smallest} or more"
+    return f"from {smallest} to {largest}"
 
 
 def as_plain(value: Any) -> Any:
@@ -92,6 +118,18 @@ def check_unmasked(array: Any, name: str) -> Any:
             "them (numpy.ma.filled, or an imputer), or leave their rows away."
         )
     return array
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Let errors that the block raises name the parameter that they are about."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if re.search(rf"\b{name}\b", str(error)):
+            raise
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{name}: {error}") from error
 
 
 def check_memory(what: str, n_bytes: float, x_bytes: float) -> None:

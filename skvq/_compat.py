@@ -1,7 +1,7 @@
 """The one file that imports what scikit-learn does not promise to keep."""
 
 from collections.abc import Callable
-from functools import update_wrapper, wraps
+from functools import wraps
 from numbers import Integral
 from types import MethodType
 from typing import Any
@@ -103,7 +103,8 @@ class _AvailableUnless:
 
     def __init__(self, function: Callable, reason: Callable[[Any], str | None]):
         self._function, self._reason = function, reason
-        update_wrapper(self, function)
+        self.__doc__, self.__name__ = function.__doc__, function.__name__
+        self.__wrapped__ = function
 
         @wraps(function)
         def unbound(obj, *args, **kwargs):

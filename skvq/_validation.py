@@ -18,7 +18,7 @@ from skvq._array_api import (
     take_rows,
     to_host,
 )
-from skvq._checks import as_plain, check_unmasked
+from skvq._checks import as_plain, check_unmasked, naming
 from skvq._compat import _check_sample_weight, is_library_followed
 
 
@@ -35,7 +35,7 @@ def check_samples(estimator, X, *, reset: bool, min_samples: int = 1) -> Any:
     check_unmasked(X, "X")
     try:
         # The quick test for NaN is a sum, in which huge values of both signs cancel.
-        with np.errstate(invalid="ignore"):
+        with naming("X"), np.errstate(invalid="ignore"):
             X = validate_data(
                 estimator,
                 X,
@@ -51,7 +51,19 @@ def check_samples(estimator, X, *, reset: bool, min_samples: int = 1) -> Any:
         raise ValueError(
             f"X has dtype {X.dtype}; {type(estimator).__name__} takes real numbers."
         )
+    if X.dtype.kind == "f" and X.dtype.itemsize > 8:
+        _check_range(X)
     return X
+
+
+def _check_range(X: np.ndarray) -> None:
+    """Raise if numbers of a wide dtype are too large for float64, to compute in."""
+    largest = max(X.max(), -X.min())
+    if largest > np.finfo(np.float64).max:
+        raise ValueError(
+            f"X has values up to {largest!s}, too large for float64, the widest dtype "
+            "that is computed in: scale X."
+        )
 
 
 _HOW_TO_FLATTEN = (
@@ -168,7 +180,8 @@ def check_weights(sample_weight, X) -> Any:
         return like(weights, X)
     if is_foreign(sample_weight):
         sample_weight = to_host(sample_weight)
-    weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    with naming("sample_weight"):
+        weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
     negative = np.flatnonzero(weights < 0)
     if negative.size:
         raise ValueError(
@@ -224,13 +237,14 @@ def check_codes(estimator, codes, sizes: Sequence[int], widths: Sequence[int]) -
             return astype(xp, codes, xp.int64)
         codes = to_host(codes)  # to say what is wrong
     check_unmasked(codes, "codes")
-    codes = check_array(
-        codes,
-        dtype="numeric",
-        ensure_all_finite=False,
-        ensure_min_samples=0,
-        input_name="codes",
-    )
+    with naming("codes"):
+        codes = check_array(
+            codes,
+            dtype="numeric",
+            ensure_all_finite=False,
+            ensure_min_samples=0,
+            input_name="codes",
+        )
     if codes.shape[1] not in widths:
         expected = " or ".join(str(width) for width in widths)
         raise ValueError(

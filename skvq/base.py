@@ -213,7 +213,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             self._settle(X)
             if not hasattr(self, "distortion_"):
                 self.distortion_ = self._mean_distance(X, weights)
-            vars(self).update(given)
+            self.__dict__.update(given)
         logger.info(
             "%s: fitted on %d x %d in %.2f s, %g bits, distortion %.6g",
             type(self).__name__,
@@ -258,7 +258,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             self._settle(X)
             if not hasattr(self, "distortion_"):
                 self.distortion_ = self._mean_distance(X, weights)
-            vars(self).update(given)
+            self.__dict__.update(given)
         return self
 
     def transform(self, X):

@@ -9,7 +9,7 @@ from sklearn.utils import check_random_state
 
 from skvq import nearest
 from skvq._array_api import is_foreign, look_up, numpy_dtype, to_host
-from skvq._checks import check_count, check_memory, is_sequence
+from skvq._checks import check_counts, check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
 from skvq._validation import check_table, warn
 from skvq.base import BaseQuantizer
@@ -289,9 +289,7 @@ def _factor_sizes(factor_sizes, n_features: int) -> tuple[int, ...]:
         root = math.isqrt(n_features)
         small = next(d for d in range(root, 0, -1) if n_features % d == 0)
         return small, n_features // small
-    sizes = [
-        check_count(f"factor_sizes[{j}]", size) for j, size in enumerate(factor_sizes)
-    ]
+    sizes = check_counts("factor_sizes", factor_sizes)
     if math.prod(sizes) != n_features:
         raise ValueError(
             f"factor_sizes={tuple(sizes)} multiply to {math.prod(sizes)}, but X has "

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
-from skvq._checks import check_count
+from skvq._checks import check_counts
 from skvq._validation import plain_parameters
 
 
@@ -86,12 +86,14 @@ def parts_elements(template, n_codewords, widths) -> int:
     -------
     n_elements : int
     """
+    counts = Counter(widths)
+    pairs: Counter = Counter()
     if n_codewords is None or isinstance(n_codewords, Integral):
-        counts = widths if isinstance(widths, Counter) else Counter(widths)
-        pairs = Counter({(n_codewords, width): n for width, n in counts.items()})
+        for width, count in counts.items():
+            pairs[n_codewords, width] += count
     else:
-        widths = list(Counter(widths).elements())
-        pairs = Counter(zip(_sizes(n_codewords, len(widths)), widths, strict=True))
+        sizes = _sizes(n_codewords, counts.total())
+        pairs.update(zip(sizes, counts.elements(), strict=True))
     total = 0
     for (size, width), count in pairs.items():
         part = clone(template)
@@ -112,7 +114,7 @@ def _sizes(n_codewords, n_parts: int) -> list[int]:
             f"n_codewords has {len(sizes)} entries, but there are {n_parts} codebooks; "
             "give one int for all, or one for each."
         )
-    return [check_count(f"n_codewords[{j}]", size) for j, size in enumerate(sizes)]
+    return check_counts("n_codewords", sizes)
 
 
 def _set_size(part, size: int) -> None:

@@ -23,7 +23,7 @@ from skvq._array_api import (
     take_along,
     take_rows,
 )
-from skvq._checks import check_memory
+from skvq._checks import check_counts, check_memory
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
 from skvq._validation import warn
 from skvq.base import QUANTIZER, BaseQuantizer
@@ -184,7 +184,7 @@ class ProductQuantizer(BaseQuantizer):
                     f"{sorted(widths)}."
                 )
             if sizes is not None and not isinstance(sizes, Integral):
-                sizes = list(sizes)
+                sizes = check_counts("n_codewords", sizes)
                 if len(sizes) != len(slices) or len(set(sizes)) > 1:
                     raise ValueError(
                         f"share_codebook=True takes one n_codewords for all "

@@ -30,7 +30,7 @@ from skvq._array_api import (
     to_host,
     zeros,
 )
-from skvq._checks import check_count, check_memory, check_unmasked
+from skvq._checks import check_count, check_counts, check_memory, check_unmasked
 from skvq._compat import (
     NUMBERS,
     RANDOM_STATE,
@@ -359,7 +359,7 @@ class ResidualQuantizer(StagedQuantizer):
         sizes = self.n_codewords
         if sizes is None or isinstance(sizes, Integral):
             return sizes
-        sizes = list(sizes)
+        sizes = check_counts("n_codewords", sizes)
         if len(sizes) != self.n_stages or len(set(sizes)) > 1:
             raise ValueError(
                 f"share_codebook=True takes one n_codewords for all {self.n_stages} "

@@ -197,9 +197,11 @@ class SphericalQuantizer(BaseQuantizer):
         else:
             most = _MOST_BITS * len(angles)
             if self.total_bits > most:
-                raise ValueError(
+                warn(
                     f"total_bits={self.total_bits} is more than {most}, which are "
-                    f"{_MOST_BITS} for each of {len(angles)} angles."
+                    f"{_MOST_BITS} for each of {len(angles)} angles: the codes have no "
+                    "more than these.",
+                    ConvergenceWarning,
                 )
             sizes = _spread_bits(angles, float(self.total_bits), self.angles)
         if self.angles == "density":
@@ -704,7 +706,8 @@ def _hull_steps(errors, bits):
         it gains for each of them.
     """
     places = np.arange(len(bits))
-    found, at = [], np.zeros(len(errors), dtype=int)
+    found: list[tuple[np.ndarray, ...]] = []
+    at = np.zeros(len(errors), dtype=int)
     going = np.arange(len(errors))
     while going.size:
         begin = at[going]

@@ -331,7 +331,7 @@ class VectorQuantizer(BaseQuantizer):
             "lloyd": LEARNABLE_METRICS,
         }.get(self.learning, online.ONLINE_METRICS)
         if accepted is not None and metric not in accepted:
-            same = _LEARNED_AS.get(metric)
+            same = _LEARNED_AS.get(str(metric))
             use = f"{same!r}, which gives the same codes" if same else "one of these"
             raise ValueError(
                 f"learning={self.learning!r} cannot minimise metric={self.metric!r}; "

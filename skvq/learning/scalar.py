@@ -26,7 +26,7 @@ from scipy.linalg import solve_banded
 from scipy.optimize import minimize_scalar
 
 from skvq._array_api import is_foreign, like, numpy_dtype, to_host
-from skvq._checks import check_count
+from skvq._checks import check_counts
 from skvq.codes import smallest_dtype
 from skvq.learning import scalar_arrays
 from skvq.nearest import accumulate
@@ -97,10 +97,7 @@ def per_column(
             f"{name} has {len(values)} entries, but X has {n_columns} {column}s; give "
             "one int for all, or one for each."
         )
-    return tuple(
-        check_count(f"{name}[{j}]", size, smallest, largest)
-        for j, size in enumerate(values)
-    )
+    return tuple(check_counts(name, values, smallest, largest))
 
 
 # -- codecs ----------------------------------------------------------------------------
