@@ -12,9 +12,12 @@ from skvq._array_api import (
     array_namespace,
     astype,
     device_of,
+    in_dtype,
     is_foreign,
+    largest_magnitude,
     library_name,
     like,
+    numpy_dtype,
     take_rows,
     to_host,
 )
@@ -314,6 +317,18 @@ def check_table(
     if table.shape != (shape[0] or len(table), shape[1]):
         raise ValueError(f"{name} has shape {table.shape}; expected {expected}.")
     return table
+
+
+def in_fitted_dtype(X, dtype: np.dtype) -> Any:
+    """Return X in the dtype of a fit; raise if that is too narrow for its values."""
+    if numpy_dtype(X).itemsize > dtype.itemsize:
+        largest = largest_magnitude(X)
+        if largest > np.finfo(dtype).max:
+            raise ValueError(
+                f"X has values up to {largest:.3g}, too large for {dtype}, in which "
+                "the tables are: scale X, or fit on float64."
+            )
+    return in_dtype(X, dtype)
 
 
 def warn(message: str, category: type[Warning]) -> None:

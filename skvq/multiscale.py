@@ -10,7 +10,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._array_api import (
-    in_dtype,
     largest_magnitude,
     numpy_dtype,
     repeat,
@@ -20,7 +19,7 @@ from skvq._array_api import (
 )
 from skvq._checks import LARGEST_SIZE, check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
-from skvq._validation import check_codes, warn
+from skvq._validation import check_codes, in_fitted_dtype, warn
 from skvq.learning import multiscale as learning
 from skvq.learning.initialise import few_distinct
 from skvq.learning.pyramid import (
@@ -274,7 +273,8 @@ class MultiScaleQuantizer(StagedQuantizer):
     def _encode(self, X):
         # In the dtype of the fit, whatever X's: of a chain of residuals each scale
         # hears of the rounding of those before.
-        X = in_dtype(times_power(X, -self._exponent_), numpy_dtype(self._table_))
+        X = times_power(X, -self._exponent_)
+        X = in_fitted_dtype(X, numpy_dtype(self._table_))
         return self._pyramid_.encode(X, self._table_)[0]
 
     def _decode(self, codes):

@@ -8,7 +8,6 @@ from sklearn.utils import check_random_state
 from skvq import nearest
 from skvq._array_api import (
     average,
-    in_dtype,
     is_foreign,
     like,
     numpy_dtype,
@@ -17,7 +16,7 @@ from skvq._array_api import (
 )
 from skvq._checks import check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, Accepted, Interval, StrOptions
-from skvq._validation import check_table, warn
+from skvq._validation import check_table, in_fitted_dtype, warn
 from skvq.base import BaseQuantizer
 from skvq.learning import online
 from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
@@ -246,7 +245,7 @@ class VectorQuantizer(BaseQuantizer):
             self._check_memory(X)
         if stream is not None:
             self._check_same_size(stream.codebook)
-            samples = in_dtype(samples, stream.codebook.dtype)
+            samples = in_fitted_dtype(samples, stream.codebook.dtype)
         elif table is not None:
             stream = online.start(table)
         if stream is None or stream.seeds is not None:
