@@ -323,7 +323,7 @@ def in_fitted_dtype(X, dtype: np.dtype) -> Any:
     """Return X in the dtype of a fit; raise if that is too narrow for its values."""
     if numpy_dtype(X).itemsize > dtype.itemsize:
         largest = largest_magnitude(X)
-        if largest > np.finfo(dtype).max:
+        if largest > float(np.finfo(dtype).max):
             raise ValueError(
                 f"X has values up to {largest:.3g}, too large for {dtype}, in which "
                 "the tables are: scale X, or fit on float64."

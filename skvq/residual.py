@@ -218,6 +218,9 @@ class ResidualQuantizer(StagedQuantizer):
             rows, sums = _choose_sums(codes.shape[:2], rng)
             rest = _residuals(parts[:j], X, codes, rows, sums)
             part.fit(rest, sample_weight=_some(weights, rows))
+            if j == 0:
+                # Before the beam has grown, as if all stages were like this one.
+                _check_search_memory([part] * len(parts), X, 0, 1, [beam] * len(parts))
             if greedy is not None:
                 greedy = _never_worse(part, greedy, weights)
             if j < len(parts) - 1:
@@ -524,7 +527,7 @@ def _search(
     if stage_weights is not None:
         weights = np.asarray(stage_weights)
     per_row = X.shape[1] * max(beam_size, n_best) ** 2
-    _check_search_memory(parts, X, begin, widths)
+    _check_search_memory(parts, X, begin.shape[2], begin.shape[1], widths)
 
     def search(rows: slice):
         return _search_tile(parts, X[rows, :], begin[rows, ...], widths, weights)
@@ -542,19 +545,22 @@ def _search(
     return codes, join([one for _, one in found], axis=0)
 
 
-def _check_search_memory(parts, X, begin, widths) -> None:
+def _check_search_memory(parts, X, n_begun: int, n_sums: int, widths) -> None:
     """Raise if the beam is out of proportion to the rows, of which one is a tile."""
-    (n, d), n_sums, most = X.shape, begin.shape[1], 0
-    n_begun, n_codes = begin.shape[2], 0
+    (n, d), most, n_codes = X.shape, 0, 0
     for part, width in zip(parts, widths, strict=True):
         n_codes += len(part.codebook_sizes_)
         if n_codes > n_begun:
             found = n_sums * min(width, math.prod(part.codebook_sizes_))
             most, n_sums = max(most, found), min(width, found)
     size = numpy_dtype(X).itemsize
+    # `nearest_best` compares by scores, and makes the vectors of what it keeps alone.
+    of_one_row = 3 * d * most
+    if all(_searched_table(part) is not None for part in parts):
+        of_one_row = most + 3 * d * n_sums
     check_memory(
         f"beam_size={max(widths)}, which keeps {n_sums} sums of each of {n} rows,",
-        3 * size * d * most + n * n_sums * n_codes,
+        size * of_one_row + n * n_sums * n_codes,
         size * n * d,
     )
 

@@ -7,6 +7,7 @@ cost so far, with the table [-(C - m)^T; 1/2 ||c - m||^2; 1] scores all B V_j ca
 of a row, whose k smallest are the next beam.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -206,7 +207,7 @@ class _Search:
         self.tile = min(rows, even_chunk(X.shape[0], rows))
         self._check_memory(X, beam_size)
         # Residuals may reach the sum of all that is subtracted; squares must be finite.
-        reach = np.sqrt(float(np.finfo(self.dtype).max) / (16 * max(1, X.shape[1])))
+        reach = math.sqrt(float(np.finfo(self.dtype).max) / (16 * max(1, X.shape[1])))
         self.limit = min(reach / self.scale, float(np.finfo(self.dtype).max)) - sum(
             largest
         )
