@@ -1,10 +1,16 @@
 """The one file that imports what scikit-learn does not promise to keep."""
 
+from collections.abc import Callable
+from functools import wraps
+from numbers import Integral
+from types import MethodType
+from typing import Any
+
+import numpy as np
 from sklearn import get_config
 from sklearn.base import _fit_context
+from sklearn.utils._param_validation import Interval as _Interval
 from sklearn.utils._param_validation import (
-    HasMethods,
-    Interval,
     Options,
     StrOptions,
     validate_parameter_constraints,
@@ -12,14 +18,21 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import _check_sample_weight
 
+from skvq._checks import LARGEST_SIZE, is_finite_number, is_sequence
+
 __all__ = [
+    "NUMBERS",
+    "RANDOM_STATE",
+    "SIZE",
+    "SIZES",
     "UNUSED",
-    "HasMethods",
+    "Accepted",
     "Interval",
     "Options",
     "StrOptions",
     "_check_sample_weight",
     "_fit_context",
+    "available_unless",
     "is_library_followed",
     "validate_parameter_constraints",
 ]
@@ -32,3 +45,98 @@ def is_library_followed(name: str) -> bool:
     libraries where the user has switched on scikit-learn's ``array_api_dispatch``.
     """
     return name == "cupy" or (name != "numpy" and get_config()["array_api_dispatch"])
+
+
+class Interval(_Interval):
+    """scikit-learn's, but truth values are no numbers, and fractions are."""
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        """Tell whether a value is a number of the type in the interval."""
+        if isinstance(val, bool | np.bool_) or not isinstance(val, self.type):
+            return False
+        if self.type is Integral:
+            # Compared as Python's: those of NumPy may wrap around, or be unsigned.
+            return int(val) in self
+        return is_finite_number(val) and float(val) in self
+
+
+class Accepted(Options):
+    """What a function accepts.
+
+    Parameters
+    ----------
+    accepts : callable
+        Takes a value; tells whether it will do.
+    words : str
+        What such values are, for "must be ...".
+    """
+
+    def __init__(self, accepts: Callable[[Any], bool], words: str):
+        super().__init__(type=object, options=set())
+        self._accepts, self._words = accepts, words
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        """Tell whether a value will do."""
+        return self._accepts(val)
+
+    def __str__(self) -> str:
+        """Return the words."""
+        return self._words
+
+
+SIZE = Interval(Integral, 1, LARGEST_SIZE, closed="both")
+# Whose entries are checked where it is known how many there must be.
+SIZES = Accepted(is_sequence, "a sequence of ints")
+NUMBERS = Accepted(is_sequence, "a sequence of numbers")
+RANDOM_STATE = [
+    Interval(Integral, 0, 2**32 - 1, closed="both"),
+    np.random.RandomState,
+    None,
+]
+
+
+class _AvailableUnless:
+    """A method that is not there while there is a reason against it.
+
+    scikit-learn's `available_if` does the same, but keeps the reason to itself.
+    """
+
+    def __init__(self, function: Callable, reason: Callable[[Any], str | None]):
+        self._function, self._reason = function, reason
+        self.__doc__, self.__name__ = function.__doc__, function.__name__
+        self.__wrapped__ = function
+
+        @wraps(function)
+        def unbound(obj, *args, **kwargs):
+            self._check(obj)
+            return function(obj, *args, **kwargs)
+
+        self._unbound = unbound
+
+    def _check(self, obj: Any) -> None:
+        reason = self._reason(obj)
+        if reason is not None:
+            raise AttributeError(reason, name=self._function.__name__, obj=obj)
+
+    def __get__(self, obj: Any, owner: type | None = None) -> Callable:
+        # Of the class it is a function, whose signature tells what can be routed.
+        if obj is None:
+            return self._unbound
+        self._check(obj)
+        return MethodType(self._function, obj)
+
+
+def available_unless(reason: Callable[[Any], str | None]) -> Callable:
+    """Make a method an attribute of those objects only that have no reason against it.
+
+    Parameters
+    ----------
+    reason : callable
+        Takes the object; returns the message of the AttributeError, or None.
+
+    Returns
+    -------
+    decorator : callable
+        For the method.
+    """
+    return lambda function: _AvailableUnless(function, reason)

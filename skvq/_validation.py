@@ -13,12 +13,16 @@ from skvq._array_api import (
     array_namespace,
     astype,
     device_of,
+    in_dtype,
     is_foreign,
+    largest_magnitude,
     library_name,
     like,
+    numpy_dtype,
     take_rows,
     to_host,
 )
+from skvq._checks import as_plain, check_unmasked, naming
 from skvq._compat import _check_sample_weight, is_library_followed
 
 P = ParamSpec("P")
@@ -36,15 +40,21 @@ def check_samples(estimator, X, *, reset: bool, min_samples: int = 1) -> Any:
         if is_followed(estimator, X):
             return _check_foreign_samples(estimator, X, reset, min_samples)
         X = _as_numpy(estimator, X)
-    # The quick test for NaN is a sum, in which huge values of both signs cancel.
-    with np.errstate(invalid="ignore"):
-        X = validate_data(
-            estimator,
-            X,
-            reset=reset,
-            dtype="numeric",
-            ensure_min_samples=min_samples,
-        )
+    check_unmasked(X, "X")
+    try:
+        # The quick test for NaN is a sum, in which huge values of both signs cancel.
+        with naming("X"), np.errstate(invalid="ignore"):
+            X = validate_data(
+                estimator,
+                X,
+                reset=reset,
+                dtype="numeric",
+                ensure_min_samples=min_samples,
+            )
+    except ValueError as error:
+        if "Found array with dim" in str(error):
+            raise ValueError(f"{error} {_HOW_TO_FLATTEN}") from error
+        raise
     _check_real(estimator, X)
     return X
 
@@ -54,6 +64,8 @@ def _check_real(estimator, X) -> None:
         raise ValueError(
             f"X has dtype {X.dtype}; {type(estimator).__name__} takes real numbers."
         )
+    if X.dtype.kind == "f" and X.dtype.itemsize > 8:
+        _check_range(X)
 
 
 def check_reconstructions(estimator, X) -> Any:
@@ -65,7 +77,9 @@ def check_reconstructions(estimator, X) -> Any:
         X = check_foreign_matrix(X, "X")
     else:
         X = _as_numpy(estimator, X) if is_foreign(X) else X
-        X = check_array(X, dtype="numeric", input_name="X", estimator=estimator)
+        check_unmasked(X, "X")
+        with naming("X"):
+            X = check_array(X, dtype="numeric", input_name="X", estimator=estimator)
         _check_real(estimator, X)
     if X.shape[1] != estimator.n_features_in_:
         raise ValueError(
@@ -73,6 +87,22 @@ def check_reconstructions(estimator, X) -> Any:
             f"{estimator.n_features_in_} features as input."
         )
     return X
+
+
+def _check_range(X: np.ndarray) -> None:
+    """Raise if numbers of a wide dtype are too large for float64, to compute in."""
+    largest = max(X.max(), -X.min())
+    if largest > np.finfo(np.float64).max:
+        raise ValueError(
+            f"X has values up to {largest!s}, too large for float64, the widest dtype "
+            "that is computed in: scale X."
+        )
+
+
+_HOW_TO_FLATTEN = (
+    "Use X.reshape(-1, n_features) if the last axis holds the features, and "
+    "X.reshape(len(X), -1) if all axes but the first one do."
+)
 
 
 def is_followed(estimator, X) -> bool:
@@ -129,7 +159,7 @@ def _check_foreign_samples(estimator, X, reset: bool, min_samples: int) -> Any:
     if X.ndim != 2:
         raise ValueError(
             f"Expected 2D array, got {X.ndim}D array instead: {name} takes X of shape "
-            "(n_samples, n_features)."
+            f"(n_samples, n_features). {_HOW_TO_FLATTEN}"
         )
     n_samples, n_features = X.shape
     if n_samples < min_samples:
@@ -175,6 +205,7 @@ def check_weights(sample_weight, X) -> Any:
     """
     if sample_weight is None:
         return None
+    check_unmasked(sample_weight, "sample_weight")
     if is_foreign(X):
         # A vector of the host is checked quickly, and its message names the entry.
         host = to_host(sample_weight)
@@ -182,7 +213,8 @@ def check_weights(sample_weight, X) -> Any:
         return like(weights, X)
     if is_foreign(sample_weight):
         sample_weight = to_host(sample_weight)
-    weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    with naming("sample_weight"):
+        weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
     negative = np.flatnonzero(weights < 0)
     if negative.size:
         raise ValueError(
@@ -237,13 +269,15 @@ def check_codes(estimator, codes, sizes: Sequence[int], widths: Sequence[int]) -
             xp = array_namespace(codes)
             return astype(xp, codes, xp.int64)
         codes = to_host(codes)  # to say what is wrong
-    codes = check_array(
-        codes,
-        dtype="numeric",
-        ensure_all_finite=False,
-        ensure_min_samples=0,
-        input_name="codes",
-    )
+    check_unmasked(codes, "codes")
+    with naming("codes"):
+        codes = check_array(
+            codes,
+            dtype="numeric",
+            ensure_all_finite=False,
+            ensure_min_samples=0,
+            input_name="codes",
+        )
     if codes.shape[1] not in widths:
         expected = " or ".join(str(width) for width in widths)
         raise ValueError(
@@ -284,6 +318,49 @@ def _valid_foreign_codes(codes, sizes: Sequence[int], widths: Sequence[int]) -> 
     return bool(xp.all(valid))
 
 
+def check_table(
+    table, name: str, dtype, shape: tuple[int | None, int], meaning: str
+) -> np.ndarray:
+    """Return a copy of a table that a parameter gives; raise unless it fits.
+
+    Parameters
+    ----------
+    table : array-like
+        NumPy's, or of its kind.
+    name : str
+        The parameter, named in the messages.
+    dtype : dtype
+        Of the copy.
+    shape : tuple of int or None
+        What is expected; None: any number of rows.
+    meaning : str
+        What the shape stands for.
+    """
+    expected = f"{meaning} = {shape}" if shape[0] is not None else meaning
+    check_unmasked(table, name)
+    try:
+        table = check_array(table, dtype=dtype, copy=True, input_name=name)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name}: expected an array of numbers of shape {expected}. {error}"
+        ) from error
+    if table.shape != (shape[0] or len(table), shape[1]):
+        raise ValueError(f"{name} has shape {table.shape}; expected {expected}.")
+    return table
+
+
+def in_fitted_dtype(X, dtype: np.dtype) -> Any:
+    """Return X in the dtype of a fit; raise if that is too narrow for its values."""
+    if numpy_dtype(X).itemsize > dtype.itemsize:
+        largest = largest_magnitude(X)
+        if largest > float(np.finfo(dtype).max):
+            raise ValueError(
+                f"X has values up to {largest:.3g}, too large for {dtype}, in which "
+                "the tables are: scale X, or fit on float64."
+            )
+    return in_dtype(X, dtype)
+
+
 def warn(message: str, category: type[Warning]) -> None:
     """Warn from within `fit`, at the user's line as far as that can be told."""
     # user -> scikit-learn's wrapper -> `in_own_context` -> fit -> the hook -> here
@@ -315,6 +392,16 @@ def copy_to_fit(estimator: T, *, fitted: bool) -> T:
         if fitted or not _is_fitted_name(name):
             vars(copy)[name] = value
     return copy
+
+
+def plain_parameters(copy) -> None:
+    """Make the numbers among the parameters of a copy Python's own.
+
+    NumPy's wrap around, or overflow, in arithmetic that is in Python's right.  What the
+    user has set stays, on the estimator that the copy was made of.
+    """
+    given = copy.get_params(deep=False)
+    vars(copy).update({name: as_plain(value) for name, value in given.items()})
 
 
 def take_over(estimator: T, learned: T) -> None:

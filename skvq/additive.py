@@ -9,10 +9,12 @@ from sklearn.utils import check_random_state
 
 from skvq import nearest
 from skvq._array_api import array_namespace, is_foreign, numpy_dtype, to_host
-from skvq._compat import Interval, StrOptions
+from skvq._checks import check_count, check_memory
+from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
 from skvq._validation import warn
 from skvq.base import BaseQuantizer
 from skvq.learning import additive as learning
+from skvq.learning import least_squares
 from skvq.learning.initialise import few_distinct, repeat_cyclically
 from skvq.parts import _sizes as part_sizes
 from skvq.product import ProductQuantizer
@@ -136,17 +138,17 @@ class AdditiveQuantizer(BaseQuantizer):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "n_codebooks": [Interval(Integral, 1, None, closed="left")],
-        "n_codewords": [Interval(Integral, 1, None, closed="left"), "array-like"],
+        "n_codebooks": [SIZE],
+        "n_codewords": [SIZE, SIZES],
         "assignment": [StrOptions({"joint", "independent"})],
         "share_codebook": ["boolean"],
-        "beam_size": [Interval(Integral, 1, None, closed="left")],
+        "beam_size": [SIZE],
         "n_rounds": [Interval(Integral, 0, None, closed="left")],
-        "fit_beam_size": [Interval(Integral, 1, None, closed="left")],
+        "fit_beam_size": [SIZE],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
         "ridge": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-        "random_state": ["random_state"],
+        "random_state": RANDOM_STATE,
         "backend": [StrOptions(set(nearest.BACKENDS))],
     }
     _follows_namespace = True
@@ -181,6 +183,7 @@ class AdditiveQuantizer(BaseQuantizer):
         self.backend = backend
 
     def _fit(self, X, weights):
+        self._check_memory(X)
         sizes = part_sizes(self.n_codewords, self.n_codebooks)
         self._check_shared(sizes)
         rng = check_random_state(self.random_state)
@@ -233,6 +236,30 @@ class AdditiveQuantizer(BaseQuantizer):
             residual.fit(X, sample_weight=weights)
         n_tables = 1 if self.share_codebook else self.n_codebooks
         return [to_host(table) for table in residual.codebooks_[:n_tables]]
+
+    def _table_elements(self, n_features):
+        return n_features * self._n_rows()
+
+    def _n_rows(self) -> int:
+        """Return how many codewords all tables have."""
+        sizes = self.n_codewords
+        if isinstance(sizes, Integral):
+            return int(sizes) * (1 if self.share_codebook else self.n_codebooks)
+        sizes = part_sizes(sizes, self.n_codebooks)
+        return sizes[0] if self.share_codebook else sum(sizes)
+
+    def _check_memory(self, X) -> None:
+        size, (n, d) = numpy_dtype(X).itemsize, X.shape
+        n_bytes = size * self._table_elements(d) + n * self.n_codebooks
+        if self.assignment == "joint":
+            n_pairs = n * self.n_codebooks**2
+            n_bytes += least_squares.system_bytes(self._n_rows(), d, n_pairs)
+        check_memory(
+            f"Tables of n_codewords={self.n_codewords} for n_codebooks="
+            f"{self.n_codebooks}, their least squares, and the codes of {n} rows",
+            n_bytes,
+            size * n * d,
+        )
 
     def _check_shared(self, sizes) -> None:
         if not self.share_codebook:
@@ -304,7 +331,12 @@ class AdditiveQuantizer(BaseQuantizer):
     def _encode(self, X):
         if self.assignment == "independent":
             return learning.encode_independently(X, self._codebooks())
-        search = learning.Search(self.beam_size, self.n_rounds, self._seed_)
+        # Either may have been changed after the fit, which no constraint has seen.
+        search = learning.Search(
+            check_count("beam_size", self.beam_size),
+            check_count("n_rounds", self.n_rounds, 0, largest=None),
+            self._seed_,
+        )
         codes = learning.encode(X, self._codebooks(), search)
         # Codes of one table may change places: the least row of them names the sum.
         if not self.share_codebook:

@@ -38,7 +38,6 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.exceptions import InconsistentVersionWarning
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
@@ -57,7 +56,8 @@ from skvq._array_api import (
     to_host,
     total,
 )
-from skvq._compat import UNUSED, _fit_context
+from skvq._checks import check_count
+from skvq._compat import UNUSED, Accepted, _fit_context, available_unless
 from skvq._validation import (
     as_it_is_now,
     check_codes,
@@ -68,6 +68,7 @@ from skvq._validation import (
     drop_zero_weights,
     in_own_context,
     is_followed,
+    plain_parameters,
     take_over,
 )
 from skvq._version import __version__
@@ -86,13 +87,13 @@ _DEVICE_BLOCK_ELEMENTS = 2**28
 _TILES_PER_BLOCK = 8
 
 
-def _learns_from_stream(estimator: "BaseQuantizer") -> bool:
-    if not estimator._can_partial_fit():
-        raise AttributeError(
-            f"{type(estimator).__name__} has no partial_fit with these parameters: "
-            f"{estimator._why_no_partial_fit()}"
-        )
-    return True
+def _reason_against_streams(estimator: "BaseQuantizer") -> str | None:
+    if estimator._can_partial_fit():
+        return None
+    return (
+        f"{type(estimator).__name__} has no partial_fit with these parameters: "
+        f"{estimator._why_no_partial_fit()}"
+    )
 
 
 class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -151,6 +152,14 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _why_no_partial_fit(self) -> str:
         return "the scheme does not learn from a stream."
 
+    def _template(self) -> "BaseQuantizer":
+        """Return the quantizer that parts are clones of."""
+        raise AssertionError("of nesting schemes alone")  # pragma: no cover
+
+    def _table_elements(self, n_features: int) -> int:
+        """Return how many numbers its tables hold, if they are many."""
+        return 0
+
     def _decodable_widths(self) -> tuple[int, ...]:
         """Return the numbers of code columns that `inverse_transform` takes."""
         return (len(self.codebook_sizes_),)
@@ -204,6 +213,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         with new._computing():
             X, weights = new._check_training(X, sample_weight, reset=True)
             began = time.perf_counter()
+            plain_parameters(new)
             new._fit(X, weights)
             new._settle(X)
             if not hasattr(new, "distortion_"):
@@ -220,7 +230,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         )
         return self
 
-    @available_if(_learns_from_stream)
+    @available_unless(_reason_against_streams)
     @_fit_context(prefer_skip_nested_validation=False)
     @in_own_context
     def partial_fit(self, X, y=None, sample_weight=None):
@@ -251,6 +261,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             X, weights = new._check_training(X, sample_weight, reset=first, batch=True)
             if hasattr(new, "distortion_"):
                 del new.distortion_
+            plain_parameters(new)
             new._partial_fit(X, weights)
             new._settle(X)
             if not hasattr(new, "distortion_"):
@@ -388,6 +399,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self = as_it_is_now(self)
         check_is_fitted(self)
         self._return_home()
+        max_size = check_count("max_size", max_size, largest=None)
         size = 1
         for n_codewords in self.codebook_sizes_:
             size *= int(n_codewords)
@@ -398,6 +410,38 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             )
         codes = from_token_ids(np.arange(size), self.codebook_sizes_)
         return self._decode(self._on_own_device(codes.astype(np.intp)))
+
+    def set_params(self, **params):
+        """Set parameters, of parts as well, by ``<part>__<parameter>``.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters and their values.
+
+        Returns
+        -------
+        self : object
+            The quantizer.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, or the part is None, which stands for a
+            default that is made anew in every fit.
+        """
+        for name, value in params.items():
+            part, _, parameter = name.partition("__")
+            if not parameter or part != "quantizer":
+                continue
+            if params.get(part, getattr(self, part, part)) is None:
+                default = self._template()
+                raise ValueError(
+                    f"{name}={value!r} cannot be set while quantizer=None, which "
+                    f"stands for {default!r}: set quantizer={default!r} first, or with "
+                    "it."
+                )
+        return super().set_params(**params)
 
     # -- fitted attributes that follow from the tables -----------------------------
 
@@ -558,6 +602,13 @@ def _log(message: str, *arguments) -> None:
         # As the handlers of the standard library tell of their errors.
         record = logging.makeLogRecord({"msg": message, "args": arguments})
         logging.Handler().handleError(record)
+
+
+QUANTIZER = Accepted(
+    lambda value: isinstance(value, BaseQuantizer),
+    "an instance of a quantizer of skvq (the steps of a pipeline go in front of the "
+    "whole, or into a transform that is a quantizer)",
+)
 
 
 def _to_compute_in(X):

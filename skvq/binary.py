@@ -1,6 +1,6 @@
 """The binary scheme: the signs of the features."""
 
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -16,11 +16,11 @@ from skvq._array_api import (
     numpy_dtype,
     to_host,
 )
-from skvq._compat import Interval, StrOptions
+from skvq._compat import SIZE, Interval, StrOptions
 from skvq._validation import is_followed_by_functions, warn
 from skvq.base import BaseQuantizer
 from skvq.learning.scalar import tile_rows, weighted_mean
-from skvq.radius import RADII, fit_radius, row_norms
+from skvq.radius import RADII, check_radius_memory, fit_radius, row_norms
 
 
 class BinaryQuantizer(BaseQuantizer):
@@ -105,7 +105,7 @@ class BinaryQuantizer(BaseQuantizer):
         "spherical": ["boolean"],
         "scale": [StrOptions({"fit"}), Interval(Real, 0, None, closed="neither")],
         "radius": [StrOptions(set(RADII))],
-        "radius_levels": [Interval(Integral, 1, 2**32, closed="both")],
+        "radius_levels": [SIZE],
     }
     _follows_namespace = True
 
@@ -122,6 +122,8 @@ class BinaryQuantizer(BaseQuantizer):
         radius = None
         if self.spherical:
             scale = np.full(n_features, 1 / np.sqrt(n_features))
+            x_bytes = dtype.itemsize * X.shape[0] * n_features
+            check_radius_memory(self.radius, self.radius_levels, x_bytes)
             radius = fit_radius(
                 self.radius, row_norms(X), weights, int(self.radius_levels)
             )

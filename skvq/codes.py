@@ -34,6 +34,7 @@ from skvq._array_api import (
     numpy_dtype,
     to_host,
 )
+from skvq._checks import check_unmasked
 from skvq._compat import is_library_followed
 
 __all__ = [
@@ -391,7 +392,7 @@ def from_token_ids(
         if found is not None:
             return found
         ids = to_host(ids)  # to say what is wrong
-    ids = np.asarray(ids)
+    ids = np.asarray(check_unmasked(ids, "ids"))
     if ids.ndim != 1:
         raise ValueError(f"ids must be 1-d, of shape (n_samples,), got {ids.shape}")
     if ids.dtype.kind not in "iu":
@@ -504,7 +505,7 @@ def _check_codes(codes: Any, sizes: tuple[int, ...]) -> NDArray[Any]:
             xp = array_namespace(codes)
             return astype(xp, codes, xp.int64)
         codes = to_host(codes)  # to say what is wrong
-    codes = np.asarray(codes)
+    codes = np.asarray(check_unmasked(codes, "codes"))
     if codes.ndim != 2:
         raise ValueError(
             f"codes must be 2-d, of shape (n_samples, n_codes), got {codes.shape}"
@@ -538,7 +539,7 @@ def _first_out_of_range(values: NDArray[Any], size: int) -> int | None:
 def _check_packed(
     packed: Any, n_bits: int, row_aligned: bool, n_samples: Any
 ) -> tuple[NDArray[np.uint8], int]:
-    packed = np.asarray(packed)
+    packed = np.asarray(check_unmasked(packed, "packed"))
     if packed.dtype != np.uint8:
         raise TypeError(
             f"packed must have dtype uint8, got {packed.dtype}; for bytes, use "

@@ -8,7 +8,7 @@ from sklearn.base import (
 )
 from sklearn.utils.validation import check_is_fitted
 
-from skvq._compat import HasMethods, _fit_context
+from skvq._compat import _fit_context
 from skvq._validation import (
     check_reconstructions,
     check_same_library,
@@ -18,6 +18,7 @@ from skvq._validation import (
     in_own_context,
     take_over,
 )
+from skvq.base import QUANTIZER
 
 
 class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -49,7 +50,7 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "quantizer": [HasMethods(["fit", "transform", "inverse_transform", "quantize"])]
+        "quantizer": [QUANTIZER]
     }
 
     def __init__(self, quantizer):

@@ -18,7 +18,8 @@ from skvq._array_api import (
     numpy_dtype,
     to_host,
 )
-from skvq._compat import Interval, StrOptions
+from skvq._checks import check_memory, check_unmasked
+from skvq._compat import NUMBERS, SIZE, SIZES, Interval, StrOptions
 from skvq._validation import check_codes, warn
 from skvq.base import BaseQuantizer, _over_blocks
 from skvq.codes import smallest_dtype
@@ -129,12 +130,9 @@ class UniformQuantizer(BaseQuantizer):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "n_levels": [Interval(Integral, 1, 2**32, closed="both"), "array-like"],
-        "feature_range": [
-            StrOptions({"minmax", "quantile", *DENSITIES}),
-            "array-like",
-        ],
-        "quantile_range": ["array-like"],
+        "n_levels": [SIZE, SIZES],
+        "feature_range": [StrOptions({"minmax", "quantile", *DENSITIES}), NUMBERS],
+        "quantile_range": [NUMBERS],
         "levels": [StrOptions({"uniform", "lloyd-max"})],
         "density": [StrOptions({"data", *DENSITIES})],
     }
@@ -159,6 +157,7 @@ class UniformQuantizer(BaseQuantizer):
         sizes = per_column("n_levels", self.n_levels, X.shape[1], "feature", 1, 2**32)
         shares = self._quantile_shares()
         if self.levels == "lloyd-max":
+            _check_memory("n_levels", self.n_levels, sizes, X)
             self._codec_: Grid | Levels = self._matched_levels(X, weights, sizes)
         else:
             low, high = self._range(X, weights, sizes, shares)
@@ -191,6 +190,8 @@ class UniformQuantizer(BaseQuantizer):
 
     def _given_range(self, n_features):
         try:
+            for end in (self.feature_range, *self.feature_range):
+                check_unmasked(end, "feature_range")
             low, high = (
                 np.broadcast_to(np.asarray(end, dtype=np.float64), (n_features,)).copy()
                 for end in self.feature_range
@@ -207,6 +208,7 @@ class UniformQuantizer(BaseQuantizer):
         return low, high
 
     def _quantile_shares(self) -> np.ndarray:
+        check_unmasked(self.quantile_range, "quantile_range")
         try:
             shares = np.asarray(self.quantile_range, dtype=np.float64) / 100
         except (TypeError, ValueError):
@@ -246,6 +248,15 @@ class UniformQuantizer(BaseQuantizer):
 
     def _codebooks(self):
         return self._codec_.tables(self._dtype_)
+
+
+def _check_memory(name: str, given, sizes, X) -> None:
+    """Raise if the levels, or the counts of their samples, are out of proportion."""
+    check_memory(
+        f"Levels of {name}={given} for each of {X.shape[1]} features",
+        3 * 8 * sum(sizes),
+        numpy_dtype(X).itemsize * X.shape[0] * X.shape[1],
+    )
 
 
 def _distinct_columns(X, weights) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -393,7 +404,7 @@ class FiniteScalarQuantizer(BaseQuantizer):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "levels": [Interval(Integral, 2, 2**16, closed="both"), "array-like"],
+        "levels": [Interval(Integral, 2, 2**16, closed="both"), SIZES],
         "bound": [StrOptions({"tanh", "cdf", "none"})],
         "formula": [StrOptions({"corrected", "paper"})],
     }
@@ -447,6 +458,7 @@ class FiniteScalarQuantizer(BaseQuantizer):
 
     def _fit(self, X, weights):
         sizes = per_column("levels", self.levels, X.shape[1], "feature", 2, 2**16)
+        _check_memory("levels", self.levels, sizes, X)
         if self.bound == "tanh":
             squash: _Tanh | _Spread | _Distribution = _Tanh(sizes, self.formula)
         elif self.bound == "none":

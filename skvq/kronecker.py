@@ -6,12 +6,12 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_array
 
 from skvq import nearest
 from skvq._array_api import is_foreign, look_up, numpy_dtype, to_host
-from skvq._compat import Interval, StrOptions
-from skvq._validation import warn
+from skvq._checks import check_counts, check_memory, is_sequence
+from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
+from skvq._validation import check_table, warn
 from skvq.base import BaseQuantizer
 from skvq.learning import kronecker as learning
 from skvq.learning.initialise import few_distinct
@@ -19,6 +19,8 @@ from skvq.parts import _sizes as part_sizes
 
 # More than that takes seconds for each row.
 _MAX_CODEWORDS = 2**32
+
+_TABLES = Accepted(is_sequence, "a sequence of tables, one for each factor")
 
 
 class KroneckerQuantizer(BaseQuantizer):
@@ -125,15 +127,15 @@ class KroneckerQuantizer(BaseQuantizer):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "factor_sizes": ["array-like", None],
-        "n_codewords": [Interval(Integral, 1, None, closed="left"), "array-like"],
+        "factor_sizes": [SIZES, None],
+        "n_codewords": [SIZE, SIZES],
         "share_codebook": ["boolean"],
-        "init": [StrOptions({"spectral"}), list, tuple],
-        "fixed_factors": [list, tuple, None],
+        "init": [StrOptions({"spectral"}), _TABLES],
+        "fixed_factors": [_TABLES, None],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
-        "random_state": ["random_state"],
+        "random_state": RANDOM_STATE,
         "backend": [StrOptions(set(nearest.BACKENDS))],
     }
     _follows_namespace = True
@@ -167,7 +169,7 @@ class KroneckerQuantizer(BaseQuantizer):
         shape = _factor_sizes(self.factor_sizes, X.shape[1])
         dtype = numpy_dtype(X)
         fixed = self._given("fixed_factors", shape, dtype)
-        sizes = self._sizes(shape, fixed)
+        sizes = self._sizes(shape, fixed, dtype.itemsize * X.shape[0] * X.shape[1])
         start = None
         if not isinstance(self.init, str):
             start = self._given("init", shape, dtype, sizes)
@@ -223,19 +225,13 @@ class KroneckerQuantizer(BaseQuantizer):
         for j, table in enumerate(given):
             if table is not None or sizes is not None:
                 table = to_host(table) if is_foreign(table) else table
-                table = check_array(
-                    table, dtype=dtype, copy=True, input_name=f"{name}[{j}]"
-                )
-                n_codewords = len(table) if sizes is None else sizes[j]
-                if table.shape != (n_codewords, shape[j]):
-                    raise ValueError(
-                        f"{name}[{j}] has shape {table.shape}; expected "
-                        f"{(n_codewords, shape[j])}, codewords and factor size."
-                    )
+                expected = None if sizes is None else sizes[j], shape[j]
+                meaning = f"(n_codewords, {shape[j]})"
+                table = check_table(table, f"{name}[{j}]", dtype, expected, meaning)
             tables.append(table)
         return tables
 
-    def _sizes(self, shape, fixed) -> tuple[int, ...]:
+    def _sizes(self, shape, fixed, x_bytes) -> tuple[int, ...]:
         """Return V_1..V_m: of fixed factors, the number of their rows."""
         one_for_all = isinstance(self.n_codewords, Integral)
         sizes = part_sizes(self.n_codewords, len(shape))
@@ -252,6 +248,8 @@ class KroneckerQuantizer(BaseQuantizer):
                 f"n_codewords={sizes} multiply to more than {_MAX_CODEWORDS} "
                 "codewords, all of which the search compares."
             )
+        n_bytes = 8 * sum(n * d for n, d in zip(sizes, shape, strict=True))
+        check_memory(f"Tables of n_codewords={sizes}", n_bytes, x_bytes)
         return tuple(sizes)
 
     def _check_shared(self, shape, sizes, fixed, start) -> None:
@@ -291,16 +289,10 @@ def _factor_sizes(factor_sizes, n_features: int) -> tuple[int, ...]:
         root = math.isqrt(n_features)
         small = next(d for d in range(root, 0, -1) if n_features % d == 0)
         return small, n_features // small
-    sizes = list(factor_sizes)
-    whole = all(isinstance(d, Integral) and not isinstance(d, bool) for d in sizes)
-    if not whole or not sizes or min(sizes) < 1:
-        raise ValueError(
-            f"factor_sizes={factor_sizes!r}; expected one or more integers of 1 or "
-            "more."
-        )
+    sizes = check_counts("factor_sizes", factor_sizes)
     if math.prod(sizes) != n_features:
         raise ValueError(
             f"factor_sizes={tuple(sizes)} multiply to {math.prod(sizes)}, but X has "
             f"{n_features} features."
         )
-    return tuple(int(size) for size in sizes)
+    return tuple(sizes)

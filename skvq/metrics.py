@@ -50,6 +50,7 @@ from skvq._array_api import (
     numpy_dtype,
     to_host,
 )
+from skvq._checks import check_counts, check_unmasked, is_sequence, naming
 from skvq._validation import (
     check_foreign_matrix,
     check_weights,
@@ -683,8 +684,8 @@ def _check_reconstruction(
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
     followed = next(filter(is_followed_by_functions, (X, X_quant)), None)
     if followed is None:
-        X = check_array(X, dtype="numeric", input_name="X")
-        X_quant = check_array(X_quant, dtype="numeric", input_name="X_quant")
+        X = _check_numbers(X, "X")
+        X_quant = _check_numbers(X_quant, "X_quant")
     else:
         X = check_foreign_matrix(like(X, followed), "X")
         X_quant = check_foreign_matrix(like(X_quant, followed), "X_quant")
@@ -717,6 +718,12 @@ def _as_rows(X: Any, X_quant: Any) -> tuple[Any, Any]:
     return rows_of(X), rows_of(X_quant)
 
 
+def _check_numbers(array: Any, name: str, **options: Any) -> NDArray[Any]:
+    with naming(name):
+        check_unmasked(array, name)
+        return check_array(array, dtype="numeric", input_name=name, **options)
+
+
 def _check_data_range(data_range: Any, dtype: np.dtype[Any]) -> float:
     if data_range is None:
         if dtype.kind not in "ui" or dtype.itemsize > 2:
@@ -743,7 +750,9 @@ def _check_use(
         if found is not None:
             return drop_zero_weights(found, check_weights(sample_weight, found))
         codes = to_host(codes)  # to say what is wrong
-    codes = check_array(codes, dtype="numeric", ensure_2d=False, input_name="codes")
+    codes = _check_numbers(codes, "codes", ensure_2d=False)
+    if codes.dtype.kind not in "biuf":
+        raise ValueError(f"codes has dtype {codes.dtype}; expected integers.")
     codes = codes[:, None] if codes.ndim == 1 else codes
     if codes.dtype.kind == "f":
         # Compared before the cast, which would wrap.
@@ -771,6 +780,11 @@ def _foreign_codes(codes: Any) -> Any:
 
 
 def _check_sizes(codes: NDArray[Any], sizes: Any) -> None:
+    if not is_sequence(sizes):
+        raise TypeError(
+            f"sizes must be a sequence of integers, one per code column, got {sizes!r}"
+        )
+    sizes = check_counts("sizes", sizes)
     if len(sizes) != codes.shape[1]:
         raise ValueError(
             f"sizes has {len(sizes)} entries, but codes has {codes.shape[1]} columns."

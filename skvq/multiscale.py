@@ -1,5 +1,6 @@
 """The multi-scale residual scheme: maps of tokens, coded from coarse to fine."""
 
+import math
 from numbers import Integral, Real
 
 import numpy as np
@@ -9,7 +10,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._array_api import (
-    in_dtype,
     largest_magnitude,
     numpy_dtype,
     repeat,
@@ -17,8 +17,9 @@ from skvq._array_api import (
     times_power,
     to_host,
 )
-from skvq._compat import Interval, StrOptions
-from skvq._validation import check_codes, warn
+from skvq._checks import LARGEST_SIZE, check_memory, is_sequence
+from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
+from skvq._validation import check_codes, in_fitted_dtype, warn
 from skvq.learning import multiscale as learning
 from skvq.learning.initialise import few_distinct
 from skvq.learning.pyramid import (
@@ -33,6 +34,8 @@ from skvq.vector import VectorQuantizer
 # Fewer distinct tokens for each codeword are left at the start, which chance plays no
 # part in: least squares would fit their noise.
 _FEW_TOKENS = 4
+
+_SCALES = Accepted(is_sequence, "a sequence of ints or pairs of ints")
 
 
 class MultiScaleQuantizer(StagedQuantizer):
@@ -141,14 +144,14 @@ class MultiScaleQuantizer(StagedQuantizer):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "map_shape": ["array-like", None],
-        "scales": [StrOptions({"auto"}), "array-like"],
-        "n_codewords": [Interval(Integral, 1, None, closed="left")],
-        "n_smoothers": [Interval(Integral, 0, None, closed="left")],
+        "map_shape": [SIZES, None],
+        "scales": [StrOptions({"auto"}), _SCALES],
+        "n_codewords": [SIZE],
+        "n_smoothers": [Interval(Integral, 0, LARGEST_SIZE, closed="both")],
         "smoothing": [Interval(Real, 0, 1, closed="right")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
-        "random_state": ["random_state"],
+        "random_state": RANDOM_STATE,
         "backend": [StrOptions(set(nearest.BACKENDS))],
     }
     _follows_namespace = True
@@ -183,6 +186,7 @@ class MultiScaleQuantizer(StagedQuantizer):
         flat = len(map_shape) == 2
         shape = (map_shape[0], 1, map_shape[1]) if flat else map_shape
         grids = _grids(self.scales, shape[:2], flat=flat)
+        self._check_memory(X, shape, grids)
         X, exponent = _at_ordinary_scale(X)
         dtype = numpy_dtype(X)
         pyramid = Pyramid(
@@ -202,6 +206,24 @@ class MultiScaleQuantizer(StagedQuantizer):
         self.n_iter_ = learned.n_iter
         n_tokens = sum(h * w for h, w in grids)
         self.codebook_sizes_ = (int(self.n_codewords),) * n_tokens
+
+    def _check_memory(self, X, shape, grids) -> None:
+        size, (n, d), n_channels = numpy_dtype(X).itemsize, X.shape, shape[2]
+        x_bytes = size * n * d
+        check_memory(
+            f"The table of n_codewords={self.n_codewords} times {n_channels} channels",
+            8 * self.n_codewords * n_channels,
+            x_bytes,
+        )
+        places = self.n_smoothers * (9 if shape[1] > 1 else 3) * n_channels
+        check_memory(
+            f"The least squares of n_smoothers={self.n_smoothers} convolutions of "
+            f"{n_channels} channels",
+            8 * places * (places + n_channels),
+            x_bytes,
+        )
+        n_tokens = sum(h * w for h, w in grids)
+        check_memory(f"Codes of scales={self.scales!r}", 8 * n * n_tokens, x_bytes)
 
     def _first_smoothing(self, shape, grids, flat: bool) -> Smoothing | None:
         if self.n_smoothers == 0:
@@ -251,7 +273,8 @@ class MultiScaleQuantizer(StagedQuantizer):
     def _encode(self, X):
         # In the dtype of the fit, whatever X's: of a chain of residuals each scale
         # hears of the rounding of those before.
-        X = in_dtype(times_power(X, -self._exponent_), numpy_dtype(self._table_))
+        X = times_power(X, -self._exponent_)
+        X = in_fitted_dtype(X, numpy_dtype(self._table_))
         return self._pyramid_.encode(X, self._table_)[0]
 
     def _decode(self, codes):
@@ -317,12 +340,13 @@ def _map_shape(map_shape, n_features: int) -> tuple[int, ...]:
             f"map_shape={map_shape!r}; expected (height, width, channels) or (length, "
             "channels), integers of 1 or more."
         )
-    if int(np.prod(sizes, dtype=np.int64)) != n_features:
+    sizes = [int(size) for size in sizes]
+    if math.prod(sizes) != n_features:
         raise ValueError(
-            f"map_shape={tuple(sizes)} holds {np.prod(sizes, dtype=np.int64)} numbers, "
-            f"but X has {n_features} features."
+            f"map_shape={tuple(sizes)} holds {math.prod(sizes)} numbers, but X has "
+            f"{n_features} features."
         )
-    return tuple(int(size) for size in sizes)
+    return tuple(sizes)
 
 
 def _grids(scales, size, *, flat: bool) -> list[tuple[int, int]]:
@@ -356,7 +380,7 @@ def _grids(scales, size, *, flat: bool) -> list[tuple[int, int]]:
 
 def _grid(scale, flat: bool) -> tuple[int, int] | None:
     """Return (h, w) of an int or a pair; None if it is neither."""
-    pair = (scale, 1 if flat else scale) if np.ndim(scale) == 0 else tuple(scale)
+    pair = tuple(scale) if is_sequence(scale) else (scale, 1 if flat else scale)
     if len(pair) != 2 or any(isinstance(n, bool) for n in pair):
         return None
     if not all(isinstance(n, Integral) and int(n) >= 1 for n in pair):

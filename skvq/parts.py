@@ -1,10 +1,14 @@
 """Parts of the nesting schemes: clones of one quantizer, each with its own settings."""
 
+from collections import Counter
 from numbers import Integral
 
 import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_random_state
+
+from skvq._checks import check_counts
+from skvq._validation import plain_parameters
 
 
 def make_parts(
@@ -57,6 +61,50 @@ def shallow_copy(part):
     return copy
 
 
+def why_no_stream(template) -> str:
+    """Return why a scheme of such parts does not learn from a stream."""
+    return (
+        f"its part, {template!r}, has none: {template._why_no_partial_fit()}"
+        if hasattr(template, "_why_no_partial_fit")
+        else f"its part, {template!r}, has none."
+    )
+
+
+def parts_elements(template, n_codewords, widths) -> int:
+    """Return how many numbers the tables of parts hold.
+
+    Parameters
+    ----------
+    template : quantizer
+        What they are clones of.
+    n_codewords : int, sequence of int, or None
+        As in `make_parts`.
+    widths : sequence of int
+        The number of features of each part; a Counter where they are very many.
+
+    Returns
+    -------
+    n_elements : int
+    """
+    counts = Counter(widths)
+    pairs: Counter = Counter()
+    if n_codewords is None or isinstance(n_codewords, Integral):
+        for width, count in counts.items():
+            pairs[n_codewords, width] += count
+    else:
+        sizes = _sizes(n_codewords, counts.total())
+        pairs.update(zip(sizes, counts.elements(), strict=True))
+    total = 0
+    for (size, width), count in pairs.items():
+        part = clone(template)
+        if size is not None:
+            _set_size(part, size)
+        part._validate_params()
+        plain_parameters(part)
+        total += count * part._table_elements(width)
+    return total
+
+
 def _sizes(n_codewords, n_parts: int) -> list[int]:
     if isinstance(n_codewords, Integral):
         return [int(n_codewords)] * n_parts
@@ -66,12 +114,7 @@ def _sizes(n_codewords, n_parts: int) -> list[int]:
             f"n_codewords has {len(sizes)} entries, but there are {n_parts} codebooks; "
             "give one int for all, or one for each."
         )
-    for size in sizes:
-        if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
-            raise ValueError(
-                f"n_codewords holds {size!r}; expected integers of 1 or more."
-            )
-    return [int(size) for size in sizes]
+    return check_counts("n_codewords", sizes)
 
 
 def _set_size(part, size: int) -> None:

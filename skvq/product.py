@@ -16,16 +16,18 @@ from skvq._array_api import (
     is_foreign,
     join,
     join_columns,
+    numpy_dtype,
     repeat,
     reshape,
     stable_order,
     take_along,
     take_rows,
 )
-from skvq._compat import HasMethods, Interval, StrOptions
+from skvq._checks import check_counts, check_memory
+from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
 from skvq._validation import warn
-from skvq.base import BaseQuantizer
-from skvq.parts import make_parts, shallow_copy
+from skvq.base import QUANTIZER, BaseQuantizer
+from skvq.parts import make_parts, parts_elements, shallow_copy, why_no_stream
 from skvq.vector import VectorQuantizer
 
 
@@ -103,16 +105,16 @@ class ProductQuantizer(BaseQuantizer):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "n_subspaces": [Interval(Integral, 1, None, closed="left")],
-        "n_codewords": [
+        "n_subspaces": [SIZE],
+        "n_codewords": [SIZE, SIZES, None],
+        "quantizer": [QUANTIZER, None],
+        "share_codebook": ["boolean"],
+        "n_jobs": [
+            Interval(Integral, None, -1, closed="right"),
             Interval(Integral, 1, None, closed="left"),
-            "array-like",
             None,
         ],
-        "quantizer": [HasMethods(["fit", "transform", "inverse_transform"]), None],
-        "share_codebook": ["boolean"],
-        "n_jobs": [Integral, None],
-        "random_state": ["random_state"],
+        "random_state": RANDOM_STATE,
         "backend": [StrOptions(set(nearest.BACKENDS))],
     }
 
@@ -138,14 +140,16 @@ class ProductQuantizer(BaseQuantizer):
     def _fit(self, X, weights):
         slices = self._slices(X.shape[1])
         parts = self._new_parts(slices)
+        self._check_memory(X)
         if self.share_codebook:
             X, weights = _stack_slices(X, weights, slices)
             slices = [slice(None)]
         # A part may train on a column-cut view only through a copy; it makes its own.
-        if effective_n_jobs(self.n_jobs) == 1 and not is_foreign(X):
+        n_workers = min(effective_n_jobs(self.n_jobs), len(parts))
+        if n_workers == 1 and not is_foreign(X):
             _fit_on_threads(parts, slices, X, weights)
         else:
-            parts = Parallel(n_jobs=self.n_jobs)(
+            parts = Parallel(n_jobs=n_workers)(
                 delayed(_fit_part)(part, X[:, columns], weights)
                 for part, columns in zip(parts, slices, strict=True)
             )
@@ -160,6 +164,7 @@ class ProductQuantizer(BaseQuantizer):
             parts = [shallow_copy(part) for part in self.quantizers_[:count]]
         else:
             parts = self._new_parts(slices)
+            self._check_memory(X)
         if self.share_codebook:
             X, weights = _stack_slices(X, weights, slices)
             slices = [slice(None)]
@@ -179,7 +184,7 @@ class ProductQuantizer(BaseQuantizer):
                     f"{sorted(widths)}."
                 )
             if sizes is not None and not isinstance(sizes, Integral):
-                sizes = list(sizes)
+                sizes = check_counts("n_codewords", sizes)
                 if len(sizes) != len(slices) or len(set(sizes)) > 1:
                     raise ValueError(
                         f"share_codebook=True takes one n_codewords for all "
@@ -192,6 +197,25 @@ class ProductQuantizer(BaseQuantizer):
             n_codewords=sizes,
             random_state=self.random_state,
             backend=self.backend,
+        )
+
+    def _table_elements(self, n_features):
+        n_subspaces = min(self.n_subspaces, n_features)
+        widths = [len(p) for p in np.array_split(np.arange(n_features), n_subspaces)]
+        if self.share_codebook:
+            sizes = self.n_codewords
+            if not (sizes is None or isinstance(sizes, Integral)):
+                sizes = next(iter(sizes))
+            return parts_elements(self._template(), sizes, widths[:1])
+        return parts_elements(self._template(), self.n_codewords, widths)
+
+    def _check_memory(self, X) -> None:
+        size = numpy_dtype(X).itemsize
+        check_memory(
+            f"Tables of n_codewords={self.n_codewords} for n_subspaces="
+            f"{self.n_subspaces} slices of {X.shape[1]} features",
+            size * self._table_elements(X.shape[1]),
+            size * X.shape[0] * X.shape[1],
         )
 
     @property
@@ -230,7 +254,7 @@ class ProductQuantizer(BaseQuantizer):
         return hasattr(self._template(), "partial_fit")
 
     def _why_no_partial_fit(self) -> str:
-        return f"its part, {self._template()!r}, has none."
+        return why_no_stream(self._template())
 
     def _parts_with_columns(self) -> Iterator[tuple]:
         """Yield each part with its columns of X and its columns of the codes."""

@@ -14,6 +14,7 @@ away, or code it in one of three ways, each a few code columns behind their own.
 import numpy as np
 
 from skvq._array_api import array_namespace, is_foreign
+from skvq._checks import check_memory
 from skvq.learning import scalar_arrays
 from skvq.learning.scalar import (
     Grid,
@@ -53,6 +54,12 @@ def row_norms(X: np.ndarray) -> np.ndarray:
 def row_exponents(rows: np.ndarray) -> np.ndarray:
     """Return e for which the largest entry of each row is in [2**(e-1), 2**e)."""
     return np.frexp(np.abs(rows).max(axis=1, initial=0.0))[1]
+
+
+def check_radius_memory(how: str, n_levels: int, x_bytes: int) -> None:
+    """Raise if levels of the length are out of proportion to X; see `fit_radius`."""
+    if how == "learned":
+        check_memory(f"Levels of radius_levels={n_levels}", 3 * 8 * n_levels, x_bytes)
 
 
 def fit_radius(

@@ -1,7 +1,8 @@
 """The residual scheme: each table quantizes what those before it have left."""
 
+import math
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from numbers import Integral
 
@@ -29,11 +30,20 @@ from skvq._array_api import (
     to_host,
     zeros,
 )
-from skvq._compat import HasMethods, Interval, StrOptions
+from skvq._checks import check_count, check_counts, check_memory, check_unmasked
+from skvq._compat import (
+    NUMBERS,
+    RANDOM_STATE,
+    SIZE,
+    SIZES,
+    Interval,
+    StrOptions,
+)
+from skvq.base import QUANTIZER
 from skvq.codes import smallest_dtype
 from skvq.learning import joint
 from skvq.learning.initialise import few_distinct
-from skvq.parts import make_parts, shallow_copy
+from skvq.parts import make_parts, parts_elements, shallow_copy, why_no_stream
 from skvq.staged import StagedQuantizer
 from skvq.vector import VectorQuantizer
 
@@ -133,18 +143,14 @@ class ResidualQuantizer(StagedQuantizer):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "n_stages": [Interval(Integral, 1, None, closed="left")],
-        "n_codewords": [
-            Interval(Integral, 1, None, closed="left"),
-            "array-like",
-            None,
-        ],
-        "quantizer": [HasMethods(["fit", "transform", "inverse_transform"]), None],
+        "n_stages": [SIZE],
+        "n_codewords": [SIZE, SIZES, None],
+        "quantizer": [QUANTIZER, None],
         "share_codebook": ["boolean"],
-        "beam_size": [Interval(Integral, 1, None, closed="left")],
-        "stage_weights": ["array-like", None],
+        "beam_size": [SIZE],
+        "stage_weights": [NUMBERS, None],
         "n_refine": [Interval(Integral, 0, None, closed="left")],
-        "random_state": ["random_state"],
+        "random_state": RANDOM_STATE,
         "backend": [StrOptions(set(nearest.BACKENDS))],
     }
 
@@ -175,6 +181,7 @@ class ResidualQuantizer(StagedQuantizer):
 
     def _fit(self, X, weights):
         self._check_parts()
+        self._check_memory(X)
         rng = check_random_state(self.random_state)
         parts = self._learn(X, weights, rng)
         if self.n_refine > 0:
@@ -192,6 +199,7 @@ class ResidualQuantizer(StagedQuantizer):
         if self.__sklearn_is_fitted__():
             parts = [shallow_copy(part) for part in self.quantizers_]
         else:
+            self._check_memory(X)
             parts = self._new_parts(self.n_stages, self.n_codewords)
         rest = X
         for part in parts:
@@ -210,6 +218,9 @@ class ResidualQuantizer(StagedQuantizer):
             rows, sums = _choose_sums(codes.shape[:2], rng)
             rest = _residuals(parts[:j], X, codes, rows, sums)
             part.fit(rest, sample_weight=_some(weights, rows))
+            if j == 0:
+                # Before the beam has grown, as if all stages were like this one.
+                _check_search_memory([part] * len(parts), X, 0, 1, [beam] * len(parts))
             if greedy is not None:
                 greedy = _never_worse(part, greedy, weights)
             if j < len(parts) - 1:
@@ -227,7 +238,7 @@ class ResidualQuantizer(StagedQuantizer):
         stage best raises the error of the last.
         """
         (part,) = self._new_parts(1, self._shared_size())
-        size = part.n_codewords
+        size = int(part.n_codewords)
         # One codeword is the zero, where there is more than one.
         n_learned = max(1, size - 1)
         zero = np.zeros((size - n_learned, X.shape[1]), dtype=numpy_dtype(X))
@@ -331,12 +342,27 @@ class ResidualQuantizer(StagedQuantizer):
             backend=self.backend,
         )
 
+    def _table_elements(self, n_features):
+        if self.share_codebook:
+            return parts_elements(self._template(), self._shared_size(), [n_features])
+        widths = Counter({n_features: self.n_stages})
+        return parts_elements(self._template(), self.n_codewords, widths)
+
+    def _check_memory(self, X) -> None:
+        size, (n, d) = numpy_dtype(X).itemsize, X.shape
+        check_memory(
+            f"Tables of n_codewords={self.n_codewords} for n_stages={self.n_stages}, "
+            f"and the codes of {n} rows,",
+            size * self._table_elements(d) + n * self.n_stages,
+            size * n * d,
+        )
+
     def _shared_size(self):
         """Return the one n_codewords that a shared table may have, or None."""
         sizes = self.n_codewords
         if sizes is None or isinstance(sizes, Integral):
             return sizes
-        sizes = list(sizes)
+        sizes = check_counts("n_codewords", sizes)
         if len(sizes) != self.n_stages or len(set(sizes)) > 1:
             raise ValueError(
                 f"share_codebook=True takes one n_codewords for all {self.n_stages} "
@@ -371,7 +397,8 @@ class ResidualQuantizer(StagedQuantizer):
             )
 
     def _check_beam(self, part) -> None:
-        if self.beam_size > 1 and not part._can_encode_best():
+        # It may have been changed after the fit, which no constraint has seen.
+        if check_count("beam_size", self.beam_size) > 1 and not part._can_encode_best():
             raise ValueError(
                 f"beam_size={self.beam_size} needs stages that find several codes for "
                 "a sample: VectorQuantizer under metric='sqeuclidean', and products or "
@@ -381,7 +408,11 @@ class ResidualQuantizer(StagedQuantizer):
     def _checked_weights(self) -> np.ndarray | None:
         if self.stage_weights is None:
             return None
-        weights = np.asarray(self.stage_weights, dtype=np.float64)
+        check_unmasked(self.stage_weights, "stage_weights")
+        try:
+            weights = np.asarray(self.stage_weights, dtype=np.float64)
+        except (TypeError, ValueError):
+            weights = np.empty(0)
         valid = weights.shape == (self.n_stages,) and np.isfinite(weights).all()
         if not valid or (weights < 0).any() or weights[-1] <= 0:
             raise ValueError(
@@ -403,7 +434,7 @@ class ResidualQuantizer(StagedQuantizer):
             return "share_codebook=True learns from all samples at once."
         if self.n_refine > 0:
             return f"n_refine={self.n_refine} encodes all samples again."
-        return f"its part, {self._template()!r}, has none."
+        return why_no_stream(self._template())
 
     # -- codes ---------------------------------------------------------------------
 
@@ -412,7 +443,7 @@ class ResidualQuantizer(StagedQuantizer):
         codes, _ = _search(
             self.quantizers_,
             X,
-            self.beam_size,
+            check_count("beam_size", self.beam_size),
             stage_weights=self._checked_weights(),
             errors=False,
         )
@@ -434,7 +465,7 @@ class ResidualQuantizer(StagedQuantizer):
         codes, _ = _search(
             self.quantizers_,
             X,
-            max(self.beam_size, n_best),
+            max(check_count("beam_size", self.beam_size), n_best),
             n_best=n_best,
             stage_weights=self._checked_weights(),
             errors=False,
@@ -496,6 +527,7 @@ def _search(
     if stage_weights is not None:
         weights = np.asarray(stage_weights)
     per_row = X.shape[1] * max(beam_size, n_best) ** 2
+    _check_search_memory(parts, X, begin.shape[2], begin.shape[1], widths)
 
     def search(rows: slice):
         return _search_tile(parts, X[rows, :], begin[rows, ...], widths, weights)
@@ -511,6 +543,26 @@ def _search(
     else:
         codes = codes.astype(own_dtype, copy=False)
     return codes, join([one for _, one in found], axis=0)
+
+
+def _check_search_memory(parts, X, n_begun: int, n_sums: int, widths) -> None:
+    """Raise if the beam is out of proportion to the rows, of which one is a tile."""
+    (n, d), most, n_codes = X.shape, 0, 0
+    for part, width in zip(parts, widths, strict=True):
+        n_codes += len(part.codebook_sizes_)
+        if n_codes > n_begun:
+            found = n_sums * min(width, math.prod(part.codebook_sizes_))
+            most, n_sums = max(most, found), min(width, found)
+    size = numpy_dtype(X).itemsize
+    # `nearest_best` compares by scores, and makes the vectors of what it keeps alone.
+    of_one_row = 3 * d * most
+    if all(_searched_table(part) is not None for part in parts):
+        of_one_row = most + 3 * d * n_sums
+    check_memory(
+        f"beam_size={max(widths)}, which keeps {n_sums} sums of each of {n} rows,",
+        size * of_one_row + n * n_sums * n_codes,
+        size * n * d,
+    )
 
 
 def _searched_table(part):

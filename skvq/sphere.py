@@ -1,8 +1,7 @@
 """The spherical scheme: angles in equal or matched cells, and a length."""
 
 from functools import lru_cache
-from itertools import pairwise
-from numbers import Integral, Real
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +17,8 @@ from skvq._array_api import (
     like,
     numpy_dtype,
 )
-from skvq._compat import Interval, StrOptions
+from skvq._checks import check_memory
+from skvq._compat import SIZE, SIZES, Interval, StrOptions
 from skvq._validation import check_foreign_matrix, is_followed_by_functions, warn
 from skvq.base import BaseQuantizer
 from skvq.learning import direction_arrays
@@ -35,11 +35,19 @@ from skvq.learning.scalar import (
     tile_rows,
 )
 from skvq.nearest._threads import map_tiles
-from skvq.radius import RADII, fit_radius, row_exponents, row_norms
+from skvq.radius import (
+    RADII,
+    check_radius_memory,
+    fit_radius,
+    row_exponents,
+    row_norms,
+)
 
 COORDINATES = frozenset({"standard", "tree"})
 
 _TURN = 2 * np.pi
+# Of an angle, where bits are spread over all of them.
+_MOST_BITS = 16
 # What a coordinate costs, in multiply-adds, for the choice of threads.
 _WORK = 300.0
 
@@ -135,12 +143,12 @@ class SphericalQuantizer(BaseQuantizer):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "n_levels": [Interval(Integral, 1, 2**32, closed="both"), "array-like"],
+        "n_levels": [SIZE, SIZES],
         "angles": [StrOptions({"uniform", "density"})],
-        "total_bits": [Interval(Real, 0, None, closed="left"), None],
+        "total_bits": [Interval(Real, 0, 2**32, closed="both"), None],
         "coordinates": [StrOptions(set(COORDINATES))],
         "radius": [StrOptions(set(RADII))],
-        "radius_levels": [Interval(Integral, 1, 2**32, closed="both")],
+        "radius_levels": [SIZE],
     }
     _follows_namespace = True
 
@@ -163,7 +171,9 @@ class SphericalQuantizer(BaseQuantizer):
 
     def _fit(self, X, weights):
         angles = _angles(X.shape[1], self.coordinates)
-        self._cells_ = self._angle_cells(angles)
+        x_bytes = numpy_dtype(X).itemsize * X.shape[0] * X.shape[1]
+        check_radius_memory(self.radius, self.radius_levels, x_bytes)
+        self._cells_ = self._angle_cells(angles, x_bytes)
         radius = fit_radius(self.radius, row_norms(X), weights, int(self.radius_levels))
         if radius.few is not None:
             warn(
@@ -176,7 +186,7 @@ class SphericalQuantizer(BaseQuantizer):
         self._dtype_ = numpy_dtype(X)
         self.codebook_sizes_ = self._cells_.sizes + radius.sizes
 
-    def _angle_cells(self, angles: list["_Angle"]) -> Grid | Levels:
+    def _angle_cells(self, angles: list["_Angle"], x_bytes: int) -> Grid | Levels:
         if not angles:  # of one feature the sign is left
             signs = np.array([-1.0, 1.0])
             return Levels([signs], edges=[np.array([np.nextafter(0.0, 1.0)])])
@@ -185,8 +195,18 @@ class SphericalQuantizer(BaseQuantizer):
                 "n_levels", self.n_levels, len(angles), "angle", 1, 2**32
             )
         else:
+            most = _MOST_BITS * len(angles)
+            if self.total_bits > most:
+                warn(
+                    f"total_bits={self.total_bits} is more than {most}, which are "
+                    f"{_MOST_BITS} for each of {len(angles)} angles: the codes have no "
+                    "more than these.",
+                    ConvergenceWarning,
+                )
             sizes = _spread_bits(angles, float(self.total_bits), self.angles)
         if self.angles == "density":
+            what = f"Levels of n_levels={self.n_levels} for each of {len(sizes)} angles"
+            check_memory(what, 8 * 2 * sum(sizes), x_bytes)
             tables = map(_matched_levels, angles, sizes)
             return Levels(list(tables), sizes)
         low, high = np.array([angle[:2] for angle in angles]).T
@@ -603,8 +623,8 @@ def _spread_bits(angles, total_bits: float, cells: str) -> tuple[int, ...]:
     again for those that were found, from equal bits and from exact angles, and the
     best of all is kept.
     """
-    sizes = _candidate_sizes(min(16.0, total_bits / len(angles) + 3))
-    curves = np.array([_curves(angle.shape, cells, sizes) for angle in angles])
+    sizes = _candidate_sizes(min(float(_MOST_BITS), total_bits / len(angles) + 3))
+    curves = _all_curves(angles, cells, sizes)
     bits = np.log2(sizes)
     equal = int(np.searchsorted(bits, total_bits / len(angles) + 1e-12, "right")) - 1
     starts = np.full((2, len(angles)), [[equal], [len(sizes) - 1]])
@@ -655,21 +675,57 @@ def _take_steps(errors, bits, total_bits: float) -> np.ndarray:
     """Return which number of levels each angle gets, for its curve of error over bits.
 
     Along the lower convex hulls of the curves, the step that gains most for its bits is
-    taken, again and again.
+    taken, again and again; an angle whose next step does not fit gets no more.
     """
-    steps = []
-    for j, curve in enumerate(errors):
-        for order, (a, b) in enumerate(pairwise(_lower_hull(bits, curve))):
-            cost = float(bits[b] - bits[a])
-            steps.append((float(curve[b] - curve[a]) / cost, order, j, cost, b))
-    chosen, left, closed = np.zeros(len(errors), dtype=int), total_bits + 1e-9, set()
-    for _, _, j, cost, size in sorted(steps):
-        if cost > left:
-            closed.add(j)
-        if j not in closed:
-            chosen[j] = size
-            left -= cost
+    angle, order, size, cost, slope = _hull_steps(errors, bits)
+    best_first = np.lexsort((angle, order, slope))
+    angle, size, cost = angle[best_first], size[best_first], cost[best_first]
+    chosen = np.zeros(len(errors), dtype=int)
+    n_fit = int(np.searchsorted(np.cumsum(cost), total_bits + 1e-9, "right"))
+    np.maximum.at(chosen, angle[:n_fit], size[:n_fit])
+    left, closed = total_bits + 1e-9 - cost[:n_fit].sum(), set()
+    for i in range(n_fit, len(cost)):
+        if left < cost[i]:
+            closed.add(angle[i])
+        if angle[i] not in closed:
+            chosen[angle[i]] = size[i]
+            left -= cost[i]
     return chosen
+
+
+def _hull_steps(errors, bits):
+    """Return the steps between corners of the curves' lower convex hulls.
+
+    From each corner the steepest fall leads to the next one, as long as it is a fall.
+    All curves go together, a corner at a time.
+
+    Returns
+    -------
+    angle, order, size, cost, slope : ndarray of shape (n_steps,)
+        Of each step, whose it is, its number there, where it leads, its bits, and what
+        it gains for each of them.
+    """
+    places = np.arange(len(bits))
+    found: list[tuple[np.ndarray, ...]] = []
+    at = np.zeros(len(errors), dtype=int)
+    going = np.arange(len(errors))
+    while going.size:
+        begin = at[going]
+        costs = bits - bits[begin, None]
+        falls = errors[going] - errors[going, begin][:, None]
+        slopes = np.full(falls.shape, np.inf)
+        np.divide(falls, costs, out=slopes, where=places > begin[:, None])
+        # Of corners in one line, the last.
+        end = len(bits) - 1 - np.argmin(slopes[:, ::-1], axis=1)
+        rows = np.arange(len(going))
+        steepest = slopes[rows, end]
+        falling = steepest < 0
+        going, end = going[falling], end[falling]
+        at[going] = end
+        order = np.full(len(going), len(found))
+        cost = costs[rows[falling], end]
+        found.append((going, order, end, cost, steepest[falling]))
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
 
 def _candidate_sizes(most_bits: float) -> tuple[int, ...]:
@@ -679,18 +735,45 @@ def _candidate_sizes(most_bits: float) -> tuple[int, ...]:
     return tuple(np.union1d(few, many).tolist())
 
 
-def _lower_hull(x, y) -> list[int]:
-    """Return the corners, from the first point to the lowest, of falling slopes."""
-    hull: list[int] = []
-    for i in range(len(x)):
-        while len(hull) > 1 and _is_above(x, y, hull[-2], hull[-1], i):
-            hull.pop()
-        hull.append(i)
-    return hull[: int(np.argmin(y[hull])) + 1]
+def _all_curves(angles, cells: str, sizes) -> np.ndarray:
+    """Return `_curves` of all angles, (n_angles, 2, n_sizes)."""
+    is_chain = angles[-1].second is None and len(angles) > 1
+    if cells == "uniform" and is_chain:
+        circle = _curves(angles[-1].shape, cells, sizes)
+        return np.concatenate([_chain_curves(len(angles), sizes), circle[None]])
+    return np.array([_curves(angle.shape, cells, sizes) for angle in angles])
 
 
-def _is_above(x, y, a, b, c) -> bool:
-    return (y[b] - y[a]) * (x[c] - x[a]) >= (y[c] - y[a]) * (x[b] - x[a])
+def _chain_curves(n_angles: int, sizes) -> np.ndarray:
+    r"""Return the curves of the standard angles but the last one, for equal cells.
+
+    They have the densities :math:`\sin^p` on [0, pi].  The integrals over a cell are
+    differences between its edges, of :math:`\sin^{p+1} / (p + 1)` for the cosine, and
+    of :math:`I_{p+1} = \int \sin^{p+1}` for the sine, which follows from
+    :math:`p I_p = (p - 1) I_{p-2} - \cos \sin^{p-1}`.
+    """
+    begins = np.cumsum([0, *sizes[:-1]])
+    width = np.repeat(np.pi / np.array(sizes), sizes)
+    edges = (np.arange(sum(sizes)) - np.repeat(begins, sizes)) * width
+    middles = edges + 0.5 * width
+    # Each edge ends the cell below and begins the one above; the first ends none.
+    cosines = np.cos(edges - 0.5 * width) - np.cos(middles)
+    sines = np.sin(edges - 0.5 * width) - np.sin(middles)
+    cosines[begins] = sines[begins] = 0.0
+    last = np.sin(middles[begins + np.array(sizes) - 1])
+    sine, cosine = np.sin(edges), np.cos(edges)
+    power = np.ones_like(sine)  # sin^(p - 1)
+    now, ahead = edges, 1.0 - cosine  # I_(p-1), I_p from 0 to the edges
+    whole, whole_ahead = np.pi, 2.0  # and to pi
+    curves = np.empty((n_angles - 1, 2, len(sizes)))
+    for p in range(1, n_angles):
+        power = power * sine
+        now, ahead = ahead, (p * now - cosine * power) / (p + 1)
+        whole, whole_ahead = whole_ahead, p * whole / (p + 1)
+        of_cosine = np.add.reduceat(cosines * (power * sine), begins) / (p + 1)
+        of_sine = np.add.reduceat(sines * ahead, begins) + last * whole_ahead
+        curves[n_angles - 1 - p] = of_cosine / whole, of_sine / whole
+    return curves
 
 
 @lru_cache(maxsize=4096)

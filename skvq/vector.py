@@ -4,20 +4,19 @@ from numbers import Integral, Real
 
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_array
 
 from skvq import nearest
 from skvq._array_api import (
     average,
-    in_dtype,
     is_foreign,
     like,
     numpy_dtype,
     take_rows,
     to_host,
 )
-from skvq._compat import Interval, StrOptions
-from skvq._validation import warn
+from skvq._checks import check_memory, is_sequence
+from skvq._compat import RANDOM_STATE, SIZE, Accepted, Interval, StrOptions
+from skvq._validation import check_table, in_fitted_dtype, warn
 from skvq.base import BaseQuantizer
 from skvq.learning import online
 from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
@@ -26,6 +25,10 @@ from skvq.learning.lloyd import Learned, lloyd
 from skvq.parts import shallow_copy
 
 _ONLINE = ("minibatch", "ema", "sgd")
+
+_TABLE = Accepted(is_sequence, "an array-like of shape (n_codewords, n_features)")
+# Distances that are an increasing function of another one, which can be learned.
+_LEARNED_AS = {"euclidean": "sqeuclidean", "minkowski": "sqeuclidean"}
 
 
 class VectorQuantizer(BaseQuantizer):
@@ -124,13 +127,11 @@ class VectorQuantizer(BaseQuantizer):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "n_codewords": [Interval(Integral, 1, None, closed="left")],
-        "metric": [
-            StrOptions(set(nearest.METRICS | nearest.BATCH_DEPENDENT_METRICS)),
-            callable,
-        ],
+        "n_codewords": [SIZE],
+        # Which names there are, `check_metric` tells, and which one was meant.
+        "metric": [str, callable],
         "learning": [StrOptions({"lloyd", *_ONLINE, "fixed"})],
-        "init": [StrOptions(set(INITS)), "array-like"],
+        "init": [StrOptions(set(INITS)), _TABLE],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
@@ -138,7 +139,7 @@ class VectorQuantizer(BaseQuantizer):
         "decay": [Interval(Real, 0, 1, closed="left")],
         "learning_rate": [Interval(Real, 0, 1, closed="right")],
         "dead_codes": [StrOptions({"split", "farthest", "keep"})],
-        "random_state": ["random_state"],
+        "random_state": RANDOM_STATE,
         "backend": [StrOptions(set(nearest.BACKENDS))],
     }
     _follows_namespace = True
@@ -183,6 +184,8 @@ class VectorQuantizer(BaseQuantizer):
         rng = check_random_state(self.random_state)
         samples = self._samples(X, metric)
         table = self._given_table(X)
+        if table is None:
+            self._check_memory(X)
         if table is None and self._drawn_from_samples():
             rows = few_distinct(samples, self.n_codewords)
             if rows is not None:
@@ -238,9 +241,11 @@ class VectorQuantizer(BaseQuantizer):
         samples = self._samples(X, metric)
         stream = getattr(self, "_stream_", None)
         table = self._given_table(X) if stream is None else None
+        if stream is None and table is None:
+            self._check_memory(X)
         if stream is not None:
             self._check_same_size(stream.codebook)
-            samples = in_dtype(samples, stream.codebook.dtype)
+            samples = in_fitted_dtype(samples, stream.codebook.dtype)
         elif table is not None:
             stream = online.start(table)
         if stream is None or stream.seeds is not None:
@@ -291,16 +296,24 @@ class VectorQuantizer(BaseQuantizer):
         if isinstance(self.init, str):
             return None
         table = to_host(self.init) if is_foreign(self.init) else self.init
-        table = check_array(table, dtype=numpy_dtype(X), copy=True, input_name="init")
-        if table.shape != (self.n_codewords, X.shape[1]):
-            raise ValueError(
-                f"init has shape {table.shape}; expected (n_codewords, n_features) = "
-                f"({self.n_codewords}, {X.shape[1]})."
-            )
+        shape = self.n_codewords, X.shape[1]
+        meaning = "(n_codewords, n_features)"
+        table = check_table(table, "init", numpy_dtype(X), shape, meaning)
         if nearest.check_metric(self.metric) == "cosine":
             nearest.check_no_zero_rows(table, "init")
             table = unit_rows(table)
         return table
+
+    def _table_elements(self, n_features):
+        return self.n_codewords * n_features
+
+    def _check_memory(self, X) -> None:
+        size = numpy_dtype(X).itemsize
+        check_memory(
+            f"The table of n_codewords={self.n_codewords} times {X.shape[1]} features",
+            size * self._table_elements(X.shape[1]),
+            size * X.shape[0] * X.shape[1],
+        )
 
     def _check_same_size(self, codebook) -> None:
         if len(codebook) != self.n_codewords:
@@ -317,9 +330,11 @@ class VectorQuantizer(BaseQuantizer):
             "lloyd": LEARNABLE_METRICS,
         }.get(self.learning, online.ONLINE_METRICS)
         if accepted is not None and metric not in accepted:
+            same = _LEARNED_AS.get(str(metric))
+            use = f"{same!r}, which gives the same codes" if same else "one of these"
             raise ValueError(
                 f"learning={self.learning!r} cannot minimise metric={self.metric!r}; "
-                f"it takes {sorted(accepted)}. Use one of these, or learning='fixed'."
+                f"it takes {sorted(accepted)}. Use {use}, or learning='fixed'."
             )
         if isinstance(self.init, str) and self.init == "splitting":
             if metric not in LEARNABLE_METRICS:

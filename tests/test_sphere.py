@@ -8,15 +8,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import check_estimator
 
-from skvq import ProductQuantizer
+from skvq import ProductQuantizer, sphere
 from skvq.grid import UniformQuantizer
-from skvq.learning.scalar import cell_moments
+from skvq.learning.scalar import cell_moments, quadrature
 from skvq.sphere import (
     SphericalQuantizer,
+    _all_curves,
     _angles,
+    _curves,
     _density,
+    _hull_steps,
     _lloyd_max_levels,
-    _lower_hull,
     from_spherical,
     to_spherical,
 )
@@ -316,11 +318,38 @@ def test_total_bits():
     assert 11 < both.bits_per_sample_ <= 12
 
 
-def test_lower_hull():
-    x = np.arange(6.0)
-    assert _lower_hull(x, np.array([9.0, 7, 4, 0, 1, 2])) == [0, 3]
-    assert _lower_hull(x, np.array([9.0, 4, 3.5, 1, 0.9, 0.5])) == [0, 1, 3, 5]
-    assert _lower_hull(x[:1], np.array([1.0])) == [0]
+def test_hull_steps():
+    curves = np.array([[9.0, 7, 4, 0, 1, 2], [9.0, 4, 3.5, 1, 0.9, 0.5]])
+    angle, order, size, cost, slope = _hull_steps(curves, np.arange(6.0))
+    assert size[angle == 0].tolist() == [3]
+    assert size[angle == 1].tolist() == [1, 3, 5]
+    assert order[angle == 1].tolist() == [0, 1, 2]
+    assert cost[angle == 1].tolist() == [1, 2, 2]
+    assert_allclose(slope[angle == 1], [-5, -1.5, -0.25])
+    assert len(_hull_steps(np.array([[1.0]]), np.zeros(1))[0]) == 0
+
+
+def test_angles_of_the_chain_together_are_each_of_them_alone():
+    angles, sizes = _angles(40, "standard"), (1, 2, 3, 8, 45)
+    together = _all_curves(angles, "uniform", sizes)
+    for angle, curves in zip(angles, together, strict=True):
+        alone = _curves(angle.shape, "uniform", sizes)
+        assert_allclose(curves, alone, rtol=0, atol=1e-12)
+
+
+def test_bits_of_many_angles_take_few_quadratures(monkeypatch):
+    """Equal cells of a thousand angles: no integral for each angle and each size."""
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return quadrature(*arguments)
+
+    monkeypatch.setattr(sphere, "quadrature", counted)
+    X = gaussian(4, 1024)
+    quantizer = SphericalQuantizer(total_bits=4096).fit(X)
+    assert 4095 < quantizer.bits_per_sample_ <= 4096
+    assert len(calls) < 100
 
 
 # -- the length ------------------------------------------------------------------------

@@ -59,7 +59,6 @@ def test_metrics_that_depend_on_the_batch_are_refused():
     [
         ("n_codewords", 0),
         ("n_codewords", 2.5),
-        ("metric", "euclid"),
         ("learning", "adam"),
         ("init", "kmeans"),
         ("n_init", 0),

@@ -37,6 +37,14 @@ class NormalEquations(NamedTuple):
     curvature: np.ndarray  # (K,), what one sample adds to the diagonal
 
 
+def system_bytes(n_codewords: int, n_features: int, n_pairs: int) -> int:
+    """Bound the memory of the system of some codewords, for so many pairs of codes."""
+    entries = n_codewords**2
+    if n_codewords > _MAX_DENSE_CODEWORDS:
+        entries = min(entries, n_pairs)
+    return 8 * (2 * entries + 2 * n_codewords * n_features)
+
+
 def cumulated_weights(stage_weights, n_stages: int) -> np.ndarray:
     """Sum of the weights of each stage and those after it; None: the last counts."""
     if stage_weights is None:

@@ -26,6 +26,7 @@ from scipy.linalg import solve_banded
 from scipy.optimize import minimize_scalar
 
 from skvq._array_api import is_foreign, like, numpy_dtype, to_host
+from skvq._checks import check_counts
 from skvq.codes import smallest_dtype
 from skvq.learning import scalar_arrays
 from skvq.nearest import accumulate
@@ -96,14 +97,7 @@ def per_column(
             f"{name} has {len(values)} entries, but X has {n_columns} {column}s; give "
             "one int for all, or one for each."
         )
-    for size in values:
-        whole = isinstance(size, Integral) and not isinstance(size, bool)
-        if not whole or not smallest <= size <= largest:
-            raise ValueError(
-                f"{name} holds {size!r}; expected integers from {smallest} to "
-                f"{largest}."
-            )
-    return tuple(int(size) for size in values)
+    return tuple(check_counts(name, values, smallest, largest))
 
 
 # -- codecs ----------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from skvq._checks import check_count
 from skvq.nearest._backend import (
     BACKENDS,
     backend_module,
@@ -224,6 +225,8 @@ def nearest_best(
     >>> codes.tolist(), distances.tolist()
     ([[[0, 1]]], [[0.0]])
     """
+    beam_size = check_count("beam_size", beam_size)
+    n_best = check_count("n_best", n_best)
     per_row = _beam_work(codebooks, beam_size, begin)
     search = backend_module(X, _work(X, per_row)).nearest_best
     return search(
@@ -292,6 +295,10 @@ def improve_sums(
     >>> codes.tolist(), distances.tolist()
     ([[0, 1]], [0.0])
     """
+    n_rounds = check_count("n_rounds", n_rounds, 0, largest=None)
+    n_replaced = check_count("n_replaced", n_replaced, 0, largest=None)
+    n_sweeps = check_count("n_sweeps", n_sweeps, 0, largest=None)
+    seed = check_count("seed", seed, 0, largest=None)
     per_row = n_rounds * n_sweeps * sum(_size(table) for table in codebooks)
     search = backend_module(X, _work(X, per_row)).improve_sums
     return search(
@@ -428,6 +435,7 @@ def accumulate(X, codes, n_codewords: int, weights=None):
     >>> sums.tolist(), counts.tolist()
     ([[4.0], [3.0]], [1.0, 2.0])
     """
+    n_codewords = check_count("n_codewords", n_codewords)
     return backend_module(X, 0.0).accumulate(X, codes, n_codewords, weights)
 
 

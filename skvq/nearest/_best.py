@@ -7,11 +7,13 @@ cost so far, with the table [-(C - m)^T; 1/2 ||c - m||^2; 1] scores all B V_j ca
 of a row, whose k smallest are the next beam.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from skvq._checks import check_memory
 from skvq.nearest._numpy import (
     _as_2d,
     _check_reach,
@@ -151,11 +153,26 @@ class _Search:
         self.most_scores = most
         good = min(-(-_MIN_GOOD_ROWS // self.most_sums), _MAX_TILE_SCORES // most)
         rows = min(max(_TILE_SCORES // most, good, 1), _MAX_TILE_ROWS)
-        self.tile = min(rows, even_chunk(len(X), rows))
+        self.tile = min(rows, even_chunk(X.shape[0], rows))
+        self._check_memory(X, beam_size)
         # Residuals may reach the sum of all that is subtracted; squares must be finite.
-        reach = np.sqrt(float(np.finfo(self.dtype).max) / (16 * max(1, X.shape[1])))
+        reach = math.sqrt(float(np.finfo(self.dtype).max) / (16 * max(1, X.shape[1])))
         self.limit = min(reach / self.scale, float(np.finfo(self.dtype).max)) - sum(
             largest
+        )
+
+    def _check_memory(self, X, beam_size) -> None:
+        """Raise if the beam is out of proportion to the rows."""
+        n, d = X.shape
+        size = self.dtype.itemsize
+        sums = self.stages[-1].width if self.stages else 1
+        scratch_bytes = self.tile * (self.most_scores + 3 * self.most_sums * (d + 2))
+        found_bytes = n * sums * (len(self.stages) + len(self.begun) + 1)
+        check_memory(
+            f"beam_size={beam_size}, which keeps up to {self.most_sums} sums of each "
+            f"of {n} rows,",
+            size * (scratch_bytes + found_bytes),
+            size * n * d,
         )
 
     def _prepare(self, codebook, width, keep, weight, ahead) -> _Stage:

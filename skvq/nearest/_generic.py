@@ -34,7 +34,13 @@ from skvq._array_api import (
     unit_rows,
 )
 from skvq.nearest import _best, _icm, _kronecker, _numpy
-from skvq.nearest._metrics import PRODUCT_METRICS, Metric, check_metric
+from skvq.nearest._metrics import (
+    PRODUCT_METRICS,
+    Metric,
+    check_metric,
+    why_out_of_reach,
+    why_undefined,
+)
 
 # Scores of one tile, in elements.
 _TILE_ELEMENTS = 2**21
@@ -318,11 +324,9 @@ class _Reach:
         if not self.extremes:
             return
         high, low = map(float, self.extremes)
-        if not max(high, -low) < limit:
-            raise ValueError(
-                "X contains NaN, infinity, or values so far from the codebook that "
-                "their distances overflow: scale X, or pass float64."
-            )
+        largest = max(high, -low)
+        if not largest < limit:
+            raise ValueError(why_out_of_reach(largest))
 
 
 def _check_reach(X: Any, limit: float) -> None:
@@ -465,7 +469,7 @@ class _DirectSearch:
         reduce = xp.sum if self.metric == "cityblock" else xp.max
         table = reduce(gaps, axis=2)
         found = xp.min(table, axis=1)
-        _check_defined(xp, found, self.metric)
+        _check_defined(xp, found, self.metric, x)
         return astype(xp, self.library.smallest(table), xp.int64), found
 
 
@@ -484,12 +488,11 @@ class _HostSearch:
         return send(codes.astype(np.int64)), send(found)
 
 
-def _check_defined(xp, values, metric) -> None:
+def _check_defined(xp, values, metric, X) -> None:
+    """Raise unless distances of the rows of X are numbers."""
     if not bool(xp.all(xp.isfinite(values))):
-        raise ValueError(
-            f"metric={metric!r} gives NaN or infinity on some rows of X: X is not "
-            "finite, or the metric is not defined there."
-        )
+        largest = max(float(xp.max(X)), -float(xp.min(X)))
+        raise ValueError(why_undefined(metric, largest))
 
 
 def nearest_product(X, codebooks: Sequence, *, dtype=np.intp):
@@ -1075,7 +1078,7 @@ def paired_with(library: Library, X, Y, metric: Metric, codes):
 
     parts = in_tiles(library, X.shape[0], 4 * X.shape[1], tile)
     found = _joined(library, parts, xp.float64, (0,))
-    _check_defined(xp, found, metric)
+    _check_defined(xp, found, metric, X)
     return found
 
 

@@ -13,6 +13,7 @@ eight tables of 256, whatever d, against 490 ns at d = 64 and 880 ns at d = 128 
 done here, but with the products of all samples and of all codewords to make first.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -131,7 +132,7 @@ class _Search:
         rows = min(max(_TILE_SCORES // self.most, _MIN_TILE_ROWS), _MAX_TILE_ROWS)
         self.tile = min(rows, even_chunk(len(X), rows))
         # As in `nearest_best`: squares of what may be left must be finite.
-        reach = np.sqrt(float(np.finfo(self.dtype).max) / (16 * max(1, X.shape[1])))
+        reach = math.sqrt(float(np.finfo(self.dtype).max) / (16 * max(1, X.shape[1])))
         self.limit = min(reach / self.scale, float(np.finfo(self.dtype).max)) - sum(
             float(np.abs(table).max()) for table in tables
         )

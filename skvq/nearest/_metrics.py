@@ -1,6 +1,7 @@
 """Names of metrics, and what each of them asks of the engine."""
 
 from collections.abc import Callable
+from difflib import get_close_matches
 
 Metric = str | Callable
 
@@ -35,6 +36,52 @@ BATCH_DEPENDENT_METRICS = frozenset({"mahalanobis", "seuclidean"})
 
 METRICS = PRODUCT_METRICS | CDIST_METRICS
 
+# What others call them; distance and squared distance find the same codewords.
+_OTHER_NAMES = {
+    "sqeuclidean": ("euclid", "l2", "l2_squared", "squared_euclidean", "mse"),
+    "manhattan": ("l1", "taxicab", "absolute"),
+    "chebyshev": ("linf", "max", "maximum"),
+    "cosine": ("cos", "cosine_similarity", "angular"),
+    "inner_product": ("dot", "dot_product", "ip", "product", "mips"),
+}
+_KNOWN_BY = {other: name for name, others in _OTHER_NAMES.items() for other in others}
+
+
+# Those that are finite for all finite rows, as long as nothing overflows.
+_DEFINED_EVERYWHERE = frozenset(
+    {"sqeuclidean", "inner_product", "cityblock", "euclidean", "chebyshev", "minkowski"}
+)
+
+
+def why_undefined(metric: Metric, largest: float) -> str:
+    """Return why a distance came out as no number, for the message.
+
+    Parameters
+    ----------
+    metric : str or callable
+        The distance, without aliases.
+    largest : float
+        The largest magnitude in X; NaN if there is one.
+    """
+    if not largest < float("inf"):
+        return "X contains NaN or infinity."
+    if metric in _DEFINED_EVERYWHERE:
+        return (
+            f"Distances under metric={metric!r} overflow: X has values up to "
+            f"{largest:.3g}. Scale X."
+        )
+    return f"metric={metric!r} is not defined on some rows of X."
+
+
+def why_out_of_reach(largest: float) -> str:
+    """Return why rows cannot be compared with a table, for the message."""
+    if not largest < float("inf"):
+        return "X contains NaN or infinity."
+    return (
+        f"X has values up to {largest:.3g}, so far from the codebook that distances "
+        "overflow: scale X, or pass float64."
+    )
+
 
 def check_metric(metric: Metric) -> Metric:
     """Return the name of a metric without aliases, or the callable unchanged.
@@ -57,6 +104,11 @@ def check_metric(metric: Metric) -> Metric:
     """
     if callable(metric):
         return metric
+    if not isinstance(metric, str):
+        raise ValueError(
+            f"metric={metric!r}; expected one of {sorted(METRICS)}, or a callable of "
+            "two vectors."
+        )
     if metric in BATCH_DEPENDENT_METRICS:
         raise ValueError(
             f"metric={metric!r} takes its scales from the rows that it is given, so a "
@@ -65,7 +117,15 @@ def check_metric(metric: Metric) -> Metric:
         )
     if metric not in METRICS:
         raise ValueError(
-            f"metric={metric!r} is unknown. Accepted are {sorted(METRICS)}, and a "
-            "callable of two vectors."
+            f"metric={metric!r} is unknown{_suggestion(metric)} Accepted are "
+            f"{sorted(METRICS)}, and a callable of two vectors."
         )
     return "cityblock" if metric == "manhattan" else metric
+
+
+def _suggestion(name: str) -> str:
+    """Return which name may have been meant, as the end of a sentence."""
+    lowered = name.lower().replace("-", "_").replace(" ", "_")
+    names = {**_KNOWN_BY, **{metric: metric for metric in METRICS}}
+    near = get_close_matches(lowered, names, n=1, cutoff=0.75)
+    return f"; did you mean {names[near[0]]!r}?" if near else "."

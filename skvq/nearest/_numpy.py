@@ -19,7 +19,14 @@ from scipy.sparse import csc_array
 from scipy.spatial.distance import cdist
 
 from skvq._array_api import unique_rows
-from skvq.nearest._metrics import PRODUCT_METRICS, Metric, check_metric
+from skvq._checks import check_unmasked
+from skvq.nearest._metrics import (
+    PRODUCT_METRICS,
+    Metric,
+    check_metric,
+    why_out_of_reach,
+    why_undefined,
+)
 from skvq.nearest._threads import (
     even_chunk,
     map_tiles,
@@ -205,11 +212,9 @@ def _power_of_two_scale(spread: float, dtype: np.dtype) -> float:
 
 def _check_reach(x: np.ndarray, limit: float) -> None:
     """Raise unless all |x| are below the limit of a table; NaN fails too."""
-    if not max(x.max(initial=0.0), -float(x.min(initial=0.0))) < limit:
-        raise ValueError(
-            "X contains NaN, infinity, or values so far from the codebook that their "
-            "distances overflow: scale X, or pass float64."
-        )
+    largest = max(x.max(initial=0.0), -float(x.min(initial=0.0)))
+    if not largest < limit:
+        raise ValueError(why_out_of_reach(float(largest)))
 
 
 def _subtract(x: np.ndarray, centre: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -238,7 +243,7 @@ def _tile_rows(n_rows: int, n_features: int, n_codewords: int) -> tuple[int, int
 
 
 def _as_2d(X, name: str) -> np.ndarray:
-    X = np.asarray(X)
+    X = np.asarray(check_unmasked(X, name))
     if X.ndim != 2:
         raise ValueError(f"{name} has shape {X.shape}; expected two dimensions.")
     if X.dtype.kind not in "biuf":
@@ -340,7 +345,7 @@ def _search_by_cdist(X, codebook, metric, codes, found) -> None:
             table = cdist(X[start:stop].astype(np.float64), codebook, metric)
             code = table.argmin(axis=1)
             best = table[np.arange(stop - start), code]
-            _check_defined(best, metric)
+            _check_defined(best, metric, X[start:stop])
             codes[start:stop] = code
             if found is not None:
                 found[start:stop] = best
@@ -353,12 +358,11 @@ def _search_by_cdist(X, codebook, metric, codes, found) -> None:
     map_tiles(make_worker, len(X), tile, work)
 
 
-def _check_defined(values: np.ndarray, metric: Metric) -> None:
+def _check_defined(values: np.ndarray, metric: Metric, X: np.ndarray) -> None:
+    """Raise unless distances of the rows of X are numbers."""
     if not np.isfinite(values).all():
-        raise ValueError(
-            f"metric={metric!r} gives NaN or infinity on some rows of X: X is not "
-            "finite, or the metric is not defined there."
-        )
+        largest = max(float(X.max()), -float(X.min()))
+        raise ValueError(why_undefined(metric, largest))
 
 
 def _check_finite(found: np.ndarray | None) -> None:
@@ -534,7 +538,7 @@ class DistanceTable:
         """
         if self.metric not in PRODUCT_METRICS:
             table = cdist(np.asarray(codebook, np.float64), self.rows, self.metric)
-            _check_defined(table, self.metric)
+            _check_defined(table, self.metric, self.rows)
             return table
         table = np.asarray(codebook, dtype=self.rows.dtype)
         if self.metric == "cosine":
@@ -569,7 +573,7 @@ def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None) -> np.ndarray:
         return worker
 
     map_tiles(make_worker, len(X), tile, 8 * X.shape[1])
-    _check_defined(found, metric)
+    _check_defined(found, metric, X)
     return found
 
 
@@ -592,7 +596,10 @@ def _paired_tile(x: np.ndarray, y: np.ndarray, metric: Metric) -> np.ndarray:
 def accumulate(X, codes, n_codewords: int, weights=None):
     """Add up the rows of each code; see `skvq.nearest.accumulate`."""
     X = _as_2d(X, "X")
-    codes = np.asarray(codes, dtype=np.intp)
+    codes = np.asarray(check_unmasked(codes, "codes"))
+    if codes.size and codes.dtype.kind not in "biu":
+        raise ValueError(f"codes has dtype {codes.dtype}; expected integers.")
+    codes = codes.astype(np.intp, copy=False)
     if codes.shape != (len(X),):
         raise ValueError(f"codes has shape {codes.shape}; expected ({len(X)},).")
     if codes.size and not (0 <= codes.min() and codes.max() < n_codewords):
@@ -601,7 +608,7 @@ def accumulate(X, codes, n_codewords: int, weights=None):
             f"[0, {n_codewords})."
         )
     if weights is not None:
-        weights = np.asarray(weights, dtype=np.float64)
+        weights = np.asarray(check_unmasked(weights, "weights"), dtype=np.float64)
         if weights.shape != codes.shape:
             raise ValueError(
                 f"weights has shape {weights.shape}; expected {codes.shape}."

@@ -1,0 +1,164 @@
+"""What the engine, the functions and the estimators check alike.
+
+Nothing of skvq is imported here, so that all of it may use this.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+# Sizes, of codebooks and of searches: codes are at most 32 bits wide.
+LARGEST_SIZE = 2**32
+
+_GIB = 2**30
+# What is needed may be so many times as large as X, however large that is.
+_SHARE_OF_X = 64
+
+
+def check_count(name: str, value: Any, smallest: int = 1, largest=LARGEST_SIZE) -> int:
+    """Return an integer of any type as Python's, which never wraps around.
+
+    Parameters
+    ----------
+    name : str
+        The parameter, named in the message.
+    value : int
+        What it was given.
+    smallest, largest : int
+        Limits; none if the largest is None.
+
+    Returns
+    -------
+    value : int
+
+    Raises
+    ------
+    ValueError
+        If it is no integer within the limits.
+    """
+    if _is_within(value, smallest, largest):
+        return int(value)
+    limits = _limits(smallest, largest)
+    raise ValueError(f"{name}={value!r}; expected an integer {limits}.")
+
+
+def check_counts(
+    name: str, values: Iterable, smallest: int = 1, largest=LARGEST_SIZE
+) -> list[int]:
+    """Return what `check_count` does of each of some integers."""
+    counts = []
+    for value in values:
+        if not _is_within(value, smallest, largest):
+            limits = _limits(smallest, largest)
+            raise ValueError(f"{name} holds {value!r}; expected integers {limits}.")
+        counts.append(int(value))
+    return counts
+
+
+def _is_within(value: Any, smallest: int, largest: int | None) -> bool:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        return False
+    return smallest <= int(value) and (largest is None or int(value) <= largest)
+
+
+def _limits(smallest: int, largest: int | None) -> str:
+    if largest is None:
+        return f"of {smallest} or more"
+    return f"from {smallest} to {largest}"
+
+
+def as_plain(value: Any) -> Any:
+    """Return a number of any type as Python's; all else as it is."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    return value
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether it is a real number that a float can hold; truth values are none."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def is_sequence(value: Any) -> bool:
+    """Whether it is a row of things: a list, a tuple, an array of any library.
+
+    Texts, sets and mappings are none, nor are arrays without dimensions.
+    """
+    if isinstance(value, str | bytes | Mapping | Set | type):
+        return False
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return isinstance(shape, tuple) and len(shape) > 0
+    return hasattr(value, "__len__") and hasattr(value, "__getitem__")
+
+
+def check_unmasked(array: Any, name: str) -> Any:
+    """Return what is given; raise if it hides entries, which NumPy would show again.
+
+    A masked array without a masked entry is one like any other.
+    """
+    rows = array if isinstance(array, list | tuple) else (array,)
+    if any(np.ma.is_masked(row) for row in rows):
+        raise ValueError(
+            f"{name} is a masked array, and masked entries have no values here: fill "
+            "them (numpy.ma.filled, or an imputer), or leave their rows away."
+        )
+    return array
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Let errors that the block raises name the parameter that they are about."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if re.search(rf"\b{name}\b", str(error)):
+            raise
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{name}: {error}") from error
+
+
+def check_memory(what: str, n_bytes: float, x_bytes: float) -> None:
+    """Raise before an array is made that is out of all proportion to the samples.
+
+    Parameters
+    ----------
+    what : str
+        What is to be made, with the parameters that determine its size.
+    n_bytes : float
+        How much it takes.
+    x_bytes : float
+        How much X takes.
+
+    Raises
+    ------
+    ValueError
+        If it takes more than 1 GiB, and more than 64 times what X does.
+    """
+    if n_bytes <= max(_GIB, _SHARE_OF_X * x_bytes):
+        return
+    raise ValueError(
+        f"{what} would take {_readable(n_bytes)}, more than 1 GiB and more than "
+        f"{_SHARE_OF_X} times X, which takes {_readable(x_bytes)}."
+    )
+
+
+def _readable(n_bytes: float) -> str:
+    for unit, size in (("GiB", _GIB), ("MiB", 2**20), ("KiB", 2**10)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.3g} {unit}"
+    return f"{n_bytes:.0f} bytes"
