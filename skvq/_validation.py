@@ -143,15 +143,23 @@ def check_foreign_matrix(X, name: str) -> Any:
 def check_weights(sample_weight, X) -> Any:
     """Validate sample weights: finite, not negative, not all zero; float64 or None.
 
-    They are of the library of X; or come from another one, and go there.
+    They are of the library of X; or come from another one, and go there.  They come
+    back times a power of two, the largest below 1: of weights that form a mean, only
+    the ratios count, and neither do sums of these overflow.
     """
     if sample_weight is None:
         return None
+    return like(_scaled_weights(sample_weight, X)[0], X)
+
+
+def _scaled_weights(sample_weight, X) -> tuple[np.ndarray, int]:
+    """Return valid weights, divided by a power of two, on the host; and its exponent.
+
+    The largest is then in [1/2, 1).  What is too small beside it for a float is zero.
+    """
     if is_foreign(X):
         # A vector of the host is checked quickly, and its message names the entry.
-        host = to_host(sample_weight)
-        weights = check_weights(host, np.broadcast_to(np.float64(0), X.shape))
-        return like(weights, X)
+        X = np.broadcast_to(np.float64(0), X.shape)
     if is_foreign(sample_weight):
         sample_weight = to_host(sample_weight)
     weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
@@ -165,23 +173,102 @@ def check_weights(sample_weight, X) -> Any:
         raise ValueError(
             "All sample_weight are zero; expected at least one positive weight."
         )
-    return weights
+    exponent = int(np.frexp(weights.max())[1])
+    return np.ldexp(weights, -exponent), exponent
 
 
 def drop_zero_weights(X, weights):
-    """Return X and weights without the rows that weigh nothing."""
+    """Return X and weights without the rows that weigh nothing.
+
+    Equal weights are None, so that they are the same as none to the last bit.
+    """
     if weights is None:
         return X, weights
-    if is_foreign(X):
-        kept = to_host(weights) > 0
-        if kept.all():
-            return X, weights
-        rows = np.flatnonzero(kept)
-        return take_rows(X, rows), take_rows(weights, rows)
-    if weights.all():
-        return X, weights
-    kept = weights > 0
-    return X[kept], weights[kept]
+    host = to_host(weights)
+    if not host.all():
+        rows = np.flatnonzero(host)
+        X, host = take_rows(X, rows), host[rows]
+    if (host == host[0]).all():
+        return X, None
+    return X, like(host, X)
+
+
+# The weight that counts as one: a mantissa in [1/2, 1), and the exponent of two.
+WeightUnit = tuple[float, int]
+ONE: WeightUnit = (0.5, 1)
+# Means of weights that were divided by their mean differ from one by rounding.
+_ROUNDING = 1e-12
+# How much more, or less, the heaviest row of a batch may weigh than the unit.
+_MAX_RATIO = 1e100
+
+
+def weights_in_units(
+    X, sample_weight, unit: WeightUnit | None = None
+) -> tuple[Any, Any, WeightUnit]:
+    """Validate the weights that something is learned with, and rid them of their scale.
+
+    Learners see weights of mean one, or None if all are one.  So a factor that all
+    weights have in common changes nothing: a power of two, not a bit.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features)
+        The samples.
+    sample_weight : array-like of shape (n_samples,) or None
+        As the user gives them.
+    unit : WeightUnit, optional
+        The weight that counts as one; None: the mean of these, and if that is a power
+        of two but for rounding, then this.
+
+    Returns
+    -------
+    X : array of shape (n_kept, n_features)
+        The rows that weigh something.
+    weights : array of shape (n_kept,) or None
+        Their weights in units, in the library of X.
+    unit : WeightUnit
+        The same, or what it was found to be.
+
+    Raises
+    ------
+    ValueError
+        If the weights are not valid, or of another order than a given unit.
+    """
+    if sample_weight is None:
+        if unit in (None, ONE):
+            return X, None, ONE
+        weights, exponent = np.ones(X.shape[0]), 0
+    else:
+        weights, exponent = _scaled_weights(sample_weight, X)
+    if unit is None:
+        unit = _mean_weight(weights[weights > 0], exponent)
+    mantissa, power = unit
+    with np.errstate(over="ignore"):
+        weights = np.ldexp(weights, exponent - power) / mantissa
+    largest = float(weights.max())
+    if not 1 / _MAX_RATIO < largest < _MAX_RATIO:
+        raise ValueError(
+            f"The largest sample_weight of this batch is {largest:.3g} times the mean "
+            f"of the first batch's, {float(np.ldexp(mantissa, power)):.3g}; expected "
+            f"weights of one scale, at most {_MAX_RATIO:.0e} times as large or small."
+        )
+    kept = np.flatnonzero(weights)
+    if len(kept) < len(weights):
+        X, weights = take_rows(X, kept), weights[kept]
+    return X, None if (weights == 1).all() else like(weights, X), unit
+
+
+def _mean_weight(weights: np.ndarray, exponent: int) -> WeightUnit:
+    if (weights == weights[0]).all():
+        mean = float(weights[0])
+    else:
+        mean = float(weights.mean())
+    mantissa, power = np.frexp(mean)
+    if mantissa > 1 - _ROUNDING:
+        mantissa, power = 0.5, power + 1
+    elif mantissa < 0.5 + _ROUNDING:
+        mantissa = 0.5
+    return float(mantissa), int(power) + exponent
 
 
 def check_codes(estimator, codes, sizes: Sequence[int], widths: Sequence[int]) -> Any:

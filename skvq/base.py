@@ -13,7 +13,9 @@ hook                      what a scheme does in it
 ``_codebooks()``          W_1..W_m, in the order of the code columns
 ========================  ==========================================================
 
-Hooks get floating arrays of the right width and never validate.  Fitted attributes,
+Hooks get floating arrays of the right width and never validate.  The weights they get
+are None or of mean one: of the whole of X in `fit`, of its first batch in a stream, which
+`_weight_unit_` keeps for later ones.  Fitted attributes,
 private ones too, end in an underscore: that is how a failed fit is undone.
 
 Everything follows X: of what library its array is, and on which device, of that are
@@ -58,6 +60,7 @@ from skvq._array_api import (
 )
 from skvq._compat import UNUSED, _fit_context
 from skvq._validation import (
+    ONE,
     check_codes,
     check_same_library,
     check_samples,
@@ -65,6 +68,7 @@ from skvq._validation import (
     drop_zero_weights,
     is_followed,
     unchanged_on_failure,
+    weights_in_units,
 )
 from skvq._version import __version__
 from skvq.codes import from_token_ids, smallest_dtype
@@ -188,7 +192,8 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), optional
-            Weights of the samples, not negative; rows of weight zero play no part.
+            Weights of the samples, not negative; rows of weight zero play no part, and
+            a factor that all weights have in common makes no difference.
 
         Returns
         -------
@@ -228,6 +233,9 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             Ignored.
         sample_weight : array-like of shape (n_samples,), optional
             Weights of the samples, not negative; rows of weight zero play no part.
+            They count beside those of other batches, in which samples without weights
+            have weight one; a factor that all of them have in common makes no
+            difference.
 
         Returns
         -------
@@ -443,8 +451,8 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _check_training(self, X, sample_weight, *, reset: bool, batch: bool = False):
         self._check_backend(X)
         X = check_samples(self, X, reset=reset, min_samples=1 if batch else 2)
-        weights = check_weights(sample_weight, X)
-        X, weights = drop_zero_weights(X, weights)
+        unit = None if reset else getattr(self, "_weight_unit_", ONE)
+        X, weights, self._weight_unit_ = weights_in_units(X, sample_weight, unit)
         return _to_compute_in(X), weights
 
     def _check_input(self, X, method: str):
