@@ -13,10 +13,10 @@ hook                      what a scheme does in it
 ``_codebooks()``          W_1..W_m, in the order of the code columns
 ========================  ==========================================================
 
-Hooks get floating arrays of the right width and never validate.  The weights they get
-are None or of mean one: of the whole of X in `fit`, of its first batch in a stream, which
-`_weight_unit_` keeps for later ones.  Fitted attributes,
-private ones too, end in an underscore: that is how a failed fit is undone.
+Hooks get floating arrays of the right width and never validate.  Weights are None or
+have mean one over X in `fit`; over the first batch in a stream, whose mean the others
+are divided by too.  Fitted attributes, private ones too, end in an underscore: that is
+how a failed fit is undone.
 
 Everything follows X: of what library its array is, and on which device, of that are
 codes, reconstructions and fitted attributes.  A hook of a scheme that says so in

@@ -356,7 +356,7 @@ def progressive(X, n_codewords, weights, rng) -> np.ndarray:
     with nearest.single_threaded_blas():
         rotated = (X - mean) @ axes
     table = rotated[chosen]
-    d = X.shape[1]
+    d = axes.shape[1]
     widths = {round(d ** (step / _PROGRESSIVE_STEPS)) for step in range(1, 10)}
     for width in sorted(widths - {d}):
         learned = lloyd(
@@ -373,10 +373,19 @@ def progressive(X, n_codewords, weights, rng) -> np.ndarray:
 
 
 def _principal_axes(X, weights) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and the axes, those of largest variance first, in X's dtype."""
+    """Return the mean and the axes, those of largest variance first, in X's dtype.
+
+    Of fewer rows than features, as many axes as rows: they span all rows.
+    """
     one = np.zeros(len(X), dtype=np.intp)
     sums, counts = nearest.accumulate(X, one, 1, weights)
     mean = (sums[0] / counts[0]).astype(X.dtype)
+    if len(X) < X.shape[1]:
+        gaps = (X - mean).astype(np.float64)
+        rows = gaps if weights is None else gaps * np.sqrt(weights)[:, None]
+        with nearest.single_threaded_blas():
+            axes = np.linalg.svd(rows, full_matrices=False)[2].T
+        return mean, np.ascontiguousarray(axes).astype(X.dtype)
     covariance = np.zeros((X.shape[1], X.shape[1]))
     with nearest.single_threaded_blas():
         for begin in range(0, len(X), _COVARIANCE_ROWS):
