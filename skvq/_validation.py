@@ -193,7 +193,7 @@ def drop_zero_weights(X, weights):
     return X, like(host, X)
 
 
-# The weight that counts as one: a mantissa in [1/2, 1), and the exponent of two.
+# A weight that counts as one: a mantissa in [1/2, 1), and the exponent of two.
 WeightUnit = tuple[float, int]
 ONE: WeightUnit = (0.5, 1)
 # Means of weights that were divided by their mean differ from one by rounding.
@@ -203,31 +203,34 @@ _MAX_RATIO = 1e100
 
 
 def weights_in_units(
-    X, sample_weight, unit: WeightUnit | None = None
+    X, sample_weight, *, unit: WeightUnit | None = None, stream: bool = False
 ) -> tuple[Any, Any, WeightUnit]:
     """Validate the weights that something is learned with, and rid them of their scale.
 
-    Learners see weights of mean one, or None if all are one.  So a factor that all
-    weights have in common changes nothing: a power of two, not a bit.
+    What all weights have in common changes nothing then: equal ones become None, and
+    of others that differ by a power of two the same bits are left.
 
     Parameters
     ----------
     X : array of shape (n_samples, n_features)
         The samples.
     sample_weight : array-like of shape (n_samples,) or None
-        As the user gives them.
+        As the user gives them; None: all are one.
     unit : WeightUnit, optional
-        The weight that counts as one; None: the mean of these, and if that is a power
-        of two but for rounding, then this.
+        The weight that is to count as one, from an earlier call; None: it is chosen.
+    stream : bool
+        What counts as one: the mean of these weights, since those of a stream meet
+        numbers of rows; or the power of two next below, which they are divided by
+        without rounding, where their ratios are all that counts.
 
     Returns
     -------
     X : array of shape (n_kept, n_features)
         The rows that weigh something.
     weights : array of shape (n_kept,) or None
-        Their weights in units, in the library of X.
+        Their weights in units, in the library of X; None: all are one.
     unit : WeightUnit
-        The same, or what it was found to be.
+        What counts as one.
 
     Raises
     ------
@@ -241,7 +244,7 @@ def weights_in_units(
     else:
         weights, exponent = _scaled_weights(sample_weight, X)
     if unit is None:
-        unit = _mean_weight(weights[weights > 0], exponent)
+        unit = _unit_of(weights[weights > 0], exponent, stream)
     mantissa, power = unit
     with np.errstate(over="ignore"):
         weights = np.ldexp(weights, exponent - power) / mantissa
@@ -258,15 +261,13 @@ def weights_in_units(
     return X, None if (weights == 1).all() else like(weights, X), unit
 
 
-def _mean_weight(weights: np.ndarray, exponent: int) -> WeightUnit:
-    if (weights == weights[0]).all():
-        mean = float(weights[0])
-    else:
-        mean = float(weights.mean())
-    mantissa, power = np.frexp(mean)
+def _unit_of(weights: np.ndarray, exponent: int, stream: bool) -> WeightUnit:
+    constant = bool((weights == weights[0]).all())
+    mantissa, power = np.frexp(weights[0] if constant else weights.mean())
     if mantissa > 1 - _ROUNDING:
         mantissa, power = 0.5, power + 1
-    elif mantissa < 0.5 + _ROUNDING:
+    # So weights of mean one stay as they are, those of a part for example.
+    if mantissa < 0.5 + _ROUNDING or not (stream or constant):
         mantissa = 0.5
     return float(mantissa), int(power) + exponent
 

@@ -13,10 +13,10 @@ hook                      what a scheme does in it
 ``_codebooks()``          W_1..W_m, in the order of the code columns
 ========================  ==========================================================
 
-Hooks get floating arrays of the right width and never validate.  Weights are None or
-have mean one over X in `fit`; over the first batch in a stream, whose mean the others
-are divided by too.  Fitted attributes, private ones too, end in an underscore: that is
-how a failed fit is undone.
+Hooks get floating arrays of the right width and never validate.  Equal weights come as
+None.  Those of a stream have mean one over its first batch, and are in the same unit
+ever after; of other weights nothing but the ratios may count.  Fitted attributes,
+private ones too, end in an underscore: that is how a failed fit is undone.
 
 Everything follows X: of what library its array is, and on which device, of that are
 codes, reconstructions and fitted attributes.  A hook of a scheme that says so in
@@ -452,7 +452,9 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self._check_backend(X)
         X = check_samples(self, X, reset=reset, min_samples=1 if batch else 2)
         unit = None if reset else getattr(self, "_weight_unit_", ONE)
-        X, weights, self._weight_unit_ = weights_in_units(X, sample_weight, unit)
+        X, weights, self._weight_unit_ = weights_in_units(
+            X, sample_weight, unit=unit, stream=self._can_partial_fit()
+        )
         return _to_compute_in(X), weights
 
     def _check_input(self, X, method: str):
