@@ -201,16 +201,25 @@ def check_foreign_matrix(X, name: str) -> Any:
 def check_weights(sample_weight, X) -> Any:
     """Validate sample weights: finite, not negative, not all zero; float64 or None.
 
-    They are of the library of X; or come from another one, and go there.
+    They are of the library of X; or come from another one, and go there.  They come
+    back times a power of two, the largest below 1: of weights that form a mean, only
+    the ratios count, and neither do sums of these overflow.
     """
     if sample_weight is None:
         return None
     check_unmasked(sample_weight, "sample_weight")
+    return like(_scaled_weights(sample_weight, X)[0], X)
+
+
+def _scaled_weights(sample_weight, X) -> tuple[np.ndarray, int]:
+    """Return valid weights, divided by a power of two, on the host; and its exponent.
+
+    The largest is then in [1/2, 1).  What is too small beside it for a float is zero.
+    """
+    check_unmasked(sample_weight, "sample_weight")
     if is_foreign(X):
         # A vector of the host is checked quickly, and its message names the entry.
-        host = to_host(sample_weight)
-        weights = check_weights(host, np.broadcast_to(np.float64(0), X.shape))
-        return like(weights, X)
+        X = np.broadcast_to(np.float64(0), X.shape)
     if is_foreign(sample_weight):
         sample_weight = to_host(sample_weight)
     with naming("sample_weight"):
@@ -225,23 +234,103 @@ def check_weights(sample_weight, X) -> Any:
         raise ValueError(
             "All sample_weight are zero; expected at least one positive weight."
         )
-    return weights
+    exponent = int(np.frexp(weights.max())[1])
+    return np.ldexp(weights, -exponent), exponent
 
 
 def drop_zero_weights(X, weights):
-    """Return X and weights without the rows that weigh nothing."""
+    """Return X and weights without the rows that weigh nothing.
+
+    Equal weights are None, so that they are the same as none to the last bit.
+    """
     if weights is None:
         return X, weights
-    if is_foreign(X):
-        kept = to_host(weights) > 0
-        if kept.all():
-            return X, weights
-        rows = np.flatnonzero(kept)
-        return take_rows(X, rows), take_rows(weights, rows)
-    if weights.all():
-        return X, weights
-    kept = weights > 0
-    return X[kept], weights[kept]
+    host = to_host(weights)
+    if not host.all():
+        rows = np.flatnonzero(host)
+        X, host = take_rows(X, rows), host[rows]
+    if (host == host[0]).all():
+        return X, None
+    return X, like(host, X)
+
+
+# A weight that counts as one: a mantissa in [1/2, 1), and the exponent of two.
+WeightUnit = tuple[float, int]
+ONE: WeightUnit = (0.5, 1)
+# Means of weights that were divided by their mean differ from one by rounding.
+_ROUNDING = 1e-12
+# How much more, or less, the heaviest row of a batch may weigh than the unit.
+_MAX_RATIO = 1e100
+
+
+def weights_in_units(
+    X, sample_weight, *, unit: WeightUnit | None = None, stream: bool = False
+) -> tuple[Any, Any, WeightUnit]:
+    """Validate the weights that something is learned with, and rid them of their scale.
+
+    What all weights have in common changes nothing then: equal ones become None, and
+    of others that differ by a power of two the same bits are left.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features)
+        The samples.
+    sample_weight : array-like of shape (n_samples,) or None
+        As the user gives them; None: all are one.
+    unit : WeightUnit, optional
+        The weight that is to count as one, from an earlier call; None: it is chosen.
+    stream : bool
+        What counts as one: the mean of these weights, since those of a stream meet
+        numbers of rows; or the power of two next below, which they are divided by
+        without rounding, where their ratios are all that counts.
+
+    Returns
+    -------
+    X : array of shape (n_kept, n_features)
+        The rows that weigh something.
+    weights : array of shape (n_kept,) or None
+        Their weights in units, in the library of X; None: all are one.
+    unit : WeightUnit
+        What counts as one.
+
+    Raises
+    ------
+    ValueError
+        If the weights are not valid, or of another order than a given unit.
+    """
+    if sample_weight is None:
+        if unit in (None, ONE):
+            return X, None, ONE
+        weights, exponent = np.ones(X.shape[0]), 0
+    else:
+        weights, exponent = _scaled_weights(sample_weight, X)
+    if unit is None:
+        unit = _unit_of(weights[weights > 0], exponent, stream)
+    mantissa, power = unit
+    with np.errstate(over="ignore"):
+        weights = np.ldexp(weights, exponent - power) / mantissa
+    largest = float(weights.max())
+    if not 1 / _MAX_RATIO < largest < _MAX_RATIO:
+        raise ValueError(
+            f"The largest sample_weight of this batch is {largest:.3g} times the mean "
+            f"of the first batch's, {float(np.ldexp(mantissa, power)):.3g}; expected "
+            f"weights of one scale, at most {_MAX_RATIO:.0e} times as large or small."
+        )
+    kept = np.flatnonzero(weights)
+    if len(kept) < len(weights):
+        X, weights = take_rows(X, kept), weights[kept]
+    return X, None if (weights == 1).all() else like(weights, X), unit
+
+
+def _unit_of(weights: np.ndarray, exponent: int, stream: bool) -> WeightUnit:
+    constant = bool((weights == weights[0]).all())
+    mantissa, power = np.frexp(weights[0] if constant else weights.mean())
+    if mantissa > 1 - _ROUNDING:
+        mantissa, power = 0.5, power + 1
+    # So weights of mean one stay as they are, those of a part for example.
+    if mantissa < 0.5 + _ROUNDING or not (stream or constant):
+        mantissa = 0.5
+    return float(mantissa), int(power) + exponent
 
 
 def check_codes(estimator, codes, sizes: Sequence[int], widths: Sequence[int]) -> Any:

@@ -1,5 +1,6 @@
 """The additive scheme: a reconstruction is a sum of one codeword from each table."""
 
+import math
 import warnings
 from numbers import Integral, Real
 
@@ -8,7 +9,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from skvq import nearest
-from skvq._array_api import array_namespace, is_foreign, numpy_dtype, to_host
+from skvq._array_api import (
+    array_namespace,
+    average,
+    is_foreign,
+    numpy_dtype,
+    to_host,
+)
 from skvq._checks import check_count, check_memory
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
 from skvq._validation import warn
@@ -62,10 +69,11 @@ class AdditiveQuantizer(BaseQuantizer):
     tol : float, default=1e-3
         Learning stops when a round lowers the distortion by this share of it or less.
     ridge : "auto" or float, default="auto"
-        How strongly the tables of a round are drawn towards those before it: as by so
-        many samples for each codeword.  "auto": as strongly as is best for a fifth of
-        the samples, at most 4096, that are held out of the rounds; there are no rounds
-        if none helps these.
+        How strongly the tables of a round are drawn towards those before it: what each
+        codeword of these weighs, as a multiple of what falls to a codeword on average,
+        which is n_samples / V_j samples where all weigh the same.  "auto": as strongly
+        as is best for a fifth of the samples, at most 4096, that are held out of the
+        rounds; there are no rounds if none helps these.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for the start of the tables, for the rows held out, and
         for the codes replaced in `n_rounds`, whose seed is drawn in `fit`.
@@ -197,10 +205,12 @@ class AdditiveQuantizer(BaseQuantizer):
                 "one codebook repeats them, and the others are zero.",
                 ConvergenceWarning,
             )
-            learned = learning.Learned(self._repeated(few, sizes), ())
+            learned = learning.Learned(self._repeated(few, sizes))
         elif self.assignment == "independent":
-            tables = self._learn_independently(X, weights, sizes, seed)
-            learned = learning.Learned(tables, ())
+            tables, self.distortion_ = self._learn_independently(
+                X, weights, sizes, seed
+            )
+            learned = learning.Learned(tables)
         else:
             learned = learning.learn_jointly(
                 X,
@@ -219,6 +229,14 @@ class AdditiveQuantizer(BaseQuantizer):
         self.ridge_ = learned.strengths
         self.n_iter_ = max(1, len(learned.strengths))
         self.codebook_sizes_ = tuple(sizes)
+        if learned.codes is not None and self._finds_again(sizes):
+            decoded = learning.decode(learned.codes, self._codebooks())
+            self.distortion_ = average(nearest.paired(X, decoded), weights)
+
+    def _finds_again(self, sizes) -> bool:
+        """Whether `transform` finds the codes that `fit` has found."""
+        exhaustive = math.prod(sizes) <= learning.MAX_EXHAUSTIVE
+        return exhaustive or (self.beam_size, self.n_rounds) == (self.fit_beam_size, 0)
 
     def _residual_tables(self, X, weights, rng) -> list[np.ndarray]:
         """Return the tables of a residual quantizer, from which learning starts."""
@@ -288,8 +306,11 @@ class AdditiveQuantizer(BaseQuantizer):
             for j, size in enumerate(sizes)
         ]
 
-    def _learn_independently(self, X, weights, sizes, seed) -> list[np.ndarray]:
-        """Return the best tables for m codebooks, given the best for one less."""
+    def _learn_independently(self, X, weights, sizes, seed):
+        """Return the best tables for m codebooks, given the best for one less.
+
+        And their distortion.
+        """
         best: list[np.ndarray] = []
         lowest = np.inf
         for m, size in enumerate(sizes, start=1):
@@ -300,7 +321,7 @@ class AdditiveQuantizer(BaseQuantizer):
                 value = learning.independent_distortion(X, tables, weights)
                 if value < lowest:
                     best, lowest = tables, value
-        return best
+        return best, lowest
 
     def _candidates(self, X, weights, sizes, seed):
         """Yield tables: one alone, those of a product quantizer, and in a rotation."""

@@ -14,7 +14,9 @@ hook                      what a scheme does in it
 ``_codebooks()``          W_1..W_m, in the order of the code columns
 ========================  ==========================================================
 
-Hooks get floating arrays of the right width and never validate.  Fitted attributes,
+Hooks get floating arrays of the right width and never validate.  Equal weights come as
+None.  Those of a stream have mean one over its first batch, and are in the same unit
+ever after; of other weights nothing but the ratios may count.  Fitted attributes,
 private ones too, end in an underscore: that is how they are told from the others.
 
 Everything follows X: of what library its array is, and on which device, of that are
@@ -59,6 +61,7 @@ from skvq._array_api import (
 from skvq._checks import check_count
 from skvq._compat import UNUSED, Accepted, _fit_context, available_unless
 from skvq._validation import (
+    ONE,
     as_it_is_now,
     check_codes,
     check_same_library,
@@ -70,6 +73,7 @@ from skvq._validation import (
     is_followed,
     plain_parameters,
     take_over,
+    weights_in_units,
 )
 from skvq._version import __version__
 from skvq.codes import from_token_ids, smallest_dtype
@@ -202,7 +206,8 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), optional
-            Weights of the samples, not negative; rows of weight zero play no part.
+            Weights of the samples, not negative; rows of weight zero play no part, and
+            a factor that all weights have in common makes no difference.
 
         Returns
         -------
@@ -246,6 +251,9 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             Ignored.
         sample_weight : array-like of shape (n_samples,), optional
             Weights of the samples, not negative; rows of weight zero play no part.
+            They count beside those of other batches, in which samples without weights
+            have weight one; a factor that all of them have in common makes no
+            difference.
 
         Returns
         -------
@@ -507,8 +515,10 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _check_training(self, X, sample_weight, *, reset: bool, batch: bool = False):
         self._check_backend(X)
         X = check_samples(self, X, reset=reset, min_samples=1 if batch else 2)
-        weights = check_weights(sample_weight, X)
-        X, weights = drop_zero_weights(X, weights)
+        unit = None if reset else getattr(self, "_weight_unit_", ONE)
+        X, weights, self._weight_unit_ = weights_in_units(
+            X, sample_weight, unit=unit, stream=self._can_partial_fit()
+        )
         return _to_compute_in(X), weights
 
     def _check_input(self, X, method: str):

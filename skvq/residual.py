@@ -269,7 +269,7 @@ class ResidualQuantizer(StagedQuantizer):
         How far the samples can be trusted is found out on some that a second model has
         never seen: tables that have seen them would look better than they are.
         """
-        rows, held = joint.split(X.shape[0], rng)
+        rows, held = joint.hold_out(X, joint.HELD_OUT_SHARE, joint.MAX_HELD_OUT, rng)
         if len(held) == 0:
             return parts
         learned = take_rows(X, rows)

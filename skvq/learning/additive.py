@@ -27,13 +27,16 @@ from skvq._array_api import (
     is_foreign,
     join,
     join_columns,
+    largest_magnitude,
     like,
     look_up,
     numpy_dtype,
     take_rows,
+    times_power,
     to_host,
 )
 from skvq.learning.initialise import few_distinct, initialise, repeat_cyclically
+from skvq.learning.joint import hold_out
 from skvq.learning.least_squares import NormalEquations, normal_equations, ridge
 from skvq.learning.lloyd import lloyd
 from skvq.learning.rotation import (
@@ -54,8 +57,8 @@ _STAGE_TOL = 1e-3
 # tables are learned anew, and after.
 _MORE_TURNS = 5
 
-# Samples that a codeword weighs in the ridge, from weak to strong.
-_STRENGTHS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+# Strengths of the ridge, in mean weights of a codeword, from weak to strong.
+_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _HELD_OUT_SHARE = 0.2
 _MAX_HELD_OUT = 4096
 _MIN_HELD_OUT = 8
@@ -80,7 +83,8 @@ class Learned(NamedTuple):
     """What the joint learner returns."""
 
     tables: list[np.ndarray]  # one for each code, or the one that they share
-    strengths: tuple[float, ...]  # of the ridge, in each of the rounds that helped
+    strengths: tuple[float, ...] = ()  # of the ridge, in each round that helped
+    codes: np.ndarray | None = None  # of the samples, where they were searched for
 
 
 def encode(X: np.ndarray, tables: Sequence[np.ndarray], search: Search) -> np.ndarray:
@@ -161,8 +165,8 @@ def learn_jointly(
     search : Search
         How the samples are encoded in each round.
     strength : float or None
-        Of the ridge: samples that each codeword at hand counts for; None: chosen on
-        rows held out.
+        Of the ridge: what each codeword at hand weighs, in mean weights of a codeword;
+        None: chosen on rows held out.
     max_iter : int
         Largest number of rounds.
     tol : float
@@ -183,20 +187,24 @@ def learn_jointly(
     centred = _less(X, mean)
     problem = _Problem(centred, sizes, weights, shared, search, start)
     n_samples = X.shape[0]
-    n_held = min(int(n_samples * _HELD_OUT_SHARE), _MAX_HELD_OUT)
+    rows, held_rows = np.arange(n_samples), np.arange(0)
+    if max_iter > 0 and strength is None:
+        rows, held_rows = hold_out(X, _HELD_OUT_SHARE, _MAX_HELD_OUT, rng)
+    n_held = len(held_rows)
     if max_iter == 0 or (strength is None and n_held < _MIN_HELD_OUT):
-        learned = Learned(problem.start(rng), ())
+        learned = Learned(problem.start(rng))
     elif strength is not None:
         tables = problem.start(rng)
         learned = _rounds(problem, problem, tables, (strength,), max_iter, tol)
     else:
-        order = rng.permutation(n_samples)
-        held = problem.part(np.sort(order[:n_held]))
-        train = problem.part(np.sort(order[n_held:]))
+        held, train = problem.part(held_rows), problem.part(rows)
         learned = _rounds(train, held, train.start(rng), _STRENGTHS, max_iter, tol)
         if n_held > _MAX_LOST_SHARE * n_samples:
             # With all rows now, in the rounds that were found good.
             learned = _repeat(problem, problem.start(rng), learned.strengths)
+        else:
+            place = np.argsort(np.concatenate([rows, held_rows]))
+            learned = learned._replace(codes=take_rows(learned.codes, place))
     # One table serves m times, so that it bears an m-th of the mean.
     share = mean / len(sizes) if shared else mean
     first = (learned.tables[0] + share).astype(numpy_dtype(X))
@@ -271,24 +279,34 @@ class _Problem:
 
 
 def _rounds(problem, judge, tables, strengths, max_iter, tol) -> Learned:
-    """Encode and solve in turns, as long as the judge's samples gain."""
+    """Encode and solve in turns, as long as the judge's samples gain.
+
+    Returns the codes of the problem's samples, and after them those of the judge's, if
+    these are others.
+    """
     codes, value = problem.encode(tables)
-    judged = value if judge is problem else judge.encode(tables)[1]
+    judge_codes, judged = codes, value
+    if judge is not problem:
+        judge_codes, judged = judge.encode(tables)
     taken: list[float] = []
     while len(taken) < max_iter and value > 0.0:
         equations = problem.equations(codes)
         found = _best_step(problem, judge, equations, tables, strengths, judged)
         if found is None:
             break
-        tables, strength, judged = found
+        tables, strength, judge_codes, judged = found
         taken.append(strength)
         # What was too weak once would be so again, with tables that fit better.
         strengths = strengths[strengths.index(strength) :]
-        codes, new_value = problem.encode(tables)
+        codes, new_value = judge_codes, judged
+        if judge is not problem:
+            codes, new_value = problem.encode(tables)
         fall, value = value - new_value, new_value
         if fall <= tol * (value + fall):
             break
-    return Learned(tables, tuple(taken))
+    if judge is not problem:
+        codes = join([codes, judge_codes], axis=0)
+    return Learned(tables, tuple(taken), codes)
 
 
 def _repeat(problem, tables, strengths) -> Learned:
@@ -299,13 +317,16 @@ def _repeat(problem, tables, strengths) -> Learned:
 
 
 def _best_step(train, judge, equations, tables, strengths, judged):
-    """Return tables, strength and distortion of the best step, None if none helps."""
+    """Return the best step, None if none helps.
+
+    Its tables, strength, and the judge's codes and their distortion.
+    """
     best = None
     for strength in strengths:
         solved = train.solve(equations, tables, strength)
-        value = judge.encode(solved)[1]
+        codes, value = judge.encode(solved)
         if value < judged:
-            best, judged = (solved, strength, value), value
+            best, judged = (solved, strength, codes, value), value
         elif best is not None:
             break
     return best
@@ -385,9 +406,13 @@ def in_rotated_slices(
         (table - part).astype(dtype)
         for table, part in zip(product_tables, np.split(mean, begins), strict=True)
     ]
-    starts = [_rotated(centred, np.eye(X.shape[1]), tables, weights)]
-    axes = principal_axes(centred, weights)
-    variances = _variances(centred, axes, weights)
+    basis, axes, variances = _principal_basis(centred, weights)
+    if basis is None:
+        slices = np.eye(X.shape[1])
+    else:
+        # A rotation counts only as far as it turns the span of the rows.
+        centred, slices = turn(centred, basis), basis.T
+    starts = [_rotated(centred, slices, tables, weights)]
     for order in (np.arange(len(variances)), balanced_order(variances, widths)):
         rotation = axes[:, order]
         tables = _fresh_tables(centred, rotation, sizes, begins, weights, rng)
@@ -410,11 +435,65 @@ def in_rotated_slices(
     best = min(best, fresh, key=lambda one: one.distortion)
     # Each table bears the part of the mean in its own subspace: distances within it
     # are as they were, and the parts add up to the mean.
-    parts = np.split(best.rotation, begins, axis=1)
-    return [
-        ((table + mean @ part) @ part.T).astype(dtype)
-        for table, part in zip(best.tables, parts, strict=True)
-    ]
+    there, back = _whole_rotation(basis, best.rotation)
+    parts = np.split(there(mean), begins)
+    tables = [table + part for table, part in zip(best.tables, parts, strict=True)]
+    return [back(table).astype(dtype) for table in in_slices(tables)]
+
+
+def _principal_basis(X, weights):
+    """Return a basis of the span of centred rows, principal axes, and variances.
+
+    Returns
+    -------
+    basis : ndarray of shape (n_features, rank), or None
+        Its columns are orthonormal; None: the rank is not low, and the features will
+        do.
+    axes : ndarray of shape (rank or n_features, n_features)
+        In columns, by coordinates in the basis, of falling variance; zero where there
+        is none.
+    variances : ndarray of shape (n_features,)
+        Along the axes.
+    """
+    d = X.shape[1]
+    axes = principal_axes(X, weights)
+    # Of ordinary size, so that no square overflows or vanishes.
+    scaled = times_power(X, -int(np.frexp(largest_magnitude(X))[1]))
+    variances = _variances(scaled, axes, weights)
+    negligible = 4 * np.finfo(numpy_dtype(X)).eps
+    rank = max(1, int((variances > negligible**2 * variances.max()).sum()))
+    if 2 * rank <= d:
+        variances = np.append(variances[:rank], np.zeros(d - rank))
+        return axes[:, :rank], np.eye(rank, d), variances
+    variances = np.append(variances, np.zeros(d - len(variances)))
+    return None, _completed(axes), variances
+
+
+def _completed(frame: np.ndarray) -> np.ndarray:
+    """Return an orthogonal matrix that begins with these orthonormal columns."""
+    if frame.shape[1] == len(frame):
+        return frame
+    whole = np.linalg.qr(frame, mode="complete")[0]
+    whole[:, : frame.shape[1]] = frame
+    return whole
+
+
+def _whole_rotation(basis: np.ndarray | None, rotation: np.ndarray):
+    """Return functions that turn rows of all features by a rotation, and back.
+
+    The rotation is given as far as it turns the rows of a span.  Of those that turn
+    them so, the one that turns nothing but the span and what it is turned into: that
+    takes no matrix of (n_features, n_features).
+    """
+    if basis is None:
+        return lambda rows: rows @ rotation, lambda rows: rows @ rotation.T
+    both = np.linalg.qr(np.hstack([basis, rotation.T]))[0]
+    turned = _completed(both.T @ basis) @ _completed(both.T @ rotation.T).T
+    change = turned - np.eye(len(turned))
+    return (
+        lambda rows: rows + (rows @ both) @ change @ both.T,
+        lambda rows: rows + (rows @ both) @ change.T @ both.T,
+    )
 
 
 def _fresh_tables(X, rotation, sizes, begins, weights, rng) -> list[np.ndarray]:

@@ -90,10 +90,7 @@ def initialise(
     if init == "normal":
         return rng.standard_normal((n_codewords, X.shape[1])).astype(numpy_dtype(X))
     if init == "random":
-        w = None if weights is None else to_host(weights)
-        p = None if w is None else w / w.sum()
-        rows = rng.choice(X.shape[0], n_codewords, replace=False, p=p)
-        return to_host(take_rows(X, rows))
+        return to_host(take_rows(X, draw_distinct(X, n_codewords, weights, rng)))
     scale = _scale(X, metric)
     scaled = X if scale == 1 else X * scale
     if init == "splitting":
@@ -107,6 +104,56 @@ def initialise(
         spread = "sqeuclidean" if metric == "inner_product" else metric
         table = k_means_plus_plus(scaled, n_codewords, weights, spread, rng)
     return table if scale == 1 else table / scale
+
+
+def draw_distinct(X, n_rows: int, weights, rng: np.random.RandomState) -> np.ndarray:
+    """Draw rows no two of which are equal, one after the other, by weight.
+
+    Equal rows are drawn as one that weighs what they do together.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features)
+        Samples of any library, at least n_rows of them distinct.
+    n_rows : int
+        How many to draw.
+    weights : array of shape (n_samples,) or None
+        Positive sample weights; None: equal ones.
+    rng : RandomState
+        Source of one random number for each sample.
+
+    Returns
+    -------
+    rows : ndarray of shape (n_rows,)
+        Their indices, in the order in which they were drawn.
+
+    Notes
+    -----
+    Exponential times, divided by the weights, put the samples in the order of drawing
+    without replacement; the first time of several equal samples is distributed as that
+    of one of their summed weight.  So the rest of the order is left out where its row
+    has come before, and only as much of it is looked at as is needed.
+
+    References
+    ----------
+    Efraimidis and Spirakis (2006), "Weighted random sampling with a reservoir",
+    Information Processing Letters 97(5).
+    """
+    times = rng.standard_exponential(X.shape[0])
+    if weights is not None:
+        with np.errstate(over="ignore"):
+            times = times / to_host(weights)
+    looked_at = min(n_rows, len(times))
+    while True:
+        earliest = np.argpartition(times, looked_at - 1)[:looked_at]
+        order = earliest[np.argsort(times[earliest], kind="stable")]
+        rows = order[_first_of_equal(take_rows(X, order))]
+        if looked_at == len(times):
+            # Rows that scaling has made equal, if there are too few others.
+            rows = np.concatenate([rows, np.setdiff1d(order, rows)])
+        if len(rows) >= n_rows:
+            return rows[:n_rows]
+        looked_at = min(2 * looked_at, len(times))
 
 
 def _scale(X: np.ndarray, metric: nearest.Metric):
@@ -163,8 +210,13 @@ def _greedy(X, n_codewords, weights, metric, rng) -> np.ndarray:
         while len(chosen) < n_codewords:
             potential = closest * weights
             if not potential.any():
+                # What is left differs by less than distances can tell.
+                fresh = _first_of_equal(np.concatenate([X[chosen], X])) - len(chosen)
                 potential = np.ones(len(X))
                 potential[chosen] = 0
+                if (fresh >= 0).any():
+                    potential[:] = 0
+                    potential[fresh[fresh >= 0]] = 1
             picks = _draw(potential, rng, trials)
             table = np.minimum(distances(picks), closest)
             best = int(np.argmin(table @ weights))
@@ -302,12 +354,11 @@ def progressive(X, n_codewords, weights, rng) -> np.ndarray:
     (Douze et al. 2024, "The Faiss library").
     """
     mean, axes = _principal_axes(X, weights)
-    p = None if weights is None else weights / weights.sum()
-    chosen = np.sort(rng.choice(len(X), n_codewords, replace=False, p=p))
+    chosen = np.sort(draw_distinct(X, n_codewords, weights, rng))
     with nearest.single_threaded_blas():
         rotated = (X - mean) @ axes
     table = rotated[chosen]
-    d = X.shape[1]
+    d = axes.shape[1]
     widths = {round(d ** (step / _PROGRESSIVE_STEPS)) for step in range(1, 10)}
     for width in sorted(widths - {d}):
         learned = lloyd(
@@ -324,10 +375,19 @@ def progressive(X, n_codewords, weights, rng) -> np.ndarray:
 
 
 def _principal_axes(X, weights) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and the axes, those of largest variance first, in X's dtype."""
+    """Return the mean and the axes, those of largest variance first, in X's dtype.
+
+    Of fewer rows than features, as many axes as rows: they span all rows.
+    """
     one = np.zeros(len(X), dtype=np.intp)
     sums, counts = nearest.accumulate(X, one, 1, weights)
     mean = (sums[0] / counts[0]).astype(X.dtype)
+    if len(X) < X.shape[1]:
+        gaps = (X - mean).astype(np.float64)
+        rows = gaps if weights is None else gaps * np.sqrt(weights)[:, None]
+        with nearest.single_threaded_blas():
+            axes = np.linalg.svd(rows, full_matrices=False)[2].T
+        return mean, np.ascontiguousarray(axes).astype(X.dtype)
     covariance = np.zeros((X.shape[1], X.shape[1]))
     with nearest.single_threaded_blas():
         for begin in range(0, len(X), _COVARIANCE_ROWS):

@@ -13,16 +13,16 @@ from skvq.learning.least_squares import (
 )
 
 # Samples held out of all learning, on which the strength of the ridge is chosen.
-_HELD_OUT_SHARE = 0.1
-_MAX_HELD_OUT = 4096
-# Strengths of the ridge, in samples per codeword.
-_STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+HELD_OUT_SHARE = 0.1
+MAX_HELD_OUT = 4096
+# Strengths of the ridge, in mean weights of a codeword.
+_STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 # A round must lower the loss of the samples held out by this share of it.
 _MIN_GAIN = 1e-3
 
 # Rounds of (encode, solve) for a table that all stages share.
 _SHARED_ROUNDS = 10
-_SHARED_STRENGTH = 3.0
+_SHARED_STRENGTH = 0.03
 _MIN_SHARED_GAIN = 1e-4
 
 
@@ -139,11 +139,36 @@ def refine(
     return best
 
 
-def split(n_samples: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows to learn from and the rows to hold out, in ascending order."""
-    n_held = min(int(_HELD_OUT_SHARE * n_samples), _MAX_HELD_OUT)
-    order = rng.permutation(n_samples)
-    return np.sort(order[n_held:]), np.sort(order[:n_held])
+def hold_out(
+    X: np.ndarray, share: float, most: int, rng: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose rows to judge by what is learned from the others.
+
+    Equal rows stay together, and are one to the choice: what has been learned from its
+    twin is no judge, and a row of weight two has the place of two rows.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features)
+        Samples of any library.
+    share : float
+        How many of the distinct rows to hold out.
+    most : int
+        Their largest number.
+    rng : RandomState
+        Source of the choice.
+
+    Returns
+    -------
+    rows, held : ndarray
+        Indices of the rows to learn from, and of those held out; ascending.
+    """
+    _, which = np.unique(to_host(X) + 0.0, axis=0, return_inverse=True)
+    which = which.ravel()
+    n_distinct = int(which.max()) + 1
+    is_held = np.zeros(n_distinct, dtype=bool)
+    is_held[rng.permutation(n_distinct)[: min(int(share * n_distinct), most)]] = True
+    return np.flatnonzero(~is_held[which]), np.flatnonzero(is_held[which])
 
 
 def _systems(X, codes, weights, problem: Problem) -> list[NormalEquations]:

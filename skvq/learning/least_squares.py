@@ -20,7 +20,7 @@ import scipy.linalg
 import scipy.sparse
 
 from skvq import nearest
-from skvq._array_api import to_host
+from skvq._array_api import to_host, total
 
 # Beyond so many codewords the matrix is kept sparse and the system solved by conjugate
 # gradients: a dense factor would take K^2 numbers and K^3 / 3 multiply-adds.
@@ -34,7 +34,9 @@ class NormalEquations(NamedTuple):
 
     gram: np.ndarray | scipy.sparse.csr_array  # (K, K)
     moments: np.ndarray  # (K, d)
-    curvature: np.ndarray  # (K,), what one sample adds to the diagonal
+    # (K,), what samples would add to the diagonal that weigh as much as falls to a
+    # codeword of its table on average
+    curvature: np.ndarray
 
 
 def system_bytes(n_codewords: int, n_features: int, n_pairs: int) -> int:
@@ -83,13 +85,14 @@ def normal_equations(
     n_stages = codes.shape[1]
     above = cumulated_weights(stage_weights, n_stages)
     n_rows = max(start + size for start, size in zip(starts, sizes, strict=True))
+    whole = float(X.shape[0] if weights is None else total(weights))
     moments = np.zeros((n_rows, X.shape[1]))
     curvature = np.zeros(n_rows)
     for j in range(n_stages):
         rows = slice(starts[j], starts[j] + sizes[j])
         sums, _ = nearest.accumulate(X, codes[:, j], sizes[j], weights)
         moments[rows] += above[j] * to_host(sums)
-        curvature[rows] = np.maximum(curvature[rows], above[j])
+        curvature[rows] = np.maximum(curvature[rows], above[j] * whole / sizes[j])
     mass = None if weights is None else to_host(weights)
     gram = _gram(codes.astype(np.int64), starts, sizes, mass, above)
     return NormalEquations(gram, moments, curvature)
@@ -133,7 +136,9 @@ def ridge(
     prior : ndarray of shape (K, n_features)
         The stacked tables towards which the solution is drawn.
     strength : float
-        Positive; a codeword is drawn as by so many samples that lie on it.
+        Positive; a codeword is drawn as by samples that lie on it and weigh this many
+        times what falls to a codeword of its table on average.  So it depends neither
+        on the scale of the weights nor on how often all samples are repeated.
     fixed : ndarray of shape (K,), dtype bool, optional
         Rows that stay as they are.
 

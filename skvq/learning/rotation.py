@@ -28,7 +28,8 @@ from skvq.learning.cells import repair_empty
 class Rotated(NamedTuple):
     """A product codebook in a rotated space."""
 
-    rotation: np.ndarray  # (d, d), orthogonal; rows of X times this are cut in slices
+    # (r, d), rows orthonormal, r the width of X; rows of X times this are cut in slices
+    rotation: np.ndarray
     tables: list[np.ndarray]  # (V_j, d_j)
     distortion: float  # weighted mean squared distance of the samples
 
@@ -40,7 +41,11 @@ def turn(X: np.ndarray, rotation: np.ndarray) -> np.ndarray:
 
 
 def principal_axes(X: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """Eigenvectors of the covariance in columns, of falling variance; float64."""
+    """Eigenvectors of the covariance in columns, of falling variance; float64.
+
+    Of fewer samples than features, as many as there are samples: the others have no
+    variance.
+    """
     total = float(X.shape[0] if weights is None else sum_of(weights))
     one = np.zeros(X.shape[0], dtype=np.intp)
     mean = nearest.accumulate(X, one, 1, weights)[0][:1, :] / total
@@ -49,6 +54,9 @@ def principal_axes(X: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     gaps = gaps / (largest_magnitude(gaps) or 1.0)
     weighted = gaps if weights is None else gaps * weights[:, None]
     with nearest.single_threaded_blas():
+        if X.shape[0] < X.shape[1]:
+            gaps = gaps if weights is None else gaps * weights[:, None] ** 0.5
+            return np.linalg.svd(to_host(gaps), full_matrices=False)[2].T
         return np.linalg.eigh(to_host(gaps.T @ weighted) / total)[1][:, ::-1]
 
 
@@ -83,7 +91,8 @@ def improve_rotation(
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
-        Samples.
+        Samples; of fewer features than the rotation has columns, if they are the
+        coordinates of samples of low rank in their span.
     start : Rotated
         Where to start.
     weights : ndarray of shape (n_samples,) or None
@@ -115,7 +124,7 @@ def improve_rotation(
         target = decoded if weights is None else decoded * weights[:, None]
         with nearest.single_threaded_blas():
             both = to_host(in_dtype(X.T, np.dtype(np.float64)) @ target)
-            u, _, vt = np.linalg.svd(both)
+            u, _, vt = np.linalg.svd(both, full_matrices=False)
             rotation = u @ vt
         new = sum_of(nearest.paired(turn(X, rotation), decoded), weights) / total
         if new < best.distortion:
