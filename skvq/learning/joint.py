@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skvq._array_api import average, to_host
+from skvq._array_api import average, to_host, unique_rows
 from skvq.learning.least_squares import (
     NormalEquations,
     normal_equations,
@@ -163,8 +163,7 @@ def hold_out(
     rows, held : ndarray
         Indices of the rows to learn from, and of those held out; ascending.
     """
-    _, which = np.unique(to_host(X) + 0.0, axis=0, return_inverse=True)
-    which = which.ravel()
+    _, which = unique_rows(to_host(X))
     n_distinct = int(which.max()) + 1
     is_held = np.zeros(n_distinct, dtype=bool)
     is_held[rng.permutation(n_distinct)[: min(int(share * n_distinct), most)]] = True
