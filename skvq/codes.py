@@ -624,24 +624,22 @@ def _n_bits(sizes: tuple[int, ...], method: str) -> int:
     raise ValueError(f"method must be 'columns' or 'radix', got {method!r}")
 
 
-def _bits_of_product(sizes: tuple[int, ...]) -> int:
+def _bits_of_product(sizes: tuple[int, ...], precision: int = 128) -> int:
     """Return ``(math.prod(sizes) - 1).bit_length()``, without the digits of it all.
 
     The product of a million sizes takes minutes.  Its leading bits, rounded down and
     up, say the same, unless it is very close to a power of two: then more of them do.
     """
-    precision = 128
-    factors = [math.prod(sizes[i : i + 16]) for i in range(0, len(sizes), 16)]
-    while True:
-        low, high, shift = 1, 1, 0
-        for factor in factors:
-            low, high = low * factor, high * factor
-            excess = max(0, low.bit_length() - precision)
-            low, high, shift = low >> excess, -(-high >> excess), shift + excess
-        n_bits = (low - 1).bit_length() + shift
-        if n_bits == (high - 1).bit_length() + shift:
-            return n_bits
-        precision *= 2
+    low, high, shift = 1, 1, 0
+    for i in range(0, len(sizes), 16):
+        factor = math.prod(sizes[i : i + 16])
+        low, high = low * factor, high * factor
+        excess = max(0, low.bit_length() - precision)
+        low, high, shift = low >> excess, -(-high >> excess), shift + excess
+    n_bits = (low - 1).bit_length() + shift
+    if n_bits == (high - 1).bit_length() + shift:
+        return n_bits
+    return _bits_of_product(sizes, 2 * precision)
 
 
 def _packed_shape(n_samples: int, n_bits: int, row_aligned: bool) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from skvq.codes import (
+    _bits_of_product,
     from_token_ids,
     one_hot,
     pack,
@@ -154,6 +155,18 @@ def test_packed_bits_knows_no_rounding():
     assert packed_bits([2**32, 2**31, 2, 1]) == 64
     assert packed_bits([2**32, 2**32 - 1], "radix") == 64
     assert packed_bits([3] * 1000, "radix") == (3**1000 - 1).bit_length()
+
+
+@given(st.lists(a_size, min_size=1, max_size=60), st.integers(1, 70))
+@example([65537, 4294901761], 2)  # 2**48 + 1
+@example([65537, 4294901761] * 20, 1)
+def test_bits_of_a_product_need_few_of_its_digits(sizes, precision):
+    exact = (math.prod(sizes) - 1).bit_length()
+    assert _bits_of_product(tuple(sizes), precision) == exact
+
+
+def test_bits_of_very_many_columns():
+    assert packed_bits((2**32 - 1,) * 200_000, "radix") == 32 * 200_000
 
 
 @each_layout
