@@ -197,10 +197,11 @@ def _renew_after_fork() -> None:
     """Start anew in a forked child, which has neither the threads nor the locks."""
     global _pool
     _pool = _Pool()
-    counts = single_threaded_blas._counts
-    single_threaded_blas.__init__()  # type: ignore[misc]
-    single_threaded_blas._counts = counts
-    single_threaded_blas.settle()
+    guard = single_threaded_blas
+    counts, controller = guard._counts, guard._controller
+    guard.__init__()  # type: ignore[misc]
+    guard._counts, guard._controller = counts, controller
+    guard.settle()
 
 
 if hasattr(os, "register_at_fork"):
