@@ -64,6 +64,7 @@ from skvq._validation import (
     check_weights,
     drop_zero_weights,
     is_followed,
+    one_warning,
     unchanged_on_failure,
 )
 from skvq._version import __version__
@@ -195,7 +196,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self : object
             The fitted quantizer.
         """
-        with unchanged_on_failure(self), self._computing():
+        with unchanged_on_failure(self), one_warning(), self._computing():
             self._forget()
             X, weights = self._check_training(X, sample_weight, reset=True)
             began = time.perf_counter()
@@ -234,7 +235,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self : object
             The quantizer after this batch.
         """
-        with unchanged_on_failure(self), self._computing():
+        with unchanged_on_failure(self), one_warning(), self._computing():
             first = not self.__sklearn_is_fitted__()
             if not first:
                 self._return_home()
