@@ -250,10 +250,10 @@ def partial_sum_loss(
             = \frac{2\alpha}n w_s (\hat x_{s,i} - x_i)
 
     The default weights, 1 / n_stages each, give the mean over the stages, which is the
-    loss of VAR.  RQ-VAE, whose tables follow moving averages, has ``codebook_weight=0``:
-    with these weights it is the commitment loss of its published training code
-    (rq-vae-transformer), the mean; with ``stage_weights=[1] * n_stages`` that of the
-    paper, the sum.
+    loss of VAR.  RQ-VAE, whose tables follow moving averages, has
+    ``codebook_weight=0``: with these weights it is the commitment loss of its published
+    training code (rq-vae-transformer), the mean; with ``stage_weights=[1] * n_stages``
+    that of the paper, the sum.
 
     Parameters
     ----------

@@ -6,7 +6,6 @@ from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 
 from skvq import nearest
@@ -19,7 +18,7 @@ from skvq._array_api import (
     numpy_dtype,
 )
 from skvq._compat import Interval, StrOptions
-from skvq._validation import check_foreign_matrix, is_followed_by_functions, warn
+from skvq._validation import check_foreign_matrix, is_followed_by_functions
 from skvq.base import BaseQuantizer
 from skvq.learning import direction_arrays
 from skvq.learning.scalar import (
@@ -165,12 +164,6 @@ class SphericalQuantizer(BaseQuantizer):
         angles = _angles(X.shape[1], self.coordinates)
         self._cells_ = self._angle_cells(angles)
         radius = fit_radius(self.radius, row_norms(X), weights, int(self.radius_levels))
-        if radius.few is not None:
-            warn(
-                f"{radius.few} distinct lengths of samples are fewer than "
-                f"radius_levels={self.radius_levels}: the codebook repeats them.",
-                ConvergenceWarning,
-            )
         self._radius_ = radius
         self._fitted_coordinates_ = self.coordinates
         self._dtype_ = numpy_dtype(X)
