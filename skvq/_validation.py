@@ -1,12 +1,20 @@
-"""Inputs at the border: samples, weights and codes."""
+"""What passes the border: samples, weights and codes; and the warnings of a fit."""
 
+import contextlib
+import os
+import sys
 import warnings
-from collections.abc import Callable, Sequence
-from contextvars import copy_context
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+import joblib
 import numpy as np
+import sklearn
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_array, validate_data
 
 from skvq._array_api import (
@@ -450,10 +458,156 @@ def in_fitted_dtype(X, dtype: np.dtype) -> Any:
     return in_dtype(X, dtype)
 
 
-def warn(message: str, category: type[Warning]) -> None:
-    """Warn from within `fit`, at the user's line as far as that can be told."""
-    # user -> scikit-learn's wrapper -> `in_own_context` -> fit -> the hook -> here
-    warnings.warn(message, category, stacklevel=6)
+# -- warnings --------------------------------------------------------------------------
+
+_Place = tuple[str, int, tuple[int, ...]]
+
+
+class Notice(NamedTuple):
+    """What is to be warned of at the end of a fit, and where it was found.
+
+    Parameters
+    ----------
+    text : str
+        With ``{}`` for the number, if it has one.
+    numbers : tuple of int
+        The smallest and the largest of all places.
+    places : tuple of (noun, count, numbers)
+        What parts of what parts, from the outermost on: what they are called, how many
+        there are, and which are meant.
+    """
+
+    text: str
+    numbers: tuple[int, int] = (0, 0)
+    places: tuple[_Place, ...] = ()
+
+    def __str__(self) -> str:
+        low, high = self.numbers
+        number = f"{low}" if low == high else f"{low} to {high}"
+        text = self.text.replace("{}", number)
+        if not self.places:
+            return text
+        return f"In {', '.join(_in_words(*place) for place in self.places)}: {text}"
+
+
+# Most places that a warning names.
+_MOST_NAMED = 10
+
+# A list, while warnings wait for a fit to end.  Python's own way to catch warnings is
+# one for all threads, and does not reach the workers of joblib.
+_waiting: ContextVar[list[Notice] | None] = ContextVar("skvq_notices", default=None)
+
+# Where frames are not the user's.
+_NOT_THE_USERS = (
+    str(Path(__file__).parent) + os.sep,
+    *(str(Path(str(one.__file__)).parent) + os.sep for one in (sklearn, joblib)),
+    str(contextlib.__file__),
+)
+
+
+def warn(text: str, number: int = 0) -> None:
+    """Give a ConvergenceWarning when the outermost fit is done; outside of one, now.
+
+    Parameters
+    ----------
+    text : str
+        The message; ``{}`` in it stands for the number.
+    number : int, default=0
+        What may differ from part to part.
+    """
+    _give([Notice(text, (number, number))])
+
+
+def warn_of_some(noun: str, text: str, numbers: Sequence[int | None]) -> None:
+    """Warn of some features, or what else the noun says.
+
+    Parameters
+    ----------
+    noun : str
+        What they are called, in the singular.
+    text : str
+        As in `warn`.
+    numbers : sequence of int or None
+        The number for each, None where there is nothing to say.
+    """
+    found = [[] if one is None else [Notice(text, (one, one))] for one in numbers]
+    warn_of_parts(noun, found)
+
+
+def warn_of_parts(noun: str, found: Sequence[list[Notice]]) -> None:
+    """Warn of what was collected from each of some parts, once for all of a kind."""
+    count = len(found)
+    _give(
+        [
+            one._replace(places=((noun, count, (j,)), *one.places))
+            for j, notices in enumerate(found)
+            for one in notices
+        ]
+    )
+
+
+@contextmanager
+def collected() -> Iterator[list[Notice]]:
+    """Collect the warnings of the block, and of fits in it, for `warn_of_parts`."""
+    notices: list[Notice] = []
+    token = _waiting.set(notices)
+    try:
+        yield notices
+    finally:
+        _waiting.reset(token)
+
+
+@contextmanager
+def one_warning() -> Iterator[None]:
+    """Give what is warned of in the block as one warning at its end.
+
+    Within another such block it is handed up to that one.
+    """
+    with collected() as notices:
+        yield
+    if notices:
+        _give(notices)
+
+
+def _give(notices: list[Notice]) -> None:
+    merged: dict[tuple, Notice] = {}
+    for one in notices:
+        kind = one.text, *(place[:2] for place in one.places)
+        before = merged.get(kind)
+        merged[kind] = one if before is None else _merged(before, one)
+    waiting = _waiting.get()
+    if waiting is not None:
+        waiting.extend(merged.values())
+    elif merged:
+        message = " ".join(map(str, merged.values()))
+        warnings.warn(message, ConvergenceWarning, stacklevel=_users_level())
+
+
+def _merged(one: Notice, other: Notice) -> Notice:
+    numbers = one.numbers + other.numbers
+    places = tuple(
+        (noun, count, tuple(sorted({*which, *others})))
+        for (noun, count, which), (_, _, others) in zip(
+            one.places, other.places, strict=True
+        )
+    )
+    return Notice(one.text, (min(numbers), max(numbers)), places)
+
+
+def _in_words(noun: str, count: int, which: tuple[int, ...]) -> str:
+    if len(which) == count:
+        return f"the one {noun}" if count == 1 else f"all {count} {noun}s"
+    named = ", ".join(map(str, which[:_MOST_NAMED]))
+    more = ", ..." if len(which) > _MOST_NAMED else ""
+    return f"{len(which)} of {count} {noun}s ({named}{more})"
+
+
+def _users_level() -> int:
+    """Return the stacklevel, for the caller, of the innermost line of the user's."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def in_own_context(method: Callable[P, R]) -> Callable[P, R]:

@@ -1,11 +1,9 @@
 """The additive scheme: a reconstruction is a sum of one codeword from each table."""
 
 import math
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from skvq import nearest
@@ -18,7 +16,7 @@ from skvq._array_api import (
 )
 from skvq._checks import check_count, check_memory
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
-from skvq._validation import warn
+from skvq._validation import collected, warn
 from skvq.base import BaseQuantizer
 from skvq.learning import additive as learning
 from skvq.learning import least_squares
@@ -201,9 +199,9 @@ class AdditiveQuantizer(BaseQuantizer):
         few = few_distinct(X, max(sizes))
         if few is not None:
             warn(
-                f"{len(few)} distinct samples are fewer than n_codewords={max(sizes)}: "
+                f"{{}} distinct samples are fewer than n_codewords={max(sizes)}: "
                 "one codebook repeats them, and the others are zero.",
-                ConvergenceWarning,
+                len(few),
             )
             learned = learning.Learned(self._repeated(few, sizes))
         elif self.assignment == "independent":
@@ -248,9 +246,7 @@ class AdditiveQuantizer(BaseQuantizer):
             random_state=int(rng.randint(np.iinfo(np.int32).max)),
             backend=self.backend,
         )
-        with warnings.catch_warnings():
-            # Of few distinct residuals; too few samples have had their warning.
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        with collected():  # few distinct residuals are nothing to warn of
             residual.fit(X, sample_weight=weights)
         n_tables = 1 if self.share_codebook else self.n_codebooks
         return [to_host(table) for table in residual.codebooks_[:n_tables]]
@@ -336,7 +332,8 @@ class AdditiveQuantizer(BaseQuantizer):
         if m > X.shape[1]:
             return  # there is no slice for the last of them
         pq = ProductQuantizer(m, sizes, random_state=seed, backend=self.backend)
-        fitted = pq.fit(X, sample_weight=weights)
+        with collected():  # few distinct slices are nothing to warn of
+            fitted = pq.fit(X, sample_weight=weights)
         product_tables = [to_host(table) for table in fitted.codebooks_]
         yield learning.in_slices(product_tables)
         if 1 < m:

@@ -71,6 +71,7 @@ from skvq._validation import (
     drop_zero_weights,
     in_own_context,
     is_followed,
+    one_warning,
     plain_parameters,
     take_over,
     weights_in_units,
@@ -215,7 +216,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             The fitted quantizer.
         """
         new = copy_to_fit(self, fitted=False)
-        with new._computing():
+        with one_warning(), new._computing():
             X, weights = new._check_training(X, sample_weight, reset=True)
             began = time.perf_counter()
             plain_parameters(new)
@@ -261,7 +262,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             The quantizer after this batch.
         """
         new = copy_to_fit(self, fitted=True)
-        with new._computing():
+        with one_warning(), new._computing():
             first = not new.__sklearn_is_fitted__()
             if not first:
                 new._return_home()

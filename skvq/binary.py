@@ -3,7 +3,6 @@
 from numbers import Real
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
 from skvq import nearest
 from skvq._array_api import (
@@ -17,7 +16,7 @@ from skvq._array_api import (
     to_host,
 )
 from skvq._compat import SIZE, Interval, StrOptions
-from skvq._validation import is_followed_by_functions, warn
+from skvq._validation import is_followed_by_functions, warn_of_some
 from skvq.base import BaseQuantizer
 from skvq.learning.scalar import tile_rows, weighted_mean
 from skvq.radius import RADII, check_radius_memory, fit_radius, row_norms
@@ -127,14 +126,13 @@ class BinaryQuantizer(BaseQuantizer):
             radius = fit_radius(
                 self.radius, row_norms(X), weights, int(self.radius_levels)
             )
-            if radius.few is not None:
-                warn(
-                    f"{radius.few} distinct lengths of samples are fewer than "
-                    f"radius_levels={self.radius_levels}: the codebook repeats them.",
-                    ConvergenceWarning,
-                )
         elif self.scale == "fit":
             scale = weighted_mean(X, weights, abs)
+            warn_of_some(
+                "feature",
+                "all samples are zero, and so are both levels.",
+                [None if value > 0 else 0 for value in scale.astype(dtype)],
+            )
         else:
             scale = np.full(n_features, float(self.scale))
             if self.scale > float(np.finfo(dtype).max):

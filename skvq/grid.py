@@ -1,10 +1,9 @@
 """Scalar schemes: each feature replaced by the level of its cell on the line."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from numbers import Integral
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
@@ -20,10 +19,11 @@ from skvq._array_api import (
 )
 from skvq._checks import check_memory, check_unmasked
 from skvq._compat import NUMBERS, SIZE, SIZES, Interval, StrOptions
-from skvq._validation import check_codes, warn
+from skvq._validation import check_codes, warn_of_some
 from skvq.base import BaseQuantizer, _over_blocks
 from skvq.codes import smallest_dtype
 from skvq.learning import scalar_arrays
+from skvq.learning.levels import best_levels
 from skvq.learning.scalar import (
     DENSITIES,
     Grid,
@@ -32,7 +32,6 @@ from skvq.learning.scalar import (
     distinct,
     equal_shares,
     level_means,
-    lloyd_max_samples,
     look_up,
     per_column,
     quantile,
@@ -105,7 +104,12 @@ class UniformQuantizer(BaseQuantizer):
     .363, .1175, .0345 and .0095 of the variance at 1 to 4 bits, the best equal cells
     .363, .1188, .0374 and .0115.  With ``density="data"``, a feature with fewer
     distinct samples than levels is a ConvergenceWarning; its levels are those,
-    repeated.
+    repeated.  So is a range that is a point, of a constant feature or between two equal
+    quantiles.
+
+    The levels for ``density="data"`` are the best there are up to 1024 distinct values,
+    found by dynamic programming; beyond, a local optimum that is never worse than that
+    of scikit-learn's ``KBinsDiscretizer(strategy="kmeans")``.
 
     References
     ----------
@@ -161,6 +165,7 @@ class UniformQuantizer(BaseQuantizer):
             self._codec_: Grid | Levels = self._matched_levels(X, weights, sizes)
         else:
             low, high = self._range(X, weights, sizes, shares)
+            _warn_of_points(low, high, sizes, "n_levels")
             self._codec_ = Grid(low, high, sizes)
             self.feature_range_ = (low, high)
             self.clipped_share_ = weighted_mean(
@@ -178,7 +183,7 @@ class UniformQuantizer(BaseQuantizer):
         if how == "minmax":
             return column_range(X)
         if how == "quantile":
-            columns = _distinct_columns(X, weights)
+            columns = list(_distinct_columns(X, weights))
             low, high = (
                 np.array([quantile(*column, share) for column in columns])
                 for share in shares
@@ -223,21 +228,26 @@ class UniformQuantizer(BaseQuantizer):
     def _matched_levels(self, X, weights, sizes):
         if self.density != "data":
             middle, scale = _moments(self.density, X, weights)
+            _warn_of_points(middle, middle + scale, sizes, "n_levels")
             tables = [
                 np.unique(middle[j] + scale[j] * standard_levels(self.density, size))
                 for j, size in enumerate(sizes)
             ]
             return Levels(tables, sizes)
-        tables = []
-        for j, size in enumerate(sizes):
-            values, mass = distinct(X[:, j], weights)
-            tables.append(lloyd_max_samples(values, mass, size))
-            if len(values) < size:
-                warn(
-                    f"Feature {j} has {len(values)} distinct samples, fewer than its "
-                    f"n_levels={size}: its codebook repeats them.",
-                    ConvergenceWarning,
-                )
+        counts: list[int] = []
+
+        def columns():
+            for values, mass in _distinct_columns(X, weights):
+                counts.append(len(values))
+                yield values, mass
+
+        tables = best_levels(columns(), sizes)
+        _warn_of_few(
+            counts,
+            sizes,
+            "{} distinct samples are fewer than n_levels={size}: the codebook repeats "
+            "them.",
+        )
         return Levels(tables, sizes)
 
     def _encode(self, X):
@@ -259,9 +269,36 @@ def _check_memory(name: str, given, sizes, X) -> None:
     )
 
 
-def _distinct_columns(X, weights) -> list[tuple[np.ndarray, np.ndarray]]:
+def _distinct_columns(X, weights) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     weights = None if weights is None else to_host(weights)
-    return [distinct(X[:, j], weights) for j in range(X.shape[1])]
+    return (distinct(X[:, j], weights) for j in range(X.shape[1]))
+
+
+def _warn_of_few(counts, sizes, text: str) -> None:
+    """Warn of features that have a smaller count of something than levels."""
+    for size in sorted(set(sizes)):
+        few = [
+            count if count < size == own else None
+            for count, own in zip(counts, sizes, strict=True)
+        ]
+        warn_of_some("feature", text.replace("{size}", str(size)), few)
+
+
+def _warn_of_points(low, high, sizes, name: str) -> None:
+    """Warn of features whose range is a point, so that all their levels are equal.
+
+    The mean and the spread of a constant feature are so but for rounding.
+    """
+    rounding = 4 * np.finfo(np.float64).eps * np.maximum(np.abs(low), np.abs(high))
+    points = 0.5 * high - 0.5 * low <= rounding
+    warn_of_some(
+        "feature",
+        f"the range that is cut is one point, and all {name} are equal.",
+        [
+            0 if size > 1 and point else None
+            for point, size in zip(points, sizes, strict=True)
+        ],
+    )
 
 
 def _moments(name: str, X, weights) -> tuple[np.ndarray, np.ndarray]:
@@ -271,7 +308,7 @@ def _moments(name: str, X, weights) -> tuple[np.ndarray, np.ndarray]:
         return mean, spread(X, weights, mean)
     # The median is a sample, and may lie on an edge: from the distinct values, the same
     # bits come out for weights as for repeats.
-    columns = _distinct_columns(X, weights)
+    columns = list(_distinct_columns(X, weights))
     median = np.array([quantile(*column, 0.5) for column in columns])
     deviation = [
         np.average(np.abs(values - middle), weights=mass)
@@ -463,6 +500,7 @@ class FiniteScalarQuantizer(BaseQuantizer):
             squash: _Tanh | _Spread | _Distribution = _Tanh(sizes, self.formula)
         elif self.bound == "none":
             squash = _Spread(sizes, X)
+            _warn_of_points(squash.low, squash.high, sizes, "levels")
         else:
             squash = _Distribution(sizes, X, weights)
         self._squash_ = squash
@@ -644,11 +682,19 @@ class _Distribution:
 
     def __init__(self, sizes, X, weights):
         self.sizes = sizes
-        edges, knots = [], []
+        edges, knots, used = [], [], []
         for j, size in enumerate(sizes):
             values, mass = distinct(X[:, j], weights)
             edges.append(equal_shares(values, mass, size))
             knots.append(np.concatenate((values[:1], edges[-1], values[-1:])))
+            cells = np.searchsorted(edges[-1], values, side="right")
+            used.append(len(np.unique(cells)))
+        _warn_of_few(
+            used,
+            sizes,
+            "{} levels have samples, fewer than levels={size}: edges between levels "
+            "coincide, where too many samples are equal.",
+        )
         codes = [np.arange(size, dtype=np.float64) for size in sizes]
         self._levels = Levels(codes, edges=edges)
         self._knots = knots

@@ -4,7 +4,6 @@ import math
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from skvq import nearest
@@ -192,16 +191,20 @@ class KroneckerQuantizer(BaseQuantizer):
         limits = {"max_iter": self.max_iter, "tol": self.tol}
         if not problem.free:
             return learning.LearnedTables(list(problem.fixed), 0.0, 1)
+        few = few_distinct(problem.X, max(problem.sizes))
+        if few is not None:
+            after = "the codebooks repeat their parts."
+            if start is not None:
+                after = "rows of init are left without any."
+            warn(
+                "{} distinct samples are fewer than n_codewords="
+                f"{max(problem.sizes)}: {after}",
+                len(few),
+            )
         if start is not None:
             tables = learning.start_from_tables(problem, start, -exponent)
             return learning.alternate(problem, tables, **limits)
-        few = few_distinct(problem.X, max(problem.sizes))
         if few is not None:
-            warn(
-                f"{len(few)} distinct samples are fewer than n_codewords="
-                f"{max(problem.sizes)}: the codebooks repeat their parts.",
-                ConvergenceWarning,
-            )
             found = learning.start_from_few(problem, few)
             if found is not None:
                 return learning.LearnedTables(found, 0.0, 1)

@@ -66,6 +66,8 @@ __all__ = [
     "vq_loss",
 ]
 
+# Beyond, either way, a bit is sure: exp is 0 in every dtype.
+_LARGEST_LOGIT = 1e4
 # Elements of the tables of bit patterns that a row tile is spread out to.
 _TILE_ELEMENTS = 2**22
 # The table of mean probabilities has 2**24 entries at this size.
@@ -247,8 +249,11 @@ def partial_sum_loss(
         \frac{\partial L}{\partial \hat x_{s,i}}
             = \frac{2\alpha}n w_s (\hat x_{s,i} - x_i)
 
-    The defaults are the loss of VAR.  RQ-VAE, whose tables follow moving averages, has
-    ``codebook_weight=0`` and ``stage_weights=[1] * n_stages``.
+    The default weights, 1 / n_stages each, give the mean over the stages, which is the
+    loss of VAR.  RQ-VAE, whose tables follow moving averages, has
+    ``codebook_weight=0``: with these weights it is the commitment loss of its published
+    training code (rq-vae-transformer), the mean; with ``stage_weights=[1] * n_stages``
+    that of the paper, the sum.
 
     Parameters
     ----------
@@ -258,7 +263,8 @@ def partial_sum_loss(
         Reconstructions after stage 1, 2, ..., n_stages; the codewords of each stage are
         their differences.
     stage_weights : sequence of float, optional
-        Weights w_s, taken as they are; by default 1 / n_stages each.
+        Weights w_s, taken as they are: 1 each for the sum over the stages.  By default
+        1 / n_stages each, for the mean.
     beta : float, default=0.25
         Weight of the commitment terms.
     codebook_weight : float, default=1.0
@@ -457,6 +463,10 @@ def lfq_entropy_loss(
     _check_number(scale, "scale", positive=True)
     xp, (X,), dtypes = _check_arrays(X=X)
     slope = 4.0 * inverse_temperature * scale
+    # An infinite logit would be multiplied by a probability of 0.
+    limit = min(_LARGEST_LOGIT / slope, float(xp.finfo(X.dtype).max))
+    limit = limit * xp.ones_like(X)
+    X = xp.where(X > limit, limit, xp.where(X < -limit, -limit, X))
     loss, gradient = _bit_entropy_loss(xp, slope * X, gamma, group_size, return_grad)
     if not return_grad:
         return loss
@@ -702,17 +712,20 @@ def orthogonality_loss(codebook, *, return_grad=False):
     r"""Mean squared cosine between different codewords.
 
     .. math::
-        L = \frac1{V^2} \sum_{i,j} \cos^2(c_i, c_j) - \frac1V
-          = \frac1{V^2} \lVert \hat C \hat C^T - I \rVert_F^2
+        L = \frac1{V^2} \sum_{i \ne j} \cos^2(c_i, c_j)
+          = \frac1{V^2} \lVert \hat C \hat C^T - D \rVert_F^2
 
-    with the rows :math:`\hat c_i = c_i / \lVert c_i \rVert` of :math:`\hat C`, and
+    with the rows :math:`\hat c_i = c_i / \lVert c_i \rVert` of :math:`\hat C`, D the
+    diagonal of :math:`\hat C \hat C^T`, and
 
     .. math::
         \frac{\partial L}{\partial c_i} = \frac1{\lVert c_i \rVert}
             \left( v_i - (v_i \cdot \hat c_i) \hat c_i \right), \qquad
         v_i = \frac4{V^2} \sum_j \cos(c_i, c_j) \hat c_j
 
-    A codeword of zeros has no direction: its cosines are 0.
+    A codeword of zeros has no direction: its cosines are 0, and so is its entry of D.
+    All other entries of D are 1: without zeros, the first sum is the published one over
+    all i and j, less 1/V.
 
     Parameters
     ----------
@@ -724,7 +737,7 @@ def orthogonality_loss(codebook, *, return_grad=False):
     Returns
     -------
     loss : array of shape ()
-        The loss.  Below 0 by up to 1/V if there are codewords of zeros.
+        The loss, from 0 (all at right angles) to 1 - 1/V (all parallel).
     grad_codebook : array of shape (n_codewords, n_features)
         Its gradient; only with `return_grad`.
 
@@ -759,7 +772,10 @@ def orthogonality_loss(codebook, *, return_grad=False):
     unit, norms = _unit_rows(xp, codebook)
     # Both Gram matrices have the same norm: build the smaller.
     gram = xp.matmul(unit, unit.T) if size < n_features else xp.matmul(unit.T, unit)
-    loss = _as_loss(xp, xp.sum(gram * gram) / size**2 - 1 / size, gram)
+    # The diagonal as it was rounded; it does not depend on the codebook.
+    own = stop_gradient(_dot(xp, unit, unit))
+    loss = (xp.sum(gram * gram) - xp.sum(own * own)) / size**2
+    loss = _as_loss(xp, xp.where(loss > 0, loss, xp.zeros_like(loss)), gram)
     if not return_grad:
         return loss
     unit, gram = stop_gradient(unit), stop_gradient(gram)
@@ -886,6 +902,11 @@ def perplexity_loss(probabilities, *, return_grad=False):
     count = math.prod(mean.shape)
     entropies = -xp.sum(mean * _safe_log(xp, mean), axis=-1, keepdims=True)
     loss = _as_loss(xp, 1 - xp.sum(xp.exp(entropies)) / count, mean)
+    # Of even use rounding may leave a little less than nothing; the gradient stays.
+    rounding = 8 * float(xp.finfo(mean.dtype).eps) * (1 + math.log(mean.shape[-1]))
+    below = stop_gradient(loss)
+    below = xp.where((below < 0) & (below > -rounding), below, xp.zeros_like(below))
+    loss = loss - below
     if not return_grad:
         return loss
     row = xp.exp(stop_gradient(entropies)) * -_entropy_gradient(xp, stop_gradient(mean))
@@ -1111,9 +1132,11 @@ def _rotation(xp, X, X_quant):
     x, x_norms = _unit_rows(xp, X)
     q, q_norms = _unit_rows(xp, X_quant)
     nowhere = x_norms == 0
-    w, _ = _unit_rows(xp, x + q)
-    # Without a direction of x there is nothing to turn, nor to scale.
-    w = xp.where(nowhere, xp.zeros_like(w), w)
+    w, w_norms = _unit_rows(xp, x + q)
+    # Of opposite vectors only rounding is left; and without a direction of x there is
+    # nothing to turn, nor to scale.
+    opposite = w_norms < 8 * float(xp.finfo(w.dtype).eps)
+    w = xp.where(nowhere | opposite, xp.zeros_like(w), w)
     scale = q_norms / xp.where(nowhere, xp.ones_like(x_norms), x_norms)
     return x, q, w, xp.where(nowhere, xp.ones_like(scale), scale)
 
@@ -1127,11 +1150,15 @@ def _dot(xp, a, b):
 
 def _unit_rows(xp, X):
     """Return X / |X| and |X| (..., 1); a row of zeros stays as it is."""
+    # Divided by its largest entry, no row is too small or too large to be squared.
+    largest = xp.max(xp.abs(stop_gradient(X)), axis=-1, keepdims=True)
+    zero = largest == 0
+    largest = xp.where(zero, xp.ones_like(largest), largest)
+    X = X / largest
     squares = _dot(xp, X, X)
     # The derivative of the root has no value at 0, not even where it is not used.
-    zero = squares == 0
     norms = xp.sqrt(xp.where(zero, xp.ones_like(squares), squares))
-    return X / norms, xp.where(zero, xp.zeros_like(norms), norms)
+    return X / norms, xp.where(zero, xp.zeros_like(norms), norms * largest)
 
 
 def _through_norm(xp, gradient, unit, norms):

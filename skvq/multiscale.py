@@ -4,7 +4,6 @@ import math
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
@@ -255,9 +254,9 @@ class MultiScaleQuantizer(StagedQuantizer):
         if few is not None:
             if len(few) < self.n_codewords:
                 warn(
-                    f"{len(few)} distinct tokens are fewer than n_codewords="
+                    "{} distinct tokens are fewer than n_codewords="
                     f"{self.n_codewords}: the codebook has more rows than they need.",
-                    ConvergenceWarning,
+                    len(few),
                 )
             table = learning.start_from_few(samples, pyramid, self.n_codewords, rng)
             return learning.LearnedPyramid(table, pyramid.smoothing, 1)

@@ -6,13 +6,11 @@ from numbers import Integral
 import numpy as np
 from joblib import effective_n_jobs
 from sklearn import config_context, get_config
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.parallel import Parallel, delayed
 
 from skvq import nearest
 from skvq._array_api import (
     as_indices,
-    contiguous,
     is_foreign,
     join,
     join_columns,
@@ -25,7 +23,7 @@ from skvq._array_api import (
 )
 from skvq._checks import check_counts, check_memory
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
-from skvq._validation import warn
+from skvq._validation import collected, warn, warn_of_parts
 from skvq.base import QUANTIZER, BaseQuantizer
 from skvq.parts import make_parts, parts_elements, shallow_copy, why_no_stream
 from skvq.vector import VectorQuantizer
@@ -147,12 +145,15 @@ class ProductQuantizer(BaseQuantizer):
         # A part may train on a column-cut view only through a copy; it makes its own.
         n_workers = min(effective_n_jobs(self.n_jobs), len(parts))
         if n_workers == 1 and not is_foreign(X):
-            _fit_on_threads(parts, slices, X, weights)
+            found = _fit_on_threads(parts, slices, X, weights)
         else:
-            parts = Parallel(n_jobs=n_workers)(
+            fitted = Parallel(n_jobs=n_workers)(
                 delayed(_fit_part)(part, X[:, columns], weights)
                 for part, columns in zip(parts, slices, strict=True)
             )
+            parts = [part for part, _ in fitted]
+            found = [notices for _, notices in fitted]
+        warn_of_parts("table" if self.share_codebook else "subspace", found)
         self._assign(parts)
 
     def _partial_fit(self, X, weights):
@@ -168,8 +169,12 @@ class ProductQuantizer(BaseQuantizer):
         if self.share_codebook:
             X, weights = _stack_slices(X, weights, slices)
             slices = [slice(None)]
+        found = []
         for part, columns in zip(parts, slices, strict=True):
-            part.partial_fit(X[:, columns], sample_weight=weights)
+            with collected() as notices:
+                part.partial_fit(X[:, columns], sample_weight=weights)
+            found.append(notices)
+        warn_of_parts("table" if self.share_codebook else "subspace", found)
         self._assign(parts)
 
     def _new_parts(self, slices) -> list:
@@ -232,8 +237,7 @@ class ProductQuantizer(BaseQuantizer):
         if n_subspaces < self.n_subspaces:
             warn(
                 f"n_subspaces={self.n_subspaces} is more than n_features={n_features}: "
-                "each feature is a subspace.",
-                ConvergenceWarning,
+                "each feature is a subspace."
             )
         columns = np.array_split(np.arange(n_features), n_subspaces)
         return [slice(int(part[0]), int(part[-1]) + 1) for part in columns]
@@ -350,23 +354,23 @@ def _errors(part, x, codes):
 
 
 def _fit_part(part, X, weights):
-    return part.fit(X, sample_weight=weights)
+    """Return the part, fitted, and what it would warn of."""
+    with collected() as notices:
+        part.fit(X, sample_weight=weights)
+    return part, notices
 
 
-def _fit_on_threads(parts, slices, X, weights) -> None:
+def _fit_on_threads(parts, slices, X, weights) -> list:
     """Fit the parts in place, as many at a time as there are threads."""
     config = get_config()  # scikit-learn's, which is another in every thread
+    found: list = [[] for _ in parts]
 
     def fit(j: int) -> None:
         with config_context(**config):
-            _fit_part(parts[j], X[:, slices[j]], weights)
+            found[j] = _fit_part(parts[j], X[:, slices[j]], weights)[1]
 
-    if is_foreign(X):
-        # A device's streams belong to the thread that works with X.
-        for part, columns in zip(parts, slices, strict=True):
-            _fit_part(part, contiguous(X[:, columns]), weights)
-    else:
-        nearest.map_jobs(fit, len(parts))
+    nearest.map_jobs(fit, len(parts))
+    return found
 
 
 def _stack_slices(X, weights, slices):

@@ -15,13 +15,14 @@ import numpy as np
 
 from skvq._array_api import array_namespace, is_foreign
 from skvq._checks import check_memory
+from skvq._validation import warn
 from skvq.learning import scalar_arrays
+from skvq.learning.levels import best_levels
 from skvq.learning.scalar import (
     Grid,
     Levels,
     column_range,
     distinct,
-    lloyd_max_samples,
     tile_rows,
 )
 
@@ -65,7 +66,7 @@ def check_radius_memory(how: str, n_levels: int, x_bytes: int) -> None:
 def fit_radius(
     how: str, norms: np.ndarray, weights: np.ndarray | None, n_levels: int
 ) -> "RadiusCode":
-    """Set up the code of lengths.
+    """Set up the code of lengths; warn if there are too few for it.
 
     Parameters
     ----------
@@ -97,11 +98,21 @@ def fit_radius(
         return Float32Radius()
     if how == "uniform":
         low, high = column_range(norms[:, None])
+        if low == high and n_levels > 1:
+            warn(
+                "all lengths of samples are equal, and so are all levels: "
+                f"radius_levels={n_levels} cut an empty range."
+            )
         return ScalarRadius(Grid(low, high, (n_levels,)))
     values, mass = distinct(norms, weights)
-    levels = lloyd_max_samples(values, mass, n_levels)
-    few = len(values) if len(values) < n_levels else None
-    return ScalarRadius(Levels([levels], [n_levels]), few)
+    if len(values) < n_levels:
+        warn(
+            "{} distinct lengths of samples are fewer than radius_levels="
+            f"{n_levels}: the codebook repeats them.",
+            len(values),
+        )
+    levels = best_levels([(values, mass)], [n_levels])
+    return ScalarRadius(Levels(levels, [n_levels]))
 
 
 def _all_finite(norms) -> bool:
@@ -116,12 +127,9 @@ class RadiusCode:
     ----------
     sizes : tuple of int
         V of each code column.
-    few : int or None
-        The number of distinct lengths, if it is smaller than that of levels.
     """
 
     sizes: tuple[int, ...] = ()
-    few: int | None = None
 
     def encode(self, norms: np.ndarray) -> np.ndarray:
         """Return the codes (n_rows, n_columns) of lengths."""
@@ -145,14 +153,11 @@ class ScalarRadius(RadiusCode):
     ----------
     codec : Grid or Levels
         Of one column.
-    few : int or None, default=None
-        See `RadiusCode`.
     """
 
-    def __init__(self, codec: Grid | Levels, few: int | None = None):
+    def __init__(self, codec: Grid | Levels):
         self.codec = codec
         self.sizes = codec.sizes
-        self.few = few
 
     def encode(self, norms):
         """Return the codes (n_rows, 1) of lengths."""

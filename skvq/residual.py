@@ -1,13 +1,11 @@
 """The residual scheme: each table quantizes what those before it have left."""
 
 import math
-import warnings
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from numbers import Integral
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from skvq import nearest
@@ -39,6 +37,7 @@ from skvq._compat import (
     Interval,
     StrOptions,
 )
+from skvq._validation import collected, warn_of_parts
 from skvq.base import QUANTIZER
 from skvq.codes import smallest_dtype
 from skvq.learning import joint
@@ -201,10 +200,13 @@ class ResidualQuantizer(StagedQuantizer):
         else:
             self._check_memory(X)
             parts = self._new_parts(self.n_stages, self.n_codewords)
-        rest = X
+        rest, found = X, []
         for part in parts:
-            part.partial_fit(rest, sample_weight=weights)
+            with collected() as notices:
+                part.partial_fit(rest, sample_weight=weights)
+            found.append(notices)
             rest = rest - part._decode(as_indices(part._encode(rest)))
+        warn_of_parts("stage", found)
         self._assign(parts)
 
     def _fit_stages(self, parts, X, weights, rng) -> list:
@@ -214,19 +216,24 @@ class ResidualQuantizer(StagedQuantizer):
             beam = max(self.beam_size, _TRAINING_BEAM)
         greedy = X if self.beam_size == 1 and beam > 1 else None
         codes = zeros((X.shape[0], 1, 0), X, code_dtype(X, np.dtype(np.uint8)))
+        found = []
         for j, part in enumerate(parts):
             rows, sums = _choose_sums(codes.shape[:2], rng)
             rest = _residuals(parts[:j], X, codes, rows, sums)
-            part.fit(rest, sample_weight=_some(weights, rows))
-            if j == 0:
-                # Before the beam has grown, as if all stages were like this one.
-                _check_search_memory([part] * len(parts), X, 0, 1, [beam] * len(parts))
-            if greedy is not None:
-                greedy = _never_worse(part, greedy, weights)
+            with collected() as notices:
+                part.fit(rest, sample_weight=_some(weights, rows))
+                if j == 0:
+                    # Before the beam has grown, as if all stages were like this one.
+                    widths = [beam] * len(parts)
+                    _check_search_memory([part] * len(parts), X, 0, 1, widths)
+                if greedy is not None:
+                    greedy = _never_worse(part, greedy, weights)
+            found.append(notices)
             if j < len(parts) - 1:
                 codes, _ = _search(
                     parts[: j + 1], X, beam, n_best=beam, begin=codes, errors=False
                 )
+        warn_of_parts("stage", found)
         return parts
 
     def _fit_shared(self, X, weights, rng) -> list:
@@ -274,9 +281,7 @@ class ResidualQuantizer(StagedQuantizer):
             return parts
         learned = take_rows(X, rows)
         trial_weights = _some(weights, rows)
-        with warnings.catch_warnings():
-            # The model that is kept has given them.
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        with collected():  # what there is to warn of, the model that is kept has said
             trial = self._learn(learned, trial_weights, rng)
         problem, tables = self._problem(trial)
         strengths = joint.choose_strengths(

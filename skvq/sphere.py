@@ -5,7 +5,6 @@ from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 
 from skvq import nearest
@@ -175,12 +174,6 @@ class SphericalQuantizer(BaseQuantizer):
         check_radius_memory(self.radius, self.radius_levels, x_bytes)
         self._cells_ = self._angle_cells(angles, x_bytes)
         radius = fit_radius(self.radius, row_norms(X), weights, int(self.radius_levels))
-        if radius.few is not None:
-            warn(
-                f"{radius.few} distinct lengths of samples are fewer than "
-                f"radius_levels={self.radius_levels}: the codebook repeats them.",
-                ConvergenceWarning,
-            )
         self._radius_ = radius
         self._fitted_coordinates_ = self.coordinates
         self._dtype_ = numpy_dtype(X)
@@ -201,7 +194,6 @@ class SphericalQuantizer(BaseQuantizer):
                     f"total_bits={self.total_bits} is more than {most}, which are "
                     f"{_MOST_BITS} for each of {len(angles)} angles: the codes have no "
                     "more than these.",
-                    ConvergenceWarning,
                 )
             sizes = _spread_bits(angles, float(self.total_bits), self.angles)
         if self.angles == "density":

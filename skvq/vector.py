@@ -2,7 +2,6 @@
 
 from numbers import Integral, Real
 
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from skvq import nearest
@@ -107,7 +106,8 @@ class VectorQuantizer(BaseQuantizer):
     Notes
     -----
     Fewer distinct samples than codewords is a ConvergenceWarning; the table is then the
-    distinct samples in lexicographic order, repeated.
+    distinct samples in lexicographic order, repeated, or what is learned from `init`,
+    if that is an array.  A stream does not warn: there may be more samples to come.
 
     References
     ----------
@@ -187,16 +187,16 @@ class VectorQuantizer(BaseQuantizer):
         table = self._given_table(X)
         if table is None:
             self._check_memory(X)
-        if table is None and self._drawn_from_samples():
+        if self.learning != "fixed" or (table is None and self.init != "normal"):
             rows = few_distinct(samples, self.n_codewords)
             if rows is not None:
-                warn(
-                    f"{len(rows)} distinct samples are fewer than n_codewords="
-                    f"{self.n_codewords}: the codebook repeats them.",
-                    ConvergenceWarning,
-                )
-                table = repeat_cyclically(rows, self.n_codewords)
-                return self._set_table(samples, weights, metric, table)
+                size = self.n_codewords
+                few = f"{{}} distinct samples are fewer than n_codewords={size}"
+                if table is None:
+                    warn(f"{few}: the codebook repeats them.", len(rows))
+                    table = repeat_cyclically(rows, size)
+                    return self._set_table(samples, weights, metric, table)
+                warn(f"{few}: rows of init are left without any.", len(rows))
         deterministic = table is not None or self.init == "splitting"
         runs = [
             self._run(samples, weights, metric, table, rng)
@@ -296,9 +296,6 @@ class VectorQuantizer(BaseQuantizer):
             return X
         nearest.check_no_zero_rows(X)
         return unit_rows(X)
-
-    def _drawn_from_samples(self) -> bool:
-        return self.learning != "fixed" or self.init != "normal"
 
     def _given_table(self, X):
         """Return the init array in X's dtype, or None if `init` is a name."""

@@ -39,7 +39,10 @@ def test_sklearn_checks():
 def test_codes_are_signs_and_zero_is_below(dtype):
     tiny = np.finfo(dtype).smallest_subnormal
     X = np.array([[0.0, -0.0, tiny], [-tiny, 1.0, -1.0]], dtype=dtype)
-    codes = BinaryQuantizer().fit(X).transform(X)
+    with pytest.warns(
+        ConvergenceWarning, match=r"In 1 of 3 features \(0\): all samples"
+    ):
+        codes = BinaryQuantizer().fit(X).transform(X)
     assert codes.dtype == np.uint8
     assert_array_equal(codes, [[0, 0, 1], [0, 1, 0]])
 
@@ -79,7 +82,8 @@ def test_gaussian_one_bit():
 
 def test_zero_features():
     X = np.zeros((4, 2), dtype=np.float32)
-    quantizer = BinaryQuantizer().fit(X)
+    with pytest.warns(ConvergenceWarning, match="In all 2 features: all samples are"):
+        quantizer = BinaryQuantizer().fit(X)
     assert_array_equal(quantizer.quantize(X), X)
     assert not np.signbit(quantizer.quantize(X)).any()
     assert not np.signbit(quantizer.codebooks_[0]).any()
@@ -222,8 +226,13 @@ def test_norms_neither_overflow_nor_vanish():
 def test_radius_is_set_up_from_lengths():
     norms = np.array([1.0, 2.0, 2.0, 4.0])
     assert fit_radius("unit", norms, None, 4).sizes == ()
-    assert fit_radius("learned", norms, None, 4).few == 3
-    assert fit_radius("learned", norms, None, 3).few is None
+    assert_array_equal(
+        fit_radius("learned", norms, None, 3).tables(float)[0].T, [[1, 2, 4]]
+    )
+    with pytest.warns(ConvergenceWarning, match="3 distinct lengths of samples"):
+        assert fit_radius("learned", norms, None, 4).sizes == (4,)
+    with pytest.warns(ConvergenceWarning, match="all lengths of samples are equal"):
+        fit_radius("uniform", norms[1:3], None, 4)
 
 
 def test_nests():

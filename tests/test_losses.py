@@ -86,8 +86,9 @@ def bsq(x, tau, gamma=1.0):
 
 
 def orthogonality(c):
-    c = c / np.linalg.norm(c, axis=1, keepdims=True)
-    return np.sum((c @ c.T - np.eye(len(c))) ** 2) / len(c) ** 2
+    norms = np.linalg.norm(c, axis=1, keepdims=True)
+    c = c / np.where(norms > 0, norms, 1)
+    return np.sum((c @ c.T * (1 - np.eye(len(c)))) ** 2) / len(c) ** 2
 
 
 def diversity(p):
@@ -444,6 +445,15 @@ def test_partial_sums_equal_the_stagewise_loss_in_value_only():
     assert not np.allclose(of_codewords[0], stagewise[0][2])
 
 
+def test_weights_of_the_mean_and_of_the_sum_over_stages():
+    errors = [np.sum((X - sums) ** 2, axis=-1).mean() for sums in SUMS]
+    commitment = {"beta": 1, "codebook_weight": 0}
+    mean = losses.partial_sum_loss(X, SUMS, **commitment)
+    total = losses.partial_sum_loss(X, SUMS, stage_weights=[1] * 4, **commitment)
+    assert_allclose(mean, np.mean(errors))
+    assert_allclose(total, np.sum(errors))
+
+
 def test_one_stage_is_the_plain_loss():
     found = losses.partial_sum_loss(X, Q[None], return_grad=True)
     expected = losses.vq_loss(X, Q, return_grad=True)
@@ -574,12 +584,96 @@ def test_bsq_of_a_row_of_zeros():
 # -- codebooks ---------------------------------------------------------------------
 
 
-def test_orthogonality_of_a_codeword_of_zeros():
-    loss, gradient = losses.orthogonality_loss(
-        np.array([[1.0, 0.0], [0.0, 0.0]]), return_grad=True
-    )
-    assert loss == -0.25
-    assert_array_equal(gradient, 0)
+def cosine_sum(c):
+    """Sum over all i and j, with the cosine of a codeword with itself left out."""
+    total = 0.0
+    for i, j in itertools.permutations(range(len(c)), 2):
+        norms = np.linalg.norm(c[i]) * np.linalg.norm(c[j])
+        total += (c[i] @ c[j] / norms) ** 2 if norms > 0 else 0.0
+    return total / len(c) ** 2
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (1, 3), (3, 8), (8, 3), (40, 4)])
+@pytest.mark.parametrize("n_zeros", [0, 1, 2, None])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_orthogonality_of_codewords_of_zeros(shape, n_zeros, dtype):
+    c = np.random.default_rng(3).normal(size=shape).astype(dtype)
+    c[:n_zeros] = 0
+    loss, gradient = losses.orthogonality_loss(c, return_grad=True)
+    rtol = 1e-4 if dtype == np.float32 else 1e-12
+    assert_allclose(loss, orthogonality(c.astype(float)), rtol=rtol, atol=1e-7)
+    assert_allclose(loss, cosine_sum(c.astype(float)), rtol=rtol, atol=1e-7)
+    assert loss >= 0
+    assert_array_equal(gradient[:n_zeros], 0)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (3, 5), (5, 5), (9, 5)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_orthogonality_is_never_negative(shape, dtype):
+    for seed in range(20):
+        square = np.linalg.qr(np.random.default_rng(seed).normal(size=(5, 5)))[0]
+        c = np.zeros(shape, dtype)
+        c[: min(shape[0], 5)] = square[: shape[0]]
+        assert 0 <= losses.orthogonality_loss(c) < 10 * np.finfo(dtype).eps
+
+
+DIRECTIONS_ONLY = {
+    "bsq": lambda x: losses.bsq_entropy_loss(x, return_grad=True),
+    "orthogonality": lambda x: losses.orthogonality_loss(x, return_grad=True),
+    "rotation": lambda x: (
+        losses.rotation_trick_gradient(x, x[::-1].copy(), np.ones_like(x)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DIRECTIONS_ONLY)
+@pytest.mark.parametrize("exponent", [-120, -100, 100, 120])
+def test_lengths_whose_squares_leave_the_dtype(name, exponent):
+    x = np.random.default_rng(4).normal(size=(6, 4)).astype(np.float32)
+    function = DIRECTIONS_ONLY[name]
+    expected, found = function(x), function(np.ldexp(x, exponent))
+    assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-5)
+    if name != "rotation":
+        assert_allclose(np.ldexp(found[1], exponent), expected[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_logits_that_leave_the_dtype(dtype):
+    """As sure as bits can be: the same as of merely large ones."""
+    signs = np.where(BITS > 0, 1, -1).astype(dtype)
+    huge = signs * np.finfo(dtype).max
+    expected = losses.lfq_entropy_loss(signs * 100, return_grad=True)
+    found = losses.lfq_entropy_loss(huge, return_grad=True)
+    assert_allclose(found[0], expected[0], rtol=1e-6)
+    assert_array_equal(found[1], 0)
+    torch = make_library("torch")
+    x = torch.asarray(huge).requires_grad_()
+    losses.lfq_entropy_loss(x).backward()
+    assert_array_equal(x.grad.numpy(), 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_perplexity_of_even_use_is_not_negative(dtype):
+    for size in range(1, 300):
+        loss, gradient = losses.perplexity_loss(
+            np.full((1, size), dtype(1) / dtype(size)), return_grad=True
+        )
+        assert loss >= 0
+        assert_allclose(gradient, (1 - np.log(size)), rtol=1e-4, atol=1e-5)
+
+
+def test_one_row_and_equal_rows():
+    row = RNG.normal(size=(1, 4))
+    assert losses.orthogonality_loss(row) == 0
+    same = np.repeat(row, 5, axis=0)
+    assert_allclose(losses.orthogonality_loss(same), 1 - 1 / 5)
+    for loss in (losses.lfq_entropy_loss, losses.bsq_entropy_loss):
+        # The mean is like each sample: its entropy is the sum of those of the bits.
+        assert_allclose(loss(same), 0, atol=1e-12)
+        assert_allclose(loss(row), 0, atol=1e-12)
+    assert losses.vq_loss(same, same) == 0
+    assert losses.partial_sum_loss(same, same[None]) == 0
 
 
 @pytest.mark.parametrize("loss", [losses.diversity_loss, losses.perplexity_loss])
@@ -689,6 +783,10 @@ def test_rotation_trick_without_rotation():
     # The reflection keeps what is across and turns what is along.
     along = (g * X).sum(axis=1, keepdims=True) * X / (X**2).sum(axis=1, keepdims=True)
     assert_allclose(gradient(X, -X, g), g - 2 * along, atol=1e-12)
+    # Divided by their lengths, these are opposite but for rounding.
+    for size in (0.1, 0.7, 3.0, 11.0):
+        found = gradient(X, -size * X, g)
+        assert_allclose(found, size * (g - 2 * along), atol=1e-12 * size)
 
 
 # -- errors ------------------------------------------------------------------------

@@ -6,7 +6,7 @@ sorted list, and the best codebook a problem in one dimension.  Here are
 - `Grid` and `Levels`, the codecs of many columns at once: equal cells found by a
   formula, and any sorted levels found by comparison with their edges;
 - `lloyd_max`, the levels of least squared error for a density (Lloyd 1982, Max 1960),
-  `lloyd_max_samples`, those for samples, and `uniform_reach`, the best equal cells;
+  and `uniform_reach`, the best equal cells; those for samples are found in `levels`;
 - the statistics of weighted columns that ranges are taken from.
 
 Cells are half-open: a value on an edge belongs to the cell above.
@@ -14,7 +14,6 @@ Cells are half-open: a value on an edge belongs to the cell above.
 Arrays of other libraries go to `scalar_arrays`; what is learned from them is NumPy's.
 """
 
-import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -639,88 +638,6 @@ def _foreign_sums(column, codes, weights, size):
 def _filled_means(sums, shares):
     used = np.flatnonzero(shares > 0)
     return np.interp(np.arange(len(sums)), used, sums[used] / shares[used])
-
-
-# -- levels for samples ----------------------------------------------------------------
-
-
-def lloyd_max_samples(
-    values: np.ndarray, weights: np.ndarray, n_levels: int, max_iter: int = 500
-) -> np.ndarray:
-    """Return levels of least squared error for samples of one feature.
-
-    Cells are split where that gains most, until there are enough of them; then means
-    and borders are moved in turn (Lloyd 1982) until nothing changes.  On sorted values
-    with cumulated sums a turn costs a binary search for each border.
-
-    Parameters
-    ----------
-    values, weights : ndarray of shape (n_values,)
-        As `distinct` gives them.
-    n_levels : int
-        V.
-    max_iter : int, default=500
-        Largest number of turns.
-
-    Returns
-    -------
-    levels : ndarray of float64, ascending
-        V levels, or the values themselves if they are no more than V.
-    """
-    if len(values) <= n_levels:
-        return values
-    scale = max(abs(values[0]), abs(values[-1]))
-    x = values / scale
-    shift = float(np.average(x, weights=weights))
-    x = x - shift
-    mass = np.concatenate(([0.0], np.cumsum(weights)))
-    moment = np.concatenate(([0.0], np.cumsum(weights * x)))
-    borders = _split_cells(mass, moment, n_levels)
-    levels = _cell_means(mass, moment, borders, np.zeros(n_levels))
-    for _ in range(max_iter):
-        moved = np.searchsorted(x, 0.5 * (levels[:-1] + levels[1:]))
-        moved = np.concatenate(([0], moved, [len(x)]))
-        if (moved == borders).all():
-            break
-        borders = moved
-        levels = _cell_means(mass, moment, borders, levels)
-    return np.unique((levels + shift) * scale)
-
-
-def _cell_means(mass, moment, borders, otherwise):
-    """Return the mean of each cell; an empty one keeps what it has."""
-    weight = np.diff(mass[borders])
-    return np.divide(
-        np.diff(moment[borders]), weight, out=otherwise.copy(), where=weight > 0
-    )
-
-
-def _split_cells(mass, moment, n_cells):
-    """Return borders (n_cells + 1,) found by splitting the cell that gains most."""
-    whole = _best_split(mass, moment, 0, len(mass) - 1)
-    heap, borders = [whole], [0, len(mass) - 1]
-    while len(borders) <= n_cells:
-        _, begin, middle, end = heapq.heappop(heap)
-        borders.append(middle)
-        for part in ((begin, middle), (middle, end)):
-            if part[1] - part[0] > 1:
-                heapq.heappush(heap, _best_split(mass, moment, *part))
-    return np.sort(borders)
-
-
-def _best_split(mass, moment, begin, end):
-    """Return (-gain, begin, middle, end) for the border that lowers the error most.
-
-    The gain is the variance between the two halves: unlike a difference of squared
-    errors it loses no digits.
-    """
-    m = mass[begin + 1 : end] - mass[begin]
-    s = moment[begin + 1 : end] - moment[begin]
-    total = mass[end] - mass[begin]
-    gap = s - (moment[end] - moment[begin]) * (m / total)
-    gain = gap * gap * (total / (m * (total - m)))
-    best = int(np.argmax(gain))
-    return -float(gain[best]), begin, begin + 1 + best, end
 
 
 # -- levels for a density --------------------------------------------------------------
