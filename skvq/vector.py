@@ -64,7 +64,8 @@ class VectorQuantizer(BaseQuantizer):
     max_iter : int, default=25
         Largest number of updates ("lloyd") or of passes over X (online learners).
     tol : float, default=1e-4
-        Learning stops when the distortion falls by this share of it or less.
+        Learning stops when the distortion falls by this share of it or less; that of
+        the online learners, whose batches differ, in two passes one after the other.
     batch_size : int, default=1024
         Samples in a batch of the online learners in `fit`.
     decay : float, default=0.99
@@ -73,7 +74,9 @@ class VectorQuantizer(BaseQuantizer):
         Step of "sgd": the share of the way from a codeword to the mean of its batch.
     dead_codes : {"split", "farthest", "keep"}, default="split"
         What happens to codewords that no sample uses: the heaviest cell is split for
-        them, they move to the sample farthest from its codeword, or they stay.
+        them, they move to the sample farthest from its codeword, or they stay.  Online
+        learners move those that are not used for long, and whose loss would cost little
+        in the rows that they have served.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for `init` and for the order of batches.
     backend : {"auto", "numpy", "cupy"}, default="auto"
@@ -223,7 +226,7 @@ class VectorQuantizer(BaseQuantizer):
             return learned, None
         stream, learned = online.learn_epochs(
             X,
-            online.start(table),
+            self._start_stream(table),
             weights,
             self._online_settings(metric),
             rng,
@@ -242,7 +245,7 @@ class VectorQuantizer(BaseQuantizer):
             self._check_same_size(stream.codebook)
             samples = in_dtype(samples, stream.codebook.dtype)
         elif table is not None:
-            stream = online.start(table)
+            stream = self._start_stream(table)
         if stream is None or stream.seeds is not None:
             stream, samples, weights = online.start_from_batch(
                 samples,
@@ -271,10 +274,18 @@ class VectorQuantizer(BaseQuantizer):
             self._stream_ = stream
         self.codebook_sizes_ = (len(learned.codebook),)
 
+    def _start_stream(self, table) -> online.StreamState:
+        # Averages that start from nothing would replace a given table at once.
+        given = self.learning == "ema" and not isinstance(self.init, str)
+        return online.start(table, weight=1.0 if given else 0.0)
+
     def _set_table(self, X, weights, metric, table) -> None:
         found = nearest.nearest(X, table, metric)[1]
         distortion = average(found, weights)
-        stream = online.start(table) if self.learning in _ONLINE else None
+        stream = None
+        if self.learning in _ONLINE:
+            # The rows themselves are kept, as those of a stream are.
+            stream = online.start_from_few(X, weights, self.n_codewords)
         self._assign(Learned(table, distortion, n_iter=1), stream)
 
     def _samples(self, X, metric):

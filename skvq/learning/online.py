@@ -1,6 +1,7 @@
 """Learners that see one batch at a time: minibatch, EMA, and gradient descent."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +16,15 @@ logger = logging.getLogger("skvq.learning")
 
 ONLINE_METRICS = frozenset({"sqeuclidean", "cosine"})
 
-# A codeword that none of the last 10 V samples has used is moved.
-_ROWS_BETWEEN_REPAIRS = 10
+# A codeword that none of the last 10 V rows has used may be moved.
+_IDLE_ROWS = 10
+# The search for what a codeword's loss would cost takes no longer than that of V rows.
+_ROWS_BETWEEN_REPAIRS = 1
+# It is moved if its loss costs less than this share of what another cell gains: that is
+# a bound which no split reaches, and a move for little gain unsettles two cells.
+_MARGIN = 0.05
+# Passes without a fall of the distortion that end the learning.
+_PATIENCE = 2
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,11 @@ class OnlineSettings:
     learning_rate: float
     dead_codes: str
 
+    @property
+    def memory(self) -> tuple[float, float]:
+        """Factors of what has been learned so far and of the batch at hand."""
+        return (self.decay, 1.0 - self.decay) if self.learning == "ema" else (1.0, 1.0)
+
 
 @dataclass(frozen=True)
 class StreamState:
@@ -40,8 +53,14 @@ class StreamState:
         The table.
     sums, counts : ndarray
         Running (minibatch) or decayed (ema) sums and weights of each cell.
-    usage : ndarray of shape (n_codewords,)
-        Weight that each codeword has drawn since the last repair.
+    support : ndarray of shape (n_codewords,)
+        Weight of the rows of each cell: of all of them, or decayed ("ema").
+    costs : ndarray of shape (n_codewords,)
+        Summed distance of the same rows, since the cell was last given a codeword more.
+    idle : ndarray of int, shape (n_codewords,)
+        Rows that have come since each codeword was last used.
+    waited : int
+        Rows since codewords were last looked at for a repair.
     seeds : ndarray of shape (n_seeds, n_features) or None
         The distinct rows so far, while they are fewer than the codewords.
     seed_weights : ndarray of shape (n_seeds,) or None
@@ -53,24 +72,58 @@ class StreamState:
     codebook: np.ndarray
     sums: np.ndarray
     counts: np.ndarray
-    usage: np.ndarray
+    support: np.ndarray
+    costs: np.ndarray
+    idle: np.ndarray
+    waited: int = 0
     seeds: np.ndarray | None = None
     seed_weights: np.ndarray | None = None
     n_batches: int = 0
 
 
-def start(codebook: np.ndarray) -> StreamState:
-    """Return the state of a stream that starts from a given table."""
-    zeros = np.zeros(len(codebook))
-    return StreamState(codebook, np.zeros(codebook.shape), zeros, zeros)
+def start(codebook: np.ndarray, weight: float = 0.0) -> StreamState:
+    """Return the state of a stream that starts from a given table.
+
+    Parameters
+    ----------
+    codebook : ndarray of shape (n_codewords, n_features)
+        The table.
+    weight : float
+        Weight with which each codeword enters the averages.  It counts for no support:
+        a codeword that no row has used can be moved.
+    """
+    size = len(codebook)
+    return StreamState(
+        codebook,
+        sums=weight * codebook.astype(np.float64),
+        counts=np.full(size, weight),
+        support=np.zeros(size),
+        costs=np.zeros(size),
+        idle=np.zeros(size, dtype=np.int64),
+    )
 
 
 def moved(state: StreamState, codebook: np.ndarray) -> StreamState:
-    """Return the state after its codewords have moved, with the weights they had."""
-    if state.seeds is not None:
+    """Return the state after its codewords have moved, with the weights they had.
+
+    A table of another size, or in place of the rows themselves, starts from nothing.
+    """
+    if state.seeds is not None or len(codebook) != len(state.codebook):
         return start(codebook)
     sums = codebook.astype(np.float64) * state.counts[:, None]
     return replace(state, codebook=codebook, sums=sums)
+
+
+def start_from_few(
+    X: np.ndarray, weights: np.ndarray | None, n_codewords: int
+) -> StreamState:
+    """Return the state of a stream of fewer distinct rows than there are codewords."""
+    w = None if weights is None else to_host(weights)
+    rows = to_host(X) + 0.0
+    distinct, inverse = np.unique(rows, axis=0, return_inverse=True)
+    merged = np.bincount(inverse.ravel(), w).astype(np.float64)
+    fresh = start(repeat_cyclically(distinct, n_codewords))
+    return replace(fresh, seeds=distinct, seed_weights=merged)
 
 
 def start_from_batch(
@@ -100,11 +153,7 @@ def start_from_batch(
         w = like(np.concatenate([state.seed_weights, to_host(w)]), X)
         X = like(rows, X)
     if few_distinct(X, n_codewords) is not None:
-        rows = to_host(X) + 0.0
-        distinct, inverse = np.unique(rows, axis=0, return_inverse=True)
-        merged = np.bincount(inverse.ravel(), to_host(w))
-        fresh = start(repeat_cyclically(distinct, n_codewords))
-        return replace(fresh, seeds=distinct, seed_weights=merged), X, w
+        return start_from_few(X, w, n_codewords), X, w
     return start(initialise(X, n_codewords, init, w, metric, rng)), X, w
 
 
@@ -147,72 +196,153 @@ def learn_batch(
 
     Under the cosine, codewords are normalised after each step.
     """
+    n_rows, size = X.shape[0], len(state.codebook)
     codes, found = nearest.nearest(X, state.codebook, settings.metric)
-    sums, counts = cell_sums(X, codes, len(state.codebook), weights)
+    sums, counts = cell_sums(X, codes, size, weights)
+    costs, _ = cell_sums(found[:, None], codes, size, weights)
+    old, new = settings.memory
+    with np.errstate(over="ignore"):
+        all_costs = old * state.costs + costs[:, 0]
+    total_sums, total_counts = state.sums, state.counts
+    codebook = state.codebook.astype(np.float64)
     if settings.learning == "sgd":
-        total_sums, total_counts = state.sums, state.counts
-        moved = counts > 0
-        codebook = state.codebook.astype(np.float64)
-        means = sums[moved] / counts[moved, None]
-        codebook[moved] += settings.learning_rate * (means - codebook[moved])
+        used = counts > 0
+        means = sums[used] / counts[used, None]
+        codebook[used] += settings.learning_rate * (means - codebook[used])
     else:
-        old, new = 1.0, 1.0
-        if settings.learning == "ema":
-            old, new = settings.decay, 1.0 - settings.decay
-        total_sums = old * state.sums + new * sums
-        total_counts = old * state.counts + new * counts
+        total_sums = old * total_sums + new * sums
+        total_counts = old * total_counts + new * counts
         # A cell unused for very long has decayed to nothing: it keeps its codeword.
-        moved = total_counts > 1e-200
-        codebook = state.codebook.astype(np.float64)
-        codebook[moved] = total_sums[moved] / total_counts[moved, None]
+        used = total_counts > 1e-200
+        codebook[used] = total_sums[used] / total_counts[used, None]
     if settings.metric == "cosine":
+        # Opposite rows have no mean direction: their cell keeps its codeword.
+        lost = np.einsum("ij,ij->i", codebook, codebook) <= 1e-24
+        codebook[lost] = state.codebook[lost]
         codebook = unit_rows(codebook)
-    weighted = found if weights is None else found * weights
     after = replace(
         state,
         codebook=codebook.astype(state.codebook.dtype),
         sums=total_sums,
         counts=total_counts,
-        usage=state.usage + counts,
+        support=old * state.support + counts,
+        costs=all_costs,
+        idle=np.where(counts > 0, 0, state.idle + n_rows),
+        waited=state.waited + n_rows,
         seeds=None,
         seed_weights=None,
         n_batches=state.n_batches + 1,
     )
-    mass = float(X.shape[0] if weights is None else total(weights))
-    after = _repair(after, X, codes, weighted, settings)
-    return after, total(weighted) / mass
+    after = _repair(after, X, weights, codes, found, settings)
+    return after, average(found, weights)
 
 
-def _repair(state, X, codes, cost, settings) -> StreamState:
-    """Move codewords that no sample has used for long onto samples of this batch."""
-    if state.usage.sum() < _ROWS_BETWEEN_REPAIRS * len(state.usage):
+# Sums of distances may leave the range where the distances do not: they are infinite
+# then, and no loss is less than that.
+@np.errstate(over="ignore")
+def _repair(state, X, weights, codes, distances, settings) -> StreamState:
+    """Move codewords that no row has used for long to where they are worth more.
+
+    The loss of a codeword costs the weight behind it times the distance to its nearest
+    neighbour, which inherits its cell.  A cell of the batch gains, at most, what its
+    rows' distances add up to.
+    """
+    size = len(state.codebook)
+    dead = np.flatnonzero(state.idle >= _IDLE_ROWS * size)
+    too_soon = state.waited < _ROWS_BETWEEN_REPAIRS * size
+    if settings.dead_codes == "keep" or dead.size == 0 or too_soon:
         return state
-    dead = np.flatnonzero(state.usage == 0)
-    fresh = replace(state, usage=np.zeros_like(state.usage))
-    if settings.dead_codes == "keep" or dead.size == 0:
-        return fresh
+    state = replace(state, waited=0)
+    heirs, losses = _losses(state, dead, settings.metric)
     # A batch is small: what remains is bookkeeping, for the host.
-    X, codes, cost = to_host(X), to_host(codes), to_host(cost)
-    order = np.argsort(-cost, kind="stable")
-    if settings.dead_codes == "split":
-        order = _round_robin(codes, cost, len(state.usage))
-    order = order[cost[order] > 0]
-    rows = order[np.sort(np.unique(X[order], axis=0, return_index=True)[1])]
-    dead, rows = dead[: len(rows)], rows[: dead.size]
+    codes, cost = to_host(codes), to_host(distances)
+    w = np.ones(len(cost)) if weights is None else to_host(weights)
+    cost = cost / (cost.max() or 1.0)
+    rows, gains = _worst_rows(state.costs, codes, cost * w, settings.dead_codes)
+    if not (losses.min() < _MARGIN * gains).any():
+        return state
+    X = to_host(X)
+    fresh = _distinct_rows(X, rows, codes, state.codebook)
     codebook, sums = state.codebook.copy(), state.sums.copy()
-    counts = state.counts.copy()
-    codebook[dead], sums[dead], counts[dead] = X[rows], X[rows], 1.0
-    return replace(fresh, codebook=codebook, sums=sums, counts=counts)
+    counts, support = state.counts.copy(), state.support.copy()
+    costs, idle = state.costs.copy(), state.idle.copy()
+    new = settings.memory[1]
+    touched: set[int] = set()
+    for at in np.argsort(losses, kind="stable"):
+        slot, heir = dead[at], heirs[at]
+        if support[slot] > 0 and not touched.isdisjoint((slot, heir)):
+            continue  # its loss is no longer what it was: another batch will see
+        place = next(fresh, None)
+        if place is None or not losses[at] < _MARGIN * gains[place]:
+            break
+        touched.update((slot, heir))
+        # As if the rows of the one had come to the other, and this row to its own cell.
+        inherited = new * support[slot]
+        sums[heir] += inherited * codebook[slot].astype(np.float64)
+        counts[heir] += inherited
+        support[heir] += support[slot]
+        costs[heir] += costs[slot] + losses[at]
+        row = rows[place]
+        codebook[slot], support[slot], idle[slot] = X[row], w[row], 0
+        costs[[codes[row], slot]] = 0.0
+        counts[slot] = new * w[row]
+        sums[slot] = counts[slot] * codebook[slot].astype(np.float64)
+    return replace(
+        state,
+        codebook=codebook,
+        sums=sums,
+        counts=counts,
+        support=support,
+        costs=costs,
+        idle=idle,
+    )
 
 
-def _round_robin(codes: np.ndarray, cost: np.ndarray, n_codewords: int) -> np.ndarray:
-    """Order samples: the farthest of each cell, heaviest cells first, then the next."""
-    weight = np.bincount(codes, cost, minlength=n_codewords)[codes]
-    by_cell = np.lexsort((-cost, codes, -weight))
-    first = np.flatnonzero(np.diff(codes[by_cell], prepend=-1))
-    length = np.diff(np.append(first, len(codes)))
-    rank = np.arange(len(codes)) - np.repeat(first, length)
-    return by_cell[np.argsort(rank, kind="stable")]
+def _losses(state, dead: np.ndarray, metric) -> tuple[np.ndarray, np.ndarray]:
+    """Return the nearest neighbours of codewords, and what the loss of each costs."""
+    table = state.codebook
+    found, _ = nearest.nearest_best(
+        table[dead], [table], 2, n_best=2, return_distances=False
+    )
+    first, last = found[:, 0, 0], found[:, -1, 0]
+    # One of equal codewords is found for all of them.
+    heirs = np.where(first == dead, last, first)
+    wide = table.astype(np.float64)
+    losses = state.support[dead] * nearest.paired(wide[dead], wide, metric, codes=heirs)
+    losses[heirs == dead] = np.inf  # it has no neighbour
+    return heirs, losses
+
+
+def _worst_rows(costs, codes, cost, how: str) -> tuple[np.ndarray, np.ndarray]:
+    """Order the rows by what a codeword is worth there; return rows and gains.
+
+    In a cell the farthest row comes first, and is worth all that the cell has cost.  A
+    second codeword for the same cell is worth half of that, without the share of the
+    rows that are farther, a third one a third, and so on.
+    """
+    by_cell = np.lexsort((-cost, codes))
+    by_cell = by_cell[cost[by_cell] > 0]
+    cost, codes = cost[by_cell], codes[by_cell]
+    begins = np.flatnonzero(np.diff(codes, prepend=-1))
+    length = np.diff(np.append(begins, len(codes)))
+    rank = np.arange(len(codes)) - np.repeat(begins, length)
+    upto = np.cumsum(cost)
+    # Of the farthest row and all behind it, of this row and all behind it.
+    whole = np.repeat(upto[begins + length - 1] - upto[begins] + cost[begins], length)
+    left = np.repeat(upto[begins + length - 1], length) - upto + cost
+    gains = costs[codes] * (left / whole / (rank + 1))
+    order = np.argsort(-(gains if how == "split" else cost), kind="stable")
+    return by_cell[order], np.minimum.accumulate(gains[order])
+
+
+def _distinct_rows(X, rows, codes, codebook) -> Iterator[int]:
+    """Yield places in `rows` of such as differ from each other and their codewords."""
+    seen: set[bytes] = set()
+    for place, row in enumerate(rows):
+        key = (X[row] + 0.0).tobytes()
+        if key not in seen and (X[row] != codebook[codes[row]]).any():
+            seen.add(key)
+            yield place
 
 
 def learn_epochs(
@@ -228,6 +358,10 @@ def learn_epochs(
 ) -> tuple[StreamState, Learned]:
     """Pass over X in shuffled batches until the distortion no longer falls.
 
+    The distortion of a pass is that of its batches, each before it was learned from.
+    Batches differ, and the first passes may move codewords that later ones profit from:
+    hence the second chance.
+
     Parameters
     ----------
     X, state, weights, settings
@@ -237,7 +371,8 @@ def learn_epochs(
     batch_size, max_iter : int
         Rows of a batch; largest number of passes.
     tol : float
-        Stop when a pass lowers the distortion by this share of it or less.
+        Stop when two passes, one after the other, have not lowered the distortion by
+        more than this share of it.
 
     Returns
     -------
@@ -246,9 +381,9 @@ def learn_epochs(
     learned : Learned
         The codebook, its distortion over X, and the number of passes.
     """
-    previous = np.inf
-    n_iter = 0
-    while n_iter < max_iter:
+    best = np.inf
+    n_iter = waited = 0
+    while n_iter < max_iter and waited < _PATIENCE:
         n_iter += 1
         order = rng.permutation(X.shape[0])
         summed = 0.0
@@ -264,8 +399,7 @@ def learn_epochs(
             max_iter,
             distortion,
         )
-        if previous - summed <= tol * previous:
-            break
-        previous = summed
+        waited = 0 if summed < (1 - tol) * best else waited + 1
+        best = min(best, summed)
     found = nearest.nearest(X, state.codebook, settings.metric)[1]
     return state, Learned(state.codebook, average(found, weights), n_iter)
