@@ -76,7 +76,9 @@ class VectorQuantizer(BaseQuantizer):
         Step of "sgd": the share of the way from a codeword to the mean of its batch.
     dead_codes : {"split", "farthest", "keep"}, default="split"
         What happens to codewords that no sample uses: the heaviest cell is split for
-        them, they move to the sample farthest from its codeword, or they stay.
+        them, they move to the sample farthest from its codeword, or they stay.  Online
+        learners move those that are not used for long, and whose loss would cost little
+        in the rows that they have served.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for `init` and for the order of batches.
     backend : {"auto", "numpy", "cupy"}, default="auto"

@@ -55,6 +55,8 @@ class StreamState:
         Running (minibatch) or decayed (ema) sums and weights of each cell.
     support : ndarray of shape (n_codewords,)
         Weight of the rows of each cell: of all of them, or decayed ("ema").
+    costs : ndarray of shape (n_codewords,)
+        Summed distance of the same rows, since the cell was last given a codeword more.
     idle : ndarray of int, shape (n_codewords,)
         Rows that have come since each codeword was last used.
     waited : int
@@ -71,6 +73,7 @@ class StreamState:
     sums: np.ndarray
     counts: np.ndarray
     support: np.ndarray
+    costs: np.ndarray
     idle: np.ndarray
     waited: int = 0
     seeds: np.ndarray | None = None
@@ -95,13 +98,17 @@ def start(codebook: np.ndarray, weight: float = 0.0) -> StreamState:
         sums=weight * codebook.astype(np.float64),
         counts=np.full(size, weight),
         support=np.zeros(size),
+        costs=np.zeros(size),
         idle=np.zeros(size, dtype=np.int64),
     )
 
 
 def moved(state: StreamState, codebook: np.ndarray) -> StreamState:
-    """Return the state after its codewords have moved, with the weights they had."""
-    if state.seeds is not None:
+    """Return the state after its codewords have moved, with the weights they had.
+
+    A table of another size, or in place of the rows themselves, starts from nothing.
+    """
+    if state.seeds is not None or len(codebook) != len(state.codebook):
         return start(codebook)
     sums = codebook.astype(np.float64) * state.counts[:, None]
     return replace(state, codebook=codebook, sums=sums)
@@ -192,7 +199,10 @@ def learn_batch(
     n_rows, size = X.shape[0], len(state.codebook)
     codes, found = nearest.nearest(X, state.codebook, settings.metric)
     sums, counts = cell_sums(X, codes, size, weights)
+    costs, _ = cell_sums(found[:, None], codes, size, weights)
     old, new = settings.memory
+    with np.errstate(over="ignore"):
+        all_costs = old * state.costs + costs[:, 0]
     total_sums, total_counts = state.sums, state.counts
     codebook = state.codebook.astype(np.float64)
     if settings.learning == "sgd":
@@ -206,6 +216,9 @@ def learn_batch(
         used = total_counts > 1e-200
         codebook[used] = total_sums[used] / total_counts[used, None]
     if settings.metric == "cosine":
+        # Opposite rows have no mean direction: their cell keeps its codeword.
+        lost = np.einsum("ij,ij->i", codebook, codebook) <= 1e-24
+        codebook[lost] = state.codebook[lost]
         codebook = unit_rows(codebook)
     after = replace(
         state,
@@ -213,6 +226,7 @@ def learn_batch(
         sums=total_sums,
         counts=total_counts,
         support=old * state.support + counts,
+        costs=all_costs,
         idle=np.where(counts > 0, 0, state.idle + n_rows),
         waited=state.waited + n_rows,
         seeds=None,
@@ -223,6 +237,9 @@ def learn_batch(
     return after, average(found, weights)
 
 
+# Sums of distances may leave the range where the distances do not: they are infinite
+# then, and no loss is less than that.
+@np.errstate(over="ignore")
 def _repair(state, X, weights, codes, distances, settings) -> StreamState:
     """Move codewords that no row has used for long to where they are worth more.
 
@@ -240,14 +257,15 @@ def _repair(state, X, weights, codes, distances, settings) -> StreamState:
     # A batch is small: what remains is bookkeeping, for the host.
     codes, cost = to_host(codes), to_host(distances)
     w = np.ones(len(cost)) if weights is None else to_host(weights)
-    rows, gains = _worst_rows(codes, cost * w, settings.dead_codes)
+    cost = cost / (cost.max() or 1.0)
+    rows, gains = _worst_rows(state.costs, codes, cost * w, settings.dead_codes)
     if not (losses.min() < _MARGIN * gains).any():
         return state
     X = to_host(X)
-    fresh = _distinct_rows(X, rows, state.codebook[codes[rows]])
+    fresh = _distinct_rows(X, rows, codes, state.codebook)
     codebook, sums = state.codebook.copy(), state.sums.copy()
     counts, support = state.counts.copy(), state.support.copy()
-    idle = state.idle.copy()
+    costs, idle = state.costs.copy(), state.idle.copy()
     new = settings.memory[1]
     touched: set[int] = set()
     for at in np.argsort(losses, kind="stable"):
@@ -263,12 +281,20 @@ def _repair(state, X, weights, codes, distances, settings) -> StreamState:
         sums[heir] += inherited * codebook[slot].astype(np.float64)
         counts[heir] += inherited
         support[heir] += support[slot]
+        costs[heir] += costs[slot] + losses[at]
         row = rows[place]
         codebook[slot], support[slot], idle[slot] = X[row], w[row], 0
+        costs[[codes[row], slot]] = 0.0
         counts[slot] = new * w[row]
         sums[slot] = counts[slot] * codebook[slot].astype(np.float64)
     return replace(
-        state, codebook=codebook, sums=sums, counts=counts, support=support, idle=idle
+        state,
+        codebook=codebook,
+        sums=sums,
+        counts=counts,
+        support=support,
+        costs=costs,
+        idle=idle,
     )
 
 
@@ -287,11 +313,12 @@ def _losses(state, dead: np.ndarray, metric) -> tuple[np.ndarray, np.ndarray]:
     return heirs, losses
 
 
-def _worst_rows(codes, cost, how: str) -> tuple[np.ndarray, np.ndarray]:
+def _worst_rows(costs, codes, cost, how: str) -> tuple[np.ndarray, np.ndarray]:
     """Order the rows by what a codeword is worth there; return rows and gains.
 
-    In a cell the farthest row comes first; the second codeword for the same cell gains
-    half of what the first has left, the next a third.
+    In a cell the farthest row comes first, and is worth all that the cell has cost.  A
+    second codeword for the same cell is worth half of that, without the share of the
+    rows that are farther, a third one a third, and so on.
     """
     by_cell = np.lexsort((-cost, codes))
     by_cell = by_cell[cost[by_cell] > 0]
@@ -300,18 +327,20 @@ def _worst_rows(codes, cost, how: str) -> tuple[np.ndarray, np.ndarray]:
     length = np.diff(np.append(begins, len(codes)))
     rank = np.arange(len(codes)) - np.repeat(begins, length)
     upto = np.cumsum(cost)
-    ends = np.repeat(begins + length - 1, length)
-    gains = (upto[ends] - upto + cost) / (rank + 1)
+    # Of the farthest row and all behind it, of this row and all behind it.
+    whole = np.repeat(upto[begins + length - 1] - upto[begins] + cost[begins], length)
+    left = np.repeat(upto[begins + length - 1], length) - upto + cost
+    gains = costs[codes] * (left / whole / (rank + 1))
     order = np.argsort(-(gains if how == "split" else cost), kind="stable")
     return by_cell[order], np.minimum.accumulate(gains[order])
 
 
-def _distinct_rows(X, rows, codewords) -> Iterator[int]:
-    """Yield places in `rows` of rows that differ from each other and from codewords."""
+def _distinct_rows(X, rows, codes, codebook) -> Iterator[int]:
+    """Yield places in `rows` of such as differ from each other and their codewords."""
     seen: set[bytes] = set()
     for place, row in enumerate(rows):
         key = (X[row] + 0.0).tobytes()
-        if key not in seen and (X[row] != codewords[place]).any():
+        if key not in seen and (X[row] != codebook[codes[row]]).any():
             seen.add(key)
             yield place
 
@@ -329,6 +358,10 @@ def learn_epochs(
 ) -> tuple[StreamState, Learned]:
     """Pass over X in shuffled batches until the distortion no longer falls.
 
+    The distortion of a pass is that of its batches, each before it was learned from.
+    Batches differ, and the first passes may move codewords that later ones profit from:
+    hence the second chance.
+
     Parameters
     ----------
     X, state, weights, settings
@@ -338,7 +371,8 @@ def learn_epochs(
     batch_size, max_iter : int
         Rows of a batch; largest number of passes.
     tol : float
-        Stop when a pass lowers the distortion by this share of it or less.
+        Stop when two passes, one after the other, have not lowered the distortion by
+        more than this share of it.
 
     Returns
     -------
@@ -365,8 +399,6 @@ def learn_epochs(
             max_iter,
             distortion,
         )
-        # What the batches of a pass have met, each before it was learned from: smooth
-        # enough to compare, though the last codebook may be better than that.
         waited = 0 if summed < (1 - tol) * best else waited + 1
         best = min(best, summed)
     found = nearest.nearest(X, state.codebook, settings.metric)[1]
