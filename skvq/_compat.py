@@ -114,7 +114,12 @@ class _AvailableUnless:
         self._unbound = unbound
 
     def _check(self, obj: Any) -> None:
-        reason = self._reason(obj)
+        try:
+            reason = self._reason(obj)
+        except Exception as error:
+            # Of parameters that are not valid, which `fit` will tell.
+            name = type(obj).__name__
+            reason = f"{name} has no {self._function.__name__}: {error}"
         if reason is not None:
             raise AttributeError(reason, name=self._function.__name__, obj=obj)
 

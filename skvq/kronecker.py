@@ -8,7 +8,7 @@ from sklearn.utils import check_random_state
 
 from skvq import nearest
 from skvq._array_api import is_foreign, look_up, numpy_dtype, to_host
-from skvq._checks import check_counts, check_memory, is_sequence
+from skvq._checks import check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
 from skvq._validation import check_table, warn
 from skvq.base import BaseQuantizer
@@ -292,7 +292,14 @@ def _factor_sizes(factor_sizes, n_features: int) -> tuple[int, ...]:
         root = math.isqrt(n_features)
         small = next(d for d in range(root, 0, -1) if n_features % d == 0)
         return small, n_features // small
-    sizes = check_counts("factor_sizes", factor_sizes)
+    sizes = list(factor_sizes)
+    whole = all(isinstance(d, Integral) and not isinstance(d, bool) for d in sizes)
+    if not whole or not sizes or min(sizes) < 1:
+        raise ValueError(
+            f"factor_sizes={factor_sizes!r}; expected one or more integers of 1 or "
+            "more."
+        )
+    sizes = [int(size) for size in sizes]
     if math.prod(sizes) != n_features:
         raise ValueError(
             f"factor_sizes={tuple(sizes)} multiply to {math.prod(sizes)}, but X has "

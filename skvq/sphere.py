@@ -76,7 +76,7 @@ class SphericalQuantizer(BaseQuantizer):
     total_bits : float, default=None
         If given, it takes the place of `n_levels`: so many bits are spread over the
         angles by their effect on the error, as numbers of levels that need not be
-        powers of two.
+        powers of two.  An angle takes at most 16; more in all are a ConvergenceWarning.
     coordinates : {"standard", "tree"}, default="standard"
         "standard": the formula above.  "tree": neighbours in pairs, (a, b) becoming
         their length and the angle atan2(b, a), then the lengths in pairs, and so on;

@@ -590,6 +590,14 @@ def test_why_there_is_no_partial_fit(row):
         type(quantizer).partial_fit(quantizer, row.data())
 
 
+def test_invalid_parameters_hide_partial_fit():
+    """To ask whether it is there is no error, whatever the parameters are."""
+    quantizer = ResidualQuantizer(n_refine="3")
+    assert not hasattr(quantizer, "partial_fit")
+    with pytest.raises(AttributeError, match="ResidualQuantizer has no partial_fit"):
+        quantizer.partial_fit(mixture(20))
+
+
 def test_partial_fit_of_the_class_is_a_function():
     method = VectorQuantizer.partial_fit
     assert inspect.isfunction(method)

@@ -170,8 +170,8 @@ def test_sums_that_cannot_be(xp):
     with pytest.raises(ValueError, match=r"begin has shape \(9, 1, 1\)"):
         begin = np.zeros((9, 1, 1), dtype=int)
         engine.nearest_best(put(xp, X), [table, table], 1, begin=put(xp, begin))
-    for huge in (3e38, np.nan):
-        with pytest.raises(ValueError, match="overflow"):
+    for huge, message in ((3e38, "overflow"), (np.nan, "X contains NaN")):
+        with pytest.raises(ValueError, match=message):
             engine.nearest_best(put(xp, X + np.float32(huge)), [table, table], 2)
 
 
