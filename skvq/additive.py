@@ -204,7 +204,7 @@ class AdditiveQuantizer(BaseQuantizer):
                 sizes,
                 weights,
                 rng,
-                start=self._residual_tables,
+                start=self._residual_start(),
                 shared=self.share_codebook,
                 search=learning.Search(self.fit_beam_size, 0),
                 strength=None if self.ridge == "auto" else float(self.ridge),
@@ -217,22 +217,29 @@ class AdditiveQuantizer(BaseQuantizer):
         self.n_iter_ = max(1, len(learned.strengths))
         self.codebook_sizes_ = tuple(sizes)
 
-    def _residual_tables(self, X, weights, rng) -> list[np.ndarray]:
-        """Return the tables of a residual quantizer, from which learning starts."""
+    def _residual_start(self):
+        """Return the function that gives the tables from which learning starts."""
         residual = ResidualQuantizer(
             self.n_codebooks,
             self.n_codewords,
             share_codebook=self.share_codebook,
             beam_size=_START_BEAM,
-            random_state=int(rng.randint(np.iinfo(np.int32).max)),
             backend=self.backend,
         )
-        with warnings.catch_warnings():
-            # Of few distinct residuals; too few samples have had their warning.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            residual.fit(X, sample_weight=weights)
         n_tables = 1 if self.share_codebook else self.n_codebooks
-        return [to_host(table) for table in residual.codebooks_[:n_tables]]
+
+        def start(X, weights, rng) -> list[np.ndarray]:
+            seed = int(rng.randint(np.iinfo(np.int32).max))
+            residual.set_params(random_state=seed)
+            with warnings.catch_warnings():
+                # Of few distinct residuals; too few samples have had their warning.
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                residual.fit(X, sample_weight=weights)
+            # How stages learn is chosen once: others start from most of all samples.
+            residual.set_params(fit_beam_size=residual.fit_beam_size_)
+            return [to_host(table) for table in residual.codebooks_[:n_tables]]
+
+        return start
 
     def _check_shared(self, sizes) -> None:
         if not self.share_codebook:

@@ -139,11 +139,27 @@ def refine(
     return best
 
 
-def split(n_samples: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows to learn from and the rows to hold out, in ascending order."""
-    n_held = min(int(_HELD_OUT_SHARE * n_samples), _MAX_HELD_OUT)
-    order = rng.permutation(n_samples)
-    return np.sort(order[n_held:]), np.sort(order[:n_held])
+def equal_rows(X: np.ndarray) -> np.ndarray:
+    """Return one number for equal rows: 0 for the first of all, then 1, and so on."""
+    seen: dict[int, int] = {}
+    # Zeros are added, since -0.0 has other bytes than 0.0.
+    hashes = (hash((row + 0.0).tobytes()) for row in to_host(X))
+    return np.array([seen.setdefault(one, len(seen)) for one in hashes])
+
+
+def split(
+    groups: np.ndarray, rng: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to learn from and the rows to hold out, in ascending order.
+
+    Equal rows, which have one number in `groups`, stay together: a sample that has been
+    learned from is no judge, and weights are to mean the same as repeats.
+    """
+    n_groups = int(groups.max()) + 1
+    n_held = min(int(_HELD_OUT_SHARE * n_groups), _MAX_HELD_OUT)
+    held = np.zeros(n_groups, dtype=bool)
+    held[rng.permutation(n_groups)[:n_held]] = True
+    return np.flatnonzero(~held[groups]), np.flatnonzero(held[groups])
 
 
 def _systems(X, codes, weights, problem: Problem) -> list[NormalEquations]:
