@@ -20,7 +20,6 @@ from skvq._array_api import (
     code_dtype,
     is_foreign,
     join,
-    like,
     look_up,
     numpy_dtype,
     repeat,
@@ -44,8 +43,6 @@ from skvq.vector import VectorQuantizer
 # Partial sums of each sample whose residuals train the next stage, at least, where
 # there are several.
 _TRAINING_BEAM = 5
-# Sums that would weigh less are left out.
-_LEAST_SUM_WEIGHT = 0.01
 # A stage learns from as many residuals as there are samples, or from so many.
 _MIN_TRAINING_ROWS = 131_072
 # A way to learn is chosen from so many distinct samples on, and so many a codeword:
@@ -129,12 +126,11 @@ class ResidualQuantizer(StagedQuantizer):
 
     Notes
     -----
-    A partial sum weighs (error of the sample's best sum / its own error)^2 in the
-    training of the next stage.  The samples held out are a tenth of the distinct ones,
-    at most 4,096, drawn from `random_state`; `beam_size` and `stage_weights` are those
-    of their codes.  With fewer than 80 distinct samples, or 2 a codeword of the largest
-    table, nothing is tried, and stages learn from several sums.  A fit with
-    ``fit_beam_size=fit_beam_size_`` is the same without the trial.
+    Where `fit` chooses from how many sums stages learn, a tenth of the distinct
+    samples, at most 4,096, judge by their codes under `beam_size` and `stage_weights`;
+    `random_state` draws them.  With fewer than 80 distinct samples, or 2 for a codeword
+    of the largest table, nothing is tried, and stages learn from several sums.  A fit
+    with ``fit_beam_size=fit_beam_size_`` is the same without the trial.
 
     References
     ----------
@@ -288,19 +284,16 @@ class ResidualQuantizer(StagedQuantizer):
         """Fit one stage after the other on residuals of the beam."""
         greedy = X if self.beam_size == 1 and beam > 1 else None
         codes = zeros((X.shape[0], 1, 0), X, code_dtype(X, np.dtype(np.uint8)))
-        shares = np.ones((X.shape[0], 1))
         for j, part in enumerate(parts):
-            rows, sums = _choose_sums(shares, rng)
+            rows, sums = _choose_sums(codes.shape[:2], rng)
             rest = _residuals(parts[:j], X, codes, rows, sums)
-            part.fit(rest, sample_weight=_weights_of_sums(shares, weights, rows, sums))
+            part.fit(rest, sample_weight=_some(weights, rows))
             if greedy is not None:
                 greedy = _never_worse(part, greedy, weights)
             if j < len(parts) - 1:
-                codes, errors = _search(
-                    parts[: j + 1], X, beam, n_best=beam, begin=codes, errors=beam > 1
+                codes, _ = _search(
+                    parts[: j + 1], X, beam, n_best=beam, begin=codes, errors=False
                 )
-                if beam > 1:
-                    shares = _shares(errors)
         return parts
 
     def _fit_shared(self, X, weights, rng, beam) -> list:
@@ -681,21 +674,12 @@ class _Trial(NamedTuple):
     judges: tuple[Any, Any]
 
 
-def _shares(errors) -> np.ndarray:
-    """Return weights of partial sums: (best error of the sample / own error)^2.
-
-    A sum that leaves much more than the best one of its sample is hardly ever the one
-    that the next stage meets, and where there are clusters most are of this kind.
-    """
-    errors = to_host(errors) + np.finfo(np.float64).tiny  # zero is as good as zero
-    return (errors.min(axis=1, keepdims=True) / errors) ** 2
-
-
-def _choose_sums(shares, rng) -> tuple[np.ndarray, np.ndarray]:
+def _choose_sums(shape, rng) -> tuple[np.ndarray, np.ndarray]:
     """Choose partial sums to learn from: rows of X, and places in their beams."""
-    chosen = np.flatnonzero(shares >= _LEAST_SUM_WEIGHT)
-    chosen = _draw_at_most(max(len(shares), _MIN_TRAINING_ROWS), chosen, rng)
-    return np.divmod(chosen, shares.shape[1])
+    n_rows, n_sums = shape
+    most = max(n_rows, _MIN_TRAINING_ROWS)
+    chosen = _draw_at_most(most, np.arange(n_rows * n_sums), rng)
+    return np.divmod(chosen, n_sums)
 
 
 def _draw_at_most(size: int, rows: np.ndarray, rng) -> np.ndarray:
@@ -703,15 +687,6 @@ def _draw_at_most(size: int, rows: np.ndarray, rng) -> np.ndarray:
     if len(rows) <= size:
         return rows
     return np.sort(rng.choice(rows, size, replace=False))
-
-
-def _weights_of_sums(shares, weights, rows, sums):
-    """Return weights of the chosen sums, in the library of those of the samples."""
-    own = _some(weights, rows)
-    if shares.shape[1] == 1:
-        return own
-    chosen = shares[rows, sums]
-    return chosen if own is None else own * like(chosen, own)
 
 
 def _residuals(parts, X, codes, rows, sums):
