@@ -207,7 +207,7 @@ class ResidualQuantizer(StagedQuantizer):
         ways = self._ways()
         trial = None
         if len(ways) > 1 or self.n_refine > 0:
-            # Of a copy, so that `fit` is the same where it is told the way.
+            # Random numbers of a copy: `fit` is the same where it is told the way.
             trial = self._try(ways, X, weights, deepcopy(rng))
         beam = ways[0] if trial is None else trial.beam
         parts = self._learn(X, weights, rng, beam)
@@ -338,8 +338,16 @@ class ResidualQuantizer(StagedQuantizer):
         never seen: tables that have seen them would look better than they are.
         """
         problem, tables = self._problem(trial.parts)
+        learned, learned_weights = trial.learned
+        judges, judges_weights = trial.judges
         strengths = joint.choose_strengths(
-            *trial.learned, tables, problem, *trial.judges, self.n_refine
+            learned,
+            learned_weights,
+            tables,
+            problem,
+            judges,
+            judges_weights,
+            self.n_refine,
         )
         problem, tables = self._problem(parts)
         tables = joint.refine(X, weights, tables, problem, strengths)
