@@ -1,6 +1,5 @@
 """The additive scheme: a reconstruction is a sum of one codeword from each table."""
 
-import math
 from numbers import Integral, Real
 
 import numpy as np
@@ -92,7 +91,9 @@ class AdditiveQuantizer(BaseQuantizer):
     ridge_ : tuple of float
         Strength of the ridge in each of these rounds; empty if none helped.
     distortion_ : float
-        Mean squared distance of the training samples from their reconstructions.
+        Mean squared distance of the training samples from their reconstructions, by the
+        codes that `fit` has found; where `transform` searches harder (beyond 4096 sums,
+        by `beam_size` and `n_rounds`), ``-score(X)`` is lower.
     n_features_in_ : int
         Number of features.
 
@@ -215,7 +216,7 @@ class AdditiveQuantizer(BaseQuantizer):
                 sizes,
                 weights,
                 rng,
-                start=self._residual_tables,
+                start=self._residual_start(),
                 shared=self.share_codebook,
                 search=learning.Search(self.fit_beam_size, 0),
                 strength=None if self.ridge == "auto" else float(self.ridge),
@@ -227,29 +228,32 @@ class AdditiveQuantizer(BaseQuantizer):
         self.ridge_ = learned.strengths
         self.n_iter_ = max(1, len(learned.strengths))
         self.codebook_sizes_ = tuple(sizes)
-        if learned.codes is not None and self._finds_again(sizes):
+        if learned.codes is not None:
+            # Not searched for again as `transform` does, which takes as long as rounds.
             decoded = learning.decode(learned.codes, self._codebooks())
             self.distortion_ = average(nearest.paired(X, decoded), weights)
 
-    def _finds_again(self, sizes) -> bool:
-        """Whether `transform` finds the codes that `fit` has found."""
-        exhaustive = math.prod(sizes) <= learning.MAX_EXHAUSTIVE
-        return exhaustive or (self.beam_size, self.n_rounds) == (self.fit_beam_size, 0)
-
-    def _residual_tables(self, X, weights, rng) -> list[np.ndarray]:
-        """Return the tables of a residual quantizer, from which learning starts."""
+    def _residual_start(self):
+        """Return the function that gives the tables from which learning starts."""
         residual = ResidualQuantizer(
             self.n_codebooks,
             self.n_codewords,
             share_codebook=self.share_codebook,
             beam_size=_START_BEAM,
-            random_state=int(rng.randint(np.iinfo(np.int32).max)),
             backend=self.backend,
         )
-        with collected():  # few distinct residuals are nothing to warn of
-            residual.fit(X, sample_weight=weights)
         n_tables = 1 if self.share_codebook else self.n_codebooks
-        return [to_host(table) for table in residual.codebooks_[:n_tables]]
+
+        def start(X, weights, rng) -> list[np.ndarray]:
+            seed = int(rng.randint(np.iinfo(np.int32).max))
+            residual.set_params(random_state=seed)
+            with collected():  # few distinct residuals are nothing to warn of
+                residual.fit(X, sample_weight=weights)
+            # How stages learn is chosen once: others start from most of all samples.
+            residual.set_params(fit_beam_size=residual.fit_beam_size_)
+            return [to_host(table) for table in residual.codebooks_[:n_tables]]
+
+        return start
 
     def _table_elements(self, n_features):
         return n_features * self._n_rows()

@@ -3,7 +3,9 @@
 import math
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from numbers import Integral
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -42,14 +44,23 @@ from skvq.base import QUANTIZER
 from skvq.codes import smallest_dtype
 from skvq.learning import joint
 from skvq.learning.initialise import few_distinct
+from skvq.parts import _sizes as part_sizes
 from skvq.parts import make_parts, parts_elements, shallow_copy, why_no_stream
 from skvq.staged import StagedQuantizer
 from skvq.vector import VectorQuantizer
 
-# Partial sums of each sample whose residuals train the next stage, at least.
+# Partial sums of each sample whose residuals train the next stage, at least, where
+# there are several.
 _TRAINING_BEAM = 5
 # A stage learns from as many residuals as there are samples, or from so many.
 _MIN_TRAINING_ROWS = 131_072
+# A way to learn is chosen from so many distinct samples on, and so many a codeword:
+# tables that hold nearly every sample say nothing of the way, and few samples no more.
+_MIN_ROWS = 80
+_MIN_ROWS_PER_CODEWORD = 2
+# It is tried on so many samples at most, or so many a codeword, if that is more.
+_TRIAL_ROWS = 20_000
+_TRIAL_ROWS_PER_CODEWORD = 128
 # Elements of a tile of the search over parts that are not single tables.
 _TILE_ELEMENTS = 2**20
 
@@ -70,14 +81,23 @@ class ResidualQuantizer(StagedQuantizer):
         Codewords of every table, or of each; set on the clones of `quantizer`.  None:
         as they have it (256 for the default).
     quantizer : quantizer, default=None
-        Quantizer of a stage, cloned for each; None:
-        ``VectorQuantizer(init="progressive", tol=5e-4)``.
+        Quantizer of a stage, cloned for each; None: ``VectorQuantizer(tol=5e-4)``, with
+        ``init="k-means++"`` where `fit_beam_size` is, or is chosen to be, 1, and
+        ``init="progressive"`` where it is more.
     share_codebook : bool, default=False
         Whether one table serves all stages, learned from the residuals of all of them.
         Its first codeword is zero, so that no stage raises the error.
     beam_size : int, default=1
-        Partial sums of each sample that are kept from stage to stage, when encoding and
-        in `fit`; may be changed later by `set_params`.  One is the greedy search.
+        Partial sums of each sample that are kept from stage to stage, when encoding;
+        may be changed later by `set_params`.  One is the greedy search.
+    fit_beam_size : int, default=None
+        Partial sums of each sample that a stage learns from in `fit`, those nearest to
+        it.  One is the greedy chain, best where samples form clusters; several are a
+        remedy for overfitting, best where they do not.  None: with ``quantizer=None``,
+        1 or the larger of 5 and `beam_size`, whichever is better for a tenth of the
+        samples that a trial has not learned from, so that `fit` takes about twice as
+        long; with another quantizer, the larger of 5 and `beam_size`, or 1 where it
+        cannot be searched by beam.
     stage_weights : array-like of shape (n_stages,), default=None
         Weights of the errors of the partial sums in the loss; the last one positive.
         None: only the last error counts.  Needs ``n_refine > 0`` or ``beam_size > 1``.
@@ -102,6 +122,8 @@ class ResidualQuantizer(StagedQuantizer):
         Sum of log2 V_j.
     quantizers_ : list of quantizers
         The fitted stages.
+    fit_beam_size_ : int
+        Partial sums of each sample that the stages have learned from in `fit`.
     distortion_ : float
         Mean squared distance of the training samples from their reconstructions.
     n_features_in_ : int
@@ -113,8 +135,11 @@ class ResidualQuantizer(StagedQuantizer):
 
     Notes
     -----
-    `fit` trains a stage on the residuals of the 5 best partial sums of each sample, or
-    of `beam_size` if that is more, where the stages can be searched by beam.
+    Where `fit` chooses from how many sums stages learn, a tenth of the distinct
+    samples, at most 4,096, judge by their codes under `beam_size` and `stage_weights`;
+    `random_state` draws them.  With fewer than 80 distinct samples, or 2 for a codeword
+    of the largest table, nothing is tried, and stages learn from several sums.  A fit
+    with ``fit_beam_size=fit_beam_size_`` is the same without the trial.
 
     References
     ----------
@@ -147,6 +172,7 @@ class ResidualQuantizer(StagedQuantizer):
         "quantizer": [QUANTIZER, None],
         "share_codebook": ["boolean"],
         "beam_size": [SIZE],
+        "fit_beam_size": [SIZE, None],
         "stage_weights": [NUMBERS, None],
         "n_refine": [Interval(Integral, 0, None, closed="left")],
         "random_state": RANDOM_STATE,
@@ -161,6 +187,7 @@ class ResidualQuantizer(StagedQuantizer):
         quantizer=None,
         share_codebook=False,
         beam_size=1,
+        fit_beam_size=None,
         stage_weights=None,
         n_refine=0,
         random_state=None,
@@ -171,6 +198,7 @@ class ResidualQuantizer(StagedQuantizer):
         self.quantizer = quantizer
         self.share_codebook = share_codebook
         self.beam_size = beam_size
+        self.fit_beam_size = fit_beam_size
         self.stage_weights = stage_weights
         self.n_refine = n_refine
         self.random_state = random_state
@@ -182,16 +210,67 @@ class ResidualQuantizer(StagedQuantizer):
         self._check_parts()
         self._check_memory(X)
         rng = check_random_state(self.random_state)
-        parts = self._learn(X, weights, rng)
-        if self.n_refine > 0:
-            parts = self._refine(parts, X, weights, rng)
+        ways = self._ways()
+        trial = None
+        if len(ways) > 1 or self.n_refine > 0:
+            # Random numbers of a copy: `fit` is the same where it is told the way.
+            trial = self._try(ways, X, weights, deepcopy(rng))
+        beam = ways[0] if trial is None else trial.beam
+        parts = self._learn(X, weights, rng, beam)
+        if self.n_refine > 0 and trial is not None:
+            parts = self._refine(parts, X, weights, trial)
         self._assign(parts)
+        self.fit_beam_size_ = beam
 
-    def _learn(self, X, weights, rng) -> list:
+    def _ways(self) -> tuple[int, ...]:
+        """Return from how many sums of a sample stages may learn, to choose from.
+
+        The first is taken where there is nothing to choose by.
+        """
+        if self.fit_beam_size is not None:
+            return (int(self.fit_beam_size),)
+        if not self._template()._can_encode_best():
+            return (1,)
+        several = max(self.beam_size, _TRAINING_BEAM)
+        return (several,) if self.quantizer is not None else (several, 1)
+
+    def _try(self, ways, X, weights, rng) -> "_Trial | None":
+        """Learn from some samples in every way; return what is best for the others.
+
+        The error of samples that tables have learned from would not do: it prefers the
+        tables that follow them most closely.  None: there is nothing to choose by.
+        """
+        rows, held = joint.hold_out(X, joint.HELD_OUT_SHARE, joint.MAX_HELD_OUT, rng)
+        if len(ways) > 1:
+            largest = max(self._sizes())
+            enough = max(_MIN_ROWS, _MIN_ROWS_PER_CODEWORD * largest)
+            if few_distinct(X, enough) is not None:
+                ways = ways[:1]
+            if self.n_refine == 0:
+                most = max(_TRIAL_ROWS, _TRIAL_ROWS_PER_CODEWORD * largest)
+                rows = _draw_at_most(most, rows, rng)
+        if len(held) == 0 or (len(ways) == 1 and self.n_refine == 0):
+            return None
+        learned = take_rows(X, rows), _some(weights, rows)
+        judges = take_rows(X, held), _some(weights, held)
+        with collected():  # what there is to warn of, the model that is kept has said
+            models = [self._learn(*learned, rng, beam) for beam in ways]
+        losses = [self._loss(model, *judges) for model in models]
+        best = int(np.argmin(losses))
+        return _Trial(ways[best], models[best], learned, judges)
+
+    def _loss(self, parts, X, weights) -> float:
+        """Return the mean loss under the search that `transform` does."""
+        _, losses = _search(
+            parts, X, self.beam_size, stage_weights=self._checked_weights()
+        )
+        return average(losses[:, 0], weights)
+
+    def _learn(self, X, weights, rng, beam) -> list:
         if self.share_codebook:
-            return self._fit_shared(X, weights, rng)
-        parts = self._new_parts(self.n_stages, self.n_codewords)
-        return self._fit_stages(parts, X, weights, rng)
+            return self._fit_shared(X, weights, rng, beam)
+        parts = self._new_parts(self.n_stages, self.n_codewords, beam)
+        return self._fit_stages(parts, X, weights, rng, beam)
 
     def _partial_fit(self, X, weights):
         self._check_parts()
@@ -209,11 +288,8 @@ class ResidualQuantizer(StagedQuantizer):
         warn_of_parts("stage", found)
         self._assign(parts)
 
-    def _fit_stages(self, parts, X, weights, rng) -> list:
+    def _fit_stages(self, parts, X, weights, rng, beam) -> list:
         """Fit one stage after the other on residuals of the beam."""
-        beam = 1
-        if self._template()._can_encode_best():
-            beam = max(self.beam_size, _TRAINING_BEAM)
         greedy = X if self.beam_size == 1 and beam > 1 else None
         codes = zeros((X.shape[0], 1, 0), X, code_dtype(X, np.dtype(np.uint8)))
         found = []
@@ -236,7 +312,7 @@ class ResidualQuantizer(StagedQuantizer):
         warn_of_parts("stage", found)
         return parts
 
-    def _fit_shared(self, X, weights, rng) -> list:
+    def _fit_shared(self, X, weights, rng, beam) -> list:
         """Learn one table from all stages.
 
         The union of small tables, one for each stage, in which one codeword is zero, is
@@ -244,7 +320,7 @@ class ResidualQuantizer(StagedQuantizer):
         K-means on the residuals of all stages together would not: what serves the first
         stage best raises the error of the last.
         """
-        (part,) = self._new_parts(1, self._shared_size())
+        (part,) = self._new_parts(1, self._shared_size(), beam)
         size = int(part.n_codewords)
         # One codeword is the zero, where there is more than one.
         n_learned = max(1, size - 1)
@@ -256,7 +332,8 @@ class ResidualQuantizer(StagedQuantizer):
             return [part._with_tables([table])] * self.n_stages
         n_small = min(n_learned, self.n_stages)
         sizes = [len(some) for some in np.array_split(np.arange(n_learned), n_small)]
-        small = self._fit_stages(self._new_parts(n_small, sizes), X, weights, rng)
+        small = self._new_parts(n_small, sizes, beam)
+        small = self._fit_stages(small, X, weights, rng, beam)
         tables = [to_host(table) for one in small for _, table in one._free_tables()]
         table = np.concatenate([zero, *tables])
         table = joint.share(
@@ -270,27 +347,22 @@ class ResidualQuantizer(StagedQuantizer):
         fitted = small[0]._with_tables([table]).set_params(n_codewords=size)
         return [fitted] * self.n_stages
 
-    def _refine(self, parts, X, weights, rng) -> list:
+    def _refine(self, parts, X, weights, trial) -> list:
         """Solve for all tables at once, round by round.
 
         How far the samples can be trusted is found out on some that a second model has
         never seen: tables that have seen them would look better than they are.
         """
-        rows, held = joint.hold_out(X, joint.HELD_OUT_SHARE, joint.MAX_HELD_OUT, rng)
-        if len(held) == 0:
-            return parts
-        learned = take_rows(X, rows)
-        trial_weights = _some(weights, rows)
-        with collected():  # what there is to warn of, the model that is kept has said
-            trial = self._learn(learned, trial_weights, rng)
-        problem, tables = self._problem(trial)
+        problem, tables = self._problem(trial.parts)
+        learned, learned_weights = trial.learned
+        judges, judges_weights = trial.judges
         strengths = joint.choose_strengths(
             learned,
-            trial_weights,
+            learned_weights,
             tables,
             problem,
-            take_rows(X, held),
-            _some(weights, held),
+            judges,
+            judges_weights,
             self.n_refine,
         )
         problem, tables = self._problem(parts)
@@ -333,14 +405,22 @@ class ResidualQuantizer(StagedQuantizer):
     def _follows_namespace(self):  # type: ignore[override]
         return getattr(self._template(), "_follows_namespace", False)
 
-    def _template(self):
+    def _template(self, beam=_TRAINING_BEAM):
+        """Return the part that is cloned, for stages that learn from so many sums."""
         if self.quantizer is None:
-            return VectorQuantizer(init="progressive", tol=5e-4)
+            init = "k-means++" if beam == 1 else "progressive"
+            return VectorQuantizer(init=init, tol=5e-4)
         return self.quantizer
 
-    def _new_parts(self, n_parts, sizes) -> list:
+    def _sizes(self) -> list[int]:
+        sizes = self.n_codewords
+        if sizes is None:
+            sizes = self._template().n_codewords
+        return part_sizes(sizes, self.n_stages)
+
+    def _new_parts(self, n_parts, sizes, beam=_TRAINING_BEAM) -> list:
         return make_parts(
-            self._template(),
+            self._template(beam),
             n_parts,
             n_codewords=sizes,
             random_state=self.random_state,
@@ -380,6 +460,7 @@ class ResidualQuantizer(StagedQuantizer):
         part = self._template()
         name = type(part).__name__
         self._check_beam(part)
+        self._check_beam(part, "fit_beam_size")
         if self.n_refine > 0 and not part._has_free_tables():
             raise ValueError(
                 f"n_refine={self.n_refine} needs stages whose tables are free to move: "
@@ -401,13 +482,16 @@ class ResidualQuantizer(StagedQuantizer):
                 "one of the two, or use stage_weights=None."
             )
 
-    def _check_beam(self, part) -> None:
+    def _check_beam(self, part, name="beam_size") -> None:
+        size = getattr(self, name)
+        if size is None:
+            return
         # It may have been changed after the fit, which no constraint has seen.
-        if check_count("beam_size", self.beam_size) > 1 and not part._can_encode_best():
+        if check_count(name, size) > 1 and not part._can_encode_best():
             raise ValueError(
-                f"beam_size={self.beam_size} needs stages that find several codes for "
+                f"{name}={size} needs stages that find several codes for "
                 "a sample: VectorQuantizer under metric='sqeuclidean', and products or "
-                f"residuals of it; quantizer={part!r} finds one. Use beam_size=1."
+                f"residuals of it; quantizer={part!r} finds one. Use {name}=1."
             )
 
     def _checked_weights(self) -> np.ndarray | None:
@@ -648,15 +732,28 @@ def _partial_sums(parts, codes) -> Iterator[np.ndarray]:
 # -- what stages learn from ------------------------------------------------------------
 
 
+class _Trial(NamedTuple):
+    """Stages that have learned from some samples, and the samples that judge them."""
+
+    beam: int  # sums of each sample that the stages have learned from
+    parts: list
+    learned: tuple[Any, Any]  # samples and their weights
+    judges: tuple[Any, Any]
+
+
 def _choose_sums(shape, rng) -> tuple[np.ndarray, np.ndarray]:
     """Choose partial sums to learn from: rows of X, and places in their beams."""
     n_rows, n_sums = shape
-    size = n_rows * n_sums
     most = max(n_rows, _MIN_TRAINING_ROWS)
-    chosen = np.arange(size)
-    if size > most:
-        chosen = np.sort(rng.choice(size, most, replace=False))
+    chosen = _draw_at_most(most, np.arange(n_rows * n_sums), rng)
     return np.divmod(chosen, n_sums)
+
+
+def _draw_at_most(size: int, rows: np.ndarray, rng) -> np.ndarray:
+    """Return all rows, or so many of them, in ascending order."""
+    if len(rows) <= size:
+        return rows
+    return np.sort(rng.choice(rows, size, replace=False))
 
 
 def _residuals(parts, X, codes, rows, sums):

@@ -88,6 +88,8 @@ class Row:
         Whether it is never worse than the mean on its own training samples.
     make_is_small : bool
         Whether its full codebook is small.
+    searches_harder : bool
+        Whether `transform` finds better codes than those that `fit` learned from.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Row:
     sklearn_checks: bool = True
     learns: bool = True
     make_is_small: bool = True
+    searches_harder: bool = False
 
     def data(self, n_samples=320, seed=0, dtype=np.float32):
         return mixture(n_samples, self.n_features, seed, dtype)
@@ -655,6 +658,7 @@ TABLE = [
         exact=None,
         idempotent=False,
         make_is_small=False,
+        searches_harder=True,
     ),
     Row(
         "aq-shared",

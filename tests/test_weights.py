@@ -408,6 +408,7 @@ def encodings(monkeypatch):
         ({"ridge": 0.5, "max_iter": 2, "share_codebook": True}, None),
         ({"ridge": 0.5, "n_codewords": 32, "beam_size": 8, "n_rounds": 0}, None),
         ({}, 10),
+        ({}, None),
     ],
     ids=str,
 )
@@ -430,11 +431,13 @@ def test_the_distortion_comes_from_codes_at_hand(
     )
 
 
-def test_a_harder_search_than_that_of_fit_is_measured_by_itself(encodings):
+@pytest.mark.parametrize("ridge", [0.5, "auto"])
+def test_a_harder_search_than_that_of_fit_is_left_to_the_score(ridge, encodings):
     X = mixture(300)
-    quantizer = AdditiveQuantizer(4, 16, ridge=0.5, max_iter=1, random_state=0).fit(X)
-    assert encodings == [300]
-    assert quantizer.distortion_ == pytest.approx(-quantizer.score(X), rel=1e-6)
+    quantizer = AdditiveQuantizer(4, 16, ridge=ridge, max_iter=1, random_state=0).fit(X)
+    assert encodings == []
+    as_in_fit = quantizer.set_params(beam_size=quantizer.fit_beam_size, n_rounds=0)
+    assert quantizer.distortion_ == pytest.approx(-as_in_fit.score(X), rel=1e-6)
 
 
 @pytest.fixture

@@ -310,10 +310,11 @@ def _rounds(problem, judge, tables, strengths, max_iter, tol) -> Learned:
 
 
 def _repeat(problem, tables, strengths) -> Learned:
+    codes, _ = problem.encode(tables)
     for strength in strengths:
-        codes, _ = problem.encode(tables)
         tables = problem.solve(problem.equations(codes), tables, strength)
-    return Learned(tables, strengths)
+        codes, _ = problem.encode(tables)
+    return Learned(tables, strengths, codes)
 
 
 def _best_step(train, judge, equations, tables, strengths, judged):
