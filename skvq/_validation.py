@@ -51,7 +51,7 @@ def check_samples(estimator, X, *, reset: bool, min_samples: int = 1) -> Any:
     check_unmasked(X, "X")
     try:
         # The quick test for NaN is a sum, in which huge values of both signs cancel.
-        with naming("X"), np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"):
             X = validate_data(
                 estimator,
                 X,
@@ -62,7 +62,11 @@ def check_samples(estimator, X, *, reset: bool, min_samples: int = 1) -> Any:
     except ValueError as error:
         if "Found array with dim" in str(error):
             raise ValueError(f"{error} {_HOW_TO_FLATTEN}") from error
+        if str(error).startswith("could not convert"):
+            raise ValueError(f"X: {error}") from error
         raise
+    except TypeError as error:
+        raise TypeError(f"X: {error}") from error
     _check_real(estimator, X)
     return X
 
