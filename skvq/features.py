@@ -6,9 +6,10 @@ from sklearn.base import (
     TransformerMixin,
     clone,
 )
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from skvq._compat import _fit_context
+from skvq._compat import Accepted, _fit_context
 from skvq._validation import (
     check_reconstructions,
     check_same_library,
@@ -18,7 +19,16 @@ from skvq._validation import (
     in_own_context,
     take_over,
 )
-from skvq.base import QUANTIZER
+from skvq.base import QUANTIZER, BaseQuantizer
+
+
+def _is_frozen_quantizer(value) -> bool:
+    return isinstance(getattr(value, "estimator", None), BaseQuantizer) and isinstance(
+        value, FrozenEstimator
+    )
+
+
+FROZEN = Accepted(_is_frozen_quantizer, "a fitted one in a FrozenEstimator")
 
 
 class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -50,7 +60,7 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "quantizer": [QUANTIZER]
+        "quantizer": [QUANTIZER, FROZEN]
     }
 
     def __init__(self, quantizer):
@@ -78,7 +88,7 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         new = copy_to_fit(self, fitted=False)
         X = check_samples(new, X, reset=True, min_samples=2)
         weights = check_weights(sample_weight, X)
-        new.quantizer_ = clone(self.quantizer).fit(X, sample_weight=weights)
+        new.quantizer_ = clone(self.quantizer).fit(X, None, sample_weight=weights)
         take_over(self, new)
         return self
 

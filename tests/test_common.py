@@ -134,6 +134,9 @@ HOOKS = {
     "_has_free_tables",
     "_free_tables",
     "_with_tables",
+    "_template",
+    "_table_elements",
+    "_check_memory",
 }
 
 

@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import NotFittedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import (
     GridSearchCV,
@@ -317,3 +318,12 @@ def test_what_holds_no_quantizer_is_refused():
     X = mixture(20)
     with pytest.raises(TypeError, match="holds no quantizer"):
         neg_error_within(8)(StandardScaler().fit(X), X)
+
+
+def test_a_frozen_quantizer_is_taken_as_it_is():
+    X = mixture(60)
+    quantizer = VectorQuantizer(4, random_state=0).fit(X)
+    features = QuantizedFeatures(FrozenEstimator(quantizer)).fit(X[:5] + 9)
+    assert_array_equal(features.transform(X), quantizer.quantize(X))
+    with pytest.raises(ValueError, match="a fitted one in a FrozenEstimator"):
+        QuantizedFeatures(FrozenEstimator(StandardScaler())).fit(X)

@@ -469,7 +469,8 @@ def test_masked_arrays_are_refused(estimator):
     with pytest.raises(ValueError, match="sample_weight is a masked array"):
         clone(estimator).fit(X, sample_weight=weights)
     if hasattr(fitted, "inverse_transform"):
-        with pytest.raises(ValueError, match="codes is a masked array"):
+        name = next(iter(inspect.signature(fitted.inverse_transform).parameters))
+        with pytest.raises(ValueError, match=f"{name} is a masked array"):
             fitted.inverse_transform(hide_one(fitted.transform(X)))
 
 
@@ -760,5 +761,6 @@ def test_arrays_that_are_no_numbers_are_named(estimator):
             np.full(codes.shape, "a"),
             np.full(codes.shape, object()),
         ):
-            with pytest.raises((TypeError, ValueError), match="codes"):
+            name = next(iter(inspect.signature(fitted.inverse_transform).parameters))
+            with pytest.raises((TypeError, ValueError), match=name):
                 fitted.inverse_transform(bad)
