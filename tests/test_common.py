@@ -100,9 +100,8 @@ def test_more_sklearn_checks(estimator, check):
     estimator = clone(estimator)
     if check is not estimator_checks.check_param_validation:
         # They ask for outputs in other clothes, whatever these are.
-        quick = {"n_codewords": 4, "max_iter": 1}
-        names = estimator.get_params(deep=False)
-        estimator.set_params(**{k: v for k, v in quick.items() if k in names})
+        if "max_iter" in estimator.get_params(deep=False):
+            estimator.set_params(max_iter=1)
     check(type(estimator).__name__, estimator)
 
 
