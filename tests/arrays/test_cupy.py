@@ -232,7 +232,7 @@ def test_the_benchmark_runs(cupy, capsys, monkeypatch):
             ),
             raising=False,
         )
-    folder = Path(__file__).parents[1] / "benchmarks"
+    folder = Path(__file__).parents[2] / "benchmarks"
     if not folder.is_dir():
         pytest.skip("the benchmarks are not beside the tests")
     monkeypatch.syspath_prepend(str(folder))
