@@ -554,7 +554,7 @@ TABLE = [
     ),
     _residual(
         "rq-refined",
-        lambda: rq(quantizer=_few_rounds(), n_refine=3),
+        lambda: rq(quantizer=_few_rounds(), n_refine=3, fit_beam_size=1),
         weights="statistical",
     ),
     _residual(
@@ -639,7 +639,7 @@ TABLE = [
         learns=False,
     ),
     # The additive scheme
-    Row("aq-exhaustive", lambda: aq(), computed=True, weights="statistical"),
+    Row("aq-exhaustive", lambda: aq(), computed=True),
     Row(
         "aq-sizes",
         lambda: aq(3, [2, 5, 3], **FEW_SUMS),
@@ -648,7 +648,7 @@ TABLE = [
     ),
     Row(
         "aq-fixed-ridge",
-        lambda: aq(2, 5, ridge=20.0, max_iter=3),
+        lambda: aq(2, 5, ridge=0.5, max_iter=3),
         computed=True,
         weights="statistical",
     ),

@@ -626,7 +626,6 @@ def _many_codewords(row):
 
 DEGENERATE = {
     "constant": lambda X: np.full_like(X, 3.5),
-    "constant zero": lambda X: np.zeros_like(X),
     "constant feature": lambda X: np.where(np.arange(X.shape[1]) == 1, 2.0, X),
     "duplicates": lambda X: X[np.arange(len(X)) % 5],
     "two values": lambda X: (X > 0).astype(X.dtype),
