@@ -69,7 +69,7 @@ class AdditiveQuantizer(BaseQuantizer):
         How strongly the tables of a round are drawn towards those before it: what each
         codeword of these weighs, as a multiple of what falls to a codeword on average,
         which is n_samples / V_j samples where all weigh the same.  "auto": as strongly
-        as is best for a fifth of the samples, at most 4096, that are held out of the
+        as is best for a fifth of the distinct samples, at most 4096, held out of the
         rounds; there are no rounds if none helps these.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for the start of the tables, for the rows held out, and

@@ -89,6 +89,12 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X = check_samples(new, X, reset=True, min_samples=2)
         weights = check_weights(sample_weight, X)
         new.quantizer_ = clone(self.quantizer).fit(X, None, sample_weight=weights)
+        check_is_fitted(new.quantizer_)  # a frozen one may not be
+        if new.quantizer_.n_features_in_ != new.n_features_in_:
+            raise ValueError(
+                f"X has {new.n_features_in_} features, but the frozen quantizer was "
+                f"fitted on {new.quantizer_.n_features_in_}."
+            )
         take_over(self, new)
         return self
 

@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -39,7 +39,7 @@ from skvq._compat import (
     Interval,
     StrOptions,
 )
-from skvq._validation import collected, warn_of_parts
+from skvq._validation import collected, copy_to_fit, warn_of_parts
 from skvq.base import QUANTIZER
 from skvq.codes import smallest_dtype
 from skvq.learning import joint
@@ -58,6 +58,9 @@ _MIN_TRAINING_ROWS = 131_072
 # tables that hold nearly every sample say nothing of the way, and few samples no more.
 _MIN_ROWS = 80
 _MIN_ROWS_PER_CODEWORD = 2
+# The other way must be better by this share: less is chance in a few thousand samples,
+# and where clusters are real it gains many times as much.
+_MIN_GAIN = 0.01
 # It is tried on so many samples at most, or so many a codeword, if that is more.
 _TRIAL_ROWS = 20_000
 _TRIAL_ROWS_PER_CODEWORD = 128
@@ -228,7 +231,7 @@ class ResidualQuantizer(StagedQuantizer):
         The first is taken where there is nothing to choose by.
         """
         if self.fit_beam_size is not None:
-            return (int(self.fit_beam_size),)
+            return (self.fit_beam_size,)
         if not self._template()._can_encode_best():
             return (1,)
         several = max(self.beam_size, _TRAINING_BEAM)
@@ -240,11 +243,12 @@ class ResidualQuantizer(StagedQuantizer):
         The error of samples that tables have learned from would not do: it prefers the
         tables that follow them most closely.  None: there is nothing to choose by.
         """
-        rows, held = joint.hold_out(X, joint.HELD_OUT_SHARE, joint.MAX_HELD_OUT, rng)
+        rows, held, n_distinct, _ = joint.hold_out(
+            X, joint.HELD_OUT_SHARE, joint.MAX_HELD_OUT, rng
+        )
         if len(ways) > 1:
             largest = max(self._sizes())
-            enough = max(_MIN_ROWS, _MIN_ROWS_PER_CODEWORD * largest)
-            if few_distinct(X, enough) is not None:
+            if n_distinct < max(_MIN_ROWS, _MIN_ROWS_PER_CODEWORD * largest):
                 ways = ways[:1]
             if self.n_refine == 0:
                 most = max(_TRIAL_ROWS, _TRIAL_ROWS_PER_CODEWORD * largest)
@@ -253,11 +257,20 @@ class ResidualQuantizer(StagedQuantizer):
             return None
         learned = take_rows(X, rows), _some(weights, rows)
         judges = take_rows(X, held), _some(weights, held)
-        with collected():  # what there is to warn of, the model that is kept has said
-            models = [self._learn(*learned, rng, beam) for beam in ways]
+        with collected():  # what there is to warn of, the model that is kept will say
+            models = [
+                self._apart()._learn(*learned, deepcopy(rng), beam) for beam in ways
+            ]
         losses = [self._loss(model, *judges) for model in models]
+        losses[0] *= 1 - _MIN_GAIN
         best = int(np.argmin(losses))
         return _Trial(ways[best], models[best], learned, judges)
+
+    def _apart(self) -> Self:
+        """Return a copy whose draws leave those of the fit as they are."""
+        copy = copy_to_fit(self, fitted=True)
+        copy.random_state = deepcopy(self.random_state)
+        return copy
 
     def _loss(self, parts, X, weights) -> float:
         """Return the mean loss under the search that `transform` does."""

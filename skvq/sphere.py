@@ -197,7 +197,10 @@ class SphericalQuantizer(BaseQuantizer):
                 )
             sizes = _spread_bits(angles, float(self.total_bits), self.angles)
         if self.angles == "density":
-            what = f"Levels of n_levels={self.n_levels} for each of {len(sizes)} angles"
+            given = f"n_levels={self.n_levels} for each"
+            if self.total_bits is not None:
+                given = f"total_bits={self.total_bits} for all"
+            what = f"Levels of {given} of {len(sizes)} angles"
             check_memory(what, 8 * 2 * sum(sizes), x_bytes)
             tables = map(_matched_levels, angles, sizes)
             return Levels(list(tables), sizes)

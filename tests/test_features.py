@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import NotFittedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
@@ -327,3 +327,11 @@ def test_a_frozen_quantizer_is_taken_as_it_is():
     assert_array_equal(features.transform(X), quantizer.quantize(X))
     with pytest.raises(ValueError, match="a fitted one in a FrozenEstimator"):
         QuantizedFeatures(FrozenEstimator(StandardScaler())).fit(X)
+    for frozen, error in (
+        (VectorQuantizer(4), NotFittedError),
+        (clone(quantizer).fit(X[:, :3]), ValueError),
+    ):
+        features = QuantizedFeatures(FrozenEstimator(frozen))
+        with pytest.raises(error, match=r"not fitted|the frozen quantizer was fitted"):
+            features.fit(X)
+        assert not vars(features).keys() & {"quantizer_", "n_features_in_"}

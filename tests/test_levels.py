@@ -218,3 +218,21 @@ def test_lengths_are_matched_exactly_too():
     X = np.array([[2.0, 0], [0, 4], [3, 4], [0, 7]])
     quantizer = BinaryQuantizer(spherical=True, radius="learned", radius_levels=3)
     assert_array_equal(quantizer.fit(X).codebooks_[-1][:, 0], [2, 4.5, 7])
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        np.r_[np.ones(10), np.full(2990, 1e-17)],
+        10.0 ** np.random.default_rng(3).uniform(-40, 0, 3000),
+    ],
+    ids=["a few heavy ones", "of all sizes"],
+)
+@pytest.mark.parametrize("size", [8, 1500])
+def test_weights_of_very_different_size(weights, size):
+    X = np.sort(np.random.default_rng(2).normal(size=(3000, 1)), axis=0)
+    grid = UniformQuantizer(size, levels="lloyd-max").fit(X, sample_weight=weights)
+    equal = UniformQuantizer(size).fit(X, sample_weight=weights)
+    (levels,) = grid.codebooks_
+    assert np.isfinite(levels).all()
+    assert grid.score(X, sample_weight=weights) >= equal.score(X, sample_weight=weights)

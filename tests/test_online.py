@@ -191,6 +191,7 @@ def test_neighbours_inherit_by_hand():
         sums=table * weights[:, None],
         counts=weights,
         support=weights,
+        costs=np.array([3.0, 4.0, 5.0, 2.0]),
         idle=np.array([0, 40, 0, 40]),
     )
     X = np.concatenate([np.zeros((20, 1)), np.full((19, 1), 10.0), [[13.0]]])
@@ -200,6 +201,8 @@ def test_neighbours_inherit_by_hand():
     assert_allclose(after.counts, [121, 1, 120, 2])
     assert_allclose(after.sums[:2, 0], [0.1, 13.0])
     assert_allclose(after.support, after.counts)
+    # The heir takes over what the cell has cost, and costs now; one split begins anew.
+    assert_allclose(after.costs, [3.0 + 4.0 + 0.1**2, 0.0, 0.0, 2.0])
     kept, _ = online.learn_batch(
         state, X, None, settings_of("minibatch", dead_codes="keep")
     )
@@ -302,3 +305,10 @@ def test_one_table_for_all_stages(learning):
     ).fit(X)
     assert rq.codebook_sizes_ == (16, 16)
     assert rq.distortion_ < -VectorQuantizer(16, random_state=0).fit(X).score(X)
+
+
+def test_far_codewords_that_no_row_needs_are_moved():
+    X = np.random.default_rng(0).normal(size=(400, 1))
+    init = [[0.0], [1.0], [1e160], [-1e160]]
+    vq = VectorQuantizer(4, learning="minibatch", init=init, batch_size=50).fit(X)
+    assert len(np.unique(vq.transform(X))) == 4

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from skvq import (
@@ -13,6 +14,7 @@ from skvq import (
     ResidualQuantizer,
     UniformQuantizer,
     VectorQuantizer,
+    residual,
 )
 
 
@@ -83,10 +85,12 @@ def test_the_better_way_is_chosen(make, n_codewords, fit_beam_size, gain):
 
 
 @pytest.mark.parametrize("make", [blobs, dense])
-def test_the_fit_is_that_of_the_way_which_was_chosen(make):
-    X = make()[:900]
-    rq = ResidualQuantizer(3, 16, random_state=0).fit(X)
-    told = ResidualQuantizer(3, 16, random_state=0, fit_beam_size=rq.fit_beam_size_)
+@pytest.mark.parametrize("seed", [int, np.random.RandomState])
+@pytest.mark.parametrize("n_refine", [0, 1])
+def test_the_fit_is_that_of_the_way_which_was_chosen(make, seed, n_refine):
+    X = make()[:400]
+    rq = ResidualQuantizer(2, 8, random_state=seed(0), n_refine=n_refine).fit(X)
+    told = clone(rq).set_params(random_state=seed(0), fit_beam_size=rq.fit_beam_size_)
     for table, other in zip(rq.codebooks_, told.fit(X).codebooks_, strict=True):
         assert_array_equal(table, other)
 
@@ -239,14 +243,26 @@ def test_repeats_judge_like_weights(make, monkeypatch):
     seen = []
     loss = ResidualQuantizer._loss
 
+    judged = []
+
     def noted(rq, parts, X, weights):
         seen.append(np.unique(X, axis=0))
-        return loss(rq, parts, X, weights)
+        # The mean over the counts that the user gave, whatever is handed on.
+        found = loss(rq, parts, X, weights)
+        codes = residual._search(parts, X, rq.beam_size)[0][:, 0]
+        sums = list(residual._partial_sums(parts, codes.astype(np.intp)))[-1]
+        errors = np.square(X - sums, dtype=np.float64).sum(axis=1)
+        given = None if weights is None else [by_row[x.tobytes()] for x in X]
+        judged.append((found, np.average(errors, weights=given)))
+        return found
 
     monkeypatch.setattr(ResidualQuantizer, "_loss", noted)
     X = make()[:500]
     counts = np.random.default_rng(0).integers(1, 4, len(X))
+    by_row = dict(zip((x.tobytes() for x in X), counts, strict=True))
     for data, weights in ((X, counts), (np.repeat(X, counts, axis=0), None)):
         ResidualQuantizer(2, 8, random_state=0).fit(data, sample_weight=weights)
     assert_array_equal(seen[0], seen[2])
     assert len(seen[0]) == 50
+    found, expected = np.transpose(judged)
+    assert_allclose(found, expected, rtol=1e-4)

@@ -289,11 +289,14 @@ def test_the_additive_ridge_takes_repeats_for_weights(shared):
 
 def test_equal_rows_are_held_out_together():
     X = np.rint(mixture(300))[:, :2]
-    rows, held = joint.hold_out(X, 0.1, 4096, np.random.RandomState(0))
+    rows, held, n_distinct, n_held = joint.hold_out(
+        X, 0.1, 4096, np.random.RandomState(0)
+    )
+    assert n_distinct == len(np.unique(X, axis=0))
     assert_array_equal(np.sort(np.concatenate([rows, held])), np.arange(300))
     sides = [set(map(tuple, X[side])) for side in (rows, held)]
     assert not sides[0] & sides[1]
-    assert len(sides[1]) == (len(sides[0]) + len(sides[1])) // 10
+    assert len(sides[1]) == n_held == n_distinct // 10
     twice = joint.hold_out(np.vstack([X, X]), 0.1, 4096, np.random.RandomState(0))
     assert set(map(tuple, np.vstack([X, X])[twice[1]])) == sides[1]
 
@@ -494,3 +497,12 @@ def test_a_rotation_of_a_span_is_one_of_the_whole_space():
     assert_allclose(rotation @ rotation.T, np.eye(20), atol=1e-12)
     assert_allclose(basis.T @ rotation, turned.T, atol=1e-12)
     assert_allclose(back(np.eye(20)), rotation.T, atol=1e-12)
+
+
+def test_repeats_are_not_more_rows_to_hold_out():
+    X = mixture(35)[:, :3]
+    fits = [
+        AdditiveQuantizer(2, 4, random_state=0).fit(np.repeat(X, k, axis=0))
+        for k in (1, 2)
+    ]
+    assert [fit.ridge_ for fit in fits] == [(), ()]

@@ -186,11 +186,11 @@ def learn_jointly(
     mean = column_means(X, weights)
     centred = _less(X, mean)
     problem = _Problem(centred, sizes, weights, shared, search, start)
-    n_samples = X.shape[0]
-    rows, held_rows = np.arange(n_samples), np.arange(0)
+    n_held = 0
     if max_iter > 0 and strength is None:
-        rows, held_rows = hold_out(X, _HELD_OUT_SHARE, _MAX_HELD_OUT, rng)
-    n_held = len(held_rows)
+        rows, held_rows, n_distinct, n_held = hold_out(
+            X, _HELD_OUT_SHARE, _MAX_HELD_OUT, rng
+        )
     if max_iter == 0 or (strength is None and n_held < _MIN_HELD_OUT):
         learned = Learned(problem.start(rng))
     elif strength is not None:
@@ -199,7 +199,7 @@ def learn_jointly(
     else:
         held, train = problem.part(held_rows), problem.part(rows)
         learned = _rounds(train, held, train.start(rng), _STRENGTHS, max_iter, tol)
-        if n_held > _MAX_LOST_SHARE * n_samples:
+        if n_held > _MAX_LOST_SHARE * n_distinct:
             # With all rows now, in the rounds that were found good.
             learned = _repeat(problem, problem.start(rng), learned.strengths)
         else:

@@ -141,7 +141,7 @@ def refine(
 
 def hold_out(
     X: np.ndarray, share: float, most: int, rng: np.random.RandomState
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, int, int]:
     """Choose rows to judge by what is learned from the others.
 
     Equal rows stay together, and are one to the choice: what has been learned from its
@@ -162,12 +162,16 @@ def hold_out(
     -------
     rows, held : ndarray
         Indices of the rows to learn from, and of those held out; ascending.
+    n_distinct, n_held : int
+        How many distinct rows there are, and are held out.
     """
     _, which = unique_rows(to_host(X))
     n_distinct = int(which.max()) + 1
+    n_held = min(int(share * n_distinct), most)
     is_held = np.zeros(n_distinct, dtype=bool)
-    is_held[rng.permutation(n_distinct)[: min(int(share * n_distinct), most)]] = True
-    return np.flatnonzero(~is_held[which]), np.flatnonzero(is_held[which])
+    is_held[rng.permutation(n_distinct)[:n_held]] = True
+    held = is_held[which]
+    return np.flatnonzero(~held), np.flatnonzero(held), n_distinct, n_held
 
 
 def _systems(X, codes, weights, problem: Problem) -> list[NormalEquations]:

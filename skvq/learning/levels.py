@@ -371,11 +371,14 @@ def _split(line: _Line, n_cells: int) -> np.ndarray:
         mass, moment, square = (
             sums[end] - sums[begin] for sums in (line.mass, line.moment, line.square)
         )
-        error = np.where(end - begin > 1, square - moment * moment / mass, -np.inf)
+        # Sums from the first value on lose what is light beside it: a cell of such
+        # values has no mass and no error, and is cut in any place.
+        gap = np.divide(moment, mass, out=np.zeros_like(mass), where=mass > 0)
+        error = np.where(end - begin > 1, np.maximum(square - moment * gap, 0.0), -1.0)
         heaviest = np.argsort(-error, kind="stable")[: n_cells + 1 - len(borders)]
         # Halves of a cell have an eighth of its error each, if its values lie evenly.
-        heavy = heaviest[error[heaviest] >= min(0.125 * error.max(), error.max())]
-        middle = np.searchsorted(line.x, moment[heavy] / mass[heavy] + line.mean)
+        heavy = heaviest[error[heaviest] >= 0.125 * error.max()]
+        middle = np.searchsorted(line.x, gap[heavy] + line.mean)
         middle = np.clip(middle, begin[heavy] + 1, end[heavy] - 1)
         borders = np.sort(np.concatenate([borders, middle]))
     return borders

@@ -16,6 +16,8 @@ logger = logging.getLogger("skvq.learning")
 
 ONLINE_METRICS = frozenset({"sqeuclidean", "cosine"})
 
+# Codewords whose squared distance float64 may not hold.
+_FAR = 1e150
 # A codeword that none of the last 10 V rows has used may be moved.
 _IDLE_ROWS = 10
 # The search for what a codeword's loss would cost takes no longer than that of V rows.
@@ -308,8 +310,13 @@ def _losses(state, dead: np.ndarray, metric) -> tuple[np.ndarray, np.ndarray]:
     # One of equal codewords is found for all of them.
     heirs = np.where(first == dead, last, first)
     wide = table.astype(np.float64)
-    losses = state.support[dead] * nearest.paired(wide[dead], wide, metric, codes=heirs)
-    losses[heirs == dead] = np.inf  # it has no neighbour
+    support = state.support[dead]
+    losses = np.full(len(dead), np.inf)  # of those without a neighbour, or a near one
+    near = np.abs(wide[dead] - wide[heirs]).max(axis=1) < _FAR
+    near &= heirs != dead
+    distances = nearest.paired(wide[dead[near]], wide, metric, codes=heirs[near])
+    losses[near] = support[near] * distances
+    losses[support == 0] = 0.0
     return heirs, losses
 
 
