@@ -177,7 +177,7 @@ def aq(n_codebooks=3, n_codewords=4, **parameters):
 # Of the learners that take long, one row each runs as long as they do by default.  The
 # others stop early: no test asks them for more than few rounds can give.
 FEW_ROUNDS = {"max_iter": 3}
-FEW_SUMS = {"max_iter": 2, "ridge": 20.0}
+FEW_SUMS = {"max_iter": 2, "ridge": 0.25}
 
 
 def _few_rounds(**parameters):

@@ -16,9 +16,10 @@ FOLLOWING = [
 
 every_following_row = each(FOLLOWING)
 # Where a code that rounding lets fall otherwise leads learning elsewhere.  Many
-# codewords for tokens of one number: residuals of residuals are near rounding.  A table
-# that serves three times: the beam of its start holds every order of a sum.
-AMPLIFYING = {"multiscale-defaults", "aq-shared"}
+# codewords for tokens of one number, or for few samples: residuals of residuals are
+# near rounding.  A table that serves three times: the beam of its start holds every
+# order of a sum.
+AMPLIFYING = {"multiscale-defaults", "rq-defaults", "aq-shared"}
 
 
 def learned_with(row, given, **fit_parameters):
@@ -38,13 +39,19 @@ def learned_with(row, given, **fit_parameters):
     return reference
 
 
-# Rows for what is slow in the emulation of CuPy, and in it no other than in libraries
-# that run at full speed: each scheme, and each learner, once.
+# Each scheme, and each learner, once: for what is slow in the emulation of CuPy, and in
+# it no other than in libraries that run at full speed; and for what the namespace of
+# the standard, strict as it is, shows for all libraries.
 FEW = {
     *(row.name for row in FOLLOWING if row.name.endswith("-defaults")),
     *("vq-cosine-ema", "vq-splitting", "pq-of-multiscale", "rq-refined", "rq-of-pq"),
     *("kronecker-3", "multiscale-smooth", "aq-searched", "aq-independent"),
 }
+
+
+def skip_most_but_in_strict(library, row):
+    if library.__name__ != "array_api_strict" and row.name not in FEW:
+        pytest.skip("one row of each kind is enough beside the strict namespace")
 
 
 def skip_most_in_emulation(library, row):
