@@ -48,6 +48,15 @@ FEW = {
     *("kronecker-3", "multiscale-smooth", "aq-searched", "aq-independent"),
 }
 
+# ... and each way in which weights enter.
+LEARNERS = FEW | {
+    *("vq-random", "vq-progressive", "vq-minibatch", "vq-sgd", "vq-cosine"),
+    *("vq-manhattan", "vq-farthest", "vq-fixed-random", "pq-shared", "rq-shared"),
+    *("rq-weights", "aq-fixed-ridge", "kronecker-shared", "uniform-quantile"),
+    *("uniform-gaussian", "uniform-laplacian", "fsq-cdf", "spherical-learned-radius"),
+    "binary-spherical-learned",
+}
+
 
 def skip_most_but_in_strict(library, row):
     if library.__name__ != "array_api_strict" and row.name not in FEW:

@@ -7,6 +7,7 @@ import pytest
 from arrays.followers import (
     FEW,
     FOLLOWING,
+    LEARNERS,
     every_following_row,
     every_scheme,
     learned_with,
@@ -31,7 +32,7 @@ def test_the_schemes_follow():
     assert {"spherical-defaults", "spherical-float32-radius"} < names
     assert {"rq-of-pq-beam-refined", "kronecker-shared"} < names
     assert {"multiscale-smooth", "pq-of-multiscale"} < names
-    assert {"aq-searched", "aq-independent"} < names
+    assert LEARNERS < names
 
 
 @every_following_row
@@ -59,7 +60,26 @@ def test_as_numpy_does(other, row, monkeypatch):
         assert_array_equal(to_host(again), to_host(decoded))
     with pytest.raises(ValueError, match=r"codes\[0, 0\]"):
         estimator.inverse_transform(put(other, to_host(codes).astype(float) - 999))
+    if hasattr(estimator, "staged_score"):
+        _assert_stages_are_alike(estimator, reference, X, given, codes)
     _assert_pickles_are_of_the_host(estimator, given, codes, monkeypatch)
+
+
+def _assert_stages_are_alike(estimator, reference, X, given, codes):
+    weights = np.random.default_rng(0).random(len(X))
+    sums = list(estimator.staged_inverse_transform(codes))
+    expected = list(reference.staged_inverse_transform(to_host(codes)))
+    assert {library_name(found) for found in sums} == {library_name(given)}
+    for found, wanted in zip(sums, expected, strict=True):
+        assert_allclose(to_host(found), wanted, rtol=1e-5, atol=1e-5)
+    for some in (None, weights):
+        assert_allclose(
+            list(estimator.staged_score(given, sample_weight=some)),
+            list(reference.staged_score(X, sample_weight=some)),
+            rtol=1e-5,
+        )
+    with pytest.raises(ValueError, match="must use the same namespace"):
+        next(estimator.staged_score(X))
 
 
 def _assert_pickles_are_of_the_host(estimator, given, codes, monkeypatch):
@@ -76,7 +96,7 @@ def _assert_pickles_are_of_the_host(estimator, given, codes, monkeypatch):
     assert_array_equal(to_host(copy.transform(given)), expected)
 
 
-@every_following_row
+@each([row for row in FOLLOWING if row.name in LEARNERS])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_weights_as_numpy_does(other, row):
     skip_most_but_in_strict(other, row)
@@ -108,29 +128,6 @@ def test_streams_as_numpy_does(other, row):
     assert_array_equal(
         to_host(estimator.transform(put(other, X))), reference.transform(X)
     )
-
-
-@each([row for row in FOLLOWING if hasattr(row.make(), "staged_score")])
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_stages_as_numpy_does(other, row):
-    X, reference = row.data(), row.fitted()
-    weights = np.random.default_rng(0).random(len(X))
-    given = put(other, X)
-    estimator = learned_with(row, given)
-    codes = estimator.transform(given)
-    sums = list(estimator.staged_inverse_transform(codes))
-    expected = list(reference.staged_inverse_transform(to_host(codes)))
-    assert {library_name(found) for found in sums} == {other.__name__}
-    for found, wanted in zip(sums, expected, strict=True):
-        assert_allclose(to_host(found), wanted, rtol=1e-5, atol=1e-5)
-    for some in (None, weights):
-        assert_allclose(
-            list(estimator.staged_score(given, sample_weight=some)),
-            list(reference.staged_score(X, sample_weight=some)),
-            rtol=1e-5,
-        )
-    with pytest.raises(ValueError, match="must use the same namespace"):
-        next(estimator.staged_score(X))
 
 
 SMALL_TILES = ["rq-of-pq-beam-refined", "kronecker-3", "multiscale-smooth"]
