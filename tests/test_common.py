@@ -697,6 +697,8 @@ def _assert_right(row, estimator, X):
 )
 def test_scales_near_the_ends_of_the_dtype(row, dtype, exponents):
     """A right answer, or an error that says what overflows; never a NaN."""
+    if dtype == "float64" and not (row.deterministic or row in ONE_OF_EACH):
+        return  # its learners are those of other rows
     for exponent in exponents:
         X = np.ldexp(row.data(60).astype(dtype), exponent)
         X = row.parts_metric_is_defined(X)
