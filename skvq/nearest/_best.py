@@ -153,7 +153,7 @@ class _Search:
         self.most_scores = most
         good = min(-(-_MIN_GOOD_ROWS // self.most_sums), _MAX_TILE_SCORES // most)
         rows = min(max(_TILE_SCORES // most, good, 1), _MAX_TILE_ROWS)
-        self.tile = min(rows, even_chunk(X.shape[0], rows))
+        self.tile = min(rows, even_chunk(X.shape[0], rows, self.work))
         self._check_memory(X, beam_size)
         # Residuals may reach the sum of all that is subtracted; squares must be finite.
         reach = math.sqrt(float(np.finfo(self.dtype).max) / (16 * max(1, X.shape[1])))

@@ -130,7 +130,7 @@ class _Search:
         self.most = max(len(table.rows) for table in self.tables)
         self.work = float(sum(table.weights.size for table in self.tables))
         rows = min(max(_TILE_SCORES // self.most, _MIN_TILE_ROWS), _MAX_TILE_ROWS)
-        self.tile = min(rows, even_chunk(len(X), rows))
+        self.tile = min(rows, even_chunk(len(X), rows, n_sweeps * self.work))
         # As in `nearest_best`: squares of what may be left must be finite.
         reach = math.sqrt(float(np.finfo(self.dtype).max) / (16 * max(1, X.shape[1])))
         self.limit = min(reach / self.scale, float(np.finfo(self.dtype).max)) - sum(

@@ -54,6 +54,8 @@ _PRODUCT_CHUNK_ROWS = 1024
 # `accumulate` cuts the rows in at most this many chunks, whatever the threads.
 _MAX_CHUNKS = 16
 _MIN_CHUNK_ROWS = 16384
+# Up to so many numbers, sums are counted rather than multiplied out.
+_FEW_ELEMENTS = 4096
 
 # 2^64 over the golden ratio: an odd multiplier that spreads the bits of a hash.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -238,7 +240,7 @@ def _tile_rows(n_rows: int, n_features: int, n_codewords: int) -> tuple[int, int
         16,
     )
     rows = min(_CHUNK_ELEMENTS // n_features, _MAX_CHUNK_ROWS)
-    chunk = even_chunk(n_rows, max(tile, rows))
+    chunk = even_chunk(n_rows, max(tile, rows), n_features * n_codewords)
     return min(tile, chunk), chunk
 
 
@@ -614,25 +616,42 @@ def accumulate(X, codes, n_codewords: int, weights=None):
                 f"weights has shape {weights.shape}; expected {codes.shape}."
             )
     chunk = max(_MIN_CHUNK_ROWS, n_codewords, -(-len(X) // _MAX_CHUNKS))
-    chunk = even_chunk(len(X), chunk)
+    work = 16 * X.shape[1]
+    chunk = even_chunk(len(X), chunk, work)
     parts: dict[int, np.ndarray] = {}
 
     def make_worker():
         def worker(start: int, stop: int) -> None:
-            size = stop - start
-            values = np.ones(size) if weights is None else weights[start:stop]
-            # Column i of this matrix has one entry, in the row of sample i's code.
-            chosen = csc_array(
-                (values, codes[start:stop], np.arange(size + 1)),
-                shape=(n_codewords, size),
-            )
-            parts[start] = chosen @ X[start:stop].astype(np.float64, copy=False)
+            rows = X[start:stop].astype(np.float64, copy=False)
+            some = None if weights is None else weights[start:stop]
+            add_up = _add_up_few if rows.size <= _FEW_ELEMENTS else _add_up
+            parts[start] = add_up(rows, codes[start:stop], n_codewords, some)
 
         return worker
 
-    map_tiles(make_worker, len(X), chunk, 16 * X.shape[1])
+    map_tiles(make_worker, len(X), chunk, work)
     sums = np.zeros((n_codewords, X.shape[1]))
     for start in sorted(parts):
         sums += parts[start]
     counts = np.bincount(codes, weights, minlength=n_codewords).astype(np.float64)
     return sums, counts
+
+
+def _add_up(rows, codes, n_codewords: int, weights) -> np.ndarray:
+    """Add up the rows of each code, in float64, in the order of the rows."""
+    values = np.ones(len(rows)) if weights is None else weights
+    # Column i of this matrix has one entry, in the row of sample i's code.
+    chosen = csc_array(
+        (values, codes, np.arange(len(rows) + 1)), shape=(n_codewords, len(rows))
+    )
+    return chosen @ rows
+
+
+def _add_up_few(rows, codes, n_codewords: int, weights) -> np.ndarray:
+    """Do the same, in the same order, without a matrix, whose making costs more."""
+    width = rows.shape[1]
+    if weights is not None:
+        rows = rows * weights[:, None]
+    cells = codes[:, None] * width + np.arange(width)
+    sums = np.bincount(cells.ravel(), rows.ravel(), minlength=n_codewords * width)
+    return sums.reshape(n_codewords, width)

@@ -27,6 +27,9 @@ from skvq.nearest._backend import callers_device
 # Below this many multiply-adds the start of a thread costs more than it saves.
 MIN_WORK_PER_CALL = 20_000_000
 
+# So few rows of less work stay in one chunk, whatever the former is set to.
+_FEW_ROWS, _LITTLE_WORK = 256, MIN_WORK_PER_CALL
+
 # OpenBLAS's names of the processors whose kernels take small products as they are.
 _SMALL_KERNELS = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
 # ... up to so many multiply-adds: above, it copies both factors into blocks first.
@@ -54,6 +57,7 @@ class _BlasGuard:
         # What the libraries had before; until the last of them has it again.
         self._counts: list[int] | None = None
         self._controller: ThreadpoolController | None = None
+        self._has_small_kernels: bool | None = None
 
     def __reduce__(self) -> str:
         return "single_threaded_blas"  # there is one in each process
@@ -107,9 +111,11 @@ class _BlasGuard:
 
         OpenBLAS does where it runs its kernels for AVX-512.
         """
-        libraries = _numpys_own(self._found().lib_controllers)
-        kernels = {getattr(library, "architecture", None) for library in libraries}
-        return bool(kernels) and kernels <= _SMALL_KERNELS
+        if self._has_small_kernels is None:
+            libraries = _numpys_own(self._found().lib_controllers)
+            kernels = {getattr(library, "architecture", None) for library in libraries}
+            self._has_small_kernels = bool(kernels) and kernels <= _SMALL_KERNELS
+        return self._has_small_kernels
 
     def _found(self) -> ThreadpoolController:
         if self._controller is None:
@@ -208,11 +214,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_after_fork)
 
 
-def even_chunk(n_rows: int, most: int) -> int:
+def even_chunk(n_rows: int, most: int, work_per_row: float) -> int:
     """Rows of a chunk, at most `most`, that cuts the rows in an even number of chunks.
 
-    An odd chunk at the end would leave one of two threads waiting.
+    An odd chunk at the end would leave one of two threads waiting.  Few rows of little
+    work are one chunk: none of it would go to another thread.
     """
+    if n_rows <= min(most, _FEW_ROWS) and n_rows * work_per_row < _LITTLE_WORK:
+        return max(1, n_rows)
     n_pairs = max(1, -(-n_rows // (2 * most)))
     return max(1, -(-n_rows // (2 * n_pairs)))
 
