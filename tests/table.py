@@ -189,6 +189,11 @@ def _online(learning, **parameters):
     return vq(learning=learning, batch_size=64, **parameters)
 
 
+def _few_batches(learning):
+    """A part, or the table of a residual scheme, of a learner from streams."""
+    return _online(learning, **FEW_ROUNDS)
+
+
 def _fixed(name, make, **facts):
     """A row of a scheme that draws no random numbers and takes few samples."""
     facts = {
@@ -419,10 +424,10 @@ TABLE = [
         sklearn_checks=False,
         few=False,
     ),
-    Row("pq-ema", lambda: pq(quantizer=_online("ema")), streams=True),
+    Row("pq-ema", lambda: pq(quantizer=_few_batches("ema")), streams=True),
     Row(
         "pq-shared-minibatch",
-        lambda: pq(quantizer=_online("minibatch"), share_codebook=True),
+        lambda: pq(quantizer=_few_batches("minibatch"), share_codebook=True),
         streams=True,
         sklearn_checks=False,
         few=False,
@@ -434,7 +439,7 @@ TABLE = [
             2,
             None,
             quantizer=ProductQuantizer(
-                3, 4, share_codebook=True, quantizer=_online("ema")
+                3, 4, share_codebook=True, quantizer=_few_batches("ema")
             ),
         ),
         streams=True,
@@ -564,10 +569,10 @@ TABLE = [
         ),
         sklearn_checks=False,
     ),
-    _residual("rq-ema", lambda: rq(quantizer=_online("ema")), streams=True),
+    _residual("rq-ema", lambda: rq(quantizer=_few_batches("ema")), streams=True),
     _residual(
         "rq-minibatch-beam",
-        lambda: rq(quantizer=_online("minibatch"), beam_size=3),
+        lambda: rq(quantizer=_few_batches("minibatch"), beam_size=3),
         streams=True,
     ),
     _residual(
@@ -668,7 +673,7 @@ TABLE = [
     ),
     Row(
         "aq-independent",
-        lambda: aq(assignment="independent", **FEW_ROUNDS),
+        lambda: aq(assignment="independent", max_iter=1),
         exact=None,
         weights="statistical",
     ),

@@ -148,9 +148,9 @@ def table_of(n_samples, seed=0):
     [
         (60, 7, True),
         (800, 4, False),
-        (3000, 2, True),
-        (3000, 16, True),
-        (2000, 50, False),
+        (1500, 2, True),
+        (1500, 16, True),
+        (1300, 50, False),
     ],
 )
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

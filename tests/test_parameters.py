@@ -74,7 +74,7 @@ SIZED = {
     "vq-progressive": (vq, {"n_codewords": 120, "init": "progressive"}),
     "vq-online": (vq, {"n_codewords": 120, "learning": "sgd", "batch_size": 100}),
     "pq": (pq, {"n_subspaces": 3, "n_codewords": 120}),
-    "rq": (rq, {"n_codewords": 20, "beam_size": 100}),
+    "rq": (rq, {"n_codewords": 20, "beam_size": 100, "fit_beam_size": 2}),
     "rq-shared": (rq, {"n_codewords": 120, "share_codebook": True}),
     "rq-refined": (rq, {"n_codewords": 20, "n_refine": 1}),
     "aq": (aq, {"n_codewords": 20, "beam_size": 100, "n_rounds": 2, "max_iter": 1}),
@@ -107,7 +107,7 @@ def _as_type(parameters, kind):
 @pytest.mark.parametrize("name", SIZED)
 def test_integers_of_any_width_are_what_they_are(name):
     make, parameters = SIZED[name]
-    X = mixture(320)
+    X = mixture(160)
     expected = _made(make, parameters, int).fit(X)
     for width in TELLING_WIDTHS:
         kind = np.dtype(width).type
@@ -131,7 +131,7 @@ def _made(make, parameters, kind):
     ("estimator", "parameter", "length"),
     [
         (pq(), "n_codewords", 3),
-        (rq(), "n_codewords", 3),
+        (rq(fit_beam_size=1), "n_codewords", 3),
         (aq(max_iter=1), "n_codewords", 3),
         (kq(max_iter=1), "n_codewords", 2),
         (UniformQuantizer(), "n_levels", 6),

@@ -133,7 +133,7 @@ def test_a_failure_with_rows_of_the_host_changes_nothing(make_it, monkeypatch):
     assert not any(t.name.startswith("skvq-copy") for t in threading.enumerate())
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, (5000, 24, 256)], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (2500, 24, 256)], ids=str)
 def test_kernels_on_a_device(cupy, shape):
     X, table = make(shape)
     for given in (cupy.asarray(X), X):

@@ -113,7 +113,7 @@ BEAMS = {
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_nearest_best(xp, tiles, options, begun, offset):
-    X, table = make((60, 5, 45), dtype="float64")
+    X, table = make((30, 5, 45), dtype="float64")
     tables = np.split(table[:40] + [[offset]], 4)
     tables[2] = np.concatenate([tables[2], tables[2][:2]])  # of equals the first
     X = X + 4 * offset
@@ -184,7 +184,7 @@ def test_nearest_kronecker(xp, tiles, widths, zeros, turns, monkeypatch):
     tables[0] = np.concatenate([tables[0], tables[0][:2]])  # of equals the first
     if zeros:
         tables[-1][3] = 0
-    X = rng.normal(1, 1, (70, np.prod(widths)))
+    X = rng.normal(1, 1, (30, np.prod(widths)))
     X[:5] = 0
     expected, distances = engine.nearest_kronecker(X, tables, return_distances=True)
     if turns:
