@@ -35,7 +35,7 @@ _SETTLING_SECONDS = 0.15
 # hundredths of a second, so that much less could not be told.
 _QUIET_CPUS = 0.1
 
-_QUICK_ROWS = 3_000
+_QUICK_ROWS = 2_000
 
 
 def parser(description: str, *, repeats: int) -> argparse.ArgumentParser:
@@ -131,7 +131,7 @@ def data_sets(names: Sequence[str], *, quick: bool) -> list[DataSet]:
         )
         sets = [_digits(), photo]
     if quick:
-        sets = [DataSet(s.name, s.train[:1_000], s.test[:500]) for s in sets[:2]]
+        sets = [DataSet(s.name, s.train[:600], s.test[:200]) for s in sets[:1]]
     return sets
 
 

@@ -38,16 +38,16 @@ def cut(image, count, rng):
     return chosen.reshape(count, -1).astype(np.float32)
 
 
-def contestants(scales):
+def contestants(scales, size):
     """Return schemes that take as many codes of as many codewords."""
     n_codes = sum(p * p for p in scales)
-    multiscale = MultiScaleQuantizer((SIZE, SIZE, 3), scales, N_CODEWORDS)
-    smooth = MultiScaleQuantizer((SIZE, SIZE, 3), scales, N_CODEWORDS, n_smoothers=4)
+    multiscale = MultiScaleQuantizer((SIZE, SIZE, 3), scales, size)
+    smooth = MultiScaleQuantizer((SIZE, SIZE, 3), scales, size, n_smoothers=4)
     return {
         "multi-scale": multiscale,
         "multi-scale, 4 convolutions": smooth,
-        "product": ProductQuantizer(n_codes, N_CODEWORDS),
-        "residual": ResidualQuantizer(n_codes, N_CODEWORDS),
+        "product": ProductQuantizer(n_codes, size),
+        "residual": ResidualQuantizer(n_codes, size),
     }
 
 
@@ -63,16 +63,17 @@ def main():
     arguments = _common.settle(parser.parse_args())
     data = "Data: 8 x 8 x 3 maps of scikit-learn's photographs."
     _common.print_header("Maps at equal bits", arguments, data)
-    train, test = maps(1_000 if arguments.quick else 8_000)
+    train, test = maps(400 if arguments.quick else 8_000)
+    size = 16 if arguments.quick else N_CODEWORDS
     variance = np.square(test - train.mean(axis=0)).sum(axis=1).mean()
     print(f"\nTotal variance of the test maps: {variance:,.0f}.")
     for scales in CASES[:1] if arguments.quick else CASES:
-        n_bits = sum(p * p for p in scales) * np.log2(N_CODEWORDS)
+        n_bits = sum(p * p for p in scales) * np.log2(size)
         table = _common.Table(
             f"scales {scales}: {n_bits:.0f} bits a map",
             ["scheme", "train", "test", "test PSNR, dB", "numbers stored", "fit s"],
         )
-        for name, quantizer in contestants(scales).items():
+        for name, quantizer in contestants(scales, size).items():
             start = time.perf_counter()
             quantizer.set_params(random_state=0).fit(train)
             seconds = time.perf_counter() - start

