@@ -43,6 +43,13 @@ def blas_counts():
 
 
 @pytest.fixture
+def blas_at_one():
+    """All work is done on the calling thread, the same in every run."""
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
+@pytest.fixture
 def blas_at_two():
     with threadpool_limits(2, user_api="blas"):
         yield blas_counts()
@@ -319,7 +326,9 @@ class TestFits:
         assert not is_state(estimator, before)
 
     @every_default
-    def test_an_interrupt_is_one_and_changes_nothing(self, estimator, monkeypatch):
+    def test_an_interrupt_is_one_and_changes_nothing(
+        self, estimator, monkeypatch, blas_at_one
+    ):
         estimator, other = clone(estimator).fit(X[:30]), clone(estimator)
         before, n_calls = state_of(estimator), 0
         # Python tells of an interrupt in a finalizer, and passes over it.
