@@ -73,8 +73,10 @@ def parse_timed(description: str, *, repeats: int) -> argparse.Namespace:
 
 def settle(arguments: argparse.Namespace) -> argparse.Namespace:
     """Make --quick quick."""
+    global _PAUSE_SECONDS, _SETTLING_SECONDS
     if arguments.quick:
         arguments.repeats = 1
+        _PAUSE_SECONDS = _SETTLING_SECONDS = 0.0
     return arguments
 
 

@@ -201,7 +201,7 @@ def speed(arguments):
             *("single rounds", "others' load", "codes equal faiss's", "verdict"),
         ],
     )
-    for n_features in (128, 64):
+    for n_features in (64,) if arguments.quick else (128, 64):
         X = _common.samples(n_features, quick=arguments.quick)
         ours = ResidualQuantizer(N_STAGES, fit_beam_size=5, random_state=0)
         ours.fit(X[:4_000])

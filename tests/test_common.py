@@ -100,8 +100,9 @@ def test_more_sklearn_checks(estimator, check):
     estimator = clone(estimator)
     if check is not estimator_checks.check_param_validation:
         # They ask for outputs in other clothes, whatever these are.
-        if "max_iter" in estimator.get_params(deep=False):
-            estimator.set_params(max_iter=1)
+        small = {"max_iter": 1, "n_codewords": 4}
+        names = small.keys() & estimator.get_params(deep=False).keys()
+        estimator.set_params(**{name: small[name] for name in names})
     check(type(estimator).__name__, estimator)
 
 
@@ -697,8 +698,9 @@ def _assert_right(row, estimator, X):
 )
 def test_scales_near_the_ends_of_the_dtype(row, dtype, exponents):
     """A right answer, or an error that says what overflows; never a NaN."""
-    if dtype == "float64" and not (row.deterministic or row in ONE_OF_EACH):
-        return  # its learners are those of other rows
+    if not (row.deterministic or row in ONE_OF_EACH):
+        # Its learners are those of other rows: at the very ends, and where squares go.
+        exponents = exponents[::2] if dtype == "float32" else ()
     for exponent in exponents:
         X = np.ldexp(row.data(60).astype(dtype), exponent)
         X = row.parts_metric_is_defined(X)

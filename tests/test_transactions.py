@@ -2,6 +2,7 @@
 
 import contextlib
 import dis
+import gc
 import importlib
 import inspect
 import logging
@@ -40,6 +41,19 @@ LIBRARIES = ThreadpoolController().select(user_api="blas").lib_controllers
 
 def blas_counts():
     return [library.num_threads for library in LIBRARIES]
+
+
+# NumPy 1's errstate is a generator: one that an interrupt has left open complains when
+# it is collected.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*_no_nep50_warning:pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_for_others_to_collect():
+    yield
+    gc.collect()
 
 
 @pytest.fixture
