@@ -260,10 +260,8 @@ def test_best_within_has_no_score_and_says_what_has():
     ).fit(X)
     with pytest.raises(KeyError):  # as scikit-learn has it
         search.score(X)
-    text = best_within.__doc__
-    assert (
-        "`score` of a\n    search needs a single scorer, such as `neg_error_w" in text
-    )
+    text = " ".join(best_within.__doc__.split())
+    assert "`score` of a search needs a single scorer, such as `neg_error_w" in text
 
 
 def test_the_scorer_of_a_budget_is_a_value():
