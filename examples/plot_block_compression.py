@@ -70,7 +70,11 @@ schemes = {
         4,
         make_pipeline(PCA(24), ProductQuantizer(2, [2048, 32], **seed)),
     ),
-    "residual, 8 x 256": (8, ResidualQuantizer(8, 256, beam_size=5, **seed)),
+    # Blocks of a photograph are dense: the greedy chain need not be tried.
+    "residual, 8 x 256": (
+        8,
+        ResidualQuantizer(8, 256, beam_size=5, fit_beam_size=5, **seed),
+    ),
     "Kronecker, 256 x 256": (4, KroneckerQuantizer((16, 3), 256, **seed)),
     # 1 + 4 + 9 + 18 tokens, coarse to fine; a token is a colour.
     "multi-scale, 32 tokens of 256": (

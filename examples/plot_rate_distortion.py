@@ -51,7 +51,10 @@ schemes = {
         k: make_pipeline(PCA(4 * k), ProductQuantizer(k, 256, **seed))
         for k in (1, 2, 4, 8)
     },
-    "residual": {m: ResidualQuantizer(m, 256, **seed) for m in (1, 2, 4)},
+    # These samples are dense: the greedy chain need not be tried.
+    "residual": {
+        m: ResidualQuantizer(m, 256, fit_beam_size=5, **seed) for m in (1, 2, 4)
+    },
     "additive": {m: AdditiveQuantizer(m, 256, **seed) for m in (2, 4)},
     "Kronecker": {V: KroneckerQuantizer((8, 8), V, **seed) for V in (16, 64)},
     # 1 + 4 + 16 tokens for a block: 21 bits and more

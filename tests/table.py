@@ -530,7 +530,7 @@ TABLE = [
     # The residual scheme
     _residual("rq-defaults", lambda: rq(4, None), make_is_small=False),
     _residual("rq-greedy", lambda: rq(), weights="statistical"),
-    _residual("rq-beam", lambda: rq(beam_size=5)),
+    _residual("rq-beam", lambda: rq(beam_size=5, fit_beam_size=2)),
     _residual("rq-one-stage", lambda: rq(1), exact="sqeuclidean", idempotent=True),
     _residual(
         "rq-sizes",
@@ -602,7 +602,10 @@ TABLE = [
         "rq-of-multiscale",
         lambda: rq(2, None, quantizer=msq((3, 2), n_codewords=5, **FEW_ROUNDS)),
     ),
-    _residual("pq-of-rq", lambda: pq(2, None, quantizer=ResidualQuantizer(2, 3))),
+    _residual(
+        "pq-of-rq",
+        lambda: pq(2, None, quantizer=ResidualQuantizer(2, 3, fit_beam_size=1)),
+    ),
     _residual(
         "pq-of-rq-beam-refined",
         lambda: pq(
@@ -869,6 +872,14 @@ TABLE = [
 
 BY_NAME = {row.name: row for row in TABLE}
 assert len(BY_NAME) == len(TABLE)
+
+
+def made_small(estimator):
+    """Set few codewords and rounds: for checks that ask nothing of what is learned."""
+    small = {"max_iter": 1, "n_codewords": 4}
+    names = small.keys() & estimator.get_params(deep=False).keys()
+    return estimator.set_params(**{name: small[name] for name in names})
+
 
 # Built with defaults: scikit-learn's checks run on these, and on `NESTED`.
 DEFAULTS = [

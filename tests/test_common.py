@@ -33,6 +33,7 @@ from table import (
     every_class,
     every_quantizer,
     every_row,
+    made_small,
     mixture,
 )
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -100,9 +101,7 @@ def test_more_sklearn_checks(estimator, check):
     estimator = clone(estimator)
     if check is not estimator_checks.check_param_validation:
         # They ask for outputs in other clothes, whatever these are.
-        small = {"max_iter": 1, "n_codewords": 4}
-        names = small.keys() & estimator.get_params(deep=False).keys()
-        estimator.set_params(**{name: small[name] for name in names})
+        made_small(estimator)
     check(type(estimator).__name__, estimator)
 
 
@@ -675,8 +674,6 @@ def _assert_right(row, estimator, X):
     _same_but_for_rounding(
         estimator, row, X, codes, estimator.transform(X[order]), order, atol
     )
-    copy = pickle.loads(pickle.dumps(estimator))
-    assert_array_equal(copy.transform(X), codes)
     if row.exact is None or not row.make_is_small or (X == X[0]).all():
         return
     ids = token_ids(codes, estimator.codebook_sizes_).astype(np.intp)

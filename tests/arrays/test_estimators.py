@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 from arrays.followers import (
+    FEW,
     FOLLOWING,
     LEARNERS,
     every_following_row,
@@ -59,7 +60,9 @@ def test_as_numpy_does(other, row, monkeypatch):
     assert_allclose(to_host(decoded), reference.quantize(X), rtol=1e-5, atol=1e-5)
     assert estimator.distortion_ == pytest.approx(reference.distortion_, rel=1e-5)
     assert estimator.score(given) == pytest.approx(reference.score(X), rel=1e-5)
-    for some in (codes, to_host(codes), to_host(codes).tolist()):
+    # What is written once, in the base class, is asked of one row of each kind.
+    in_full = row.name in FEW
+    for some in (codes, to_host(codes), to_host(codes).tolist())[: 3 if in_full else 1]:
         again = estimator.inverse_transform(some)
         assert library_name(again) == other.__name__
         assert_array_equal(to_host(again), to_host(decoded))
@@ -67,7 +70,8 @@ def test_as_numpy_does(other, row, monkeypatch):
         estimator.inverse_transform(put(other, to_host(codes).astype(float) - 999))
     if hasattr(estimator, "staged_score"):
         _assert_stages_are_alike(estimator, reference, X, given, codes)
-    _assert_pickles_are_of_the_host(estimator, given, codes, monkeypatch)
+    if in_full:
+        _assert_pickles_are_of_the_host(estimator, given, codes, monkeypatch)
 
 
 def _assert_stages_are_alike(estimator, reference, X, given, codes):
