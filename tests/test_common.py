@@ -674,6 +674,8 @@ def _assert_right(row, estimator, X):
     _same_but_for_rounding(
         estimator, row, X, codes, estimator.transform(X[order]), order, atol
     )
+    copy = pickle.loads(pickle.dumps(estimator))
+    assert_array_equal(copy.transform(X), codes)
     if row.exact is None or not row.make_is_small or (X == X[0]).all():
         return
     ids = token_ids(codes, estimator.codebook_sizes_).astype(np.intp)

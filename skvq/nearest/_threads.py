@@ -27,7 +27,7 @@ from skvq.nearest._backend import callers_device
 # Below this many multiply-adds the start of a thread costs more than it saves.
 MIN_WORK_PER_CALL = 20_000_000
 
-# So few rows of less work stay in one chunk, whatever the former is set to.
+# So few rows, of less work than that, are not cut for two threads.
 _FEW_ROWS, _LITTLE_WORK = 256, MIN_WORK_PER_CALL
 
 # OpenBLAS's names of the processors whose kernels take small products as they are.
