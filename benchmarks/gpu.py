@@ -20,8 +20,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skvq import ProductQuantizer, VectorQuantizer
 from skvq import nearest as engine
-from skvq.nearest import _cupy
-from skvq.nearest._backend import GPU_WORK, cupy_has_device
+from skvq.nearest.backends import cupy as of_cupy
+from skvq.nearest.backends.choice import GPU_WORK, cupy_has_device
 
 
 def seconds(function, synchronise, repeats):
@@ -99,12 +99,13 @@ def report(name, own, rivals, limit):
 @contextmanager
 def path_of(name):
     """Let flat searches go by a path, whatever the engine would choose."""
-    chosen = _cupy.flat_path
-    _cupy.flat_path = lambda width: name
+    widest = of_cupy._MAX_WIDTH
+    if name == "product":
+        of_cupy._MAX_WIDTH = 0
     try:
         yield
     finally:
-        _cupy.flat_path = chosen
+        of_cupy._MAX_WIDTH = widest
 
 
 class Run:
@@ -131,8 +132,8 @@ class Run:
         X = self.cupy.asarray(self.normal(self.rows, width))
         table = X[:size].copy()
         times, codes = {}, {}
-        for path in ("registers", "product", "fused"):
-            if path == "registers" and width > _cupy._MAX_WIDTH:
+        for path in ("registers", "product"):
+            if path == "registers" and width > of_cupy._MAX_WIDTH:
                 continue
             with path_of(path):
 
@@ -140,7 +141,7 @@ class Run:
                     return engine.nearest(X, table, return_distances=False)[0]
 
                 times[path], codes[path] = self.seconds(search), search()
-        chosen = _cupy.flat_path(width)
+        chosen = "registers" if width <= of_cupy._MAX_WIDTH else "product"
         rivals = {f"by {path}": t for path, t in times.items() if path != chosen}
         if self.torch:
             x, t = self.torch.of(X), self.torch.of(table)

@@ -42,7 +42,7 @@ from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any
 
-from skvq._array_api import (
+from skvq.nearest.backends.arrays import (
     array_namespace,
     astype,
     concat,

@@ -96,3 +96,56 @@ def repeat_cyclically(X, n_codewords):
     """The rule for few samples: distinct rows in lexicographic order, over again."""
     rows = sorted({tuple(row) for row in np.asarray(X).tolist()})
     return np.array([rows[i % len(rows)] for i in range(n_codewords)])
+
+
+# -- exact distances -------------------------------------------------------------------
+
+# Distances that differ by a smaller share of the larger are the same to the searches.
+TOLERANCE = {np.dtype(np.float32): 2.0**-18, np.dtype(np.float64): 2.0**-46}
+
+
+def tolerance(*arrays):
+    """Of the dtype that the searches compute arrays in."""
+    narrow = all(a.dtype.itemsize <= 2 or a.dtype == np.float32 for a in arrays)
+    return TOLERANCE[np.dtype(np.float32 if narrow else np.float64)]
+
+
+def exact_distances(X, table, metric="sqeuclidean"):
+    """All distances (n_samples, n_codewords) between the stored values.
+
+    With 11 bits more than float64: the differences of float32 are exact.
+    """
+    X, table = np.asarray(X).astype(np.longdouble), np.asarray(table, np.longdouble)
+    if metric == "inner_product":
+        return -(X @ table.T)
+    if metric == "cosine":
+        X, table = (
+            rows / np.sqrt((rows * rows).sum(axis=1, keepdims=True))
+            for rows in (X, table)
+        )
+    found = np.empty((len(X), len(table)), np.longdouble)
+    for low in range(0, len(X), max(1, 2**19 // table.size)):
+        cut = slice(low, low + max(1, 2**19 // table.size))
+        gaps = X[cut, None, :] - table[None, :, :]
+        found[cut] = np.einsum("ijk,ijk->ij", gaps, gaps)
+    return found / 2 if metric == "cosine" else found
+
+
+def excess(codes, distances):
+    """Return by how much each code is further than the nearest, and its distance."""
+    chosen = distances[np.arange(len(distances)), np.asarray(codes, np.intp)]
+    return (chosen - distances.min(axis=1)).astype(float), np.abs(chosen).astype(float)
+
+
+def assert_exact(codes, distances, share, slack=0.0):
+    """No code is further than the nearest by more than a share of its distance."""
+    assert np.shape(codes) == (len(distances),)
+    found, chosen = excess(codes, distances)
+    allowed = share * chosen + slack
+    wrong = found > allowed
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        worst = np.max(found / allowed, where=wrong, initial=0)
+    assert not wrong.any(), (
+        f"{wrong.sum()} of {len(wrong)} codes are not nearest, the first in row "
+        f"{wrong.argmax()}; one is further by {worst:.3g} times what it may"
+    )

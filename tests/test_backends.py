@@ -11,7 +11,8 @@ from arrays.followers import every_scheme
 from arrays.libraries import make
 
 from skvq import nearest as engine
-from skvq.nearest import _backend
+from skvq.nearest.backends import choice
+from skvq.nearest.backends.host import HOST
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def fake_cupy(monkeypatch):
     """CuPy as far as the choice looks: it is there, and sees so many devices."""
 
     # It has no arrays, with which it could be tried out.
-    monkeypatch.setattr(_backend, "_computes", lambda: True)
+    monkeypatch.setattr(choice, "_computes", lambda: True)
 
     def install(n_devices):
         module = types.ModuleType("cupy")
@@ -30,25 +31,25 @@ def fake_cupy(monkeypatch):
             runtime=types.SimpleNamespace(getDeviceCount=lambda: n_devices)
         )
         monkeypatch.setitem(sys.modules, "cupy", module)
-        _backend.cupy_has_device.cache_clear()
+        choice.cupy_has_device.cache_clear()
 
     yield install
-    _backend.cupy_has_device.cache_clear()
+    choice.cupy_has_device.cache_clear()
 
 
 @pytest.mark.parametrize("n_devices", [0, 1])
 def test_auto_takes_large_searches_to_a_device(fake_cupy, n_devices):
     fake_cupy(n_devices)
+    on_device = importlib.import_module("skvq.nearest.backends.cupy").FROM_HOST
     X = np.zeros((2, 2))
-    large, small = _backend.GPU_WORK, _backend.GPU_WORK / 2
-    expected = "_cupy" if n_devices else "_host"
-    assert _backend.backend_module(X, large).__name__.endswith(expected)
-    assert _backend.backend_module(X, small).__name__.endswith("_host")
+    large, small = choice.GPU_WORK / 2, choice.GPU_WORK / 4
+    assert choice.backend_for(X, large) is (on_device if n_devices else HOST)
+    assert choice.backend_for(X, small) is HOST
     with engine.using("numpy"):
-        assert _backend.backend_module(X, large).__name__.endswith("_host")
+        assert choice.backend_for(X, large) is HOST
     with engine.using("cupy"):
-        assert _backend.backend_module(X, small).__name__.endswith("_cupy")
-    assert _backend.backend_module([[0.0]], small).__name__.endswith("_host")
+        assert choice.backend_for(X, small) is on_device
+    assert choice.backend_for([[0.0]], small) is HOST
 
 
 def test_searches_that_are_large_enough(fake_cupy, monkeypatch):
@@ -69,9 +70,9 @@ def test_searches_that_are_large_enough(fake_cupy, monkeypatch):
         6 * 3 * 2: lambda: engine.nearest_kronecker(X, factors),
     }
     for per_row, search in searches.items():
-        monkeypatch.setattr(_backend, "GPU_WORK", 10.0 * per_row + 1)
+        monkeypatch.setattr(choice, "GPU_WORK", 10.0 * per_row + 1)
         search()
-        monkeypatch.setattr(_backend, "GPU_WORK", 10.0 * per_row)
+        monkeypatch.setattr(choice, "GPU_WORK", 10.0 * per_row)
         with pytest.raises(AttributeError):  # so far the CuPy that is there goes
             search()
 
@@ -103,8 +104,8 @@ def test_numpy_users_import_nothing_else():
         "    skvq.AdditiveQuantizer(2, 8, max_iter=1)]\n"
         "for q in schemes:\n"
         "    q.fit(X).score(X)\n"
-        "found = {'cupy', 'torch', 'array_api_strict', 'skvq.nearest._cupy',\n"
-        "         'skvq.nearest._generic'} & set(sys.modules)\n"
+        "found = {'cupy', 'torch', 'array_api_strict', 'array_api_compat',\n"
+        "         'skvq.nearest.backends.cupy'} & set(sys.modules)\n"
         "assert not found, found\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)

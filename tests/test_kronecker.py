@@ -108,8 +108,8 @@ def test_products_in_turns(monkeypatch, two_threads):
     tables = draw((2, 3, 2), (7, 6, 5))
     X = np.random.default_rng(0).normal(size=(300, 12))
     expected = nearest_kronecker(X, tables)[0]
-    monkeypatch.setattr("skvq.nearest._kronecker._MAX_AT_ONCE", 64)
-    monkeypatch.setattr("skvq.nearest._kronecker._TURN", 40)
+    monkeypatch.setattr("skvq.nearest.searches.kronecker._MAX_AT_ONCE", 64)
+    monkeypatch.setattr("skvq.nearest.searches.kronecker._TURN", 40)
     assert_array_equal(nearest_kronecker(X, tables)[0], expected)
     assert_nearest(token_ids(expected, (7, 6, 5)).astype(np.intp), X, implied(tables))
 

@@ -13,7 +13,8 @@ import pytest
 from emulator import emulated_cupy
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skvq import _array_api, losses
+from skvq import losses
+from skvq.nearest.backends import arrays
 
 LIBRARIES = ("numpy", "array_api_strict", "torch", "jax", "cupy")
 
@@ -24,7 +25,7 @@ def xp(request):
     if request.param != "cupy":
         yield make_library(request.param)
         return
-    if _array_api._compat is None:
+    if arrays._compat is None:
         pytest.skip("no array-api-compat, without which CuPy has no namespace")
     with emulated_cupy() as cupy:
         yield cupy
@@ -32,7 +33,7 @@ def xp(request):
 
 def make_library(name):
     module = pytest.importorskip({"jax": "jax.numpy"}.get(name, name))
-    if name == "torch" and not hasattr(_array_api._compat, "is_torch_array"):
+    if name == "torch" and not hasattr(arrays._compat, "is_torch_array"):
         pytest.skip("no array-api-compat, without which torch has no namespace")
     if name == "jax":
         import jax
@@ -901,7 +902,7 @@ def test_parameters_out_of_range(call, error, message):
 
 
 def test_without_compat(monkeypatch):
-    monkeypatch.setattr(_array_api, "_compat", None)
+    monkeypatch.setattr(arrays, "_compat", None)
     strict = pytest.importorskip("array_api_strict")
     expected = losses.vq_loss(X, Q)
     assert losses.vq_loss(X, Q) == expected
@@ -912,7 +913,7 @@ def test_without_compat(monkeypatch):
     with pytest.raises(TypeError, match="not a supported array type"):
         losses.vq_loss([1.0], [2.0])
     with pytest.raises(TypeError, match="array-api-compat"):
-        _array_api.array_namespace([1.0])
+        arrays.array_namespace([1.0])
 
 
 # -- the page ----------------------------------------------------------------------

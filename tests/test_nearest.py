@@ -20,11 +20,11 @@ from skvq.nearest import (
     METRICS,
     PRODUCT_METRICS,
     DistanceTable,
-    _threads,
     accumulate,
     check_metric,
     nearest,
     nearest_product,
+    threads,
 )
 
 DTYPES = ["float16", "float32", "float64", "uint8", "int16", "int64", "bool"]
@@ -417,10 +417,10 @@ class TestOwnBlas:
     OTHER = _Blas("/lib/site-packages/faiss_cpu.libs/libopenblas.so", "Zen")
 
     def test_another_librarys_is_left_out(self):
-        assert _threads._numpys_own([self.OTHER, self.NUMPY]) == [self.NUMPY]
+        assert threads._numpys_own([self.OTHER, self.NUMPY]) == [self.NUMPY]
 
     def test_without_one_of_its_own_all_count(self):
-        assert _threads._numpys_own([self.OTHER]) == [self.OTHER]
+        assert threads._numpys_own([self.OTHER]) == [self.OTHER]
 
 
 class TestJobs:
@@ -438,10 +438,10 @@ class TestJobs:
 
     def test_they_share_the_threads(self, two_threads):
         seen = []
-        engine.map_jobs(lambda i: seen.append(_threads._share.most), 5)
-        engine.map_jobs(lambda i: seen.append(_threads._share.most), 1)
+        engine.map_jobs(lambda i: seen.append(threads._share.most), 5)
+        engine.map_jobs(lambda i: seen.append(threads._share.most), 1)
         assert seen == [1] * 5 + [2]
-        assert _threads._share.most > 2
+        assert threads._share.most > 2
 
     def test_an_error_reaches_the_caller(self, two_threads):
         def job(i):
@@ -450,4 +450,4 @@ class TestJobs:
 
         with pytest.raises(KeyError, match="3"):
             engine.map_jobs(job, 5)
-        assert _threads._share.most > 2
+        assert threads._share.most > 2

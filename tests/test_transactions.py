@@ -24,8 +24,9 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import skvq
 from skvq import ProductQuantizer, VectorQuantizer, _validation, nearest
-from skvq.learning.initialise import few_distinct
-from skvq.nearest import _threads
+from skvq.learning.rows import Rows, run
+from skvq.learning.start import few_distinct
+from skvq.nearest import threads
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(120, 6)).astype(np.float32)
@@ -135,7 +136,7 @@ needs_alarm = pytest.mark.skipif(
 )
 
 
-ENGINE = _threads.__file__, contextlib.__file__
+ENGINE = threads.__file__, contextlib.__file__
 
 
 class TestBlas:
@@ -187,7 +188,7 @@ class TestBlas:
             assert np.geterr() == flags  # older ones do not keep them in a context
 
     def test_what_was_not_restored_is_restored_by_the_next_call(self, blas_at_two):
-        guard = _threads.single_threaded_blas
+        guard = threads.single_threaded_blas
         # As an interrupt among the libraries leaves it.
         guard._counts = blas_at_two
         for library in guard._found().lib_controllers[:1]:
@@ -244,14 +245,14 @@ class TestPool:
             raise KeyboardInterrupt
 
         with signals(handler), pytest.raises(KeyboardInterrupt):
-            _threads.map_tiles(make_worker, 2, 1, 1.0)
+            threads.map_tiles(make_worker, 2, 1, 1.0)
         assert left == 0
         assert not inside
 
     def test_who_comes_late_does_nothing(self, two_threads, monkeypatch):
         late = []
         monkeypatch.setattr(
-            _threads._pool, "start", lambda job, copies: late.extend([job] * copies)
+            threads._pool, "start", lambda job, copies: late.extend([job] * copies)
         )
         seen = []
 
@@ -260,7 +261,7 @@ class TestPool:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            _threads.map_tiles(fail, 4, 1, 1.0)
+            threads.map_tiles(fail, 4, 1, 1.0)
         assert late
         for job in late:
             job()
@@ -458,7 +459,11 @@ class TestFits:
     def test_an_interrupt_in_the_search_for_equal_rows_is_one(self):
         rows = np.vstack([X[:20]] * 3)
         at = 0
-        while (error := interrupted(lambda: few_distinct(rows, 30), at)) is not None:
+
+        def search():
+            run(few_distinct(Rows(rows), 30))
+
+        while (error := interrupted(search, at)) is not None:
             assert type(error) is KeyboardInterrupt
             at += 1
         assert at > 3
@@ -472,7 +477,7 @@ def test_equal_rows_are_found_as_by_numpy():
         _, first, group = np.unique(
             rows, axis=0, return_index=True, return_inverse=True
         )
-        found = skvq._array_api.unique_rows(rows)
+        found = skvq.nearest.distinct.unique_rows(rows)
         np.testing.assert_array_equal(found[0], first)
         np.testing.assert_array_equal(found[1], group.ravel())
 

@@ -12,73 +12,129 @@ and its sums here; nobody else computes a distance.
 `DistanceTable`           distances to every codeword of a small table
 `paired`                  distance of each row to its own reconstruction
 `accumulate`              sums and counts of the rows of each code
-`map_rows`                a function of rows of another library, tile by tile
-`row_tiles`               the same for what is not to be joined
+`equal_cells`             cells of scalars in equal parts of a range; `equal_levels`
+                          gives their middles
+`cells_between`           cells of scalars between any edges; `entries` looks levels up
+`row_norms`               lengths of rows
+`Table`, `Tables`         codebooks, with what searches have made ready of them;
+                          `Columns`: edges and levels of scalars
+`backend_of`              who computes with an array; `register_backend` adds one
 `compute_dtype`           the precision that a dtype is computed in
 `map_jobs`                independent jobs, each on a thread where there are enough
 `single_threaded_blas`    holds BLAS to one thread, for the linear algebra of learners
 ========================  ==========================================================
 
-A backend is one module with these functions for one array library; `_host`, which is
-NumPy's, is the reference.  `_backend` says which one takes an array; an array of
-another library than NumPy stays where it is, and so does what is returned.
+Here are the public functions, which check what they are given, once.  `searches` has
+each search, written once over what a backend does (`backends.base.Backend`); `tables`
+makes codebooks ready for them.  An array of another library than NumPy stays where it
+is, and so does what is returned; `backends.choice` says what computes with it.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from skvq._checks import check_count
-from skvq.nearest._backend import (
+from skvq._checks import check_count, check_unmasked
+from skvq.nearest.backends.base import Backend, Plan
+from skvq.nearest.backends.choice import (
     BACKENDS,
-    backend_module,
+    backend_for,
+    backend_of,
     check_backend,
+    default_backend,
     goes_to_device,
+    is_array,
+    register_backend,
     settle,
     using,
 )
-from skvq.nearest._kronecker import kronecker_rows
-from skvq.nearest._metrics import (
+from skvq.nearest.backends.host import HOST
+from skvq.nearest.backends.levels import EqualCells, tile_rows
+from skvq.nearest.metrics import (
     BATCH_DEPENDENT_METRICS,
+    DIRECT_METRICS,
     METRICS,
     PRODUCT_METRICS,
     Metric,
     check_metric,
 )
-from skvq.nearest._numpy import DistanceTable, compute_dtype
-from skvq.nearest._threads import map_jobs, single_threaded_blas
+from skvq.nearest.searches import beam as _beam
+from skvq.nearest.searches import flat as _flat
+from skvq.nearest.searches import improve as _improve
+from skvq.nearest.searches import kronecker as _kronecker
+from skvq.nearest.searches import levels as _levels
+from skvq.nearest.searches import paired as _paired
+from skvq.nearest.searches import product as _product
+from skvq.nearest.searches.few import DistanceTable
+from skvq.nearest.searches.kronecker import kronecker_rows
+from skvq.nearest.searches.levels import row_plan
+from skvq.nearest.tables import (
+    Columns,
+    Table,
+    Tables,
+    as_columns,
+    as_table,
+    as_tables,
+    check_bias,
+    check_no_zero_rows,
+    compute_dtype,
+)
+from skvq.nearest.threads import map_jobs, single_threaded_blas
 
 __all__ = [
     "BACKENDS",
     "BATCH_DEPENDENT_METRICS",
+    "HOST",
     "METRICS",
     "PRODUCT_METRICS",
+    "Backend",
+    "Columns",
     "DistanceTable",
+    "EqualCells",
     "Metric",
+    "Plan",
+    "Table",
+    "Tables",
     "accumulate",
+    "backend_of",
+    "cells_between",
     "check_backend",
     "check_metric",
     "check_no_zero_rows",
     "compute_dtype",
+    "default_backend",
+    "entries",
+    "equal_cells",
+    "equal_levels",
     "goes_to_device",
     "improve_sums",
+    "is_array",
     "kronecker_rows",
     "map_jobs",
-    "map_rows",
     "nearest",
     "nearest_best",
     "nearest_kronecker",
     "nearest_product",
     "paired",
-    "row_tiles",
+    "register_backend",
+    "row_norms",
+    "row_plan",
     "settle",
     "single_threaded_blas",
+    "tile_rows",
     "using",
 ]
 
 
-def nearest(X, codebook, metric: Metric = "sqeuclidean", *, return_distances=True):
+def nearest(
+    X,
+    codebook,
+    metric: Metric = "sqeuclidean",
+    *,
+    bias=None,
+    return_distances=True,
+):
     """Find the nearest codeword of each row.
 
     Parameters
@@ -86,14 +142,19 @@ def nearest(X, codebook, metric: Metric = "sqeuclidean", *, return_distances=Tru
     X : array-like of shape (n_samples, n_features)
         Real numbers of any dtype, contiguous or not; read a tile at a time, so it may
         be a memory map.
-    codebook : array-like of shape (n_codewords, n_features)
-        The codewords.  Of equal ones, the first is found.
+    codebook : array-like of shape (n_codewords, n_features), or Table
+        The codewords.  Of equal ones, the first is found.  What a `Table` was made
+        ready for is not done again.
     metric : str or callable, default="sqeuclidean"
         "sqeuclidean", "cosine", "inner_product" (distance: minus the product),
         "manhattan", another name that `scipy.spatial.distance.cdist` takes, or a
         callable of two vectors; the last three are slower.
+    bias : array-like of shape (n_codewords,), optional
+        Added to the distances of each codeword, in their units, where the nearest is
+        looked for: codes are argmin_k dist(x, W_k) + b_k.  Equal codewords compete by
+        it; one with +inf is never chosen.
     return_distances : bool, default=True
-        Whether to compute the distances as well.
+        Whether to compute the distances as well, without the bias.
 
     Returns
     -------
@@ -107,12 +168,17 @@ def nearest(X, codebook, metric: Metric = "sqeuclidean", *, return_distances=Tru
     ------
     ValueError
         If shapes do not fit, the metric is unknown, values are not finite or overflow
-        the dtype, or a row is zero under the cosine metric.
+        the dtype, a row is zero under the cosine metric, or a bias is NaN or -inf, or
+        +inf for all codewords.
 
     Notes
     -----
     Computed in the wider of the dtypes that `compute_dtype` gives for both arrays.
-    Extra memory is a few MB a thread.
+    Where the two nearest codewords differ in distance by more than 2^-18 of it (2^-46
+    in float64), the code is the one that exact distances give, whatever else is in the
+    table.  Rows for which the scores are too coarse for that, since they are far from
+    the table's centre beside their distance, are searched again with care.  Extra
+    memory is a few MB a thread.
 
     Examples
     --------
@@ -122,20 +188,33 @@ def nearest(X, codebook, metric: Metric = "sqeuclidean", *, return_distances=Tru
     >>> codes.tolist(), distances.tolist()
     ([0, 1], [1.0, 2.0])
     """
-    search = backend_module(X, _work(X, _size(codebook))).nearest
-    return search(X, codebook, metric, return_distances=return_distances)
+    table, metric = as_table(codebook), check_metric(metric)
+    be = backend_of(X)
+    if metric in PRODUCT_METRICS | DIRECT_METRICS:
+        be = backend_for(X, _size(table))
+    X = be.matrix(X, "X")
+    _check_width(X, table, "codebook")
+    if bias is not None:
+        bias = check_bias(bias, len(table))
+
+    def search(be, x):
+        return _flat.nearest(be, x, table, metric, bias, bool(return_distances))
+
+    return be.call(search, X)
 
 
-def nearest_product(X, codebooks: Sequence, *, dtype=np.intp):
+def nearest_product(X, codebooks: Sequence, *, bias=None, dtype=np.intp):
     """Find the nearest codeword of each row in every subspace, in one pass.
 
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
         Real numbers; read a tile at a time.
-    codebooks : sequence of arrays of shape (n_codewords_j, n_features_j)
+    codebooks : sequence of arrays of shape (n_codewords_j, n_features_j), or Tables
         One table per subspace.  The widths add up to n_features; subspace j is the next
         n_features_j columns of X.
+    bias : sequence of arrays of shape (n_codewords_j,), optional
+        As in `nearest`, for each table.
     dtype : dtype, default=intp
         Integer dtype of the result.
 
@@ -157,9 +236,21 @@ def nearest_product(X, codebooks: Sequence, *, dtype=np.intp):
     >>> nearest_product(np.array([[0.9, 2.0, 2.0], [0.2, 1.0, 1.0]]), tables).tolist()
     [[1, 1], [0, 0]]
     """
-    per_row = sum(_size(table) for table in codebooks)
-    search = backend_module(X, _work(X, per_row)).nearest_product
-    return search(X, codebooks, dtype=dtype)
+    tables = as_tables(codebooks)
+    be = backend_for(X, sum(map(_size, tables)))
+    X = be.matrix(X, "X")
+    widths = [table.shape[1] for table in tables]
+    if sum(widths) != X.shape[1]:
+        raise ValueError(
+            f"The codebooks' widths {widths} add up to {sum(widths)}, but X has "
+            f"{X.shape[1]} features."
+        )
+    biases = _check_biases(bias, tables)
+
+    def search(be, x):
+        return _product.nearest_product(be, x, tables, biases, be.code_dtype(dtype))
+
+    return be.call(search, X)
 
 
 def nearest_best(
@@ -170,6 +261,7 @@ def nearest_best(
     n_best: int = 1,
     begin=None,
     stage_weights=None,
+    bias=None,
     return_distances: bool = True,
     dtype=np.intp,
 ):
@@ -191,6 +283,9 @@ def nearest_best(
     stage_weights : array-like of shape (n_codebooks,), optional
         Weights of the errors of the partial sums in the loss that ranks; the last one
         positive.  None: only the last error counts.
+    bias : sequence of arrays of shape (n_codewords_j,), optional
+        As in `nearest`, for each table; what is added to the loss of a sum is what its
+        codewords have together.
     return_distances : bool, default=True
         Whether to compute the distances as well.
     dtype : dtype, default=intp
@@ -227,18 +322,34 @@ def nearest_best(
     """
     beam_size = check_count("beam_size", beam_size)
     n_best = check_count("n_best", n_best)
-    per_row = _beam_work(codebooks, beam_size, begin)
-    search = backend_module(X, _work(X, per_row)).nearest_best
-    return search(
-        X,
-        codebooks,
+    tables = as_tables(codebooks)
+    be = backend_for(X, _beam_work(tables, beam_size, begin))
+    X = be.matrix(X, "X")
+    for j, table in enumerate(tables):
+        _check_width(X, table, f"codebooks[{j}]")
+    if begin is None:
+        begin = be.zeros((X.shape[0], 1, 0), np.intp)
+    begin = be.like(check_unmasked(begin, "begin"))
+    shape, n = tuple(begin.shape), X.shape[0]
+    if len(shape) != 3 or shape[0] != n or shape[2] > len(tables):
+        raise ValueError(
+            f"begin has shape {shape}; expected (n_samples, n_sums, n_begun) "
+            f"with {n} samples and at most {len(tables)} codes."
+        )
+    _check_range(be, begin, [len(table) for table in tables[: shape[2]]], "begin")
+    options = _beam.Options(
         beam_size,
-        n_best=n_best,
-        begin=begin,
-        stage_weights=stage_weights,
-        return_distances=return_distances,
-        dtype=dtype,
+        n_best,
+        stage_weights,
+        _check_biases(bias, tables),
+        bool(return_distances),
+        dtype,
     )
+
+    def search(be, x, begun):
+        return _beam.nearest_best(be, x, begun, tables, options)
+
+    return be.call(search, X, begin)
 
 
 def improve_sums(
@@ -299,18 +410,23 @@ def improve_sums(
     n_replaced = check_count("n_replaced", n_replaced, 0, largest=None)
     n_sweeps = check_count("n_sweeps", n_sweeps, 0, largest=None)
     seed = check_count("seed", seed, 0, largest=None)
-    per_row = n_rounds * n_sweeps * sum(_size(table) for table in codebooks)
-    search = backend_module(X, _work(X, per_row)).improve_sums
-    return search(
-        X,
-        codebooks,
-        codes,
-        n_rounds=n_rounds,
-        n_replaced=n_replaced,
-        n_sweeps=n_sweeps,
-        seed=seed,
-        dtype=dtype,
-    )
+    tables = as_tables(codebooks)
+    per_row = n_rounds * n_sweeps * sum(map(_size, tables))
+    be = backend_for(X, per_row)
+    X = be.matrix(X, "X")
+    for j, table in enumerate(tables):
+        _check_width(X, table, f"codebooks[{j}]")
+    codes = be.like(check_unmasked(codes, "codes"))
+    expected = X.shape[0], len(tables)
+    if tuple(codes.shape) != expected:
+        raise ValueError(f"codes has shape {tuple(codes.shape)}; expected {expected}.")
+    _check_range(be, codes, [len(table) for table in tables], "codes")
+    options = _improve.Options(n_rounds, n_replaced, n_sweeps, seed, dtype)
+
+    def search(be, x, given):
+        return _improve.improve_sums(be, x, given, tables, options)
+
+    return be.call(search, X, codes)
 
 
 def nearest_kronecker(X, codebooks: Sequence, *, return_distances=False):
@@ -360,11 +476,27 @@ def nearest_kronecker(X, codebooks: Sequence, *, return_distances=False):
     >>> codes.tolist(), distances.tolist()
     ([[1, 0]], [1.0])
     """
-    shapes = [np.shape(table) for table in codebooks]
+    tables = as_tables(codebooks)
     # One product of the narrowest factor for each codeword.
-    per_row = math.prod(s[0] for s in shapes) * min((s[-1] for s in shapes), default=1)
-    search = backend_module(X, _work(X, per_row)).nearest_kronecker
-    return search(X, codebooks, return_distances=return_distances)
+    narrowest = min((table.shape[1] for table in tables), default=1)
+    be = backend_for(X, math.prod(map(len, tables)) * narrowest)
+    X = be.matrix(X, "X")
+    widths = [table.shape[1] for table in tables]
+    if not widths or math.prod(widths) != X.shape[1]:
+        raise ValueError(
+            f"The codebooks' widths {widths} do not multiply to the {X.shape[1]} "
+            "features of X."
+        )
+    for j, table in enumerate(tables):
+        if len(table) == 0:
+            raise ValueError(f"codebooks[{j}] has no codewords; expected at least one.")
+        if not np.isfinite(table.codewords).all():
+            raise ValueError(f"codebooks[{j}] contains NaN or infinity.")
+
+    def search(be, x):
+        return _kronecker.nearest_kronecker(be, x, tables, bool(return_distances))
+
+    return be.call(search, X)
 
 
 def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None):
@@ -392,7 +524,14 @@ def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None):
     >>> paired([[0.0, 1.0], [2.0, 2.0]], [[0.0, 0.0], [2.0, 2.0]]).tolist()
     [1.0, 0.0]
     """
-    return backend_module(X, 0.0).paired(X, Y, metric, codes=codes)
+    be, metric = backend_of(X), check_metric(metric)
+    X, Y = be.matrix(X, "X"), be.matrix(be.like(check_unmasked(Y, "Y")), "Y")
+    if X.shape[1] != Y.shape[1] or (codes is None and X.shape[0] != Y.shape[0]):
+        raise ValueError(f"X has shape {tuple(X.shape)}, Y has shape {tuple(Y.shape)}.")
+    if codes is not None:
+        codes = be.like(check_unmasked(codes, "codes"), np.intp)
+        _check_range(be, codes[:, None], [Y.shape[0]], "codes")
+    return _paired.paired(be, X, codes, Y, metric)
 
 
 def accumulate(X, codes, n_codewords: int, weights=None):
@@ -435,94 +574,237 @@ def accumulate(X, codes, n_codewords: int, weights=None):
     >>> sums.tolist(), counts.tolist()
     ([[4.0], [3.0]], [1.0, 2.0])
     """
-    n_codewords = check_count("n_codewords", n_codewords)
-    return backend_module(X, 0.0).accumulate(X, codes, n_codewords, weights)
+    n_codewords, be = check_count("n_codewords", n_codewords), backend_of(X)
+    X, codes = be.matrix(X, "X"), be.like(check_unmasked(codes, "codes"))
+    if be.numpy_dtype(codes).kind not in "biu" and 0 not in codes.shape:
+        raise ValueError(f"codes has dtype {codes.dtype}; expected integers.")
+    codes, n = be.contiguous(be.cast(codes, np.intp)), X.shape[0]
+    if tuple(codes.shape) != (n,):
+        raise ValueError(f"codes has shape {tuple(codes.shape)}; expected ({n},).")
+    if n:
+        low, high = int(be.xp.min(codes)), int(be.xp.max(codes))
+        if low < 0 or high >= n_codewords:
+            raise ValueError(
+                f"codes range from {low} to {high}; expected [0, {n_codewords})."
+            )
+    if weights is not None:
+        weights = be.like(check_unmasked(weights, "weights"), np.float64)
+        if tuple(weights.shape) != (n,):
+            raise ValueError(
+                f"weights has shape {tuple(weights.shape)}; expected ({n},)."
+            )
+    return be.cell_sums(X, codes, n_codewords, weights)
 
 
-def check_no_zero_rows(rows, name: str = "X", start: int = 0) -> None:
-    """Raise a ValueError if a row is zero.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n_rows, n_features)
-        The rows.
-    name : str, default="X"
-        What the message calls them.
-    start : int, default=0
-        Number of the first row.
-
-    Raises
-    ------
-    ValueError
-        That names the first zero row.
-    """
-    backend_module(rows, 0.0).check_no_zero_rows(rows, name, start)
-
-
-def map_rows(X, elements_per_row: int, work: Callable, *beside):
-    """Call a function for every tile of rows of an array of another library than NumPy.
-
-    A tile that finds no memory is halved.
+def equal_cells(X, cells: EqualCells, dtype=np.intp):
+    """Find the cell of each value among equal parts of its column's range.
 
     Parameters
     ----------
-    X : array of shape (n_rows, ...)
-        The rows.
-    elements_per_row : int
-        Numbers that the function has in memory for a row.
-    work : callable
-        ``work(tile, ...)`` returns an array, or a tuple of them, to be joined along the
-        first axis.  It sees an empty tile if there are no rows.
-    *beside : arrays of shape (n_rows, ...)
-        Cut in the same tiles, and handed to the function also.
+    X : array of shape (n_samples, n_columns)
+        Floating values.
+    cells : EqualCells
+        The ranges, and how many cells each is cut in.
+    dtype : dtype, default=intp
+        Integer dtype of the result.
 
     Returns
     -------
-    joined : array or tuple of arrays
-        What the function returns for all rows.
+    codes : ndarray of shape (n_samples, n_columns)
+        A value on an edge is in the cell above it, one beyond the range in the first
+        or in the last cell.
+
+    Notes
+    -----
+    Where the dtype of X is too coarse for the place of a value, the float64 edge
+    between two cells decides.  Extra memory is a few MB a thread.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.nearest import EqualCells, equal_cells
+    >>> cells = EqualCells(np.zeros(2), np.array([4.0, 1.0]), (4, 2))
+    >>> equal_cells(np.array([[1.0, 0.4], [9.0, 0.5]]), cells).tolist()
+    [[1, 0], [3, 1]]
     """
-    return backend_module(X, 0.0).map_rows(X, elements_per_row, work, *beside)
+    be = backend_of(X)
+    X = be.matrix(X, "X")
+    _check_columns(X, len(cells.sizes))
+    return be.equal_cells(X, cells, be.code_dtype(dtype))
 
 
-def row_tiles(X, elements_per_row: int, work: Callable) -> Iterator:
-    """Yield what a function returns for tiles of rows of another library than NumPy.
-
-    A tile that finds no memory is halved, and tried again.
+def equal_levels(codes, cells: EqualCells, dtype=np.float64):
+    """Return the middles of cells.
 
     Parameters
     ----------
-    X : array of shape (n_rows, ...)
-        The rows.
-    elements_per_row : int
-        Numbers that the function has in memory for a row.
-    work : callable
-        ``work(rows)``, where `rows` is a slice.  What it does must not be seen
-        elsewhere before it returns.
+    codes : array of shape (n_samples, n_columns)
+        Codes as `equal_cells` gives them.
+    cells : EqualCells
+        The ranges, and how many cells each is cut in.
+    dtype : dtype, default=float64
+        Floating dtype of the result.
 
-    Yields
-    ------
-    found : object
-        What it returned.
+    Returns
+    -------
+    levels : ndarray of shape (n_samples, n_columns)
+        ``low + (2 * code + 1) * (high - low) / (2 * V)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.nearest import EqualCells, equal_levels
+    >>> cells = EqualCells(np.zeros(2), np.array([4.0, 1.0]), (4, 2))
+    >>> equal_levels(np.array([[1, 0], [3, 1]]), cells).tolist()
+    [[1.5, 0.25], [3.5, 0.75]]
     """
-    yield from backend_module(X, 0.0).row_tiles(X, elements_per_row, work)
+    be = backend_of(codes)
+    codes = be.matrix(codes, "codes")
+    _check_columns(codes, len(cells.sizes))
+    return _levels.equal_levels(be, codes, cells, np.dtype(dtype))
+
+
+def cells_between(X, edges: Columns | Sequence, dtype=np.intp):
+    """Count how many edges of its column each value has reached.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_columns)
+        Floating values.
+    edges : sequence of 1-d ndarrays, or Columns
+        Of each column, ascending; they may be equal, or none at all.  What `Columns`
+        were made ready for is not done again.
+    dtype : dtype, default=intp
+        Integer dtype of the result.
+
+    Returns
+    -------
+    codes : ndarray of shape (n_samples, n_columns)
+        A value on an edge has reached it; float64 edges decide, whatever X's dtype.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.nearest import cells_between
+    >>> edges = [np.array([1.0, 2.0]), np.array([0.5])]
+    >>> cells_between(np.array([[1.0, 0.4], [9.0, 0.5]]), edges).tolist()
+    [[1, 0], [2, 1]]
+    """
+    be, edges = backend_of(X), as_columns(edges)
+    X = be.matrix(X, "X")
+    _check_columns(X, len(edges))
+    return _levels.cells_between(be, X, edges, be.code_dtype(dtype))
+
+
+def entries(codes, tables: Columns | Sequence, dtype=np.float64):
+    """Look codes up in one table of numbers for each column.
+
+    Parameters
+    ----------
+    codes : array of shape (n_samples, n_columns)
+        Integers within the tables.
+    tables : sequence of 1-d ndarrays, or Columns
+        Of each column.
+    dtype : dtype, default=float64
+        Floating dtype of the result.
+
+    Returns
+    -------
+    values : ndarray of shape (n_samples, n_columns)
+        What the codes stand for.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.nearest import entries
+    >>> tables = [np.array([0.0, 5.0]), np.array([1.0, 2.0, 3.0])]
+    >>> entries(np.array([[1, 0], [0, 2]]), tables).tolist()
+    [[5.0, 1.0], [0.0, 3.0]]
+    """
+    be, tables = backend_of(codes), as_columns(tables)
+    codes = be.matrix(codes, "codes")
+    _check_columns(codes, len(tables))
+    return _levels.entries(be, codes, tables, np.dtype(dtype))
+
+
+def row_norms(X):
+    """Return the Euclidean lengths of rows.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features)
+        Floating values.
+
+    Returns
+    -------
+    norms : ndarray of shape (n_samples,), dtype float64
+        Rows are scaled by a power of two first: no square overflows or vanishes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.nearest import row_norms
+    >>> row_norms(np.array([[3.0, 4.0], [0.0, 1e300]])).tolist()
+    [5.0, 1e+300]
+    """
+    be = backend_of(X)
+    return _levels.row_norms(be, be.matrix(X, "X"))
+
+
+def _check_columns(X, n_columns: int) -> None:
+    if X.shape[1] != n_columns:
+        raise ValueError(f"There are {X.shape[1]} columns; expected {n_columns}.")
+
+
+def _check_width(X, table: Table, name: str) -> None:
+    """Raise unless there are codewords, as wide as the rows are."""
+    if table.shape[1] != X.shape[1]:
+        raise ValueError(
+            f"X has {X.shape[1]} features, the {name} has {table.shape[1]}."
+        )
+    if len(table) == 0:
+        raise ValueError(f"{name} has no codewords; expected at least one.")
+
+
+def _check_biases(bias, tables: Tables) -> list | None:
+    if bias is None:
+        return None
+    if len(bias) != len(tables):
+        raise ValueError(f"bias has {len(bias)} entries for {len(tables)} codebooks.")
+    return [
+        check_bias(each, len(table), f"bias[{j}]")
+        for j, (each, table) in enumerate(zip(bias, tables, strict=True))
+    ]
+
+
+def _check_range(be: Backend, codes, sizes: Sequence[int], name: str) -> None:
+    """Raise unless codes, along the last axis, are rows of tables of these sizes.
+
+    Some libraries look up any index, modulo the size.
+    """
+    if 0 in codes.shape:
+        return
+    flat = be.xp.reshape(codes, (-1, len(sizes)))
+    low, high = (be.to_host(reduce(flat, axis=0)) for reduce in (be.xp.min, be.xp.max))
+    for j, size in enumerate(sizes):
+        if low[j] < 0 or high[j] >= size:
+            raise ValueError(
+                f"{name}[..., {j}] ranges from {low[j]} to {high[j]}; "
+                f"expected [0, {size})."
+            )
 
 
 def _size(table) -> int:
-    return math.prod(np.shape(table))
+    return math.prod(table.shape)
 
 
-def _beam_work(codebooks: Sequence, beam_size: int, begin) -> int:
+def _beam_work(tables: Tables, beam_size: int, begin) -> int:
     """Return the multiply-adds of a beam search for a row."""
     shape: tuple[int, ...] = () if begin is None else np.shape(begin)
     # Of a shape that does not fit, the search tells.
     n_sums, n_begun = (shape[1], shape[2]) if len(shape) == 3 else (1, 0)
     per_row = 0
-    for table in codebooks[n_begun:]:
+    for table in tables[n_begun:]:
         per_row += n_sums * _size(table)
-        n_sums = min(beam_size, n_sums * np.shape(table)[0])
+        n_sums = min(beam_size, n_sums * len(table))
     return per_row
-
-
-def _work(X, per_row: int) -> float:
-    """Return the multiply-adds of a search in NumPy's rows; else nothing asks."""
-    return float(len(X)) * per_row if isinstance(X, np.ndarray) else 0.0

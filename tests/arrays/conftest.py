@@ -1,10 +1,10 @@
 """Every library in turn."""
 
 import pytest
-from arrays.libraries import DEVICES, EMULATED, OTHERS, followed, loaded
+from arrays.libraries import DEVICES, EMULATED, OTHERS, OWN, followed, loaded
 
 
-@pytest.fixture(params=["numpy", *OTHERS, EMULATED])
+@pytest.fixture(params=["numpy", *OTHERS, EMULATED, OWN])
 def xp(request):
     """Every library; called, NumPy's arrays become its own."""
     with loaded(request.param) as library:
@@ -34,4 +34,4 @@ def cupy(request):
 
 @pytest.fixture(params=[2**21, 257], ids=["one-tile", "many-tiles"])
 def tiles(request, monkeypatch):
-    monkeypatch.setattr("skvq.nearest._generic._TILE_ELEMENTS", request.param)
+    monkeypatch.setattr("skvq.nearest.backends.base.TILE_ELEMENTS", request.param)

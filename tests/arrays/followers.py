@@ -5,7 +5,8 @@ from arrays.libraries import EMULATED
 from table import TABLE, aq, each, kq, msq, rq, vq
 
 from skvq import ProductQuantizer
-from skvq._array_api import array_namespace, device_of, to_host
+from skvq._arrays import to_host
+from skvq.nearest import backend_of
 
 FOLLOWING = [
     row
@@ -35,7 +36,7 @@ def learned_with(row, given, **fit_parameters):
     reference = row.make().fit(X, **fit_parameters)
     variance = float(X.var(axis=0).sum())
     assert abs(estimator.distortion_ - reference.distortion_) <= 2e-4 * variance
-    reference._move(array_namespace(given), device_of(given))
+    reference._move(backend_of(given))
     return reference
 
 

@@ -14,12 +14,14 @@ from emulator import emulated_cupy, find_compiler
 from numpy.testing import assert_array_equal
 from sklearn import config_context
 
-from skvq import _array_api
-from skvq._array_api import library_name, to_host
-from skvq.nearest import _backend, _kernels
+from skvq._arrays import to_host
+from skvq.nearest import backend_of
+from skvq.nearest.backends import arrays, choice, kernels
 
 NEEDED = os.environ.get("SKVQ_NEEDS_ARRAYS") == "1"
 OTHERS = ["array_api_strict", "torch"]
+# A library that skvq does not know, with a backend of its own.
+OWN = "own"
 # CuPy, in an emulation for which no device is needed, and on a device.
 EMULATED = "cupy"
 DEVICES = []
@@ -30,6 +32,10 @@ if importlib.util.find_spec("cupy") is not None:
 SHAPES = [(1, 1, 1), (7, 1, 5), (100, 2, 17), (257, 8, 256), (40, 33, 300)]
 
 
+def library_name(array):
+    return backend_of(array).name
+
+
 def load(name):
     if NEEDED:
         return importlib.import_module(name)
@@ -38,8 +44,8 @@ def load(name):
 
 def _forget_cupy():
     """Forget what was found out about the CuPy there was."""
-    _backend.cupy_has_device.cache_clear()
-    _kernels.kernel.cache_clear()
+    choice.cupy_has_device.cache_clear()
+    kernels.kernel.cache_clear()
 
 
 @contextmanager
@@ -49,16 +55,21 @@ def loaded(name):
         if find_compiler() is None:
             assert not NEEDED
             pytest.skip("the emulation of CUDA kernels needs a C++ compiler")
-        if _array_api._compat is None:
+        if arrays._compat is None:
             assert not NEEDED
             pytest.skip("no array-api-compat, without which CuPy has no namespace")
         with emulated_cupy() as library:
             _forget_cupy()
             yield library
         _forget_cupy()
+    elif name == OWN:
+        if not hasattr(np, "permute_dims"):
+            pytest.skip("its functions are those of NumPy 2")
+        importlib.import_module("arrays.own_backend")
+        yield importlib.import_module("arrays.own_library")
     elif name == "device":
         library = pytest.importorskip("cupy")
-        if not _backend.cupy_has_device():
+        if not choice.cupy_has_device():
             pytest.skip("CuPy sees no device")
         yield library
     else:

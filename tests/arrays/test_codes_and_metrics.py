@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from arrays.libraries import assert_same, load, make, put
+from arrays.libraries import assert_same, library_name, load, make, put
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import clone
 from table import BinaryQuantizer
 
 from skvq import QuantizedFeatures, UniformQuantizer, metrics
 from skvq import codes as codes_module
-from skvq._array_api import library_name, to_host
+from skvq._arrays import to_host
 from skvq.binary import hamming_distances
 
 SIZES = [(2,) * 9, (5, 5, 5), (256, 4, 1), (300, 7, 65536), (1, 1), (2**32,) * 3]
@@ -17,8 +17,7 @@ SIZES = [(2,) * 9, (5, 5, 5), (256, 4, 1), (300, 7, 65536), (1, 1), (2**32,) * 3
 
 @pytest.mark.parametrize("n_samples", [0, 1, 77])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_functions_of_codes(place, monkeypatch, sizes, n_samples):
-    monkeypatch.setattr("skvq.codes._FOREIGN_TILE_BITS", 2**9)
+def test_functions_of_codes(place, sizes, n_samples):
     rng = np.random.default_rng(n_samples)
     columns = [rng.integers(0, size, n_samples) for size in sizes]
     wide = np.stack(columns, axis=1)

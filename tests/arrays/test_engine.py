@@ -3,12 +3,14 @@
 import numpy as np
 import oracles
 import pytest
-from arrays.libraries import SHAPES, load, make, put
+from arrays.libraries import SHAPES, library_name, load, make, put
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skvq import nearest as engine
-from skvq._array_api import library_name, to_host
-from skvq.nearest import _cupy, _generic
+from skvq._arrays import to_host
+from skvq.nearest.backends import choice
+from skvq.nearest.backends import cupy as of_cupy
+from skvq.nearest.backends.base import Backend
 
 METRICS = ["sqeuclidean", "cosine", "inner_product", "manhattan", "chebyshev"]
 
@@ -34,15 +36,16 @@ def test_nearest(xp, tiles, shape, metric):
     )
 
 
-@pytest.mark.parametrize("path", ["registers", "product", "fused"])
+@pytest.mark.parametrize("path", ["registers", "product"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1), (257, 8, 256), (150, 7, 9000), (140, 33, 300), (300, 64, 129)]
 )
 def test_paths_of_a_flat_search(cupy, monkeypatch, path, dtype, shape):
-    if path == "registers" and shape[1] > _cupy._MAX_WIDTH:
+    if path == "registers" and shape[1] > of_cupy._MAX_WIDTH:
         return
-    monkeypatch.setattr(_cupy, "flat_path", lambda width: path)
+    if path == "product":
+        monkeypatch.setattr(of_cupy, "_MAX_WIDTH", 0)
     X, table = make(shape, dtype=dtype)
     X[0] = X[-1] = table[-1]
     for metric in ("sqeuclidean", "cosine", "inner_product"):
@@ -188,8 +191,8 @@ def test_nearest_kronecker(xp, tiles, widths, zeros, turns, monkeypatch):
     X[:5] = 0
     expected, distances = engine.nearest_kronecker(X, tables, return_distances=True)
     if turns:
-        monkeypatch.setattr("skvq.nearest._kronecker._MAX_AT_ONCE", 1)
-        monkeypatch.setattr("skvq.nearest._kronecker._TURN", 7)
+        monkeypatch.setattr("skvq.nearest.searches.kronecker._MAX_AT_ONCE", 1)
+        monkeypatch.setattr("skvq.nearest.searches.kronecker._TURN", 7)
     codes, found = engine.nearest_kronecker(
         put(xp, X), [put(xp, table) for table in tables], return_distances=True
     )
@@ -263,20 +266,20 @@ def test_codes_out_of_range_are_refused(other):
         engine.paired(given, table, codes=put(other, bad[:, 0] - 5))
 
 
-class _Scarce(_generic.Library):
+class _Scarce(Backend):
     """A device on which tiles of more than a few rows find no memory."""
 
     most = 40
 
-    def smallest(self, scores):
+    def argmin(self, scores):
         if scores.shape[0] > self.most:
             raise MemoryError("out of memory")
-        return super().smallest(scores)
+        return super().argmin(scores)
 
 
 def test_out_of_memory_halves_the_tile(monkeypatch):
     strict = load("array_api_strict")
-    monkeypatch.setattr(_generic, "library_of", _Scarce)
+    monkeypatch.setattr(choice, "Backend", _Scarce)
     X, table = make((1000, 5, 11))
     codes, _ = engine.nearest(put(strict, X), table)
     assert_array_equal(to_host(codes), engine.nearest(X, table)[0])
@@ -295,11 +298,14 @@ def test_functions_of_tiles_that_find_no_memory():
             raise MemoryError("out of memory")
         return rows * 2, beside + 1
 
-    found = engine.map_rows(X, 3, work, X[:, 0])
+    found = engine.backend_of(X).map_rows(X, 3, work, X[:, 0])
     assert_array_equal(to_host(found[0]), 2 * to_host(X))
     assert_array_equal(to_host(found[1]), to_host(X)[:, 0] + 1)
     assert sizes == [200, 100, 50, *[25] * 8]
-    assert engine.map_rows(X[:0, :], 3, lambda rows: rows + 1).shape == (0, 3)
+    assert engine.backend_of(X).map_rows(X[:0, :], 3, lambda rows: rows + 1).shape == (
+        0,
+        3,
+    )
 
 
 def test_tiles_that_find_no_memory_are_halved():
@@ -312,13 +318,13 @@ def test_tiles_that_find_no_memory_are_halved():
             raise MemoryError("out of memory")
         return rows.stop
 
-    assert list(engine.row_tiles(X, 2, work)) == [50, 100, 150, 200]
+    assert list(engine.backend_of(X).tiles(200, 2, work)) == [50, 100, 150, 200]
     assert tried[:3] == [(0, 200), (0, 100), (0, 50)]
     with pytest.raises(MemoryError, match="one row of 2 numbers"):
-        list(engine.row_tiles(X, 2, lambda rows: work(slice(0, 100))))
+        list(engine.backend_of(X).tiles(200, 2, lambda rows: work(slice(0, 100))))
 
     def within(rows):
-        return list(engine.row_tiles(X[:1, :], 5, lambda rows: work(slice(0, 100))))
+        return list(engine.backend_of(X).tiles(1, 5, lambda rows: work(slice(0, 100))))
 
     with pytest.raises(MemoryError, match="one row of 5 numbers"):
-        list(engine.row_tiles(X, 2, within))
+        list(engine.backend_of(X).tiles(200, 2, within))

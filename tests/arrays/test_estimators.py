@@ -14,20 +14,15 @@ from arrays.followers import (
     skip_most_but_in_strict,
     skip_some_but_in_strict,
 )
-from arrays.libraries import load, make, put
+from arrays.libraries import library_name, load, make, put
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
 from table import TABLE, BinaryQuantizer, each, vq
 
 from skvq import QuantizedFeatures, VectorQuantizer
-from skvq._array_api import (
-    array_namespace,
-    device_of,
-    is_foreign,
-    library_name,
-    to_host,
-)
-from skvq.nearest import _cupy, _generic
+from skvq._arrays import to_host
+from skvq.nearest import HOST, backend_of
+from skvq.nearest.backends.base import Backend
 
 
 def test_the_schemes_follow():
@@ -95,9 +90,11 @@ def _assert_pickles_are_of_the_host(estimator, given, codes, monkeypatch):
     data, expected = pickle.dumps(estimator), to_host(codes)
     with monkeypatch.context() as patch:
         # Loading does not need the library, nor does use without it.
-        patch.setattr("skvq.base.import_namespace", lambda name: None)
+        patch.setattr(
+            "skvq.nearest.backends.choice.import_namespace", lambda name: None
+        )
         copy = pickle.loads(data)
-        assert not any(is_foreign(value) for value in vars(copy).values())
+        assert {backend_of(value) for value in vars(copy).values()} == {HOST}
         assert_array_equal(copy.transform(to_host(given)), expected)
         assert isinstance(copy.codebooks_[0], np.ndarray)
     copy = pickle.loads(data)
@@ -145,10 +142,9 @@ SMALL_TILES = ["rq-of-pq-beam-refined", "kronecker-3", "multiscale-smooth"]
 @each([row for row in FOLLOWING if row.name in SMALL_TILES])
 def test_learners_take_rows_in_tiles(other, row, monkeypatch):
     X = row.data(60)
-    library = _generic.TorchLibrary if other.__name__ == "torch" else _generic.Library
-    library = _cupy.CupyLibrary if other.__name__ == "cupy" else library
-    monkeypatch.setattr(library, "tile_elements", lambda self: 500)
     given = put(other, X)
+    backend = type(backend_of(given))
+    monkeypatch.setattr(backend, "tile_elements", lambda self: 500)
     codes = row.make().fit(given).transform(given)
     assert_array_equal(to_host(codes), row.make().fit(X).transform(X))
 
@@ -161,7 +157,7 @@ def test_next_scales_as_numpy_does(other, row):
         return
     estimator = pickle.loads(pickle.dumps(reference))
     given = put(other, X)
-    estimator._move(array_namespace(given), device_of(given))
+    estimator._move(backend_of(given))
     n_codes = reference._decodable_widths()[0]
     codes = reference.transform(X)[:, :n_codes]
     for some in (codes, put(other, codes)):
@@ -251,7 +247,7 @@ def test_a_failure_on_the_device_changes_nothing(other, make_it, monkeypatch):
     def lost(*args, **kwargs):
         raise RuntimeError("the context is lost")
 
-    monkeypatch.setattr(_generic.Library, "smallest", lost)
+    monkeypatch.setattr(Backend, "argmin", lost)
     if other.__name__ == "cupy":
         monkeypatch.setattr(other.RawKernel, "__call__", lost)
     for estimator in (fresh, fitted):

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from arrays.libraries import assert_same, make, neighbours, put, to_signed
+from arrays.libraries import assert_same, library_name, make, neighbours, put, to_signed
 from numpy.testing import assert_allclose
 
 from skvq import FiniteScalarQuantizer, sphere
-from skvq._array_api import library_name, to_host
-from skvq.learning import scalar_arrays
-from skvq.learning.scalar import Grid, Levels
-from skvq.radius import Float32Radius, row_norms
+from skvq._arrays import to_host
+from skvq.coding.levels import Grid, Levels
+from skvq.coding.radius import Float32Radius
+from skvq.nearest import backend_of, row_norms
 
 RANGES = [(0, 1), (-1, 1), (0.1, 0.3), (1e6, 1e6 + 1), (5, 5), (-1e300, 1e300)]
 
@@ -59,7 +59,7 @@ def test_lengths_to_the_last_bit(place, tiles):
     norms = neighbours(np.concatenate([powers, numbers, [0.0, ends.max, ends.tiny]]))
     norms = np.abs(norms[np.isfinite(norms)])
     given = put(place, norms[:, None])
-    scaled, exponents = scalar_arrays.scaled_rows(given)
+    scaled, exponents = backend_of(given).scaled_rows(given)
     assert_same(exponents, np.frexp(norms)[1], place)
     assert_same(scaled[:, 0], np.frexp(norms)[0], place)
     assert_same(row_norms(given), norms, place)

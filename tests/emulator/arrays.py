@@ -66,6 +66,8 @@ def _take(a: Any, indices: Any, axis: Any = None) -> "ndarray":
 class ndarray:
     """An array on the emulated device."""
 
+    # The name of its class is how it is known.
+    __module__ = "cupy"
     # NumPy's functions and operators do not take it.
     __array_ufunc__ = None
     __hash__ = None  # type: ignore[assignment]

@@ -11,9 +11,6 @@ import importlib
 from functools import cache
 from typing import Any
 
-# Rows, and codewords at a time, of a block of "flat"; features at a time.
-SIDE, STEP = 128, 16
-
 _SMALLEST = r"""
 // GROUP threads look for the smallest of a row: a warp, or a block where rows are long.
 extern "C" __global__ void smallest(
@@ -93,10 +90,10 @@ extern "C" __global__ void few(
 """
 
 _GAPS = r"""
-// Squared distances of (x - centre) * scale to the rows chosen, one warp for each.
+// Squared distances of rows to the codewords chosen, one warp for each.
 extern "C" __global__ void gaps(
-    const T* x, long long n, int n_features, const T* centre, T scale,
-    const T* rows, const long long* codes, double factor, double* distances)
+    const T* x, long long n, int n_features, const T* rows, const long long* codes,
+    double* distances)
 {
     const long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     const long long row = thread / 32;
@@ -107,14 +104,14 @@ extern "C" __global__ void gaps(
     T part = 0;
     #pragma unroll 4
     for (int f = lane; f < n_features; f += 32) {
-        const T gap = chosen[f] - (own[f] - centre[f]) * scale;
+        const T gap = chosen[f] - own[f];
         part += gap * gap;
     }
     double sum = part;
     #pragma unroll
     for (int offset = 16; offset; offset /= 2)
         sum += __shfl_down_sync(0xffffffffu, sum, offset);
-    if (lane == 0) distances[row] = sum * factor;
+    if (lane == 0) distances[row] = sum;
 }
 """
 
@@ -124,7 +121,7 @@ _PRODUCT = r"""
 // read of the table serves them all.  A table that does not fit comes in parts.
 extern "C" __global__ void product(
     const T* x, long long n, int n_features, int start, int n_codewords, int part,
-    const T* weights, const T* centre, const T* scale, CODE* codes)
+    const T* weights, const T* centre, const T* scale, long long* codes)
 {
     extern __shared__ __align__(16) unsigned char memory[];
     T* table = reinterpret_cast<T*>(memory);
@@ -206,158 +203,8 @@ extern "C" __global__ void product(
         #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             const long long row = tile + (long long)r * blockDim.x + threadIdx.x;
-            if (row < n) codes[row * n_subspaces + j] = (CODE)at[r];
+            if (row < n) codes[row * n_subspaces + j] = at[r];
         }
-    }
-}
-"""
-
-_FLAT = r"""
-// weights: (n_features, n_padded), padded with zeros to a multiple of STEP features and
-// of SIDE codewords; constants: those of the scores, padded with TOP.  A block of
-// 16 x 16 threads takes SIDE rows, and SIDE codewords after another; a thread has the
-// scores of 8 x 8 in registers.  STEP features at a time lie in shared memory, the next
-// ones on their way.
-#define MINE (STEP * SIDE / 256)
-
-__device__ __forceinline__ void fetch_rows(
-    const T* x, long long n, int n_features, const T* centre, T scale,
-    long long tile, int from, T* of_rows)
-{
-    #if FOURS
-        #pragma unroll
-        for (int i = 0; i < MINE / 4; i++) {
-            const int place = i * 256 + threadIdx.x;
-            const int f = from + 4 * (place % (STEP / 4));
-            const long long row = tile + place / (STEP / 4);
-            float4 four = {0, 0, 0, 0};
-            if (row < n && f < n_features) {
-                const float4 c = *reinterpret_cast<const float4*>(centre + f);
-                four = *reinterpret_cast<const float4*>(x + row * n_features + f);
-                four.x = (four.x - c.x) * scale;
-                four.y = (four.y - c.y) * scale;
-                four.z = (four.z - c.z) * scale;
-                four.w = (four.w - c.w) * scale;
-            }
-            of_rows[4 * i] = four.x;
-            of_rows[4 * i + 1] = four.y;
-            of_rows[4 * i + 2] = four.z;
-            of_rows[4 * i + 3] = four.w;
-        }
-    #else
-        #pragma unroll
-        for (int i = 0; i < MINE; i++) {
-            const int place = i * 256 + threadIdx.x;
-            const int f = from + place % STEP;
-            const long long row = tile + place / STEP;
-            of_rows[i] = row < n && f < n_features
-                ? (x[row * n_features + f] - centre[f]) * scale : (T)0;
-        }
-    #endif
-}
-
-__device__ __forceinline__ void fetch_codewords(
-    const T* weights, int n_padded, int base, int from, float4* of_codewords)
-{
-    #pragma unroll
-    for (int i = 0; i < MINE / 4; i++) {
-        const int place = i * 256 + threadIdx.x;
-        const long long f = from + place / (SIDE / 4);
-        of_codewords[i] = *reinterpret_cast<const float4*>(
-            weights + f * n_padded + base + 4 * (place % (SIDE / 4)));
-    }
-}
-
-extern "C" __global__ void __launch_bounds__(256, 2) flat(
-    const T* x, long long n, int n_features, int n_padded, const T* weights,
-    const T* constants, const T* centre, T scale, long long* codes)
-{
-    __shared__ __align__(16) T rows[2][STEP][SIDE + 4];
-    __shared__ __align__(16) T codewords[2][STEP][SIDE];
-    const int across = threadIdx.x % 16, down = threadIdx.x / 16;
-    const long long tile = (long long)blockIdx.x * SIDE;
-    T best[8];
-    int at[8];
-    #pragma unroll
-    for (int r = 0; r < 8; r++) { best[r] = TOP; at[r] = 0; }
-    for (int base = 0; base < n_padded; base += SIDE) {
-        T score[8][8], of_rows[MINE];
-        float4 of_codewords[MINE / 4];
-        #pragma unroll
-        for (int r = 0; r < 8; r++)
-            #pragma unroll
-            for (int c = 0; c < 8; c++) score[r][c] = 0;
-        fetch_rows(x, n, n_features, centre, scale, tile, 0, of_rows);
-        fetch_codewords(weights, n_padded, base, 0, of_codewords);
-        int turn = 0;
-        for (int from = 0; from < n_features; from += STEP) {
-            #pragma unroll
-            for (int i = 0; i < MINE; i++) {
-                #if FOURS
-                    const int place = i / 4 * 256 + threadIdx.x;
-                    rows[turn][4 * (place % (STEP / 4)) + i % 4][place / (STEP / 4)] =
-                        of_rows[i];
-                #else
-                    const int place = i * 256 + threadIdx.x;
-                    rows[turn][place % STEP][place / STEP] = of_rows[i];
-                #endif
-            }
-            #pragma unroll
-            for (int i = 0; i < MINE / 4; i++) {
-                const int place = i * 256 + threadIdx.x;
-                *reinterpret_cast<float4*>(&codewords[turn][place / (SIDE / 4)]
-                    [4 * (place % (SIDE / 4))]) = of_codewords[i];
-            }
-            // One barrier a step: who writes again has left the step before the last.
-            __syncthreads();
-            if (from + STEP < n_features) {
-                fetch_rows(x, n, n_features, centre, scale, tile, from + STEP, of_rows);
-                fetch_codewords(weights, n_padded, base, from + STEP, of_codewords);
-            }
-            #pragma unroll
-            for (int f = 0; f < STEP; f++) {
-                T a[8], b[8];
-                #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    a[i] = rows[turn][f][down * 4 + i];
-                    a[i + 4] = rows[turn][f][64 + down * 4 + i];
-                    b[i] = codewords[turn][f][across * 4 + i];
-                    b[i + 4] = codewords[turn][f][64 + across * 4 + i];
-                }
-                #pragma unroll
-                for (int r = 0; r < 8; r++)
-                    #pragma unroll
-                    for (int c = 0; c < 8; c++) score[r][c] += a[r] * b[c];
-            }
-            turn = 1 - turn;
-        }
-        #pragma unroll
-        for (int c = 0; c < 8; c++) {
-            const int k = base + c / 4 * 64 + across * 4 + c % 4;
-            const T constant = constants[k];
-            #pragma unroll
-            for (int r = 0; r < 8; r++) {
-                const T own = score[r][c] + constant;
-                if (own < best[r]) { best[r] = own; at[r] = k; }
-            }
-        }
-        // The next codewords begin in the buffer that others may still read.
-        __syncthreads();
-    }
-    #pragma unroll
-    for (int r = 0; r < 8; r++) {
-        // The 16 threads that share a row are half a warp.
-        #pragma unroll
-        for (int bits = 8; bits; bits /= 2) {
-            const T other = __shfl_xor_sync(0xffffffffu, best[r], bits);
-            const int where = __shfl_xor_sync(0xffffffffu, at[r], bits);
-            if (other < best[r] || (other == best[r] && where < at[r])) {
-                best[r] = other;
-                at[r] = where;
-            }
-        }
-        const long long row = tile + r / 4 * 64 + down * 4 + r % 4;
-        if (across == 0 && row < n) codes[row] = at[r];
     }
 }
 """
@@ -400,17 +247,10 @@ _SOURCES = {
     "few": _FEW,
     "gaps": _GAPS,
     "product": _PRODUCT,
-    "flat": _FLAT,
     "add_pieces": _ADD,
     "add_cells": _ADD,
 }
-C_TYPES = {
-    "float32": "float",
-    "float64": "double",
-    "uint8": "unsigned char",
-    "uint16": "unsigned short",
-    "int64": "long long",
-}
+C_TYPES = {"float32": "float", "float64": "double"}
 # Above all scores, which the search keeps below the range of their dtype.
 TOP = {"float32": 3.4e38, "float64": 1.7e308}
 
@@ -425,15 +265,12 @@ def source(name: str, dtype: str, **constants: int | str) -> str:
     dtype : {"float32", "float64"}
         That of its numbers.
     **constants : int or str
-        GROUP of "smallest"; CODE, W, ROWS, FOURS (whether four numbers of the table are
-        read at once) and ALIGNED (whether of the rows, too) of "product"; FOURS of
-        "flat".
+        GROUP of "smallest"; W, ROWS, FOURS (whether four numbers of the table are read
+        at once) and ALIGNED (whether of the rows, too) of "product".
     """
     defined = {
         "T": C_TYPES[dtype],
         "TOP": f"((T){TOP[dtype]})",
-        "SIDE": SIDE,
-        "STEP": STEP,
         **constants,
     }
     lines = [f"#define {key} {value}\n" for key, value in defined.items()]

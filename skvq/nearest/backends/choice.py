@@ -34,15 +34,23 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from functools import cache, partial
-from types import ModuleType
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from skvq._array_api import is_foreign, library_name
+from skvq.nearest.backends.arrays import (
+    array_namespace,
+    device_of,
+    import_namespace,
+    is_foreign,
+    maker_of,
+    register_backend,
+)
+from skvq.nearest.backends.base import Backend
+from skvq.nearest.backends.host import HOST
 
 BACKENDS = frozenset({"auto", "numpy", "cupy"})
 
@@ -73,15 +81,15 @@ class using(AbstractContextManager[None]):
         _chosen.reset(self._token)
 
 
-def check_backend(backend: str, X: Any) -> None:
-    """Raise if a backend cannot be had, or does not take the array.
+def check_backend(backend: str, be: Backend) -> None:
+    """Raise if a backend cannot be had, or does not take arrays of another.
 
     Parameters
     ----------
     backend : {"auto", "numpy", "cupy"}
         Where the engine is to compute.
-    X : array
-        An array of any library.
+    be : Backend
+        That of the array.
 
     Raises
     ------
@@ -93,24 +101,23 @@ def check_backend(backend: str, X: Any) -> None:
         If the backend is named, and the array is of a library that it does not take;
         if the array is on another GPU than the one in use.
     """
-    name = library_name(X)
-    if name == "cupy":
+    if be.name == "cupy":
         in_use = importlib.import_module("cupy").cuda.Device()
-        if X.device != in_use:
+        if be.device != in_use:
             raise ValueError(
-                f"X is on {X.device}, but {in_use} is in use: call inside "
+                f"X is on {be.device}, but {in_use} is in use: call inside "
                 "'with X.device:'."
             )
-    if backend == "numpy" and name != "numpy":
+    if backend == "numpy" and be.name != "numpy":
         raise ValueError(
-            f"backend='numpy' computes on the host, but X is an array of {name}: copy "
-            "it to the host yourself, or use backend='auto'."
+            f"backend='numpy' computes on the host, but X is an array of {be.name}: "
+            "copy it to the host yourself, or use backend='auto'."
         )
     if backend == "cupy":
-        if name not in ("numpy", "cupy"):
+        if be.name not in ("numpy", "cupy"):
             raise ValueError(
                 f"backend='cupy' takes arrays of NumPy and CuPy, but X is one of "
-                f"{name}: use backend='auto'."
+                f"{be.name}: use backend='auto'."
             )
         _demand_cupy()
 
@@ -151,9 +158,7 @@ def cupy_has_device() -> bool:
 
 def _computes() -> bool:
     """Whether a search works: it needs the compiler of kernels, and cuBLAS."""
-    search = importlib.import_module("skvq.nearest._cupy").nearest
-    wide = np.zeros((1, 128), dtype=np.float32)
-    return search(wide, wide)[0].tolist() == [0]
+    return importlib.import_module("skvq.nearest.backends.cupy").computes()
 
 
 _is_forked = False
@@ -170,31 +175,26 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_lose_device)
 
 
-def callers_device() -> Callable[[], AbstractContextManager]:
-    """Return what makes other threads use the GPU that this one does."""
-    # Whoever has not imported CuPy has not chosen a device.
-    cupy = sys.modules.get("cupy")
-    if cupy is None or not cupy_has_device():
-        return nullcontext
-    return partial(cupy.cuda.Device, cupy.cuda.Device().id)
-
-
-def settle(backend: str, work: float) -> str:
+def settle(backend: str, X: Any, per_row: float) -> str:
     """Return the backend for all of a search that comes in parts.
 
     Parameters
     ----------
     backend : {"auto", "numpy", "cupy"}
         As in `check_backend`.
-    work : float
-        About how many multiply-adds the parts have together.
+    X : array
+        The rows; but for NumPy's, the backend is what it is.
+    per_row : float
+        About how many multiply-adds the parts have together for a row.
 
     Returns
     -------
     backend : {"auto", "numpy", "cupy"}
         "cupy" in place of "auto" where a device is worth it.
     """
-    return "cupy" if backend == "auto" and _is_worth_it(work) else backend
+    if backend == "auto" and backend_of(X) is HOST and _is_worth_it(len(X) * per_row):
+        return "cupy"
+    return backend
 
 
 def goes_to_device() -> bool:
@@ -212,19 +212,82 @@ def _is_worth_it(work: float) -> bool:
     return work >= GPU_WORK and cupy_has_device()
 
 
-def backend_module(X: Any, work: float) -> ModuleType:
-    """Return the module of the engine that computes with an array.
+def _in_module(name: str) -> Callable[[Any], Backend]:
+    def make(array: Any) -> Backend:
+        module = importlib.import_module(f"skvq.nearest.backends.{name}")
+        return module.backend_of(array)
+
+    return make
+
+
+register_backend("torch.Tensor", _in_module("torch"))
+register_backend("cupy.ndarray", _in_module("cupy"))
+
+
+def backend_of(array: Any) -> Backend:
+    """Return the backend that computes where an array is.
+
+    What is no array is made one of NumPy's.
+    """
+    if isinstance(array, np.ndarray):
+        return HOST
+    make = maker_of(array)
+    if make is not None:
+        return make(array)
+    if is_foreign(array):
+        return Backend(array_namespace(array), device_of(array))
+    return HOST
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is an array of any library.
+
+    Parameters
+    ----------
+    value : object
+        Anything.
+
+    Returns
+    -------
+    is_array : bool
+        Lists and numbers are none.
+    """
+    return isinstance(value, np.ndarray) or backend_of(value) is not HOST
+
+
+def default_backend(name: str) -> Backend | None:
+    """Return the backend of a library's default device; None if there is none.
+
+    Parameters
+    ----------
+    name : str
+        Under which the library is imported.
+
+    Returns
+    -------
+    backend : Backend or None
+        A library that is installed but has no device to work on counts as missing.
+    """
+    xp = import_namespace(name)
+    return None if xp is None else backend_of(xp.zeros(0))
+
+
+def backend_for(X: Any, per_row: float) -> Backend:
+    """Return the backend that computes a search in the rows of X.
 
     Parameters
     ----------
     X : array-like
         The rows.
-    work : float
-        Multiply-adds that would make it worth taking NumPy's rows to a device.
+    per_row : float
+        Multiply-adds for each, which may make it worth taking NumPy's to a device.
     """
-    if is_foreign(X):
-        name = "_cupy" if library_name(X) == "cupy" else "_generic"
-    else:
-        backend = _chosen.get()
-        name = "_cupy" if settle(backend, work) == "cupy" else "_host"
-    return importlib.import_module(f"skvq.nearest.{name}")
+    be = backend_of(X)
+    if be is not HOST:
+        return be
+    chosen = _chosen.get()
+    if chosen == "auto" and is_array(X) and _is_worth_it(len(X) * per_row):
+        chosen = "cupy"
+    if chosen == "cupy":
+        return importlib.import_module("skvq.nearest.backends.cupy").FROM_HOST
+    return be

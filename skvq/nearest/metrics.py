@@ -8,6 +8,9 @@ Metric = str | Callable
 # Metrics that become one matrix product over the tile.
 PRODUCT_METRICS = frozenset({"sqeuclidean", "cosine", "inner_product"})
 
+# Those that are computed from the differences themselves.
+DIRECT_METRICS = frozenset({"cityblock", "chebyshev"})
+
 # The other names that `scipy.spatial.distance.cdist` knows.
 CDIST_METRICS = frozenset(
     {

@@ -1,0 +1,750 @@
+"""What the searches ask of an array library; here, of any that follows the standard.
+
+A search is written once, over these methods.  A subclass says how its library does one
+of them better: in scratch memory and on threads (NumPy), by index (PyTorch), by kernels
+of its own (CuPy).
+
+Of a tile of rows a search returns arrays, which `over_rows` joins; nothing is written
+in place, and no array is asked for its truth before the end, so that a device is never
+waited for in between.
+"""
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from skvq.nearest.backends import levels, products
+from skvq.nearest.backends.arrays import (
+    library_of_namespace,
+    moved,
+    standard_to_host,
+    to_host,
+)
+from skvq.nearest.metrics import DIRECT_METRICS
+
+# Scores of a tile, in elements.
+TILE_ELEMENTS = 2**21
+# Up to so many smallest are found one after the other.
+MAX_ROUNDS = 8
+
+# What a tile says of each of its rows.
+SURE, DOUBTFUL, OUT_OF_REACH = 0, 1, 2
+
+
+class Plan(NamedTuple):
+    """How the rows of a search are cut."""
+
+    chunk: int  # rows that a thread of the host takes at a time
+    elements: int  # numbers that a row has in memory, elsewhere
+    work: float  # multiply-adds of a row
+    plain: bool = False  # whether there is no linear algebra in it
+
+
+class RowTooLargeError(MemoryError):
+    """There is no memory for a single row."""
+
+
+class Backend:
+    """An array library and one of its devices.
+
+    Parameters
+    ----------
+    xp : module
+        The library's namespace, as the array API standard has it.
+    device : object
+        Where its arrays are.
+    """
+
+    # Whether arrays are NumPy's.
+    on_host = False
+    # Whether it helps to know how far codewords are from each other.
+    takes_second_looks = False
+    # Metrics other than products that it computes by itself, and not by SciPy.
+    direct_metrics = DIRECT_METRICS
+    # The number of the first of the rows that a search is given.
+    first_row = 0
+
+    def __init__(self, xp: Any, device: Any) -> None:
+        self.xp, self.device = xp, device
+
+    @property
+    def key(self) -> tuple:
+        """What tells this backend's arrays from those of others."""
+        return self.name, str(self.device)
+
+    @property
+    def name(self) -> str:
+        """The name under which the library is imported."""
+        return library_of_namespace(self.xp)
+
+    # -- where and how ---------------------------------------------------------------
+
+    def call(self, search: Callable, X: Any, *beside: Any) -> Any:
+        """Return ``search(self, X, *beside)``; rows of the host may come in parts."""
+        return search(self, X, *beside)
+
+    def map_jobs(self, job: Callable[[int], None], n_jobs: int) -> None:
+        """Call ``job(i)`` for all i; several at a time where that pays."""
+        for i in range(n_jobs):
+            job(i)
+
+    def ran_out_of_memory(self, error: Exception) -> bool:
+        """Whether this is what the library raises when it finds no memory."""
+        return isinstance(error, MemoryError)
+
+    def tile_elements(self) -> int:
+        """Return how many numbers a tile may have."""
+        return TILE_ELEMENTS
+
+    def release(self) -> None:
+        """Give back memory that the library keeps for itself."""
+
+    def tiles(
+        self, n_rows: int, elements: float, work: Callable[[slice], Any]
+    ) -> Iterator[Any]:
+        """Yield ``work(rows)`` for every tile of rows, a slice.
+
+        A tile that finds no memory is halved, and so are those after it: what the work
+        does for a tile must not be seen elsewhere before it returns.
+
+        Parameters
+        ----------
+        n_rows : int
+            Rows in all.
+        elements : float
+            Numbers that the work has in memory for a row.
+        work : callable
+            Takes the rows' slice.
+
+        Raises
+        ------
+        RowTooLargeError
+            If there is no memory for a single row.
+        """
+        rows = max(1, int(self.tile_elements() / max(elements, 2**-20)))
+        start = 0
+        while start < n_rows:
+            stop = min(start + rows, n_rows)
+            try:
+                found = work(slice(start, stop))
+            except Exception as error:
+                if not self.ran_out_of_memory(error):
+                    raise
+                if stop - start == 1:
+                    if isinstance(error, RowTooLargeError):
+                        raise  # of tiles within tiles, the innermost know their size
+                    raise RowTooLargeError(
+                        f"The device has no memory for one row of {elements:.0f} "
+                        "numbers: free some, or use fewer codewords."
+                    ) from error
+                rows = (stop - start + 1) // 2
+            else:
+                start = stop
+                yield found
+                continue
+            # Not before the error is gone, which holds what the work had allocated.
+            self.release()
+
+    def over_rows(
+        self, n_rows: int, plan: Plan, tile: Callable[[slice], tuple], outputs: Sequence
+    ) -> list:
+        """Join what ``tile(rows)`` returns for all rows.
+
+        Parameters
+        ----------
+        n_rows : int
+            Rows in all.
+        plan : Plan
+            How to cut them.
+        tile : callable
+            Returns a tuple of arrays with an entry for each row of the slice.
+        outputs : sequence of (shape, dtype)
+            Shape of an entry, and NumPy's dtype, of each of the arrays.
+        """
+
+        def in_their_dtypes(rows: slice) -> list:
+            pairs = zip(tile(rows), outputs, strict=True)
+            return [self.cast(part, dtype) for part, (_, dtype) in pairs]
+
+        # Overflow is looked for at the end, not reported by a warning.
+        with np.errstate(all="ignore"):
+            parts = list(self.tiles(n_rows, plan.elements, in_their_dtypes))
+        empty = [self.zeros((0, *shape), dtype) for shape, dtype in outputs]
+        columns = zip(*(parts or [empty]), strict=True)
+        return [self.concat(list(column), axis=0) for column in columns]
+
+    def gathered(self, n_rows: int, parts: Iterator, dtype: Any = None) -> Any:
+        """Join arrays of the rows that stand beside them.
+
+        Parameters
+        ----------
+        n_rows : int
+            Rows in all.
+        parts : iterator of (slice, array)
+            In the order of the rows; those of no rows at all are one part.
+        dtype : dtype, optional
+            NumPy's; None: that of the first part.
+        """
+        arrays = [part for _, part in parts]
+        dtype = self.numpy_dtype(arrays[0]) if dtype is None else dtype
+        return self.concat([self.cast(array, dtype) for array in arrays], axis=0)
+
+    def map_rows(self, X: Any, elements: int, work: Callable, *beside: Any) -> Any:
+        """Join what ``work(X[rows], ...)`` returns, an array or several, for all rows.
+
+        Parameters
+        ----------
+        X, *beside : arrays
+            Cut in the same tiles.
+        elements : int
+            Numbers that the work has in memory for a row.
+        work : callable
+            Sees an empty tile if there are no rows.
+        """
+
+        def tile(rows: slice) -> tuple:
+            found = work(*(array[rows, ...] for array in (X, *beside)))
+            return found if isinstance(found, tuple) else (found,)
+
+        parts = list(self.tiles(X.shape[0], elements, tile)) or [tile(slice(0, 0))]
+        joined = [
+            self.concat(list(found), axis=0) for found in zip(*parts, strict=True)
+        ]
+        return joined[0] if len(joined) == 1 else tuple(joined)
+
+    # -- arrays ----------------------------------------------------------------------
+
+    def matrix(self, X: Any, name: str) -> Any:
+        """Return a matrix of real numbers as an array; raise if it is none."""
+        if X.ndim != 2:
+            raise ValueError(
+                f"{name} has shape {tuple(X.shape)}; expected two dimensions."
+            )
+        kinds = ("bool", "integral", "real floating")
+        if not any(self.xp.isdtype(X.dtype, kind) for kind in kinds):
+            raise ValueError(f"{name} has dtype {X.dtype}; expected real numbers.")
+        return X
+
+    def dtype(self, dtype: Any) -> Any:
+        """Return the library's dtype for one of NumPy's, or for its own."""
+        if not isinstance(dtype, type | np.dtype | str):
+            return dtype
+        dtype = np.dtype(dtype)
+        return self.xp.int64 if dtype == np.intp else getattr(self.xp, dtype.name)
+
+    def code_dtype(self, dtype: Any) -> np.dtype:
+        """Return the dtype, or the next wider one that the library computes in."""
+        dtype = np.dtype(dtype)
+        if hasattr(self.xp, dtype.name):
+            return dtype
+        return np.dtype({"uint16": "int32", "uint32": "int64"}.get(dtype.name, dtype))
+
+    def numpy_dtype(self, array: Any) -> np.dtype:
+        """Return NumPy's dtype of the same name as an array's; float32 for bfloat16."""
+        name = str(array.dtype).rpartition(".")[2]
+        return np.dtype(np.float32 if name == "bfloat16" else name)
+
+    def send(self, array: np.ndarray) -> Any:
+        """Return an array of the host as one of the library, on the device."""
+        # A copy of its own, since some libraries would share the memory, and complain
+        # if it may not be written.
+        return self.xp.asarray(np.array(array, order="C"), device=self.device)
+
+    def sent(self, form: Any) -> Any:
+        """Return a named tuple with its arrays of the host sent to the device."""
+        fields = form._asdict().items()
+        arrays = {name: v for name, v in fields if isinstance(v, np.ndarray)}
+        return form._replace(**{name: self.send(v) for name, v in arrays.items()})
+
+    def to_host(self, array: Any) -> np.ndarray:
+        """Return an array of the library as one of NumPy's."""
+        return standard_to_host(array)
+
+    def like(self, array: Any, dtype: Any = None) -> Any:
+        """Return an array of any library as one of this, on the device."""
+        here = self.on_device(array)
+        array = self.send(to_host(array)) if here is None else here
+        return array if dtype is None else self.cast(array, dtype)
+
+    def on_device(self, array: Any) -> Any:
+        """Return an array of the library on the device; None if it is another's."""
+        return moved(array, self.xp, self.device)
+
+    def cast(self, array: Any, dtype: Any) -> Any:
+        """Return an array in another dtype, one of NumPy's; itself if it has it."""
+        dtype = self.dtype(dtype)
+        return array if array.dtype == dtype else self.xp.astype(array, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64) -> Any:
+        """Return an array of zeros."""
+        return self.xp.zeros(shape, dtype=self.dtype(dtype), device=self.device)
+
+    def concat(self, parts: list, axis: int) -> Any:
+        """Join arrays along an axis."""
+        return parts[0] if len(parts) == 1 else self.xp.concat(parts, axis=axis)
+
+    def contiguous(self, array: Any) -> Any:
+        """Return an array with its rows one after the other in memory."""
+        return array
+
+    def take(self, array: Any, rows: Any) -> Any:
+        """Return rows of an array, by indices of any library."""
+        return self.xp.take(array, self.like(rows, np.int64), axis=0)
+
+    def look_up(self, table: Any, codes: Any) -> Any:
+        """Return the rows of a table by codes of any shape."""
+        flat = self.xp.reshape(self.cast(codes, np.int64), (-1,))
+        rows = self.xp.take(table, flat, axis=0)
+        return self.xp.reshape(rows, (*codes.shape, *table.shape[1:]))
+
+    def take_along(self, array: Any, index: Any) -> Any:
+        """Return (n, k, ...) entries along the second axis, by an index (n, k)."""
+        xp = self.xp
+        n, width = array.shape[:2]
+        starts = xp.arange(n, dtype=xp.int64, device=self.device) * width
+        rows = xp.reshape(array, (n * width, *array.shape[2:]))
+        return self.look_up(rows, self.cast(index, np.int64) + starts[:, None])
+
+    def replaced(self, array: Any, rows: np.ndarray, values: Any) -> Any:
+        """Return an array in which some rows, by indices of the host, are others."""
+        place = np.arange(array.shape[0])
+        place[rows] = array.shape[0] + np.arange(len(rows))
+        values = self.cast(self.like(values), self.numpy_dtype(array))
+        return self.take(self.concat([array, values], axis=0), place)
+
+    def flagged(self, state: Any) -> np.ndarray:
+        """Return, on the host, where entries of a vector are not zero."""
+        # Whether there are any costs a device less to say than where they are.
+        if not bool(self.xp.any(self.cast(state, np.bool_))):
+            return np.empty(0, dtype=np.intp)
+        return np.flatnonzero(self.to_host(state))
+
+    def permuted(self, array: Any, axes: tuple[int, ...]) -> Any:
+        """Return an array with its axes in another order."""
+        return self.xp.permute_dims(array, axes)
+
+    def times_power(self, array: Any, exponent: int) -> Any:
+        """Return a floating array multiplied by 2**exponent."""
+        # In steps of which each is a number, also in single precision.
+        while exponent:
+            step = max(-100, min(exponent, 100))
+            array = array * 2.0**step
+            exponent -= step
+        return array
+
+    def cumulated(self, values: Any) -> Any:
+        """Return running sums down the rows."""
+        return self.xp.cumulative_sum(values, axis=0)
+
+    def repeat(self, array: Any, times: int, axis: int) -> Any:
+        """Repeat each entry along an axis."""
+        xp, shape = self.xp, list(array.shape)
+        wide = (*shape[: axis + 1], times, *shape[axis + 1 :])
+        shape[axis] *= times
+        spread = xp.broadcast_to(xp.expand_dims(array, axis=axis + 1), wide)
+        return xp.reshape(spread, tuple(shape))
+
+    def column_means(self, X: Any, weights: Any = None) -> np.ndarray:
+        """Return the weighted mean of the rows, added up in float64, on the host."""
+        xp, rows = self.xp, self.cast(X, np.float64)
+        if weights is None:
+            return self.to_host(xp.mean(rows, axis=0))
+        return self.to_host(xp.matmul(weights / xp.sum(weights), rows))
+
+    def squared_norms(self, rows: Any) -> Any:
+        """Return the sums of squares along the last axis, added up in float64."""
+        rows = self.cast(rows, np.float64)
+        return self.xp.sum(rows * rows, axis=-1)
+
+    def stable_order(self, values: Any) -> Any:
+        """Return the order of the entries of each row; equals stay in theirs."""
+        return self.xp.argsort(values, axis=1, stable=True)
+
+    def unit_rows(self, x: Any) -> Any:
+        """Return rows divided by their norms; those of zeros become NaN."""
+        xp = self.xp
+        largest = xp.max(xp.abs(x), axis=1, keepdims=True)
+        one = xp.ones_like(largest)
+        # Through the largest entry, so that neither tiny nor huge rows lose their norm.
+        scaled = x / xp.where(largest > 0, largest, one)
+        norms = xp.sqrt(xp.sum(scaled * scaled, axis=1, keepdims=True))
+        return scaled / xp.where(norms > 0, norms, one * xp.nan)
+
+    def row_sums(self, x: Any) -> Any:
+        """Return sums along the last axis, as float64."""
+        return self.cast(self.xp.sum(x, axis=-1), np.float64)
+
+    def row_products(self, x: Any, y: Any) -> Any:
+        """Return the product of each row with its own."""
+        return self.xp.sum(x * y, axis=1)
+
+    def total(self, values: Any, weights: Any = None) -> float:
+        """Return the weighted sum of a vector."""
+        return float(self.xp.sum(values if weights is None else values * weights))
+
+    def average(self, values: Any, weights: Any = None) -> float:
+        """Return the weighted mean of a vector."""
+        whole = values.shape[0] if weights is None else self.total(weights)
+        return self.total(values, weights) / whole
+
+    def is_finite(self, x: Any) -> bool:
+        """Whether there is neither NaN nor infinity."""
+        if not self.xp.isdtype(x.dtype, "real floating"):
+            return True
+        return bool(self.xp.all(self.xp.isfinite(x)))
+
+    def largest(self, x: Any) -> Any:
+        """Return the largest magnitude of each row; NaN if there is one."""
+        # Not through xp.abs, which would take memory for another such array.
+        xp = self.xp
+        return xp.maximum(xp.max(x, axis=-1), -xp.min(x, axis=-1))
+
+    # -- the searches' own -----------------------------------------------------------
+
+    def centred(self, x: Any, table: Any, dtype: np.dtype) -> "Centred":
+        """Return rows less the centre of a table, in its scale."""
+        rest = self.cast(x, dtype) - table.centre
+        return Centred(x, rest * table.scale if table.scale != 1.0 else rest)
+
+    def argmin(self, scores: Any) -> Any:
+        """Return where the smallest of each row is, along the last axis; the first."""
+        return self.cast(self.xp.argmin(scores, axis=-1), np.int64)
+
+    def argmin_product(self, rows: "Centred", table: Any) -> tuple[Any, Any]:
+        """Return argmin_k of [x 1] W of each centred row, and what is sure of it."""
+        scores = self.xp.matmul(self.with_one(rows.rest), table.weights)
+        codes = self.argmin(scores)
+        norms = self.xp.sum(rows.rest * rows.rest, axis=1)
+        best = self.xp.min(scores, axis=1)
+        if table.offset is None:
+            distances, norms = norms + 2 * best, norms + table.rounded
+            return codes, self.judged(scores, codes, norms, distances, table)
+        # The product that was asked for, before the centre was taken.
+        product = self.xp.matmul(rows.rest, table.offset) + table.level - best
+        norms = 0.5 * (norms + table.reach)
+        return codes, self.judged(scores, codes, norms, self.xp.abs(product), table)
+
+    def judged(
+        self, scores: Any, codes: Any, norms: Any, distances: Any, table: Any
+    ) -> Any:
+        """Return whether the argmin of each row of scores is sure.
+
+        It is where the distance is no small share of the norms, whose rounding the
+        scores have, or where no other score comes near.
+        """
+        xp, margin = self.xp, table.margin
+        out = ~(xp.isfinite(norms) & xp.isfinite(distances))
+        state = self.cast(out, np.uint8) * OUT_OF_REACH
+        rows = self.flagged(self.far(norms, distances, table) & ~out)
+        if not rows.size:
+            return state
+        scores, codes, norms, distances = (
+            self.take(each, rows) for each in (scores, codes, norms, distances)
+        )
+        places = xp.arange(scores.shape[1], dtype=xp.int64, device=self.device)
+        others = codes[:, None] != places[None, :]
+        others = xp.where(others, scores, xp.full_like(scores, xp.inf))
+        gap = xp.min(others, axis=1) - xp.min(scores, axis=1)
+        doubtful = ~(gap > margin.slack * (3 * norms + distances))
+        found = self.to_host(doubtful).astype(np.uint8) * DOUBTFUL
+        return self.replaced(state, rows, found)
+
+    def with_one(self, x: Any) -> Any:
+        """Return rows, along the last axis, that end in a one."""
+        return self.concat([x, self.xp.ones_like(x[..., :1])], axis=-1)
+
+    def gap_norms(self, rows: "Centred", table: Any, codes: Any) -> Any:
+        """Return ||c - x||^2 of each centred row and the codeword of its code."""
+        gap = self.xp.take(table.rows, codes, axis=0) - rows.rest
+        return self.row_sums(gap * gap)
+
+    def argmin_run(self, x: Any, run: Any) -> tuple[Any, Any]:
+        """Return codes (n_rows, m) in consecutive subspaces, and which are not sure."""
+        xp, m = self.xp, run.weights.shape[0]
+        x = xp.reshape(x[:, run.start : run.stop], (-1, m, run.width))
+        rest = (x - run.centre[None, :, :]) * run.scale[None, :, None]
+        extended = xp.permute_dims(self.with_one(rest), (1, 0, 2))
+        scores = xp.reshape(xp.matmul(extended, run.weights), (m * x.shape[0], -1))
+        codes, best = self.argmin(scores), xp.min(scores, axis=1)
+        codes, best = (xp.reshape(each, (m, -1)) for each in (codes, best))
+        norms = xp.sum(rest * rest, axis=2).T
+        if run.first is not None:
+            codes = self.take_along(run.first, codes)
+        return codes.T, self.far(norms, norms + 2 * best, run).T
+
+    def far(self, norms: Any, distances: Any, form: Any) -> Any:
+        """Return which rows are too far beside their distance to be sure."""
+        sure = distances > form.margin.share * norms
+        return ~(sure & self.xp.isfinite(norms) & self.xp.isfinite(distances))
+
+    def product_tile(self, x: Any, dtype: np.dtype) -> Any:
+        """Return rows as `argmin_run` takes them."""
+        return self.cast(x, dtype)
+
+    def most_run_scores(self, n_codewords: int) -> int:
+        """Return the most scores of a row in a run of subspaces."""
+        return max(n_codewords, self.tile_elements() // 64)
+
+    def product_rows(self, block: Any) -> int:
+        """Return how many rows are compared with products at a time."""
+        return 1
+
+    def argmin_products(self, y: Any, norms: Any, block: Any) -> tuple[Any, Any, Any]:
+        """Return index and score of the best product of each row, and state.
+
+        Parameters
+        ----------
+        y : array of shape (n_rows, d)
+            Scaled samples less the centre.
+        norms : array of shape (n_rows,)
+            Their squared norms.
+        block : Block
+            The codewords.
+        """
+        scores = products.scores(self, y, block)
+        index, best = self.argmin(scores), self.xp.min(scores, axis=1)
+        state = self.judged(scores, index, norms, norms + 2 * best, block)
+        return index + block.first, best, state
+
+    def residuals(self, x: Any, n_sums: int, search: Any) -> "Residuals":
+        """Return what so many empty sums leave of a tile of rows."""
+        return Residuals(self, x, n_sums, search)
+
+    def sums(self, x: Any, factors: list, centre: Any, search: Any) -> "Sums":
+        """Return sums of codewords for a tile of rows, to be improved."""
+        return Sums(self, x, factors, centre, search)
+
+    def smallest_few(self, scores: Any, k: int) -> Any:
+        """Return where the k smallest of each row are, ascending; of equals the first.
+
+        Parameters
+        ----------
+        scores : array of shape (n_rows, n_scores)
+            Finite numbers.
+        k : int
+            How many; at most n_scores.
+
+        Returns
+        -------
+        places : array of shape (n_rows, k), dtype int64
+        """
+        xp = self.xp
+        if k > MAX_ROUNDS:
+            # The standard knows no partial sort.
+            return xp.argsort(scores, axis=1, stable=True)[:, :k]
+        places = xp.arange(scores.shape[1], dtype=xp.int64, device=self.device)
+        found = []
+        for j in range(k):
+            found.append(self.argmin(scores)[:, None])
+            if j < k - 1:
+                taken = found[-1] == places[None, :]
+                scores = xp.where(taken, xp.full_like(scores, xp.inf), scores)
+        return self.concat(found, axis=1)
+
+    def cell_sums(self, X: Any, codes: Any, n_codewords: int, weights: Any) -> tuple:
+        """Return sums (n_codewords, d) and counts (n_codewords,) of rows by code."""
+        xp = self.xp
+        places = xp.arange(n_codewords, dtype=codes.dtype, device=self.device)[None, :]
+
+        def work(rows: slice) -> Any:
+            chosen = self.cast(codes[rows][:, None] == places, np.float64)
+            return xp.matmul(chosen.T, self.weighted_rows(X, weights, rows))
+
+        # A product with zeros and ones, and not atomics: the same bits every time.
+        result = self.zeros((n_codewords, X.shape[1] + 1))
+        for part in self.tiles(X.shape[0], n_codewords + X.shape[1], work):
+            result = result + part
+        return result[:, :-1], result[:, -1]
+
+    # -- cells of scalar levels ------------------------------------------------------
+
+    def equal_cells(self, X: Any, cells: levels.EqualCells, dtype: Any) -> Any:
+        """Return the cells (n_rows, n_columns) of floating X in equal cells."""
+        return levels.equal_cells(self, X, cells, dtype)
+
+    def edges(self, edges: Sequence[np.ndarray]) -> Any:
+        """Return edges of columns, each ascending, as `cells_between` takes them."""
+        return levels.Edges(self, edges)
+
+    def cells_between(self, X: Any, edges: Any, dtype: Any) -> Any:
+        """Return how many edges of its column each value of floating X has reached."""
+        return levels.cells_between(self, X, edges, dtype)
+
+    def entries(self, table: Any, codes: Any, begins: Any) -> Any:
+        """Return the entries that codes name in their columns' parts of a table."""
+        return levels.entries(self, table, codes, begins)
+
+    def level_sums(
+        self, X: Any, codes: Any, shares: Any, sizes: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return weighted sums of the values of each code of each column, and weights.
+
+        Parameters
+        ----------
+        X, codes : arrays of shape (n_rows, n_columns)
+            Values and their codes.
+        shares : array of float64, shape (n_rows,)
+            Weights of the rows.
+        sizes : sequence of int
+            V of each column.
+
+        Returns
+        -------
+        sums, reached : ndarray of float64, shape (sum of sizes,)
+            On the host, column after column.
+        """
+        return levels.level_sums(self, X, codes, shares, sizes)
+
+    def scaled_rows(self, rows: Any) -> tuple[Any, Any]:
+        """Return rows in float64, divided by powers of two, and exponents (n_rows,).
+
+        The largest entry of each is then in [1/2, 1): no square overflows or vanishes.
+        """
+        return levels.scaled_rows(self, rows)
+
+    def ldexp(self, values: Any, exponents: Any) -> Any:
+        """Return values times two to the power of integers; exact, if they fit."""
+        return levels.ldexp(self, values, exponents)
+
+    def float32_bits(self, values: Any) -> Any:
+        """Return the bits (n,), int64, of numbers, at least 0 and at most float32's."""
+        return levels.float32_bits(self, values)
+
+    def from_float32_bits(self, bits: Any) -> Any:
+        """Return the numbers of such bits, in float64."""
+        return levels.from_float32_bits(self, bits)
+
+    def angle(self, y: Any, x: Any) -> Any:
+        """Return the angles of points (x, y), from -pi to pi."""
+        return self.xp.atan2(y, x)
+
+    def running_sums(self, x: Any) -> Any:
+        """Return the sums of the first 1, 2, ... entries of each row."""
+        return levels.running(self, x, operator.add)
+
+    def running_products(self, x: Any) -> Any:
+        """Return the products of the first 1, 2, ... entries of each row."""
+        return levels.running(self, x, operator.mul)
+
+    def repeated(self, row: np.ndarray, n_rows: int) -> Any:
+        """Return a row of the host as what is combined with tiles of so many rows."""
+        return self.send(row)[None, :]
+
+    def weighted_rows(self, X: Any, weights: Any, rows: slice) -> Any:
+        """Return rows in float64, each extended by one and times its weight."""
+        x = self.with_one(self.cast(X[rows, :], np.float64))
+        return x if weights is None else x * weights[rows][:, None]
+
+
+class Centred(NamedTuple):
+    """A tile of rows."""
+
+    x: Any  # (n, d), as they were given, or unit rows
+    rest: Any  # (n, d), less the centre, and scaled
+
+
+class Residuals:
+    """What partial sums have left of a tile of rows, (n, b, d)."""
+
+    def __init__(self, be: Backend, x: Any, n_sums: int, search: Any) -> None:
+        n, d = x.shape
+        self.be = be
+        self.rest = be.xp.broadcast_to(x[:, None, :], (n, n_sums, d))
+        if search.scale != 1.0:
+            self.rest = self.rest * float(search.scale)
+        self.weighted = search.weighted
+        self.most: Any = None
+
+    def subtract(self, rows: Any, codes: Any) -> None:
+        """Take codewords, by codes (n, b), from the residuals."""
+        self.rest = self.rest - self.be.look_up(rows, codes)
+
+    def shift(self, centre: Any) -> None:
+        """Take a centre from all of them."""
+        self.rest = self.rest - centre
+
+    def norms(self) -> Any:
+        """Return their squared norms (n, b), as float64."""
+        return self.be.row_sums(self.rest * self.rest)
+
+    def choose(self, loss: Any, stage: Any) -> tuple[Any, Any, Any]:
+        """Return sum and codeword (n, width) of the best candidates, and state (n,).
+
+        Of several the state is not known before `doubtful` is asked.
+        """
+        be, xp = self.be, self.be.xp
+        n, b, d = self.rest.shape
+        norms = self.norms()
+        self.most = xp.max(norms, axis=1)
+        costs = norms if loss is None else norms + loss / (stage.weight + stage.ahead)
+        # Only differences within a row count: this keeps them from drowning.
+        least = xp.min(costs, axis=1, keepdims=True)
+        costs = be.cast(0.5 * (costs - least), be.numpy_dtype(self.rest))[:, :, None]
+        extended = be.concat([be.with_one(self.rest), costs], axis=2)
+        extended = xp.reshape(extended, (n * b, d + 2))
+        scores = xp.reshape(xp.matmul(extended, stage.weights), (n, -1))
+        best = be.cast(be.smallest_few(scores, stage.width), np.int64)
+        n_codewords = stage.rows.shape[0]
+        parent = best // n_codewords
+        state = None
+        if stage.width == 1:
+            distances = least[:, 0] + 2 * be.cast(xp.min(scores, axis=1), np.float64)
+            state = be.judged(scores, best[:, 0], self.most, distances, stage)
+        return parent, best - parent * n_codewords, state
+
+    def advance(self, parent: Any, code: Any, stage: Any) -> None:
+        """Put the residuals of the chosen sums in place of those before."""
+        chosen = self.be.take_along(self.rest, parent)
+        self.rest = chosen - self.be.look_up(stage.rows, code)
+
+    def doubtful(self, stage: Any) -> Any:
+        """Return the state of the rows of which several sums were chosen."""
+        xp, best = self.be.xp, self.norms()[:, 0]
+        out = ~(xp.isfinite(self.most) & xp.isfinite(best))
+        near = ~(best > stage.margin.coarse * self.most)
+        return self.be.cast(near | out, np.uint8) * DOUBTFUL
+
+
+class Sums:
+    """What sums of codewords, one of each table, leave of a tile of rows, (n, d)."""
+
+    def __init__(self, be: Backend, x: Any, factors, centre: Any, search: Any) -> None:
+        self.be: Any = be
+        self.factors, self.scale = factors, search.scale
+        x = be.cast(x, search.dtype)
+        self.target = (x if self.scale == 1.0 else x * float(self.scale)) - centre
+        self.left = self.target
+
+    def leave(self, codes: list) -> Any:
+        """Set what the codewords leave of the rows; return its squared norms."""
+        self.left = self.target
+        for factor, column in zip(self.factors, codes, strict=True):
+            self.left = self.left - self.be.look_up(factor.rows, column)
+        return self.be.row_sums(self.left * self.left)
+
+    def state(self) -> Any:
+        """Return which rows are out of reach."""
+        finite = self.be.xp.isfinite(self.be.xp.sum(self.left * self.left, axis=1))
+        return self.be.cast(~finite, np.uint8) * OUT_OF_REACH
+
+    def step(self, j: int, column: Any, last: bool) -> tuple[Any, Any]:
+        """Return the nearest codes to what the other tables leave.
+
+        And their state, if it is the last step of the round in this table.
+        """
+        rows = self.factors[j].rows
+        left = self.left + self.be.look_up(rows, column)
+        scores = self.be.xp.matmul(self.be.with_one(left), self.factors[j].weights)
+        codes, state = self.be.argmin(scores), None
+        if last:
+            norms = self.be.xp.sum(left * left, axis=1)
+            distances = norms + 2 * self.be.xp.min(scores, axis=1)
+            state = self.be.judged(scores, codes, norms, distances, self.factors[j])
+        self.left = left - self.be.look_up(rows, codes)
+        return codes, state
+
+    def unscaled(self, errors: Any) -> Any:
+        """Return squared distances in the units of the rows."""
+        return errors / self.scale / self.scale

@@ -1,0 +1,499 @@
+"""CuPy, with kernels of its own where they pay.
+
+- A search in subspaces, and a flat one in narrow rows, is one kernel: the table in
+  shared memory, some rows in the registers of each thread, no scores in memory at all.
+- A flat search in wide rows is one cuBLAS product per tile, whose scores stay in the
+  device's cache, and a warp per row that looks for the smallest.
+- Distances are summed up by a warp per row, from the differences.
+- Sums are added up in pieces of the rows sorted by code, then the pieces in order: no
+  atomics, the same bits every time.
+
+Rows of NumPy come in chunks, the next one copied while this one is computed.  Sizes of
+tiles and chunks follow the device's free memory.
+"""
+
+import importlib
+import math
+import sys
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from skvq.nearest.backends import choice, kernels
+from skvq.nearest.backends.arrays import array_namespace
+from skvq.nearest.backends.base import Backend, Centred
+from skvq.nearest.backends.host import HOST, NumpyBackend
+from skvq.nearest.threads import carried
+
+# Scores of a tile: 32 MB of float32, which is less than the cache of large devices.
+_TILE_ELEMENTS = 2**23
+# Bytes of a table in shared memory that every device has without being asked.
+_SHARED_BYTES = 48 * 1024
+# Widths of rows that fit in the registers of a thread, and registers for all its rows.
+_MAX_WIDTH = 32
+_REGISTERS = 64
+_THREADS = 256
+# Rows of NumPy that go to the device at once.
+_CHUNK_BYTES = 2**28
+# What CUDA and cuBLAS raise when they find no memory.
+_CUDA_ERRORS = frozenset({"CUDARuntimeError", "CUDADriverError", "CUBLASError"})
+_NO_MEMORY = ("out of memory", "MEMORY_ALLOCATION", "OUT_OF_MEMORY", "ALLOC_FAILED")
+# Memory that sorting a row takes, with what its place in the order is made from.
+_SORT_BYTES = 48
+# Scores of a row from which a block looks for the smallest, and not a warp.
+_LONG_ROW = 2048
+# Rows of a code that one block adds up.
+_PIECE = 256
+
+
+def _cupy() -> Any:
+    return importlib.import_module("cupy")
+
+
+class CupyBackend(Backend):
+    """CuPy on the device of its own context."""
+
+    def ran_out_of_memory(self, error: Exception) -> bool:
+        """Whether this is what CuPy, or what it is built on, raises without memory."""
+        if isinstance(error, MemoryError):  # that of CuPy's pool among them
+            return True
+        # Errors of CUDA and cuBLAS, whose classes tell no more than their names.
+        of_cuda = type(error).__name__ in _CUDA_ERRORS
+        return of_cuda and any(word in str(error) for word in _NO_MEMORY)
+
+    def free_bytes(self) -> int:
+        """Return the device's free memory, and what CuPy's pool holds unused."""
+        cupy = _cupy()
+        free, _ = cupy.cuda.runtime.memGetInfo()
+        return int(free + cupy.get_default_memory_pool().free_bytes())
+
+    def tile_elements(self) -> int:
+        """Return how many elements the scores of a tile may have."""
+        return max(1, min(_TILE_ELEMENTS, self.free_bytes() // 64))
+
+    def release(self) -> None:
+        """Give back memory that CuPy keeps for itself."""
+        _cupy().get_default_memory_pool().free_all_blocks()
+
+    def to_host(self, array: Any) -> np.ndarray:
+        """Return an array of the device as one of NumPy's."""
+        return array.get()
+
+    def contiguous(self, array: Any) -> Any:
+        """Return an array with its rows one after the other in memory.
+
+        Views of columns are slow: CuPy reduces them in a single block.
+        """
+        return _cupy().ascontiguousarray(array)
+
+    def argmin(self, scores: Any) -> Any:
+        """Return where the smallest of each row is, along the last axis; the first."""
+        cupy = _cupy()
+        if scores.dtype.name not in kernels.TOP:
+            return super().argmin(scores)
+        codes = cupy.empty(scores.shape[:-1], dtype=cupy.int64)
+        _smallest(cupy.ascontiguousarray(scores), None, codes)
+        return codes
+
+    def smallest_few(self, scores: Any, k: int) -> Any:
+        """Return where the k smallest of each row are, ascending."""
+        cupy = _cupy()
+        if scores.dtype.name not in kernels.TOP:
+            return super().smallest_few(scores, k)
+        scores = cupy.ascontiguousarray(scores)
+        n, n_scores = scores.shape
+        places = cupy.empty((n, k), dtype=cupy.int64)
+        if n:
+            arguments = scores, np.int64(n), np.int32(n_scores), np.int32(k), places
+            kernels.kernel("few", scores.dtype.name)(*_groups(n), arguments)
+        return places
+
+    def cell_sums(self, X: Any, codes: Any, n_codewords: int, weights: Any) -> tuple:
+        """Return sums (n_codewords, d) and counts (n_codewords,) of rows by code."""
+        cupy = _cupy()
+        sums = cupy.zeros((n_codewords, X.shape[1] + 1))
+
+        def work(rows: slice) -> Any:
+            part = None if weights is None else weights[rows]
+            return _added_up(cupy, X[rows], codes[rows], n_codewords, part)
+
+        # What a row takes is its place in the order, and where it is converted, a copy.
+        there = X.flags.c_contiguous and X.dtype.name in kernels.TOP
+        per_row = 1 if there else 1 + 2 * X.shape[1]
+        for part in self.tiles(X.shape[0], per_row, work):
+            sums += part
+        return sums[:, :-1], sums[:, -1]
+
+    # -- searches without scores in memory -------------------------------------------
+
+    def argmin_product(self, rows: Centred, table: Any) -> tuple[Any, Any]:
+        """Return argmin_k of [x 1] W of each centred row, and what is sure of it."""
+        if rows.rest.shape[1] <= _MAX_WIDTH and table.offset is None:
+            codes = self._in_registers(rows.rest, table)
+        else:
+            codes = self._by_product(rows.rest, table)
+        norms = self.xp.sum(rows.rest * rows.rest, axis=1)
+        if table.offset is None:
+            distances = self.gap_norms(rows, table, codes)
+            norms = norms + table.rounded
+        else:
+            chosen = self.take(table.rows, codes) + table.offset
+            product = self.row_products(rows.rest + table.offset, chosen)
+            distances, norms = abs(product), 0.5 * (norms + table.reach)
+        again = partial(super().argmin_product, table=table)
+        state = self.zeros(codes.shape, np.uint8)
+        few = self.flagged(self.far(norms, distances, table))
+        if not few.size:
+            return codes, state
+
+        def work(cut: slice) -> tuple:
+            return again(Centred(*(self.take(each, few[cut]) for each in rows)))
+
+        # By a search that has scores.
+        parts = list(self.tiles(len(few), math.prod(table.weights.shape), work))
+        found = [self.concat(list(part), axis=0) for part in zip(*parts, strict=True)]
+        return self.replaced(codes, few, found[0]), self.replaced(state, few, found[1])
+
+    def _in_registers(self, rest: Any, table: Any) -> Any:
+        cupy = _cupy()
+        one = cupy.ones(1, dtype=rest.dtype)
+        none = cupy.zeros((1, rest.shape[1]), dtype=rest.dtype)
+        return _in_registers(rest, 0, table.weights[None], none, one)[:, 0]
+
+    def _by_product(self, rest: Any, table: Any) -> Any:
+        cupy, n_codewords = _cupy(), table.weights.shape[1]
+        codes = cupy.empty(rest.shape[0], dtype=cupy.int64)
+        # Rows and constants of the scores' table, which a product of cuBLAS reads
+        # better apart: its sums then have a round number of terms.
+        factors, constants = table.weights[:-1, :], table.weights[-1, :]
+        most = 4 * self.tile_elements() // rest.dtype.itemsize
+        rows = max(1, min(rest.shape[0], most // n_codewords))
+        scores = cupy.empty((rows, n_codewords), dtype=rest.dtype)
+        for start in range(0, rest.shape[0], rows):
+            part = rest[start : start + rows]
+            out = scores[: part.shape[0]]
+            cupy.matmul(part, factors, out=out)
+            _smallest(out, constants, codes[start : start + rows])
+        return codes
+
+    def gap_norms(self, rows: Centred, table: Any, codes: Any) -> Any:
+        """Return ||c - x||^2 of each centred row and the codeword of its code."""
+        cupy, rest = _cupy(), _cupy().ascontiguousarray(rows.rest)
+        distances = cupy.empty(rest.shape[0], dtype=cupy.float64)
+        if rest.shape[0]:
+            kernel = kernels.kernel("gaps", rest.dtype.name)
+            width = np.int32(rest.shape[1])
+            arguments = (
+                rest,
+                np.int64(rest.shape[0]),
+                width,
+                table.rows,
+                codes,
+                distances,
+            )
+            kernel(*_groups(rest.shape[0]), arguments)
+        return distances
+
+    def argmin_run(self, x: Any, run: Any) -> tuple[Any, Any]:
+        """Return codes (n_rows, m) in consecutive subspaces, and which are not sure."""
+        if run.width > _MAX_WIDTH or run.weights.shape[0] >= 2**16:
+            return super().argmin_run(x, run)
+        xp, (m, _, n_codewords) = self.xp, run.weights.shape
+        codes = _in_registers(x, run.start, run.weights, run.centre, run.scale)
+        rest = xp.reshape(x[:, run.start : run.stop], (-1, m, run.width))
+        rest = (rest - run.centre) * run.scale[:, None]
+        # The factors of the scores are minus the codewords, feature by feature.
+        rows = xp.reshape(-run.weights[:, :-1, :].mT, (-1, run.width))
+        chosen = self.look_up(rows, codes + n_codewords * xp.arange(m))
+        norms = xp.sum(rest * rest, axis=2)
+        distances = xp.sum((rest - chosen) * (rest - chosen), axis=2)
+        if run.first is not None:
+            codes = self.take_along(run.first, codes.T).T
+        return codes, self.far(norms, distances, run)
+
+
+def _added_up(cupy, X: Any, codes: Any, n_codewords: int, weights: Any) -> Any:
+    """Return (n_codewords, d + 1): weighted sums of rows, and of the weights."""
+    n_columns = X.shape[1] + 1
+    dtype = "float32" if X.dtype == cupy.float32 else "float64"
+    X = cupy.ascontiguousarray(X, dtype=dtype)
+    order, begin, end, first = _pieces(cupy, codes, n_codewords)
+    pieces = cupy.empty((begin.size, n_columns))
+    threads = min(_THREADS, 32 * -(-n_columns // 32))
+    weighted = np.int32(weights is not None)
+    # Without weights the kernel reads none, but wants a pointer.
+    given = pieces if weights is None else cupy.ascontiguousarray(weights)
+    kernels.kernel("add_pieces", dtype)(
+        (begin.size,),
+        (threads,),
+        (X, given, weighted, np.int32(X.shape[1]), order, begin, end, pieces),
+    )
+    sums = cupy.empty((n_codewords, n_columns))
+    kernels.kernel("add_cells", dtype)(
+        (n_codewords,), (threads,), (pieces, np.int32(n_columns), first, sums)
+    )
+    return sums
+
+
+def _groups(n_rows: int, size: int = 32) -> tuple[tuple[int], tuple[int]]:
+    """Return grid and block of a kernel in which so many threads serve a row."""
+    return (-(-size * n_rows // _THREADS),), (_THREADS,)
+
+
+def _smallest(scores: Any, bias: Any, codes: Any) -> None:
+    """Write to codes where the smallest of each row of scores + bias is."""
+    if not codes.size:
+        return
+    width = scores.shape[-1]
+    group = _THREADS if width >= _LONG_ROW else 32
+    kernel = kernels.kernel("smallest", scores.dtype.name, GROUP=group)
+    biased, n = np.int32(bias is not None), np.int64(codes.size)
+    # Without a bias the kernel reads none, but wants a pointer.
+    given = scores if bias is None else bias
+    arguments = scores, given, biased, n, np.int32(width), codes
+    kernel(*_groups(codes.size, group), arguments)
+
+
+def _pieces(cupy, codes: Any, n_codewords: int) -> tuple[Any, Any, Any, Any]:
+    """Cut the rows, sorted by code, in pieces of one code each.
+
+    Returns the order of rows, where each piece begins and ends in it, and the first
+    piece of each code, with their number at the end.
+    """
+    # If there is no memory for the sort, this says so, in a way that can be caught.
+    cupy.empty(_SORT_BYTES * codes.size, dtype=cupy.uint8)
+    # A radix sort takes as many passes as keys have bytes.
+    narrow = codes.astype(np.min_scalar_type(max(1, n_codewords - 1)), copy=False)
+    order = cupy.argsort(narrow).astype(cupy.int64, copy=False)
+    every = cupy.arange(n_codewords, dtype=cupy.int64)
+    end_of = cupy.searchsorted(cupy.take(codes, order), every, side="right")
+    zero = cupy.zeros(1, dtype=cupy.int64)
+    start = cupy.concatenate([zero, end_of.astype(cupy.int64, copy=False)])
+    of_code = (start[1:] - start[:-1] + (_PIECE - 1)) // _PIECE
+    first = cupy.concatenate([zero, cupy.cumsum(of_code)]).astype(cupy.int64)
+    piece = cupy.arange(int(first[-1]), dtype=cupy.int64)
+    code = cupy.searchsorted(first[1:], piece, side="right")
+    begin = start[code] + (piece - first[code]) * _PIECE
+    end = cupy.minimum(begin + _PIECE, start[code + 1])
+    return order, begin, end, first
+
+
+# -- kernels of product codes ----------------------------------------------------------
+
+
+def _in_fours(x: Any) -> bool:
+    """Whether each row begins where four floats can be read at once."""
+    return x.shape[1] % 4 == 0 and x.data.ptr % 16 == 0
+
+
+def product_constants(width: int, dtype: str) -> dict[str, Any]:
+    """Return the constants of the kernel "product" for rows of a width."""
+    registers = width * np.dtype(dtype).itemsize // 4
+    return {
+        "W": width,
+        "ROWS": max(1, min(4, _REGISTERS // registers)),
+        "FOURS": int(width % 4 == 0 and dtype == "float32"),
+    }
+
+
+def _in_registers(x: Any, start: int, weights: Any, centre: Any, scale: Any) -> Any:
+    """Return codes (n_rows, m) of rows in the columns from `start` on, in one kernel.
+
+    weights: (m, width + 1, n_codewords); centre: (m, width); scale: (m,).
+    """
+    cupy = _cupy()
+    m, width, n_codewords = weights.shape[0], weights.shape[1] - 1, weights.shape[2]
+    x = cupy.ascontiguousarray(x, dtype=weights.dtype)
+    codes = cupy.empty((x.shape[0], m), dtype=cupy.int64)
+    if not x.shape[0]:
+        return codes
+    constants = product_constants(width, x.dtype.name)
+    aligned = constants["FOURS"] and start % 4 == 0 and _in_fours(x)
+    kernel = kernels.kernel("product", x.dtype.name, **constants, ALIGNED=int(aligned))
+    per_codeword = (width + 1) * x.dtype.itemsize
+    part = min(n_codewords, _SHARED_BYTES // per_codeword)
+    blocks = min(-(-x.shape[0] // (_THREADS * constants["ROWS"])), 2**16)
+    kernel(
+        (blocks, m),
+        (_THREADS,),
+        (
+            x,
+            np.int64(x.shape[0]),
+            np.int32(x.shape[1]),
+            np.int32(start),
+            np.int32(n_codewords),
+            np.int32(part),
+            weights,
+            centre,
+            scale,
+            codes,
+        ),
+        shared_mem=part * per_codeword,
+    )
+    return codes
+
+
+# -- NumPy's rows, in chunks -----------------------------------------------------------
+
+
+class _Chunk(NamedTuple):
+    """Rows on their way to the device."""
+
+    rows: slice
+    device: Any
+    copied: Any
+
+
+class _Loader:
+    """Copies rows to the device, by way of pinned memory, in a stream of its own."""
+
+    def __init__(self, be: CupyBackend, X: np.ndarray) -> None:
+        cupy = _cupy()
+        self.be, self.X = be, X
+        self.place = cupy.cuda.Device(cupy.cuda.Device().id)
+        self.stream = _copying_stream(self.place.id)
+        row = max(1, X.dtype.itemsize * X.shape[1])
+        # What is computed from a row takes a few times its memory.
+        most = min(_CHUNK_BYTES, be.free_bytes() // 16) // row
+        self.n_rows = max(1, min(most, len(X)))
+        # Memory of the host, in turns: who asks for a chunk is done with the one before
+        # the last, so that nothing reads what is written here.
+        self.staging: list[Any] = [None, None]
+        self.turn = 0
+
+    def load(self, start: int) -> _Chunk | None:
+        """Begin to copy the rows from `start` on; None if there are no more."""
+        # This runs in a thread that knows nothing of the device in use.
+        with self.place, self.stream:
+            while start < len(self.X):
+                stop = min(start + self.n_rows, len(self.X))
+                try:
+                    return self._load(slice(start, stop))
+                except Exception as error:
+                    if not self.be.ran_out_of_memory(error):
+                        raise
+                    if stop - start == 1:
+                        raise MemoryError(
+                            "The device has no memory for one row of X: free some."
+                        ) from error
+                self.be.release()
+                self.n_rows = (stop - start + 1) // 2
+        return None
+
+    def _load(self, rows: slice) -> _Chunk:
+        part, turn = self.X[rows], self.turn
+        device = _cupy().empty(part.shape, dtype=part.dtype)
+        if self.staging[turn] is None:
+            self.staging[turn] = _pinned((self.n_rows, *part.shape[1:]), part.dtype)
+        host = self.staging[turn][: len(part)]
+        host[...] = part
+        device.set(host, stream=self.stream)
+        self.turn = 1 - turn
+        return _Chunk(rows, device, self.stream.record())
+
+
+_streams = threading.local()
+
+
+def _copying_stream(device: int) -> Any:
+    """Return this thread's stream for copies: memory stays with the stream it had."""
+    known = vars(_streams)
+    key = f"of_device_{device}"
+    if key not in known:
+        known[key] = _cupy().cuda.Stream(non_blocking=True)
+    return known[key]
+
+
+def _pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return memory that the device reads by itself, or what there is."""
+    try:
+        return importlib.import_module("cupyx").empty_pinned(shape, dtype=dtype)
+    except Exception:
+        # The host's limits on such memory are not known before; copies then wait.
+        return np.empty(shape, dtype=dtype)
+
+
+def _chunks(be: CupyBackend, X: np.ndarray) -> Generator[tuple[slice, Any], None, None]:
+    """Yield the rows on the device, the next ones on their way meanwhile."""
+    loader = _Loader(be, X)
+    stream = _cupy().cuda.get_current_stream()
+    try:
+        with ThreadPoolExecutor(1, "skvq-copy") as thread:
+            chunk = thread.submit(loader.load, 0).result()
+            while chunk is not None:
+                ahead = thread.submit(loader.load, chunk.rows.stop)
+                stream.wait_event(chunk.copied)
+                yield chunk.rows, chunk.device
+                # Its memory goes back to the pool: nothing may still be reading it.
+                stream.synchronize()
+                chunk = ahead.result()
+    finally:
+        # Also after an error: nothing may outlive the memory that it reads.
+        loader.stream.synchronize()
+        stream.synchronize()
+
+
+class FromHost(NumpyBackend):
+    """The device, for NumPy's rows, which come in chunks."""
+
+    def call(self, search: Callable, X: np.ndarray, *beside: np.ndarray) -> Any:
+        """Return what a search makes of the rows on the device, on the host."""
+        if not len(X):
+            return search(HOST, X, *beside)
+        be = CupyBackend(*_namespace())
+        joined: list[np.ndarray | None] = []
+        single = False
+        with closing(_chunks(be, X)) as chunks:
+            for rows, x in chunks:
+                be.first_row = rows.start
+                found = search(be, x, *(be.send(array[rows]) for array in beside))
+                single = not isinstance(found, tuple)
+                found = [
+                    None if each is None else be.to_host(each)
+                    for each in ((found,) if single else found)
+                ]
+                if not joined:
+                    joined = [
+                        None if a is None else np.empty((len(X), *a.shape[1:]), a.dtype)
+                        for a in found
+                    ]
+                for whole, part in zip(joined, found, strict=True):
+                    if whole is not None:
+                        whole[rows] = part
+        return joined[0] if single else tuple(joined)
+
+
+FROM_HOST = FromHost()
+
+
+def _namespace() -> tuple[Any, Any]:
+    array = _cupy().empty(0)
+    return array_namespace(array), array.device
+
+
+def backend_of(array: Any) -> CupyBackend:
+    """Return the backend of an array of CuPy."""
+    return CupyBackend(array_namespace(array), array.device)
+
+
+def computes() -> bool:
+    """Whether a search works: it needs the compiler of kernels, and cuBLAS."""
+    be, wide = CupyBackend(*_namespace()), np.zeros((1, 128), dtype=np.float32)
+    codes = be.argmin(be.xp.matmul(be.send(wide), be.send(wide.T)))
+    return be.to_host(codes).tolist() == [0]
+
+
+def _callers_device() -> Callable[[], AbstractContextManager]:
+    """Return what makes other threads use the GPU that this one does."""
+    if "cupy" not in sys.modules or not choice.cupy_has_device():
+        return nullcontext
+    cupy = _cupy()
+    return partial(cupy.cuda.Device, cupy.cuda.Device().id)
+
+
+carried.append(_callers_device)

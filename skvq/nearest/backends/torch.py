@@ -1,0 +1,74 @@
+"""PyTorch, which finds few of many by itself, and adds rows up by index on the CPU."""
+
+from typing import Any
+
+import numpy as np
+
+from skvq.nearest.backends.arrays import array_namespace
+from skvq.nearest.backends.base import TILE_ELEMENTS, Backend
+
+
+class TorchBackend(Backend):
+    """PyTorch on one of its devices."""
+
+    def ran_out_of_memory(self, error):
+        """Whether this is what the library raises when it finds no memory."""
+        return isinstance(error, MemoryError | self.xp.OutOfMemoryError)
+
+    def tile_elements(self):
+        """Return how many numbers a tile may have."""
+        if self.device.type != "cuda":
+            return TILE_ELEMENTS
+        free, _ = self.xp.cuda.mem_get_info(self.device)
+        return int(min(2**24, max(TILE_ELEMENTS, free // 64)))
+
+    def release(self):
+        """Give back memory that the library keeps for itself."""
+        if self.device.type == "cuda":
+            self.xp.cuda.empty_cache()
+
+    def code_dtype(self, dtype):
+        """Return the dtype, or the next wider signed one.
+
+        torch has uint16 and uint32 by name only.
+        """
+        return np.dtype(_COMPUTED_IN.get(np.dtype(dtype).name, dtype))
+
+    def to_host(self, array):
+        """Return an array of the library as one of NumPy's."""
+        return array.detach().cpu().numpy()
+
+    def contiguous(self, array):
+        """Return an array with its rows one after the other in memory."""
+        return array.contiguous()
+
+    def smallest_few(self, scores, k):
+        """Return where the k smallest of each row are, ascending."""
+        if k == 1:
+            return self.argmin(scores)[:, None]
+        places = self.xp.topk(scores, k, dim=1, largest=False, sorted=False).indices
+        # Which of equals come within k is up to torch; those that do are in order.
+        places = self.xp.sort(places, axis=1)
+        order = self.stable_order(self.take_along(scores, places))
+        return self.take_along(places, order)
+
+    def cell_sums(self, X, codes, n_codewords, weights):
+        """Return sums (n_codewords, d) and counts (n_codewords,) of rows by code."""
+        if self.device.type != "cpu":
+            return super().cell_sums(X, codes, n_codewords, weights)
+        result = self.zeros((n_codewords, X.shape[1] + 1))
+
+        def work(rows: slice) -> None:
+            result.index_add_(0, codes[rows], self.weighted_rows(X, weights, rows))
+
+        for _ in self.tiles(X.shape[0], X.shape[1] + 1, work):
+            pass
+        return result[:, :-1], result[:, -1]
+
+
+_COMPUTED_IN = {"uint16": "int32", "uint32": "int64"}
+
+
+def backend_of(array: Any) -> TorchBackend:
+    """Return the backend of a tensor."""
+    return TorchBackend(array_namespace(array), array.device)

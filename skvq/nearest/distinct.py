@@ -1,0 +1,34 @@
+"""The distinct rows of a matrix of the host."""
+
+import numpy as np
+
+
+def unique_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the distinct rows, in lexicographic order, of NumPy's real finite numbers.
+
+    NumPy's own search makes a structured row of the columns.  To compare such rows it
+    calls Python, and takes any error there, an interrupt also, for a TypeError.  Rows
+    as words of bytes are compared in C.
+
+    Returns
+    -------
+    first : ndarray of shape (n_distinct,), dtype intp
+        The first row of each group of equal rows.
+    group : ndarray of shape (n_rows,), dtype intp
+        The group of each row.
+    """
+    rows = np.ascontiguousarray(rows)
+    if rows.dtype.kind == "f":
+        # The same bits for both zeros; and no longer than a word of the processor.
+        rows = (rows + 0.0).astype(min(rows.dtype, np.dtype(np.float64)), copy=False)
+    unsigned = np.dtype(f"u{rows.dtype.itemsize}")
+    bits, sign = rows.view(unsigned), unsigned.type(1 << (8 * unsigned.itemsize - 1))
+    if rows.dtype.kind == "f":
+        bits = np.where(bits & sign, ~bits, bits | sign)
+    elif rows.dtype.kind == "i":
+        bits = bits ^ sign
+    # The highest byte first: words are in the order of the numbers then.
+    ordered = np.ascontiguousarray(bits, dtype=unsigned.newbyteorder(">"))
+    words = ordered.view(np.dtype((np.void, ordered[:1].nbytes))).reshape(-1)
+    _, first, group = np.unique(words, return_index=True, return_inverse=True)
+    return first, group.reshape(-1)

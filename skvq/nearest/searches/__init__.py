@@ -1,0 +1,1 @@
+"""The searches, each written once over what a backend does."""

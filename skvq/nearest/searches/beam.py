@@ -1,0 +1,287 @@
+"""The best sums of codewords, one from each of several tables: a beam search.
+
+A tile of rows passes through all tables before the next tile begins.  After each table
+the B partial sums with the least error stay, per row: the beam.  One GEMM of the tile's
+B residuals, extended by a column of ones and by one with what each partial sum has
+cost so far, with the table [-(C - m)^T; 1/2 ||c - m||^2; 1] scores all B V_j candidates
+of a row, whose k smallest are the next beam.
+"""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from skvq._checks import check_memory
+from skvq.nearest.backends.base import Backend, Plan
+from skvq.nearest.backends.host import CAREFUL
+from skvq.nearest.searches.flat import check_finite, check_reach, searched_again
+from skvq.nearest.tables import (
+    Margin,
+    Tables,
+    compute_dtype,
+    distinct_bias,
+    make_core,
+    power_of_two_scale,
+    scaled_bias,
+)
+from skvq.nearest.threads import even_chunk, product_rows
+
+# Candidates of one tile: what a core's cache holds, and the most where that would leave
+# too few rows for a good GEMM.
+_TILE_SCORES = 2**18
+_MAX_TILE_SCORES = 2**21
+_MIN_GOOD_ROWS = 512
+_MAX_TILE_ROWS = 1024
+
+
+class Options(NamedTuple):
+    """What `skvq.nearest.nearest_best` is asked for."""
+
+    beam_size: int
+    n_best: int
+    stage_weights: Any
+    biases: list | None
+    distances: bool
+    dtype: Any
+
+
+class Stage(NamedTuple):
+    """A table made ready for the search."""
+
+    weights: np.ndarray  # (d + 2, V'), [-(C - m)^T; 1/2 ||c - m||^2; 1]
+    rows: np.ndarray  # (V', d), the distinct codewords, shifted and scaled
+    centre: np.ndarray | None  # (d,), m, to be taken from a residual; None: nothing
+    first: np.ndarray | None  # (V',), index of each row in the codebook; None: all
+    bias: np.ndarray | None  # (V',), scaled
+    margin: Margin
+    exact: np.ndarray | None  # (V', d), as given but for the scale, in float64 alone
+    width: int  # sums that are kept after this stage
+    weight: float  # of the error after this stage in the loss
+    ahead: float  # weight that this error bears for the stages to come
+    product: int | None  # rows that a product takes at a time, see `multiply_rows`
+
+
+class Search:
+    """What all tiles share: the tables, made ready, and the sizes of the scratch."""
+
+    def __init__(self, tables: Tables, n_sums: int, n_begun: int, options, dtype):
+        self.dtype = dtype
+        codebooks = [table.codewords for table in tables]
+        self.scale = common_scale(codebooks, dtype)
+        self.begun = [
+            (codebook.astype(np.float64) * self.scale).astype(dtype)
+            for codebook in codebooks[:n_begun]
+        ]
+        self.weighted = options.stage_weights is not None
+        if self.weighted:
+            weights = np.asarray(options.stage_weights, dtype=np.float64)
+        else:
+            weights = np.zeros(len(tables))
+            weights[-1] = 1.0
+        ahead = np.append(np.cumsum(weights[::-1])[::-1][1:], 0.0)
+        self.begun_weights = weights[:n_begun]
+        biases: list = [None] * len(tables)
+        if options.biases is not None:
+            biases = [scaled_bias(each, self.scale, dtype) for each in options.biases]
+        self.biased = options.biases is not None
+        self.begun_biases = biases[:n_begun]
+        self.stages: list[Stage] = []
+        width = n_sums
+        most, self.work = width, 0.0
+        for j in range(n_begun, len(tables)):
+            keep = options.n_best if j == len(tables) - 1 else options.beam_size
+            stage = self._prepare(
+                codebooks[j], biases[j], width, keep, weights[j], ahead[j]
+            )
+            self.stages.append(stage)
+            self.work += width * stage.weights.size
+            most, width = max(most, width * len(stage.rows)), stage.width
+        self.n_found = width
+        self.most_sums = max([n_sums, *(stage.width for stage in self.stages)])
+        self.most_scores = most
+        # Residuals may reach the sum of all that is subtracted; squares must be finite.
+        d = codebooks[0].shape[1]
+        reach = math.sqrt(float(np.finfo(dtype).max) / (16 * max(1, d)))
+        largest = [float(np.abs(codebook).max(initial=0.0)) for codebook in codebooks]
+        most_finite = float(np.finfo(dtype).max)
+        self.limit = min(reach / self.scale, most_finite) - sum(largest)
+
+    def tile_rows(self, n_rows: int) -> int:
+        """Return how many rows a thread of the host takes at a time."""
+        good = min(
+            -(-_MIN_GOOD_ROWS // self.most_sums), _MAX_TILE_SCORES // self.most_scores
+        )
+        rows = min(max(_TILE_SCORES // self.most_scores, good, 1), _MAX_TILE_ROWS)
+        return min(rows, even_chunk(n_rows, rows, self.work))
+
+    def check_memory(self, n: int, d: int, beam_size: int) -> None:
+        """Raise if the beam is out of proportion to the rows."""
+        size = self.dtype.itemsize
+        per_row = self.most_scores + 3 * self.most_sums * (d + 2)
+        found_bytes = n * self.n_found * (len(self.stages) + len(self.begun) + 1)
+        check_memory(
+            f"beam_size={beam_size}, which keeps up to {self.most_sums} sums of each "
+            f"of {n} rows,",
+            size * (self.tile_rows(n) * per_row + found_bytes),
+            size * n * d,
+        )
+
+    def _prepare(self, codebook, bias, width, keep, weight, ahead) -> Stage:
+        core = make_core(codebook, self.dtype, self.scale)
+        rows, first, constants = core.rows, core.first, core.half_norms
+        exact = None
+        if self.dtype == np.float64:
+            exact = codebook if first is None else codebook[first]
+            exact = exact.astype(np.float64) * self.scale
+        if bias is not None:
+            bias, best = distinct_bias(codebook, first, bias)
+            kept = np.isfinite(bias)
+            rows, first, bias = rows[kept], best[kept], bias[kept]
+            exact = None if exact is None else exact[kept]
+            constants = constants[kept] + 0.5 * bias / (weight + ahead)
+        ones = np.ones(len(rows))
+        weights = np.concatenate([-rows.T, constants[None], ones[None]])
+        centre = core.centre.astype(np.float64) * self.scale
+        return Stage(
+            weights.astype(self.dtype, order="C"),
+            rows.astype(self.dtype),
+            centre.astype(self.dtype) if centre.any() else None,
+            first,
+            bias,
+            Margin.of(rows.shape[1], self.dtype),
+            exact,
+            min(keep, width * len(rows)),
+            float(weight),
+            float(ahead),
+            product_rows(*reversed(weights.shape)),
+        )
+
+
+def common_scale(codebooks, dtype) -> float:
+    """Return 1, or the power of two that brings extraordinary tables near 1."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        spreads = [
+            float(np.abs(table - table.mean(axis=0, dtype=np.float64)).max(initial=0.0))
+            for table in codebooks
+        ]
+    return power_of_two_scale(max(spreads), dtype)
+
+
+def nearest_best(be: Backend, X: Any, begun: Any, tables: Tables, options) -> tuple:
+    """Return codes, and distances or None; see `skvq.nearest.nearest_best`."""
+    dtypes = [compute_dtype(table.dtype) for table in tables]
+    dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), *dtypes)
+    search, here = _prepared(be, tables, begun.shape[1], begun.shape[2], options, dtype)
+    search.check_memory(*X.shape, options.beam_size)
+    per_row = 2 * search.most_scores + 4 * search.most_sums * X.shape[1]
+    plan = Plan(search.tile_rows(X.shape[0]), per_row, search.work)
+    shape, wanted = (search.n_found, len(tables)), be.code_dtype(options.dtype)
+    outputs = [(shape, wanted), ((), np.uint8), (shape[:1], np.float64)]
+
+    def tile(rows: slice) -> tuple:
+        return _tile(be, X[rows, :], begun[rows, ...], search, here, options.distances)
+
+    outputs = outputs[: 2 + options.distances]
+    codes, state, *found = be.over_rows(X.shape[0], plan, tile, outputs)
+    rows = be.flagged(state)
+    if rows.size:
+        again = partial(_again, be, begun, tables, options, search.limit)
+        codes, *found = searched_again(be, X, rows, [codes, *found], again)
+    if options.distances:
+        check_finite(be, found[0], "codebooks")
+    return codes, found[0] if options.distances else None
+
+
+def _prepared(be: Backend, tables, n_sums, n_begun, options, dtype) -> tuple:
+    """Return the search, and its tables and stages on the device."""
+
+    def make() -> tuple:
+        search = Search(tables, n_sums, n_begun, options, dtype)
+        begun = [
+            (be.send(rows), None if bias is None else be.send(bias))
+            for rows, bias in zip(search.begun, search.begun_biases, strict=True)
+        ]
+        return search, (begun, [be.sent(stage) for stage in search.stages])
+
+    if options.biases is not None or options.stage_weights is not None:
+        return make()
+    asked = n_sums, n_begun, options.beam_size, options.n_best
+    return tables.form(("beam", dtype, be.key, *asked), make)
+
+
+def _again(be, begun, tables, options, limit, x, rows) -> tuple:
+    """Search some rows of the host with care."""
+    check_reach(x, limit)
+    x, given = x.astype(np.float64), be.to_host(be.take(begun, rows))
+    shape = given.shape[1:]
+    n_sums, n_begun = shape
+    search, here = _prepared(CAREFUL, tables, n_sums, n_begun, options, x.dtype)
+    step = search.tile_rows(len(x))
+    cuts = [slice(low, low + step) for low in range(0, len(x), step)]
+    parts = [
+        _tile(CAREFUL, x[cut], given[cut], search, here, options.distances)
+        for cut in cuts
+    ]
+    codes, _, *found = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return (codes, *found)
+
+
+def _tile(be: Backend, x, begun, search: Search, here, distances: bool) -> tuple:
+    """Return codes and state of a tile, and the distances if they are asked for."""
+    n, b = begun.shape[:2]
+    begun_tables, stages = here
+    rest = be.residuals(be.cast(x, search.dtype), b, search)
+    loss: Any = be.zeros((n, b)) if search.weighted or search.biased else None
+    plain = loss  # the loss without the biases
+    for j, (rows, bias) in enumerate(begun_tables):
+        own = be.cast(begun[:, :, j], np.intp)
+        rest.subtract(rows, own)
+        if search.weighted:
+            error = float(search.begun_weights[j]) * rest.norms()
+            loss, plain = loss + error, plain + error
+        if bias is not None:
+            loss = loss + be.look_up(bias, own)
+    parents, chosen, state = [], [], be.zeros((n,), np.uint8)
+    for j, stage in enumerate(stages):
+        if stage.centre is not None:
+            rest.shift(stage.centre)
+        parent, code, doubt = rest.choose(loss, stage)
+        parents.append(parent)
+        chosen.append(code)
+        last = j == len(stages) - 1
+        if not last or distances or stage.width > 1:
+            rest.advance(parent, code, stage)
+        if stage.width > 1:
+            doubt = rest.doubtful(stage)
+        state = be.xp.maximum(state, doubt)
+        if not last or distances:
+            if loss is not None:
+                loss, plain = (be.take_along(each, parent) for each in (loss, plain))
+            if search.weighted:
+                error = stage.weight * rest.norms()
+                loss, plain = loss + error, plain + error
+            if stage.bias is not None:
+                loss = loss + be.look_up(stage.bias, code)
+    codes = _traced_back(be, begun, parents, chosen, stages)
+    if not distances:
+        return codes, state
+    total = plain if search.weighted else rest.norms()
+    return codes, state, total / search.scale / search.scale
+
+
+def _traced_back(be: Backend, begun, parents, chosen, stages) -> Any:
+    """Follow the kept sums back to the first table."""
+    at, columns = None, []
+    for parent, code, stage in zip(
+        reversed(parents), reversed(chosen), reversed(stages), strict=True
+    ):
+        if at is not None:
+            code, parent = be.take_along(code, at), be.take_along(parent, at)
+        if stage.first is not None:
+            code = be.look_up(stage.first, code)
+        columns.append(be.cast(code, np.intp)[:, :, None])
+        at = parent
+    kept = begun if at is None else be.take_along(begun, at)
+    return be.concat([be.cast(kept, np.intp), *reversed(columns)], axis=2)

@@ -1,0 +1,188 @@
+"""The nearest codeword of one table."""
+
+import math
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from skvq.nearest.backends.base import Backend, Plan
+from skvq.nearest.backends.host import CAREFUL
+from skvq.nearest.metrics import (
+    PRODUCT_METRICS,
+    Metric,
+    why_out_of_reach,
+    why_undefined,
+)
+from skvq.nearest.tables import (
+    Flat,
+    Table,
+    check_no_zero_rows,
+    compute_dtype,
+    flat_form,
+)
+from skvq.nearest.threads import even_chunk
+
+# A chunk shares one pass of everything but the scores.  Long ones, since each call into
+# NumPy hands the interpreter's lock over, but not so long that they leave the cache.
+_CHUNK_ELEMENTS = 2**19
+_MAX_CHUNK_ROWS = 16384
+# Distances of a tile that are computed one by one.
+_DIRECT_ELEMENTS = 2**16
+# Numbers of a block of rows that are searched again.
+_AGAIN_ELEMENTS = 2**20
+
+
+def nearest(
+    be: Backend, X: Any, table: Table, metric: Metric, bias: Any, distances: bool
+) -> tuple:
+    """Return codes, and distances or None; see `skvq.nearest.nearest`."""
+    if metric in PRODUCT_METRICS:
+        return _by_product(be, X, table, metric, bias, distances)
+    return _by_distances(be, X, table, metric, bias, distances)
+
+
+def _by_product(be, X, table, metric, bias, distances) -> tuple:
+    dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), compute_dtype(table.dtype))
+    form = flat_form(table, metric, dtype, bias, X.shape[0] * be.takes_second_looks)
+    if bias is None:
+        key = ("flat", metric, dtype, be.key, form.apart is None)
+        here = table.form(key, lambda: be.sent(form))
+    else:
+        here = be.sent(form)
+    d, n_codewords = X.shape[1], form.weights.shape[1]
+    chunk = max(16, min(_CHUNK_ELEMENTS // d, _MAX_CHUNK_ROWS))
+    chunk = even_chunk(X.shape[0], chunk, d * n_codewords)
+    plan = Plan(chunk, n_codewords + 4 * d, d * n_codewords)
+    outputs = [((), np.intp), ((), np.uint8), ((), np.float64)][: 2 + distances]
+
+    def tile(rows: slice) -> tuple:
+        return _tile(be, X[rows, :], here, metric, dtype, distances)
+
+    codes, state, *found = be.over_rows(X.shape[0], plan, tile, outputs)
+    rows = be.flagged(state)
+    if rows.size:
+        again = partial(_again, table, metric, bias, distances, form)
+        codes, *found = searched_again(be, X, rows, [codes, *found], again)
+    if distances:
+        check_finite(be, found[0], "codebook")
+    return codes, found[0] if distances else None
+
+
+def _tile(be: Backend, x, form: Flat, metric, dtype, distances: bool) -> tuple:
+    if metric == "cosine":
+        x = be.unit_rows(be.cast(x, dtype))
+    rows = be.centred(x, form, dtype)
+    code, state = be.argmin_product(rows, form)
+    found = None
+    if distances and metric == "inner_product" and form.exact is not None:
+        found = -be.row_products(be.look_up(form.exact, code), be.cast(x, dtype))
+    elif distances and metric == "inner_product":
+        # The table is centred; the product asked for is not.
+        codeword = be.look_up(form.rows, code) + form.offset
+        found = be.row_sums(codeword * be.cast(x, dtype)) / -form.scale
+    elif distances:
+        half = 0.5 if metric == "cosine" else 1.0
+        found = be.gap_norms(rows, form, code) * half / form.scale / form.scale
+    if form.first is not None:
+        code = be.look_up(form.first, code)
+    return (code, state) if found is None else (code, state, found)
+
+
+def _again(table, metric, bias, distances, form, x, rows) -> tuple:
+    """Search some rows of the host with care."""
+    if metric == "cosine":
+        for place in np.flatnonzero(~x.any(axis=1)):
+            check_no_zero_rows(x[[place]], "X", rows[place])
+    check_reach(x, math.inf if metric == "cosine" else form.limit)
+    x = x.astype(np.float64)
+    form = flat_form(table, metric, np.dtype(np.float64), bias)
+    code, _, *found = _tile(CAREFUL, x, form, metric, x.dtype, distances)
+    return (code, *found)
+
+
+def searched_again(be: Backend, X, rows: np.ndarray, outputs: list, again) -> list:
+    """Return outputs in which some rows are those of a careful search on the host.
+
+    Parameters
+    ----------
+    be : Backend
+        Of the outputs.
+    X : array of shape (n_samples, n_features)
+        All rows.
+    rows : ndarray of shape (n_again,)
+        Which of them.
+    outputs : list of arrays
+        With an entry for each row of X.
+    again : callable
+        ``again(x, rows)`` returns those of some rows, on the host.
+    """
+    step = max(1, _AGAIN_ELEMENTS // X.shape[1])
+    chunks = [rows[low : low + step] for low in range(0, len(rows), step)]
+    plan = Plan(1, 0, math.inf)
+    found: list = [None] * len(chunks)
+
+    def tile(cut: slice) -> tuple:
+        for i in range(cut.start, cut.stop):
+            numbers = be.first_row + chunks[i]
+            found[i] = again(be.to_host(be.take(X, chunks[i])), numbers)
+        return ()
+
+    CAREFUL.over_rows(len(chunks), plan, tile, [])
+    joined = [np.concatenate(parts) for parts in zip(*found, strict=True)]
+    return [
+        be.replaced(array, rows, values)
+        for array, values in zip(outputs, joined, strict=True)
+    ]
+
+
+def check_reach(x: np.ndarray, limit: float) -> None:
+    """Raise unless all |x| are below the limit of a table; NaN fails too."""
+    largest = max(x.max(initial=0.0), -float(x.min(initial=0.0)))
+    if not largest < limit:
+        raise ValueError(why_out_of_reach(float(largest)))
+
+
+def check_finite(be: Backend, found: Any, what: str) -> None:
+    """Raise if distances of finite rows came out as no numbers."""
+    if not bool(be.xp.all(be.xp.isfinite(found))):
+        raise ValueError(f"Distances between X and the {what} overflow: scale X.")
+
+
+def check_defined(be: Backend, values: Any, metric: Metric, X: Any) -> None:
+    """Raise unless distances of the rows of X are numbers."""
+    if not bool(be.xp.all(be.xp.isfinite(values))):
+        largest = max(float(be.xp.max(X)), -float(be.xp.min(X)))
+        raise ValueError(why_undefined(metric, largest))
+
+
+def _by_distances(be, X, table, metric, bias, distances) -> tuple:
+    """Search by the distances themselves, in float64; on the host if it must be."""
+    host = table.codewords.astype(np.float64)
+    on_device = metric in be.direct_metrics
+    codebook = be.send(host) if on_device else host
+    constants = None if bias is None else be.send(bias)
+
+    def all_distances(x) -> Any:
+        if not on_device:
+            return be.send(cdist(be.to_host(x), codebook, metric))
+        gaps = be.xp.abs(x[:, None, :] - codebook[None, :, :])
+        return (be.xp.sum if metric == "cityblock" else be.xp.max)(gaps, axis=2)
+
+    def tile(rows: slice) -> tuple:
+        x = be.cast(X[rows, :], np.float64)
+        found = all_distances(x)
+        biased = found if constants is None else found + constants
+        code = be.argmin(biased)
+        found = be.take_along(found, code[:, None])[:, 0]
+        check_defined(be, found, metric, x)
+        return (code, found)[: 1 + distances]
+
+    # Python code holds the interpreter's lock: threads would only wait.
+    work = 0 if callable(metric) else 8 * host.size
+    per_row = 2 * host.size if on_device else sum(host.shape)
+    chunk = max(16, _DIRECT_ELEMENTS // len(host))
+    outputs = [((), np.intp), ((), np.float64)][: 1 + distances]
+    found = be.over_rows(X.shape[0], Plan(chunk, per_row, work), tile, outputs)
+    return found[0], found[1] if distances else None

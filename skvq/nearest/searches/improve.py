@@ -1,0 +1,203 @@
+"""Better sums of codewords, one table at a time: iterated conditional modes.
+
+With all other codes held, the best code of one table is the nearest of its codewords to
+what the others leave of the row: a search in one table.  Going round the tables until
+nothing changes ends in a local minimum; a few codes replaced at random, and round
+again, may end in a better one (Martinez et al. 2016).  Each row keeps the best sum that
+it has seen.
+
+What the others leave is kept as a vector, moved by one codeword before and after each
+step.  Looking up the scalar products of codewords in a precomputed table instead takes
+m - 1 look-ups of V numbers a step: on two cores of a server 690 ns a row and step for
+eight tables of 256, whatever d, against 490 ns at d = 64 and 880 ns at d = 128 as it is
+done here, but with the products of all samples and of all codewords to make first.
+"""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from skvq.nearest.backends.base import Backend, Plan
+from skvq.nearest.backends.host import CAREFUL
+from skvq.nearest.searches.beam import common_scale
+from skvq.nearest.searches.flat import check_finite, check_reach, searched_again
+from skvq.nearest.tables import (
+    Margin,
+    Tables,
+    compute_dtype,
+    make_core,
+    place_of_equals,
+)
+from skvq.nearest.threads import even_chunk
+
+# Scores of one tile, and the fewest rows for a good matrix product.
+_TILE_SCORES = 2**17
+_MIN_TILE_ROWS = 64
+_MAX_TILE_ROWS = 1024
+
+
+class Options(NamedTuple):
+    """What `skvq.nearest.improve_sums` is asked for."""
+
+    n_rounds: int
+    n_replaced: int
+    n_sweeps: int
+    seed: int
+    dtype: Any
+
+
+class _Round(NamedTuple):
+    """What is done to every row alike, so that no code depends on other rows."""
+
+    order: np.ndarray  # tables in the order of the steps, those replaced last
+    replaced: np.ndarray  # tables whose codes are replaced first
+    offsets: np.ndarray  # what is added to these codes, modulo the table's size
+
+
+class _Factor(NamedTuple):
+    """A table made ready for the search."""
+
+    weights: np.ndarray  # (d + 1, V'), [-(C - m)^T; 1/2 ||c - m||^2]
+    rows: np.ndarray  # (V', d), the distinct codewords about the centre
+    first: np.ndarray | None  # (V',), index of each row in the codebook; None: all
+    place: np.ndarray | None  # (V,), row of each codeword; None: its own
+    margin: Margin
+
+    def between(self, left: np.ndarray, row, codeword) -> np.ndarray:
+        """Return half the distances of pairs of what is left and codewords."""
+        gaps = left[row] - self.rows[codeword]
+        return 0.5 * np.einsum("ij,ij->i", gaps, gaps)
+
+
+class _Search:
+    """What all tiles share: the tables, made ready."""
+
+    def __init__(self, tables: Tables, dtype: np.dtype) -> None:
+        codebooks = [table.codewords for table in tables]
+        self.dtype, self.scale = dtype, common_scale(codebooks, dtype)
+        cores = [make_core(each, dtype, self.scale) for each in codebooks]
+        centres = [core.centre.astype(np.float64) * self.scale for core in cores]
+        self.centre = np.sum(centres, axis=0).astype(dtype)
+        self.factors = [
+            _Factor(
+                np.concatenate([-core.rows.T, core.half_norms[None]]).astype(
+                    dtype, order="C"
+                ),
+                core.rows.astype(dtype),
+                core.first,
+                None if core.first is None else place_of_equals(each, core.first),
+                Margin.of(each.shape[1], dtype),
+            )
+            for core, each in zip(cores, codebooks, strict=True)
+        ]
+        self.sizes = [len(factor.rows) for factor in self.factors]
+        self.work = float(sum(factor.weights.size for factor in self.factors))
+        # As in `nearest_best`: squares of what may be left must be finite.
+        largest = float(np.finfo(dtype).max)
+        reach = math.sqrt(largest / (16 * max(1, codebooks[0].shape[1])))
+        self.limit = min(reach / self.scale, largest) - sum(
+            float(np.abs(each).max()) for each in codebooks
+        )
+
+
+def _schedule(sizes, n_replaced: int, seed: int):
+    """Yield the rounds; how many are taken changes none of them."""
+    rng = np.random.default_rng(seed)
+    free = np.flatnonzero(np.array(sizes) > 1)
+    yield _Round(free, free[:0], free[:0])
+    while True:
+        order = rng.permutation(free)
+        replaced = order[max(0, len(order) - n_replaced) :]
+        offsets = [int(rng.integers(1, sizes[j])) for j in replaced]
+        yield _Round(order, replaced, np.array(offsets, dtype=np.intp))
+
+
+def improve_sums(be: Backend, X: Any, codes: Any, tables: Tables, options) -> tuple:
+    """Return codes and distances; see `skvq.nearest.improve_sums`."""
+    dtypes = [compute_dtype(table.dtype) for table in tables]
+    dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), *dtypes)
+    search, factors, centre = _prepared(be, tables, dtype)
+    schedule = _schedule(search.sizes, options.n_replaced, options.seed)
+    rounds = [next(schedule) for _ in range(options.n_rounds)]
+    most, work = max(search.sizes), options.n_sweeps * search.work
+    chunk = min(max(_TILE_SCORES // most, _MIN_TILE_ROWS), _MAX_TILE_ROWS)
+    chunk = min(chunk, even_chunk(X.shape[0], chunk, work))
+    plan = Plan(chunk, most + 4 * X.shape[1], max(1, options.n_rounds) * work)
+
+    def tile(cut: slice) -> tuple:
+        sums = be.sums(X[cut, :], factors, centre, search)
+        return _tile(be, sums, codes[cut, :], factors, rounds, options.n_sweeps)
+
+    outputs = [((len(tables),), be.code_dtype(options.dtype)), ((), np.uint8)]
+    outputs.append(((), np.float64))
+    improved, state, found = be.over_rows(X.shape[0], plan, tile, outputs)
+    rows = be.flagged(state)
+    if rows.size:
+        again = partial(_again, be, codes, tables, rounds, options, search.limit)
+        improved, found = searched_again(be, X, rows, [improved, found], again)
+    check_finite(be, found, "codebooks")
+    return improved, found
+
+
+def _prepared(be: Backend, tables: Tables, dtype: np.dtype) -> tuple:
+    """Return the search, and its tables and their centre on the device."""
+
+    def make() -> tuple:
+        search = _Search(tables, dtype)
+        factors = [be.sent(factor) for factor in search.factors]
+        return search, factors, be.send(search.centre)
+
+    return tables.form(("improve", dtype, be.key), make)
+
+
+def _again(be, given, tables, rounds, options, limit, x, rows) -> tuple:
+    """Improve the codes of some rows of the host with care."""
+    check_reach(x, limit)
+    x, given = x.astype(np.float64), be.to_host(be.take(given, rows))
+    search, factors, centre = _prepared(CAREFUL, tables, x.dtype)
+    found = []
+    for low in range(0, len(x), _MAX_TILE_ROWS):
+        cut = slice(low, low + _MAX_TILE_ROWS)
+        sums = CAREFUL.sums(x[cut], factors, centre, search)
+        found.append(
+            _tile(CAREFUL, sums, given[cut], factors, rounds, options.n_sweeps)
+        )
+    codes, _, distances = (np.concatenate(part) for part in zip(*found, strict=True))
+    return codes, distances
+
+
+def _tile(be: Backend, sums, given, factors, rounds, n_sweeps: int) -> tuple:
+    """Return the best codes of a tile that were seen, state, and distances."""
+    best = [be.cast(given[:, j], np.intp) for j in range(len(factors))]
+    for j, factor in enumerate(factors):
+        if factor.place is not None:
+            best[j] = be.look_up(factor.place, best[j])
+    error = sums.leave(best)
+    state = sums.state()
+    for each in rounds:
+        codes = list(best)
+        for j, offset in zip(each.replaced, each.offsets, strict=True):
+            size = factors[j].rows.shape[0]
+            moved = codes[j] + int(offset)
+            codes[j] = be.xp.where(moved >= size, moved - size, moved)
+        if len(each.replaced):
+            sums.leave(codes)
+        for sweep in range(n_sweeps):
+            # What sweeps before have chosen is only where the last one starts.
+            last = sweep == n_sweeps - 1
+            for j in each.order:
+                codes[j], doubt = sums.step(j, codes[j], last)
+                if last:
+                    state = be.xp.maximum(state, doubt)
+        # Anew from the codes: rounding does not build up from step to step.
+        new = sums.leave(codes)
+        better = new < error
+        best = [be.xp.where(better, *pair) for pair in zip(codes, best, strict=True)]
+        error = be.xp.where(better, new, error)
+    for j, factor in enumerate(factors):
+        if factor.first is not None:
+            best[j] = be.look_up(factor.first, best[j])
+    columns = [be.cast(column, np.intp)[:, None] for column in best]
+    return be.concat(columns, axis=1), state, sums.unscaled(error)

@@ -1,0 +1,91 @@
+"""Scalar levels: the cells of values, the levels of codes, and the lengths of rows."""
+
+from typing import Any
+
+import numpy as np
+
+from skvq.nearest.backends.base import Backend, Plan
+from skvq.nearest.backends.levels import EqualCells, tile_rows
+from skvq.nearest.tables import Columns
+
+# What an element costs, in multiply-adds, for the choice of threads.
+_WORK = 40.0
+
+
+def row_plan(n_columns: int, copies: int = 4, work: float = _WORK) -> Plan:
+    """Return how to cut rows of which a few copies, in float64, are worked at.
+
+    Parameters
+    ----------
+    n_columns : int
+        Of a row.
+    copies : int, default=4
+        How many are in memory at a time, elsewhere than on the host.
+    work : float, default=40
+        Multiply-adds of an element.
+    """
+    return Plan(tile_rows(n_columns), copies * n_columns, work * n_columns, plain=True)
+
+
+def cells_between(be: Backend, X: Any, edges: Columns, dtype: Any) -> Any:
+    """Return the cells of X; see `skvq.nearest.cells_between`."""
+    own = be.numpy_dtype(X)
+
+    def make() -> Any:
+        return be.edges([_rounded_up(edge, own) for edge in edges.arrays])
+
+    return be.cells_between(X, edges.form(("edges", own, be.key), make), dtype)
+
+
+def _rounded_up(edges: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return edges in `dtype` that its numbers pass exactly if they pass these."""
+    with np.errstate(over="ignore"):
+        rounded = edges.astype(dtype)
+    low = rounded < edges
+    rounded[low] = np.nextafter(rounded[low], np.inf, dtype=dtype)
+    return rounded
+
+
+def equal_levels(be: Backend, codes: Any, cells: EqualCells, dtype: Any) -> Any:
+    """Return the middles of cells; see `skvq.nearest.equal_levels`."""
+    factor, cells = cells.scaled
+    rows = [factor, cells.low, cells.width, 2.0 * np.asarray(cells.sizes)]
+    sent = be.send(np.stack(rows))
+    factor, low, width, twice = (sent[i, :] for i in range(len(rows)))
+
+    def tile(cut: slice) -> tuple:
+        x = be.cast(codes[cut, :], np.float64)
+        x *= 2
+        x += 1
+        x *= width
+        x /= twice
+        x += low
+        x /= factor
+        return (x,)
+
+    n, n_columns = codes.shape
+    outputs = [((n_columns,), dtype)]
+    return be.over_rows(n, row_plan(n_columns), tile, outputs)[0]
+
+
+def entries(be: Backend, codes: Any, tables: Columns, dtype: np.dtype) -> Any:
+    """Return what codes stand for; see `skvq.nearest.entries`."""
+
+    def make() -> tuple:
+        begins = np.cumsum([0, *map(len, tables.arrays)])[:-1]
+        table = np.concatenate(tables.arrays).astype(dtype)
+        return be.send(table), be.send(begins)
+
+    table, begins = tables.form(("entries", dtype, be.key), make)
+    return be.entries(table, codes, begins)
+
+
+def row_norms(be: Backend, X: Any) -> Any:
+    """Return the lengths of rows; see `skvq.nearest.row_norms`."""
+
+    def tile(cut: slice) -> tuple:
+        scaled, exponent = be.scaled_rows(X[cut, :])
+        return (be.ldexp(be.xp.sqrt(be.row_products(scaled, scaled)), exponent),)
+
+    n, n_columns = X.shape
+    return be.over_rows(n, row_plan(n_columns, work=4), tile, [((), np.float64)])[0]

@@ -1,0 +1,64 @@
+"""The nearest codewords in all subspaces, in one pass."""
+
+import math
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from skvq.nearest.backends.base import Backend, Plan
+from skvq.nearest.searches.flat import nearest
+from skvq.nearest.tables import MANY, Tables, compute_dtype, flat_form, make_runs
+
+_CHUNK_ROWS = 1024
+
+
+def nearest_product(be: Backend, X: Any, tables: Tables, bias, dtype) -> Any:
+    """Return the codes (n_samples, m); see `skvq.nearest.nearest_product`."""
+    dtypes = [compute_dtype(table.dtype) for table in tables]
+    common = np.result_type(compute_dtype(be.numpy_dtype(X)), *dtypes)
+    runs = _prepared(be, tables, common, bias, X.shape[0])
+    work = sum(math.prod(run.weights.shape) for run in runs)
+    per_row = max(run.weights.shape[0] * sum(run.weights.shape[1:]) for run in runs)
+    plan = Plan(_CHUNK_ROWS, per_row + 4 * X.shape[1], work)
+    outputs = [((len(tables),), dtype), ((len(tables),), np.bool_)]
+    tile = partial(_tile, be, X, runs, common)
+    codes, unsure = be.over_rows(X.shape[0], plan, tile, outputs)
+    if not bool(be.xp.any(unsure)):
+        return codes
+    unsure, starts = be.to_host(unsure), np.cumsum([table.shape[1] for table in tables])
+    columns = [codes[:, j] for j in range(len(tables))]
+    for j in np.flatnonzero(unsure.any(axis=0)):
+        # As a table of its own: that search looks closer.
+        rows, stop = np.flatnonzero(unsure[:, j]), int(starts[j])
+        x = be.take(X, rows)[:, stop - tables[j].shape[1] : stop]
+        constants = None if bias is None else bias[j]
+        found, _ = nearest(be, x, tables[j], "sqeuclidean", constants, False)
+        columns[j] = be.replaced(columns[j], rows, found)
+    return be.concat([column[:, None] for column in columns], axis=1)
+
+
+def _prepared(be: Backend, tables: Tables, dtype: np.dtype, bias, n_rows: int) -> list:
+    """Return the runs of subspaces of one shape, on the device."""
+    largest = max(map(len, tables), default=1)
+    n_rows *= be.takes_second_looks and n_rows >= MANY * largest
+
+    def make() -> list:
+        every = [None] * len(tables) if bias is None else bias
+        flat = [
+            flat_form(table, "sqeuclidean", dtype, constants, n_rows)
+            for table, constants in zip(tables, every, strict=True)
+        ]
+        most = be.most_run_scores(max(form.weights.shape[1] for form in flat))
+        runs = [be.sent(run) for run in make_runs(flat, most)]
+        return runs
+
+    if bias is not None:
+        return make()
+    return tables.form(("product", dtype, be.key, n_rows > 0), make)
+
+
+def _tile(be: Backend, X: Any, runs, dtype: np.dtype, rows: slice) -> tuple:
+    x = be.product_tile(X[rows, :], dtype)
+    found = [be.argmin_run(x, run) for run in runs]
+    return tuple(be.concat(list(part), axis=1) for part in zip(*found, strict=True))

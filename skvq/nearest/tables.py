@@ -1,0 +1,701 @@
+"""Codebooks made ready for the searches, and kept with the table that they are of.
+
+For the metrics that are a matrix product, a row tile x and a table C share one form.
+With a centre m taken from the table alone,
+
+    argmin_k ||x - c_k||^2 = argmin_k  1/2 ||c_k - m||^2 - (x - m) . (c_k - m),
+
+which is one GEMM of the tile, extended by a column of ones, with the table
+[-(C - m)^T; 1/2 ||c - m||^2], and one argmin over each row of the result.  Without the
+centre, data far from the origin would lose every digit that matters.
+
+The rounding of a score is a small share of ||x - m||^2, not of the distance.  So a code
+is sure where the distance is no small share of that norm, or where the second best
+score is not near; the few other rows are searched again with care (`careful`).
+"""
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from skvq.nearest.backends.choice import backend_of
+from skvq.nearest.backends.host import HOST
+from skvq.nearest.distinct import unique_rows
+from skvq.nearest.metrics import Metric
+
+# 2^64 over the golden ratio: an odd multiplier that spreads the bits of a hash.
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+# Where the largest square of a distance from the mean is so many times their median,
+# the centre is one of the rows that are within so many times the median from theirs.
+_FAR = 16
+
+# Standard deviation of the rounding of a product of d terms, over sqrt(d) roundings of
+# the result, where its terms have one sign: partial sums grow towards it, and each
+# rounding is uniform in its last bit.  It is less where the terms cancel.
+_ROUNDING = 0.17
+# ... and as if it had so many terms more: what it is a product of is rounded as well,
+# and sums of few terms are no sums of many small errors.
+_MORE_TERMS = 6
+# Standard deviations of a difference of scores: a row that exceeds them, with a gap
+# between its codewords that is as small as the tolerance, is one in some 10^8 of
+# ordinary data (of rows with gaps of one or two tolerances, one in a thousand).
+# Candidates for the careful search, which costs few rows a second look, take more.
+_SURE, _NEAR = 2.0, 6.0
+# Rows so narrow are often far beside their distance; of so many for each codeword it
+# pays to know how far codewords are from each other.
+_OFTEN_NEAR, MANY = 16, 32
+_HALF_WAY_ROWS = 512
+# Distances that differ by a smaller share of the larger are the same to the searches.
+TOLERANCE = {np.dtype(np.float32): 2.0**-18, np.dtype(np.float64): 2.0**-46}
+
+
+def compute_dtype(dtype) -> np.dtype:
+    """Return the floating dtype that input of `dtype` is computed in.
+
+    float16 and integers of 8 and 16 bits: float32; float32: itself; all else: float64.
+    The values play no part in the choice.
+
+    Parameters
+    ----------
+    dtype : dtype-like
+        That of the input.
+
+    Returns
+    -------
+    dtype : numpy.dtype
+        That of the computation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.nearest import compute_dtype
+    >>> compute_dtype(np.uint8), compute_dtype(np.int64)
+    (dtype('float32'), dtype('float64'))
+    """
+    dtype = np.dtype(dtype)
+    narrow = dtype.kind in "biuf" and dtype.itemsize <= 2
+    return np.dtype(np.float32 if narrow or dtype == np.float32 else np.float64)
+
+
+class _Kept:
+    """What is made of a table once, and not pickled or copied with it."""
+
+    _forms: dict[Hashable, Any]
+
+    def form(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what `make` returns, which the first call with a key has made."""
+        try:
+            return self._forms[key]
+        except KeyError:
+            # Of two threads that both make it, one wins.
+            return self._forms.setdefault(key, make())
+
+
+class Table(_Kept):
+    """A codebook, with what searches have made ready of it.
+
+    Every search takes one in place of an array, and makes nothing anew.
+
+    Parameters
+    ----------
+    codewords : array-like of shape (n_codewords, n_features)
+        Of any library; what is kept is the host's, and read-only.
+    exact : bool, default=True
+        Whether codes are those of exact distances, as `nearest` says.  A table that is
+        learned is searched many times on the way: there it is enough if distances that
+        differ by 2^-14 of the second are told apart (2^-42 in float64).
+
+    Attributes
+    ----------
+    codewords : ndarray of shape (n_codewords, n_features)
+        The codebook.
+    exact : bool
+        As given.
+
+    Examples
+    --------
+    >>> from skvq.nearest import Table, nearest
+    >>> table = Table([[0.0, 0.0], [4.0, 4.0]])
+    >>> nearest([[5.0, 5.0]], table, return_distances=False)[0].tolist()
+    [1]
+    """
+
+    def __init__(self, codewords, *, exact: bool = True) -> None:
+        codewords = HOST.matrix(fetched(codewords), "codebook")
+        self.codewords, self.exact = read_only(codewords), exact
+        self._forms = {}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of codewords and of features."""
+        return self.codewords.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the codewords."""
+        return self.codewords.dtype
+
+    def __len__(self) -> int:
+        return len(self.codewords)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.array(self.codewords, dtype=dtype, copy=True)
+
+    def __reduce__(self) -> tuple:
+        return partial(Table, exact=self.exact), (self.codewords,)
+
+
+class Tables(_Kept, Sequence):
+    """Several codebooks, with what the searches in all of them have made ready.
+
+    Parameters
+    ----------
+    tables : sequence of Table or array-like
+        One for each subspace, stage or factor.
+    """
+
+    def __init__(self, tables: Sequence) -> None:
+        self._set(_named(tables))
+        for table in self._tables:
+            table.codewords = read_only(table.codewords)
+
+    def _set(self, tables: Iterable["Table"]) -> None:
+        self._tables, self._forms = tuple(tables), {}
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    def __getitem__(self, index):
+        return self._tables[index]
+
+    def __iter__(self) -> Iterator[Table]:
+        return iter(self._tables)
+
+    def __reduce__(self) -> tuple:
+        return Tables, (self._tables,)
+
+
+class Columns(_Kept):
+    """Edges or levels of columns of scalars, and what has been made ready of them.
+
+    Parameters
+    ----------
+    arrays : sequence of 1-d ndarrays
+        One for each column.
+    """
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        self.arrays = tuple(arrays)
+        self._forms = {}
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __reduce__(self) -> tuple:
+        return Columns, (self.arrays,)
+
+
+def as_columns(arrays) -> Columns:
+    """Return columns of a sequence of arrays; itself if it is one."""
+    return arrays if isinstance(arrays, Columns) else Columns(arrays)
+
+
+def as_table(codebook, name: str = "codebook") -> Table:
+    """Return a table of an array-like of any library; itself if it is one."""
+    if isinstance(codebook, Table):
+        return codebook
+    table = Table.__new__(Table)
+    table.codewords, table._forms = HOST.matrix(fetched(codebook), name), {}
+    table.exact = True
+    return table
+
+
+def as_tables(codebooks) -> Tables:
+    """Return tables of a sequence of array-likes; itself if it is one."""
+    if isinstance(codebooks, Tables):
+        return codebooks
+    tables = Tables.__new__(Tables)
+    tables._set(_named(codebooks))
+    return tables
+
+
+def _named(codebooks: Sequence) -> Iterator[Table]:
+    return (as_table(each, f"codebooks[{j}]") for j, each in enumerate(codebooks))
+
+
+def fetched(array: Any) -> Any:
+    """Return an array of another library as one of NumPy's; all else as it is."""
+    return backend_of(array).to_host(array)
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """Return an array that nobody can write into; a copy of one that somebody can."""
+    owner: Any = array
+    while getattr(owner, "flags", None) is not None:
+        if owner.flags.writeable:
+            array = array.copy()
+            array.flags.writeable = False
+            break
+        owner = owner.base
+    return array
+
+
+# -- what all forms share --------------------------------------------------------------
+
+
+class Margin(NamedTuple):
+    """What a code is sure by; see `Backend.judged`."""
+
+    share: float  # of the norms, that the distance exceeds where a code is sure
+    slack: float  # of thrice the norms and the distance, that near scores differ by
+    coarse: float  # as the share, of a choice among several, which need not be exact
+
+    @classmethod
+    def of(cls, n_features: int, dtype: np.dtype) -> "Margin":
+        """Return the margin of products of so many terms."""
+        unit = float(np.finfo(dtype).eps) / 2
+        # The scores are half the distances, and two of them differ.
+        terms = n_features + _MORE_TERMS
+        deviation = math.sqrt(2 * terms) * _ROUNDING * unit
+        part = 2 * _SURE * deviation / TOLERANCE[np.dtype(dtype)]
+        # ||y|| (||y|| + r), what a product may reach, is at most (3 ||y||^2 + r^2) / 2.
+        return cls(_share(part), 0.5 * _NEAR * deviation, _share(part / 16))
+
+    def of_unit_rows(self, dtype: np.dtype) -> float:
+        """Return what stands for the rounding of unit rows beside the norms.
+
+        A row that is off by e changes a difference of squared distances, of codewords
+        that are both D away, by 4 e sqrt(D) at most.
+        """
+        unit = float(np.finfo(dtype).eps) / 2
+        return (4 * unit / TOLERANCE[np.dtype(dtype)]) ** 2 / min(1.0, self.share)
+
+
+def _share(part: float) -> float:
+    return 1.5 * part / (1 - 0.5 * part) if part < 2 else math.inf
+
+
+class Core(NamedTuple):
+    """Distinct codewords, about a centre and scaled, in float64."""
+
+    rows: np.ndarray  # (V', d)
+    centre: np.ndarray  # (d,), in the dtype to compute in
+    scale: float  # power of two that keeps squares away from over- and underflow
+    spread: float  # the largest |entry| of the rows
+    half_norms: np.ndarray  # (V',)
+    first: np.ndarray | None  # (V',), index of each row in the codebook; None: all
+
+
+def make_core(
+    codebook: np.ndarray, dtype: np.dtype, scale: float | None = None, unit=False
+) -> Core:
+    """Return what every form of a codebook is made of.
+
+    Parameters
+    ----------
+    codebook : ndarray of shape (n_codewords, n_features)
+        The codewords.
+    dtype : dtype
+        To compute in.
+    scale : float, optional
+        That of several tables; None: what the table's own spread asks for.
+    unit : bool, default=False
+        Whether codewords are divided by their norms.
+    """
+    first = first_of_distinct(codebook)
+    rows = (codebook if first is None else codebook[first]).astype(np.float64)
+    if unit:
+        rows = unit_rows(rows, "the codebook")
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Rounded to the dtype first, so that rows and samples shift by the same vector.
+        centre = coarse_centre(rows).astype(dtype)
+        about = rows - centre
+        half_norms = _half_norms(about)
+        middle = len(rows) // 2
+        if half_norms.max() > _FAR * np.partition(half_norms, middle)[middle]:
+            centre = coarse_centre(without_far_rows(rows)).astype(dtype)
+            about = rows - centre
+            half_norms = _half_norms(about)
+        spread = float(max(about.max(initial=0.0), -about.min(initial=0.0)))
+        if scale is None:
+            scale = power_of_two_scale(spread, dtype)
+        if scale != 1.0:
+            # In this order: the centre, in its dtype, is what rows are shifted by.
+            about *= scale
+            half_norms = _half_norms(about)
+    if not np.isfinite(half_norms).all():
+        raise ValueError(
+            f"The codebook's values, up to {np.abs(codebook).max():.3g}, are too large "
+            f"for squared distances in {dtype}: scale X."
+        )
+    return Core(about, centre, scale, spread * scale, half_norms, first)
+
+
+def first_of_distinct(codebook: np.ndarray) -> np.ndarray | None:
+    """Ascending indices of the first of each group of equal rows; None if all differ.
+
+    Equal columns of a GEMM need not come out equal, since its edges run through other
+    kernels.  The search over distinct codewords gives the lowest index always.
+    """
+    # Equal rows have equal hashes; different hashes settle the usual case cheaply.
+    # Adding zero makes -0.0 and 0.0 the same bits.
+    plain = np.ascontiguousarray(codebook) + 0.0
+    wide = plain.shape[1] * plain.itemsize % 8 == 0
+    bits = plain.view(np.uint64 if wide else f"u{plain.itemsize}")
+    bits = bits.astype(np.uint64, copy=False)
+    mixer = np.arange(1, 2 * bits.shape[1], 2, dtype=np.uint64) * _GOLDEN
+    hashes = np.einsum("ij,j->i", bits, mixer)
+    if np.unique(hashes).size == len(codebook):
+        return None
+    first, _ = unique_rows(plain)
+    return None if first.size == len(codebook) else np.sort(first)
+
+
+def without_far_rows(rows: np.ndarray) -> np.ndarray:
+    """Return the rows without outliers.
+
+    A far codeword, which no sample need be near, would pull the centre along, and cost
+    the digits of all others.
+    """
+    gaps = np.abs(rows - np.median(rows, axis=0)).max(axis=1)
+    return rows[gaps <= _FAR * np.median(gaps)]
+
+
+def coarse_centre(rows: np.ndarray) -> np.ndarray:
+    """Mean on a grid so coarse that differences from it stay short.
+
+    Integers stay integers and dyadic fractions stay short, so that ties in such data
+    stay exact ties.  The centre depends on the table alone: were it taken from X, a
+    row's code would depend on its batch.
+    """
+    centre = rows.mean(axis=0, dtype=np.float64)
+    spread = 0.0
+    if rows.size:
+        # The largest |row - centre|, without so large an array.
+        above, below = rows.max(axis=0) - centre, centre - rows.min(axis=0)
+        spread = float(max(above.max(), below.max()))
+    if not 0.0 < spread < np.inf:
+        return centre
+    unit = 2.0 ** max(np.floor(np.log2(spread)) - 3.0, -1000.0)
+    if _are_integers(rows[:1]) and _are_integers(rows):
+        unit = max(unit, 1.0)
+    return np.rint(centre / unit) * unit
+
+
+def _are_integers(rows: np.ndarray) -> bool:
+    return np.array_equal(rows, np.rint(rows))
+
+
+def power_of_two_scale(spread: float, dtype: np.dtype) -> float:
+    """1 for ordinary tables; else what brings the spread near 1, exactly."""
+    ordinary, most = (30, 100) if dtype == np.float32 else (400, 900)
+    exponent = int(np.frexp(spread)[1])
+    if spread == 0.0 or abs(exponent) < ordinary:
+        return 1.0
+    return 2.0 ** float(np.clip(-exponent, -most, most))
+
+
+def unit_rows(rows: np.ndarray, name: str, start: int = 0) -> np.ndarray:
+    """Rows divided by their norms, or a ValueError that names the first zero row."""
+    check_no_zero_rows(rows, name, start)
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
+    # Through the largest entry, so that neither tiny nor huge rows lose their norm.
+    scaled = rows / largest
+    scaled /= np.sqrt(np.einsum("ij,ij->i", scaled, scaled))[:, None]
+    return scaled
+
+
+def check_no_zero_rows(rows: np.ndarray, name: str = "X", start: int = 0) -> None:
+    """Raise a ValueError if a row is zero.
+
+    Parameters
+    ----------
+    rows : array of shape (n_rows, n_features)
+        The rows, of any library.
+    name : str, default="X"
+        What the message calls them.
+    start : int, default=0
+        Number of the first row.
+
+    Raises
+    ------
+    ValueError
+        That names the first zero row.
+    """
+    be = backend_of(rows)
+    zero = be.flagged(~be.xp.any(rows != 0, axis=1))
+    if zero.size:
+        raise ValueError(
+            f"metric='cosine' is not defined for zero vectors: row "
+            f"{start + zero[0]} of {name} is zero. Drop such rows, or use "
+            "metric='sqeuclidean'."
+        )
+
+
+# -- one table, and tables of subspaces ------------------------------------------------
+
+
+class Flat(NamedTuple):
+    """A codebook made ready for a matrix product."""
+
+    weights: np.ndarray  # (d + 1, V'), [-(C - m)^T; 1/2 ||c - m||^2]
+    rows: np.ndarray  # (V', d), the distinct codewords, shifted and scaled
+    centre: np.ndarray  # (d,), m
+    scale: float
+    first: np.ndarray | None  # (V',), index of each row in the codebook; None: all
+    limit: float  # the largest |x| whose scores stay finite
+    margin: Margin
+    # Of inner products alone: what is added to the scores for the product of a row.
+    offset: np.ndarray | None  # (d,), m, scaled
+    level: float
+    reach: float  # the largest squared norm of the rows
+    rounded: float  # what is added to norms, for the rounding of unit rows
+    # In float64 alone, for the careful search.
+    exact: np.ndarray | None  # (V', d), as they were given, or unit rows
+    bias: np.ndarray | None  # (V',), what was added to the scores
+    # (V',), squared distances within which no other codeword is nearer; None: unknown
+    apart: np.ndarray | None
+
+    def between(self, x: np.ndarray, row, codeword) -> np.ndarray:
+        """Return what scores stand for, of pairs of rows of x and codewords."""
+        assert self.exact is not None  # in float64, which is when this is asked
+        rows, codewords = x[row], self.exact[codeword]
+        if self.offset is not None:
+            found = -np.einsum("ij,ij->i", rows, codewords) * self.scale * self.scale
+        else:
+            found = _half_norms((rows - codewords) * self.scale)
+        return found if self.bias is None else found + self.bias[codeword]
+
+
+def _half_norms(gaps: np.ndarray) -> np.ndarray:
+    return 0.5 * np.einsum("ij,ij->i", gaps, gaps)
+
+
+def flat_form(
+    table: Table, metric: Metric, dtype: np.dtype, bias=None, n_rows: int = 0
+) -> Flat:
+    """Return a codebook made ready, with a constant for each codeword if given.
+
+    Parameters
+    ----------
+    table : Table
+        The codebook.
+    metric : {"sqeuclidean", "cosine", "inner_product"}
+        The distance.
+    dtype : dtype
+        To compute in.
+    bias : ndarray of shape (n_codewords,), optional
+        In the units of the distance.
+    n_rows : int, default=0
+        How many rows are to be searched for: what takes as long as a few, and spares
+        many a second look, is made for many.
+    """
+    plain = table.form(
+        ("flat", metric, dtype), lambda: _make_flat(table, metric, dtype)
+    )
+    narrow = table.exact and table.shape[1] <= _OFTEN_NEAR
+    narrow = narrow and metric != "inner_product"
+    if narrow and bias is None and n_rows >= MANY * len(table):
+        return table.form(
+            ("flat, apart", metric, dtype),
+            lambda: plain._replace(apart=_half_way(plain)),
+        )
+    return plain if bias is None else _biased(plain, table.codewords, metric, bias)
+
+
+def _make_flat(table: Table, metric: Metric, dtype: np.dtype) -> Flat:
+    codebook = table.codewords
+    core = make_core(codebook, dtype, unit=metric == "cosine")
+    rows, scale, constants, offset = core.rows, core.scale, core.half_norms, None
+    if metric == "inner_product":
+        # -x.c is sought, up to what is the same for all c: -(x - m).(c - m) - m.(c - m)
+        offset = scale * core.centre.astype(np.float64)
+        constants = -rows @ offset
+    weights = np.empty((rows.shape[1] + 1, len(rows)), dtype=dtype)
+    np.negative(rows.T, out=weights[:-1])
+    weights[-1] = constants
+    exact = None
+    if dtype == np.float64:
+        exact = codebook if core.first is None else codebook[core.first]
+        exact = exact.astype(np.float64, copy=False)
+        exact = unit_rows(exact, "the codebook") if metric == "cosine" else exact
+    margin = Margin.of(rows.shape[1], dtype)
+    if not table.exact:
+        margin = margin._replace(share=margin.coarse)
+    return Flat(
+        weights,
+        rows.astype(dtype, copy=False),
+        core.centre,
+        scale,
+        core.first,
+        _limit(core, dtype),
+        margin,
+        None if offset is None else offset.astype(dtype),
+        0.0 if offset is None else float(offset @ offset),
+        2 * float(core.half_norms.max()),
+        margin.of_unit_rows(dtype) if metric == "cosine" else 0.0,
+        exact,
+        None,
+        None,
+    )
+
+
+def _half_way(form: Flat) -> np.ndarray:
+    """Return the square of nearly half the distance to the next other codeword."""
+    found = np.empty(len(form.rows))
+    norms = np.einsum("ij,ij->i", form.rows, form.rows, dtype=np.float64)
+    for low in range(0, len(form.rows), _HALF_WAY_ROWS):
+        rows = form.rows[low : low + _HALF_WAY_ROWS]
+        scores = rows @ form.weights[:-1] + form.weights[-1]
+        every = np.arange(len(rows))
+        scores[every, low + every] = np.inf
+        found[low : low + len(rows)] = norms[low : low + len(rows)] + 2 * scores.min(
+            axis=1
+        )
+    found -= 2 * form.margin.slack * (6 * norms)
+    return (0.2475 * np.maximum(found, 0)).astype(form.rows.dtype)
+
+
+def _limit(core: Core, dtype: np.dtype) -> float:
+    """Return what |x| may reach before a score, a sum of d products, overflows."""
+    largest = float(np.finfo(dtype).max)
+    reach = largest / (4 * max(1.0, core.spread * core.rows.shape[1]))
+    return min(reach / core.scale, largest) - float(np.abs(core.centre).max(initial=0))
+
+
+def check_bias(bias, n_codewords: int, name: str = "bias") -> np.ndarray:
+    """Return constants of codewords in float64; raise unless there is one for each."""
+    bias = np.asarray(fetched(bias), dtype=np.float64)
+    if bias.shape != (n_codewords,):
+        raise ValueError(f"{name} has shape {bias.shape}; expected ({n_codewords},).")
+    if np.isnan(bias).any() or (bias == -np.inf).any():
+        raise ValueError(f"{name} contains NaN or -inf; expected numbers, or +inf.")
+    if not np.isfinite(bias).any():
+        raise ValueError(f"{name} is +inf for all codewords, of which none is left.")
+    return bias
+
+
+def distinct_bias(codebook: np.ndarray, first, bias) -> tuple[np.ndarray, np.ndarray]:
+    """Return the constant and the index of the best of each group of equal codewords.
+
+    Parameters
+    ----------
+    codebook : ndarray of shape (n_codewords, n_features)
+        The codewords.
+    first : ndarray of shape (n_distinct,) or None
+        The first of each group; None: all are different.
+    bias : ndarray of shape (n_codewords,)
+        Their constants.
+    """
+    if first is None:
+        return bias, np.arange(len(bias))
+    place = place_of_equals(codebook, first)
+    order = np.lexsort((np.arange(len(bias)), bias, place))
+    best = order[np.unique(place[order], return_index=True)[1]]
+    return bias[best], best
+
+
+def scaled_bias(bias: np.ndarray, scale: float, dtype: np.dtype) -> np.ndarray:
+    """Return constants less the least, in the scale of a table.
+
+    The differences alone decide, so a large common part takes no digits.  Those that
+    are out of all proportion are cut where sums of them are still numbers.
+
+    Parameters
+    ----------
+    bias : ndarray of shape (n_codewords,)
+        The constants; +inf stays.
+    scale : float
+        That of the table.
+    dtype : dtype
+        To compute in.
+    """
+    with np.errstate(over="ignore"):
+        rest = (bias - bias.min()) * scale * scale
+    most = float(np.finfo(dtype).max) * 2.0**-20
+    return np.where(np.isfinite(bias), np.minimum(rest, most), np.inf)
+
+
+def place_of_equals(codebook: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return for each codeword the place of its equal among the first ones."""
+    kept, group = unique_rows(codebook + 0 if codebook.dtype != bool else codebook)
+    return np.searchsorted(first, kept)[group]
+
+
+def _biased(plain: Flat, codebook: np.ndarray, metric: Metric, bias) -> Flat:
+    bias, best = distinct_bias(codebook, plain.first, bias)
+    kept = np.flatnonzero(np.isfinite(bias))
+    half = 0.5 if metric == "sqeuclidean" else 1.0
+    scores = half * scaled_bias(bias[kept], plain.scale, plain.weights.dtype)
+    weights = plain.weights[:, kept]
+    weights[-1] += scores.astype(weights.dtype)
+    return plain._replace(
+        weights=weights,
+        rows=plain.rows[kept],
+        first=best[kept],
+        exact=None if plain.exact is None else plain.exact[kept],
+        bias=scores,
+    )
+
+
+class Run(NamedTuple):
+    """Consecutive subspaces of one width and one number of distinct codewords."""
+
+    start: int  # the first feature
+    stop: int
+    weights: np.ndarray  # (m, width + 1, V')
+    centre: np.ndarray  # (m, width)
+    scale: np.ndarray  # (m,)
+    first: np.ndarray | None  # (m, V'), index of each row in its codebook; None: all
+    margin: Margin
+    apart: np.ndarray | None  # (m, V')
+
+    @property
+    def width(self) -> int:
+        """Features of each subspace."""
+        return self.weights.shape[1] - 1
+
+
+def make_runs(tables: Sequence[Flat], most_scores: int) -> list[Run]:
+    """Cut the subspaces into runs whose scores one batched product computes."""
+    runs: list[Run] = []
+    start = first = 0
+    while first < len(tables):
+        shape = tables[first].weights.shape
+        last = first + 1
+        most = max(1, most_scores // shape[1])
+        while (
+            last < len(tables)
+            and last - first < most
+            and tables[last].weights.shape == shape
+        ):
+            last += 1
+        run = tables[first:last]
+        stop = start + len(run) * (shape[0] - 1)
+        every = np.arange(shape[1])
+        firsts = [every if table.first is None else table.first for table in run]
+        runs.append(
+            Run(
+                start,
+                stop,
+                np.stack([table.weights for table in run]),
+                np.stack([table.centre for table in run]),
+                np.array([table.scale for table in run], dtype=run[0].weights.dtype),
+                None if all(t.first is None for t in run) else np.stack(firsts),
+                run[0].margin,
+                _stacked([table.apart for table in run]),
+            )
+        )
+        start, first = stop, last
+    return runs
+
+
+def _stacked(arrays: list) -> np.ndarray | None:
+    if all(array is None for array in arrays):
+        return None
+    shape = next(array.shape for array in arrays if array is not None)
+    return np.stack([np.zeros(shape) if a is None else a for a in arrays])
