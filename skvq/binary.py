@@ -5,21 +5,11 @@ from numbers import Real
 import numpy as np
 
 from skvq import nearest
-from skvq._array_api import (
-    array_namespace,
-    astype,
-    device_of,
-    is_foreign,
-    join_columns,
-    like,
-    numpy_dtype,
-    to_host,
-)
 from skvq._compat import SIZE, Interval, StrOptions
-from skvq._validation import is_followed_by_functions, warn_of_some
+from skvq._validation import first_followed, warn_of_some
 from skvq.base import BaseQuantizer
-from skvq.learning.scalar import tile_rows, weighted_mean
-from skvq.radius import RADII, check_radius_memory, fit_radius, row_norms
+from skvq.learning.radius import RADII, check_radius_memory, fit_radius
+from skvq.learning.scalar import weighted_mean
 
 
 class BinaryQuantizer(BaseQuantizer):
@@ -117,15 +107,14 @@ class BinaryQuantizer(BaseQuantizer):
         self.radius_levels = radius_levels
 
     def _fit(self, X, weights):
-        n_features, dtype = X.shape[1], numpy_dtype(X)
+        n_features, dtype = X.shape[1], nearest.backend_of(X).numpy_dtype(X)
         radius = None
         if self.spherical:
             scale = np.full(n_features, 1 / np.sqrt(n_features))
             x_bytes = dtype.itemsize * X.shape[0] * n_features
             check_radius_memory(self.radius, self.radius_levels, x_bytes)
-            radius = fit_radius(
-                self.radius, row_norms(X), weights, int(self.radius_levels)
-            )
+            norms = nearest.row_norms(X)
+            radius = fit_radius(self.radius, norms, weights, int(self.radius_levels))
         elif self.scale == "fit":
             scale = weighted_mean(X, weights, abs)
             warn_of_some(
@@ -146,28 +135,25 @@ class BinaryQuantizer(BaseQuantizer):
         self.codebook_sizes_ = (2,) * n_features + sizes
 
     def _encode(self, X):
-        if is_foreign(X):
-            xp = array_namespace(X)
-            signs = astype(xp, X > 0, xp.uint8)
-        else:
-            signs = np.greater(X, 0).view(np.uint8)
+        be = nearest.backend_of(X)
+        signs = be.cast(X > 0, np.uint8)
         if self._radius_ is None or not self._radius_.sizes:
             return signs
-        return join_columns([signs, self._radius_.encode(row_norms(X))])
+        lengths = self._radius_.encode(nearest.row_norms(X))
+        return be.concat([signs, lengths], axis=1)
 
     def _decode(self, codes):
-        n_features = self.n_features_in_
+        be, n_features = nearest.backend_of(codes), self.n_features_in_
         low = 0 - self.scale_  # not -scale_, which has negative zeros
-        xp = array_namespace(codes) if is_foreign(codes) else np
-        result = xp.where(codes[:, :n_features] > 0, self.scale_, low)
+        result = be.xp.where(codes[:, :n_features] > 0, self.scale_, low)
         if self._radius_ is None or not self._radius_.sizes:
             return result
         lengths = self._radius_.decode(codes[:, n_features:])
-        result *= astype(xp, lengths, result.dtype)[:, None]
+        result *= be.cast(lengths, be.numpy_dtype(result))[:, None]
         return result
 
     def _codebooks(self):
-        scale = to_host(self.scale_)
+        scale = nearest.backend_of(self.scale_).to_host(self.scale_)
         signs = tuple(np.array([[0 - value], [value]]) for value in scale)
         if self._radius_ is None:
             return signs
@@ -208,51 +194,26 @@ def hamming_distances(packed_X, packed_Y=None) -> np.ndarray:
     >>> hamming_distances(pack(bq.transform(X), bq.codebook_sizes_)).tolist()
     [[0, 2], [2, 0]]
     """
-    followed = next(filter(is_followed_by_functions, (packed_X, packed_Y)), None)
-    if followed is not None:
-        return _foreign_distances(packed_X, packed_Y, followed)
-    X = _as_words(packed_X, "packed_X")
-    Y = X if packed_Y is None else _as_words(packed_Y, "packed_Y")
-    if packed_Y is not None:
-        _check_same_width(np.asarray(packed_X), np.asarray(packed_Y))
-    result = np.zeros((len(X), len(Y)), dtype=np.int32)
-    tile = tile_rows(len(Y))
-    for begin in range(0, len(X), tile):
-        rows = slice(begin, begin + tile)
-        for word in range(X.shape[1]):
-            result[rows] += _count_bits(X[rows, word, None] ^ Y[:, word])
-    return result
-
-
-def _foreign_distances(packed_X, packed_Y, followed):
-    X = _check_bytes(like(packed_X, followed), "packed_X")
-    Y = X if packed_Y is None else _check_bytes(like(packed_Y, followed), "packed_Y")
-    _check_same_width(X, Y)
-    xp = array_namespace(X)
-    counts = like(_count_bits(np.arange(256, dtype=np.uint64)).astype(np.int32), X)
-
-    def work(rows):
-        found = xp.zeros(
-            (rows.shape[0], Y.shape[0]), dtype=xp.int32, device=device_of(X)
-        )
-        for j in range(X.shape[1]):
-            differ = xp.bitwise_xor(rows[:, j, None], Y[None, :, j])
-            differ = xp.reshape(astype(xp, differ, xp.int64), (-1,))
-            found = found + xp.reshape(xp.take(counts, differ, axis=0), found.shape)
-        return found
-
-    return nearest.map_rows(X, 6 * Y.shape[0], work)
-
-
-def _check_same_width(X, Y) -> None:
+    be = first_followed(packed_X, packed_Y)
+    X = _as_bytes(packed_X, "packed_X")
+    Y = X if packed_Y is None else _as_bytes(packed_Y, "packed_Y")
     if Y.shape[1] != X.shape[1]:
         raise ValueError(
             f"packed_X has {X.shape[1]} bytes in a row, packed_Y {Y.shape[1]}."
         )
+    X, Y = _as_words(X), _as_words(Y)
+    result = np.zeros((len(X), len(Y)), dtype=np.int32)
+    tile = nearest.tile_rows(len(Y))
+    for begin in range(0, len(X), tile):
+        rows = slice(begin, begin + tile)
+        for word in range(X.shape[1]):
+            result[rows] += _count_bits(X[rows, word, None] ^ Y[:, word])
+    return be.send(result)
 
 
-def _check_bytes(packed, name: str):
-    if packed.ndim != 2 or numpy_dtype(packed) != np.uint8:
+def _as_bytes(packed, name: str) -> np.ndarray:
+    packed = np.asarray(nearest.backend_of(packed).to_host(packed))
+    if packed.ndim != 2 or packed.dtype != np.uint8:
         raise ValueError(
             f"{name} has dtype {packed.dtype} and {packed.ndim} dimensions; expected "
             "2-d uint8, as pack() gives it."
@@ -260,8 +221,7 @@ def _check_bytes(packed, name: str):
     return packed
 
 
-def _as_words(packed, name: str) -> np.ndarray:
-    packed = _check_bytes(np.asarray(packed), name)
+def _as_words(packed: np.ndarray) -> np.ndarray:
     padded = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), dtype=np.uint8)
     padded[:, : packed.shape[1]] = packed
     return padded.view(np.uint64)

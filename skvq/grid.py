@@ -2,47 +2,32 @@
 
 from collections.abc import Callable, Iterator
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
-from skvq._array_api import (
-    array_namespace,
-    astype,
-    code_dtype,
-    concat,
-    is_foreign,
-    like,
-    numpy_dtype,
-    to_host,
-)
 from skvq._checks import check_memory, check_unmasked
 from skvq._compat import NUMBERS, SIZE, SIZES, Interval, StrOptions
 from skvq._validation import check_codes, warn_of_some
 from skvq.base import BaseQuantizer, _over_blocks
 from skvq.codes import smallest_dtype
-from skvq.learning import scalar_arrays
+from skvq.coding.levels import Grid, Levels, LevelTables
 from skvq.learning.levels import best_levels
 from skvq.learning.scalar import (
     DENSITIES,
-    Grid,
-    Levels,
     column_range,
     distinct,
     equal_shares,
     level_means,
-    look_up,
     per_column,
     quantile,
-    repeat_row,
     spread,
     standard_levels,
-    tile_rows,
     uniform_reach,
     weighted_mean,
 )
-from skvq.nearest._threads import map_tiles, scratch
 
 
 class UniformQuantizer(BaseQuantizer):
@@ -158,6 +143,7 @@ class UniformQuantizer(BaseQuantizer):
         self.density = density
 
     def _fit(self, X, weights):
+        be = nearest.backend_of(X)
         sizes = per_column("n_levels", self.n_levels, X.shape[1], "feature", 1, 2**32)
         shares = self._quantile_shares()
         if self.levels == "lloyd-max":
@@ -168,12 +154,11 @@ class UniformQuantizer(BaseQuantizer):
             _warn_of_points(low, high, sizes, "n_levels")
             self._codec_ = Grid(low, high, sizes)
             self.feature_range_ = (low, high)
+            below, above = be.send(low), be.send(high)
             self.clipped_share_ = weighted_mean(
-                X,
-                weights,
-                lambda rows: (rows < like(low, rows)) | (rows > like(high, rows)),
+                X, weights, lambda rows: (rows < below) | (rows > above)
             )
-        self._dtype_ = numpy_dtype(X)
+        self._dtype_ = be.numpy_dtype(X)
         self.codebook_sizes_ = sizes
 
     def _range(self, X, weights, sizes, shares):
@@ -265,12 +250,12 @@ def _check_memory(name: str, given, sizes, X) -> None:
     check_memory(
         f"Levels of {name}={given} for each of {X.shape[1]} features",
         3 * 8 * sum(sizes),
-        numpy_dtype(X).itemsize * X.shape[0] * X.shape[1],
+        nearest.backend_of(X).numpy_dtype(X).itemsize * X.shape[0] * X.shape[1],
     )
 
 
 def _distinct_columns(X, weights) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    weights = None if weights is None else to_host(weights)
+    weights = None if weights is None else nearest.backend_of(X).to_host(weights)
     return (distinct(X[:, j], weights) for j in range(X.shape[1]))
 
 
@@ -466,10 +451,8 @@ class FiniteScalarQuantizer(BaseQuantizer):
             b of the formula: L integers from -floor(L/2) on are within its range.
         """
         X = self._check_input(X, "bounded_values")
-        blocks = [bounded for _, bounded in _over_blocks(X, self._squash_.bounded)]
-        if is_foreign(X):
-            return concat(array_namespace(X), blocks, axis=0)
-        return np.concatenate(blocks)
+        blocks = _over_blocks(X, self._squash_.bounded)
+        return nearest.backend_of(X).gathered(X.shape[0], blocks)
 
     def code_values(self, codes):
         """Return the numbers that codes stand for, in [-1, 1].
@@ -491,7 +474,7 @@ class FiniteScalarQuantizer(BaseQuantizer):
         codes = check_codes(self, codes, sizes, self._decodable_widths())
         # Looked up, which is the same in all libraries.
         values = [(np.arange(size) - size // 2) / (size // 2) for size in sizes]
-        return look_up(values, self._on_own_device(codes), self._dtype_)
+        return LevelTables(values).decode(self._on_own_device(codes), self._dtype_)
 
     def _fit(self, X, weights):
         sizes = per_column("levels", self.levels, X.shape[1], "feature", 2, 2**16)
@@ -504,19 +487,19 @@ class FiniteScalarQuantizer(BaseQuantizer):
         else:
             squash = _Distribution(sizes, X, weights)
         self._squash_ = squash
-        self._tables_ = level_means(X, squash.encode(X), weights, sizes)
-        self._dtype_ = numpy_dtype(X)
+        means = level_means(X, squash.encode(X), weights, sizes)
+        self._tables_ = LevelTables(means)
+        self._dtype_ = nearest.backend_of(X).numpy_dtype(X)
         self.codebook_sizes_ = sizes
 
     def _encode(self, X):
         return self._squash_.encode(X)
 
     def _decode(self, codes):
-        return look_up(self._tables_, codes, self._dtype_)
+        return self._tables_.decode(codes, self._dtype_)
 
     def _codebooks(self):
-        tables = map(to_host, self._tables_)
-        return tuple(table.astype(self._dtype_)[:, None] for table in tables)
+        return self._tables_.tables(self._dtype_)
 
 
 class _Tanh:
@@ -535,88 +518,51 @@ class _Tanh:
 
     def bounded(self, X):
         """Return the bounded values of X, in its dtype."""
-        if is_foreign(X):
-            return self._run_foreign(X, lambda values: values)
-        bounded = np.empty_like(X)
-
-        def write(rows: slice, values: np.ndarray) -> None:
-            bounded[rows] = values
-
-        self._run(X, write)
-        return bounded
+        dtype = nearest.backend_of(X).numpy_dtype(X)
+        return self._over_tiles(X, dtype, lambda values: values)
 
     def encode(self, X):
         """Return the codes of X."""
-        if is_foreign(X):
-            return self._foreign_codes(X)
-        codes = np.empty(X.shape, smallest_dtype(max(self.sizes)))
-        tile = tile_rows(X.shape[1], len(X))
-        half = np.repeat((np.asarray(self.sizes) // 2).astype(X.dtype)[None], tile, 0)
-        last = (np.asarray(self.sizes) - 1).astype(X.dtype)
+        be, sizes = nearest.backend_of(X), np.asarray(self.sizes)
+        dtype = be.code_dtype(smallest_dtype(max(self.sizes)))
+        half, last = self._rows_beside(X, sizes // 2, sizes - 1)
         # From a thousand levels on, 1 + 1e-3 reaches beyond the last integer.
         may_leave = max(self.sizes) > 500
 
-        def write(rows: slice, values: np.ndarray) -> None:
-            np.rint(values, out=values)
-            values += half[: len(values)]
+        def cells(values):
+            n = values.shape[0]
+            values = be.xp.round(values)  # half to even
+            values += half(n)
             if may_leave:
-                np.maximum(values, 0, out=values)
-                np.minimum(values, last, out=values)
-            np.copyto(codes[rows], values, casting="unsafe")
+                values = be.xp.maximum(values, be.xp.zeros_like(values))
+                values = be.xp.minimum(values, last(n))
+            return values
 
-        self._run(X, write)
-        return codes
+        return self._over_tiles(X, dtype, cells)
 
-    def _foreign_codes(self, X):
-        xp = array_namespace(X)
-        half = like((np.asarray(self.sizes) // 2).astype(numpy_dtype(X)), X)
-        last = like((np.asarray(self.sizes) - 1).astype(numpy_dtype(X)), X)
-        dtype = code_dtype(X, smallest_dtype(max(self.sizes)))
+    def _over_tiles(self, X, dtype, finish: Callable[[Any], Any]):
+        """Bound tile after tile; join what `finish` makes of them."""
+        be, (n_rows, n_columns) = nearest.backend_of(X), X.shape
+        rows = self.scale, self.shift, self.offset
+        scale, shift, offset = self._rows_beside(X, *rows)
 
-        def finish(values):
-            # Half to even, as the standard has it.
-            codes = xp.maximum(xp.round(values) + half, xp.zeros_like(last))
-            return astype(xp, xp.minimum(codes, last), dtype)
+        def tile(cut: slice) -> tuple:
+            x = X[cut, :]
+            n = x.shape[0]
+            z = be.xp.tanh(x + shift(n))
+            z *= scale(n)
+            z -= offset(n)
+            return (finish(z),)
 
-        return self._run_foreign(X, finish)
+        plan, outputs = nearest.row_plan(n_columns), [((n_columns,), dtype)]
+        return be.over_rows(n_rows, plan, tile, outputs)[0]
 
-    def _run_foreign(self, X, finish):
-        """Bound tile after tile; return what `finish` makes of them."""
-        xp = array_namespace(X)
-        scale, shift, offset = (
-            like(row.astype(numpy_dtype(X)), X)
-            for row in (self.scale, self.shift, self.offset)
-        )
-        return nearest.map_rows(
-            X, 4 * X.shape[1], lambda x: finish(xp.tanh(x + shift) * scale - offset)
-        )
-
-    def _run(self, X, write: Callable[[slice, np.ndarray], None]) -> None:
-        """Bound tile after tile and hand each to `write`, which may change it."""
-        tile = tile_rows(X.shape[1], len(X))
-
-        def make_worker():
-            scale, shift, offset = (
-                repeat_row(name, row.astype(X.dtype), tile)
-                for name, row in (
-                    ("scale", self.scale),
-                    ("shift", self.shift),
-                    ("offset", self.offset),
-                )
-            )
-            buffer = scratch("places", (tile, X.shape[1]), X.dtype)
-
-            def work(begin: int, end: int) -> None:
-                n = end - begin
-                z = np.add(X[begin:end], shift[:n], out=buffer[:n])
-                np.tanh(z, out=z)
-                z *= scale[:n]
-                z -= offset[:n]
-                write(slice(begin, end), z)
-
-            return work
-
-        map_tiles(make_worker, len(X), tile, 40.0 * X.shape[1])
+    def _rows_beside(self, X, *rows):
+        """Return functions that give rows to be combined with so many of X."""
+        be, (n_rows, n_columns) = nearest.backend_of(X), X.shape
+        dtype, most = be.numpy_dtype(X), nearest.tile_rows(n_columns, n_rows)
+        repeated = [be.repeated(row.astype(dtype), most) for row in rows]
+        return [lambda n, row=row: row[: min(n, row.shape[0]), :] for row in repeated]
 
 
 class _Spread:
@@ -647,34 +593,28 @@ class _Spread:
 
     def bounded(self, X):
         """Return the bounded values of X, in its dtype."""
+        be = nearest.backend_of(X)
+        dtype = be.numpy_dtype(X)
         last = np.asarray(self.sizes) - 1
         half = np.asarray(self.sizes) // 2
         exponent = np.frexp(np.maximum(np.abs(self.low), np.abs(self.high)))[1]
         low, high = np.ldexp([self.low, self.high], -exponent)
         width = np.where(high > low, high - low, 1.0)
-        if is_foreign(X):
-            return self._foreign_bounded(X, exponent, low, width)
-        with np.errstate(over="ignore"):  # beyond the range, and kept from it
-            z = np.ldexp(X.astype(np.float64), -exponent)
-        place = np.clip((z - low) * last / width, 0, last)
-        return (place - half).astype(X.dtype)
+        exponent = be.send(-exponent.astype(np.int64))
+        rows = np.stack([low, width, last, half])
+        low, width, last, half = (be.send(row) for row in rows)
 
-    def _foreign_bounded(self, X, exponent, low, width):
-        xp = array_namespace(X)
-        exponent = like(-exponent.astype(np.int64), X)
-        sizes = np.asarray(self.sizes)
-        low, width, last, half = (
-            like(row.astype(np.float64), X)
-            for row in (low, width, sizes - 1, sizes // 2)
-        )
+        def tile(cut: slice) -> tuple:
+            # What overflows is beyond the range, and kept from it.
+            z = be.ldexp(be.cast(X[cut, :], np.float64), exponent)
+            z -= low
+            z *= last
+            z /= width
+            z = be.xp.minimum(be.xp.maximum(z, be.xp.zeros_like(last)), last)
+            return (z - half,)
 
-        def work(x):
-            z = scalar_arrays.ldexp(astype(xp, x, xp.float64), exponent)
-            place = xp.maximum((z - low) * last / width, xp.zeros_like(last))
-            return astype(xp, xp.minimum(place, last) - half, X.dtype)
-
-        with np.errstate(over="ignore"):
-            return nearest.map_rows(X, 6 * X.shape[1], work)
+        plan, outputs = nearest.row_plan(X.shape[1], 6), [((X.shape[1],), dtype)]
+        return be.over_rows(X.shape[0], plan, tile, outputs)[0]
 
 
 class _Distribution:
@@ -695,9 +635,16 @@ class _Distribution:
             "{} levels have samples, fewer than levels={size}: edges between levels "
             "coincide, where too many samples are equal.",
         )
-        codes = [np.arange(size, dtype=np.float64) for size in sizes]
-        self._levels = Levels(codes, edges=edges)
-        self._knots = knots
+        gaps = list(map(np.diff, knots))
+        with np.errstate(over="ignore"):  # of denormal gaps
+            slopes = [
+                np.divide(1.0, gap, out=np.zeros_like(gap), where=gap > 0)
+                for gap in gaps
+            ]
+        # Where each cell begins, and the height that it has to the unit.
+        self._levels = Levels([cuts[:-1] for cuts in knots], edges=edges)
+        self._slopes = LevelTables(slopes)
+        self._first, self._last = (np.array([cut[i] for cut in knots]) for i in (0, -1))
 
     def encode(self, X):
         """Return the codes of X."""
@@ -705,33 +652,23 @@ class _Distribution:
 
     def bounded(self, X):
         """Return the bounded values of X, in its dtype."""
-        if is_foreign(X):
-            return self._foreign_bounded(X)
-        bounded = np.empty_like(X)
-        for j, size in enumerate(self.sizes):
-            share = np.interp(X[:, j], self._knots[j], np.arange(size + 1))
-            bounded[:, j] = share - 0.5 - size // 2
-        return bounded
+        # What `numpy.interp` does, from the cells on.
+        be, sizes = nearest.backend_of(X), np.asarray(self.sizes, dtype=np.float64)
+        codes, dtype = self.encode(X), be.numpy_dtype(X)
+        rows = self._first, self._last, sizes, sizes // 2
+        first, last, size, half = map(be.send, rows)
 
-    def _foreign_bounded(self, X):
-        """Do what `numpy.interp` does, from the cells on."""
-        xp = array_namespace(X)
-        sizes = np.asarray(self.sizes, dtype=np.float64)
-        below, slopes = [], []
-        for knots in self._knots:
-            gaps = np.diff(knots)
-            below.append(knots[:-1])
-            slopes.append(np.divide(1.0, gaps, out=np.zeros_like(gaps), where=gaps > 0))
-        first, last = (like(np.array([k[i] for k in self._knots]), X) for i in (0, -1))
-        size, half = (like(row, X) for row in (sizes, 0.5 + sizes // 2))
+        def tile(cut: slice) -> tuple:
+            x, cell = be.cast(X[cut, :], np.float64), codes[cut, :]
+            gap, zero = x - self._levels.decode(cell), be.xp.zeros_like(x)
+            share = be.xp.where(gap > 0, self._slopes.decode(cell) * gap, zero)
+            # An infinite slope is that of a gap without width.
+            share = be.xp.minimum(share, be.xp.ones_like(x))
+            share += be.cast(cell, np.float64)
+            share = be.xp.where(x < first, zero, share)
+            share = be.xp.where(x >= last, size + zero, share)
+            share -= 0.5
+            return (share - half,)
 
-        def work(x, cell):
-            x = astype(xp, x, xp.float64)
-            share = look_up(slopes, cell, np.float64)
-            share = share * (x - look_up(below, cell, np.float64))
-            share = share + astype(xp, cell, xp.float64)
-            share = xp.where(x < first, xp.zeros_like(share), share)
-            share = xp.where(x >= last, size + xp.zeros_like(share), share)
-            return astype(xp, share - half, X.dtype)
-
-        return nearest.map_rows(X, 8 * X.shape[1], work, self.encode(X))
+        plan, outputs = nearest.row_plan(X.shape[1], 8), [((X.shape[1],), dtype)]
+        return be.over_rows(X.shape[0], plan, tile, outputs)[0]

@@ -5,50 +5,37 @@ from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.utils import check_array
 
 from skvq import nearest
-from skvq._array_api import (
-    array_namespace,
-    astype,
-    is_foreign,
-    join_columns,
-    like,
-    numpy_dtype,
-)
 from skvq._checks import check_memory
 from skvq._compat import SIZE, SIZES, Interval, StrOptions
-from skvq._validation import check_foreign_matrix, is_followed_by_functions, warn
+from skvq._validation import first_followed, followed_backend, warn
 from skvq.base import BaseQuantizer
-from skvq.learning import direction_arrays
+from skvq.coding.directions import (
+    TURN,
+    direction_plan,
+    join,
+    join_tile,
+    split,
+    split_tile,
+    tree_levels,
+)
+from skvq.coding.levels import Grid, Levels
+from skvq.learning.radius import RADII, check_radius_memory, fit_radius
 from skvq.learning.scalar import (
     GAUSSIAN,
     Density,
-    Grid,
-    Levels,
     lloyd_max,
     mean_error,
     per_column,
     quadrature,
     standard_levels,
-    tile_rows,
-)
-from skvq.nearest._threads import map_tiles
-from skvq.radius import (
-    RADII,
-    check_radius_memory,
-    fit_radius,
-    row_exponents,
-    row_norms,
 )
 
 COORDINATES = frozenset({"standard", "tree"})
 
-_TURN = 2 * np.pi
 # Of an angle, where bits are spread over all of them.
 _MOST_BITS = 16
-# What a coordinate costs, in multiply-adds, for the choice of threads.
-_WORK = 300.0
 
 
 class SphericalQuantizer(BaseQuantizer):
@@ -169,14 +156,16 @@ class SphericalQuantizer(BaseQuantizer):
         self.radius_levels = radius_levels
 
     def _fit(self, X, weights):
-        angles = _angles(X.shape[1], self.coordinates)
-        x_bytes = numpy_dtype(X).itemsize * X.shape[0] * X.shape[1]
+        be, angles = nearest.backend_of(X), _angles(X.shape[1], self.coordinates)
+        dtype = be.numpy_dtype(X)
+        x_bytes = dtype.itemsize * X.shape[0] * X.shape[1]
         check_radius_memory(self.radius, self.radius_levels, x_bytes)
         self._cells_ = self._angle_cells(angles, x_bytes)
-        radius = fit_radius(self.radius, row_norms(X), weights, int(self.radius_levels))
+        norms = nearest.row_norms(X)
+        radius = fit_radius(self.radius, norms, weights, int(self.radius_levels))
         self._radius_ = radius
         self._fitted_coordinates_ = self.coordinates
-        self._dtype_ = numpy_dtype(X)
+        self._dtype_ = dtype
         self.codebook_sizes_ = self._cells_.sizes + radius.sizes
 
     def _angle_cells(self, angles: list["_Angle"], x_bytes: int) -> Grid | Levels:
@@ -208,68 +197,33 @@ class SphericalQuantizer(BaseQuantizer):
         return Grid(low, high, sizes)
 
     def _encode(self, X):
-        if is_foreign(X):
-            return self._foreign_codes(X)
-        lengths, angles = np.empty(len(X)), np.empty((len(X), max(1, X.shape[1] - 1)))
-        tile = tile_rows(X.shape[1])
+        be, (n, n_features) = nearest.backend_of(X), X.shape
 
-        def make_worker():
-            def work(begin: int, end: int) -> None:
-                rows = slice(begin, end)
-                lengths[rows], found = _split(X[rows], self._fitted_coordinates_)
-                angles[rows] = found if X.shape[1] > 1 else lengths[rows, None]
+        def tile(cut: slice) -> tuple:
+            rows = X[cut, :]
+            lengths, angles = split_tile(be, rows, self._fitted_coordinates_)
+            return lengths, angles if n_features > 1 else lengths[:, None]
 
-            return work
-
-        map_tiles(make_worker, len(X), tile, _WORK * X.shape[1])
+        outputs = [((), np.float64), ((len(self._cells_.sizes),), np.float64)]
+        lengths, angles = be.over_rows(n, direction_plan(n_features), tile, outputs)
         codes = self._cells_.encode(angles)
         if not self._radius_.sizes:
             return codes
-        return np.hstack((codes, self._radius_.encode(np.abs(lengths))))
-
-    def _foreign_codes(self, X):
-        lengths, angles = _split(X, self._fitted_coordinates_)
-        codes = self._cells_.encode(angles if X.shape[1] > 1 else lengths[:, None])
-        if not self._radius_.sizes:
-            return codes
-        return join_columns([codes, self._radius_.encode(abs(lengths))])
-
-    def _foreign_rows(self, codes):
-        n_angles = len(self._cells_.sizes)
-        xp = array_namespace(codes)
-
-        def work(code):
-            angles = self._cells_.decode(code[:, :n_angles])
-            lengths = self._radius_.decode(code[:, n_angles:])
-            if self.n_features_in_ == 1:
-                rows = angles * lengths[:, None]
-            else:
-                rows = _join(lengths, angles, self._fitted_coordinates_)
-            return astype(xp, rows, getattr(xp, str(self._dtype_)))
-
-        return nearest.map_rows(codes, 6 * self.n_features_in_, work)
+        return be.concat([codes, self._radius_.encode(abs(lengths))], axis=1)
 
     def _decode(self, codes):
-        if is_foreign(codes):
-            return self._foreign_rows(codes)
-        n_angles, n_features = len(self._cells_.sizes), self.n_features_in_
-        result = np.empty((len(codes), n_features), dtype=self._dtype_)
-        tile = tile_rows(n_features)
+        be, n_angles = nearest.backend_of(codes), len(self._cells_.sizes)
 
-        def make_worker():
-            def work(begin: int, end: int) -> None:
-                angles = self._cells_.decode(codes[begin:end, :n_angles])
-                lengths = self._radius_.decode(codes[begin:end, n_angles:])
-                if n_features == 1:
-                    result[begin:end] = angles * lengths[:, None]
-                else:
-                    coordinates = self._fitted_coordinates_
-                    result[begin:end] = _join(lengths, angles, coordinates)
+        def tile(cut: slice) -> tuple:
+            angles = self._cells_.decode(codes[cut, :n_angles])
+            lengths = self._radius_.decode(codes[cut, n_angles:])
+            if self.n_features_in_ == 1:
+                return (angles * lengths[:, None],)
+            return (join_tile(be, lengths, angles, self._fitted_coordinates_),)
 
-            return work
-
-        map_tiles(make_worker, len(codes), tile, _WORK * n_features)
-        return result
+        plan = direction_plan(self.n_features_in_)
+        outputs = [((self.n_features_in_,), self._dtype_)]
+        return be.over_rows(codes.shape[0], plan, tile, outputs)[0]
 
     def _codebooks(self):
         cells = self._cells_.tables(self._dtype_)
@@ -315,12 +269,11 @@ def to_spherical(X, coordinates="standard") -> tuple[np.ndarray, np.ndarray]:
     ([5.0], [[1.5708, 5.3559]])
     """
     _check_coordinates(coordinates)
-    if is_followed_by_functions(X):
-        return _split(check_foreign_matrix(X, "X"), coordinates)
-    X = _check_finite("X", X)
+    be = followed_backend(X)
+    X = _check_finite("X", X, be)
     if X.ndim != 2 or not X.shape[1]:
         raise ValueError(f"X has shape {X.shape}; expected (n_samples, n_features).")
-    return _split(X, coordinates)
+    return tuple(split(be, X, coordinates))
 
 
 def from_spherical(radius, angles, coordinates="standard") -> np.ndarray:
@@ -358,41 +311,24 @@ def from_spherical(radius, angles, coordinates="standard") -> np.ndarray:
     [[0.0, -2.0, 0.0]]
     """
     _check_coordinates(coordinates)
-    followed = next(filter(is_followed_by_functions, (radius, angles)), None)
-    radius = _check_finite("radius", radius, followed)
-    angles = _check_finite("angles", angles, followed)
+    be = first_followed(radius, angles)
+    radius = _check_finite("radius", radius, be)
+    angles = _check_finite("angles", angles, be)
     if radius.ndim != 1 or angles.ndim != 2 or radius.shape != angles.shape[:1]:
         raise ValueError(
             f"radius has shape {radius.shape} and angles {angles.shape}; expected "
             "(n_samples,) and (n_samples, n_features - 1)."
         )
-    return _join(radius, angles, coordinates)
+    return join(be, radius, angles, coordinates)
 
 
-def _check_finite(name: str, array, followed=None):
-    """Return it in float64; complex, infinite and missing numbers are errors.
-
-    It goes to the library of the one that is followed, if any.
-    """
-    if followed is not None:
-        return _check_foreign(name, like(array, followed))
-    return check_array(
-        array,
-        dtype=np.float64,
-        ensure_2d=False,
-        allow_nd=True,
-        ensure_min_samples=0,
-        ensure_min_features=0,
-        input_name=name,
-    )
-
-
-def _check_foreign(name: str, array):
-    xp = array_namespace(array)
-    if not any(xp.isdtype(array.dtype, kind) for kind in ("integral", "real floating")):
+def _check_finite(name: str, array, be: nearest.Backend):
+    """Return it in float64; complex, infinite and missing numbers are errors."""
+    array = be.like(array)
+    if be.numpy_dtype(array).kind not in "biufO":
         raise ValueError(f"{name} has dtype {array.dtype}; expected real numbers.")
-    array = astype(xp, array, xp.float64)
-    if not bool(xp.all(xp.isfinite(array))):
+    array = be.cast(array, np.float64)
+    if not be.is_finite(array):
         raise ValueError(f"{name} contains NaN or infinity.")
     return array
 
@@ -403,97 +339,6 @@ def _check_coordinates(coordinates) -> None:
             f"coordinates={coordinates!r} is unknown. Accepted are "
             f"{sorted(COORDINATES)}."
         )
-
-
-def _split(X, coordinates: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the length and the angles of rows.
-
-    Rows are scaled by a power of two first: no square overflows, and what vanishes is
-    nothing beside the length.
-    """
-    if is_foreign(X):
-        return direction_arrays.split(X, coordinates)
-    exponent = row_exponents(X)
-    scaled = np.ldexp(X.astype(np.float64), -exponent[:, None])
-    scaled += 0.0  # negative zeros have angles of their own
-    if X.shape[1] == 1:
-        lengths, angles = scaled[:, 0], np.empty((len(X), 0))
-    elif coordinates == "tree":
-        lengths, angles = _split_tree(scaled)
-    else:
-        lengths, angles = _split_standard(scaled)
-    return np.ldexp(lengths, exponent), angles
-
-
-def _join(lengths, angles, coordinates: str) -> np.ndarray:
-    if is_foreign(angles):
-        levels = [n_nodes for n_nodes, _ in _tree_levels(angles.shape[1] + 1)]
-        return direction_arrays.join(lengths, angles, coordinates, levels)
-    if coordinates == "tree":
-        return _join_tree(lengths, angles)
-    return _join_standard(lengths, angles)
-
-
-def _split_standard(X):
-    # Lengths of what is left from each coordinate on, summed from the end.
-    rest = np.sqrt(np.cumsum(np.square(X[:, ::-1]), axis=1)[:, ::-1])
-    angles = np.arctan2(rest[:, 1:], X[:, :-1])
-    angles[:, -1] = _round_the_circle(X[:, -1], X[:, -2])
-    return rest[:, 0], angles
-
-
-def _join_standard(lengths, angles):
-    X = np.empty((len(angles), angles.shape[1] + 1))
-    X[:, 0] = lengths
-    np.sin(angles, out=X[:, 1:])
-    np.cumprod(X, axis=1, out=X)
-    X[:, :-1] *= np.cos(angles)
-    return X
-
-
-def _split_tree(nodes):
-    """Join nodes in pairs until one is left; of an odd number the last one waits."""
-    angles: list[np.ndarray] = []
-    while nodes.shape[1] > 1:
-        even = nodes.shape[1] // 2 * 2
-        a, b = nodes[:, 0:even:2], nodes[:, 1:even:2]
-        # A length is never negative, so only the first angles need more than atan2.
-        angles.append(np.arctan2(b, a) if angles else _round_the_circle(b, a))
-        nodes = np.hstack((np.sqrt(a * a + b * b), nodes[:, even:]))
-    return nodes[:, 0], np.hstack(angles)
-
-
-def _join_tree(lengths, angles):
-    nodes, end = lengths[:, None], angles.shape[1]
-    for n_nodes, _ in reversed(_tree_levels(angles.shape[1] + 1)):
-        n_pairs = n_nodes // 2
-        level = angles[:, end - n_pairs : end]
-        end -= n_pairs
-        joined = nodes[:, :n_pairs]
-        parts = np.empty((len(nodes), n_nodes))
-        parts[:, 0 : 2 * n_pairs : 2] = joined * np.cos(level)
-        parts[:, 1 : 2 * n_pairs : 2] = joined * np.sin(level)
-        parts[:, 2 * n_pairs :] = nodes[:, n_pairs:]
-        nodes = parts
-    return nodes
-
-
-def _tree_levels(n_features: int) -> list[tuple[int, list[int]]]:
-    """Return for each level of pairs how many nodes it has, and how wide each is."""
-    levels, widths = [], [1] * n_features
-    while len(widths) > 1:
-        levels.append((len(widths), widths))
-        even = len(widths) // 2 * 2
-        pairs = zip(widths[0:even:2], widths[1:even:2], strict=True)
-        widths = [a + b for a, b in pairs] + widths[even:]
-    return levels
-
-
-def _round_the_circle(y, x):
-    """Return the angle of (x, y) in [0, 2 pi)."""
-    angle = np.arctan2(y, x)
-    angle = np.where(angle < 0, angle + _TURN, angle)
-    return np.minimum(angle, np.nextafter(_TURN, 0))
 
 
 # -- angles of uniform directions ------------------------------------------------------
@@ -527,15 +372,15 @@ def _angles(n_features: int, coordinates: str) -> list[_Angle]:
         chain = [
             _Angle(0.0, np.pi, n_angles - k, 0, None, k) for k in range(1, n_angles)
         ]
-        return [*chain, _Angle(0.0, _TURN, 0, 0)]
+        return [*chain, _Angle(0.0, TURN, 0, 0)]
     found: list[_Angle] = []
     nodes: list[int | None] = [None] * n_features
-    for n_nodes, widths in _tree_levels(n_features):
+    for n_nodes, widths in tree_levels(n_features):
         joined: list[int | None] = []
         for k in range(0, n_nodes - 1, 2):
             a, b = widths[k : k + 2]
             if a == b == 1:
-                low, high = 0.0, _TURN
+                low, high = 0.0, TURN
             else:  # one coordinate alone has a sign
                 low, high = (-np.pi / 2 if b == 1 else 0.0), np.pi / 2
             joined.append(len(found))
@@ -546,7 +391,7 @@ def _angles(n_features: int, coordinates: str) -> list[_Angle]:
 
 def _is_circle(shape) -> bool:
     low, high, *_ = shape
-    return high - low == _TURN
+    return high - low == TURN
 
 
 def _matched_levels(angle: _Angle, n_levels: int) -> np.ndarray:

@@ -13,7 +13,9 @@ from sklearn.utils.estimator_checks import check_estimator
 from skvq import ProductQuantizer
 from skvq.binary import BinaryQuantizer, hamming_distances
 from skvq.codes import pack, token_ids
-from skvq.radius import Float32Radius, fit_radius, row_norms
+from skvq.coding.radius import Float32Radius
+from skvq.learning.radius import fit_radius
+from skvq.nearest import row_norms
 
 
 def gaussian(n_samples, n_features, seed=0, dtype=np.float32):

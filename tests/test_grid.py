@@ -1,5 +1,6 @@
 """Grids, levels matched to densities, and finite scalar quantization."""
 
+import pickle
 import tracemalloc
 
 import numpy as np
@@ -10,15 +11,13 @@ from scipy import stats
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import check_estimator
 
-from skvq import ProductQuantizer
+from skvq import ProductQuantizer, nearest
 from skvq.codes import token_ids
+from skvq.coding.levels import Grid, Levels
 from skvq.grid import FiniteScalarQuantizer, UniformQuantizer, recommended_levels
-from skvq.learning import scalar
 from skvq.learning.scalar import (
     DENSITIES,
     GAUSSIAN,
-    Grid,
-    Levels,
     cell_moments,
     distinct,
     equal_shares,
@@ -26,9 +25,10 @@ from skvq.learning.scalar import (
     mean_error,
     quantile,
     standard_levels,
-    tile_rows,
     uniform_reach,
 )
+from skvq.nearest import tile_rows
+from skvq.nearest.backends import host_levels
 
 
 def gaussian(n_samples, n_features=1, seed=0, dtype=np.float32):
@@ -434,16 +434,18 @@ def test_levels_are_found(kind, dtype, two_threads):
 def test_all_three_searches_are_used(monkeypatch):
     used = []
     for name in ("_count_edges", "_search_edges"):
-        original = getattr(scalar, name)
+        original = getattr(host_levels, name)
 
         def spy(*args, name=name, original=original):
             used.append(name)
             return original(*args)
 
-        monkeypatch.setattr(scalar, name, spy)
-    original = scalar._EdgeIndex.worker
+        monkeypatch.setattr(host_levels, name, spy)
+    original = host_levels._EdgeIndex.worker
     monkeypatch.setattr(
-        scalar._EdgeIndex, "worker", lambda *a: used.append("index") or original(*a)
+        host_levels._EdgeIndex,
+        "worker",
+        lambda *a: used.append("index") or original(*a),
     )
     x = gaussian(300)
     Levels([np.arange(4.0)]).encode(x)
@@ -451,6 +453,42 @@ def test_all_three_searches_are_used(monkeypatch):
     Levels([np.arange(100.0)]).encode(x[:10])
     Levels([np.append(np.arange(100) * 1e-9, 1e9)]).encode(x)
     assert used == ["_count_edges", "index", "_search_edges", "_search_edges"]
+
+
+def test_what_levels_are_made_ready_for_is_kept_and_not_pickled():
+    X = gaussian(300, 2)
+    levels = Levels([np.arange(100.0), np.arange(5.0)])
+    codes, size = levels.encode(X), len(pickle.dumps(levels))
+    values = levels.decode(codes, np.float32)
+    edges, tables = levels._edges._forms, levels._tables._forms
+    kept = [*edges.values(), *tables.values()]
+    assert len(kept) == 2
+    assert_array_equal(levels.encode(X), codes)
+    assert_array_equal(levels.decode(codes, np.float32), values)
+    assert [*edges.values(), *tables.values()] == kept
+    assert len(pickle.dumps(levels)) == size
+    copy = pickle.loads(pickle.dumps(levels))
+    assert_array_equal(copy.encode(X), codes)
+    grid = Grid(np.zeros(2), np.ones(2), (7, 9))
+    before = pickle.dumps(grid)
+    codes = grid.encode(X)
+    assert pickle.dumps(grid) == before
+    assert_array_equal(pickle.loads(before).encode(X), codes)
+
+
+def test_columns_that_do_not_fit_are_named():
+    X, codes = gaussian(5, 3), np.zeros((5, 3), dtype=np.intp)
+    grid, tables = Grid(np.zeros(2), np.ones(2), (7, 9)), [np.arange(3.0)] * 2
+    for search in (
+        lambda: nearest.equal_cells(X, grid),
+        lambda: nearest.equal_levels(codes, grid),
+        lambda: nearest.cells_between(X, tables),
+        lambda: nearest.entries(codes, tables),
+    ):
+        with pytest.raises(ValueError, match="There are 3 columns; expected 2"):
+            search()
+    with pytest.raises(ValueError, match="two dimensions"):
+        nearest.row_norms(X[0])
 
 
 def test_weighted_statistics():

@@ -25,20 +25,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skvq import nearest
-from skvq._array_api import (
-    in_dtype,
-    is_foreign,
-    join,
-    like,
-    look_up,
-    reshape,
-    zeros,
-)
+from skvq._arrays import in_dtype, join, like, look_up, reshape, zeros
 
 # The constant of cubic convolution that image libraries have settled on.
 _CUBIC = -0.75
-# Elements of a tile of maps.
-_TILE_ELEMENTS = 2**20
 
 
 def area_matrix(n_in: int, n_out: int) -> np.ndarray:
@@ -191,12 +181,7 @@ class Pyramid:
             some = X[rows, :]
             return work(rows, reshape(some, (some.shape[0], *self.map_shape)))
 
-        if is_foreign(X):
-            yield from nearest.row_tiles(X, copies * X.shape[1], tile)
-            return
-        size, n = max(1, _TILE_ELEMENTS // X.shape[1]), len(X)
-        for start in range(0, n, size):
-            yield tile(slice(start, min(start + size, n)))
+        yield from nearest.backend_of(X).tiles(X.shape[0], copies * X.shape[1], tile)
 
     def shrink(self, maps: np.ndarray, scale: int) -> np.ndarray:
         """Average maps over the cells of a scale: (n, H, W, C) to (n, h, w, C)."""
@@ -268,18 +253,11 @@ class Pyramid:
         columns = self.columns()[:n_scales]
 
         def work(rows: slice, maps):
-            return rows, *self._encode_tile(maps, table, columns)
+            return self._encode_tile(maps, table, columns)
 
         with nearest.single_threaded_blas():
-            parts = self.over_tiles(X, work)
-            if is_foreign(X):
-                _, found, left = zip(*parts, strict=True)
-                return join(list(found), axis=0), join(list(left), axis=0)
-            codes = np.empty((len(X), columns[-1].stop), dtype=np.intp)
-            rest = np.empty(X.shape, dtype=self.dtype)
-            for rows, *tile in parts:
-                codes[rows], rest[rows] = tile
-        return codes, rest
+            codes, rest = zip(*self.over_tiles(X, work), strict=True)
+        return join(list(codes), axis=0), join(list(rest), axis=0)
 
     def _encode_tile(self, maps, table, columns):
         """Return the codes of some maps, and what they leave, flattened."""

@@ -1,0 +1,82 @@
+"""The length of a vector as code columns, for the schemes that code directions.
+
+A direction and a length are two things: quantizers of directions leave the length
+away, or code it in one of three ways, each a few code columns behind their own.
+
+==============  ====================================================================
+``"unit"``      no code: every reconstruction has length 1
+``"uniform"``   one code: equal cells between the smallest and the largest length seen
+``"learned"``   one code: the levels of least squared error for the lengths seen
+``"float32"``   two codes: the upper and the lower 16 bits of the length as a float32
+==============  ====================================================================
+"""
+
+from typing import Any
+
+from skvq import nearest
+from skvq._checks import check_memory
+from skvq._validation import warn
+from skvq.coding.levels import Grid, Levels
+from skvq.coding.radius import Float32Radius, RadiusCode, ScalarRadius
+from skvq.learning.levels import best_levels
+from skvq.learning.scalar import column_range, distinct
+
+RADII = frozenset({"unit", "uniform", "learned", "float32"})
+
+
+def check_radius_memory(how: str, n_levels: int, x_bytes: int) -> None:
+    """Raise if levels of the length are out of proportion to X; see `fit_radius`."""
+    if how == "learned":
+        check_memory(f"Levels of radius_levels={n_levels}", 3 * 8 * n_levels, x_bytes)
+
+
+def fit_radius(
+    how: str, norms: Any, weights: Any | None, n_levels: int
+) -> "RadiusCode":
+    """Set up the code of lengths; warn if there are too few for it.
+
+    Parameters
+    ----------
+    how : {"unit", "uniform", "learned", "float32"}
+        See the table of this module.
+    norms : ndarray of shape (n_samples,)
+        Training lengths.
+    weights : ndarray of shape (n_samples,) or None
+        Sample weights.
+    n_levels : int
+        V of "uniform" and "learned".
+
+    Returns
+    -------
+    code : RadiusCode
+
+    Raises
+    ------
+    ValueError
+        If a length is infinite.
+    """
+    if how == "unit":
+        return RadiusCode()
+    if not nearest.backend_of(norms).is_finite(norms):
+        raise ValueError(
+            "The length of a sample overflows: X is too large for float64."
+        )
+    if how == "float32":
+        return Float32Radius()
+    if how == "uniform":
+        low, high = column_range(norms[:, None])
+        if low == high and n_levels > 1:
+            warn(
+                "all lengths of samples are equal, and so are all levels: "
+                f"radius_levels={n_levels} cut an empty range."
+            )
+        return ScalarRadius(Grid(low, high, (n_levels,)))
+    values, mass = distinct(norms, weights)
+    if len(values) < n_levels:
+        warn(
+            "{} distinct lengths of samples are fewer than radius_levels="
+            f"{n_levels}: the codebook repeats them.",
+            len(values),
+        )
+    levels = best_levels([(values, mass)], [n_levels])
+    return ScalarRadius(Levels(levels, [n_levels]))
