@@ -6,20 +6,15 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from skvq import nearest
-from skvq._array_api import (
-    array_namespace,
-    average,
-    is_foreign,
-    numpy_dtype,
-    to_host,
-)
+from skvq._arrays import average, numpy_dtype, to_host
 from skvq._checks import check_count, check_memory
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
 from skvq._validation import collected, warn
 from skvq.base import BaseQuantizer
 from skvq.learning import additive as learning
 from skvq.learning import least_squares
-from skvq.learning.initialise import few_distinct, repeat_cyclically
+from skvq.learning.rows import Rows, run
+from skvq.learning.start import few_distinct, repeat_cyclically
 from skvq.parts import _sizes as part_sizes
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer
@@ -197,7 +192,7 @@ class AdditiveQuantizer(BaseQuantizer):
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = int(rng.randint(np.iinfo(np.int32).max))
-        few = few_distinct(X, max(sizes))
+        few = run(few_distinct(Rows(X), max(sizes)))
         if few is not None:
             warn(
                 f"{{}} distinct samples are fewer than n_codewords={max(sizes)}: "
@@ -363,7 +358,7 @@ class AdditiveQuantizer(BaseQuantizer):
         # Codes of one table may change places: the least row of them names the sum.
         if not self.share_codebook:
             return codes
-        return (array_namespace(codes) if is_foreign(codes) else np).sort(codes, axis=1)
+        return nearest.backend_of(codes).xp.sort(codes, axis=1)
 
     def _decode(self, codes):
         return learning.decode(codes, self._codebooks())

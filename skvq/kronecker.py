@@ -7,13 +7,14 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from skvq import nearest
-from skvq._array_api import is_foreign, look_up, numpy_dtype, to_host
+from skvq._arrays import look_up, numpy_dtype
 from skvq._checks import check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
 from skvq._validation import check_table, warn
 from skvq.base import BaseQuantizer
 from skvq.learning import kronecker as learning
-from skvq.learning.initialise import few_distinct
+from skvq.learning.rows import Rows, run
+from skvq.learning.start import few_distinct
 from skvq.parts import _sizes as part_sizes
 
 # More than that takes seconds for each row.
@@ -191,7 +192,7 @@ class KroneckerQuantizer(BaseQuantizer):
         limits = {"max_iter": self.max_iter, "tol": self.tol}
         if not problem.free:
             return learning.LearnedTables(list(problem.fixed), 0.0, 1)
-        few = few_distinct(problem.X, max(problem.sizes))
+        few = run(few_distinct(Rows(problem.X), max(problem.sizes)))
         if few is not None:
             after = "the codebooks repeat their parts."
             if start is not None:
@@ -227,7 +228,7 @@ class KroneckerQuantizer(BaseQuantizer):
         tables = []
         for j, table in enumerate(given):
             if table is not None or sizes is not None:
-                table = to_host(table) if is_foreign(table) else table
+                table = nearest.backend_of(table).to_host(table)
                 expected = None if sizes is None else sizes[j], shape[j]
                 meaning = f"(n_codewords, {shape[j]})"
                 table = check_table(table, f"{name}[{j}]", dtype, expected, meaning)

@@ -8,7 +8,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
-from skvq._array_api import (
+from skvq._arrays import (
     largest_magnitude,
     numpy_dtype,
     repeat,
@@ -19,14 +19,15 @@ from skvq._array_api import (
 from skvq._checks import LARGEST_SIZE, check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
 from skvq._validation import check_codes, in_fitted_dtype, warn
-from skvq.learning import multiscale as learning
-from skvq.learning.initialise import few_distinct
-from skvq.learning.pyramid import (
+from skvq.coding.pyramid import (
     Pyramid,
     Smoothing,
     identity_kernels,
     kernel_of_scales,
 )
+from skvq.learning import multiscale as learning
+from skvq.learning.rows import Rows, run
+from skvq.learning.start import few_distinct
 from skvq.staged import StagedQuantizer
 from skvq.vector import VectorQuantizer
 
@@ -248,9 +249,8 @@ class MultiScaleQuantizer(StagedQuantizer):
     def _learn_scales(self, X, weights, pyramid) -> learning.LearnedPyramid:
         rng = check_random_state(self.random_state)
         samples = learning.Samples(X, weights)
-        few = few_distinct(
-            reshape(X, (-1, pyramid.n_channels)), _FEW_TOKENS * self.n_codewords
-        )
+        tokens = Rows(reshape(X, (-1, pyramid.n_channels)))
+        few = run(few_distinct(tokens, _FEW_TOKENS * self.n_codewords))
         if few is not None:
             if len(few) < self.n_codewords:
                 warn(

@@ -9,9 +9,8 @@ from sklearn import config_context, get_config
 from sklearn.utils.parallel import Parallel, delayed
 
 from skvq import nearest
-from skvq._array_api import (
+from skvq._arrays import (
     as_indices,
-    is_foreign,
     join,
     join_columns,
     numpy_dtype,
@@ -144,7 +143,7 @@ class ProductQuantizer(BaseQuantizer):
             slices = [slice(None)]
         # A part may train on a column-cut view only through a copy; it makes its own.
         n_workers = min(effective_n_jobs(self.n_jobs), len(parts))
-        if n_workers == 1 and not is_foreign(X):
+        if n_workers == 1:
             found = _fit_on_threads(parts, slices, X, weights)
         else:
             fitted = Parallel(n_jobs=n_workers)(
@@ -369,7 +368,7 @@ def _fit_on_threads(parts, slices, X, weights) -> list:
         with config_context(**config):
             found[j] = _fit_part(parts[j], X[:, slices[j]], weights)[1]
 
-    nearest.map_jobs(fit, len(parts))
+    nearest.backend_of(X).map_jobs(fit, len(parts))
     return found
 
 
@@ -383,5 +382,5 @@ def _stack_slices(X, weights, slices):
 
 
 def _columns(X, features: slice):
-    """Return some columns; NumPy's contiguous, as the engine wants them."""
-    return X[:, features] if is_foreign(X) else np.ascontiguousarray(X[:, features])
+    """Return some columns, contiguous, as the engine wants them."""
+    return nearest.backend_of(X).contiguous(X[:, features])

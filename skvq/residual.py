@@ -5,20 +5,19 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from numbers import Integral
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from sklearn.utils import check_random_state
 
 from skvq import nearest
-from skvq._array_api import (
-    array_namespace,
+from skvq._arrays import (
     as_indices,
-    astype,
     average,
     code_dtype,
-    is_foreign,
+    in_dtype,
     join,
+    like,
     look_up,
     numpy_dtype,
     repeat,
@@ -43,7 +42,8 @@ from skvq._validation import collected, copy_to_fit, warn_of_parts
 from skvq.base import QUANTIZER
 from skvq.codes import smallest_dtype
 from skvq.learning import joint
-from skvq.learning.initialise import few_distinct
+from skvq.learning.rows import Rows, run
+from skvq.learning.start import few_distinct
 from skvq.parts import _sizes as part_sizes
 from skvq.parts import make_parts, parts_elements, shallow_copy, why_no_stream
 from skvq.staged import StagedQuantizer
@@ -64,8 +64,6 @@ _MIN_GAIN = 0.01
 # It is tried on so many samples at most, or so many a codeword, if that is more.
 _TRIAL_ROWS = 20_000
 _TRIAL_ROWS_PER_CODEWORD = 128
-# Elements of a tile of the search over parts that are not single tables.
-_TILE_ELEMENTS = 2**20
 
 
 class ResidualQuantizer(StagedQuantizer):
@@ -243,28 +241,30 @@ class ResidualQuantizer(StagedQuantizer):
         The error of samples that tables have learned from would not do: it prefers the
         tables that follow them most closely.  None: there is nothing to choose by.
         """
-        rows, held, n_distinct, _ = joint.hold_out(
-            X, joint.HELD_OUT_SHARE, joint.MAX_HELD_OUT, rng
+        found = joint.hold_out(
+            Rows(X, weights), joint.HELD_OUT_SHARE, joint.MAX_HELD_OUT, rng
         )
+        held = run(found)
+        rows = np.delete(np.arange(X.shape[0]), held.numbers)
         if len(ways) > 1:
             largest = max(self._sizes())
-            if n_distinct < max(_MIN_ROWS, _MIN_ROWS_PER_CODEWORD * largest):
+            if held.n_distinct < max(_MIN_ROWS, _MIN_ROWS_PER_CODEWORD * largest):
                 ways = ways[:1]
             if self.n_refine == 0:
                 most = max(_TRIAL_ROWS, _TRIAL_ROWS_PER_CODEWORD * largest)
                 rows = _draw_at_most(most, rows, rng)
-        if len(held) == 0 or (len(ways) == 1 and self.n_refine == 0):
+        if len(held.X) == 0 or (len(ways) == 1 and self.n_refine == 0):
             return None
         learned = take_rows(X, rows), _some(weights, rows)
-        judges = take_rows(X, held), _some(weights, held)
         with collected():  # what there is to warn of, the model that is kept will say
             models = [
                 self._apart()._learn(*learned, deepcopy(rng), beam) for beam in ways
             ]
-        losses = [self._loss(model, *judges) for model in models]
+        losses = [self._loss(model, like(held.X, X), held.weights) for model in models]
         losses[0] *= 1 - _MIN_GAIN
         best = int(np.argmin(losses))
-        return _Trial(ways[best], models[best], learned, judges)
+        held = held._replace(rows=Rows(*learned), X=like(held.X, X))
+        return _Trial(ways[best], models[best], held)
 
     def _apart(self) -> Self:
         """Return a copy whose draws leave those of the fit as they are."""
@@ -338,7 +338,7 @@ class ResidualQuantizer(StagedQuantizer):
         # One codeword is the zero, where there is more than one.
         n_learned = max(1, size - 1)
         zero = np.zeros((size - n_learned, X.shape[1]), dtype=numpy_dtype(X))
-        if few_distinct(X, size) is not None:
+        if run(few_distinct(Rows(X), size)) is not None:
             # The samples themselves, and a warning.
             (_, table), *_ = part.fit(X, sample_weight=weights)._free_tables()
             table = np.concatenate([zero, to_host(table)[:n_learned]])
@@ -349,14 +349,14 @@ class ResidualQuantizer(StagedQuantizer):
         small = self._fit_stages(small, X, weights, rng, beam)
         tables = [to_host(table) for one in small for _, table in one._free_tables()]
         table = np.concatenate([zero, *tables])
-        table = joint.share(
-            X,
-            weights,
+        shared = joint.share(
+            Rows(X, weights),
             table,
             self.n_stages,
             self._encode_under([small[0]] * self.n_stages, shared=True),
             np.arange(size) < len(zero),
         )
+        table = run(shared)
         fitted = small[0]._with_tables([table]).set_params(n_codewords=size)
         return [fitted] * self.n_stages
 
@@ -367,28 +367,21 @@ class ResidualQuantizer(StagedQuantizer):
         never seen: tables that have seen them would look better than they are.
         """
         problem, tables = self._problem(trial.parts)
-        learned, learned_weights = trial.learned
-        judges, judges_weights = trial.judges
-        strengths = joint.choose_strengths(
-            learned,
-            learned_weights,
-            tables,
-            problem,
-            judges,
-            judges_weights,
-            self.n_refine,
+        strengths = run(
+            joint.choose_strengths(trial.held, tables, problem, self.n_refine)
         )
         problem, tables = self._problem(parts)
-        tables = joint.refine(X, weights, tables, problem, strengths)
-        return _unstack(parts, problem.blocks, tables, self.share_codebook)
+        rows = Rows(X, weights)
+        tables = run(joint.refine(rows, tables, problem, strengths))
+        return _unstack(parts, problem.stacks, tables, self.share_codebook)
 
     def _problem(self, parts) -> tuple[joint.Problem, list[np.ndarray]]:
         shared = self.share_codebook
-        blocks = _blocks(parts, shared)
-        tables = _stack(parts, blocks, shared)
+        stacks = _stacks(parts, shared)
+        tables = _stack(parts, stacks, shared)
         pinned = shared and len(tables[0]) > 1
         problem = joint.Problem(
-            blocks,
+            stacks,
             self._encode_under(parts, shared=shared),
             self._checked_weights(),
             np.arange(len(tables[0])) < 1 if pinned else None,
@@ -397,11 +390,11 @@ class ResidualQuantizer(StagedQuantizer):
 
     def _encode_under(self, parts, *, shared):
         """Return the function that gives codes and losses of rows under tables."""
-        blocks = _blocks(parts, shared)
+        stacks = _stacks(parts, shared)
         weights = self._checked_weights()
 
         def encode(X, tables):
-            now = _unstack(parts, blocks, tables, shared)
+            now = _unstack(parts, stacks, tables, shared)
             codes, errors = _search(now, X, self.beam_size, stage_weights=weights)
             return codes[:, 0, :], errors[:, 0]
 
@@ -586,7 +579,7 @@ class ResidualQuantizer(StagedQuantizer):
         table = to_host(self.quantizers_[0].codebooks_[0]).astype(np.float64)
         by_size = np.argsort(-np.linalg.norm(table, axis=1), kind="stable")
         rank = np.argsort(by_size, kind="stable")
-        xp = array_namespace(codes) if is_foreign(codes) else np
+        xp = nearest.backend_of(codes).xp
         return look_up(by_size, xp.sort(look_up(rank, as_indices(codes)), axis=2))
 
     def _partial_sums(self, codes):
@@ -634,16 +627,8 @@ def _search(
     def search(rows: slice):
         return _search_tile(parts, X[rows, :], begin[rows, ...], widths, weights)
 
-    if is_foreign(X):
-        found = list(nearest.row_tiles(X, per_row, search))
-    else:
-        size, n = max(1, _TILE_ELEMENTS // per_row), X.shape[0]
-        found = [search(slice(low, min(low + size, n))) for low in range(0, n, size)]
-    codes = join([one for one, _ in found], axis=0)
-    if is_foreign(codes):
-        codes = astype(array_namespace(codes), codes, own_dtype)
-    else:
-        codes = codes.astype(own_dtype, copy=False)
+    found = list(nearest.backend_of(X).tiles(X.shape[0], per_row, search))
+    codes = in_dtype(join([one for one, _ in found], axis=0), own_dtype)
     return codes, join([one for _, one in found], axis=0)
 
 
@@ -750,8 +735,7 @@ class _Trial(NamedTuple):
 
     beam: int  # sums of each sample that the stages have learned from
     parts: list
-    learned: tuple[Any, Any]  # samples and their weights
-    judges: tuple[Any, Any]
+    held: joint.HeldOut
 
 
 def _choose_sums(shape, rng) -> tuple[np.ndarray, np.ndarray]:
@@ -801,38 +785,38 @@ def _never_worse(part, rest, weights):
 # -- tables in and out of the parts ----------------------------------------------------
 
 
-def _blocks(parts, shared: bool) -> list[joint.Block]:
+def _stacks(parts, shared: bool) -> list[joint.Stack]:
     """Group the tables of all stages by the features that they span."""
     stages = [part._free_tables() for part in parts]
     width = len(stages[0])
-    blocks = []
+    stacks = []
     for k, (features, _) in enumerate(stages[0]):
         sizes = [stage[k][1].shape[0] for stage in stages]
         starts = np.cumsum([0, *sizes[:-1]]).tolist()
         columns = [j * width + k for j in range(len(stages))]
         if shared:
             starts = [0] * len(stages)
-        blocks.append(joint.Block(features, columns, starts, sizes))
-    return blocks
+        stacks.append(joint.Stack(features, columns, starts, sizes))
+    return stacks
 
 
-def _stack(parts, blocks, shared: bool) -> list[np.ndarray]:
+def _stack(parts, stacks, shared: bool) -> list[np.ndarray]:
     stages = [part._free_tables() for part in parts[: 1 if shared else None]]
     return [
         np.concatenate([to_host(stage[k][1]) for stage in stages])
-        for k in range(len(blocks))
+        for k in range(len(stacks))
     ]
 
 
-def _unstack(parts, blocks, tables, shared: bool) -> list:
+def _unstack(parts, stacks, tables, shared: bool) -> list:
     """Return copies of the parts with the tables that `_stack` would give."""
     if shared:
         return [parts[0]._with_tables(tables)] * len(parts)
     return [
         part._with_tables(
             [
-                table[block.starts[j] : block.starts[j] + block.sizes[j]]
-                for block, table in zip(blocks, tables, strict=True)
+                table[own.starts[j] : own.starts[j] + own.sizes[j]]
+                for own, table in zip(stacks, tables, strict=True)
             ]
         )
         for j, part in enumerate(parts)

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
-from skvq._array_api import as_indices, total
+from skvq._arrays import as_indices, total
 from skvq._validation import (
     as_it_is_now,
     check_codes,

@@ -5,22 +5,16 @@ from numbers import Integral, Real
 from sklearn.utils import check_random_state
 
 from skvq import nearest
-from skvq._array_api import (
-    average,
-    is_foreign,
-    like,
-    numpy_dtype,
-    take_rows,
-    to_host,
-)
+from skvq._arrays import like, numpy_dtype, take_rows
 from skvq._checks import check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, Accepted, Interval, StrOptions
 from skvq._validation import check_table, in_fitted_dtype, warn
 from skvq.base import BaseQuantizer
 from skvq.learning import online
 from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
-from skvq.learning.initialise import INITS, few_distinct, initialise, repeat_cyclically
-from skvq.learning.lloyd import Learned, lloyd
+from skvq.learning.lloyd import Learned, lloyd, mean_distance
+from skvq.learning.rows import Learner, Rows, run, unit
+from skvq.learning.start import INITS, few_distinct, initialise, repeat_cyclically
 from skvq.parts import shallow_copy
 
 _ONLINE = ("minibatch", "ema", "sgd")
@@ -184,53 +178,57 @@ class VectorQuantizer(BaseQuantizer):
 
     def _fit(self, X, weights):
         metric = self._check_learnable()
-        rng = check_random_state(self.random_state)
-        samples = self._samples(X, metric)
         table = self._given_table(X)
         if table is None:
             self._check_memory(X)
-        if self.learning != "fixed" or (table is None and self.init != "normal"):
-            rows = few_distinct(samples, self.n_codewords)
-            if rows is not None:
-                size = self.n_codewords
-                few = f"{{}} distinct samples are fewer than n_codewords={size}"
-                if table is None:
-                    warn(f"{few}: the codebook repeats them.", len(rows))
-                    table = repeat_cyclically(rows, size)
-                    return self._set_table(samples, weights, metric, table)
-                warn(f"{few}: rows of init are left without any.", len(rows))
-        deterministic = table is not None or self.init == "splitting"
-        runs = [
-            self._run(samples, weights, metric, table, rng)
-            for _ in range(1 if deterministic else self.n_init)
-        ]
-        learned, stream = min(runs, key=lambda run: run[0].distortion)
+        rows = Rows(X, weights)
+        if metric == "cosine":
+            nearest.check_no_zero_rows(X)
+            rows = rows.view(unit).held()
+        learned, stream = run(self._learn(rows, metric, table))
         self._assign(learned, stream)
 
-    def _run(self, X, weights, metric, table, rng):
+    def _learn(self, rows, metric, table) -> Learner:
+        """Return what is learned from rows, and the state of the stream."""
+        rng, size = check_random_state(self.random_state), self.n_codewords
+        if self.learning != "fixed" or (table is None and self.init != "normal"):
+            few = yield from few_distinct(rows, size)
+            if few is not None:
+                text = f"{{}} distinct samples are fewer than n_codewords={size}"
+                if table is None:
+                    warn(f"{text}: the codebook repeats them.", len(few))
+                    return (yield from self._repeat(rows, few, metric))
+                warn(f"{text}: rows of init are left without any.", len(few))
+        deterministic = table is not None or self.init == "splitting"
+        runs = []
+        for _ in range(1 if deterministic else self.n_init):
+            runs.append((yield from self._run(rows, metric, table, rng)))
+        return min(runs, key=lambda run: run[0].distortion)
+
+    def _run(self, rows, metric, table, rng) -> Learner:
         """Start once and learn; return what was learned and the state of the stream."""
         if table is None:
-            table = initialise(X, self.n_codewords, self.init, weights, metric, rng)
+            table = yield from initialise(
+                rows, self.n_codewords, self.init, metric, rng
+            )
             if metric == "cosine":
                 table = unit_rows(table)
         if self.learning == "fixed":
-            found = nearest.nearest(X, table, metric)[1]
-            return Learned(table, average(found, weights), 1), None
+            distortion = yield from mean_distance(rows, table, metric)
+            return Learned(table, distortion, 1), None
         if self.learning == "lloyd":
-            learned = lloyd(
-                X,
+            learned = yield from lloyd(
+                rows,
                 table,
-                weights,
                 metric,
                 max_iter=self.max_iter,
                 tol=self.tol,
                 dead_codes=self.dead_codes,
             )
             return learned, None
-        stream, learned = online.learn_epochs(
-            X,
+        stream, learned = yield from online.learn_epochs(
+            rows,
             self._start_stream(table),
-            weights,
             self._online_settings(metric),
             rng,
             batch_size=self.batch_size,
@@ -239,9 +237,21 @@ class VectorQuantizer(BaseQuantizer):
         )
         return learned, stream
 
+    def _repeat(self, rows, few, metric) -> Learner:
+        """Return a table that repeats a few distinct rows."""
+        table, stream = repeat_cyclically(few, self.n_codewords), None
+        distortion = yield from mean_distance(rows, table, metric)
+        if self.learning in _ONLINE:
+            # The rows themselves are kept, as those of a stream are.
+            stream = yield from online.start_from_few(rows, few, self.n_codewords)
+        return Learned(table, distortion, 1), stream
+
     def _partial_fit(self, X, weights):
         metric = self._check_learnable()
-        samples = self._samples(X, metric)
+        samples = X
+        if metric == "cosine":
+            nearest.check_no_zero_rows(X)
+            samples = unit_rows(X)
         stream = getattr(self, "_stream_", None)
         table = self._given_table(X) if stream is None else None
         if stream is None and table is None:
@@ -284,26 +294,11 @@ class VectorQuantizer(BaseQuantizer):
         given = self.learning == "ema" and not isinstance(self.init, str)
         return online.start(table, weight=1.0 if given else 0.0)
 
-    def _set_table(self, X, weights, metric, table) -> None:
-        found = nearest.nearest(X, table, metric)[1]
-        distortion = average(found, weights)
-        stream = None
-        if self.learning in _ONLINE:
-            # The rows themselves are kept, as those of a stream are.
-            stream = online.start_from_few(X, weights, self.n_codewords)
-        self._assign(Learned(table, distortion, n_iter=1), stream)
-
-    def _samples(self, X, metric):
-        if metric != "cosine":
-            return X
-        nearest.check_no_zero_rows(X)
-        return unit_rows(X)
-
     def _given_table(self, X):
         """Return the init array in X's dtype, or None if `init` is a name."""
         if isinstance(self.init, str):
             return None
-        table = to_host(self.init) if is_foreign(self.init) else self.init
+        table = nearest.backend_of(self.init).to_host(self.init)
         shape = self.n_codewords, X.shape[1]
         meaning = "(n_codewords, n_features)"
         table = check_table(table, "init", numpy_dtype(X), shape, meaning)

@@ -10,8 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from table import mixture
 
 from skvq import MultiScaleQuantizer, VectorQuantizer
-from skvq.learning import multiscale as learning
-from skvq.learning.pyramid import (
+from skvq.coding.pyramid import (
     Pyramid,
     Smoothing,
     area_matrix,
@@ -19,6 +18,7 @@ from skvq.learning.pyramid import (
     identity_kernels,
     kernel_of_scales,
 )
+from skvq.learning import multiscale as learning
 
 # -- slow transcriptions ---------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from table import mixture
 
 from skvq import ProductQuantizer, ResidualQuantizer, VectorQuantizer
 from skvq.learning import online
+from skvq.learning.rows import Rows, run
 
 LEARNERS = ("minibatch", "ema", "sgd")
 each_learner = pytest.mark.parametrize("learning", LEARNERS)
@@ -52,18 +53,16 @@ def classes(n_classes=10, n_rows=600, seed=0, n_features=8):
 def passes_of(monkeypatch, distortions, tol=1e-3, max_iter=20):
     given = iter(distortions)
     monkeypatch.setattr(online, "learn_batch", lambda state, *_: (state, next(given)))
-    X = np.zeros((4, 1))
-    _, learned = online.learn_epochs(
-        X,
+    learner = online.learn_epochs(
+        Rows(np.zeros((4, 1))),
         online.start(np.zeros((1, 1))),
-        None,
         settings_of("ema"),
         np.random.RandomState(0),
         batch_size=4,
         max_iter=max_iter,
         tol=tol,
     )
-    return learned.n_iter
+    return run(learner)[1].n_iter
 
 
 @pytest.mark.parametrize(

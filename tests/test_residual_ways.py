@@ -198,7 +198,7 @@ def test_parts_choose_for_themselves():
     narrow, wide = blobs(500, n_centres=100, n_features=32), dense(500)
     X = np.hstack([narrow, wide])
     part = ResidualQuantizer(2, 64)
-    pq = ProductQuantizer(2, quantizer=part, random_state=0).fit(X)
+    pq = ProductQuantizer(2, quantizer=part, random_state=1).fit(X)
     assert [part.fit_beam_size_ for part in pq.quantizers_] == [1, 5]
 
 

@@ -2,7 +2,6 @@
 
 import pickle
 import warnings
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -19,8 +18,9 @@ from skvq import (
     VectorQuantizer,
     metrics,
 )
-from skvq.learning import additive, joint
-from skvq.learning.initialise import draw_distinct, initialise
+from skvq.learning import additive
+from skvq.learning.rows import Rows, run
+from skvq.learning.start import initialise
 
 STREAMS = [row for row in TABLE if row.streams]
 EXACT = [row for row in TABLE if row.weights == "exact"]
@@ -287,45 +287,7 @@ def test_the_additive_ridge_takes_repeats_for_weights(shared):
             assert_allclose(one, two, rtol=1e-9, atol=1e-9)
 
 
-def test_equal_rows_are_held_out_together():
-    X = np.rint(mixture(300))[:, :2]
-    rows, held, n_distinct, n_held = joint.hold_out(
-        X, 0.1, 4096, np.random.RandomState(0)
-    )
-    assert n_distinct == len(np.unique(X, axis=0))
-    assert_array_equal(np.sort(np.concatenate([rows, held])), np.arange(300))
-    sides = [set(map(tuple, X[side])) for side in (rows, held)]
-    assert not sides[0] & sides[1]
-    assert len(sides[1]) == n_held == n_distinct // 10
-    twice = joint.hold_out(np.vstack([X, X]), 0.1, 4096, np.random.RandomState(0))
-    assert set(map(tuple, np.vstack([X, X])[twice[1]])) == sides[1]
-
-
 # -- draws -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("init", ["random", "progressive", "k-means++"])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_starts_hold_no_row_twice(init, weighted):
-    distinct = mixture(8, 3)
-    X = distinct[np.random.default_rng(0).integers(0, 8, 300)]
-    weights = _weights(len(X)) if weighted else None
-    for seed in range(5):
-        rng = np.random.RandomState(seed)
-        table = initialise(X, 8, init, weights, "sqeuclidean", rng)
-        order = np.lexsort(np.rint(table * 1e3).T)
-        expected = distinct[np.lexsort(np.rint(distinct * 1e3).T)]
-        if init != "progressive":  # whose first steps move them
-            assert_allclose(table[order], expected, atol=1e-5)
-        assert len(np.unique(np.rint(table * 1e3), axis=0)) == 8
-
-
-def test_rows_that_differ_by_less_than_distances_tell_are_drawn_once():
-    X = np.array([[0.0], [0], [0], [1e-30], [0], [1]], dtype=np.float32)
-    for seed in range(10):
-        rng = np.random.RandomState(seed)
-        table = initialise(X, 3, "k-means++", None, "sqeuclidean", rng)
-        assert_array_equal(np.sort(table.ravel()), X[[0, 3, 5], 0])
 
 
 @pytest.mark.parametrize("learning", ["minibatch", "ema", "sgd", "lloyd", "fixed"])
@@ -341,37 +303,6 @@ def test_weighted_duplicates_leave_no_codeword_without_rows(learning):
             assert_allclose(np.sort(stream.codebooks_[0].ravel()), [0, 1])
 
 
-def test_rows_are_drawn_by_the_weight_of_all_that_equal_them():
-    X, weights = np.array([[0.0], [1], [-0.0], [2]]), np.array([1.0, 3, 2, 4])
-    rng, n_draws = np.random.RandomState(0), 1000
-    found = Counter(
-        tuple(X[draw_distinct(X, 2, weights, rng)].ravel() + 0.0)
-        for _ in range(n_draws)
-    )
-    mass = {0.0: 0.3, 1.0: 0.3, 2.0: 0.4}
-    for first in mass:
-        for second in set(mass) - {first}:
-            share = mass[first] * mass[second] / (1 - mass[first])
-            error = np.sqrt(share * (1 - share) / n_draws)
-            assert abs(found[first, second] / n_draws - share) < 4 * error
-
-
-def test_drawing_looks_at_few_rows(monkeypatch):
-    seen = []
-
-    def first_of_equal(rows):
-        seen.append(len(rows))
-        return np.sort(np.unique(rows, axis=0, return_index=True)[1])
-
-    monkeypatch.setattr("skvq.learning.initialise._first_of_equal", first_of_equal)
-    X = np.random.default_rng(0).normal(size=(50_000, 2))
-    X[::2] = 0
-    for weights in (None, _weights(len(X))):
-        rows = draw_distinct(X, 16, weights, np.random.RandomState(0))
-        assert len(np.unique(X[rows], axis=0)) == len(rows) == 16
-    assert sum(seen) < 300
-
-
 def test_draws_from_another_library_are_the_same():
     xp = pytest.importorskip("array_api_strict")
     X = np.rint(mixture(200))
@@ -379,8 +310,8 @@ def test_draws_from_another_library_are_the_same():
     for mass in (None, weights):
         there = None if mass is None else xp.asarray(mass)
         a, b = (
-            initialise(rows, 8, "random", w, "sqeuclidean", np.random.RandomState(0))
-            for rows, w in ((X, mass), (xp.asarray(X), there))
+            run(initialise(rows, 8, "random", "sqeuclidean", np.random.RandomState(0)))
+            for rows in (Rows(X, mass), Rows(xp.asarray(X), there))
         )
         assert_array_equal(a, b)
         assert len(np.unique(a, axis=0)) == 8

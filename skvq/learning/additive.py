@@ -15,16 +15,16 @@ their own, of a product quantizer in some rotation.
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from skvq import nearest
-from skvq._array_api import (
+from skvq._arrays import (
     average,
     column_means,
     in_dtype,
-    is_foreign,
     join,
     join_columns,
     largest_magnitude,
@@ -35,10 +35,8 @@ from skvq._array_api import (
     times_power,
     to_host,
 )
-from skvq.learning.initialise import few_distinct, initialise, repeat_cyclically
 from skvq.learning.joint import hold_out
 from skvq.learning.least_squares import NormalEquations, normal_equations, ridge
-from skvq.learning.lloyd import lloyd
 from skvq.learning.rotation import (
     Rotated,
     balanced_order,
@@ -46,6 +44,8 @@ from skvq.learning.rotation import (
     principal_axes,
     turn,
 )
+from skvq.learning.rows import Rows, run
+from skvq.learning.start import k_means
 
 # Up to so many sums, all are compared: as fast as a beam, and exact.
 MAX_EXHAUSTIVE = 4096
@@ -104,8 +104,6 @@ def encode(X: np.ndarray, tables: Sequence[np.ndarray], search: Search) -> np.nd
 
 def _unravelled(index, sizes: Sequence[int]):
     """Return the codes that an index of sums stands for."""
-    if not is_foreign(index):
-        return np.stack(np.unravel_index(index, sizes), axis=1)
     columns = []
     for size in reversed(sizes):
         rest = index // size
@@ -126,7 +124,8 @@ def all_sums(tables: Sequence[np.ndarray]) -> np.ndarray:
     """Return all sums, the last table's code running fastest."""
     sizes = [len(table) for table in tables]
     places = np.unravel_index(np.arange(math.prod(sizes)), sizes)
-    return decode(np.stack(places, axis=1), tables)
+    with np.errstate(over="ignore"):  # the search says what is too large
+        return decode(np.stack(places, axis=1), tables)
 
 
 # -- joint -----------------------------------------------------------------------------
@@ -188,9 +187,10 @@ def learn_jointly(
     problem = _Problem(centred, sizes, weights, shared, search, start)
     n_held = 0
     if max_iter > 0 and strength is None:
-        rows, held_rows, n_distinct, n_held = hold_out(
-            X, _HELD_OUT_SHARE, _MAX_HELD_OUT, rng
-        )
+        found = hold_out(Rows(X, weights), _HELD_OUT_SHARE, _MAX_HELD_OUT, rng)
+        held_out = run(found)
+        n_held, held_rows = len(held_out.X), held_out.numbers
+        rows = np.delete(np.arange(X.shape[0]), held_rows)
     if max_iter == 0 or (strength is None and n_held < _MIN_HELD_OUT):
         learned = Learned(problem.start(rng))
     elif strength is not None:
@@ -199,7 +199,7 @@ def learn_jointly(
     else:
         held, train = problem.part(held_rows), problem.part(rows)
         learned = _rounds(train, held, train.start(rng), _STRENGTHS, max_iter, tol)
-        if n_held > _MAX_LOST_SHARE * n_distinct:
+        if n_held > _MAX_LOST_SHARE * held_out.n_distinct:
             # With all rows now, in the rounds that were found good.
             learned = _repeat(problem, problem.start(rng), learned.strengths)
         else:
@@ -211,20 +211,9 @@ def learn_jointly(
     return learned._replace(tables=[first, *learned.tables[1:]])
 
 
-def _k_means(X, size, weights, rng, tol=_STAGE_TOL) -> np.ndarray:
-    few = few_distinct(X, size)
-    if few is not None:
-        return repeat_cyclically(few, size)
-    start = initialise(X, size, "k-means++", weights, "sqeuclidean", rng)
-    limits = {"max_iter": _STAGE_ITERATIONS, "tol": tol}
-    return lloyd(X, start, weights, **limits).codebook
-
-
 def _less(X, mean: np.ndarray):
     """Return X less its mean, in X's dtype."""
-    if not is_foreign(X):
-        return (X - mean).astype(X.dtype)
-    wide = in_dtype(X, np.dtype(np.float64)) - like(mean, X)[None, :]
+    wide = in_dtype(X, np.float64) - like(mean, X)[None, :]
     return in_dtype(wide, numpy_dtype(X))
 
 
@@ -499,28 +488,25 @@ def _whole_rotation(basis: np.ndarray | None, rotation: np.ndarray):
 
 def _fresh_tables(X, rotation, sizes, begins, weights, rng) -> list[np.ndarray]:
     """Return tables of the slices of rotated samples, each learned from its own."""
-    return [
-        _k_means(part, size, weights, rng)
-        for part, size in zip(_cut(X, rotation, begins), sizes, strict=True)
-    ]
+    tables = []
+    for part, size in zip(_cut(X, rotation, begins), sizes, strict=True):
+        rows, limits = Rows(part, weights), (_STAGE_ITERATIONS, _STAGE_TOL)
+        tables.append(run(k_means(rows, size, rng, *limits)))
+    return tables
 
 
 def _variances(X, axes: np.ndarray, weights) -> np.ndarray:
     """Return the mean squares of the rows along some axes."""
-    if not is_foreign(X):
-        return np.average((X @ axes) ** 2, axis=0, weights=weights)
-    along = in_dtype(X, np.dtype(np.float64)) @ like(np.ascontiguousarray(axes), X)
+    along = in_dtype(X, np.float64) @ like(np.ascontiguousarray(axes), X)
     return column_means(along * along, weights)
 
 
 def _cut(X, rotation, begins) -> list[np.ndarray]:
     """Return the slices of rotated samples."""
     turned = turn(X, rotation)
-    if not is_foreign(X):
-        parts = np.split(turned, begins, axis=1)
-        return [np.ascontiguousarray(part) for part in parts]
-    ends = [*(int(end) for end in begins), turned.shape[1]]
-    return [turned[:, a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+    borders = [0, *(int(end) for end in begins), turned.shape[1]]
+    be = nearest.backend_of(turned)
+    return [be.contiguous(turned[:, a:b]) for a, b in pairwise(borders)]
 
 
 def _rotated(X, rotation, tables, weights) -> Rotated:

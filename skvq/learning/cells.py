@@ -15,16 +15,7 @@ import heapq
 import numpy as np
 
 from skvq import nearest
-from skvq._array_api import (
-    array_namespace,
-    astype,
-    is_foreign,
-    like,
-    take_rows,
-    to_host,
-    total,
-)
-from skvq._array_api import unit_rows as foreign_unit_rows
+from skvq._arrays import take_rows, to_host, total
 
 # Metrics with an update that minimises the distance.
 LEARNABLE_METRICS = frozenset({"sqeuclidean", "cosine", "cityblock"})
@@ -32,12 +23,9 @@ LEARNABLE_METRICS = frozenset({"sqeuclidean", "cosine", "cityblock"})
 
 def unit_rows(X: np.ndarray) -> np.ndarray:
     """Rows divided by their norms, in X's dtype; zero rows stay zero."""
-    if is_foreign(X):
-        return foreign_unit_rows(X)
-    largest = np.abs(X).max(axis=1, keepdims=True, initial=0.0)
-    scaled = X / np.where(largest > 0, largest, 1)
-    norms = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
-    return scaled / np.where(norms > 0, norms, 1)[:, None]
+    be = nearest.backend_of(X)
+    scaled = be.unit_rows(X)
+    return be.xp.where(be.xp.isfinite(scaled), scaled, be.xp.zeros_like(scaled))
 
 
 def best_codewords(
@@ -100,34 +88,21 @@ def _medians(X, codes, codebook, weights) -> np.ndarray:
     return result
 
 
-def _median(rows: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+def _median(rows, weights):
     """Lower weighted median of each feature: a minimiser, and one of the values.
 
     The lower one, so that a row of weight two counts as two rows do.
     """
-    if is_foreign(rows):
-        return _foreign_median(rows, weights)
-    order = np.argsort(rows, axis=0, kind="stable")
-    if weights is None:
-        return np.take_along_axis(rows, order[[(len(rows) - 1) // 2]], axis=0)[0]
-    cumulated = np.cumsum(weights[order], axis=0)
-    middle = (cumulated < 0.5 * cumulated[-1] * (1 - 1e-12)).sum(axis=0)
-    return np.take_along_axis(
-        rows, np.take_along_axis(order, middle[None], axis=0), axis=0
-    )[0]
-
-
-def _foreign_median(rows, weights):
-    xp = array_namespace(rows)
+    be = nearest.backend_of(rows)
+    xp = be.xp
     if weights is None:
         return xp.sort(rows, axis=0)[(rows.shape[0] - 1) // 2, :]
-    order = xp.argsort(rows, axis=0, stable=True)
-    sorted_weights = take_rows(weights, xp.reshape(order, (-1,)))
-    cumulated = xp.cumulative_sum(xp.reshape(sorted_weights, order.shape), axis=0)
+    order = be.stable_order(rows.T).T
+    cumulated = be.cumulated(be.look_up(weights, order))
     below = cumulated < 0.5 * cumulated[-1:, :] * (1 - 1e-12)
-    middle = xp.sum(astype(xp, below, order.dtype), axis=0, keepdims=True)
-    place = xp.take_along_axis(order, middle, axis=0)
-    return xp.take_along_axis(rows, place, axis=0)[0, :]
+    middle = xp.sum(be.cast(below, np.intp), axis=0)[:, None]
+    place = be.take_along(order.T, middle)
+    return be.take_along(rows.T, place)[:, 0]
 
 
 def _members(codes: np.ndarray, n_codewords: int):
@@ -139,63 +114,32 @@ def _members(codes: np.ndarray, n_codewords: int):
 
 
 def repair_empty(
-    X: np.ndarray,
-    codes: np.ndarray,
-    codebook: np.ndarray,
-    weights: np.ndarray | None,
-    metric: nearest.Metric,
-    how: str,
-    counts: np.ndarray | None = None,
+    X: np.ndarray, codes: np.ndarray, codebook: np.ndarray, weights: np.ndarray | None
 ) -> np.ndarray:
-    """Give the codewords that no sample uses something to do.
+    """Split the heaviest cells for the codewords that no sample uses.
 
-    Never raises the distance summed over samples: "split" cuts the cell of the largest
-    sum in two and takes the best codeword of each half, "farthest" moves the codeword
-    onto the sample farthest from its own.  Deterministic.
+    Never raises the squared distance summed over samples.  Deterministic.
 
     Parameters
     ----------
-    X, codes, codebook, weights, metric
-        As in `best_codewords`; the codebook is already the best one for the codes.
-    how : {"split", "farthest", "keep"}
-        The rule.
-    counts : ndarray of shape (n_codewords,), optional
-        Weight of each cell, if at hand.
+    X, codes, weights
+        As in `best_codewords`.
+    codebook : ndarray of shape (n_codewords, n_features)
+        The best one for the codes.
 
     Returns
     -------
     codebook : ndarray of shape (n_codewords, n_features)
         A new table, or the same if nothing was empty.
     """
-    if counts is None:
-        counts = np.bincount(to_host(codes), minlength=len(codebook))
+    counts = np.bincount(to_host(codes), minlength=len(codebook))
     empty = np.flatnonzero(counts == 0)
-    if how == "keep" or empty.size == 0:
+    if empty.size == 0:
         return codebook
-    cost = nearest.paired(X, codebook, metric, codes=codes)
-    if weights is not None:
-        cost = cost * weights
-    cost, codes = to_host(cost), to_host(codes)
-    if how == "farthest":
-        result = codebook.copy()
-        rows = _farthest_distinct(X, cost, empty.size)
-        result[empty[: len(rows)]] = to_host(take_rows(X, np.array(rows, np.intp)))
-        return result
-    return split_heaviest(X, codes, codebook, weights, metric, cost, empty)[0]
-
-
-def _farthest_distinct(X: np.ndarray, cost: np.ndarray, how_many: int) -> list[int]:
-    """Find the samples of largest cost, no two of them equal."""
-    chosen: list[int] = []
-    seen: set[bytes] = set()
-    for row in np.argsort(-cost, kind="stable"):
-        if len(chosen) == how_many or not cost[row] > 0:
-            break
-        key = to_host(X[int(row), :]).tobytes()
-        if key not in seen:
-            seen.add(key)
-            chosen.append(row)
-    return chosen
+    cost = nearest.paired(X, codebook, codes=codes)
+    cost = cost if weights is None else cost * weights
+    split = split_heaviest(X, codes, codebook, weights, "sqeuclidean", cost, empty)
+    return split[0]
 
 
 def split_heaviest(
@@ -257,38 +201,10 @@ def _halve(
 
     The axis is found by a few steps of power iteration from the farthest row.
     """
-    if is_foreign(rows):
-        return _halve_foreign(rows, codeword, weights)
-    gaps = rows.astype(np.float64) - codeword
-    squares = np.einsum("ij,ij->i", gaps, gaps)
-    farthest = int(np.argmax(squares))
-    if not squares[farthest] > 0 or (rows == rows[0]).all():
-        return None
-    gaps /= np.sqrt(squares[farthest])
-    axis = gaps[farthest]
-    for _ in range(8):
-        along = gaps @ axis
-        if weights is not None:
-            along = along * weights
-        axis = along @ gaps
-        length = np.sqrt(axis @ axis)
-        if not length > 0:
-            break
-        axis = axis / length
-    second = gaps @ axis > 0
-    if second.all() or not second.any():
-        second = (rows == rows[farthest]).all(axis=1)
-    return second if second.any() and not second.all() else None
-
-
-def _halve_foreign(rows, codeword: np.ndarray, weights) -> np.ndarray | None:
-    """Do the same on the device of the rows; which are in the second half, on the host.
-
-    Written twice, since the NumPy one keeps its bits only by `einsum` and `@`.
-    """
-    xp = array_namespace(rows)
-    gaps = astype(xp, rows, xp.float64) - like(codeword, rows, xp.float64)[None, :]
-    squares = xp.sum(gaps * gaps, axis=1)
+    be = nearest.backend_of(rows)
+    xp = be.xp
+    gaps = be.cast(rows, np.float64) - be.like(codeword)[None, :]
+    squares = be.row_products(gaps, gaps)
     farthest = int(xp.argmax(squares))
     largest = float(squares[farthest])
     if not largest > 0 or bool(xp.all(rows == rows[:1, :])):
@@ -296,16 +212,16 @@ def _halve_foreign(rows, codeword: np.ndarray, weights) -> np.ndarray | None:
     gaps = gaps / largest**0.5
     axis = gaps[farthest, :]
     for _ in range(8):
-        along = xp.matmul(gaps, axis)
+        along = gaps @ axis
         if weights is not None:
             along = along * weights
-        axis = xp.matmul(along, gaps)
-        length = float(xp.sum(axis * axis)) ** 0.5
+        axis = along @ gaps
+        length = float(axis @ axis) ** 0.5
         if not length > 0:
             break
         axis = axis / length
-    second = to_host(xp.matmul(gaps, axis) > 0)
+    second = be.to_host(gaps @ axis > 0)
     if second.all() or not second.any():
         same = xp.all(rows == rows[farthest : farthest + 1, :], axis=1)
-        second = to_host(same)
+        second = be.to_host(same)
     return second if second.any() and not second.all() else None

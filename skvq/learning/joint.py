@@ -1,16 +1,16 @@
 """Improve the tables of a sum of codewords together: encode, solve, repeat."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from skvq._array_api import average, to_host, unique_rows
-from skvq.learning.least_squares import (
-    NormalEquations,
-    normal_equations,
-    ridge,
-)
+from skvq import nearest
+from skvq.learning.least_squares import NormalEquations, normal_equations, ridge
+from skvq.learning.random_rows import first_distinct, first_of_block, new_key, row_lots
+from skvq.learning.rows import Block, Learner, Rows
+from skvq.learning.start import distinct, weights_of
 
 # Samples held out of all learning, on which the strength of the ridge is chosen.
 HELD_OUT_SHARE = 0.1
@@ -26,8 +26,8 @@ _SHARED_STRENGTH = 0.03
 _MIN_SHARED_GAIN = 1e-4
 
 
-class Block(NamedTuple):
-    """Tables that are solved for together: those of the same features of X."""
+class Stack(NamedTuple):
+    """Tables that are solved for together: those of the same features."""
 
     features: slice
     columns: list[int]  # of the codes, one for each stage
@@ -35,42 +35,109 @@ class Block(NamedTuple):
     sizes: list[int]
 
 
-# Codes of X under the stacked tables of each block, and the loss of each row.
-Encode = Callable[[np.ndarray, list[np.ndarray]], tuple[np.ndarray, np.ndarray]]
+# Codes (n, m) of rows under the stacked tables, and the loss of each row; it is sent to
+# where the rows are.
+Encode = Callable[[Any, list[np.ndarray]], tuple[Any, Any]]
 
 
 class Problem(NamedTuple):
     """What a refinement minimises, and over what."""
 
-    blocks: Sequence[Block]
+    stacks: Sequence[Stack]
     encode: Encode
     stage_weights: np.ndarray | None  # of the partial sums in the loss
-    fixed: np.ndarray | None  # (n_codewords,), bool: those of a block that stay
+    fixed: np.ndarray | None  # (n_codewords,), bool: those of a stack that stay
 
 
-def choose_strengths(
-    X: np.ndarray,
-    weights: np.ndarray | None,
-    tables: list[np.ndarray],
-    problem: Problem,
-    held_X: np.ndarray,
-    held_weights: np.ndarray | None,
-    n_rounds: int,
-) -> list[float]:
-    """Refine tables on some samples; return what helped others, round by round.
+class HeldOut(NamedTuple):
+    """Rows to judge by what is learned from the others."""
+
+    rows: Rows  # the others
+    X: Any  # (n_held, n_features), distinct
+    weights: np.ndarray  # (n_held,), of all rows that equal each
+    numbers: np.ndarray  # of all rows that equal those held, ascending
+    n_distinct: int  # of all rows; an estimate where they are many
+
+
+def hold_out(
+    rows: Rows, share: float, most: int, rng: np.random.RandomState
+) -> Learner[HeldOut]:
+    """Choose rows to judge by what is learned from the others.
+
+    Equal rows stay together, and are one to the choice: what has been learned from its
+    twin is no judge, and a row of weight two has the place of two rows.
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features)
-        Samples that the tables were learned from.
-    weights : ndarray of shape (n_samples,) or None
-        Their weights.
+    rows : Rows
+        The samples.
+    share : float
+        How many of the distinct rows to hold out.
+    most : int
+        Their largest number.
+    rng : RandomState
+        Source of the choice.
+
+    Notes
+    -----
+    A row's lot is a hash of what is in it.  That of the k-th of so many distinct rows
+    is k over their number, on average, which is how they are counted.
+
+    References
+    ----------
+    Bar-Yossef et al. (2002), "Counting distinct elements in a data stream".
+    """
+    key, looked_at = new_key(rng), most + 1
+    X, lots, _ = yield rows.gather(
+        _smallest_lots,
+        key,
+        looked_at,
+        join=partial(first_distinct, looked_at),
+        most=looked_at,
+    )
+    n_distinct = len(X) if len(X) < looked_at else round(most / lots[-1])
+    n_held = min(int(share * n_distinct), most)
+    limit = lots[n_held - 1] if n_held else -1.0
+    (numbers,) = yield rows.gather(_numbers_upto, key, limit, most=rows.n_rows)
+    others = yield from rows.chosen(_lots_above, key, limit)
+    X = distinct(X[:n_held])
+    weights = np.empty(0)
+    if n_held:
+        held = yield from rows.chosen(_lots_upto, key, limit)
+        (weights,) = yield held.fold(weights_of, X)
+    return HeldOut(others, X, weights, numbers, n_distinct)
+
+
+def _smallest_lots(block: Block, key: int, most: int) -> tuple:
+    lots = row_lots(block, key)
+    return first_of_block(block, lots, np.arange(block.n_rows), most)
+
+
+def _lots_upto(block: Block, key: int, limit: float) -> np.ndarray:
+    return np.flatnonzero(row_lots(block, key) <= limit)
+
+
+def _numbers_upto(block: Block, key: int, limit: float) -> tuple:
+    return (block.first + _lots_upto(block, key, limit),)
+
+
+def _lots_above(block: Block, key: int, limit: float) -> np.ndarray:
+    return np.flatnonzero(row_lots(block, key) > limit)
+
+
+def choose_strengths(
+    held_out: HeldOut, tables: list[np.ndarray], problem: Problem, n_rounds: int
+) -> Learner[list[float]]:
+    """Refine tables on some rows; return what helped others, round by round.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+        The rows that the tables were learned from, and others.
     tables : list of ndarray
-        The stacked tables of each block.
+        The tables of each stack.
     problem : Problem
         The loss.
-    held_X, held_weights : ndarray
-        Samples that played no part in the tables, and their weights.
     n_rounds : int
         Largest number of rounds.
 
@@ -78,43 +145,46 @@ def choose_strengths(
     -------
     strengths : list of float
         The strength of the ridge in each round; it ends with the last round that lowers
-        the loss of the samples held out.
+        the loss of the rows held out.
     """
+
+    def judged(tables: list[np.ndarray]) -> float:
+        losses = problem.encode(held_out.X, tables)[1]
+        be = nearest.backend_of(losses)
+        return be.average(losses, be.like(held_out.weights))
+
     chosen: list[float] = []
     grid: Sequence[float] = _STRENGTHS
-    loss = average(problem.encode(held_X, tables)[1], held_weights)
+    loss = judged(tables)
     for _ in range(n_rounds):
-        codes, _ = problem.encode(X, tables)
-        systems = _systems(X, codes, weights, problem)
-        found = []
-        for strength in grid:
-            solved = _solve(systems, tables, strength, problem)
-            after = average(problem.encode(held_X, solved)[1], held_weights)
-            found.append((after, strength, solved))
-        after, strength, solved = min(found, key=lambda one: one[0])
-        if not after < (1 - _MIN_GAIN) * loss:
+        _, systems = yield from _systems(held_out.rows, tables, problem)
+        solved = [_solve(systems, tables, strength, problem) for strength in grid]
+        losses = [judged(each) for each in solved]
+        best = int(np.argmin(losses))
+        if not losses[best] < (1 - _MIN_GAIN) * loss:
             break
-        chosen.append(strength)
-        tables, loss = solved, after
+        chosen.append(grid[best])
+        tables, loss, strength = solved[best], losses[best], grid[best]
         # Later rounds need about the same strength.
         grid = [strength / 2, strength, 2 * strength]
     return chosen
 
 
 def refine(
-    X: np.ndarray,
-    weights: np.ndarray | None,
+    rows: Rows,
     tables: list[np.ndarray],
     problem: Problem,
     strengths: Sequence[float],
-) -> list[np.ndarray]:
+) -> Learner[list[np.ndarray]]:
     """Alternate between the codes and one least-squares solve for all tables.
 
     The ridge draws the tables towards those at hand.
 
     Parameters
     ----------
-    X, weights, tables, problem
+    rows : Rows
+        Samples.
+    tables, problem
         As in `choose_strengths`.
     strengths : sequence of float
         Strength of the ridge in each round.
@@ -124,95 +194,28 @@ def refine(
     tables : list of ndarray
         The tables of least loss over the samples; the given ones are among them.
     """
+    best = tables
     if len(strengths) == 0:
-        return tables
-    codes, losses = problem.encode(X, tables)
-    best, best_loss = tables, average(losses, weights)
+        return best
+    best_loss, systems = yield from _systems(rows, tables, problem)
     for strength in strengths:
-        systems = _systems(X, codes, weights, problem)
         tables = _solve(systems, tables, strength, problem)
-        codes, losses = problem.encode(X, tables)
-        loss = average(losses, weights)
+        loss, systems = yield from _systems(rows, tables, problem)
         if not loss < best_loss:
             break
         best, best_loss = tables, loss
     return best
 
 
-def hold_out(
-    X: np.ndarray, share: float, most: int, rng: np.random.RandomState
-) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """Choose rows to judge by what is learned from the others.
-
-    Equal rows stay together, and are one to the choice: what has been learned from its
-    twin is no judge, and a row of weight two has the place of two rows.
-
-    Parameters
-    ----------
-    X : array of shape (n_samples, n_features)
-        Samples of any library.
-    share : float
-        How many of the distinct rows to hold out.
-    most : int
-        Their largest number.
-    rng : RandomState
-        Source of the choice.
-
-    Returns
-    -------
-    rows, held : ndarray
-        Indices of the rows to learn from, and of those held out; ascending.
-    n_distinct, n_held : int
-        How many distinct rows there are, and are held out.
-    """
-    _, which = unique_rows(to_host(X))
-    n_distinct = int(which.max()) + 1
-    n_held = min(int(share * n_distinct), most)
-    is_held = np.zeros(n_distinct, dtype=bool)
-    is_held[rng.permutation(n_distinct)[:n_held]] = True
-    held = is_held[which]
-    return np.flatnonzero(~held), np.flatnonzero(held), n_distinct, n_held
-
-
-def _systems(X, codes, weights, problem: Problem) -> list[NormalEquations]:
-    # Pairs of codes are counted on the host; the samples stay on their device.
-    codes = to_host(codes)
-    return [
-        normal_equations(
-            X[:, block.features],
-            codes[:, block.columns],
-            block.starts,
-            block.sizes,
-            weights,
-            problem.stage_weights,
-        )
-        for block in problem.blocks
-    ]
-
-
-def _solve(systems, tables, strength: float, problem: Problem) -> list[np.ndarray]:
-    return [
-        ridge(system, table, strength, problem.fixed).astype(table.dtype)
-        for system, table in zip(systems, tables, strict=True)
-    ]
-
-
 def share(
-    X: np.ndarray,
-    weights: np.ndarray | None,
-    table: np.ndarray,
-    n_stages: int,
-    encode: Encode,
-    fixed: np.ndarray,
-) -> np.ndarray:
+    rows: Rows, table: np.ndarray, n_stages: int, encode: Encode, fixed: np.ndarray
+) -> Learner[np.ndarray]:
     """Alternate between the codes and the one table that all stages share.
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features)
+    rows : Rows
         Samples.
-    weights : ndarray of shape (n_samples,) or None
-        Their weights.
     table : ndarray of shape (n_codewords, n_features)
         The start.
     n_stages : int
@@ -229,14 +232,55 @@ def share(
     """
     best, best_loss = table, np.inf
     starts, sizes = [0] * n_stages, [len(table)] * n_stages
+    stack = Stack(slice(0, rows.n_features), list(range(n_stages)), starts, sizes)
+    problem = Problem([stack], encode, None, fixed)
     for _ in range(_SHARED_ROUNDS):
-        codes, losses = encode(X, [table])
-        loss = average(losses, weights)
+        loss, systems = yield from _systems(rows, [table], problem)
         gain = best_loss - loss
         if gain > 0:
             best, best_loss = table, loss
         if not gain > _MIN_SHARED_GAIN * loss:
             break
-        system = normal_equations(X, to_host(codes), starts, sizes, weights)
-        table = ridge(system, table, _SHARED_STRENGTH, fixed).astype(table.dtype)
+        (table,) = _solve(systems, [table], _SHARED_STRENGTH, problem)
     return best
+
+
+def _systems(
+    rows: Rows, tables: list[np.ndarray], problem: Problem
+) -> Learner[tuple[float, list[NormalEquations]]]:
+    """Return the summed loss of tables, and the linear systems of the codes."""
+    loss, *parts = yield rows.fold(_system, tables, problem)
+    n = len(NormalEquations._fields)
+    return float(loss), [
+        NormalEquations(*parts[i : i + n]) for i in range(0, len(parts), n)
+    ]
+
+
+def _system(block: Block, tables: list[np.ndarray], problem: Problem) -> tuple:
+    be = block.be
+    codes, losses = problem.encode(block.x, tables)
+    found: list = [be.xp.sum(block.weighted(be.like(losses, np.float64)))]
+    # Pairs of codes are counted on the host; the samples stay on their device.
+    codes = be.to_host(codes)
+    for stack in problem.stacks:
+        found += normal_equations(
+            block.x[:, stack.features],
+            codes[:, stack.columns],
+            stack.starts,
+            stack.sizes,
+            block.w,
+            problem.stage_weights,
+        )
+    return tuple(found)
+
+
+def _solve(
+    systems: list[NormalEquations],
+    tables: list[np.ndarray],
+    strength: float,
+    problem: Problem,
+) -> list[np.ndarray]:
+    return [
+        ridge(system, table, strength, problem.fixed).astype(table.dtype)
+        for system, table in zip(systems, tables, strict=True)
+    ]

@@ -20,11 +20,8 @@ import numpy as np
 from sklearn.utils.extmath import randomized_svd
 
 from skvq import nearest
-from skvq._array_api import (
-    array_namespace,
-    astype,
+from skvq._arrays import (
     average,
-    is_foreign,
     join,
     largest_magnitude,
     look_up,
@@ -38,14 +35,13 @@ from skvq._array_api import (
     with_column,
 )
 from skvq.learning.cells import best_codewords, split_heaviest, unit_rows
-from skvq.learning.initialise import few_distinct, initialise, repeat_cyclically
 from skvq.learning.lloyd import Learned, lloyd
+from skvq.learning.rows import Rows, run
+from skvq.learning.start import few_distinct, initialise, repeat_cyclically
 
 Tables = list[np.ndarray]
 Shape = Sequence[int]
 
-# Elements of a row tile.
-_TILE_ELEMENTS = 2**18
 # Alternations over all tables between two assignments, which cost far more.
 _SWEEPS = 2
 # Steps towards the best shared table: all slots move at once, so the whole may be too
@@ -200,7 +196,8 @@ def targets(
         |a|^2 times the sample's weight.
     """
     dtype = problem.X.dtype
-    xp = array_namespace(problem.X) if is_foreign(problem.X) else np
+    be = nearest.backend_of(problem.X)
+    xp = be.xp
 
     def tile(rows: slice) -> tuple:
         chosen = [look_up(table, codes[rows, k]) for k, table in enumerate(tables)]
@@ -208,7 +205,7 @@ def targets(
         mass = squared_norms(others)
         with np.errstate(over="ignore"):
             goal = products / xp.where(mass > 0, mass, xp.ones_like(mass))[:, None]
-            return astype(xp, goal, dtype), mass
+            return be.cast(goal, dtype), mass
 
     parts = _for_tiles(problem.X, tile)
     goal, mass = (join(list(arrays), axis=0) for arrays in zip(*parts, strict=True))
@@ -222,12 +219,13 @@ def targets(
 
 def _contract(x, shape: Shape, chosen: Sequence[np.ndarray], j: int):
     """Return X_j a and a, in float64, for the rows chosen of all factors but j."""
-    xp = array_namespace(x) if is_foreign(x) else np
-    others = [astype(xp, rows, xp.float64) for k, rows in enumerate(chosen) if k != j]
-    one = xp.ones_like(astype(xp, x[:, :1], xp.float64))
+    be = nearest.backend_of(x)
+    xp = be.xp
+    others = [be.cast(rows, np.float64) for k, rows in enumerate(chosen) if k != j]
+    one = xp.ones_like(be.cast(x[:, :1], np.float64))
     product = nearest.kronecker_rows([one, *others])
     x = xp.moveaxis(xp.reshape(x, (x.shape[0], *shape)), j + 1, 1)
-    x = astype(xp, xp.reshape(x, (x.shape[0], shape[j], -1)), xp.float64)
+    x = be.cast(xp.reshape(x, (x.shape[0], shape[j], -1)), np.float64)
     return xp.matmul(x, product[:, :, None])[:, :, 0], product
 
 
@@ -245,10 +243,7 @@ def _value(problem: Problem, tables: Tables, codes: np.ndarray) -> float:
 def _for_tiles(X: np.ndarray, tile: Callable[[slice], Any]) -> list:
     """Return what a function returns for tiles of rows, slices."""
     with nearest.single_threaded_blas():
-        if is_foreign(X):
-            return list(nearest.row_tiles(X, 2 * X.shape[1], tile))
-        size, n = max(1, _TILE_ELEMENTS // X.shape[1]), len(X)
-        return [tile(slice(start, min(start + size, n))) for start in range(0, n, size)]
+        return list(nearest.backend_of(X).tiles(X.shape[0], 2 * X.shape[1], tile))
 
 
 # -- scale and sign --------------------------------------------------------------------
@@ -391,7 +386,9 @@ def _refined(problem: Problem, tables: Tables, codes: np.ndarray) -> Tables:
         used = mass > 0
         if used.any():
             tables[j] = _move_codewords(goal[used], tables[j], mass[used])
-            codes[:, j], _ = nearest.nearest(goal, tables[j], return_distances=False)
+            codes[:, j], _ = nearest.nearest(
+                goal, nearest.Table(tables[j], exact=False), return_distances=False
+            )
     return tables
 
 
@@ -509,11 +506,10 @@ def _cluster_lines(units, mass, n_lines: int, dtype, rng):
     if not used.any():
         used[:] = True
         mass = np.ones_like(mass)
-    table = few_distinct(lines[used], n_lines)
+    rows = Rows(lines[used], mass[used])
+    table = run(few_distinct(rows, n_lines))
     if table is None:
-        table = initialise(
-            lines[used], n_lines, "k-means++", mass[used], "sqeuclidean", rng
-        )
+        table = run(initialise(rows, n_lines, "k-means++", "sqeuclidean", rng))
         table = _move_codewords(lines[used], table, mass[used])
     codes, _ = nearest.nearest(
         lines, repeat_cyclically(table, n_lines), return_distances=False
@@ -549,7 +545,7 @@ def _move_codewords(X: np.ndarray, codebook: np.ndarray, weights) -> np.ndarray:
     ----------
     Franti (2018), "Efficiency of random swap clustering", J. Big Data 5(13).
     """
-    best = lloyd(X, codebook, weights, max_iter=_LINE_ITERATIONS)
+    best = run(lloyd(Rows(X, weights), codebook, max_iter=_LINE_ITERATIONS))
     n_failed = 0
     for _ in range(len(codebook)):
         if n_failed == _MOVE_FAILURES or len(codebook) < 3:
@@ -576,7 +572,7 @@ def _move_one(X, learned: Learned, weights, which: int) -> Learned:
     cost = nearest.paired(X, table, codes=codes) * weights
     freed = j[pair : pair + 1]
     table, _ = split_heaviest(X, codes, table, weights, "sqeuclidean", cost, freed)
-    return lloyd(X, table, weights, max_iter=_MOVE_ITERATIONS)
+    return run(lloyd(Rows(X, weights), table, max_iter=_MOVE_ITERATIONS))
 
 
 def _scaled(problem: Problem, directions: Tables, codes: np.ndarray) -> Tables:

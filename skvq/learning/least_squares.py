@@ -20,7 +20,7 @@ import scipy.linalg
 import scipy.sparse
 
 from skvq import nearest
-from skvq._array_api import to_host, total
+from skvq._arrays import to_host, total
 
 # Beyond so many codewords the matrix is kept sparse and the system solved by conjugate
 # gradients: a dense factor would take K^2 numbers and K^3 / 3 multiply-adds.

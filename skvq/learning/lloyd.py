@@ -1,13 +1,16 @@
 """Lloyd's iteration: assign, take the best codeword of every cell, repeat."""
 
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from skvq import nearest
-from skvq._array_api import total
-from skvq.learning.cells import best_codewords, cell_sums, repair_empty
+from skvq.codes import smallest_dtype
+from skvq.learning.cells import best_codewords
+from skvq.learning.moments import Moments, moments
+from skvq.learning.repair import repaired
+from skvq.learning.rows import Block, Learner, Rows, in_memory
 
 logger = logging.getLogger("skvq.learning")
 
@@ -20,69 +23,41 @@ class Learned(NamedTuple):
     n_iter: int
 
 
-class _Objective:
-    """Summed distance of the samples from the codewords of their cells.
+class _Assigned(NamedTuple):
+    """Rows in the cells of a codebook."""
 
-    For the mean-type metrics it follows from the cells' sums, which the update needs
-    anyway, so that no distance is computed: sum ||x||^2 - 2 <sums, C> + <counts, c^2>,
-    in float64 and about the mean of X.
-    """
-
-    def __init__(self, X, weights, metric) -> None:
-        self.X, self.weights, self.metric = X, weights, metric
-        self.total = float(X.shape[0] if weights is None else total(weights))
-        self.from_sums = metric in ("sqeuclidean", "cosine")
-        if self.from_sums:
-            one = np.zeros(X.shape[0], dtype=np.intp)
-            self.mean = cell_sums(X, one, 1, weights)[0][0] / self.total
-            squares = nearest.paired(X, self.mean[None], codes=one)
-            self.spread = total(squares, weights)
-
-    def __call__(self, codebook):
-        """Return codes, sums, counts and the value of a codebook."""
-        codes, found = nearest.nearest(
-            self.X, codebook, self.metric, return_distances=not self.from_sums
-        )
-        sums, counts = cell_sums(self.X, codes, len(codebook), self.weights)
-        if not self.from_sums:
-            return codes, sums, counts, total(found, self.weights)
-        gaps = codebook - self.mean
-        inner = np.einsum("ij,ij->i", sums - counts[:, None] * self.mean, gaps)
-        value = (
-            self.spread - 2 * inner.sum() + counts @ np.einsum("ij,ij->i", gaps, gaps)
-        )
-        half = 0.5 if self.metric == "cosine" else 1.0
-        return codes, sums, counts, max(0.0, half * float(value))
+    sums: np.ndarray  # (n_codewords, n_features), weighted
+    counts: np.ndarray  # (n_codewords,), weights
+    value: float  # summed distance of the rows from their codewords
+    codes: Any  # state of the rows
 
 
 def lloyd(
-    X: np.ndarray,
+    rows: Rows,
     codebook: np.ndarray,
-    weights: np.ndarray | None = None,
     metric: nearest.Metric = "sqeuclidean",
     *,
     max_iter: int = 25,
     tol: float = 1e-4,
     dead_codes: str = "split",
-) -> Learned:
+) -> Learner[Learned]:
     """Improve a codebook until its distortion no longer falls.
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features)
+    rows : Rows
         Samples; unit vectors if the metric is the cosine.
     codebook : ndarray of shape (n_codewords, n_features)
         The start.
-    weights : ndarray of shape (n_samples,), optional
-        Positive sample weights.
     metric : {"sqeuclidean", "cosine", "cityblock"}
-        The distance.
+        The distance.  For the Manhattan distance the rows are taken into memory, since
+        medians within cells are not sums.
     max_iter : int
         Largest number of updates.
     tol : float
         Stop when an update lowers the distortion by this share of it or less.
     dead_codes : {"split", "farthest", "keep"}
-        Repair of empty cells, see `cells.repair_empty`.
+        Repair of empty cells, see `repair.repaired`.
 
     Returns
     -------
@@ -98,25 +73,92 @@ def lloyd(
     ----------
     Lloyd (1982), "Least squares quantization in PCM", IEEE Trans. Inf. Theory 28(2).
     """
-    objective = _Objective(X, weights, metric)
-    codes, sums, counts, value = objective(codebook)
-    n_iter = 0
+    about = weights = None
+    X: Any = None  # all rows, and the codes of all: where sums do not do
+    if metric == "cityblock":
+        X, weights = yield from in_memory(rows)
+    else:
+        about = yield from moments(rows)
+    now = yield from _assign(rows, codebook, metric, about)
+    total, n_iter = float(now.counts.sum()), 0
     while n_iter < max_iter:
         n_iter += 1
-        candidate = best_codewords(X, codes, codebook, weights, metric, sums, counts)
-        candidate = repair_empty(
-            X, codes, candidate, weights, metric, dead_codes, counts
+        own: Any = None
+        if metric == "cityblock":
+            (own,) = yield rows.gather(_codes, state=now.codes, most=rows.n_rows)
+        candidate = best_codewords(
+            X, own, codebook, weights, metric, now.sums, now.counts
         )
-        codes, sums, counts, new_value = objective(candidate)
-        fall = value - new_value
+        candidate = yield from repaired(
+            rows, now.codes, candidate, now.counts, metric, dead_codes
+        )
+        after = yield from _assign(rows, candidate, metric, about)
+        fall = now.value - after.value
         if fall >= 0:
-            codebook, value = candidate, new_value
+            codebook = candidate
+        now = after._replace(value=min(now.value, after.value))
         logger.debug(
             "lloyd: update %d, at most %d, distortion %.6g",
             n_iter,
             max_iter,
-            value / objective.total,
+            now.value / total,
         )
-        if fall <= tol * (value + fall):
+        if fall <= tol * (now.value + fall):
             break
-    return Learned(codebook, value / objective.total, n_iter)
+    return Learned(codebook, now.value / total, n_iter)
+
+
+def _assign(
+    rows: Rows, codebook: np.ndarray, metric: nearest.Metric, about: Moments | None
+) -> Learner[_Assigned]:
+    """Encode the rows, and add up the cells.
+
+    For the mean-type metrics the value follows from the cells' sums, so that no
+    distance is computed: sum ||x||^2 - 2 <sums, C> + <counts, c^2>, in float64 and
+    about the mean of the rows.
+    """
+    table = nearest.Table(codebook, exact=False)
+    (sums, counts, found), codes = yield rows.fold(
+        _encode, table, metric, about is None, keep=True
+    )
+    value = float(found[0])
+    if about is not None:
+        gaps = codebook - about.mean
+        inner = np.einsum("ij,ij->i", sums - counts[:, None] * about.mean, gaps)
+        squares = counts @ np.einsum("ij,ij->i", gaps, gaps)
+        half = 0.5 if metric == "cosine" else 1.0
+        value = half * float(about.squares - 2 * inner.sum() + squares)
+    return _Assigned(sums, counts, max(0.0, value), codes)
+
+
+def _encode(
+    block: Block, table: nearest.Table, metric: nearest.Metric, with_distances: bool
+) -> tuple[tuple, tuple]:
+    """Return sums, counts and the sum of the distances; and codes, to be kept."""
+    be = block.be
+    codes, found = nearest.nearest(
+        block.x, table, metric, return_distances=with_distances
+    )
+    sums, counts = be.cell_sums(block.x, codes, len(table), block.w)
+    value = be.zeros((1,))
+    if with_distances:
+        value = value + be.xp.sum(block.weighted(found))
+    kept = be.cast(codes, be.code_dtype(smallest_dtype(len(table))))
+    return (sums, counts, value), (kept,)
+
+
+def _codes(block: Block) -> tuple:
+    return (block.be.cast(block.state[0], np.intp),)
+
+
+def mean_distance(
+    rows: Rows, codebook: np.ndarray, metric: nearest.Metric
+) -> Learner[float]:
+    """Return the weighted mean distance of rows from the nearest codeword."""
+    total, weight = yield rows.fold(_distances, nearest.Table(codebook), metric)
+    return float(total / weight)
+
+
+def _distances(block: Block, table: nearest.Table, metric: nearest.Metric) -> tuple:
+    found = nearest.nearest(block.x, table, metric)[1]
+    return block.be.xp.sum(block.weighted(found)), block.host_weights().sum()

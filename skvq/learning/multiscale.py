@@ -15,10 +15,9 @@ import numpy as np
 import scipy.linalg
 
 from skvq import nearest
-from skvq._array_api import (
+from skvq._arrays import (
     average,
     in_dtype,
-    is_foreign,
     join,
     look_up,
     repeat,
@@ -28,10 +27,10 @@ from skvq._array_api import (
     to_host,
     zeros,
 )
+from skvq.coding.pyramid import Pyramid, Smoothing, windows
 from skvq.learning.cells import repair_empty
-from skvq.learning.initialise import few_distinct, initialise, repeat_cyclically
-from skvq.learning.lloyd import lloyd
-from skvq.learning.pyramid import Pyramid, Smoothing, windows
+from skvq.learning.rows import Rows, run
+from skvq.learning.start import k_means
 
 # Parts of a step that are tried in turn.
 _STEPS = (1.0, 0.5, 0.25, 0.125)
@@ -81,8 +80,6 @@ def _encoded(samples: Samples, pyramid: Pyramid, table: np.ndarray) -> _State:
 def _counts(codes, n_codewords: int, mass=None) -> np.ndarray:
     """Return how often, or with what weight, each codeword is used; on the host."""
     codes = reshape(codes, (-1,))
-    if not is_foreign(codes):
-        return np.bincount(codes, mass, minlength=n_codewords)
     return to_host(nearest.accumulate(codes[:, None], codes, n_codewords, mass)[1])
 
 
@@ -318,7 +315,9 @@ def greedy_start(
         tokens = pyramid.shrink(rest, scale).reshape(-1, pyramid.n_channels)
         mass = None if weights is None else np.repeat(weights, pyramid.n_tokens[scale])
         if len(share):
-            tables.append(_small_table(tokens, len(share), init, mass, rng))
+            rows = Rows(tokens, mass)
+            small = k_means(rows, len(share), rng, _START_ITERATIONS, init=init)
+            tables.append(run(small))
         table = np.concatenate([zero, tables[-1]])
         found, _ = nearest.nearest(tokens, table, return_distances=False)
         rest = rest - pyramid.grow(table[found.reshape(len(X), -1)], scale)
@@ -345,14 +344,6 @@ def start_from_few(samples, pyramid, n_codewords: int, rng) -> np.ndarray:
     table = np.ldexp(np.rint(np.ldexp(table, digits - largest)), largest - digits)
     order = np.lexsort(table[1:].T[::-1])
     return np.concatenate([table[:1], table[1:][order]])
-
-
-def _small_table(tokens, size: int, init: str, mass, rng) -> np.ndarray:
-    few = few_distinct(tokens, size)
-    if few is not None:
-        return repeat_cyclically(few, size)
-    table = initialise(tokens, size, init, mass, "sqeuclidean", rng)
-    return lloyd(tokens, table, mass, max_iter=_START_ITERATIONS).codebook
 
 
 def _some_rows(samples: Samples, pyramid: Pyramid, n_codewords: int, rng):
@@ -389,8 +380,6 @@ def _repaired(samples: Samples, state: _State, rng) -> _State:
         np.concatenate(codes),
         state.table,
         np.concatenate(masses),
-        "sqeuclidean",
-        "split",
     )
     table[0] = 0
     candidate = _encoded(samples, pyramid, table)

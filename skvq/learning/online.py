@@ -7,10 +7,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from skvq import nearest
-from skvq._array_api import average, like, take_rows, to_host, total, unique_rows
+from skvq._arrays import average, like, to_host
 from skvq.learning.cells import cell_sums, unit_rows
-from skvq.learning.initialise import few_distinct, initialise, repeat_cyclically
-from skvq.learning.lloyd import Learned
+from skvq.learning.lloyd import Learned, mean_distance
+from skvq.learning.random_rows import new_key, uniforms
+from skvq.learning.rows import Block, Learner, Rows, run
+from skvq.learning.start import (
+    few_distinct,
+    initialise,
+    repeat_cyclically,
+    weights_of,
+)
 
 logger = logging.getLogger("skvq.learning")
 
@@ -27,6 +34,8 @@ _ROWS_BETWEEN_REPAIRS = 1
 _MARGIN = 0.05
 # Passes without a fall of the distortion that end the learning.
 _PATIENCE = 2
+# A pass comes to each of several blocks so many times, and learns from some batches.
+_VISITS = 4
 
 
 @dataclass(frozen=True)
@@ -117,15 +126,22 @@ def moved(state: StreamState, codebook: np.ndarray) -> StreamState:
 
 
 def start_from_few(
-    X: np.ndarray, weights: np.ndarray | None, n_codewords: int
-) -> StreamState:
-    """Return the state of a stream of fewer distinct rows than there are codewords."""
-    w = None if weights is None else to_host(weights)
-    rows = to_host(X) + 0.0
-    first, group = unique_rows(rows)
-    merged = np.bincount(group, w).astype(np.float64)
-    fresh = start(repeat_cyclically(rows[first], n_codewords))
-    return replace(fresh, seeds=rows[first], seed_weights=merged)
+    rows: Rows, distinct: np.ndarray, n_codewords: int
+) -> Learner[StreamState]:
+    """Return the state of a stream of fewer distinct rows than there are codewords.
+
+    Parameters
+    ----------
+    rows : Rows
+        The samples.
+    distinct : ndarray of shape (n_distinct, n_features)
+        All their distinct rows, from `start.few_distinct`.
+    n_codewords : int
+        Number of codewords.
+    """
+    (weights,) = yield rows.fold(weights_of, distinct)
+    state = start(repeat_cyclically(distinct, n_codewords))
+    return replace(state, seeds=distinct, seed_weights=weights)
 
 
 def start_from_batch(
@@ -151,12 +167,14 @@ def start_from_batch(
     """
     w = np.ones(X.shape[0]) if weights is None else weights
     if state is not None and state.seeds is not None:
-        rows = np.concatenate([state.seeds, to_host(X)])
+        both = np.concatenate([state.seeds, to_host(X)])
         w = like(np.concatenate([state.seed_weights, to_host(w)]), X)
-        X = like(rows, X)
-    if few_distinct(X, n_codewords) is not None:
-        return start_from_few(X, w, n_codewords), X, w
-    return start(initialise(X, n_codewords, init, w, metric, rng)), X, w
+        X = like(both, X)
+    rows = Rows(X, w)
+    few = run(few_distinct(rows, n_codewords))
+    if few is not None:
+        return run(start_from_few(rows, few, n_codewords)), X, w
+    return start(run(initialise(rows, n_codewords, init, metric, rng))), X, w
 
 
 def learn_batch(
@@ -199,7 +217,8 @@ def learn_batch(
     Under the cosine, codewords are normalised after each step.
     """
     n_rows, size = X.shape[0], len(state.codebook)
-    codes, found = nearest.nearest(X, state.codebook, settings.metric)
+    table = nearest.Table(state.codebook, exact=False)
+    codes, found = nearest.nearest(X, table, settings.metric)
     sums, counts = cell_sums(X, codes, size, weights)
     costs, _ = cell_sums(found[:, None], codes, size, weights)
     old, new = settings.memory
@@ -353,25 +372,28 @@ def _distinct_rows(X, rows, codes, codebook) -> Iterator[int]:
 
 
 def learn_epochs(
-    X: np.ndarray,
+    rows: Rows,
     state: StreamState,
-    weights: np.ndarray | None,
     settings: OnlineSettings,
     rng: np.random.RandomState,
     *,
     batch_size: int,
     max_iter: int,
     tol: float,
-) -> tuple[StreamState, Learned]:
-    """Pass over X in shuffled batches until the distortion no longer falls.
+) -> Learner[tuple[StreamState, Learned]]:
+    """Pass over rows in shuffled batches until the distortion no longer falls.
 
-    The distortion of a pass is that of its batches, each before it was learned from.
-    Batches differ, and the first passes may move codewords that later ones profit from:
-    hence the second chance.
+    A block is shuffled, and cut in batches; a quarter of them at a time, blocks come in
+    random order, so that of rows that are sorted not all of a kind come together.  The
+    distortion of a pass is that of its batches, each before it was
+    learned from.  Batches differ, and the first passes may move codewords that later
+    ones profit from: hence the second chance.
 
     Parameters
     ----------
-    X, state, weights, settings
+    rows : Rows
+        Samples; unit vectors if the metric is the cosine.
+    state, settings
         As in `learn_batch`.
     rng : RandomState
         Shuffles.
@@ -386,27 +408,55 @@ def learn_epochs(
     state : StreamState
         To go on with more batches.
     learned : Learned
-        The codebook, its distortion over X, and the number of passes.
+        The codebook, its distortion over the rows, and the number of passes.
     """
-    best = np.inf
-    n_iter = waited = 0
+    best, n_iter, waited = np.inf, 0, 0
+    blocks = rows.filled_blocks()
+    n_visits = 1 if len(blocks) == 1 else _VISITS
     while n_iter < max_iter and waited < _PATIENCE:
         n_iter += 1
-        order = rng.permutation(X.shape[0])
-        summed = 0.0
-        for begin in range(0, X.shape[0], batch_size):
-            rows = order[begin : begin + batch_size]
-            w = None if weights is None else take_rows(weights, rows)
-            state, distortion = learn_batch(state, take_rows(X, rows), w, settings)
-            summed += distortion * float(len(rows) if w is None else total(w))
+        key, summed = new_key(rng), 0.0
+        for number in rng.permutation(len(blocks) * n_visits):
+            place, visit = divmod(int(number), n_visits)
+            some = slice(visit, None, n_visits)
+            state, found = yield rows.fold(
+                _learn_block,
+                state,
+                settings,
+                key,
+                batch_size,
+                some,
+                blocks=[blocks[place]],
+            )
+            summed += found
         logger.debug(
-            "%s: pass %d, at most %d, distortion of its last batch %.6g",
+            "%s: pass %d, at most %d, summed distortion %.6g",
             settings.learning,
             n_iter,
             max_iter,
-            distortion,
+            summed,
         )
         waited = 0 if summed < (1 - tol) * best else waited + 1
         best = min(best, summed)
-    found = nearest.nearest(X, state.codebook, settings.metric)[1]
-    return state, Learned(state.codebook, average(found, weights), n_iter)
+    distortion = yield from mean_distance(rows, state.codebook, settings.metric)
+    return state, Learned(state.codebook, distortion, n_iter)
+
+
+def _learn_block(
+    block: Block,
+    state: StreamState,
+    settings: OnlineSettings,
+    key: int,
+    size: int,
+    some: slice,
+) -> tuple[StreamState, float]:
+    """Return the state after some batches of a block, and their summed distortion."""
+    be, summed = block.be, 0.0
+    order = np.argsort(uniforms(key, block.first, block.n_rows), kind="stable")
+    for begin in range(0, block.n_rows, size)[some]:
+        places = order[begin : begin + size]
+        w = None if block.w is None else be.take(block.w, places)
+        state, distortion = learn_batch(state, be.take(block.x, places), w, settings)
+        weight = len(places) if w is None else float(be.xp.sum(w))
+        summed += distortion * weight
+    return state, summed

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from skvq import nearest
-from skvq._array_api import (
+from skvq._arrays import (
     in_dtype,
     join_columns,
     largest_magnitude,
@@ -21,7 +21,7 @@ from skvq._array_api import (
     numpy_dtype,
     to_host,
 )
-from skvq._array_api import total as sum_of
+from skvq._arrays import total as sum_of
 from skvq.learning.cells import repair_empty
 
 
@@ -119,7 +119,8 @@ def improve_rotation(
     best, value = start, start.distortion
     for _ in range(max_iter):
         rotated = turn(X, rotation)
-        codes = nearest.nearest_product(rotated, tables)
+        inexact = [nearest.Table(table, exact=False) for table in tables]
+        codes = nearest.nearest_product(rotated, inexact)
         tables, decoded = _update(rotated, codes, tables, weights)
         target = decoded if weights is None else decoded * weights[:, None]
         with nearest.single_threaded_blas():
@@ -140,9 +141,7 @@ def _update(rotated, codes, tables, weights):
     updated, decoded, begin = [], [], 0
     for j, table in enumerate(tables):
         code, columns = codes[:, j], slice(begin, begin + table.shape[1])
-        x = rotated[:, columns]
-        if isinstance(x, np.ndarray):
-            x = np.ascontiguousarray(x)
+        x = nearest.backend_of(rotated).contiguous(rotated[:, columns])
         sums, counts = (
             to_host(some) for some in nearest.accumulate(x, code, len(table), weights)
         )
@@ -151,6 +150,6 @@ def _update(rotated, codes, tables, weights):
         fresh[used] = sums[used] / counts[used, None]
         fresh = fresh.astype(table.dtype)
         decoded.append(look_up(fresh, code))
-        updated.append(repair_empty(x, code, fresh, weights, "sqeuclidean", "split"))
+        updated.append(repair_empty(x, code, fresh, weights))
         begin = columns.stop
     return updated, in_dtype(join_columns(decoded), np.dtype(np.float64))

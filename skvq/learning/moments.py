@@ -1,0 +1,90 @@
+"""Mean, spread and principal axes of rows."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from skvq import nearest
+from skvq.learning.rows import Block, Learner, Rows, in_memory
+
+# Rows whose products are added up at a time, in float64.
+_PRODUCT_ROWS = 16384
+
+
+class Moments(NamedTuple):
+    """What rows are together, in float64."""
+
+    weight: float  # of all rows
+    mean: np.ndarray  # (n_features,)
+    squares: float  # weighted sum of the squared distances from the mean
+
+
+def moments(rows: Rows) -> Learner[Moments]:
+    """Return weight, mean and spread.
+
+    In one pass, and yet about the mean: each block has its own, and two of them are
+    joined by the distance of their means.
+
+    References
+    ----------
+    Chan, Golub and LeVeque (1983), "Algorithms for computing the sample variance",
+    The American Statistician 37(3), eq. 2.1.
+    """
+    sums, weight, squares = yield rows.fold(_moments, join=_join_moments)
+    return Moments(float(weight[0]), sums[0] / weight[0], float(squares[0]))
+
+
+def _moments(block: Block) -> tuple:
+    be = block.be
+    one = be.zeros((block.n_rows,), np.intp)
+    sums, weight = map(be.to_host, be.cell_sums(block.x, one, 1, block.w))
+    gaps = nearest.paired(block.x, sums / weight[0], codes=one)
+    squares = be.to_host(be.xp.sum(block.weighted(gaps)))
+    return sums, weight, np.reshape(squares, (1,))
+
+
+def _join_moments(a: tuple, b: tuple) -> tuple:
+    (sums, weight, squares), (others, their_weight, their_squares) = a, b
+    both = weight + their_weight
+    gap = others / their_weight[0] - sums / weight[0]
+    between = weight * (their_weight / both) * (gap @ gap.T)[0]
+    return sums + others, both, squares + their_squares + between
+
+
+def principal_axes(rows: Rows) -> Learner[tuple[np.ndarray, np.ndarray]]:
+    """Return the mean and the principal axes of rows, in their dtype.
+
+    Of fewer rows than features, as many axes as rows: they span all rows.
+
+    Returns
+    -------
+    mean : ndarray of shape (n_features,)
+        The weighted mean.
+    axes : ndarray of shape (n_features, n_axes)
+        Orthonormal columns, those of largest variance first.
+    """
+    mean = (yield from moments(rows)).mean.astype(rows.dtype)
+    if rows.n_rows < rows.n_features:
+        X, weights = yield from in_memory(rows)
+        gaps = (X - mean).astype(np.float64)
+        gaps = gaps if weights is None else gaps * np.sqrt(weights)[:, None]
+        with nearest.single_threaded_blas():
+            axes = np.linalg.svd(gaps, full_matrices=False)[2].T
+    else:
+        (covariance,) = yield rows.fold(_scatter, mean)
+        with nearest.single_threaded_blas():
+            axes = np.linalg.eigh(covariance)[1][:, ::-1]
+    return mean, np.ascontiguousarray(axes).astype(rows.dtype)
+
+
+def _scatter(block: Block, mean: np.ndarray) -> tuple:
+    be, result = block.be, None
+    here: Any = be.send(mean)
+    with nearest.single_threaded_blas():
+        for start in range(0, block.n_rows, _PRODUCT_ROWS):
+            cut = slice(start, min(start + _PRODUCT_ROWS, block.n_rows))
+            gaps = be.cast(block.x[cut, :] - here, np.float64)
+            weighted = gaps if block.w is None else gaps * block.w[cut][:, None]
+            found = be.xp.matmul(gaps.T, weighted)
+            result = found if result is None else result + found
+    return (result,)

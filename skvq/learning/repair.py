@@ -1,0 +1,132 @@
+"""The repair of cells that are left empty, for rows wherever they are."""
+
+from functools import partial
+
+import numpy as np
+
+from skvq import nearest
+from skvq.learning.cells import split_heaviest
+from skvq.learning.random_rows import first_distinct, first_of_block, uniforms
+from skvq.learning.rows import Block, Learner, Rows, block_rows
+
+# Of the random numbers by which rows are chosen.
+_KEY = 0
+
+
+def repaired(
+    rows: Rows,
+    codes,
+    codebook: np.ndarray,
+    counts: np.ndarray,
+    metric: nearest.Metric,
+    how: str,
+) -> Learner[np.ndarray]:
+    """Give the codewords that no row uses something to do.
+
+    Never raises the distance summed over rows: "split" cuts the cell of the largest sum
+    in two and takes the best codeword of each half, "farthest" moves the codeword onto
+    the row farthest from its own.  Deterministic, and without a search.
+
+    Parameters
+    ----------
+    rows : Rows
+        The samples; unit vectors if the metric is the cosine.
+    codes : state of the rows
+        Their codes.
+    codebook : ndarray of shape (n_codewords, n_features)
+        The best one for the codes.
+    counts : ndarray of shape (n_codewords,)
+        Weight of each cell.
+    metric : {"sqeuclidean", "cosine", "cityblock"}
+        The distance.
+    how : {"split", "farthest", "keep"}
+        The rule.
+
+    Returns
+    -------
+    codebook : ndarray of shape (n_codewords, n_features)
+        A new table, or the same if nothing was empty.
+
+    Notes
+    -----
+    Rows that are more than a block has are split by a sample of so many, drawn with
+    probability by distance and by number in equal parts, and weighted by its inverse.
+    The codewords of cells that are split stay where they are then, so that nothing
+    hangs on what the sample leaves out.
+
+    References
+    ----------
+    Bachem, Lucic and Krause (2018), "Scalable k-means clustering via lightweight
+    coresets", algorithm 1.
+    """
+    empty = np.flatnonzero(counts == 0)
+    if how == "keep" or empty.size == 0:
+        return codebook
+    if how == "farthest":
+        found = yield rows.gather(
+            _farthest,
+            codebook,
+            metric,
+            empty.size,
+            state=codes,
+            join=partial(first_distinct, empty.size),
+            most=empty.size,
+        )
+        result = codebook.copy()
+        result[empty[: len(found[0])]] = found[0]
+        return result
+    # Of each row: the chance to be drawn, and how much of it a distance adds.
+    even, by_cost, most = 1.0, 0.0, block_rows(rows.n_features)
+    is_whole = rows.n_rows <= most
+    if not is_whole:
+        (total,) = yield rows.fold(_total_cost, codebook, metric, state=codes)
+        if not total > 0:
+            return codebook
+        even, by_cost = 0.5 * most / rows.n_rows, 0.5 * most / float(total)
+    X, weights, cost, own = yield rows.gather(
+        _sample, codebook, metric, even, by_cost, state=codes, most=2 * most
+    )
+    weights = weights if rows.weighted or not is_whole else None
+    table, _ = split_heaviest(X, own, codebook, weights, metric, cost, empty)
+    if is_whole:
+        return table
+    result = codebook.copy()
+    result[empty] = table[empty]
+    return result
+
+
+def _costs(block: Block, codebook: np.ndarray, metric: nearest.Metric):
+    """Return the weighted distance of each row from its codeword."""
+    codes = block.be.cast(block.state[0], np.intp)
+    return block.weighted(nearest.paired(block.x, codebook, metric, codes=codes))
+
+
+def _total_cost(block: Block, codebook: np.ndarray, metric: nearest.Metric) -> tuple:
+    return (block.be.xp.sum(_costs(block, codebook, metric)),)
+
+
+def _farthest(
+    block: Block, codebook: np.ndarray, metric: nearest.Metric, most: int
+) -> tuple:
+    cost = block.be.to_host(_costs(block, codebook, metric))
+    return first_of_block(block, -cost, np.flatnonzero(cost > 0), most)
+
+
+def _sample(
+    block: Block,
+    codebook: np.ndarray,
+    metric: nearest.Metric,
+    even: float,
+    by_cost: float,
+) -> tuple:
+    """Return rows, their weights, their weighted distances, and codes."""
+    be, weights = block.be, block.host_weights()
+    cost = be.to_host(_costs(block, codebook, metric))
+    own = be.to_host(be.cast(block.state[0], np.intp))
+    if even == 1:
+        return block.x, weights, cost, own
+    chances = np.minimum(1.0, even + by_cost * cost)
+    drawn = np.flatnonzero(uniforms(_KEY, block.first, block.n_rows) < chances)
+    chances = chances[drawn]
+    x = be.take(block.x, drawn)
+    return x, weights[drawn] / chances, cost[drawn] / chances, own[drawn]

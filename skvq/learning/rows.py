@@ -1,0 +1,706 @@
+"""Rows, wherever they are: learners ask for sums over blocks and never see all of X.
+
+A block is some consecutive rows of X: a power of two of them, which depends on the
+width of X alone.  What is found in the blocks is joined two by two, by their numbers:
+block 2i with block 2i + 1, pairs of blocks in the same way, and so on.  So the bits of
+a sum depend neither on where the blocks are, nor on how many of them a machine holds,
+nor on the order in which they are done.
+
+====================  ==============================================================
+`Rows.fold`           asks for sums over all blocks, on the host
+`Rows.map`            asks for arrays of a block's rows, which stay beside them
+`Rows.gather`         asks for rows, a stated number at most, on the host
+`Rows.view`           the rows as a function of each block makes them; lazy
+`Rows.held`           the same rows, made once for many passes
+`run`                 runs a learner
+`run_together`        runs several, in one pass for what all of them ask at a time
+====================  ==============================================================
+
+A learner is a generator.  It yields requests, which `fold`, `map` and `gather` make,
+and receives their results; ``yield from`` runs one within another.  Between its
+requests others may run in the same thread, so no ``with`` statement may hold a context
+across one.  The functions of a request are named at the top of a module and get all
+they need as arguments, so that they can be sent to where the blocks are.
+
+Rows of weight zero are left out of their block and have no number.  A function never
+sees an empty block.
+"""
+
+import math
+import threading
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
+from copy import copy
+from functools import partial
+from mmap import mmap
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from skvq import nearest
+
+R = TypeVar("R")
+
+# Numbers of a block: a few times as many are in memory while it is worked on.
+BLOCK_ELEMENTS = 2**22
+# Bytes of all rows together that are held in memory beside those that the user has.
+HELD_BYTES = 2**27
+
+
+def block_rows(n_features: int) -> int:
+    """Return how many rows a block has, a power of two."""
+    return 1 << max(0, (BLOCK_ELEMENTS // n_features).bit_length() - 1)
+
+
+class Block(NamedTuple):
+    """Some consecutive rows, on their device, in the dtype to compute in."""
+
+    x: Any  # (n, d), contiguous
+    w: Any  # (n,), positive weights in float64, or None: all are one
+    first: int  # number of the first row
+    state: tuple  # arrays of n rows, which `map` has left
+
+    @property
+    def be(self) -> nearest.Backend:
+        """Who computes with them."""
+        return nearest.backend_of(self.x)
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows it has."""
+        return self.x.shape[0]
+
+    def host_weights(self) -> np.ndarray:
+        """Return the weights on the host, ones if there are none."""
+        return np.ones(self.n_rows) if self.w is None else self.be.to_host(self.w)
+
+    def weighted(self, values: Any) -> Any:
+        """Return values of the rows times their weights."""
+        return values if self.w is None else values * self.w
+
+
+class View(NamedTuple):
+    """What makes other rows of a block's, or chooses some."""
+
+    function: Callable
+    args: tuple
+    state: Any
+    times: int
+    # Number of the first row that is chosen, by the number of the first of its block.
+    firsts: dict[int, int] | None = None
+
+    def of(self, block: Block, place: int) -> Block | None:
+        """Return the block of other rows; None if none are chosen."""
+        be, state = block.be, () if self.state is None else self.state[place]
+        found = self.function(block._replace(state=state), *self.args)
+        if self.firsts is None:
+            x, first = found, block.first * self.times
+            w = block.w if self.times == 1 else _repeated(be, block.w, self.times)
+        elif len(found) == 0:
+            return None
+        else:
+            x, first = be.take(block.x, found), self.firsts[block.first]
+            w = None if block.w is None else be.take(block.w, found)
+        return block._replace(x=be.contiguous(x), w=w, first=first)
+
+
+def seen(block: Block | None, views: Sequence[View], place: int) -> Block | None:
+    """Return the block that views make of one."""
+    for view in views:
+        block = None if block is None else view.of(block, place)
+    return block
+
+
+def _repeated(be: nearest.Backend, w: Any, times: int) -> Any:
+    if w is None:
+        return None
+    return be.xp.reshape(be.xp.broadcast_to(w[:, None], (w.shape[0], times)), (-1,))
+
+
+# -- joining what blocks give ----------------------------------------------------------
+
+
+class Piece(NamedTuple):
+    """What 2**level blocks give together, the first of which is place * 2**level."""
+
+    level: int
+    place: int
+    value: Any  # None: they have no rows
+
+    @property
+    def first(self) -> int:
+        """The first of its blocks."""
+        return self.place << self.level
+
+
+def add(a: tuple, b: tuple) -> tuple:
+    """Add tuples of arrays."""
+    return tuple(x + y for x, y in zip(a, b, strict=True))
+
+
+def chain(a: tuple, b: tuple) -> tuple:
+    """Put the rows of b behind those of a."""
+    return tuple(np.concatenate(pair) for pair in zip(a, b, strict=True))
+
+
+def merge(*stacks: Sequence[Piece], join: Callable = add) -> list[Piece]:
+    """Join pieces with their siblings, as long as there are any.
+
+    Parameters
+    ----------
+    *stacks : sequence of Piece
+        What has been found in disjoint sets of blocks, in any order.
+    join : callable
+        ``join(a, b)`` of what blocks give, and of what the blocks right after them do.
+
+    Returns
+    -------
+    stack : list of Piece
+        As few pieces as there can be, in the order of their blocks.
+
+    Raises
+    ------
+    ValueError
+        If a block is in two of the pieces.
+    """
+    result: list[Piece] = []
+    for piece in sorted((p for s in stacks for p in s), key=lambda piece: piece.first):
+        if result and result[-1].first + (1 << result[-1].level) > piece.first:
+            raise ValueError(f"Block {piece.first} has been found in two pieces.")
+        while result and piece.place % 2 and result[-1][:2] == _sibling(piece):
+            value = _joined(result.pop().value, piece.value, join)
+            piece = Piece(piece.level + 1, piece.place // 2, value)
+        result.append(piece)
+    return result
+
+
+def _sibling(piece: Piece) -> tuple[int, int]:
+    return piece.level, piece.place ^ 1
+
+
+def _joined(a: Any, b: Any, join: Callable) -> Any:
+    if a is None or b is None:
+        return b if a is None else a
+    return join(a, b)
+
+
+def close(stack: Sequence[Piece], n_blocks: int, join: Callable = add) -> tuple:
+    """Join all pieces of what is found in so many blocks; on the host."""
+    found = sum(1 << piece.level for piece in stack)
+    if found != n_blocks:
+        raise ValueError(f"Of {n_blocks} blocks {found} have been found.")
+    value: Any = None
+    for piece in reversed(stack):
+        value = _joined(piece.value, value, join)
+    return tuple(nearest.backend_of(v).to_host(v) for v in value)
+
+
+# -- requests --------------------------------------------------------------------------
+
+
+class Request(NamedTuple):
+    """What a learner asks of rows.
+
+    What is sent to other machines is all but the source and the states.
+    """
+
+    source: Any
+    views: tuple[View, ...]
+    function: Callable  # of a block and the arguments
+    args: tuple
+    state: Any
+    join: Callable | None  # of what two blocks give; None: nothing is joined
+    keeps: bool  # whether the function also returns what stays beside the rows
+    blocks: Sequence[int] | None  # their numbers; None: all
+
+    def of(self, block: Block | None, place: int) -> tuple[Any, Any]:
+        """Return what a block gives, and what stays beside its rows."""
+        block = seen(block, self.views, place)
+        if block is None:
+            return None, None
+        state = () if self.state is None else self.state[place]
+        found = self.function(block._replace(state=state), *self.args)
+        if self.join is None:
+            return None, found
+        return found if self.keeps else (found, None)
+
+    def result(self, stack: Sequence[Piece], state: Any, n_blocks: int) -> Any:
+        """Return what the learner gets."""
+        if self.join is None:
+            return state
+        n_blocks = n_blocks if self.blocks is None else len(self.blocks)
+        value = close(stack, n_blocks, self.join)
+        return (value, state) if self.keeps else value
+
+
+# A learner that returns R.
+Learner = Generator[Request, Any, R]
+
+
+def execute(requests: Sequence[Request]) -> list:
+    """Return the results of requests, in one pass over the blocks of each source."""
+    by_source: dict[int, list[int]] = {}
+    for j, request in enumerate(requests):
+        by_source.setdefault(id(request.source), []).append(j)
+    results: list = [None] * len(requests)
+    for which in by_source.values():
+        source = requests[which[0]].source
+        found = source.execute([requests[j] for j in which])
+        for j, result in zip(which, found, strict=True):
+            results[j] = result
+    return results
+
+
+def run(learner: Learner[R]) -> R:
+    """Run a learner; return what it returns."""
+    return run_together([learner])[0]
+
+
+def run_together(learners: Sequence[Learner[R]]) -> list[R]:
+    """Run learners side by side; return what each returns.
+
+    What all of them ask at a time is done in one pass over the blocks of a source that
+    they have in common.  The results are the same as of one after the other.
+    """
+    results: list = [None] * len(learners)
+    requests: dict[int, Request] = {}
+
+    def go_on(j: int, found: Any) -> None:
+        try:
+            requests[j] = learners[j].send(found)
+        except StopIteration as end:
+            results[j] = end.value
+            requests.pop(j, None)
+
+    for j in range(len(learners)):
+        go_on(j, None)
+    while requests:
+        waiting = list(requests)
+        found = execute([requests[j] for j in waiting])
+        for j, each in zip(waiting, found, strict=True):
+            go_on(j, each)
+    return results
+
+
+# -- rows on this machine --------------------------------------------------------------
+
+
+class Part:
+    """Consecutive rows on one machine, an array of any library, or a memory map.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features)
+        The samples, finite.
+    weights : array of shape (n_samples,), optional
+        Weights, not negative, one of them positive.
+    place : int
+        Number of the first block.
+    first : int
+        Number of the first row that weighs something.
+    """
+
+    def __init__(self, X: Any, weights: Any = None, place: int = 0, first: int = 0):
+        be = nearest.backend_of(X)
+        self.X, self.place = be.matrix(X, "X"), place
+        n_samples, self.n_features = self.X.shape
+        self.size = block_rows(self.n_features)
+        self.dtype = nearest.compute_dtype(be.numpy_dtype(self.X))
+        self.n_blocks = -(-n_samples // self.size)
+        self.stored: list[Block | None] | None = None
+        self.weights: Any = None
+        self.heavy: np.ndarray | None = None  # (n_samples,), bool; None: all rows
+        starts = np.arange(0, n_samples, self.size)
+        counts = np.minimum(n_samples - starts, self.size)
+        if weights is not None:
+            host = nearest.backend_of(weights).to_host(weights)
+            heavy = host > 0
+            counts = np.add.reduceat(heavy, starts, dtype=np.intp)
+            self.heavy = None if heavy.all() else heavy
+            # Equal weights are none, so that they are the same to the last bit.
+            if not (host[heavy] == 1).all():
+                self.weights = be.like(weights, np.float64)
+        self.firsts = first + np.append(0, np.cumsum(counts))
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows weigh something."""
+        return int(self.firsts[-1] - self.firsts[0])
+
+    @property
+    def weighted(self) -> bool:
+        """Whether there are weights other than one."""
+        return self.weights is not None
+
+    def blocks(self, only: set[int] | None = None) -> Iterator[tuple[int, Any]]:
+        """Yield places within the part, and blocks; None where there are no rows."""
+        for place in range(self.n_blocks):
+            if only is None or self.place + place in only:
+                yield place, self.stored[place] if self.stored else self._cut(place)
+
+    def _cut(self, place: int) -> Block | None:
+        first = int(self.firsts[place])
+        if self.firsts[place + 1] == first:
+            return None
+        start = place * self.size
+        # Bounds that lie within X: the array API knows no others.
+        rows = slice(start, min(start + self.size, self.X.shape[0]))
+        be = nearest.backend_of(self.X)
+        x = self.X[rows, :]
+        w = None if self.weights is None else self.weights[rows]
+        if self.heavy is not None and not self.heavy[rows].all():
+            kept = np.flatnonzero(self.heavy[rows])
+            x, w = be.take(x, kept), None if w is None else be.take(w, kept)
+        return Block(be.contiguous(be.cast(x, self.dtype)), w, first, ())
+
+    def stacks(self, requests: Sequence[Request]) -> list[tuple[list[Piece], list]]:
+        """Return the pieces and the states that the blocks give each request."""
+        asked = [request.blocks for request in requests]
+        only = None if None in asked else {n for some in asked for n in some or ()}
+        found: list[tuple[list[Piece], list]] = [([], []) for _ in requests]
+        for place, block in self.blocks(only):
+            number = self.place + place
+            for request, (pieces, states) in zip(requests, found, strict=True):
+                if request.blocks is not None and number not in request.blocks:
+                    continue
+                value, state = request.of(block, place)
+                piece = Piece(0, number, value)
+                pieces[:] = merge(pieces, [piece], join=request.join or add)
+                states.append(state)
+        return found
+
+    def execute(self, requests: Sequence[Request]) -> list:
+        """Return the results of requests, in one pass over the blocks."""
+        return [
+            request.result(pieces, states, self.n_blocks)
+            for request, (pieces, states) in zip(
+                requests, self.stacks(requests), strict=True
+            )
+        ]
+
+    def held(self, views: tuple[View, ...], like: "Rows") -> "Part | None":
+        """Return other rows, made once by views; None if there is no memory for them.
+
+        Rows of the user's that are in memory already have taken as much.
+        """
+        n_bytes = like.n_rows * like.n_features * self.dtype.itemsize
+        if self.stored is None and not is_mapped(self.X):
+            item = nearest.backend_of(self.X).numpy_dtype(self.X).itemsize
+            n_bytes -= math.prod(self.X.shape) * item
+        n_bytes = max(0, n_bytes)
+        if not _held.take(n_bytes):
+            return None
+        part = copy(self)
+        weakref.finalize(part, _held.take, -n_bytes)
+        part.n_features, part.firsts = like.n_features, like.firsts
+        part.stored = [seen(block, views, place) for place, block in self.blocks()]
+        return part
+
+    def is_ready(self) -> bool:
+        """Whether making the blocks takes no time."""
+        if self.stored is not None or self.n_blocks == 0:
+            return True
+        be, rows = nearest.backend_of(self.X), self.X[: min(2, self.X.shape[0]), :]
+        plain = self.heavy is None and be.numpy_dtype(rows) == self.dtype
+        return plain and be.contiguous(rows) is rows
+
+
+class _Budget:
+    """Bytes that rows may be held in, of all parts and threads together."""
+
+    def __init__(self) -> None:
+        # Re-entrant, since a garbage collection inside may give some back.
+        self._lock, self._taken = threading.RLock(), 0
+
+    def take(self, n_bytes: int) -> bool:
+        """Take so many bytes, if there are; or give some back."""
+        with self._lock:
+            enough = n_bytes <= 0 or self._taken + n_bytes <= HELD_BYTES
+            if enough:
+                self._taken += n_bytes
+        return enough
+
+
+_held = _Budget()
+
+
+def is_mapped(X: Any) -> bool:
+    """Whether an array is a file's memory, also behind views of it."""
+    while X is not None and not isinstance(X, mmap):
+        X = getattr(X, "base", getattr(X, "obj", None))
+    return X is not None
+
+
+# -- rows ------------------------------------------------------------------------------
+
+
+class Rows:
+    """Rows of an array of any library, in memory or mapped; what learners learn from.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features)
+        Finite real numbers of any dtype.  Neither copied nor converted as a whole.
+    weights : array of shape (n_samples,), optional
+        Not negative, one of them positive; rows of weight zero play no part.
+
+    Attributes
+    ----------
+    n_features : int
+        Number of features.
+    dtype : numpy.dtype
+        That of the blocks, `nearest.compute_dtype` of X's.
+    weighted : bool
+        Whether there are weights other than one.
+    firsts : ndarray of int, shape (n_blocks + 1,)
+        Number of the first row of each block; at the end, how many rows there are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.learning.rows import Rows, run
+    >>> def sums(block):
+    ...     return (block.x.sum(axis=0, dtype=float),)
+    >>> def learner(rows):
+    ...     (found,) = yield rows.fold(sums)
+    ...     return found / rows.n_rows
+    >>> run(learner(Rows(np.array([[1.0, 0.0], [3.0, 4.0]])))).tolist()
+    [2.0, 2.0]
+    """
+
+    def __init__(self, X: Any, weights: Any = None) -> None:
+        self._set(Part(X, weights))
+
+    def _set(self, source: Any) -> None:
+        self.source: Any = source
+        self.views: tuple[View, ...] = ()
+        self.firsts, self.n_features = source.firsts, source.n_features
+        self.dtype, self.weighted = source.dtype, source.weighted
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows weigh something."""
+        return int(self.firsts[-1])
+
+    def fold(
+        self,
+        function: Callable,
+        *args: Any,
+        state: Any = None,
+        join: Callable = add,
+        keep: bool = False,
+        blocks: Sequence[int] | None = None,
+    ) -> Request:
+        """Ask for the sums of the tuples of arrays that ``function(block, *args)`` are.
+
+        Parameters
+        ----------
+        function : callable
+            Its sums are float64.
+        *args : object
+            What it needs beside the block.
+        state : object, optional
+            What `map` has left, for ``block.state``.
+        join : callable
+            What is done in place of adding; the same for any order of pairs only if the
+            blocks are its pairs in the tree.
+        keep : bool
+            Whether the function returns sums and, as `map` does, what to keep; the
+            learner then receives both.
+        blocks : sequence of int, optional
+            Numbers of the blocks to look at; all, if not given.
+        """
+        return Request(
+            self.source, self.views, function, args, state, join, keep, blocks
+        )
+
+    def map(self, function: Callable, *args: Any, state: Any = None) -> Request:
+        """Ask to keep the tuples of arrays ``function(block, *args)`` beside the rows.
+
+        The learner receives what stands for them, to be a request's or view's state.
+        """
+        return Request(self.source, self.views, function, args, state, None, True, None)
+
+    def gather(
+        self,
+        function: Callable,
+        *args: Any,
+        most: int,
+        join: Callable = chain,
+        state: Any = None,
+        blocks: Sequence[int] | None = None,
+    ) -> Request:
+        """Ask for rows: tuples of arrays ``function(block, *args)``, on the host.
+
+        Parameters
+        ----------
+        function : callable
+            Returns arrays of equally many rows.
+        *args : object
+            What it needs beside the block.
+        most : int
+            How many rows there may be; more are a ValueError, as they come together.
+        join : callable
+            ``join(a, b)`` chooses among the rows of two neighbours; all, by default.
+        state, blocks : optional
+            As in `fold`.
+        """
+        return self.fold(
+            partial(_to_host, function, most),
+            *args,
+            state=state,
+            join=partial(_joined_to, join, most),
+            blocks=blocks,
+        )
+
+    def view(
+        self,
+        function: Callable,
+        *args: Any,
+        width: int | None = None,
+        times: int = 1,
+        state: Any = None,
+    ) -> "Rows":
+        """Return the rows that a function makes of each block; nothing is stored.
+
+        Parameters
+        ----------
+        function : callable
+            ``function(block, *args)`` returns x, in the same dtype.
+        *args : object
+            What it needs beside the block.
+        width : int, optional
+            Features of the result, if they are other than those of the rows.
+        times : int
+            Rows that it makes of each; they have its weight each.
+        state : object, optional
+            What `map` has left, for the function's ``block.state``.
+        """
+        other = copy(self)
+        other.views = (*self.views, View(function, args, state, times))
+        other.n_features = self.n_features if width is None else width
+        other.firsts = self.firsts * times
+        return other
+
+    def chosen(self, function: Callable, *args: Any) -> "Learner[Rows]":
+        """Return some of the rows, which have numbers of their own.
+
+        Parameters
+        ----------
+        function : callable
+            ``function(block, *args)`` returns their ascending places in the block.
+        *args : object
+            What it needs beside the block.
+        """
+        begins, counts = yield self.gather(
+            _how_many, function, args, most=len(self.firsts)
+        )
+        filled, n_chosen = self.filled_blocks(), np.zeros(len(self.firsts), np.intp)
+        n_chosen[np.add(filled, 1)] = counts
+        other = copy(self)
+        other.firsts = np.cumsum(n_chosen)
+        firsts = dict(zip(begins.tolist(), other.firsts[filled].tolist(), strict=True))
+        other.views = (*self.views, View(function, args, None, 1, firsts))
+        return other
+
+    def held(self) -> "Rows":
+        """Return the same rows, for many passes: made once, where memory allows it."""
+        if not self.views and self.source.is_ready():
+            return self
+        source = self.source.held(self.views, self)
+        if source is None:
+            return self
+        other = copy(self)
+        other._set(source)
+        return other
+
+    def filled_blocks(self) -> list[int]:
+        """Return the numbers of the blocks that have rows."""
+        return np.flatnonzero(np.diff(self.firsts)).tolist()
+
+    def blocks_between(self, start: int, stop: int) -> list[int]:
+        """Return the numbers of the blocks that hold the rows of numbers in a range."""
+        low, high = np.searchsorted(self.firsts, [start, stop - 1], side="right") - 1
+        return list(range(low, high + 1))
+
+
+def _how_many(block: Block, function: Callable, args: tuple) -> tuple:
+    return np.array([block.first]), np.array([len(function(block, *args))])
+
+
+def _to_host(function: Callable, most: int, block: Block, *args: Any) -> tuple:
+    found = function(block, *args)
+    return _at_most(most, tuple(nearest.backend_of(f).to_host(f) for f in found))
+
+
+def _joined_to(join: Callable, most: int, a: tuple, b: tuple) -> tuple:
+    return _at_most(most, join(a, b))
+
+
+def _at_most(most: int, found: tuple) -> tuple:
+    if len(found[0]) > most:
+        raise ValueError(f"{len(found[0])} rows come together; expected {most}.")
+    return found
+
+
+# -- functions of blocks ---------------------------------------------------------------
+
+
+def everything(block: Block) -> tuple:
+    """Return rows and weights."""
+    return block.x, block.host_weights()
+
+
+def in_memory(rows: Rows) -> Learner[tuple[np.ndarray, np.ndarray | None]]:
+    """Return all rows and their weights on the host; where there is no other way."""
+    X, weights = yield rows.gather(everything, most=rows.n_rows)
+    return X, weights if rows.weighted else None
+
+
+def picked(block: Block, numbers: np.ndarray) -> tuple:
+    """Return rows by their ascending numbers."""
+    low, high = np.searchsorted(numbers, [block.first, block.first + block.n_rows])
+    return (block.be.take(block.x, numbers[low:high] - block.first),)
+
+
+def extremes(block: Block) -> tuple:
+    """Return least and largest values of the features, which `wider` joins."""
+    xp = block.be.xp
+    return xp.min(block.x, axis=0), xp.max(block.x, axis=0)
+
+
+def wider(a: tuple, b: tuple) -> tuple:
+    """Join what `extremes` gives."""
+    xp = nearest.backend_of(a[0]).xp
+    return xp.minimum(a[0], b[0]), xp.maximum(a[1], b[1])
+
+
+# -- views -----------------------------------------------------------------------------
+
+
+def columns(block: Block, start: int, stop: int) -> Any:
+    """Return some of the features."""
+    return block.x[:, start:stop]
+
+
+def scaled(block: Block, factor: float) -> Any:
+    """Return the rows times a number."""
+    return block.x * factor
+
+
+def unit(block: Block) -> Any:
+    """Return the rows divided by their norms."""
+    return block.be.unit_rows(block.x)
+
+
+def rotated(block: Block, mean: np.ndarray, axes: np.ndarray) -> Any:
+    """Return what the rows are along some axes, from the mean on."""
+    be = block.be
+    with nearest.single_threaded_blas():
+        return be.xp.matmul(block.x - be.send(mean), be.send(axes))
+
+
+def less(block: Block, table: np.ndarray) -> Any:
+    """Return the rows less the codewords of their codes, which are the state."""
+    codes = block.be.cast(block.state[0], np.intp)
+    return block.x - block.be.look_up(block.be.send(table), codes)
