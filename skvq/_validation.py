@@ -17,19 +17,7 @@ import sklearn
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_array, validate_data
 
-from skvq._array_api import (
-    array_namespace,
-    astype,
-    device_of,
-    in_dtype,
-    is_foreign,
-    largest_magnitude,
-    library_name,
-    like,
-    numpy_dtype,
-    take_rows,
-    to_host,
-)
+from skvq import nearest
 from skvq._checks import as_plain, check_unmasked, naming
 from skvq._compat import _check_sample_weight, is_library_followed
 
@@ -44,10 +32,10 @@ def check_samples(estimator, X, *, reset: bool, min_samples: int = 1) -> Any:
     The estimators compute in row blocks, in the dtype that `nearest.compute_dtype`
     names; converting here would copy the whole of X.
     """
-    if is_foreign(X):
-        if is_followed(estimator, X):
-            return _check_foreign_samples(estimator, X, reset, min_samples)
-        X = _as_numpy(estimator, X)
+    be = backend_of_samples(estimator, X)
+    if not be.on_host:
+        return _check_on_device(be, estimator, X, reset, min_samples)
+    X = _as_numpy(estimator, X)
     check_unmasked(X, "X")
     try:
         # The quick test for NaN is a sum, in which huge values of both signs cancel.
@@ -85,14 +73,8 @@ def check_reconstructions(estimator, X) -> Any:
 
     What a later step has made of a dataframe has no names, and is no less welcome.
     """
-    if is_foreign(X) and is_followed(estimator, X):
-        X = check_foreign_matrix(X, "X")
-    else:
-        X = _as_numpy(estimator, X) if is_foreign(X) else X
-        check_unmasked(X, "X")
-        with naming("X"):
-            X = check_array(X, dtype="numeric", input_name="X", estimator=estimator)
-        _check_real(estimator, X)
+    be = backend_of_samples(estimator, X)
+    X = check_matrix(be, _as_numpy(estimator, X) if be.on_host else X, "X")
     if X.shape[1] != estimator.n_features_in_:
         raise ValueError(
             f"X has {X.shape[1]} features, but {type(estimator).__name__} is expecting "
@@ -117,42 +99,57 @@ _HOW_TO_FLATTEN = (
 )
 
 
-def is_followed(estimator, X) -> bool:
-    """Whether the answer to X is to be an array of the same library.
+def backend_of_samples(estimator, X) -> nearest.Backend:
+    """Return the backend of the library in which the answer to X is to be.
 
     So it is for CuPy's arrays, which NumPy cannot read; for those of the library that
     the estimator was fitted in; and for all others where the user has switched on
     scikit-learn's ``array_api_dispatch``.  Without it, an array of, say, torch is what
     NumPy makes of it, as everywhere in scikit-learn.
     """
-    if not is_foreign(X) or not getattr(estimator, "_follows_namespace", False):
-        return False
-    name = library_name(X)
-    return is_library_followed(name) or name == getattr(estimator, "_namespace_", None)
+    be = nearest.backend_of(X)
+    fitted = be.name == getattr(estimator, "_namespace_", None)
+    if not getattr(estimator, "_follows_namespace", False):
+        return nearest.HOST
+    return be if fitted or is_library_followed(be.name) else nearest.HOST
 
 
-def is_followed_by_functions(array) -> bool:
-    """Whether functions, which have no estimator, answer in the array's library."""
-    return is_foreign(array) and is_library_followed(library_name(array))
+def followed_backend(array) -> nearest.Backend:
+    """Return the backend of the library in which functions answer to an array.
+
+    They have no estimator; without scikit-learn's dispatch it is NumPy's.
+    """
+    be = nearest.backend_of(array)
+    return be if is_library_followed(be.name) else nearest.HOST
 
 
-def _as_numpy(estimator, X) -> np.ndarray:
+def first_followed(*arrays) -> nearest.Backend:
+    """Return the backend of the first array that functions follow, else NumPy's."""
+    backends = [followed_backend(array) for array in arrays]
+    return next((be for be in backends if be is not nearest.HOST), nearest.HOST)
+
+
+def _as_numpy(estimator, X) -> Any:
+    """Return what NumPy makes of another library's array; all else as it is."""
+    name = nearest.backend_of(X).name
+    if name == "numpy":
+        return X
     try:
         return np.asarray(X)
     except (TypeError, RuntimeError, ValueError) as error:
         raise TypeError(
             f"{type(estimator).__name__} computes with NumPy, which cannot read X, an "
-            f"array of {library_name(X)}: copy it to the host."
+            f"array of {name}: copy it to the host."
         ) from error
 
 
 def check_same_library(estimator, X, method: str) -> None:
     """Raise if X is not an array of the library, on the device, of those of `fit`."""
     fitted = getattr(estimator, "_namespace_", "numpy")
-    given = library_name(X) if is_followed(estimator, X) else "numpy"
-    places = "", ""
+    be = backend_of_samples(estimator, X)
+    given, places = be.name, ("", "")
     if fitted == given != "numpy":
-        places = f" on {estimator._device_}", f" on {device_of(X)}"
+        places = f" on {estimator._device_}", f" on {be.device}"
     if fitted + places[0] != given + places[1]:
         raise ValueError(
             f"Inputs passed to {type(estimator).__name__}.{method}() must use the same "
@@ -161,7 +158,7 @@ def check_same_library(estimator, X, method: str) -> None:
         )
 
 
-def _check_foreign_samples(estimator, X, reset: bool, min_samples: int) -> Any:
+def _check_on_device(be, estimator, X, reset: bool, min_samples: int) -> Any:
     """Validate as scikit-learn does, in its words, and on the device.
 
     Not by `validate_data` alone, since that takes other libraries' arrays only while
@@ -173,21 +170,17 @@ def _check_foreign_samples(estimator, X, reset: bool, min_samples: int) -> Any:
             f"Expected 2D array, got {X.ndim}D array instead: {name} takes X of shape "
             f"(n_samples, n_features). {_HOW_TO_FLATTEN}"
         )
-    n_samples, n_features = X.shape
-    if n_samples < min_samples:
-        raise ValueError(
-            f"Found array with {n_samples} sample(s) (shape={tuple(X.shape)}) while a "
-            f"minimum of {min_samples} is required by {name}."
-        )
-    if n_features < 1:
-        raise ValueError(
-            f"Found array with {n_features} feature(s) (shape={tuple(X.shape)}) while "
-            f"a minimum of 1 is required by {name}."
-        )
-    xp = array_namespace(X)
-    if not any(xp.isdtype(X.dtype, k) for k in ("bool", "integral", "real floating")):
-        raise ValueError(f"X has dtype {X.dtype}; {name} takes real numbers.")
-    if xp.isdtype(X.dtype, "real floating") and not bool(xp.all(xp.isfinite(X))):
+    for what, found, least in (
+        ("sample", X.shape[0], min_samples),
+        ("feature", X.shape[1], 1),
+    ):
+        if found < least:
+            raise ValueError(
+                f"Found array with {found} {what}(s) (shape={tuple(X.shape)}) while a "
+                f"minimum of {least} is required by {name}."
+            )
+    X = be.matrix(X, "X")
+    if not be.is_finite(X):
         raise ValueError(
             f"Input X contains NaN, infinity or a value too large for {X.dtype}."
         )
@@ -195,17 +188,35 @@ def _check_foreign_samples(estimator, X, reset: bool, min_samples: int) -> Any:
     return X
 
 
-def check_foreign_matrix(X, name: str) -> Any:
-    """Return a 2-d array of another library; raise unless it is finite and real."""
-    if X.ndim != 2 or 0 in X.shape:
+def check_matrix(be: nearest.Backend, X, name: str, **options) -> Any:
+    """Return a 2-d array of a backend; raise unless it is finite and real.
+
+    Parameters
+    ----------
+    be : Backend
+        Where it is to be.
+    X : array-like
+        Of any library.
+    name : str
+        What the messages call it.
+    **options : dict
+        Of scikit-learn's `check_array`, for NumPy's arrays.
+    """
+    if be.on_host:
+        with naming(name):
+            check_unmasked(X, name)
+            X = check_array(X, dtype="numeric", input_name=name, **options)
+        X = be.matrix(X, name)
+        if X.dtype.kind == "f" and X.dtype.itemsize > 8:
+            _check_range(X)
+        return X
+    X = be.matrix(be.like(X), name)
+    if 0 in X.shape:
         raise ValueError(
             f"{name} has shape {tuple(X.shape)}; expected (n_samples, n_features), one "
             "or more of each."
         )
-    xp = array_namespace(X)
-    if not any(xp.isdtype(X.dtype, k) for k in ("bool", "integral", "real floating")):
-        raise ValueError(f"{name} has dtype {X.dtype}; expected real numbers.")
-    if xp.isdtype(X.dtype, "real floating") and not bool(xp.all(xp.isfinite(X))):
+    if not be.is_finite(X):
         raise ValueError(f"{name} contains NaN or infinity.")
     return X
 
@@ -220,7 +231,7 @@ def check_weights(sample_weight, X) -> Any:
     if sample_weight is None:
         return None
     check_unmasked(sample_weight, "sample_weight")
-    return like(_scaled_weights(sample_weight, X)[0], X)
+    return nearest.backend_of(X).like(_scaled_weights(sample_weight, X)[0])
 
 
 def _scaled_weights(sample_weight, X) -> tuple[np.ndarray, int]:
@@ -229,11 +240,9 @@ def _scaled_weights(sample_weight, X) -> tuple[np.ndarray, int]:
     The largest is then in [1/2, 1).  What is too small beside it for a float is zero.
     """
     check_unmasked(sample_weight, "sample_weight")
-    if is_foreign(X):
-        # A vector of the host is checked quickly, and its message names the entry.
-        X = np.broadcast_to(np.float64(0), X.shape)
-    if is_foreign(sample_weight):
-        sample_weight = to_host(sample_weight)
+    # A vector of the host is checked quickly, and its message names the entry.
+    X = np.broadcast_to(np.float64(0), (X.shape[0], 1))
+    sample_weight = nearest.backend_of(sample_weight).to_host(sample_weight)
     with naming("sample_weight"):
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
     negative = np.flatnonzero(weights < 0)
@@ -257,13 +266,13 @@ def drop_zero_weights(X, weights):
     """
     if weights is None:
         return X, weights
-    host = to_host(weights)
+    be, host = nearest.backend_of(X), nearest.backend_of(weights).to_host(weights)
     if not host.all():
         rows = np.flatnonzero(host)
-        X, host = take_rows(X, rows), host[rows]
+        X, host = be.take(X, rows), host[rows]
     if (host == host[0]).all():
         return X, None
-    return X, like(host, X)
+    return X, be.like(host)
 
 
 # A weight that counts as one: a mantissa in [1/2, 1), and the exponent of two.
@@ -330,8 +339,9 @@ def weights_in_units(
         )
     kept = np.flatnonzero(weights)
     if len(kept) < len(weights):
-        X, weights = take_rows(X, kept), weights[kept]
-    return X, None if (weights == 1).all() else like(weights, X), unit
+        X, weights = nearest.backend_of(X).take(X, kept), weights[kept]
+    equal = bool((weights == 1).all())
+    return X, None if equal else nearest.backend_of(X).like(weights), unit
 
 
 def _unit_of(weights: np.ndarray, exponent: int, stream: bool) -> WeightUnit:
@@ -361,15 +371,11 @@ def check_codes(estimator, codes, sizes: Sequence[int], widths: Sequence[int]) -
 
     Returns
     -------
-    codes : array of shape (n_samples, n_codes), dtype intp
-        NumPy's, or of the library that they came in, and then int64.
+    codes : ndarray of shape (n_samples, n_codes), dtype intp
+        On the host.
     """
     name = type(estimator).__name__
-    if is_foreign(codes):
-        if _valid_foreign_codes(codes, sizes, widths):
-            xp = array_namespace(codes)
-            return astype(xp, codes, xp.int64)
-        codes = to_host(codes)  # to say what is wrong
+    codes = nearest.backend_of(codes).to_host(codes)
     check_unmasked(codes, "codes")
     with naming("codes"):
         codes = check_array(
@@ -399,24 +405,6 @@ def check_codes(estimator, codes, sizes: Sequence[int], widths: Sequence[int]) -
         )
     # In one layout, since products of what the codes look up may round by it.
     return np.ascontiguousarray(codes, dtype=np.intp)
-
-
-def _valid_foreign_codes(codes, sizes: Sequence[int], widths: Sequence[int]) -> bool:
-    """Check codes on their device: of the right shape, and all in range."""
-    xp = array_namespace(codes)
-    if codes.ndim != 2 or codes.shape[1] not in widths:
-        return False
-    if not any(xp.isdtype(codes.dtype, kind) for kind in ("integral", "real floating")):
-        return False
-    found = codes
-    if xp.isdtype(codes.dtype, "integral"):
-        found = astype(xp, codes, xp.int64)
-    limits = like(np.asarray(sizes[: codes.shape[1]], dtype=np.int64), codes)
-    limits = astype(xp, limits, found.dtype)
-    valid = (found >= 0) & (found < limits[None, :])
-    if found is codes:
-        valid = valid & (codes == xp.floor(codes))
-    return bool(xp.all(valid))
 
 
 def check_table(
@@ -452,14 +440,15 @@ def check_table(
 
 def in_fitted_dtype(X, dtype: np.dtype) -> Any:
     """Return X in the dtype of a fit; raise if that is too narrow for its values."""
-    if numpy_dtype(X).itemsize > dtype.itemsize:
-        largest = largest_magnitude(X)
+    be = nearest.backend_of(X)
+    if be.numpy_dtype(X).itemsize > dtype.itemsize:
+        largest = float(np.max(be.to_host(be.largest(X)), initial=0.0))
         if largest > float(np.finfo(dtype).max):
             raise ValueError(
                 f"X has values up to {largest:.3g}, too large for {dtype}, in which "
                 "the tables are: scale X, or fit on float64."
             )
-    return in_dtype(X, dtype)
+    return be.cast(X, dtype)
 
 
 # -- warnings --------------------------------------------------------------------------

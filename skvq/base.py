@@ -43,26 +43,12 @@ from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
-from skvq._array_api import (
-    array_namespace,
-    astype,
-    code_dtype,
-    concat,
-    contiguous,
-    device_of,
-    import_namespace,
-    is_foreign,
-    library_name,
-    numpy_dtype,
-    send,
-    to_host,
-    total,
-)
 from skvq._checks import check_count
 from skvq._compat import UNUSED, Accepted, _fit_context, available_unless
 from skvq._validation import (
     ONE,
     as_it_is_now,
+    backend_of_samples,
     check_codes,
     check_same_library,
     check_samples,
@@ -70,7 +56,6 @@ from skvq._validation import (
     copy_to_fit,
     drop_zero_weights,
     in_own_context,
-    is_followed,
     one_warning,
     plain_parameters,
     take_over,
@@ -83,13 +68,11 @@ from skvq.codes import from_token_ids, smallest_dtype
 # scheme tells how far it is.
 logger = logging.getLogger("skvq")
 
-# Elements of a row block: bounds the memory of the conversions and of the hooks.
-_BLOCK_ELEMENTS = 2**22
-# The same of rows that go to a device: several chunks of the engine, so that one can be
-# copied while another is computed.
-_DEVICE_BLOCK_ELEMENTS = 2**28
-# A block of another library's device is so many tiles, since a call costs more there.
+# A block is so many tiles, which bounds the memory of conversions and of hooks; of rows
+# that go to a device so many times more: several chunks of the engine, so that one can
+# be copied while another is computed.
 _TILES_PER_BLOCK = 8
+_ON_DEVICE = 64
 
 
 def _reason_against_streams(estimator: "BaseQuantizer") -> str | None:
@@ -297,16 +280,10 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self = as_it_is_now(self)
         X = self._check_input(X, "transform")
         sizes = self.codebook_sizes_
-        dtype = code_dtype(X, smallest_dtype(max(sizes)))
+        be = nearest.backend_of(X)
+        dtype = be.code_dtype(smallest_dtype(max(sizes)))
         with self._computing(X):
-            if is_foreign(X):
-                xp = array_namespace(X)
-                blocks = _over_blocks(X, lambda x: astype(xp, self._encode(x), dtype))
-                return concat(xp, [codes for _, codes in blocks], axis=0)
-            codes = np.empty((len(X), len(sizes)), dtype=dtype)
-            for rows, found in _over_blocks(X, self._encode):
-                codes[rows] = found
-        return codes
+            return be.gathered(X.shape[0], _over_blocks(X, self._encode), dtype)
 
     @in_own_context
     def inverse_transform(self, codes):
@@ -350,16 +327,9 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         self = as_it_is_now(self)
         X = self._check_input(X, "quantize")
-        result = None
         with self._computing(X):
-            if is_foreign(X):
-                blocks = [decoded for _, decoded in _over_blocks(X, self._quantize)]
-                return concat(array_namespace(X), blocks, axis=0)
-            for rows, decoded in _over_blocks(X, self._quantize):
-                if result is None:
-                    result = np.empty(X.shape, dtype=decoded.dtype)
-                result[rows] = decoded
-        return result
+            blocks = _over_blocks(X, self._quantize)
+            return nearest.backend_of(X).gathered(X.shape[0], blocks)
 
     @in_own_context
     def score(self, X, y=None, sample_weight=None):
@@ -493,7 +463,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         state = {**super().__getstate__(), "_skvq_version": __version__}
         if "_namespace_" in state:
             # Parts are estimators, and see to themselves.
-            state = {name: _with_arrays(v, to_host) for name, v in state.items()}
+            state = {name: _with_arrays(v, _to_host) for name, v in state.items()}
             state.pop("_device_", None)
         return state
 
@@ -532,26 +502,23 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def _quantize(self, X):
         codes = self._encode(X)
-        if is_foreign(codes):
-            xp = array_namespace(codes)
-            return self._decode(astype(xp, codes, xp.int64))
-        return self._decode(codes.astype(np.intp, copy=False))
+        return self._decode(nearest.backend_of(codes).cast(codes, np.intp))
 
     def _mean_distance(self, X, weights) -> float:
         def work(block):
             return nearest.paired(block, self._quantize(block), self._score_metric)
 
-        summed = 0.0
+        be, summed = nearest.backend_of(X), 0.0
         for rows, found in _over_blocks(X, work):
-            summed += total(found, None if weights is None else weights[rows])
-        return summed / float(X.shape[0] if weights is None else total(weights))
+            summed += be.total(found, None if weights is None else weights[rows])
+        return summed / float(X.shape[0] if weights is None else be.total(weights))
 
     # -- arrays of other libraries -------------------------------------------------
 
     def _check_backend(self, X) -> None:
         # What is not followed becomes an array of NumPy's, and those are taken always.
-        given = X if is_followed(self, X) else None
-        nearest.check_backend(getattr(self, "backend", "auto"), given)
+        backend = getattr(self, "backend", "auto")
+        nearest.check_backend(backend, backend_of_samples(self, X))
 
     def _computing(self, X=None) -> AbstractContextManager:
         """Let the engine compute in this estimator's backend.
@@ -560,26 +527,23 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         by the work that all of them are.
         """
         backend = getattr(self, "backend", "auto")
-        if isinstance(X, np.ndarray) and hasattr(self, "backend"):
-            backend = nearest.settle(backend, X.size * max(self.codebook_sizes_))
+        if X is not None and hasattr(self, "backend"):
+            backend = nearest.settle(backend, X, X.shape[1] * max(self.codebook_sizes_))
         return nearest.using(backend)
 
     def _settle(self, X) -> None:
         """Send the fitted arrays, of parts as well, to the device of X."""
-        if is_foreign(X):
-            self._move(array_namespace(X), device_of(X))
+        be = nearest.backend_of(X)
+        if be.name != "numpy":
+            self._move(be)
 
-    def _move(self, xp, device) -> None:
-        def move(array):
-            return array if is_foreign(array) else send(xp, array, device)
-
+    def _move(self, be: nearest.Backend) -> None:
         for name, value in list(vars(self).items()):
             if name.endswith("_") and not name.startswith("__"):
-                setattr(self, name, _with_arrays(value, move))
+                setattr(self, name, _with_arrays(value, be.like))
                 for part in _parts_in(value):
-                    part._move(xp, device)
-        self._device_ = device
-        self._namespace_ = library_name(xp.zeros(0))
+                    part._move(be)
+        self._device_, self._namespace_ = be.device, be.name
 
     def _return_home(self) -> None:
         """Send arrays that were loaded from a pickle to the library they came from.
@@ -589,20 +553,19 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         name = vars(self).get("_namespace_")
         if name is None or "_device_" in vars(self):
             return
-        xp = import_namespace(name)
-        if xp is None:
+        be = nearest.default_backend(name)
+        if be is None:
             del self._namespace_
         else:
-            self._move(xp, device_of(xp.zeros(0)))
+            self._move(be)
 
     def _on_own_device(self, codes):
         """Return codes as an array of the library that the estimator was fitted in."""
-        name = vars(self).get("_namespace_")
-        if name is None:
-            return to_host(codes)
-        if is_foreign(codes) and library_name(codes) == name:
+        be = nearest.default_backend(vars(self).get("_namespace_", "numpy"))
+        if be is None:
             return codes
-        return send(import_namespace(name), to_host(codes), self._device_)
+        be.device = vars(self).get("_device_")
+        return be.like(codes)
 
 
 def _log(message: str, *arguments) -> None:
@@ -624,16 +587,17 @@ QUANTIZER = Accepted(
 
 def _to_compute_in(X):
     """Return the whole of X in the dtype to compute in."""
-    if is_foreign(X):
-        xp = array_namespace(X)
-        dtype = nearest.compute_dtype(numpy_dtype(X))
-        return contiguous(astype(xp, X, getattr(xp, str(dtype))))
-    return np.ascontiguousarray(X, nearest.compute_dtype(X.dtype))
+    be = nearest.backend_of(X)
+    return be.contiguous(be.cast(X, nearest.compute_dtype(be.numpy_dtype(X))))
+
+
+def _to_host(array) -> np.ndarray:
+    return nearest.backend_of(array).to_host(array)
 
 
 def _with_arrays(value, function):
     """Apply a function to an array, or to the arrays of a tuple or a list."""
-    if isinstance(value, np.ndarray) or is_foreign(value):
+    if nearest.is_array(value):
         return function(value)
     if type(value) in (tuple, list):
         return type(value)(_with_arrays(item, function) for item in value)
@@ -653,18 +617,11 @@ def _over_blocks(X, work: Callable[[Any], Any]) -> Iterator[tuple[slice, Any]]:
     Blocks are in the dtype to compute in.  The work may be done again for rows that
     found no memory on their device.
     """
-    if is_foreign(X):
 
-        def tile(rows: slice) -> tuple[slice, Any]:
-            return rows, work(_to_compute_in(X[rows, :]))
+    def tile(rows: slice) -> tuple[slice, Any]:
+        return rows, work(_to_compute_in(X[rows, :]))
 
-        # Blocks are larger than the tiles in which the work is done.
-        yield from nearest.row_tiles(X, max(1, X.shape[1] // _TILES_PER_BLOCK), tile)
-        return
-    dtype = nearest.compute_dtype(X.dtype)
-    on_device = nearest.goes_to_device()
-    elements = _DEVICE_BLOCK_ELEMENTS if on_device else _BLOCK_ELEMENTS
-    size = max(1, elements // X.shape[1])
-    for start in range(0, len(X), size):
-        rows = slice(start, start + size)
-        yield rows, work(X[rows].astype(dtype, copy=False))
+    # Blocks are larger than the tiles in which the work is done.
+    size = _TILES_PER_BLOCK * (_ON_DEVICE if nearest.goes_to_device() else 1)
+    per_row = X.shape[1] / size
+    yield from nearest.backend_of(X).tiles(X.shape[0], per_row, tile)

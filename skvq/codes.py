@@ -6,8 +6,8 @@ models and linear models want something else. The functions here go there and ba
 exactly, for any codebook sizes; they know nothing of estimators, only of codes and
 of `sizes`, which is the `codebook_sizes_` of a fitted quantizer.
 
-Arrays of CuPy, and of other libraries where scikit-learn's dispatch is on, stay on
-their device, and so does what is returned; sparse arrays are SciPy's, on the host.
+Arrays of CuPy, and of other libraries where scikit-learn's dispatch is on, are read to
+the host, and what is returned is sent to their device; sparse arrays are SciPy's.
 """
 
 from __future__ import annotations
@@ -22,20 +22,9 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy import sparse as sp
 
-from skvq._array_api import (
-    array_namespace,
-    astype,
-    code_dtype,
-    concat,
-    device_of,
-    is_foreign,
-    library_name,
-    like,
-    numpy_dtype,
-    to_host,
-)
 from skvq._checks import check_unmasked
-from skvq._compat import is_library_followed
+from skvq._validation import followed_backend
+from skvq.nearest import Backend
 
 __all__ = [
     "from_token_ids",
@@ -56,8 +45,6 @@ _LIMB_BITS = 32
 _MAX_SIZE = 2**_LIMB_BITS
 # Bits handled at a time, one byte each while loose: a tile that stays in cache.
 _TILE_BITS = 2**20
-# The same on another library's device, where they take eight bytes each.
-_FOREIGN_TILE_BITS = 2**24
 
 
 def smallest_dtype(size: int) -> np.dtype[Any]:
@@ -189,9 +176,7 @@ def pack(
     """
     sizes = _check_sizes(sizes)
     layout = _layout(sizes, method)
-    codes = _check_codes(codes, sizes)
-    if is_foreign(codes):
-        return _pack_foreign(codes, sizes, method, row_aligned)
+    be, codes = _check_codes(codes, sizes)
     n_bits = len(layout.keep)
     packed = np.empty(_packed_shape(len(codes), n_bits, row_aligned), dtype=np.uint8)
     for rows in _tiles(len(codes), layout):
@@ -204,7 +189,7 @@ def pack(
             packed[rows] = np.packbits(bits, axis=1)
         else:  # a tile has a multiple of 8 rows, hence starts on a whole byte
             packed[_stream_slice(rows, n_bits)] = np.packbits(bits)
-    return packed
+    return _sent(be, packed)
 
 
 def unpack(
@@ -263,14 +248,11 @@ def unpack(
     sizes = _check_sizes(sizes)
     layout = _layout(sizes, method)
     n_bits = len(layout.keep)
-    if _is_followed(packed):
-        found = _unpack_foreign(packed, sizes, method, row_aligned, n_samples)
-        if found is not None:
-            return found
-        packed = to_host(packed)  # to say what is wrong
+    be = followed_backend(packed)
+    packed = be.to_host(packed)
     packed, n_samples = _check_packed(packed, n_bits, row_aligned, n_samples)
     if not n_bits:
-        return np.zeros((n_samples, len(sizes)), dtype=np.uint8)
+        return _sent(be, np.zeros((n_samples, len(sizes)), dtype=np.uint8))
     codes = np.empty((n_samples, len(sizes)), dtype=smallest_dtype(max(sizes)))
     for rows in _tiles(n_samples, layout):
         n_rows = rows.stop - rows.start
@@ -287,7 +269,7 @@ def unpack(
         else:
             _check_decoded(words, sizes, rows.start)
         codes[rows] = words
-    return codes
+    return _sent(be, codes)
 
 
 def token_ids(
@@ -344,7 +326,8 @@ def token_ids(
     """
     sizes = _check_sizes(sizes)
     strides = _strides(sizes, order)
-    return _ravel(_check_codes(codes, sizes), strides)
+    be, codes = _check_codes(codes, sizes)
+    return _sent(be, _ravel(codes, strides))
 
 
 def from_token_ids(
@@ -387,12 +370,8 @@ def from_token_ids(
     """
     sizes = _check_sizes(sizes)
     strides = _strides(sizes, order)
-    if _is_followed(ids):
-        found = _unravel_foreign(ids, sizes, strides)
-        if found is not None:
-            return found
-        ids = to_host(ids)  # to say what is wrong
-    ids = np.asarray(check_unmasked(ids, "ids"))
+    be = followed_backend(ids)
+    ids = np.asarray(check_unmasked(be.to_host(ids), "ids"))
     if ids.ndim != 1:
         raise ValueError(f"ids must be 1-d, of shape (n_samples,), got {ids.shape}")
     if ids.dtype.kind not in "iu":
@@ -404,7 +383,7 @@ def from_token_ids(
             f"ids[{row}] is {ids[row]}: sizes={sizes} make {n_tokens} tokens, 0 to "
             f"{n_tokens - 1}"
         )
-    return _unravel(ids.astype(np.int64, copy=False), sizes, strides)
+    return _sent(be, _unravel(ids.astype(np.int64, copy=False), sizes, strides))
 
 
 def one_hot(
@@ -451,11 +430,7 @@ def one_hot(
            [1, 0, 0, 0, 1]])
     """
     sizes = _check_sizes(sizes)
-    codes = _check_codes(codes, sizes)
-    if is_foreign(codes):
-        if not sparse:
-            return _one_hot_foreign(codes, sizes, dtype)
-        codes = to_host(codes)
+    be, codes = _check_codes(codes, sizes)
     n_samples, n_codes = codes.shape
     shape = (n_samples, sum(sizes))
     offsets = np.array([0, *accumulate(sizes[:-1])], dtype=np.int64)
@@ -463,7 +438,7 @@ def one_hot(
     if not sparse:
         dense = np.zeros(shape, dtype=dtype)
         np.put_along_axis(dense, columns, 1, axis=1)
-        return dense
+        return _sent(be, dense)
     largest = max(shape[1], columns.size)
     index = np.int32 if largest < 2**31 else np.int64
     indptr = np.arange(0, columns.size + 1, n_codes, dtype=index)
@@ -498,14 +473,15 @@ def _check_sizes(sizes: Any) -> tuple[int, ...]:
     )
 
 
-def _check_codes(codes: Any, sizes: tuple[int, ...]) -> NDArray[Any]:
-    """Return valid codes; those of another library as they are, in int64."""
-    if _is_followed(codes):
-        if _are_valid_foreign(codes, sizes):
-            xp = array_namespace(codes)
-            return astype(xp, codes, xp.int64)
-        codes = to_host(codes)  # to say what is wrong
-    codes = np.asarray(check_unmasked(codes, "codes"))
+def _sent(be: Backend, array: NDArray[Any]) -> Any:
+    """Return an array of the host where the answer is to be."""
+    return be.send(array.astype(be.code_dtype(array.dtype), copy=False))
+
+
+def _check_codes(codes: Any, sizes: tuple[int, ...]) -> tuple[Backend, NDArray[Any]]:
+    """Return where the answer is to be, and valid codes on the host."""
+    be = followed_backend(codes)
+    codes = np.asarray(check_unmasked(be.to_host(codes), "codes"))
     if codes.ndim != 2:
         raise ValueError(
             f"codes must be 2-d, of shape (n_samples, n_codes), got {codes.shape}"
@@ -526,7 +502,7 @@ def _check_codes(codes: Any, sizes: tuple[int, ...]) -> NDArray[Any]:
                 f"codes[{i}, {j}] is {codes[i, j]}: column {j} has {size} codewords, "
                 f"0 to {size - 1}"
             )
-    return codes
+    return be, codes
 
 
 def _first_out_of_range(values: NDArray[Any], size: int) -> int | None:
@@ -683,11 +659,6 @@ def _strides(sizes: tuple[int, ...], order: str) -> list[int]:
 
 
 def _ravel(codes: NDArray[Any], strides: list[int]) -> NDArray[np.int64]:
-    if is_foreign(codes):
-        ids = codes[:, 0] * strides[0]
-        for j, stride in enumerate(strides[1:], start=1):
-            ids = ids + codes[:, j] * stride
-        return ids
     ids = np.zeros(len(codes), dtype=np.int64)
     for column, stride in zip(codes.T, strides, strict=True):
         ids += column.astype(np.int64) * stride  # cast first: uint8 would wrap around
@@ -783,198 +754,3 @@ def _from_limbs(
             "or another method"
         )
     return codes
-
-
-# Arrays of other libraries
-#
-# The standard shifts and masks, but it neither packs bits nor looks at the bytes of a
-# word, and not every library has wide unsigned integers: all is arithmetic of int64.
-
-_FOREIGN_LIMB = 16
-
-
-def _is_followed(array: Any) -> bool:
-    return is_foreign(array) and is_library_followed(library_name(array))
-
-
-def _are_valid_foreign(codes: Any, sizes: tuple[int, ...]) -> bool:
-    xp = array_namespace(codes)
-    if codes.ndim != 2 or codes.shape[1] != len(sizes):
-        return False
-    if not xp.isdtype(codes.dtype, "integral"):
-        return False
-    limits = like(np.asarray(sizes, dtype=np.int64), codes)
-    codes = astype(xp, codes, xp.int64)
-    return bool(xp.all((codes >= 0) & (codes < limits[None, :])))
-
-
-def _unravel_foreign(ids: Any, sizes: tuple[int, ...], strides: list[int]) -> Any:
-    """Return the codes of token ids; None if they are not valid."""
-    xp = array_namespace(ids)
-    if ids.ndim != 1 or not xp.isdtype(ids.dtype, "integral"):
-        return None
-    ids = astype(xp, ids, xp.int64)
-    if not bool(xp.all((ids >= 0) & (ids <= math.prod(sizes) - 1))):
-        return None
-    return _narrow(_unraveled(ids, sizes, strides), sizes)
-
-
-def _unraveled(ids: Any, sizes: tuple[int, ...], strides: list[int]) -> Any:
-    columns = zip(sizes, strides, strict=True)
-    return array_namespace(ids).stack([ids // b % size for size, b in columns], axis=1)
-
-
-def _narrow(codes: Any, sizes: tuple[int, ...]) -> Any:
-    dtype = code_dtype(codes, smallest_dtype(max(sizes)))
-    return astype(array_namespace(codes), codes, dtype)
-
-
-def _one_hot_foreign(codes: Any, sizes: tuple[int, ...], dtype: DTypeLike) -> Any:
-    xp = array_namespace(codes)
-    name = str(np.dtype(dtype))
-    columns = []
-    for j, size in enumerate(sizes):
-        names = xp.arange(size, dtype=xp.int64, device=device_of(codes))
-        columns.append(astype(xp, codes[:, j, None] == names, getattr(xp, name)))
-    return concat(xp, columns, axis=1)
-
-
-def _widths(sizes: tuple[int, ...], method: str) -> list[int]:
-    """Return how many bits of a row each word has."""
-    if method == "columns":
-        return [(size - 1).bit_length() for size in sizes]
-    n_bits = (math.prod(sizes) - 1).bit_length()
-    n_whole, rest = divmod(n_bits, _FOREIGN_LIMB)
-    return [rest] * (rest > 0 or n_bits == 0) + [_FOREIGN_LIMB] * n_whole
-
-
-def _foreign_tiles(n_samples: int, n_bits: int) -> Iterator[slice]:
-    n_rows = max(8, _FOREIGN_TILE_BITS // max(1, n_bits) // 8 * 8)
-    for start in range(0, max(1, n_samples), n_rows):  # one of no rows, if need be
-        yield slice(start, min(start + n_rows, n_samples))
-
-
-def _pack_foreign(
-    codes: Any, sizes: tuple[int, ...], method: str, row_aligned: bool
-) -> Any:
-    xp = array_namespace(codes)
-    widths = _widths(sizes, method)
-    tiles = []
-    for rows in _foreign_tiles(codes.shape[0], sum(widths)):
-        words = codes[rows, :]
-        if method == "radix":
-            words = _limbs_of(words, sizes, len(widths))
-        bits = _to_bits(words, widths)
-        if not row_aligned:  # a tile has a multiple of 8 rows, so its bytes are whole
-            bits = xp.reshape(bits, (1, -1))
-        packed = _to_bytes(bits)
-        tiles.append(packed if row_aligned else xp.reshape(packed, (-1,)))
-    return concat(xp, tiles, axis=0)
-
-
-def _to_bits(words: Any, widths: list[int]) -> Any:
-    """Return the lowest bits of the words of each row, highest first."""
-    word = np.repeat(np.arange(len(widths)), widths)
-    powers = [2**k for width in widths for k in reversed(range(width))]
-    chosen = array_namespace(words).take(words, like(word, words), axis=1)
-    return chosen // like(np.array(powers, dtype=np.int64), words) % 2
-
-
-def _from_bits(bits: Any, widths: list[int]) -> Any:
-    """Return the words of rows of bits."""
-    xp = array_namespace(bits)
-    words, begin = [], 0
-    for width in widths:
-        word = _no_bits(bits)
-        for k in range(begin, begin + width):
-            word = 2 * word + bits[:, k]
-        words.append(word)
-        begin += width
-    return xp.stack(words, axis=1)
-
-
-def _no_bits(bits: Any) -> Any:
-    xp = array_namespace(bits)
-    return xp.zeros(bits.shape[0], dtype=xp.int64, device=device_of(bits))
-
-
-def _to_bytes(bits: Any) -> Any:
-    """Return rows of bits, filled up with zeros, as rows of bytes."""
-    xp = array_namespace(bits)
-    n_rows, n_bits = bits.shape
-    n_bytes = -(-n_bits // 8)
-    padding = xp.zeros(
-        (n_rows, 8 * n_bytes - n_bits), dtype=xp.int64, device=device_of(bits)
-    )
-    bits = xp.reshape(concat(xp, [bits, padding], axis=1), (n_rows, n_bytes, 8))
-    powers = like(2 ** np.arange(7, -1, -1), bits)
-    return astype(xp, xp.sum(bits * powers, axis=2), xp.uint8)
-
-
-def _unpack_foreign(
-    packed: Any,
-    sizes: tuple[int, ...],
-    method: str,
-    row_aligned: bool,
-    n_samples: int | None,
-) -> Any:
-    """Return the codes of packed bits; None if they are not valid."""
-    xp = array_namespace(packed)
-    widths = _widths(sizes, method)
-    n_bits = sum(widths)
-    if numpy_dtype(packed) != np.uint8 or packed.ndim != (2 if row_aligned else 1):
-        return None
-    if n_samples is None and row_aligned:
-        n_samples = packed.shape[0]
-    if not isinstance(n_samples, Integral) or isinstance(n_samples, bool):
-        return None
-    n_samples = int(n_samples)
-    if tuple(packed.shape) != _packed_shape(n_samples, n_bits, row_aligned):
-        return None
-    powers = like(2 ** np.arange(7, -1, -1), packed)
-    tiles = []
-    for rows in _foreign_tiles(n_samples, n_bits):
-        n_rows = rows.stop - rows.start
-        found = (
-            packed[rows, ...] if row_aligned else packed[_stream_slice(rows, n_bits)]
-        )
-        bits = astype(xp, found, xp.int64)[..., None] // powers % 2
-        used = n_bits if row_aligned else n_rows * n_bits
-        bits = xp.reshape(bits, (n_rows if row_aligned else 1, 8 * found.shape[-1]))
-        if bool(xp.any(bits[:, used:] != 0)):
-            return None
-        words = _from_bits(xp.reshape(bits[:, :used], (n_rows, n_bits)), widths)
-        if method == "radix":
-            words, too_large = _codes_of_limbs(words, sizes)
-            if too_large:
-                return None
-        tiles.append(words)
-    codes = concat(xp, tiles, axis=0)
-    return _narrow(codes, sizes) if _are_valid_foreign(codes, sizes) else None
-
-
-def _limbs_of(codes: Any, sizes: tuple[int, ...], n_limbs: int) -> Any:
-    """Compute token ids of any length, (n_samples, n_limbs), high limbs first."""
-    limbs = [_no_bits(codes)] * n_limbs  # low limbs first
-    for digit in _digits(sizes):
-        # As in _to_limbs; of 2**16 times 2**32 int64 has room for all carries.
-        carry, base = _ravel(codes[:, digit.columns], digit.strides), int(digit.base)
-        for i, limb in enumerate(limbs):
-            limb = limb * base + carry
-            limbs[i], carry = limb % 2**_FOREIGN_LIMB, limb // 2**_FOREIGN_LIMB
-    return array_namespace(codes).stack(limbs[::-1], axis=1)
-
-
-def _codes_of_limbs(words: Any, sizes: tuple[int, ...]) -> tuple[Any, bool]:
-    """Divide token ids into codes; and whether there is one that is too large."""
-    xp = array_namespace(words)
-    limbs = [words[:, i] for i in range(words.shape[1])]  # high limbs first
-    parts = []
-    for digit in reversed(_digits(sizes)):
-        rest, base = _no_bits(words), int(digit.base)
-        for i, limb in enumerate(limbs):
-            rest = rest * 2**_FOREIGN_LIMB + limb
-            limbs[i], rest = rest // base, rest % base
-        parts.append(_unraveled(rest, digit.sizes, digit.strides))
-    too_large = any(bool(xp.any(limb != 0)) for limb in limbs)
-    return concat(xp, parts[::-1], axis=1), too_large

@@ -41,24 +41,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array, check_consistent_length
 
-from skvq._array_api import (
-    array_namespace,
-    astype,
-    average,
-    is_foreign,
-    like,
-    numpy_dtype,
-    to_host,
-)
 from skvq._checks import check_counts, check_unmasked, is_sequence, naming
 from skvq._validation import (
-    check_foreign_matrix,
+    check_matrix,
     check_weights,
     drop_zero_weights,
-    is_followed_by_functions,
+    first_followed,
+    followed_backend,
 )
 from skvq.model_selection import neg_bits, neg_reconstruction_error
-from skvq.nearest import Metric, accumulate, paired
+from skvq.nearest import HOST, Backend, Metric, accumulate, backend_of, paired
 
 __all__ = [
     "bits_per_feature",
@@ -125,7 +117,7 @@ def distortion(
     2.5
     """
     X, X_quant, weights = _check_reconstruction(X, X_quant, sample_weight)
-    return average(paired(X, X_quant, metric), weights)
+    return backend_of(X).average(paired(X, X_quant, metric), weights)
 
 
 def sqnr(
@@ -175,14 +167,15 @@ def sqnr(
     23.01
     """
     X, X_quant, weights = _check_reconstruction(X, X_quant, sample_weight)
-    noise = average(paired(X, X_quant), weights)
+    be = backend_of(X)
+    noise = be.average(paired(X, X_quant), weights)
     # One codeword at the middle, which all samples are coded by.
-    codes = like(np.zeros(X.shape[0], dtype=np.intp), X)
-    middle = like(np.zeros((1, X.shape[1])), X)
+    codes = be.zeros((X.shape[0],), np.intp)
+    middle = be.zeros((1, X.shape[1]))
     if center:
         sums, counts = accumulate(X, codes, 1, weights)
         middle = sums / counts[:, None]
-    signal = average(paired(X, middle, codes=codes), weights)
+    signal = be.average(paired(X, middle, codes=codes), weights)
     return _decibels(signal, noise)
 
 
@@ -250,8 +243,9 @@ def psnr(
     """
     X, X_quant = _as_rows(X, X_quant)
     X, X_quant, weights = _check_reconstruction(X, X_quant, sample_weight)
-    data_range = _check_data_range(data_range, numpy_dtype(X))
-    error = average(paired(X, X_quant), weights) / X.shape[1]
+    be = backend_of(X)
+    data_range = _check_data_range(data_range, be.numpy_dtype(X))
+    error = be.average(paired(X, X_quant), weights) / X.shape[1]
     return _decibels(data_range**2, error)
 
 
@@ -445,8 +439,8 @@ def code_entropy(
     >>> code_entropy([[0, 0], [1, 0], [2, 0], [3, 1]]).round(3).tolist()
     [2.0, 0.811]
     """
-    codes, weights = _check_use(codes, sample_weight)
-    return like(_entropies(codes, weights), codes)
+    be, codes, weights = _check_use(codes, sample_weight)
+    return be.send(_entropies(codes, weights))
 
 
 def perplexity(
@@ -488,8 +482,8 @@ def perplexity(
     >>> perplexity([[0, 0], [1, 0], [2, 0], [3, 0]]).tolist()
     [4.0, 1.0]
     """
-    codes, weights = _check_use(codes, sample_weight)
-    return like(np.exp2(_entropies(codes, weights)), codes)
+    be, codes, weights = _check_use(codes, sample_weight)
+    return be.send(np.exp2(_entropies(codes, weights)))
 
 
 def code_usage(
@@ -524,11 +518,11 @@ def code_usage(
     >>> code_usage([[0, 0], [1, 0], [1, 0], [3, 7]], sizes=(4, 8)).tolist()
     [0.75, 0.25]
     """
-    codes, weights = _check_use(codes, sample_weight)
+    be, codes, weights = _check_use(codes, sample_weight)
     _check_sizes(codes, sizes)
     shares = _shares(codes, weights)
     usage = np.array([len(p) / V for p, V in zip(shares, sizes, strict=True)])
-    return like(usage, codes)
+    return be.send(usage)
 
 
 def imbalance_factor(
@@ -574,11 +568,11 @@ def imbalance_factor(
     >>> imbalance_factor([[0, 0], [1, 0], [2, 0], [3, 0]], sizes=(4, 2)).tolist()
     [1.0, 2.0]
     """
-    codes, weights = _check_use(codes, sample_weight)
+    be, codes, weights = _check_use(codes, sample_weight)
     _check_sizes(codes, sizes)
     shares = _shares(codes, weights)
     factor = np.array([V * float(p @ p) for p, V in zip(shares, sizes, strict=True)])
-    return like(factor, codes)
+    return be.send(factor)
 
 
 def collision_rate(
@@ -616,56 +610,24 @@ def collision_rate(
     >>> collision_rate([[0, 1], [0, 2], [0, 1], [5, 1]])
     0.5
     """
-    codes, weights = _check_use(codes, sample_weight)
-    if is_foreign(codes):
-        return average(_is_shared(codes), weights)
+    _, codes, weights = _check_use(codes, sample_weight)
     # One opaque word per row sorts faster than a row of columns.
     words = np.ascontiguousarray(codes).view(np.dtype((np.void, codes[0].nbytes)))
     _, inverse, counts = np.unique(
         words.ravel(), return_inverse=True, return_counts=True
     )
-    return average(counts[inverse] > 1, weights)
-
-
-def _is_shared(codes: Any) -> Any:
-    """Return 1.0 for rows of another library that are there twice or more, else 0.0."""
-    xp = array_namespace(codes)
-    names = xp.zeros_like(codes[:, 0])
-    # Rows of the columns so far are named by their place among the distinct ones, and
-    # the codes of a column by theirs: no number ever exceeds the square of n.
-    for column in range(codes.shape[1]):
-        own = xp.unique_inverse(codes[:, column]).inverse_indices
-        joined = names * codes.shape[0] + xp.reshape(own, (-1,))
-        names = xp.reshape(xp.unique_inverse(joined).inverse_indices, (-1,))
-    values, counts = xp.unique_counts(names)
-    # Names have no gaps, but the standard gives them in no order.
-    counts = xp.take(counts, xp.argsort(values), axis=0)
-    return astype(xp, xp.take(counts, names, axis=0) > 1, xp.float64)
+    return HOST.average(counts[inverse] > 1, weights)
 
 
 def _shares(codes: NDArray[Any], weights: NDArray[Any] | None) -> list[NDArray[Any]]:
     """Return the positive shares of the codes of each column, in no special order."""
     shares = []
-    if is_foreign(codes):
-        return [_foreign_shares(codes[:, j], weights) for j in range(codes.shape[1])]
     for column in codes.T:
         # Counting by code would need memory for the largest, which may be 2**32.
         _, inverse = np.unique(column, return_inverse=True)
         counts = np.bincount(inverse, weights=weights)
         shares.append(counts / counts.sum())
     return shares
-
-
-def _foreign_shares(column: Any, weights: Any) -> NDArray[Any]:
-    xp = array_namespace(column)
-    if weights is None:
-        counts = to_host(xp.unique_counts(column).counts).astype(np.float64)
-    else:
-        values, inverse = xp.unique_inverse(column)
-        inverse = xp.reshape(inverse, (-1,))
-        _, counts = accumulate(weights[:, None], inverse, values.shape[0], weights)
-        counts = to_host(counts)
-    return counts / counts.sum()
 
 
 def _entropies(codes: Any, weights: Any) -> NDArray[np.float64]:
@@ -682,13 +644,8 @@ def _entropy(p: NDArray[Any]) -> float:
 def _check_reconstruction(
     X: Any, X_quant: Any, sample_weight: Any
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
-    followed = next(filter(is_followed_by_functions, (X, X_quant)), None)
-    if followed is None:
-        X = _check_numbers(X, "X")
-        X_quant = _check_numbers(X_quant, "X_quant")
-    else:
-        X = check_foreign_matrix(like(X, followed), "X")
-        X_quant = check_foreign_matrix(like(X_quant, followed), "X_quant")
+    be = first_followed(X, X_quant)
+    X, X_quant = check_matrix(be, X, "X"), check_matrix(be, X_quant, "X_quant")
     check_consistent_length(X, X_quant)
     if X.shape != X_quant.shape:
         raise ValueError(
@@ -711,9 +668,8 @@ def _as_rows(X: Any, X_quant: Any) -> tuple[Any, Any]:
     n_rows, n_numbers = X.shape[0], math.prod(X.shape[1:])
 
     def rows_of(array: Any) -> Any:
-        if is_followed_by_functions(array):
-            return array_namespace(array).reshape(array, (n_rows, n_numbers))
-        return np.asarray(array).reshape(n_rows, n_numbers)
+        be = followed_backend(array)
+        return be.xp.reshape(be.like(array), (n_rows, n_numbers))
 
     return rows_of(X), rows_of(X_quant)
 
@@ -743,13 +699,13 @@ def _check_data_range(data_range: Any, dtype: np.dtype[Any]) -> float:
 
 def _check_use(
     codes: Any, sample_weight: Any
-) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Return integer codes (n_samples, n_codes) without the rows that weigh nothing."""
-    if is_followed_by_functions(codes):
-        found = _foreign_codes(codes)
-        if found is not None:
-            return drop_zero_weights(found, check_weights(sample_weight, found))
-        codes = to_host(codes)  # to say what is wrong
+) -> tuple[Backend, NDArray[Any], NDArray[Any] | None]:
+    """Return where answers are to be, and, without the rows that weigh nothing, codes.
+
+    These are integers (n_samples, n_codes) on the host.
+    """
+    be = followed_backend(codes)
+    codes = be.to_host(codes)
     codes = _check_numbers(codes, "codes", ensure_2d=False)
     if codes.dtype.kind not in "biuf":
         raise ValueError(f"codes has dtype {codes.dtype}; expected integers.")
@@ -760,23 +716,7 @@ def _check_use(
         _refuse(codes, wrong, "is not an integer")
         codes = codes.astype(np.int64)
     _refuse(codes, codes < 0, "is negative")
-    return drop_zero_weights(codes, check_weights(sample_weight, codes))
-
-
-def _foreign_codes(codes: Any) -> Any:
-    """Return codes of another library as int64, 2-d; None if they are not valid."""
-    xp = array_namespace(codes)
-    if codes.ndim not in (1, 2) or 0 in codes.shape:
-        return None
-    codes = codes[:, None] if codes.ndim == 1 else codes
-    if xp.isdtype(codes.dtype, "real floating"):
-        whole = (codes == xp.floor(codes)) & (xp.abs(codes) <= 2.0**53)
-        if not bool(xp.all(whole)):
-            return None
-    elif not xp.isdtype(codes.dtype, "integral"):
-        return None
-    codes = astype(xp, codes, xp.int64)
-    return codes if bool(xp.all(codes >= 0)) else None
+    return be, *drop_zero_weights(codes, check_weights(sample_weight, codes))
 
 
 def _check_sizes(codes: NDArray[Any], sizes: Any) -> None:
@@ -789,9 +729,8 @@ def _check_sizes(codes: NDArray[Any], sizes: Any) -> None:
         raise ValueError(
             f"sizes has {len(sizes)} entries, but codes has {codes.shape[1]} columns."
         )
-    xp = array_namespace(codes) if is_foreign(codes) else np
     for column, size in enumerate(sizes):
-        largest = int(xp.max(codes[:, column]))
+        largest = int(codes[:, column].max())
         if largest >= size:
             raise ValueError(
                 f"Column {column} of codes goes up to {largest}; with "

@@ -24,16 +24,10 @@ import numpy as np
 from scipy.sparse import issparse
 from sklearn import get_config
 from sklearn.pipeline import Pipeline
-from sklearn.utils import check_array
 from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import check_is_fitted
 
-from skvq._array_api import average, like
-from skvq._validation import (
-    check_foreign_matrix,
-    check_weights,
-    is_followed_by_functions,
-)
+from skvq._validation import check_matrix, check_weights, followed_backend
 from skvq.nearest import paired
 
 __all__ = [
@@ -185,13 +179,10 @@ class ReconstructionErrorScorer(_RoutedScorer):
             of X, or if X or the weights are not valid.
         """
         X_quant = _find_codec(estimator).reconstruct(X)
-        if is_followed_by_functions(X):
-            X = check_foreign_matrix(X, "X")
-            X_quant = check_foreign_matrix(like(X_quant, X), "the reconstruction")
-        else:
-            X = check_array(X, accept_sparse="csr", input_name="X")
-            X = X.toarray() if issparse(X) else X
-            X_quant = check_array(X_quant, input_name="the reconstruction")
+        be = followed_backend(X)
+        X = X.toarray() if issparse(X) else X
+        X = check_matrix(be, X, "X")
+        X_quant = check_matrix(be, X_quant, "the reconstruction")
         if X_quant.shape != X.shape:
             raise ValueError(
                 f"X has shape {X.shape}, but its reconstruction has {X_quant.shape}: "
@@ -199,7 +190,8 @@ class ReconstructionErrorScorer(_RoutedScorer):
                 "back to the features of X"
             )
         errors = paired(X, X_quant)
-        return -average(errors, check_weights(sample_weight, X))
+        weights = check_weights(sample_weight, X)
+        return -be.average(errors, weights)
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,6 @@ def no_hang():
 @pytest.fixture
 def two_threads(monkeypatch):
     """Let the engine use two threads, for small jobs as well."""
-    monkeypatch.setattr("skvq.nearest._threads.MIN_WORK_PER_CALL", 0)
+    monkeypatch.setattr("skvq.nearest.threads.MIN_WORK_PER_CALL", 0)
     with threadpool_limits(2, user_api="blas"):
         yield

@@ -746,7 +746,7 @@ def test_weights_equal_repeats_in_the_mean(row):
 
     def error(samples, sample_weight=None):
         errors = []
-        for seed in range(3):
+        for seed in range(8):
             estimator = row.make().set_params(**_seed(row, seed))
             estimator.fit(samples, sample_weight=sample_weight)
             errors.append(-estimator.score(X, sample_weight=weights))

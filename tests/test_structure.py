@@ -1,0 +1,36 @@
+"""What the package promises about itself."""
+
+import re
+from pathlib import Path
+
+import skvq
+
+SOURCE = Path(skvq.__file__).parent
+# What asks of which library an array is.
+ASKS = re.compile(
+    r"is_foreign|library_name|array_namespace|on_host|__array_namespace__"
+    r"|isinstance\([^)]*(?:ndarray|np\.generic|Tensor)|\.__module__"
+)
+# Outside of the backends, who may ask, how often, and why.
+MAY_ASK = {
+    # scikit-learn validates NumPy's arrays, and other libraries' only by request.
+    "_validation.py": 3,
+    # The namespace in which a loss is written down, for automatic differentiation.
+    "losses.py": 2,
+    # A file of NumPy's holds an array or an archive.
+    "_cli/sources.py": 1,
+}
+
+
+def test_only_backends_ask_of_which_library_an_array_is():
+    asked = {}
+    for path in SOURCE.rglob("*.py"):
+        name = path.relative_to(SOURCE).as_posix()
+        if name.startswith("nearest/backends/"):
+            continue
+        lines = path.read_text(encoding="utf-8").splitlines()
+        found = [line for line in lines if ASKS.search(line)]
+        if found:
+            asked[name] = len(found)
+    assert asked == MAY_ASK
+    assert sum(asked.values()) <= 10
