@@ -36,7 +36,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from skvq._checks import check_count, check_unmasked
-from skvq.nearest.backends.base import Backend, Plan
+from skvq.nearest.backends.base import Backend as Backend
+from skvq.nearest.backends.base import Plan as Plan
 from skvq.nearest.backends.choice import (
     BACKENDS,
     backend_for,
@@ -49,8 +50,9 @@ from skvq.nearest.backends.choice import (
     settle,
     using,
 )
-from skvq.nearest.backends.host import HOST
-from skvq.nearest.backends.levels import EqualCells, tile_rows
+from skvq.nearest.backends.host import HOST as HOST
+from skvq.nearest.backends.levels import EqualCells as EqualCells
+from skvq.nearest.backends.levels import tile_rows as tile_rows
 from skvq.nearest.metrics import (
     BATCH_DEPENDENT_METRICS,
     DIRECT_METRICS,
@@ -68,7 +70,7 @@ from skvq.nearest.searches import paired as _paired
 from skvq.nearest.searches import product as _product
 from skvq.nearest.searches.few import DistanceTable
 from skvq.nearest.searches.kronecker import kronecker_rows
-from skvq.nearest.searches.levels import row_plan
+from skvq.nearest.searches.levels import row_plan as row_plan
 from skvq.nearest.tables import (
     Columns,
     Table,
@@ -85,15 +87,11 @@ from skvq.nearest.threads import map_jobs, single_threaded_blas
 __all__ = [
     "BACKENDS",
     "BATCH_DEPENDENT_METRICS",
-    "HOST",
     "METRICS",
     "PRODUCT_METRICS",
-    "Backend",
     "Columns",
     "DistanceTable",
-    "EqualCells",
     "Metric",
-    "Plan",
     "Table",
     "Tables",
     "accumulate",
@@ -119,10 +117,8 @@ __all__ = [
     "paired",
     "register_backend",
     "row_norms",
-    "row_plan",
     "settle",
     "single_threaded_blas",
-    "tile_rows",
     "using",
 ]
 

@@ -87,7 +87,20 @@ class _Kept:
     _forms: dict[Hashable, Any]
 
     def form(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Return what `make` returns, which the first call with a key has made."""
+        """Return what was made of the table once.
+
+        Parameters
+        ----------
+        key : hashable
+            What it is.
+        make : callable
+            Makes it, at the first call with this key.
+
+        Returns
+        -------
+        form : object
+            What `make` has returned.
+        """
         try:
             return self._forms[key]
         except KeyError:
@@ -149,7 +162,7 @@ class Table(_Kept):
         return partial(Table, exact=self.exact), (self.codewords,)
 
 
-class Tables(_Kept, Sequence):
+class Tables(_Kept):
     """Several codebooks, with what the searches in all of them have made ready.
 
     Parameters

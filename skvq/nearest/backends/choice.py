@@ -227,7 +227,15 @@ register_backend("cupy.ndarray", _in_module("cupy"))
 def backend_of(array: Any) -> Backend:
     """Return the backend that computes where an array is.
 
-    What is no array is made one of NumPy's.
+    Parameters
+    ----------
+    array : array-like
+        Of any library; what is no array is made one of NumPy's.
+
+    Returns
+    -------
+    backend : Backend
+        Of the library and the device that hold it.
     """
     if isinstance(array, np.ndarray):
         return HOST
