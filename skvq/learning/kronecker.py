@@ -221,7 +221,9 @@ def _contract(x, shape: Shape, chosen: Sequence[np.ndarray], j: int):
     """Return X_j a and a, in float64, for the rows chosen of all factors but j."""
     be = nearest.backend_of(x)
     xp = be.xp
-    others = [be.cast(rows, np.float64) for k, rows in enumerate(chosen) if k != j]
+    others = [
+        be.cast(be.like(rows), np.float64) for k, rows in enumerate(chosen) if k != j
+    ]
     one = xp.ones_like(be.cast(x[:, :1], np.float64))
     product = nearest.kronecker_rows([one, *others])
     x = xp.moveaxis(xp.reshape(x, (x.shape[0], *shape)), j + 1, 1)

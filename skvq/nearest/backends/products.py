@@ -33,7 +33,9 @@ def scores(be: Any, y: Any, block: Any) -> Any:
 
 def _columns(xp: Any, y: Any, width: int) -> Any:
     """View each row as a matrix of `width` columns, by its leading index."""
-    return xp.reshape(y, (y.shape[0], width, -1)).mT
+    y = xp.reshape(y, (y.shape[0], width, -1))
+    # The property came with NumPy 2.
+    return y.mT if hasattr(y, "mT") else y.swapaxes(1, 2)
 
 
 def _contracted(xp: Any, y: Any, table: Any) -> Any:
