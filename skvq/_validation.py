@@ -26,15 +26,18 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-def check_samples(estimator, X, *, reset: bool, min_samples: int = 1) -> Any:
+def check_samples(
+    estimator, X, *, reset: bool, min_samples: int = 1, finite: bool = True
+) -> Any:
     """Validate X as scikit-learn does, but keep its dtype and its memory map.
 
     The estimators compute in row blocks, in the dtype that `nearest.compute_dtype`
-    names; converting here would copy the whole of X.
+    names; converting here would copy the whole of X.  Without `finite`, numbers that
+    are not are for the caller to find.
     """
     be = backend_of_samples(estimator, X)
     if not be.on_host:
-        return _check_on_device(be, estimator, X, reset, min_samples)
+        return _check_on_device(be, estimator, X, reset, min_samples, finite)
     X = _as_numpy(estimator, X)
     check_unmasked(X, "X")
     try:
@@ -46,6 +49,7 @@ def check_samples(estimator, X, *, reset: bool, min_samples: int = 1) -> Any:
                 reset=reset,
                 dtype="numeric",
                 ensure_min_samples=min_samples,
+                ensure_all_finite=finite,
             )
     except ValueError as error:
         if "Found array with dim" in str(error):
@@ -55,17 +59,13 @@ def check_samples(estimator, X, *, reset: bool, min_samples: int = 1) -> Any:
         raise
     except TypeError as error:
         raise TypeError(f"X: {error}") from error
-    _check_real(estimator, X)
-    return X
-
-
-def _check_real(estimator, X) -> None:
     if X.dtype.kind not in "biuf":
         raise ValueError(
             f"X has dtype {X.dtype}; {type(estimator).__name__} takes real numbers."
         )
-    if X.dtype.kind == "f" and X.dtype.itemsize > 8:
+    if finite and X.dtype.kind == "f" and X.dtype.itemsize > 8:
         _check_range(X)
+    return X
 
 
 def check_reconstructions(estimator, X) -> Any:
@@ -108,10 +108,15 @@ def backend_of_samples(estimator, X) -> nearest.Backend:
     NumPy makes of it, as everywhere in scikit-learn.
     """
     be = nearest.backend_of(X)
-    fitted = be.name == getattr(estimator, "_namespace_", None)
+    fitted = be.name == _home(estimator).name
     if not getattr(estimator, "_follows_namespace", False):
         return nearest.HOST
     return be if fitted or is_library_followed(be.name) else nearest.HOST
+
+
+def _home(estimator) -> nearest.Backend:
+    """Return who computes where the estimator was fitted."""
+    return getattr(estimator, "_home_", nearest.HOST)
 
 
 def followed_backend(array) -> nearest.Backend:
@@ -145,11 +150,10 @@ def _as_numpy(estimator, X) -> Any:
 
 def check_same_library(estimator, X, method: str) -> None:
     """Raise if X is not an array of the library, on the device, of those of `fit`."""
-    fitted = getattr(estimator, "_namespace_", "numpy")
-    be = backend_of_samples(estimator, X)
-    given, places = be.name, ("", "")
+    home, be = _home(estimator), backend_of_samples(estimator, X)
+    fitted, given, places = home.name, be.name, ("", "")
     if fitted == given != "numpy":
-        places = f" on {estimator._device_}", f" on {be.device}"
+        places = f" on {home.device}", f" on {be.device}"
     if fitted + places[0] != given + places[1]:
         raise ValueError(
             f"Inputs passed to {type(estimator).__name__}.{method}() must use the same "
@@ -158,7 +162,7 @@ def check_same_library(estimator, X, method: str) -> None:
         )
 
 
-def _check_on_device(be, estimator, X, reset: bool, min_samples: int) -> Any:
+def _check_on_device(be, estimator, X, reset, min_samples: int, finite: bool) -> Any:
     """Validate as scikit-learn does, in its words, and on the device.
 
     Not by `validate_data` alone, since that takes other libraries' arrays only while
@@ -180,7 +184,7 @@ def _check_on_device(be, estimator, X, reset: bool, min_samples: int) -> Any:
                 f"minimum of {least} is required by {name}."
             )
     X = be.matrix(X, "X")
-    if not be.is_finite(X):
+    if finite and not be.is_finite(X):
         raise ValueError(
             f"Input X contains NaN, infinity or a value too large for {X.dtype}."
         )
@@ -262,7 +266,7 @@ def _scaled_weights(sample_weight, X) -> tuple[np.ndarray, int]:
 def drop_zero_weights(X, weights):
     """Return X and weights without the rows that weigh nothing.
 
-    Equal weights are None, so that they are the same as none to the last bit.
+    Weights of one are None, so that they are the same as none to the last bit.
     """
     if weights is None:
         return X, weights
@@ -270,9 +274,7 @@ def drop_zero_weights(X, weights):
     if not host.all():
         rows = np.flatnonzero(host)
         X, host = be.take(X, rows), host[rows]
-    if (host == host[0]).all():
-        return X, None
-    return X, be.like(host)
+    return X, None if (host == 1).all() else be.like(host)
 
 
 # A weight that counts as one: a mantissa in [1/2, 1), and the exponent of two.
@@ -286,7 +288,7 @@ _MAX_RATIO = 1e100
 
 def weights_in_units(
     X, sample_weight, *, unit: WeightUnit | None = None, stream: bool = False
-) -> tuple[Any, Any, WeightUnit]:
+) -> tuple[Any, WeightUnit]:
     """Validate the weights that something is learned with, and rid them of their scale.
 
     What all weights have in common changes nothing then: equal ones become None, and
@@ -307,10 +309,8 @@ def weights_in_units(
 
     Returns
     -------
-    X : array of shape (n_kept, n_features)
-        The rows that weigh something.
-    weights : array of shape (n_kept,) or None
-        Their weights in units, in the library of X; None: all are one.
+    weights : array of shape (n_samples,) or None
+        In units, in the library of X; None: all are one.
     unit : WeightUnit
         What counts as one.
 
@@ -321,7 +321,7 @@ def weights_in_units(
     """
     if sample_weight is None:
         if unit in (None, ONE):
-            return X, None, ONE
+            return None, ONE
         weights, exponent = np.ones(X.shape[0]), 0
     else:
         weights, exponent = _scaled_weights(sample_weight, X)
@@ -337,11 +337,8 @@ def weights_in_units(
             f"of the first batch's, {float(np.ldexp(mantissa, power)):.3g}; expected "
             f"weights of one scale, at most {_MAX_RATIO:.0e} times as large or small."
         )
-    kept = np.flatnonzero(weights)
-    if len(kept) < len(weights):
-        X, weights = nearest.backend_of(X).take(X, kept), weights[kept]
     equal = bool((weights == 1).all())
-    return X, None if equal else nearest.backend_of(X).like(weights), unit
+    return None if equal else nearest.backend_of(X).like(weights), unit
 
 
 def _unit_of(weights: np.ndarray, exponent: int, stream: bool) -> WeightUnit:

@@ -6,30 +6,31 @@ validate at the border, cut the rows in blocks and call the hooks of the scheme.
 ========================  ==========================================================
 hook                      what a scheme does in it
 ========================  ==========================================================
-``_fit(X, weights)``      learn; assign all fitted attributes together at the end,
-                          on a copy of the estimator, which hands them over at once;
-                          `distortion_` is measured if the scheme does not know it
+``_fit(rows)``            a learner: it yields what it asks of the rows (see
+                          `skvq.learning.rows`) and returns the fitted attributes, by
+                          their names; `distortion_` is measured if it is not there
 ``_encode(X)``            codes (n_samples, n_codes) of a block of rows
 ``_decode(codes)``        reconstruction (n_samples, n_features) of a block of codes
 ``_codebooks()``          W_1..W_m, in the order of the code columns
 ========================  ==========================================================
 
-Hooks get floating arrays of the right width and never validate.  Equal weights come as
-None.  Those of a stream have mean one over its first batch, and are in the same unit
-ever after; of other weights nothing but the ratios may count.  Fitted attributes,
-private ones too, end in an underscore: that is how they are told from the others.
+Hooks get finite floating numbers of the right width and never validate.  Weights of a
+stream have mean one over its first batch, and are in the same unit ever after; of other
+weights nothing but the ratios may count.  Fitted attributes, private ones too, end in
+an underscore: that is how they are told from the others.
 
 Everything follows X: of what library its array is, and on which device, of that are
-codes, reconstructions and fitted attributes.  A hook of a scheme that says so in
-`_follows_namespace` meets such arrays; what it assigns may be NumPy's, and is sent to
-the device here, when the fit is done.  Other schemes get what NumPy makes of X.
+codes, reconstructions and public fitted attributes.  A hook of a scheme that says so in
+`_follows_namespace` meets such arrays.  What it keeps is NumPy's: tables know what they
+are on a device (`nearest.Table`), and arrays that users see are sent there here.  Other
+schemes get what NumPy makes of X.
 """
 
 import logging
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Self
 
@@ -43,6 +44,7 @@ from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
+from skvq._arrays import as_indices, to_host
 from skvq._checks import check_count
 from skvq._compat import UNUSED, Accepted, _fit_context, available_unless
 from skvq._validation import (
@@ -63,6 +65,7 @@ from skvq._validation import (
 )
 from skvq._version import __version__
 from skvq.codes import from_token_ids, smallest_dtype
+from skvq.learning.rows import Block, Learner, Rows, run
 
 # Silent until the user configures logging.  Parts log their own fits, so that a nesting
 # scheme tells how far it is.
@@ -115,8 +118,8 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     # -- hooks ---------------------------------------------------------------------
 
     @abstractmethod
-    def _fit(self, X: np.ndarray, weights: np.ndarray | None) -> None:
-        """Learn from floating X, without rows of zero weight; set the attributes."""
+    def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
+        """Learn from rows; return the fitted attributes, by their names."""
 
     @abstractmethod
     def _encode(self, X: np.ndarray) -> np.ndarray:
@@ -127,11 +130,11 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """Return the reconstruction (n_samples, n_features) of intp codes."""
 
     @abstractmethod
-    def _codebooks(self) -> tuple[np.ndarray, ...]:
+    def _codebooks(self) -> Sequence[nearest.Table | np.ndarray]:
         """Return the tables W_1..W_m."""
 
-    def _partial_fit(self, X: np.ndarray, weights: np.ndarray | None) -> None:
-        """Learn from one batch more; never change an attribute's array in place."""
+    def _partial_fit(self, X: Any, weights: Any) -> dict[str, Any]:
+        """Learn from one batch more; return the fitted attributes that change."""
         raise AssertionError("guarded by _can_partial_fit")  # pragma: no cover
 
     def _can_partial_fit(self) -> bool:
@@ -153,6 +156,10 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return (len(self.codebook_sizes_),)
 
     # What a scheme that takes this one as a part may ask of it.
+
+    def _searched_table(self) -> nearest.Table | None:
+        """Return the one table whose nearest row, by squares, is the code."""
+        return None
 
     def _can_encode_best(self) -> bool:
         """Whether `_encode_best` is there, with these parameters."""
@@ -200,23 +207,16 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         new = copy_to_fit(self, fitted=False)
         with one_warning(), new._computing():
-            X, weights = new._check_training(X, sample_weight, reset=True)
-            began = time.perf_counter()
-            plain_parameters(new)
-            new._fit(X, weights)
-            new._settle(X)
-            if not hasattr(new, "distortion_"):
-                new.distortion_ = new._mean_distance(X, weights)
-        seconds = time.perf_counter() - began
+            new._check_backend(X)
+            X = check_samples(new, X, reset=True, min_samples=2, finite=False)
+            weights, unit = weights_in_units(
+                X, sample_weight, stream=new._can_partial_fit()
+            )
+            # All rows, those of weight zero too, before any is used.
+            run(check_finite(X))
+            new._weight_unit_ = unit
+            run(new._learn(Rows(X, weights)))
         take_over(self, new)
-        _log(
-            "%s: fitted on %d x %d in %.2f s, %g bits, distortion %.6g",
-            type(self).__name__,
-            *X.shape,
-            seconds,
-            new.bits_per_sample_,
-            new.distortion_,
-        )
         return self
 
     @available_unless(_reason_against_streams)
@@ -248,16 +248,16 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         with one_warning(), new._computing():
             first = not new.__sklearn_is_fitted__()
             if not first:
-                new._return_home()
                 check_same_library(new, X, "partial_fit")
-            X, weights = new._check_training(X, sample_weight, reset=first, batch=True)
-            if hasattr(new, "distortion_"):
-                del new.distortion_
-            plain_parameters(new)
-            new._partial_fit(X, weights)
-            new._settle(X)
-            if not hasattr(new, "distortion_"):
-                new.distortion_ = new._mean_distance(X, weights)
+            new._check_backend(X)
+            X = check_samples(new, X, reset=first)
+            weights, new._weight_unit_ = weights_in_units(
+                X,
+                sample_weight,
+                unit=None if first else getattr(new, "_weight_unit_", ONE),
+                stream=True,
+            )
+            new._learn_batch(X, weights)
         take_over(self, new)
         return self
 
@@ -306,10 +306,9 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         self = as_it_is_now(self)
         check_is_fitted(self)
-        self._return_home()
         widths = self._decodable_widths()
         codes = check_codes(self, codes, self.codebook_sizes_, widths)
-        return self._decode(self._on_own_device(codes))
+        return self._decode(self._home_.like(codes))
 
     @in_own_context
     def quantize(self, X):
@@ -354,7 +353,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         X = self._check_input(X, "score")
         weights = check_weights(sample_weight, X)
         with self._computing(X):
-            return -self._mean_distance(*drop_zero_weights(X, weights))
+            return -run(mean_distortion(Rows(X, weights), self))
 
     @in_own_context
     def full_codebook(self, max_size=2**20):
@@ -377,7 +376,6 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         self = as_it_is_now(self)
         check_is_fitted(self)
-        self._return_home()
         max_size = check_count("max_size", max_size, largest=None)
         size = 1
         for n_codewords in self.codebook_sizes_:
@@ -388,7 +386,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 f"more than max_size={max_size}."
             )
         codes = from_token_ids(np.arange(size), self.codebook_sizes_)
-        return self._decode(self._on_own_device(codes.astype(np.intp)))
+        return self._decode(self._home_.like(codes.astype(np.intp)))
 
     def set_params(self, **params):
         """Set parameters, of parts as well, by ``<part>__<parameter>``.
@@ -431,12 +429,13 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             raise AttributeError(
                 f"{type(self).__name__} is not fitted: it has no codebooks_ yet."
             )
-        self._return_home()
-        tables = self._codebooks()
-        if "_namespace_" in vars(self):
-            # Those that follow from a few numbers are made on the host.
-            tables = tuple(self._on_own_device(table) for table in tables)
-        return tables
+        # Those that follow from a few numbers are made anew.
+        return tuple(
+            (table if isinstance(table, nearest.Table) else nearest.Table(table)).on(
+                self._home_
+            )
+            for table in self._codebooks()
+        )
 
     @property
     def bits_per_sample_(self) -> float:
@@ -461,10 +460,10 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def __getstate__(self):
         state = {**super().__getstate__(), "_skvq_version": __version__}
-        if "_namespace_" in state:
+        if "_home_" in state:
             # Parts are estimators, and see to themselves.
-            state = {name: _with_arrays(v, _to_host) for name, v in state.items()}
-            state.pop("_device_", None)
+            state = {name: _with_arrays(v, to_host) for name, v in state.items()}
+            state["_home_"] = self._home_.name
         return state
 
     def __setstate__(self, state):
@@ -479,41 +478,61 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 ),
                 stacklevel=2,
             )
+        # If the library cannot be imported, or has no device, arrays stay NumPy's.
+        be = nearest.default_backend(state.pop("_home_", "numpy"))
         super().__setstate__(state)
+        if be is not None and be is not nearest.HOST:
+            self._assign({}, be)
 
     # -- what the public methods share ---------------------------------------------
-
-    def _check_training(self, X, sample_weight, *, reset: bool, batch: bool = False):
-        self._check_backend(X)
-        X = check_samples(self, X, reset=reset, min_samples=1 if batch else 2)
-        unit = None if reset else getattr(self, "_weight_unit_", ONE)
-        X, weights, self._weight_unit_ = weights_in_units(
-            X, sample_weight, unit=unit, stream=self._can_partial_fit()
-        )
-        return _to_compute_in(X), weights
 
     def _check_input(self, X, method: str):
         """Check in order: fitted, then the library of X, then X itself."""
         check_is_fitted(self)
-        self._return_home()
         check_same_library(self, X, method)
         self._check_backend(X)
         return check_samples(self, X, reset=False)
 
     def _quantize(self, X):
-        codes = self._encode(X)
-        return self._decode(nearest.backend_of(codes).cast(codes, np.intp))
+        return self._decode(as_indices(self._encode(X)))
 
-    def _mean_distance(self, X, weights) -> float:
-        def work(block):
-            return nearest.paired(block, self._quantize(block), self._score_metric)
+    def _learn(self, rows: Rows) -> Learner[None]:
+        """Set this estimator, a copy or a part, to what it learns from valid rows."""
+        began = time.perf_counter()
+        plain_parameters(self)
+        self.n_features_in_ = rows.n_features
+        found = yield from self._fit(rows)
+        self._assign(found, rows.be)
+        if "distortion_" not in found:
+            self.distortion_ = yield from mean_distortion(rows, self)
+        _log(
+            "%s: fitted on %d x %d in %.2f s, %g bits, distortion %.6g",
+            type(self).__name__,
+            rows.n_rows,
+            rows.n_features,
+            time.perf_counter() - began,
+            self.bits_per_sample_,
+            self.distortion_,
+        )
 
-        be, summed = nearest.backend_of(X), 0.0
-        for rows, found in _over_blocks(X, work):
-            summed += be.total(found, None if weights is None else weights[rows])
-        return summed / float(X.shape[0] if weights is None else be.total(weights))
+    def _learn_batch(self, X, weights) -> None:
+        """Do the same with one batch of a stream."""
+        plain_parameters(self)
+        self.n_features_in_ = X.shape[1]
+        X, weights = drop_zero_weights(_to_compute_in(X), weights)
+        found = self._partial_fit(X, weights)
+        self._assign(found, nearest.backend_of(X))
+        if "distortion_" not in found:
+            self.distortion_ = run(mean_distortion(Rows(X, weights), self))
 
-    # -- arrays of other libraries -------------------------------------------------
+    def _assign(self, found: dict[str, Any], be: nearest.Backend) -> None:
+        """Set fitted attributes; what users see goes to where X is."""
+        vars(self).update(found)
+        if be is not nearest.HOST:
+            self._home_ = be
+            for name, value in list(vars(self).items()):
+                if name.endswith("_") and not name.startswith("_"):
+                    setattr(self, name, _with_arrays(value, be.like))
 
     def _check_backend(self, X) -> None:
         # What is not followed becomes an array of NumPy's, and those are taken always.
@@ -531,41 +550,8 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             backend = nearest.settle(backend, X, X.shape[1] * max(self.codebook_sizes_))
         return nearest.using(backend)
 
-    def _settle(self, X) -> None:
-        """Send the fitted arrays, of parts as well, to the device of X."""
-        be = nearest.backend_of(X)
-        if be.name != "numpy":
-            self._move(be)
-
-    def _move(self, be: nearest.Backend) -> None:
-        for name, value in list(vars(self).items()):
-            if name.endswith("_") and not name.startswith("__"):
-                setattr(self, name, _with_arrays(value, be.like))
-                for part in _parts_in(value):
-                    part._move(be)
-        self._device_, self._namespace_ = be.device, be.name
-
-    def _return_home(self) -> None:
-        """Send arrays that were loaded from a pickle to the library they came from.
-
-        If it cannot be imported, or has no device, they stay NumPy's for good.
-        """
-        name = vars(self).get("_namespace_")
-        if name is None or "_device_" in vars(self):
-            return
-        be = nearest.default_backend(name)
-        if be is None:
-            del self._namespace_
-        else:
-            self._move(be)
-
-    def _on_own_device(self, codes):
-        """Return codes as an array of the library that the estimator was fitted in."""
-        be = nearest.default_backend(vars(self).get("_namespace_", "numpy"))
-        if be is None:
-            return codes
-        be.device = vars(self).get("_device_")
-        return be.like(codes)
+    # Who computes where `fit` has met X.
+    _home_: nearest.Backend = nearest.HOST
 
 
 def _log(message: str, *arguments) -> None:
@@ -591,10 +577,6 @@ def _to_compute_in(X):
     return be.contiguous(be.cast(X, nearest.compute_dtype(be.numpy_dtype(X))))
 
 
-def _to_host(array) -> np.ndarray:
-    return nearest.backend_of(array).to_host(array)
-
-
 def _with_arrays(value, function):
     """Apply a function to an array, or to the arrays of a tuple or a list."""
     if nearest.is_array(value):
@@ -604,11 +586,46 @@ def _with_arrays(value, function):
     return value
 
 
-def _parts_in(value) -> list["BaseQuantizer"]:
-    """Return the distinct quantizers in a fitted attribute."""
-    items = value if isinstance(value, tuple | list) else (value,)
-    parts = {id(item): item for item in items if isinstance(item, BaseQuantizer)}
-    return list(parts.values())
+def check_finite(X) -> Learner[None]:
+    """Raise a ValueError that names the first row of X which is not finite."""
+    if nearest.backend_of(X).numpy_dtype(X).kind != "f":
+        return
+    (row,) = yield Rows(X).fold(_first_infinite, join=_smaller)
+    if row == np.inf:
+        return
+    values = to_host(X[int(row) : int(row) + 1, :])[0]
+    column = int(np.argmin(np.isfinite(values)))
+    what = "a value too large for float64, the widest dtype that is computed in"
+    if not np.isfinite(values[column]):
+        what = "NaN" if np.isnan(values[column]) else "infinity"
+    raise ValueError(f"Input X contains {what}: in row {int(row)}, column {column}.")
+
+
+def _first_infinite(block: Block) -> tuple:
+    be = block.be
+    if be.is_finite(block.x):
+        return (np.inf,)
+    return (block.first + be.flagged(~be.xp.all(be.xp.isfinite(block.x), axis=1))[0],)
+
+
+def _smaller(a: tuple, b: tuple) -> tuple:
+    return (min(a[0], b[0]),)
+
+
+def mean_distortion(rows: Rows, quantizer: BaseQuantizer) -> Learner[float]:
+    """Return the weighted mean distance of rows from their reconstructions."""
+    summed, weight = yield rows.fold(_distances, quantizer)
+    return float(summed / weight)
+
+
+def _distances(block: Block, quantizer: BaseQuantizer) -> tuple:
+    def work(x):
+        return nearest.paired(x, quantizer._quantize(x), quantizer._score_metric)
+
+    summed = 0.0
+    for rows, found in _over_blocks(block.x, work):
+        summed += block.be.total(found, None if block.w is None else block.w[rows])
+    return np.array(summed), block.host_weights().sum()
 
 
 def _over_blocks(X, work: Callable[[Any], Any]) -> Iterator[tuple[slice, Any]]:

@@ -9,6 +9,7 @@ from sklearn.base import (
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from skvq import nearest
 from skvq._compat import Accepted, _fit_context
 from skvq._validation import (
     check_reconstructions,
@@ -113,8 +114,6 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             The same as ``quantizer_.quantize(X)``.
         """
         check_is_fitted(self)
-        # Loaded from a pickle, the quantizer first learns where it is.
-        getattr(self.quantizer_, "_return_home", lambda: None)()
         check_same_library(self, X, "transform")
         return self.quantizer_.quantize(check_samples(self, X, reset=False))
 
@@ -136,7 +135,6 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             The same numbers; the same array, if it is one.
         """
         check_is_fitted(self)
-        getattr(self.quantizer_, "_return_home", lambda: None)()
         check_same_library(self, X, "inverse_transform")
         return check_reconstructions(self, X)
 
@@ -147,12 +145,8 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return getattr(self.quantizer, "_follows_namespace", False)
 
     @property
-    def _namespace_(self) -> str:
-        return getattr(vars(self).get("quantizer_"), "_namespace_", "numpy")
-
-    @property
-    def _device_(self):
-        return self.quantizer_._device_
+    def _home_(self):
+        return getattr(vars(self).get("quantizer_"), "_home_", nearest.HOST)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether `fit` has run to its end."""

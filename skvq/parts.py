@@ -1,14 +1,19 @@
 """Parts of the nesting schemes: clones of one quantizer, each with its own settings."""
 
 from collections import Counter
+from collections.abc import Sequence
 from numbers import Integral
 
 import numpy as np
+from joblib import effective_n_jobs
 from sklearn.base import clone
 from sklearn.utils import check_random_state
+from sklearn.utils.parallel import Parallel, delayed
 
+from skvq import nearest
 from skvq._checks import check_counts
-from skvq._validation import plain_parameters
+from skvq._validation import Notice, collected, plain_parameters
+from skvq.learning.rows import Learner, Rows, run, together
 
 
 def make_parts(
@@ -52,6 +57,98 @@ def make_parts(
             if "backend" in part.get_params():
                 part.set_params(backend=backend)
     return parts
+
+
+def fit_part(part, rows: Rows) -> Learner[list[Notice]]:
+    """Fit a part, in place; return what there is to warn of.
+
+    Parameters
+    ----------
+    part : quantizer
+        As `make_parts` gives it.
+    rows : Rows
+        What it learns from.
+    """
+    part._validate_params()
+    backend = getattr(part, "backend", "auto")
+    nearest.check_backend(backend, rows.be)
+    if backend in ("auto", nearest.chosen()):
+        return (yield from _collecting(part._learn(rows)))
+    # In a backend of its own, which what others ask at the same time has not.
+    with nearest.using(backend):
+        return run(_collecting(part._learn(rows)))
+
+
+def _collecting(learner: Learner[None]) -> Learner[list[Notice]]:
+    notices: list[Notice] = []
+    found, ends = None, False
+    while True:
+        with collected() as fresh:
+            try:
+                asked = learner.send(found)
+            except StopIteration:
+                ends = True
+        notices += fresh
+        if ends:
+            return notices
+        found = yield asked
+
+
+def fit_parts(
+    parts: Sequence, of_parts: Sequence[Rows], n_jobs: int | None
+) -> Learner[tuple[list, list[list[Notice]]]]:
+    """Fit independent parts, each on rows of its own; these may be views of the same.
+
+    One after the other, or several at a time, each with its rows in memory; all side by
+    side, with one pass for what all of them ask at a time, if there is no room for it.
+
+    Parameters
+    ----------
+    parts : sequence of quantizers
+        As `make_parts` gives them.
+    of_parts : sequence of Rows
+        Those of each part.
+    n_jobs : int or None
+        Processes of joblib; None: threads of this one.
+
+    Returns
+    -------
+    parts : list of quantizers
+        Fitted; the same, or copies from other processes.
+    notices : list of lists
+        What each would warn of.
+    """
+    room = min(rows.room() for rows in of_parts)
+    if room == 0:
+        learners = map(fit_part, parts, of_parts)
+        return list(parts), (yield from together(list(learners)))
+    n_workers = min(effective_n_jobs(n_jobs), len(parts))
+    if n_workers > 1:
+        fitted = Parallel(n_jobs=n_workers)(
+            delayed(_fit_held)(part, rows.held())
+            for part, rows in zip(parts, of_parts, strict=True)
+        )
+        parts, notices = zip(*fitted, strict=True)
+        return list(parts), list(notices)
+    notices = [[] for _ in parts]
+    for first in range(0, len(parts), room):
+
+        def fit(i: int, first=first) -> None:
+            j = first + i
+            notices[j] = _fit_held(parts[j], of_parts[j].held())[1]
+
+        of_parts[0].be.map_jobs(fit, min(room, len(parts) - first))
+    return list(parts), notices
+
+
+def _fit_held(part, rows: Rows) -> tuple:
+    return part, run(fit_part(part, rows))
+
+
+def searched_tables(parts: Sequence) -> nearest.Tables | None:
+    """Return the tables in which codes of all parts are the nearest rows, if so."""
+    tables = [part._searched_table() for part in parts]
+    return None if None in tables else nearest.Tables(tables)
 
 
 def shallow_copy(part):

@@ -4,27 +4,30 @@ from collections.abc import Iterator
 from numbers import Integral
 
 import numpy as np
-from joblib import effective_n_jobs
-from sklearn import config_context, get_config
-from sklearn.utils.parallel import Parallel, delayed
 
 from skvq import nearest
 from skvq._arrays import (
     as_indices,
     join,
     join_columns,
-    numpy_dtype,
     repeat,
     reshape,
     stable_order,
     take_along,
-    take_rows,
 )
 from skvq._checks import check_counts, check_memory
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
 from skvq._validation import collected, warn, warn_of_parts
 from skvq.base import QUANTIZER, BaseQuantizer
-from skvq.parts import make_parts, parts_elements, shallow_copy, why_no_stream
+from skvq.learning.rows import Rows, columns, stacked
+from skvq.parts import (
+    fit_parts,
+    make_parts,
+    parts_elements,
+    searched_tables,
+    shallow_copy,
+    why_no_stream,
+)
 from skvq.vector import VectorQuantizer
 
 
@@ -134,26 +137,22 @@ class ProductQuantizer(BaseQuantizer):
         self.random_state = random_state
         self.backend = backend
 
-    def _fit(self, X, weights):
-        slices = self._slices(X.shape[1])
+    def _fit(self, rows):
+        slices = self._slices(rows.n_features)
         parts = self._new_parts(slices)
-        self._check_memory(X)
+        self._check_memory(rows)
+        width = slices[0].stop
         if self.share_codebook:
-            X, weights = _stack_slices(X, weights, slices)
-            slices = [slice(None)]
-        # A part may train on a column-cut view only through a copy; it makes its own.
-        n_workers = min(effective_n_jobs(self.n_jobs), len(parts))
-        if n_workers == 1:
-            found = _fit_on_threads(parts, slices, X, weights)
+            # The slices under each other, sample by sample.
+            of_parts = [rows.view(stacked, width, width=width, times=len(slices))]
         else:
-            fitted = Parallel(n_jobs=n_workers)(
-                delayed(_fit_part)(part, X[:, columns], weights)
-                for part, columns in zip(parts, slices, strict=True)
-            )
-            parts = [part for part, _ in fitted]
-            found = [notices for _, notices in fitted]
-        warn_of_parts("table" if self.share_codebook else "subspace", found)
-        self._assign(parts)
+            of_parts = [
+                rows.view(columns, cut.start, cut.stop, width=cut.stop - cut.start)
+                for cut in slices
+            ]
+        parts, notices = yield from fit_parts(parts, of_parts, self.n_jobs)
+        warn_of_parts("table" if self.share_codebook else "subspace", notices)
+        return self._found(parts, len(slices))
 
     def _partial_fit(self, X, weights):
         slices = self._slices(X.shape[1])
@@ -164,17 +163,21 @@ class ProductQuantizer(BaseQuantizer):
             parts = [shallow_copy(part) for part in self.quantizers_[:count]]
         else:
             parts = self._new_parts(slices)
-            self._check_memory(X)
+            self._check_memory(Rows(X))
+        n_subspaces = len(slices)
         if self.share_codebook:
-            X, weights = _stack_slices(X, weights, slices)
+            X = reshape(X, (-1, slices[0].stop))
+            if weights is not None:
+                weights = repeat(weights, n_subspaces, axis=0)
             slices = [slice(None)]
         found = []
-        for part, columns in zip(parts, slices, strict=True):
+        for part, cut in zip(parts, slices, strict=True):
             with collected() as notices:
-                part.partial_fit(X[:, columns], sample_weight=weights)
+                part._validate_params()
+                part._learn_batch(_columns(X, cut), weights)
             found.append(notices)
         warn_of_parts("table" if self.share_codebook else "subspace", found)
-        self._assign(parts)
+        return self._found(parts, n_subspaces)
 
     def _new_parts(self, slices) -> list:
         """Return unfitted parts: one for each slice, or the one that they share."""
@@ -213,13 +216,13 @@ class ProductQuantizer(BaseQuantizer):
             return parts_elements(self._template(), sizes, widths[:1])
         return parts_elements(self._template(), self.n_codewords, widths)
 
-    def _check_memory(self, X) -> None:
-        size = numpy_dtype(X).itemsize
+    def _check_memory(self, rows) -> None:
+        d = rows.n_features
         check_memory(
             f"Tables of n_codewords={self.n_codewords} for n_subspaces="
-            f"{self.n_subspaces} slices of {X.shape[1]} features",
-            size * self._table_elements(X.shape[1]),
-            size * X.shape[0] * X.shape[1],
+            f"{self.n_subspaces} slices of {d} features",
+            rows.dtype.itemsize * self._table_elements(d),
+            rows.n_bytes,
         )
 
     @property
@@ -241,17 +244,21 @@ class ProductQuantizer(BaseQuantizer):
         columns = np.array_split(np.arange(n_features), n_subspaces)
         return [slice(int(part[0]), int(part[-1]) + 1) for part in columns]
 
-    def _assign(self, fitted: list) -> None:
-        """Set the fitted attributes from the distinct parts, all at once."""
-        n_subspaces = min(self.n_subspaces, self.n_features_in_)
-        self.quantizers_ = fitted * n_subspaces if self.share_codebook else fitted
-        self.n_subspaces_ = n_subspaces
-        # Squared distances add up over slices; base.fit measures what does not.
+    def _found(self, fitted: list, n_subspaces: int) -> dict:
+        """Return the fitted attributes of the distinct parts."""
+        parts = fitted * n_subspaces if self.share_codebook else fitted
+        sizes = [size for part in parts for size in part.codebook_sizes_]
+        found = {
+            "quantizers_": parts,
+            "n_subspaces_": n_subspaces,
+            "codebook_sizes_": tuple(sizes),
+            "_tables_": searched_tables(parts),
+        }
+        # Squared distances add up over slices; what does not is measured.
         if all(part._score_metric == "sqeuclidean" for part in fitted):
             shares = n_subspaces if self.share_codebook else 1
-            self.distortion_ = shares * sum(part.distortion_ for part in fitted)
-        sizes = [size for part in self.quantizers_ for size in part.codebook_sizes_]
-        self.codebook_sizes_ = tuple(sizes)
+            found["distortion_"] = shares * sum(part.distortion_ for part in fitted)
+        return found
 
     def _can_partial_fit(self) -> bool:
         return hasattr(self._template(), "partial_fit")
@@ -272,9 +279,8 @@ class ProductQuantizer(BaseQuantizer):
             feature, column = feature + width, column + n_codes
 
     def _encode(self, X):
-        tables = [_searched_table(part) for part in self.quantizers_]
-        if all(table is not None for table in tables):
-            return nearest.nearest_product(X, tables)
+        if self._tables_ is not None:
+            return nearest.nearest_product(X, self._tables_)
         return join_columns(
             [
                 part._encode(_columns(X, features))
@@ -323,6 +329,7 @@ class ProductQuantizer(BaseQuantizer):
             part._with_tables(tables[columns])
             for part, _, columns in self._parts_with_columns()
         ]
+        copy._tables_ = searched_tables(copy.quantizers_)
         return copy
 
     def _decode(self, codes):
@@ -334,14 +341,7 @@ class ProductQuantizer(BaseQuantizer):
         )
 
     def _codebooks(self):
-        return tuple(table for part in self.quantizers_ for table in part.codebooks_)
-
-
-def _searched_table(part):
-    """Return the one table that codes of the part are an argmin over, if it is so."""
-    if isinstance(part, VectorQuantizer) and part.metric == "sqeuclidean":
-        return part.codebooks_[0]
-    return None
+        return [table for part in self.quantizers_ for table in part._codebooks()]
 
 
 def _errors(part, x, codes):
@@ -350,35 +350,6 @@ def _errors(part, x, codes):
     decoded = part._decode(reshape(codes, (n * n_sums, n_codes)))
     found = nearest.paired(repeat(x, n_sums, axis=0), decoded)
     return reshape(found, (n, n_sums))
-
-
-def _fit_part(part, X, weights):
-    """Return the part, fitted, and what it would warn of."""
-    with collected() as notices:
-        part.fit(X, sample_weight=weights)
-    return part, notices
-
-
-def _fit_on_threads(parts, slices, X, weights) -> list:
-    """Fit the parts in place, as many at a time as there are threads."""
-    config = get_config()  # scikit-learn's, which is another in every thread
-    found: list = [[] for _ in parts]
-
-    def fit(j: int) -> None:
-        with config_context(**config):
-            found[j] = _fit_part(parts[j], X[:, slices[j]], weights)[1]
-
-    nearest.backend_of(X).map_jobs(fit, len(parts))
-    return found
-
-
-def _stack_slices(X, weights, slices):
-    """Put the slices under each other, sample by sample, each with its weight."""
-    n, m = X.shape[0], len(slices)
-    stacked = reshape(X, (n * m, X.shape[1] // m))
-    if weights is not None:
-        weights = take_rows(weights, np.repeat(np.arange(n), m))
-    return stacked, weights
 
 
 def _columns(X, features: slice):

@@ -4,8 +4,9 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from functools import partial
 from numbers import Integral
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -17,16 +18,12 @@ from skvq._arrays import (
     code_dtype,
     in_dtype,
     join,
-    like,
     look_up,
-    numpy_dtype,
     repeat,
     reshape,
     squared_norms,
     stable_order,
     take_along,
-    take_rows,
-    to_host,
     zeros,
 )
 from skvq._checks import check_count, check_counts, check_memory, check_unmasked
@@ -42,10 +39,18 @@ from skvq._validation import collected, copy_to_fit, warn_of_parts
 from skvq.base import QUANTIZER
 from skvq.codes import smallest_dtype
 from skvq.learning import joint
-from skvq.learning.rows import Rows, run
+from skvq.learning.random_rows import new_key, some_places, some_rows
+from skvq.learning.rows import Block, Learner, Rows, run
 from skvq.learning.start import few_distinct
 from skvq.parts import _sizes as part_sizes
-from skvq.parts import make_parts, parts_elements, shallow_copy, why_no_stream
+from skvq.parts import (
+    fit_part,
+    make_parts,
+    parts_elements,
+    searched_tables,
+    shallow_copy,
+    why_no_stream,
+)
 from skvq.staged import StagedQuantizer
 from skvq.vector import VectorQuantizer
 
@@ -207,21 +212,20 @@ class ResidualQuantizer(StagedQuantizer):
 
     # -- learning ------------------------------------------------------------------
 
-    def _fit(self, X, weights):
+    def _fit(self, rows):
         self._check_parts()
-        self._check_memory(X)
+        self._check_memory(rows)
         rng = check_random_state(self.random_state)
         ways = self._ways()
         trial = None
         if len(ways) > 1 or self.n_refine > 0:
             # Random numbers of a copy: `fit` is the same where it is told the way.
-            trial = self._try(ways, X, weights, deepcopy(rng))
+            trial = yield from self._try(ways, rows, deepcopy(rng))
         beam = ways[0] if trial is None else trial.beam
-        parts = self._learn(X, weights, rng, beam)
+        parts = yield from self._learn_parts(rows, rng, beam)
         if self.n_refine > 0 and trial is not None:
-            parts = self._refine(parts, X, weights, trial)
-        self._assign(parts)
-        self.fit_beam_size_ = beam
+            parts = yield from self._refine(parts, rows, trial)
+        return {**_found(parts), "fit_beam_size_": beam}
 
     def _ways(self) -> tuple[int, ...]:
         """Return from how many sums of a sample stages may learn, to choose from.
@@ -235,36 +239,35 @@ class ResidualQuantizer(StagedQuantizer):
         several = max(self.beam_size, _TRAINING_BEAM)
         return (several,) if self.quantizer is not None else (several, 1)
 
-    def _try(self, ways, X, weights, rng) -> "_Trial | None":
+    def _try(self, ways, rows, rng) -> Learner["_Trial | None"]:
         """Learn from some samples in every way; return what is best for the others.
 
         The error of samples that tables have learned from would not do: it prefers the
         tables that follow them most closely.  None: there is nothing to choose by.
         """
-        found = joint.hold_out(
-            Rows(X, weights), joint.HELD_OUT_SHARE, joint.MAX_HELD_OUT, rng
+        held = yield from joint.hold_out(
+            rows, joint.HELD_OUT_SHARE, joint.MAX_HELD_OUT, rng
         )
-        held = run(found)
-        rows = np.delete(np.arange(X.shape[0]), held.numbers)
+        learned = held.rows
         if len(ways) > 1:
             largest = max(self._sizes())
             if held.n_distinct < max(_MIN_ROWS, _MIN_ROWS_PER_CODEWORD * largest):
                 ways = ways[:1]
             if self.n_refine == 0:
                 most = max(_TRIAL_ROWS, _TRIAL_ROWS_PER_CODEWORD * largest)
-                rows = _draw_at_most(most, rows, rng)
+                learned = yield from some_rows(learned, most, rng)
         if len(held.X) == 0 or (len(ways) == 1 and self.n_refine == 0):
             return None
-        learned = take_rows(X, rows), _some(weights, rows)
+        learned = learned.held()
+        models = []
         with collected():  # what there is to warn of, the model that is kept will say
-            models = [
-                self._apart()._learn(*learned, deepcopy(rng), beam) for beam in ways
-            ]
-        losses = [self._loss(model, like(held.X, X), held.weights) for model in models]
+            for beam in ways:
+                learner = self._apart()._learn_parts(learned, deepcopy(rng), beam)
+                models.append(run(learner))
+        losses = [self._loss(model, held) for model in models]
         losses[0] *= 1 - _MIN_GAIN
         best = int(np.argmin(losses))
-        held = held._replace(rows=Rows(*learned), X=like(held.X, X))
-        return _Trial(ways[best], models[best], held)
+        return _Trial(ways[best], models[best], held._replace(rows=learned))
 
     def _apart(self) -> Self:
         """Return a copy whose draws leave those of the fit as they are."""
@@ -272,60 +275,59 @@ class ResidualQuantizer(StagedQuantizer):
         copy.random_state = deepcopy(self.random_state)
         return copy
 
-    def _loss(self, parts, X, weights) -> float:
+    def _loss(self, parts, held) -> float:
         """Return the mean loss under the search that `transform` does."""
+        X, weights = held.rows.be.like(held.X), held.weights
         _, losses = _search(
-            parts, X, self.beam_size, stage_weights=self._checked_weights()
+            Stages(parts), X, self.beam_size, stage_weights=self._checked_weights()
         )
         return average(losses[:, 0], weights)
 
-    def _learn(self, X, weights, rng, beam) -> list:
+    def _learn_parts(self, rows, rng, beam) -> Learner[list]:
         if self.share_codebook:
-            return self._fit_shared(X, weights, rng, beam)
+            return (yield from self._fit_shared(rows, rng, beam))
         parts = self._new_parts(self.n_stages, self.n_codewords, beam)
-        return self._fit_stages(parts, X, weights, rng, beam)
+        return (yield from self._fit_stages(parts, rows, rng, beam))
 
     def _partial_fit(self, X, weights):
         self._check_parts()
         if self.__sklearn_is_fitted__():
             parts = [shallow_copy(part) for part in self.quantizers_]
         else:
-            self._check_memory(X)
+            self._check_memory(Rows(X))
             parts = self._new_parts(self.n_stages, self.n_codewords)
         rest, found = X, []
         for part in parts:
             with collected() as notices:
-                part.partial_fit(rest, sample_weight=weights)
+                part._validate_params()
+                part._learn_batch(rest, weights)
             found.append(notices)
-            rest = rest - part._decode(as_indices(part._encode(rest)))
+            rest = rest - part._quantize(rest)
         warn_of_parts("stage", found)
-        self._assign(parts)
+        return _found(parts)
 
-    def _fit_stages(self, parts, X, weights, rng, beam) -> list:
+    def _fit_stages(self, parts, rows, rng, beam) -> Learner[list]:
         """Fit one stage after the other on residuals of the beam."""
-        greedy = X if self.beam_size == 1 and beam > 1 else None
-        codes = zeros((X.shape[0], 1, 0), X, code_dtype(X, np.dtype(np.uint8)))
+        greedy = self.beam_size == 1 and beam > 1
+        codes, greedy_codes, n_sums = None, None, 1
         found = []
         for j, part in enumerate(parts):
-            rows, sums = _choose_sums(codes.shape[:2], rng)
-            rest = _residuals(parts[:j], X, codes, rows, sums)
-            with collected() as notices:
-                part.fit(rest, sample_weight=_some(weights, rows))
-                if j == 0:
-                    # Before the beam has grown, as if all stages were like this one.
-                    widths = [beam] * len(parts)
-                    _check_search_memory([part] * len(parts), X, 0, 1, widths)
-                if greedy is not None:
-                    greedy = _never_worse(part, greedy, weights)
-            found.append(notices)
+            rest = yield from _residuals(rows, Stages(parts[:j]), codes, n_sums, rng)
+            found.append((yield from fit_part(part, rest)))
+            if j == 0:
+                # Before the beam has grown, as if all stages were like this one.
+                widths = [beam] * len(parts)
+                _check_search_memory([part] * len(parts), rows, 0, 1, widths)
+            upto = Stages(parts[: j + 1])
+            if greedy:
+                greedy_codes = yield from _never_worse(rows, upto, greedy_codes)
             if j < len(parts) - 1:
-                codes, _ = _search(
-                    parts[: j + 1], X, beam, n_best=beam, begin=codes, errors=False
-                )
+                codes = yield rows.map(_best_sums, upto, beam, state=codes)
+                n_sums = min(beam, n_sums * math.prod(part.codebook_sizes_))
         warn_of_parts("stage", found)
         return parts
 
-    def _fit_shared(self, X, weights, rng, beam) -> list:
+    def _fit_shared(self, rows, rng, beam) -> Learner[list]:
         """Learn one table from all stages.
 
         The union of small tables, one for each stage, in which one codeword is zero, is
@@ -337,42 +339,41 @@ class ResidualQuantizer(StagedQuantizer):
         size = int(part.n_codewords)
         # One codeword is the zero, where there is more than one.
         n_learned = max(1, size - 1)
-        zero = np.zeros((size - n_learned, X.shape[1]), dtype=numpy_dtype(X))
-        if run(few_distinct(Rows(X), size)) is not None:
+        zero = np.zeros((size - n_learned, rows.n_features), dtype=rows.dtype)
+        if (yield from few_distinct(rows, size)) is not None:
             # The samples themselves, and a warning.
-            (_, table), *_ = part.fit(X, sample_weight=weights)._free_tables()
-            table = np.concatenate([zero, to_host(table)[:n_learned]])
+            part._validate_params()
+            yield from part._learn(rows)
+            (_, table), *_ = part._free_tables()
+            table = np.concatenate([zero, table[:n_learned]])
             return [part._with_tables([table])] * self.n_stages
         n_small = min(n_learned, self.n_stages)
         sizes = [len(some) for some in np.array_split(np.arange(n_learned), n_small)]
         small = self._new_parts(n_small, sizes, beam)
-        small = self._fit_stages(small, X, weights, rng, beam)
-        tables = [to_host(table) for one in small for _, table in one._free_tables()]
-        table = np.concatenate([zero, *tables])
-        shared = joint.share(
-            Rows(X, weights),
-            table,
+        small = yield from self._fit_stages(small, rows, rng, beam)
+        tables = [table for one in small for _, table in one._free_tables()]
+        table = yield from joint.share(
+            rows,
+            np.concatenate([zero, *tables]),
             self.n_stages,
             self._encode_under([small[0]] * self.n_stages, shared=True),
             np.arange(size) < len(zero),
         )
-        table = run(shared)
         fitted = small[0]._with_tables([table]).set_params(n_codewords=size)
         return [fitted] * self.n_stages
 
-    def _refine(self, parts, X, weights, trial) -> list:
+    def _refine(self, parts, rows, trial) -> Learner[list]:
         """Solve for all tables at once, round by round.
 
         How far the samples can be trusted is found out on some that a second model has
         never seen: tables that have seen them would look better than they are.
         """
         problem, tables = self._problem(trial.parts)
-        strengths = run(
-            joint.choose_strengths(trial.held, tables, problem, self.n_refine)
+        strengths = yield from joint.choose_strengths(
+            trial.held, tables, problem, self.n_refine
         )
         problem, tables = self._problem(parts)
-        rows = Rows(X, weights)
-        tables = run(joint.refine(rows, tables, problem, strengths))
+        tables = yield from joint.refine(rows, tables, problem, strengths)
         return _unstack(parts, problem.stacks, tables, self.share_codebook)
 
     def _problem(self, parts) -> tuple[joint.Problem, list[np.ndarray]]:
@@ -390,20 +391,8 @@ class ResidualQuantizer(StagedQuantizer):
 
     def _encode_under(self, parts, *, shared):
         """Return the function that gives codes and losses of rows under tables."""
-        stacks = _stacks(parts, shared)
-        weights = self._checked_weights()
-
-        def encode(X, tables):
-            now = _unstack(parts, stacks, tables, shared)
-            codes, errors = _search(now, X, self.beam_size, stage_weights=weights)
-            return codes[:, 0, :], errors[:, 0]
-
-        return encode
-
-    def _assign(self, parts) -> None:
-        self.quantizers_ = parts
-        sizes = [size for part in parts for size in part.codebook_sizes_]
-        self.codebook_sizes_ = tuple(sizes)
+        weights, stacks = self._checked_weights(), _stacks(parts, shared)
+        return partial(_encode_with, parts, stacks, shared, self.beam_size, weights)
 
     # -- parameters ----------------------------------------------------------------
 
@@ -439,13 +428,14 @@ class ResidualQuantizer(StagedQuantizer):
         widths = Counter({n_features: self.n_stages})
         return parts_elements(self._template(), self.n_codewords, widths)
 
-    def _check_memory(self, X) -> None:
-        size, (n, d) = numpy_dtype(X).itemsize, X.shape
+    def _check_memory(self, rows) -> None:
+        n = rows.n_rows
+        n_bytes = rows.dtype.itemsize * self._table_elements(rows.n_features)
         check_memory(
             f"Tables of n_codewords={self.n_codewords} for n_stages={self.n_stages}, "
             f"and the codes of {n} rows,",
-            size * self._table_elements(d) + n * self.n_stages,
-            size * n * d,
+            n_bytes + n * self.n_stages,
+            rows.n_bytes,
         )
 
     def _shared_size(self):
@@ -536,7 +526,7 @@ class ResidualQuantizer(StagedQuantizer):
     def _encode(self, X):
         self._check_beam(self.quantizers_[0])
         codes, _ = _search(
-            self.quantizers_,
+            self._stages_,
             X,
             check_count("beam_size", self.beam_size),
             stage_weights=self._checked_weights(),
@@ -551,14 +541,14 @@ class ResidualQuantizer(StagedQuantizer):
         return tuple(np.cumsum(_code_widths(self.quantizers_)).tolist())
 
     def _codebooks(self):
-        return tuple(table for part in self.quantizers_ for table in part.codebooks_)
+        return [table for part in self.quantizers_ for table in part._codebooks()]
 
     def _can_encode_best(self):
         return self._template()._can_encode_best()
 
     def _encode_best(self, X, n_best):
         codes, _ = _search(
-            self.quantizers_,
+            self._stages_,
             X,
             max(check_count("beam_size", self.beam_size), n_best),
             n_best=n_best,
@@ -576,7 +566,7 @@ class ResidualQuantizer(StagedQuantizer):
         weighted = self.stage_weights is not None
         if not self.share_codebook or self.beam_size == codes.shape[1] == 1 or weighted:
             return codes
-        table = to_host(self.quantizers_[0].codebooks_[0]).astype(np.float64)
+        table = self._codebooks()[0].codewords.astype(np.float64)
         by_size = np.argsort(-np.linalg.norm(table, axis=1), kind="stable")
         rank = np.argsort(by_size, kind="stable")
         xp = nearest.backend_of(codes).xp
@@ -589,8 +579,26 @@ class ResidualQuantizer(StagedQuantizer):
 # -- the search ------------------------------------------------------------------------
 
 
+class Stages:
+    """Parts whose codewords add up, and the tables in which they are searched for."""
+
+    def __init__(self, parts: Sequence) -> None:
+        self.parts = parts
+        self.tables = searched_tables(parts)
+
+
+def _found(parts: list) -> dict:
+    """Return the fitted attributes of stages."""
+    sizes = [size for part in parts for size in part.codebook_sizes_]
+    return {
+        "quantizers_": parts,
+        "codebook_sizes_": tuple(sizes),
+        "_stages_": Stages(parts),
+    }
+
+
 def _search(
-    parts: Sequence,
+    stages: Stages,
     X: np.ndarray,
     beam_size: int,
     *,
@@ -600,12 +608,12 @@ def _search(
     errors: bool = True,
 ):
     """Find codes by beam, as `nearest.nearest_best`, with any quantizers as stages."""
+    parts = stages.parts
     dtype = smallest_dtype(max(size for part in parts for size in part.codebook_sizes_))
-    tables = [_searched_table(part) for part in parts]
-    if all(table is not None for table in tables):
+    if stages.tables is not None:
         return nearest.nearest_best(
             X,
-            tables,
+            stages.tables,
             beam_size,
             n_best=n_best,
             begin=begin,
@@ -622,7 +630,7 @@ def _search(
     if stage_weights is not None:
         weights = np.asarray(stage_weights)
     per_row = X.shape[1] * max(beam_size, n_best) ** 2
-    _check_search_memory(parts, X, begin.shape[2], begin.shape[1], widths)
+    _check_search_memory(parts, Rows(X), begin.shape[2], begin.shape[1], widths)
 
     def search(rows: slice):
         return _search_tile(parts, X[rows, :], begin[rows, ...], widths, weights)
@@ -632,31 +640,30 @@ def _search(
     return codes, join([one for _, one in found], axis=0)
 
 
-def _check_search_memory(parts, X, n_begun: int, n_sums: int, widths) -> None:
+def _encode_with(parts, stacks, shared: bool, beam_size, weights, X, tables) -> tuple:
+    """Return codes and losses of rows under tables in place of those of the parts."""
+    stages = Stages(_unstack(parts, stacks, tables, shared))
+    codes, errors = _search(stages, X, beam_size, stage_weights=weights)
+    return codes[:, 0, :], errors[:, 0]
+
+
+def _check_search_memory(parts, rows: Rows, n_begun, n_sums: int, widths) -> None:
     """Raise if the beam is out of proportion to the rows, of which one is a tile."""
-    (n, d), most, n_codes = X.shape, 0, 0
+    n, d, most, n_codes = rows.n_rows, rows.n_features, 0, 0
     for part, width in zip(parts, widths, strict=True):
         n_codes += len(part.codebook_sizes_)
         if n_codes > n_begun:
             found = n_sums * min(width, math.prod(part.codebook_sizes_))
             most, n_sums = max(most, found), min(width, found)
-    size = numpy_dtype(X).itemsize
     # `nearest_best` compares by scores, and makes the vectors of what it keeps alone.
     of_one_row = 3 * d * most
-    if all(_searched_table(part) is not None for part in parts):
+    if None not in (part._searched_table() for part in parts):
         of_one_row = most + 3 * d * n_sums
     check_memory(
         f"beam_size={max(widths)}, which keeps {n_sums} sums of each of {n} rows,",
-        size * of_one_row + n * n_sums * n_codes,
-        size * n * d,
+        rows.dtype.itemsize * of_one_row + n * n_sums * n_codes,
+        rows.n_bytes,
     )
-
-
-def _searched_table(part):
-    """Return the one table that codes of the part are an argmin over, if it is so."""
-    if isinstance(part, VectorQuantizer) and part.metric == "sqeuclidean":
-        return part.codebooks_[0]
-    return None
 
 
 def _search_tile(parts, X, codes, widths, weights):
@@ -738,48 +745,58 @@ class _Trial(NamedTuple):
     held: joint.HeldOut
 
 
-def _choose_sums(shape, rng) -> tuple[np.ndarray, np.ndarray]:
-    """Choose partial sums to learn from: rows of X, and places in their beams."""
-    n_rows, n_sums = shape
-    most = max(n_rows, _MIN_TRAINING_ROWS)
-    chosen = _draw_at_most(most, np.arange(n_rows * n_sums), rng)
-    return np.divmod(chosen, n_sums)
-
-
-def _draw_at_most(size: int, rows: np.ndarray, rng) -> np.ndarray:
-    """Return all rows, or so many of them, in ascending order."""
-    if len(rows) <= size:
+def _residuals(rows, before: Stages, codes, n_sums: int, rng) -> Learner[Rows]:
+    """Return what some sums of the stages before leave of the rows."""
+    if not before.parts:
         return rows
-    return np.sort(rng.choice(rows, size, replace=False))
+    if n_sums == 1:
+        return rows.view(_less_sums, before.parts, state=codes)
+    share = max(rows.n_rows, _MIN_TRAINING_ROWS) / (rows.n_rows * n_sums)
+    chosen = yield from rows.chosen(
+        some_places, new_key(rng), share, n_sums, times=n_sums, state=codes
+    )
+    return chosen.view(_less_sums, before.parts)
 
 
-def _residuals(parts, X, codes, rows, sums):
-    rest = take_rows(X, rows)
-    if not parts:
-        return rest
-    n, n_sums, n_codes = codes.shape
-    chosen = take_rows(reshape(codes, (n * n_sums, n_codes)), rows * n_sums + sums)
-    return rest - _last(_partial_sums(parts, as_indices(chosen)))
+def _less_sums(block: Block, parts) -> Any:
+    codes = as_indices(reshape(block.state[0], (block.n_rows, -1)))
+    return block.x - _last(_partial_sums(parts, codes))
 
 
-def _some(weights, rows):
-    return None if weights is None else take_rows(weights, rows)
+def _best_sums(block: Block, stages: Stages, beam: int) -> tuple:
+    """Return the codes of the best sums, from those of one stage less on."""
+    begin = block.state[0] if block.state else None
+    codes, _ = _search(stages, block.x, beam, n_best=beam, begin=begin, errors=False)
+    return (codes,)
 
 
-def _never_worse(part, rest, weights):
-    """Subtract the codewords of greedy residuals; fit the part on them if that is bad.
+def _never_worse(rows, stages: Stages, codes) -> Learner[Any]:
+    """Return codes of the greedy search; fit the last stage anew if it is bad for them.
 
     A stage that learned from a beam may raise the error of the one residual that the
     greedy search keeps, in data of a few samples.
     """
-    zero = zeros((1, rest.shape[1]), rest)
-    codes = as_indices(zeros((rest.shape[0],), rest))
-    before = average(nearest.paired(rest, zero, codes=codes), weights)
-    decoded = part._decode(as_indices(part._encode(rest)))
-    if average(nearest.paired(rest, decoded), weights) > before:
-        part.fit(rest, sample_weight=weights)
-        decoded = part._decode(as_indices(part._encode(rest)))
-    return rest - decoded
+    (before, after), found = yield rows.fold(_one_more, stages, state=codes, keep=True)
+    if not after > before:
+        return found
+    rest = rows if codes is None else rows.view(_less_sums, stages.parts[:-1])
+    yield from fit_part(stages.parts[-1], rest)
+    _, found = yield rows.fold(_one_more, Stages(stages.parts), state=codes, keep=True)
+    return found
+
+
+def _one_more(block: Block, stages: Stages) -> tuple[tuple, tuple]:
+    """Return errors without and with the last stage's codewords; and all codes."""
+    be, rest, last = block.be, block.x, stages.parts[-1]
+    if block.state:
+        rest = _less_sums(block, stages.parts[:-1])
+    own = last._encode(rest)
+    gaps = nearest.paired(rest, last._decode(as_indices(own)))
+    errors = [
+        be.xp.sum(block.weighted(error)) for error in (be.squared_norms(rest), gaps)
+    ]
+    own = be.cast(own, be.code_dtype(smallest_dtype(max(last.codebook_sizes_))))
+    return tuple(errors), (be.concat([*block.state, own], axis=1),)
 
 
 # -- tables in and out of the parts ----------------------------------------------------
@@ -803,8 +820,7 @@ def _stacks(parts, shared: bool) -> list[joint.Stack]:
 def _stack(parts, stacks, shared: bool) -> list[np.ndarray]:
     stages = [part._free_tables() for part in parts[: 1 if shared else None]]
     return [
-        np.concatenate([to_host(stage[k][1]) for stage in stages])
-        for k in range(len(stacks))
+        np.concatenate([stage[k][1] for stage in stages]) for k in range(len(stacks))
     ]
 
 

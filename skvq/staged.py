@@ -43,10 +43,9 @@ class StagedQuantizer(BaseQuantizer):
         """
         self = as_it_is_now(self)
         check_is_fitted(self)
-        self._return_home()
         widths = self._decodable_widths()
         codes = check_codes(self, codes, self.codebook_sizes_, widths)
-        yield from self._partial_sums(self._on_own_device(codes))
+        yield from self._partial_sums(self._home_.like(codes))
 
     def staged_score(self, X, y=None, sample_weight=None):
         """Score the partial sums: the rate-distortion curve of one fitted model.

@@ -5,7 +5,6 @@ from numbers import Integral, Real
 from sklearn.utils import check_random_state
 
 from skvq import nearest
-from skvq._arrays import like, numpy_dtype, take_rows
 from skvq._checks import check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, Accepted, Interval, StrOptions
 from skvq._validation import check_table, in_fitted_dtype, warn
@@ -13,7 +12,7 @@ from skvq.base import BaseQuantizer
 from skvq.learning import online
 from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
 from skvq.learning.lloyd import Learned, lloyd, mean_distance
-from skvq.learning.rows import Learner, Rows, run, unit
+from skvq.learning.rows import Learner, Rows, no_zero_rows, unit
 from skvq.learning.start import INITS, few_distinct, initialise, repeat_cyclically
 from skvq.parts import shallow_copy
 
@@ -176,19 +175,18 @@ class VectorQuantizer(BaseQuantizer):
     def _score_metric(self):
         return self.metric
 
-    def _fit(self, X, weights):
+    def _fit(self, rows):
         metric = self._check_learnable()
-        table = self._given_table(X)
+        table = self._given_table(rows.dtype, rows.n_features)
         if table is None:
-            self._check_memory(X)
-        rows = Rows(X, weights)
+            self._check_memory(rows)
         if metric == "cosine":
-            nearest.check_no_zero_rows(X)
+            yield rows.fold(no_zero_rows)
             rows = rows.view(unit).held()
-        learned, stream = run(self._learn(rows, metric, table))
-        self._assign(learned, stream)
+        learned, stream = yield from self._best_run(rows, metric, table)
+        return self._found(learned, stream)
 
-    def _learn(self, rows, metric, table) -> Learner:
+    def _best_run(self, rows, metric, table) -> Learner:
         """Return what is learned from rows, and the state of the stream."""
         rng, size = check_random_state(self.random_state), self.n_codewords
         if self.learning != "fixed" or (table is None and self.init != "normal"):
@@ -248,14 +246,15 @@ class VectorQuantizer(BaseQuantizer):
 
     def _partial_fit(self, X, weights):
         metric = self._check_learnable()
-        samples = X
+        rows, samples = Rows(X, weights), X
         if metric == "cosine":
             nearest.check_no_zero_rows(X)
             samples = unit_rows(X)
-        stream = getattr(self, "_stream_", None)
-        table = self._given_table(X) if stream is None else None
+        stream, table = getattr(self, "_stream_", None), None
+        if stream is None:
+            table = self._given_table(rows.dtype, rows.n_features)
         if stream is None and table is None:
-            self._check_memory(X)
+            self._check_memory(rows)
         if stream is not None:
             self._check_same_size(stream.codebook)
             samples = in_fitted_dtype(samples, stream.codebook.dtype)
@@ -279,29 +278,30 @@ class VectorQuantizer(BaseQuantizer):
                 stream, samples, weights, self._online_settings(metric)
             )
             learned = Learned(stream.codebook, distortion, stream.n_batches)
-        self._assign(learned, stream)
+        return self._found(learned, stream)
 
-    def _assign(self, learned, stream) -> None:
-        self._codebook_ = learned.codebook
-        self.n_iter_ = learned.n_iter
-        self.distortion_ = learned.distortion
-        if stream is not None:
-            self._stream_ = stream
-        self.codebook_sizes_ = (len(learned.codebook),)
+    def _found(self, learned, stream) -> dict:
+        found = {
+            "_table_": nearest.Table(learned.codebook),
+            "n_iter_": learned.n_iter,
+            "distortion_": learned.distortion,
+            "codebook_sizes_": (len(learned.codebook),),
+        }
+        return found if stream is None else {**found, "_stream_": stream}
 
     def _start_stream(self, table) -> online.StreamState:
         # Averages that start from nothing would replace a given table at once.
         given = self.learning == "ema" and not isinstance(self.init, str)
         return online.start(table, weight=1.0 if given else 0.0)
 
-    def _given_table(self, X):
-        """Return the init array in X's dtype, or None if `init` is a name."""
+    def _given_table(self, dtype, n_features):
+        """Return the init array in a dtype, or None if `init` is a name."""
         if isinstance(self.init, str):
             return None
         table = nearest.backend_of(self.init).to_host(self.init)
-        shape = self.n_codewords, X.shape[1]
+        shape = self.n_codewords, n_features
         meaning = "(n_codewords, n_features)"
-        table = check_table(table, "init", numpy_dtype(X), shape, meaning)
+        table = check_table(table, "init", dtype, shape, meaning)
         if nearest.check_metric(self.metric) == "cosine":
             nearest.check_no_zero_rows(table, "init")
             table = unit_rows(table)
@@ -310,12 +310,12 @@ class VectorQuantizer(BaseQuantizer):
     def _table_elements(self, n_features):
         return self.n_codewords * n_features
 
-    def _check_memory(self, X) -> None:
-        size = numpy_dtype(X).itemsize
+    def _check_memory(self, rows) -> None:
+        d = rows.n_features
         check_memory(
-            f"The table of n_codewords={self.n_codewords} times {X.shape[1]} features",
-            size * self._table_elements(X.shape[1]),
-            size * X.shape[0] * X.shape[1],
+            f"The table of n_codewords={self.n_codewords} times {d} features",
+            rows.dtype.itemsize * self._table_elements(d),
+            rows.n_bytes,
         )
 
     def _check_same_size(self, codebook) -> None:
@@ -365,9 +365,7 @@ class VectorQuantizer(BaseQuantizer):
         return f"learning={self.learning!r}; {', '.join(_ONLINE)} learn from a stream."
 
     def _encode(self, X):
-        codes, _ = nearest.nearest(
-            X, self._codebook_, self.metric, return_distances=False
-        )
+        codes, _ = nearest.nearest(X, self._table_, self.metric, return_distances=False)
         return codes[:, None]
 
     def _can_encode_best(self):
@@ -375,7 +373,7 @@ class VectorQuantizer(BaseQuantizer):
 
     def _encode_best(self, X, n_best):
         codes, _ = nearest.nearest_best(
-            X, [self._codebook_], n_best, n_best=n_best, return_distances=False
+            X, [self._table_], n_best, n_best=n_best, return_distances=False
         )
         return codes
 
@@ -383,19 +381,22 @@ class VectorQuantizer(BaseQuantizer):
         return self._can_encode_best() and self.learning != "fixed"
 
     def _free_tables(self):
-        return [(slice(0, self._codebook_.shape[1]), self._codebook_)]
+        return [(slice(0, self._table_.shape[1]), self._table_.codewords)]
 
     def _with_tables(self, tables):
         copy = shallow_copy(self)
         (table,) = tables
-        copy._codebook_ = like(table, self._codebook_)
+        copy._table_ = nearest.Table(table)
         if hasattr(copy, "_stream_"):
             copy._stream_ = online.moved(copy._stream_, table)
         copy.codebook_sizes_ = (len(table),)
         return copy
 
     def _decode(self, codes):
-        return take_rows(self._codebook_, codes[:, 0])
+        return self._table_.rows(codes[:, 0])
 
     def _codebooks(self):
-        return (self._codebook_,)
+        return (self._table_,)
+
+    def _searched_table(self):
+        return self._table_ if self.metric == "sqeuclidean" else None

@@ -53,6 +53,19 @@ def new_key(rng: np.random.RandomState) -> int:
     return int(rng.randint(2**31 - 1))
 
 
+def some_places(block: Block, key: int, share: float, times: int = 1) -> np.ndarray:
+    """Return a random share of the places of rows, each of which has several."""
+    numbers = uniforms(key, times * block.first, times * block.n_rows)
+    return np.flatnonzero(numbers < share)
+
+
+def some_rows(rows: Rows, most: int, rng: np.random.RandomState) -> Learner[Rows]:
+    """Return all rows, or about so many of them."""
+    if rows.n_rows <= most:
+        return rows
+    return (yield from rows.chosen(some_places, new_key(rng), most / rows.n_rows))
+
+
 def row_lots(block: Block, key: int) -> np.ndarray:
     """Return random numbers in [0, 1) that are the same for equal rows.
 

@@ -13,7 +13,7 @@ nor on the order in which they are done.
 `Rows.view`           the rows as a function of each block makes them; lazy
 `Rows.held`           the same rows, made once for many passes
 `run`                 runs a learner
-`run_together`        runs several, in one pass for what all of them ask at a time
+`together`            one of several, with one pass for what all of them ask at a time
 ====================  ==============================================================
 
 A learner is a generator.  It yields requests, which `fold`, `map` and `gather` make,
@@ -91,17 +91,22 @@ class View(NamedTuple):
 
     def of(self, block: Block, place: int) -> Block | None:
         """Return the block of other rows; None if none are chosen."""
-        be, state = block.be, () if self.state is None else self.state[place]
-        found = self.function(block._replace(state=state), *self.args)
+        be = block.be
+        if self.state is not None:
+            block = block._replace(state=self.state[place])
+        found = self.function(block, *self.args)
         if self.firsts is None:
-            x, first = found, block.first * self.times
             w = block.w if self.times == 1 else _repeated(be, block.w, self.times)
+            x, first, state = found, block.first * self.times, ()
         elif len(found) == 0:
             return None
         else:
-            x, first = be.take(block.x, found), self.firsts[block.first]
+            # Of each of several of a row, its state; the row itself of all of them.
+            state = tuple(be.take(_unfolded(each), found) for each in block.state)
+            found, first = found // self.times, self.firsts[block.first]
+            x = be.take(block.x, found)
             w = None if block.w is None else be.take(block.w, found)
-        return block._replace(x=be.contiguous(x), w=w, first=first)
+        return Block(be.contiguous(x), w, first, state)
 
 
 def seen(block: Block | None, views: Sequence[View], place: int) -> Block | None:
@@ -109,6 +114,11 @@ def seen(block: Block | None, views: Sequence[View], place: int) -> Block | None
     for view in views:
         block = None if block is None else view.of(block, place)
     return block
+
+
+def _unfolded(state: Any) -> Any:
+    n, times, *shape = state.shape
+    return nearest.backend_of(state).xp.reshape(state, (n * times, *shape))
 
 
 def _repeated(be: nearest.Backend, w: Any, times: int) -> Any:
@@ -233,8 +243,8 @@ class Request(NamedTuple):
         return (value, state) if self.keeps else value
 
 
-# A learner that returns R.
-Learner = Generator[Request, Any, R]
+# A learner that returns R; it asks for one thing, or for several in one pass.
+Learner = Generator[Request | list[Request], Any, R]
 
 
 def execute(requests: Sequence[Request]) -> list:
@@ -253,32 +263,40 @@ def execute(requests: Sequence[Request]) -> list:
 
 def run(learner: Learner[R]) -> R:
     """Run a learner; return what it returns."""
-    return run_together([learner])[0]
+    found: Any = None
+    while True:
+        try:
+            asked = learner.send(found)
+        except StopIteration as end:
+            return end.value
+        found = execute(asked) if isinstance(asked, list) else execute([asked])[0]
 
 
-def run_together(learners: Sequence[Learner[R]]) -> list[R]:
+def together(learners: Sequence[Learner[R]]) -> Learner[list[R]]:
     """Run learners side by side; return what each returns.
 
     What all of them ask at a time is done in one pass over the blocks of a source that
     they have in common.  The results are the same as of one after the other.
     """
     results: list = [None] * len(learners)
-    requests: dict[int, Request] = {}
+    asked: dict[int, Any] = {}
 
     def go_on(j: int, found: Any) -> None:
         try:
-            requests[j] = learners[j].send(found)
+            asked[j] = learners[j].send(found)
         except StopIteration as end:
             results[j] = end.value
-            requests.pop(j, None)
+            asked.pop(j, None)
 
     for j in range(len(learners)):
         go_on(j, None)
-    while requests:
-        waiting = list(requests)
-        found = execute([requests[j] for j in waiting])
-        for j, each in zip(waiting, found, strict=True):
-            go_on(j, each)
+    while asked:
+        waiting = [(j, isinstance(some, list), some) for j, some in asked.items()]
+        found = iter(
+            (yield [r for _, many, some in waiting for r in (some if many else [some])])
+        )
+        for j, many, some in waiting:
+            go_on(j, [next(found) for _ in some] if many else next(found))
     return results
 
 
@@ -378,16 +396,23 @@ class Part:
             )
         ]
 
+    def _taken(self) -> int:
+        """Return the bytes of rows that are in memory already."""
+        if self.stored is not None or is_mapped(self.X):
+            return 0
+        item = nearest.backend_of(self.X).numpy_dtype(self.X).itemsize
+        return math.prod(self.X.shape) * item
+
+    def room(self, n_bytes: int) -> int:
+        """Return how many times so many bytes there is memory for."""
+        return (_held.left() + self._taken()) // max(1, n_bytes)
+
     def held(self, views: tuple[View, ...], like: "Rows") -> "Part | None":
         """Return other rows, made once by views; None if there is no memory for them.
 
         Rows of the user's that are in memory already have taken as much.
         """
-        n_bytes = like.n_rows * like.n_features * self.dtype.itemsize
-        if self.stored is None and not is_mapped(self.X):
-            item = nearest.backend_of(self.X).numpy_dtype(self.X).itemsize
-            n_bytes -= math.prod(self.X.shape) * item
-        n_bytes = max(0, n_bytes)
+        n_bytes = max(0, like.n_bytes - self._taken())
         if not _held.take(n_bytes):
             return None
         part = copy(self)
@@ -395,6 +420,10 @@ class Part:
         part.n_features, part.firsts = like.n_features, like.firsts
         part.stored = [seen(block, views, place) for place, block in self.blocks()]
         return part
+
+    def __getstate__(self) -> dict:
+        # What is stored is all that another process needs.
+        return {**vars(self), "X": None if self.stored else self.X}
 
     def is_ready(self) -> bool:
         """Whether making the blocks takes no time."""
@@ -419,6 +448,10 @@ class _Budget:
             if enough:
                 self._taken += n_bytes
         return enough
+
+    def left(self) -> int:
+        """Return how many bytes there are."""
+        return HELD_BYTES - self._taken
 
 
 _held = _Budget()
@@ -481,6 +514,16 @@ class Rows:
     def n_rows(self) -> int:
         """How many rows weigh something."""
         return int(self.firsts[-1])
+
+    @property
+    def be(self) -> nearest.Backend:
+        """Who computes with the rows."""
+        return nearest.backend_of(self.source.X)
+
+    @property
+    def n_bytes(self) -> int:
+        """What the rows take, in the dtype of the blocks."""
+        return self.n_rows * self.n_features * self.dtype.itemsize
 
     def fold(
         self,
@@ -582,25 +625,33 @@ class Rows:
         other.firsts = self.firsts * times
         return other
 
-    def chosen(self, function: Callable, *args: Any) -> "Learner[Rows]":
+    def chosen(
+        self, function: Callable, *args: Any, times: int = 1, state: Any = None
+    ) -> "Learner[Rows]":
         """Return some of the rows, which have numbers of their own.
 
         Parameters
         ----------
         function : callable
-            ``function(block, *args)`` returns their ascending places in the block.
+            ``function(block, *args)`` returns their ascending places in the block, on
+            the host; row i has those from ``i * times`` on.
         *args : object
             What it needs beside the block.
+        times : int
+            How many places each row has.
+        state : object, optional
+            What `map` has left, arrays (n_rows, times, ...); the next view has that of
+            the places chosen as its ``block.state``.
         """
         begins, counts = yield self.gather(
-            _how_many, function, args, most=len(self.firsts)
+            _how_many, function, args, most=len(self.firsts), state=state
         )
         filled, n_chosen = self.filled_blocks(), np.zeros(len(self.firsts), np.intp)
         n_chosen[np.add(filled, 1)] = counts
         other = copy(self)
         other.firsts = np.cumsum(n_chosen)
         firsts = dict(zip(begins.tolist(), other.firsts[filled].tolist(), strict=True))
-        other.views = (*self.views, View(function, args, None, 1, firsts))
+        other.views = (*self.views, View(function, args, state, times, firsts))
         return other
 
     def held(self) -> "Rows":
@@ -613,6 +664,10 @@ class Rows:
         other = copy(self)
         other._set(source)
         return other
+
+    def room(self) -> int:
+        """Return how many times as many rows there is memory for to hold."""
+        return self.source.room(self.n_bytes)
 
     def filled_blocks(self) -> list[int]:
         """Return the numbers of the blocks that have rows."""
@@ -675,12 +730,23 @@ def wider(a: tuple, b: tuple) -> tuple:
     return xp.minimum(a[0], b[0]), xp.maximum(a[1], b[1])
 
 
+def no_zero_rows(block: Block) -> tuple:
+    """Raise a ValueError if a row is zero, which has no direction."""
+    nearest.check_no_zero_rows(block.x, start=block.first)
+    return ()
+
+
 # -- views -----------------------------------------------------------------------------
 
 
 def columns(block: Block, start: int, stop: int) -> Any:
     """Return some of the features."""
     return block.x[:, start:stop]
+
+
+def stacked(block: Block, width: int) -> Any:
+    """Return slices of so many features, those of each row under each other."""
+    return block.be.xp.reshape(block.x, (-1, width))
 
 
 def scaled(block: Block, factor: float) -> Any:

@@ -43,6 +43,7 @@ from skvq.nearest.backends.choice import (
     backend_for,
     backend_of,
     check_backend,
+    chosen,
     default_backend,
     goes_to_device,
     is_array,
@@ -100,6 +101,7 @@ __all__ = [
     "check_backend",
     "check_metric",
     "check_no_zero_rows",
+    "chosen",
     "compute_dtype",
     "default_backend",
     "entries",
@@ -199,7 +201,7 @@ def nearest(
     return be.call(search, X)
 
 
-def nearest_product(X, codebooks: Sequence, *, bias=None, dtype=np.intp):
+def nearest_product(X, codebooks: Sequence | Tables, *, bias=None, dtype=np.intp):
     """Find the nearest codeword of each row in every subspace, in one pass.
 
     Parameters
@@ -251,7 +253,7 @@ def nearest_product(X, codebooks: Sequence, *, bias=None, dtype=np.intp):
 
 def nearest_best(
     X,
-    codebooks: Sequence,
+    codebooks: Sequence | Tables,
     beam_size: int,
     *,
     n_best: int = 1,
@@ -350,7 +352,7 @@ def nearest_best(
 
 def improve_sums(
     X,
-    codebooks: Sequence,
+    codebooks: Sequence | Tables,
     codes,
     *,
     n_rounds: int,
@@ -425,7 +427,7 @@ def improve_sums(
     return be.call(search, X, codes)
 
 
-def nearest_kronecker(X, codebooks: Sequence, *, return_distances=False):
+def nearest_kronecker(X, codebooks: Sequence | Tables, *, return_distances=False):
     """Find the nearest Kronecker product of rows, one from each table.
 
     The result is that of `nearest` over the table of all prod V_j products, which is

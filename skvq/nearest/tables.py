@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from skvq.nearest.backends.base import Backend
 from skvq.nearest.backends.choice import backend_of
 from skvq.nearest.backends.host import HOST
 from skvq.nearest.distinct import unique_rows
@@ -157,6 +158,39 @@ class Table(_Kept):
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.array(self.codewords, dtype=dtype, copy=True)
+
+    def on(self, be: Backend) -> Any:
+        """Return the codewords where a backend computes.
+
+        Parameters
+        ----------
+        be : Backend
+            NumPy's gives the array that is kept.
+
+        Returns
+        -------
+        codewords : array of shape (n_codewords, n_features)
+            In the library of the backend, sent there once.
+        """
+        if be is HOST:
+            return self.codewords
+        return self.form(("rows", be.key), lambda: be.send(self.codewords))
+
+    def rows(self, codes: Any) -> Any:
+        r"""Return the codewords of codes, in the library of these.
+
+        Parameters
+        ----------
+        codes : array of int
+            Of any shape.
+
+        Returns
+        -------
+        rows : array of shape (\*codes.shape, n_features)
+            The codewords.
+        """
+        be = backend_of(codes)
+        return be.look_up(self.on(be), codes)
 
     def __reduce__(self) -> tuple:
         return partial(Table, exact=self.exact), (self.codewords,)

@@ -197,6 +197,17 @@ def settle(backend: str, X: Any, per_row: float) -> str:
     return backend
 
 
+def chosen() -> str:
+    """Return the backend that `using` has set here.
+
+    Returns
+    -------
+    backend : {"auto", "numpy", "cupy"}
+        As in `check_backend`.
+    """
+    return _chosen.get()
+
+
 def goes_to_device() -> bool:
     """Tell whether all searches in NumPy's rows go to a device here.
 
