@@ -527,7 +527,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def _assign(self, found: dict[str, Any], be: nearest.Backend) -> None:
         """Set fitted attributes; what users see goes to where X is."""
-        vars(self).update(found)
+        self.__dict__.update(found)
         if be is not nearest.HOST:
             self._home_ = be
             for name, value in list(vars(self).items()):

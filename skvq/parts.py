@@ -128,9 +128,8 @@ def fit_parts(
             delayed(_fit_held)(part, rows.held())
             for part, rows in zip(parts, of_parts, strict=True)
         )
-        parts, notices = zip(*fitted, strict=True)
-        return list(parts), list(notices)
-    notices = [[] for _ in parts]
+        return [part for part, _ in fitted], [notices for _, notices in fitted]
+    notices: list[list[Notice]] = [[] for _ in parts]
     for first in range(0, len(parts), room):
 
         def fit(i: int, first=first) -> None:
