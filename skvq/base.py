@@ -213,7 +213,8 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 X, sample_weight, stream=new._can_partial_fit()
             )
             # All rows, those of weight zero too, before any is used.
-            run(check_finite(X))
+            with np.errstate(over="ignore"):
+                run(check_finite(X))
             new._weight_unit_ = unit
             run(new._learn(Rows(X, weights)))
         take_over(self, new)
