@@ -12,8 +12,7 @@ from skvq._validation import warn
 from skvq.base import BaseQuantizer
 from skvq.learning import additive as learning
 from skvq.learning import least_squares, rotation
-from skvq.learning.moments import moments
-from skvq.learning.rows import Learner, shifted
+from skvq.learning.rows import Learner
 from skvq.learning.start import few_distinct, repeat_cyclically
 from skvq.parts import _sizes as part_sizes
 from skvq.parts import fit_part
@@ -240,17 +239,12 @@ class AdditiveQuantizer(BaseQuantizer):
 
         def start(rows, rng) -> Learner[np.ndarray]:
             residual.random_state = int(rng.randint(np.iinfo(np.int32).max))
-            each = np.zeros(1, rows.dtype)
-            if self.share_codebook:
-                # One table serves m times, so that it bears an m-th of the mean.
-                mean = (yield from moments(rows)).mean.astype(rows.dtype)
-                rows, each = rows.view(shifted, mean).held(), mean / self.n_codebooks
             # Few distinct residuals are nothing to warn of.
             yield from fit_part(residual, rows)
             # How stages learn is chosen once: others start from most of all samples.
             residual.fit_beam_size = residual.fit_beam_size_
             tables = residual._codebooks()[:n_tables]
-            return np.concatenate([table.codewords for table in tables]) + each
+            return np.concatenate([table.codewords for table in tables])
 
         return start
 

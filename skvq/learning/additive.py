@@ -31,7 +31,8 @@ from skvq.learning.joint import (
     hold_out,
     refine,
 )
-from skvq.learning.rows import Block, Learner, Rows
+from skvq.learning.moments import moments
+from skvq.learning.rows import Block, Learner, Rows, shifted
 
 # Up to so many sums, all are compared: as fast as a beam, and exact.
 MAX_EXHAUSTIVE = 4096
@@ -162,22 +163,32 @@ def learn_jointly(
     fixed = np.arange(sizes[0]) < 1 if shared and sizes[0] > 1 else None
     encode_with = partial(_encode_with, stack, shared, Search(beam_size))
     problem = Problem([stack], encode_with, None, fixed)
+    origin = np.zeros(1, rows.dtype)
+    if shared:
+        # One table serves m times, so that it bears an m-th of the mean.  A beam goes
+        # astray that has the mean still to come, so that it is left out here.
+        origin = (yield from moments(rows)).mean.astype(rows.dtype)
+
+    def made(some: Rows) -> Rows:
+        return (some.view(shifted, origin) if shared else some).held()
+
     found: Refined | None = None
     strengths: Iterable[float] = repeat(strength, max_iter) if strength else ()
     if strength is None and max_iter > 0:
         held = yield from hold_out(rows, _HELD_OUT_SHARE, _MAX_HELD_OUT, rng)
         if len(held.X) >= _MIN_HELD_OUT:
-            held = held._replace(rows=held.rows.held())
+            held = held._replace(rows=made(held.rows), X=held.X - origin)
             first = yield from start(held.rows, rng)
             found = yield from choose_strengths(held, [first], problem, max_iter, tol)
             if len(held.X) > _MAX_LOST_SHARE * held.n_distinct:
                 # With all rows now, in the rounds that were found good.
                 strengths, tol, found = found.strengths, 0.0, None
     if found is None:
+        rows = made(rows)
         first = yield from start(rows, rng)
         found = yield from refine(rows, [first], problem, strengths, tol)
     loss, weight = found.loss
-    tables = _tables(stack, found.tables[0], shared)
+    tables = _tables(stack, found.tables[0] + origin / len(sizes), shared)
     return Learned(tables, float(loss / weight), tuple(found.strengths))
 
 
