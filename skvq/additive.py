@@ -6,16 +6,16 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from skvq import nearest
-from skvq._arrays import average, numpy_dtype, to_host
 from skvq._checks import check_count, check_memory
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
-from skvq._validation import collected, warn
+from skvq._validation import warn
 from skvq.base import BaseQuantizer
 from skvq.learning import additive as learning
-from skvq.learning import least_squares
-from skvq.learning.rows import Rows, run
+from skvq.learning import least_squares, rotation
+from skvq.learning.rows import Learner
 from skvq.learning.start import few_distinct, repeat_cyclically
 from skvq.parts import _sizes as part_sizes
+from skvq.parts import fit_part
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer
 from skvq.vector import VectorQuantizer
@@ -184,15 +184,15 @@ class AdditiveQuantizer(BaseQuantizer):
         self.random_state = random_state
         self.backend = backend
 
-    def _fit(self, X, weights):
-        self._check_memory(X)
+    def _fit(self, rows):
+        self._check_memory(rows)
         sizes = part_sizes(self.n_codewords, self.n_codebooks)
         self._check_shared(sizes)
         rng = check_random_state(self.random_state)
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = int(rng.randint(np.iinfo(np.int32).max))
-        few = run(few_distinct(Rows(X), max(sizes)))
+        few = yield from few_distinct(rows, max(sizes))
         if few is not None:
             warn(
                 f"{{}} distinct samples are fewer than n_codewords={max(sizes)}: "
@@ -201,35 +201,33 @@ class AdditiveQuantizer(BaseQuantizer):
             )
             learned = learning.Learned(self._repeated(few, sizes))
         elif self.assignment == "independent":
-            tables, self.distortion_ = self._learn_independently(
-                X, weights, sizes, seed
-            )
-            learned = learning.Learned(tables)
+            learned = yield from self._learn_independently(rows, sizes, seed)
         else:
-            learned = learning.learn_jointly(
-                X,
+            learned = yield from learning.learn_jointly(
+                rows,
                 sizes,
-                weights,
                 rng,
                 start=self._residual_start(),
                 shared=self.share_codebook,
-                search=learning.Search(self.fit_beam_size, 0),
+                beam_size=self.fit_beam_size,
                 strength=None if self.ridge == "auto" else float(self.ridge),
                 max_iter=self.max_iter,
                 tol=self.tol,
             )
-        self._tables_ = learned.tables
-        self._seed_ = int(seed)
-        self.ridge_ = learned.strengths
-        self.n_iter_ = max(1, len(learned.strengths))
-        self.codebook_sizes_ = tuple(sizes)
-        if learned.codes is not None:
+        found = {
+            "_tables_": learned.tables,
+            "_seed_": int(seed),
+            "ridge_": learned.strengths,
+            "n_iter_": max(1, len(learned.strengths)),
+            "codebook_sizes_": tuple(sizes),
+        }
+        if learned.distortion is not None:
             # Not searched for again as `transform` does, which takes as long as rounds.
-            decoded = learning.decode(learned.codes, self._codebooks())
-            self.distortion_ = average(nearest.paired(X, decoded), weights)
+            found["distortion_"] = learned.distortion
+        return found
 
     def _residual_start(self):
-        """Return the function that gives the tables from which learning starts."""
+        """Return the learner of the stacked tables from which learning starts."""
         residual = ResidualQuantizer(
             self.n_codebooks,
             self.n_codewords,
@@ -239,14 +237,14 @@ class AdditiveQuantizer(BaseQuantizer):
         )
         n_tables = 1 if self.share_codebook else self.n_codebooks
 
-        def start(X, weights, rng) -> list[np.ndarray]:
-            seed = int(rng.randint(np.iinfo(np.int32).max))
-            residual.set_params(random_state=seed)
-            with collected():  # few distinct residuals are nothing to warn of
-                residual.fit(X, sample_weight=weights)
+        def start(rows, rng) -> Learner[np.ndarray]:
+            residual.random_state = int(rng.randint(np.iinfo(np.int32).max))
+            # Few distinct residuals are nothing to warn of.
+            yield from fit_part(residual, rows)
             # How stages learn is chosen once: others start from most of all samples.
-            residual.set_params(fit_beam_size=residual.fit_beam_size_)
-            return [to_host(table) for table in residual.codebooks_[:n_tables]]
+            residual.fit_beam_size = residual.fit_beam_size_
+            tables = residual._codebooks()[:n_tables]
+            return np.concatenate([table.codewords for table in tables])
 
         return start
 
@@ -261,9 +259,9 @@ class AdditiveQuantizer(BaseQuantizer):
         sizes = part_sizes(sizes, self.n_codebooks)
         return sizes[0] if self.share_codebook else sum(sizes)
 
-    def _check_memory(self, X) -> None:
-        size, (n, d) = numpy_dtype(X).itemsize, X.shape
-        n_bytes = size * self._table_elements(d) + n * self.n_codebooks
+    def _check_memory(self, rows) -> None:
+        n, d = rows.n_rows, rows.n_features
+        n_bytes = rows.dtype.itemsize * self._table_elements(d) + n * self.n_codebooks
         if self.assignment == "joint":
             n_pairs = n * self.n_codebooks**2
             n_bytes += least_squares.system_bytes(self._n_rows(), d, n_pairs)
@@ -271,7 +269,7 @@ class AdditiveQuantizer(BaseQuantizer):
             f"Tables of n_codewords={self.n_codewords} for n_codebooks="
             f"{self.n_codebooks}, their least squares, and the codes of {n} rows",
             n_bytes,
-            size * n * d,
+            rows.n_bytes,
         )
 
     def _check_shared(self, sizes) -> None:
@@ -289,80 +287,79 @@ class AdditiveQuantizer(BaseQuantizer):
                 f"codebooks; got {sizes}."
             )
 
-    def _repeated(self, few, sizes) -> list[np.ndarray]:
+    def _repeated(self, few, sizes) -> nearest.Tables:
         """Return tables for fewer distinct samples than codewords."""
         zero = np.zeros_like(few[:1])
         if self.share_codebook:
             rest = repeat_cyclically(few, sizes[0] - 1)
-            return [np.concatenate([zero, rest])]
+            table = nearest.Table(np.concatenate([zero, rest]))
+            return nearest.Tables([table] * len(sizes))
         largest = int(np.argmax(sizes))
-        return [
-            repeat_cyclically(few if j == largest else zero, size)
-            for j, size in enumerate(sizes)
-        ]
+        return nearest.Tables(
+            [
+                repeat_cyclically(few if j == largest else zero, size)
+                for j, size in enumerate(sizes)
+            ]
+        )
 
-    def _learn_independently(self, X, weights, sizes, seed):
-        """Return the best tables for m codebooks, given the best for one less.
-
-        And their distortion.
-        """
+    def _learn_independently(self, rows, sizes, seed) -> Learner[learning.Learned]:
+        """Return the best tables for m codebooks, given the best for one less."""
         best: list[np.ndarray] = []
         lowest = np.inf
         for m, size in enumerate(sizes, start=1):
-            none = np.zeros((size, X.shape[1]), dtype=numpy_dtype(X))
             # With a codebook of zero more, nothing is worse than before.
-            best = [*best, none]
-            for tables in self._candidates(X, weights, sizes[:m], seed):
-                value = learning.independent_distortion(X, tables, weights)
+            best = [*best, np.zeros((size, rows.n_features), rows.dtype)]
+            for tables in (yield from self._candidates(rows, sizes[:m], seed)):
+                value = yield from learning.independent_distortion(
+                    rows, nearest.Tables(tables)
+                )
                 if value < lowest:
                     best, lowest = tables, value
-        return best, lowest
+        return learning.Learned(nearest.Tables(best), lowest)
 
-    def _candidates(self, X, weights, sizes, seed):
-        """Yield tables: one alone, those of a product quantizer, and in a rotation."""
-        m = len(sizes)
+    def _candidates(self, rows, sizes, seed) -> Learner[list[list[np.ndarray]]]:
+        """Return tables: one alone, those of a product quantizer, and in a rotation."""
+        m, d, found = len(sizes), rows.n_features, []
+        # Few distinct slices are nothing to warn of.
         if sizes[-1] > max(sizes[:-1], default=0):
             alone = VectorQuantizer(sizes[-1], random_state=seed)
-            table = to_host(alone.fit(X, sample_weight=weights).codebooks_[0])
-            yield [
-                *(np.zeros((size, X.shape[1]), table.dtype) for size in sizes[:-1]),
-                table,
-            ]
-        if m > X.shape[1]:
-            return  # there is no slice for the last of them
+            yield from fit_part(alone, rows)
+            zeros = [np.zeros((size, d), rows.dtype) for size in sizes[:-1]]
+            found.append([*zeros, alone._table_.codewords])
+        if m > d:
+            return found  # there is no slice for the last of them
         pq = ProductQuantizer(m, sizes, random_state=seed, backend=self.backend)
-        with collected():  # few distinct slices are nothing to warn of
-            fitted = pq.fit(X, sample_weight=weights)
-        product_tables = [to_host(table) for table in fitted.codebooks_]
-        yield learning.in_slices(product_tables)
+        yield from fit_part(pq, rows)
+        product_tables = [table.codewords for table in pq._codebooks()]
+        found.append(rotation.in_slices(product_tables))
         if 1 < m:
-            yield learning.in_rotated_slices(
-                X,
+            turned = yield from rotation.in_rotated_slices(
+                rows,
                 product_tables,
-                weights,
                 np.random.RandomState(seed),
                 max_iter=self.max_iter,
                 tol=self.tol,
             )
+            found.append(turned)
+        return found
 
     def _encode(self, X):
         if self.assignment == "independent":
-            return learning.encode_independently(X, self._codebooks())
+            return learning.encode_independently(X, self._tables_)
         # Either may have been changed after the fit, which no constraint has seen.
         search = learning.Search(
             check_count("beam_size", self.beam_size),
             check_count("n_rounds", self.n_rounds, 0, largest=None),
             self._seed_,
         )
-        codes = learning.encode(X, self._codebooks(), search)
+        codes, _ = learning.encode(X, self._tables_, search)
         # Codes of one table may change places: the least row of them names the sum.
         if not self.share_codebook:
             return codes
         return nearest.backend_of(codes).xp.sort(codes, axis=1)
 
     def _decode(self, codes):
-        return learning.decode(codes, self._codebooks())
+        return learning.decode(codes, self._tables_)
 
     def _codebooks(self):
-        tables = tuple(self._tables_)
-        return tables * len(self.codebook_sizes_) if self.share_codebook else tables
+        return self._tables_

@@ -69,6 +69,8 @@ _MIN_GAIN = 0.01
 # It is tried on so many samples at most, or so many a codeword, if that is more.
 _TRIAL_ROWS = 20_000
 _TRIAL_ROWS_PER_CODEWORD = 128
+# Rounds of refinement end with one that lowers the loss by this share of it or less.
+_MIN_FALL = 1e-3
 
 
 class ResidualQuantizer(StagedQuantizer):
@@ -373,12 +375,14 @@ class ResidualQuantizer(StagedQuantizer):
         never seen: tables that have seen them would look better than they are.
         """
         problem, tables = self._problem(trial.parts)
-        strengths = yield from joint.choose_strengths(
-            trial.held, tables, problem, self.n_refine
+        chosen = yield from joint.choose_strengths(
+            trial.held, tables, problem, self.n_refine, _MIN_FALL
         )
+        if not chosen.strengths:
+            return parts
         problem, tables = self._problem(parts)
-        tables = yield from joint.refine(rows, tables, problem, strengths)
-        return _unstack(parts, problem.stacks, tables, self.share_codebook)
+        found = yield from joint.refine(rows, tables, problem, chosen.strengths)
+        return _unstack(parts, problem.stacks, found.tables, self.share_codebook)
 
     def _problem(self, parts) -> tuple[joint.Problem, list[np.ndarray]]:
         shared = self.share_codebook
@@ -817,15 +821,11 @@ def _one_more(block: Block, parts: list) -> tuple[tuple, tuple]:
 def _stacks(parts, shared: bool) -> list[joint.Stack]:
     """Group the tables of all stages by the features that they span."""
     stages = [part._free_tables() for part in parts]
-    width = len(stages[0])
-    stacks = []
+    width, stacks = len(stages[0]), []
     for k, (features, _) in enumerate(stages[0]):
-        sizes = [stage[k][1].shape[0] for stage in stages]
-        starts = np.cumsum([0, *sizes[:-1]]).tolist()
-        columns = [j * width + k for j in range(len(stages))]
-        if shared:
-            starts = [0] * len(stages)
-        stacks.append(joint.Stack(features, columns, starts, sizes))
+        columns = range(k, len(stages) * width, width)
+        sizes = [len(stage[k][1]) for stage in stages]
+        stacks.append(joint.Stack.of(features, columns, sizes, shared))
     return stacks
 
 
@@ -840,12 +840,8 @@ def _unstack(parts, stacks, tables, shared: bool) -> list:
     """Return copies of the parts with the tables that `_stack` would give."""
     if shared:
         return [parts[0]._with_tables(tables)] * len(parts)
+    split = [own.split(table) for own, table in zip(stacks, tables, strict=True)]
     return [
-        part._with_tables(
-            [
-                table[own.starts[j] : own.starts[j] + own.sizes[j]]
-                for own, table in zip(stacks, tables, strict=True)
-            ]
-        )
-        for j, part in enumerate(parts)
+        part._with_tables(list(own))
+        for part, own in zip(parts, zip(*split, strict=True), strict=True)
     ]

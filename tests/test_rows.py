@@ -163,6 +163,7 @@ class Cluster:
         self.n_rows, self.n_blocks = here.n_rows, here.n_blocks
         self.firsts, self.weighted = here.firsts, here.weighted
         self.fan_in, self.parts = fan_in, []
+        self.X = X[:0]  # of whose library they are
         for place in range(0, here.n_blocks, n_blocks):
             cut = slice(place * here.size, (place + n_blocks) * here.size)
             w = None if weights is None else weights[cut]
@@ -259,9 +260,10 @@ def jointly(rows):
     rng = np.random.RandomState(0)
     found = yield from hold_out(rows, 0.2, 50, rng)
     tables = [np.random.default_rng(0).normal(60, 30, (8, 3)).astype(rows.dtype)]
-    strengths = yield from choose_strengths(found, tables, PROBLEM, 3)
-    tables = yield from refine(rows, tables, PROBLEM, strengths)
-    return found.X, found.weights, np.array(strengths), *tables
+    chosen = yield from choose_strengths(found, tables, PROBLEM, 3, 1e-3)
+    refined = yield from refine(rows, tables, PROBLEM, chosen.strengths)
+    strengths = np.array(chosen.strengths)
+    return found.X, found.weights, strengths, chosen.loss, *refined.tables
 
 
 LEARNERS = {
@@ -1145,7 +1147,7 @@ def test_joint_solves_lower_the_loss(weighted, elements, monkeypatch):
     rows = Rows(X, weights + 0.5 if weighted else None)
     tables = [np.random.default_rng(0).normal(60, 30, (8, 3)).astype(np.float32)]
     held = run(hold_out(rows, 0.1, 100, np.random.RandomState(0)))
-    strengths = run(choose_strengths(held, tables, PROBLEM, 3))
+    strengths = run(choose_strengths(held, tables, PROBLEM, 3, 1e-3)).strengths
     assert len(strengths) > 1
 
     def loss(X, tables, weights):
@@ -1154,9 +1156,9 @@ def test_joint_solves_lower_the_loss(weighted, elements, monkeypatch):
     X, weights = run(in_memory(rows))
     on_all, on_held = [loss(X, tables, weights)], [loss(held.X, tables, held.weights)]
     for n in range(1, len(strengths) + 1):
-        refined = run(refine(held.rows, tables, PROBLEM, strengths[:n]))
+        refined = run(refine(held.rows, tables, PROBLEM, strengths[:n])).tables
         on_held.append(loss(held.X, refined, held.weights))
-        refined = run(refine(rows, tables, PROBLEM, strengths[:n]))
+        refined = run(refine(rows, tables, PROBLEM, strengths[:n])).tables
         on_all.append(loss(X, refined, weights))
     assert (np.diff(on_held) < 0).all() and (np.diff(on_all) < 0).all()
 
@@ -1164,7 +1166,8 @@ def test_joint_solves_lower_the_loss(weighted, elements, monkeypatch):
 def test_a_step_is_the_least_squares_solution(tiny_blocks):
     X, weights = samples()
     tables = [np.random.default_rng(0).normal(60, 30, (8, 3))]
-    (found,) = run(refine(Rows(X.astype(float), weights), tables, PROBLEM, [0.1]))
+    rows = Rows(X.astype(float), weights)
+    (found,) = run(refine(rows, tables, PROBLEM, [0.1])).tables
     codes, _ = encode(X.astype(float), tables)
     rows = np.zeros((len(X), 8))
     np.put_along_axis(rows, codes.astype(int) + [0, 4], 1, axis=1)

@@ -19,6 +19,7 @@ from skvq import (
     metrics,
 )
 from skvq.learning import additive
+from skvq.learning.rotation import whole_rotation
 from skvq.learning.rows import Rows, run
 from skvq.learning.start import initialise
 
@@ -261,21 +262,27 @@ def test_joint_least_squares_take_repeats_for_weights(parameters):
 def test_the_additive_ridge_takes_repeats_for_weights(shared):
     X = mixture(200, dtype=np.float64)
     rng = np.random.default_rng(0)
-    first = [rng.normal(size=(5, X.shape[1])) for _ in range(1 if shared else 3)]
+    first = rng.normal(size=(5 if shared else 15, X.shape[1]))
+
+    def start(rows, rng):
+        yield from ()
+        return first
 
     def learn(X, weights=None):
-        return additive.learn_jointly(
-            X,
-            [5, 5, 5],
-            weights,
-            np.random.RandomState(0),
-            start=lambda X, weights, rng: first,
-            shared=shared,
-            search=additive.Search(8, 0),
-            strength=0.5,
-            max_iter=3,
-            tol=0.0,
-        ).tables
+        learned = run(
+            additive.learn_jointly(
+                Rows(X, weights),
+                [5, 5, 5],
+                np.random.RandomState(0),
+                start=start,
+                shared=shared,
+                beam_size=8,
+                strength=0.5,
+                max_iter=3,
+                tol=0.0,
+            )
+        )
+        return [table.codewords for table in learned.tables]
 
     weights = rng.integers(1, 4, len(X)).astype(float)
     for a, b in (
@@ -423,7 +430,7 @@ def test_samples_of_low_rank_cost_their_rank(dtype, decomposed):
 def test_a_rotation_of_a_span_is_one_of_the_whole_space():
     rng = np.random.default_rng(0)
     basis, turned = (np.linalg.qr(rng.normal(size=(20, 4)))[0] for _ in range(2))
-    there, back = additive._whole_rotation(basis, turned.T)
+    there, back = whole_rotation(basis, turned.T)
     rotation = there(np.eye(20))
     assert_allclose(rotation @ rotation.T, np.eye(20), atol=1e-12)
     assert_allclose(basis.T @ rotation, turned.T, atol=1e-12)

@@ -11,6 +11,7 @@ tables, which are small, are NumPy's.
 """
 
 import heapq
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +30,8 @@ def unit_rows(X: np.ndarray) -> np.ndarray:
 
 
 def best_codewords(
-    X: np.ndarray,
-    codes: np.ndarray,
+    X: Any,
+    codes: Any,
     codebook: np.ndarray,
     weights: np.ndarray | None,
     metric: nearest.Metric,
@@ -42,7 +43,7 @@ def best_codewords(
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
-        Samples; unit vectors if the metric is the cosine.
+        Samples; unit vectors if the metric is the cosine.  Not looked at where sums do.
     codes : ndarray of shape (n_samples,)
         Cell of each sample.
     codebook : ndarray of shape (n_codewords, n_features)

@@ -1,12 +1,11 @@
 """Improve the tables of a sum of codewords together: encode, solve, repeat."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from skvq import nearest
 from skvq.learning.least_squares import NormalEquations, normal_equations, ridge
 from skvq.learning.random_rows import first_distinct, first_of_block, new_key, row_lots
 from skvq.learning.rows import Block, Learner, Rows
@@ -15,10 +14,8 @@ from skvq.learning.start import distinct, weights_of
 # Samples held out of all learning, on which the strength of the ridge is chosen.
 HELD_OUT_SHARE = 0.1
 MAX_HELD_OUT = 4096
-# Strengths of the ridge, in mean weights of a codeword.
-_STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-# A round must lower the loss of the samples held out by this share of it.
-_MIN_GAIN = 1e-3
+# Strengths of the ridge, in mean weights of a codeword, from weak to strong.
+_STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 # Rounds of (encode, solve) for a table that all stages share.
 _SHARED_ROUNDS = 10
@@ -30,9 +27,20 @@ class Stack(NamedTuple):
     """Tables that are solved for together: those of the same features."""
 
     features: slice
-    columns: list[int]  # of the codes, one for each stage
+    columns: Sequence[int]  # of the codes, one for each stage
     starts: list[int]  # where each stage's table begins in the stacked one
-    sizes: list[int]
+    sizes: Sequence[int]
+
+    @classmethod
+    def of(cls, features: slice, columns, sizes, shared: bool) -> "Stack":
+        """Return the stack of tables of these sizes, or of the one that all share."""
+        starts = [0] * len(sizes) if shared else np.cumsum([0, *sizes[:-1]]).tolist()
+        return cls(features, columns, starts, sizes)
+
+    def split(self, stacked: np.ndarray) -> list[np.ndarray]:
+        """Return each stage's table."""
+        pairs = zip(self.starts, self.sizes, strict=True)
+        return [stacked[start : start + size] for start, size in pairs]
 
 
 # Codes (n, m) of rows under the stacked tables, and the loss of each row; it is sent to
@@ -55,7 +63,6 @@ class HeldOut(NamedTuple):
     rows: Rows  # the others
     X: Any  # (n_held, n_features), distinct
     weights: np.ndarray  # (n_held,), of all rows that equal each
-    numbers: np.ndarray  # of all rows that equal those held, ascending
     n_distinct: int  # of all rows; an estimate where they are many
 
 
@@ -98,14 +105,13 @@ def hold_out(
     n_distinct = len(X) if len(X) < looked_at else round(most / lots[-1])
     n_held = min(int(share * n_distinct), most)
     limit = lots[n_held - 1] if n_held else -1.0
-    (numbers,) = yield rows.gather(_numbers_upto, key, limit, most=rows.n_rows)
     others = yield from rows.chosen(_lots_above, key, limit)
     X = distinct(X[:n_held])
     weights = np.empty(0)
     if n_held:
         held = yield from rows.chosen(_lots_upto, key, limit)
         (weights,) = yield held.fold(weights_of, X)
-    return HeldOut(others, X, weights, numbers, n_distinct)
+    return HeldOut(others, X, weights, n_distinct)
 
 
 def _smallest_lots(block: Block, key: int, most: int) -> tuple:
@@ -117,18 +123,26 @@ def _lots_upto(block: Block, key: int, limit: float) -> np.ndarray:
     return np.flatnonzero(row_lots(block, key) <= limit)
 
 
-def _numbers_upto(block: Block, key: int, limit: float) -> tuple:
-    return (block.first + _lots_upto(block, key, limit),)
-
-
 def _lots_above(block: Block, key: int, limit: float) -> np.ndarray:
     return np.flatnonzero(row_lots(block, key) > limit)
 
 
+class Refined(NamedTuple):
+    """What rounds of least squares give."""
+
+    tables: list[np.ndarray]  # of each stack
+    strengths: list[float]  # of the ridge, in each round
+    loss: np.ndarray  # (2,), summed over the rows, and their weight
+
+
 def choose_strengths(
-    held_out: HeldOut, tables: list[np.ndarray], problem: Problem, n_rounds: int
-) -> Learner[list[float]]:
-    """Refine tables on some rows; return what helped others, round by round.
+    held_out: HeldOut,
+    tables: list[np.ndarray],
+    problem: Problem,
+    n_rounds: int,
+    tol: float,
+) -> Learner[Refined]:
+    """Refine tables on some rows, as long as others gain.
 
     Parameters
     ----------
@@ -140,42 +154,59 @@ def choose_strengths(
         The loss.
     n_rounds : int
         Largest number of rounds.
+    tol : float
+        Stop when a round lowers the loss of the rows by this share of it or less.
 
     Returns
     -------
-    strengths : list of float
-        The strength of the ridge in each round; it ends with the last round that lowers
-        the loss of the rows held out.
-    """
+    Refined
+        The loss is that of all rows, those held out included.
 
-    def judged(tables: list[np.ndarray]) -> float:
-        losses = problem.encode(held_out.X, tables)[1]
-        be = nearest.backend_of(losses)
-        return be.average(losses, be.like(held_out.weights))
+    Notes
+    -----
+    In each round the strength of the ridge grows as long as that helps the rows held
+    out.  The one of the round before is the weakest that is tried: what was too weak
+    once would be so again, with tables that fit better.
+    """
+    be = held_out.rows.be
+    X, weights = be.like(held_out.X), be.like(held_out.weights)
+
+    def judged(tables: list[np.ndarray]) -> np.ndarray:
+        losses = be.like(problem.encode(X, tables)[1], np.float64)
+        return np.array([be.total(losses, weights), be.total(weights)])
 
     chosen: list[float] = []
     grid: Sequence[float] = _STRENGTHS
-    loss = judged(tables)
-    for _ in range(n_rounds):
-        _, systems = yield from _systems(held_out.rows, tables, problem)
-        solved = [_solve(systems, tables, strength, problem) for strength in grid]
-        losses = [judged(each) for each in solved]
-        best = int(np.argmin(losses))
-        if not losses[best] < (1 - _MIN_GAIN) * loss:
+    held = judged(tables)
+    loss, systems = yield from _systems(held_out.rows, tables, problem)
+    while len(chosen) < n_rounds:
+        best: tuple | None = None
+        for strength in grid:
+            solved = _solve(systems, tables, strength, problem)
+            found = judged(solved)
+            if found[0] < held[0]:
+                best, held = (solved, strength), found
+            elif best is not None:
+                break
+        if best is None:
             break
-        chosen.append(grid[best])
-        tables, loss, strength = solved[best], losses[best], grid[best]
-        # Later rounds need about the same strength.
-        grid = [strength / 2, strength, 2 * strength]
-    return chosen
+        tables, strength = best
+        chosen.append(strength)
+        grid = grid[grid.index(strength) :]
+        before = loss[0]
+        loss, systems = yield from _systems(held_out.rows, tables, problem)
+        if before - loss[0] <= tol * before:
+            break
+    return Refined(tables, chosen, loss + held)
 
 
 def refine(
     rows: Rows,
     tables: list[np.ndarray],
     problem: Problem,
-    strengths: Sequence[float],
-) -> Learner[list[np.ndarray]]:
+    strengths: Iterable[float],
+    tol: float = 0.0,
+) -> Learner[Refined]:
     """Alternate between the codes and one least-squares solve for all tables.
 
     The ridge draws the tables towards those at hand.
@@ -184,27 +215,28 @@ def refine(
     ----------
     rows : Rows
         Samples.
-    tables, problem
+    tables, problem, tol
         As in `choose_strengths`.
-    strengths : sequence of float
+    strengths : iterable of float
         Strength of the ridge in each round.
 
     Returns
     -------
-    tables : list of ndarray
+    Refined
         The tables of least loss over the samples; the given ones are among them.
     """
-    best = tables
-    if len(strengths) == 0:
-        return best
-    best_loss, systems = yield from _systems(rows, tables, problem)
+    taken: list[float] = []
+    loss, systems = yield from _systems(rows, tables, problem)
     for strength in strengths:
-        tables = _solve(systems, tables, strength, problem)
-        loss, systems = yield from _systems(rows, tables, problem)
-        if not loss < best_loss:
+        solved = _solve(systems, tables, strength, problem)
+        found, systems = yield from _systems(rows, solved, problem)
+        fall = loss[0] - found[0]
+        if fall > 0:
+            tables, loss = solved, found
+            taken.append(strength)
+        if not fall > tol * (loss[0] + fall):
             break
-        best, best_loss = tables, loss
-    return best
+    return Refined(tables, taken, loss)
 
 
 def share(
@@ -231,11 +263,11 @@ def share(
         The one of least loss.
     """
     best, best_loss = table, np.inf
-    starts, sizes = [0] * n_stages, [len(table)] * n_stages
-    stack = Stack(slice(0, rows.n_features), list(range(n_stages)), starts, sizes)
+    features, sizes = slice(0, rows.n_features), [len(table)] * n_stages
+    stack = Stack.of(features, range(n_stages), sizes, shared=True)
     problem = Problem([stack], encode, None, fixed)
     for _ in range(_SHARED_ROUNDS):
-        loss, systems = yield from _systems(rows, [table], problem)
+        (loss, _), systems = yield from _systems(rows, [table], problem)
         gain = best_loss - loss
         if gain > 0:
             best, best_loss = table, loss
@@ -247,11 +279,11 @@ def share(
 
 def _systems(
     rows: Rows, tables: list[np.ndarray], problem: Problem
-) -> Learner[tuple[float, list[NormalEquations]]]:
-    """Return the summed loss of tables, and the linear systems of the codes."""
-    loss, *parts = yield rows.fold(_system, tables, problem)
+) -> Learner[tuple[np.ndarray, list[NormalEquations]]]:
+    """Return loss and weight of all rows, and the linear systems of the codes."""
+    loss, weight, *parts = yield rows.fold(_system, tables, problem)
     n = len(NormalEquations._fields)
-    return float(loss), [
+    return np.array([loss, weight]), [
         NormalEquations(*parts[i : i + n]) for i in range(0, len(parts), n)
     ]
 
@@ -259,7 +291,8 @@ def _systems(
 def _system(block: Block, tables: list[np.ndarray], problem: Problem) -> tuple:
     be = block.be
     codes, losses = problem.encode(block.x, tables)
-    found: list = [be.xp.sum(block.weighted(be.like(losses, np.float64)))]
+    loss = be.xp.sum(block.weighted(be.like(losses, np.float64)))
+    found: list = [loss, block.host_weights().sum()]
     # Pairs of codes are counted on the host; the samples stay on their device.
     codes = be.to_host(codes)
     for stack in problem.stacks:

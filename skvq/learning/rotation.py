@@ -6,58 +6,146 @@ nearest row of a table to x is the nearest to x's part in its subspace, and the 
 the rows found is the reconstruction of a product quantizer in a rotated space.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from skvq import nearest
-from skvq._arrays import (
-    in_dtype,
-    join_columns,
-    largest_magnitude,
-    like,
-    look_up,
-    numpy_dtype,
-    to_host,
-)
-from skvq._arrays import total as sum_of
-from skvq.learning.cells import repair_empty
+from skvq.learning.cells import best_codewords
+from skvq.learning.moments import moments, principal_axes
+from skvq.learning.repair import repaired
+from skvq.learning.rows import Block, Learner, Rows, rotated, scaled, together, turned
+from skvq.learning.start import k_means, ordinary_scale
+
+# Of the starts in rotated slices, of which the best is improved.
+_STAGE_ITERATIONS = 10
+_STAGE_TOL = 1e-3
+# Turns of the best of these, as a multiple of those that each of them gets: before its
+# tables are learned anew, and after.
+_MORE_TURNS = 5
 
 
 class Rotated(NamedTuple):
     """A product codebook in a rotated space."""
 
-    # (r, d), rows orthonormal, r the width of X; rows of X times this are cut in slices
+    # (r, d), rows orthonormal, r the width of the rows; rows times this are cut in
+    # slices
     rotation: np.ndarray
     tables: list[np.ndarray]  # (V_j, d_j)
-    distortion: float  # weighted mean squared distance of the samples
+    loss: float = np.inf  # summed squared distance of the rows, if it is known
 
 
-def turn(X: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Return samples, of any library, times a matrix of the host, in X's dtype."""
-    dtype = numpy_dtype(X)
-    return in_dtype(X @ like(rotation.astype(dtype), X), dtype)
+def in_slices(product_tables: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Pad the tables of a product quantizer with zeros."""
+    borders = _borders(product_tables)
+    tables = []
+    for table, (begin, end) in zip(product_tables, pairwise(borders), strict=True):
+        padded = np.zeros((len(table), borders[-1]), dtype=table.dtype)
+        padded[:, begin:end] = table
+        tables.append(padded)
+    return tables
 
 
-def principal_axes(X: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """Eigenvectors of the covariance in columns, of falling variance; float64.
+def in_rotated_slices(
+    rows: Rows,
+    product_tables: Sequence[np.ndarray],
+    rng: np.random.RandomState,
+    *,
+    max_iter: int,
+    tol: float,
+) -> Learner[list[np.ndarray]]:
+    """Learn tables in orthogonal subspaces that are learned with them.
 
-    Of fewer samples than features, as many as there are samples: the others have no
-    variance.
+    Parameters
+    ----------
+    rows : Rows
+        Samples.
+    product_tables : sequence of ndarray of shape (V_j, d_j)
+        Tables of a product quantizer of the rows, one of the starts.
+    rng : RandomState
+        For the tables of the other starts.
+    max_iter : int
+        Turns for each start; the best gets up to ten times as many again.
+    tol : float
+        A start is left when ten turns gain less than this share, the best when a
+        thousand do.
+
+    Returns
+    -------
+    tables : list of ndarray of shape (V_j, n_features)
+
+    Notes
+    -----
+    The starts are the slices as they are, and two ways to share out the principal axes
+    among the slices: in order, and evening out the products of their variances.  All
+    are improved, and the best of them for several times as long, the second half of it
+    with tables learned anew in the rotation that it has reached.
+
+    A rotation counts only as far as it turns the span of the rows: they are looked at
+    along those of their principal axes that have any variance.
     """
-    total = float(X.shape[0] if weights is None else sum_of(weights))
-    one = np.zeros(X.shape[0], dtype=np.intp)
-    mean = nearest.accumulate(X, one, 1, weights)[0][:1, :] / total
-    # Through the largest entry: squares of tiny or huge samples leave the dtype.
-    gaps = in_dtype(X, np.dtype(np.float64)) - mean
-    gaps = gaps / (largest_magnitude(gaps) or 1.0)
-    weighted = gaps if weights is None else gaps * weights[:, None]
+    d, dtype = rows.n_features, rows.dtype
+    borders, sizes = _borders(product_tables), [len(table) for table in product_tables]
+    scale = yield from ordinary_scale(rows)
+    if scale != 1:
+        rows = rows.view(scaled, scale)
+    mean, axes = yield from principal_axes(rows)
+    along = rows.view(rotated, mean, axes, width=axes.shape[1])
+    (variances,) = yield along.fold(_squares)
+    negligible = 4 * np.finfo(dtype).eps
+    rank = max(1, int((variances > negligible**2 * variances.max()).sum()))
+    basis = axes[:, :rank]
+    variances = np.append(variances[:rank], np.zeros(d - rank))
+    rows = rows.view(rotated, mean, basis, width=rank).held()
+    basis = basis.astype(np.float64)
+    parts = np.split(mean, borders[1:-1])
+    slices = [
+        (table * scale - part).astype(dtype)
+        for table, part in zip(product_tables, parts, strict=True)
+    ]
+    starts = [Rotated(basis.T, slices)]
+    for order in (np.arange(d), balanced_order(variances, np.diff(borders).tolist())):
+        rotation = np.eye(rank, d)[:, order]
+        fresh = yield from _fresh_tables(rows, rotation, sizes, borders, rng)
+        starts.append(Rotated(rotation, fresh))
+    about = yield from moments(rows)
+    squares = about.squares + about.weight * float(about.mean @ about.mean)
+    improve = partial(improve_rotation, rows, squares=squares)
+    # A turn gains little, and gains it for long: the best start is not the best end.
+    trials = yield from together(
+        [improve(start, max_iter=max_iter, tol=0.1 * tol) for start in starts]
+    )
+    improve = partial(improve, max_iter=_MORE_TURNS * max_iter, tol=1e-3 * tol)
+    best = yield from improve(min(trials, key=_loss))
+    # Its tables have followed the rotation all the way; others fit where it now is.
+    fresh = yield from _fresh_tables(rows, best.rotation, sizes, borders, rng)
+    other = yield from improve(Rotated(best.rotation, fresh))
+    best = min(best, other, key=_loss)
+    # Each table bears the part of the mean in its own subspace: distances within it
+    # are as they were, and the parts add up to the mean.
     with nearest.single_threaded_blas():
-        if X.shape[0] < X.shape[1]:
-            gaps = gaps if weights is None else gaps * weights[:, None] ** 0.5
-            return np.linalg.svd(to_host(gaps), full_matrices=False)[2].T
-        return np.linalg.eigh(to_host(gaps.T @ weighted) / total)[1][:, ::-1]
+        there, back = whole_rotation(basis, best.rotation)
+        parts = np.split(there(mean.astype(np.float64)), borders[1:-1])
+        tables = [table + part for table, part in zip(best.tables, parts, strict=True)]
+        return [(back(table) / scale).astype(dtype) for table in in_slices(tables)]
+
+
+def _borders(tables: Sequence[np.ndarray]) -> list[int]:
+    """Return where the slices of tables begin, and where the last one ends."""
+    return np.cumsum([0, *(table.shape[1] for table in tables)]).tolist()
+
+
+def _loss(one: Rotated) -> float:
+    return one.loss
+
+
+def _squares(block: Block) -> tuple:
+    x = block.be.cast(block.x, np.float64)
+    heavy = x if block.w is None else x * block.w[:, None]
+    return (block.be.xp.sum(x * heavy, axis=0),)
 
 
 def balanced_order(variances: np.ndarray, widths: Sequence[int]) -> np.ndarray:
@@ -78,25 +166,37 @@ def balanced_order(variances: np.ndarray, widths: Sequence[int]) -> np.ndarray:
     return np.concatenate([np.array(axes, dtype=np.intp) for axes in slices])
 
 
+def _fresh_tables(
+    rows: Rows, rotation: np.ndarray, sizes, borders, rng
+) -> Learner[list[np.ndarray]]:
+    """Return tables of the slices of rotated rows, each learned from its own."""
+    tables = []
+    for size, cut in zip(sizes, pairwise(borders), strict=True):
+        axes = rotation[:, slice(*cut)].astype(rows.dtype)
+        part = rows.view(turned, axes, width=axes.shape[1]).held()
+        limits = _STAGE_ITERATIONS, _STAGE_TOL
+        tables.append((yield from k_means(part, size, rng, *limits)))
+    return tables
+
+
 def improve_rotation(
-    X: np.ndarray,
+    rows: Rows,
     start: Rotated,
-    weights: np.ndarray | None,
+    squares: float,
     *,
     max_iter: int,
     tol: float,
-) -> Rotated:
+) -> Learner[Rotated]:
     """Improve tables and rotation in turns.
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features)
-        Samples; of fewer features than the rotation has columns, if they are the
-        coordinates of samples of low rank in their span.
+    rows : Rows
+        Samples about their mean, in coordinates of their span.
     start : Rotated
-        Where to start.
-    weights : ndarray of shape (n_samples,) or None
-        Positive sample weights.
+        Where to start; its loss is found here.
+    squares : float
+        Weighted sum of the squared norms of the rows.
     max_iter : int
         Largest number of turns.
     tol : float
@@ -112,23 +212,40 @@ def improve_rotation(
     A turn is one of Lloyd's iterations in every slice, then the rotation that brings
     the samples nearest to their reconstructions: U V^T with U S V^T = X^T Y, Y the
     reconstructions in the rotated space (Ge et al. 2013, section 3.1, without
-    parameters; Schonemann 1966).
+    parameters; Schonemann 1966).  X^T Y follows from the sums of the samples of each
+    code, and the distortion with it: ||X||^2 - 2 <X R, Y> + ||Y||^2.
     """
-    total = float(X.shape[0] if weights is None else sum_of(weights))
-    rotation, tables = start.rotation, start.tables
-    best, value = start, start.distortion
-    for _ in range(max_iter):
-        rotated = turn(X, rotation)
-        inexact = [nearest.Table(table, exact=False) for table in tables]
-        codes = nearest.nearest_product(rotated, inexact)
-        tables, decoded = _update(rotated, codes, tables, weights)
-        target = decoded if weights is None else decoded * weights[:, None]
+    best = start
+    rotation, tables, value = start
+    borders = _borders(tables)
+    for turn in range(max(1, max_iter)):
+        searched = nearest.Tables([nearest.Table(one, exact=False) for one in tables])
+        here = rotation.astype(rows.dtype)
+        cells = yield rows.fold(_cells, here, searched)
+        sums, counts = cells[::2], cells[1::2]
         with nearest.single_threaded_blas():
-            both = to_host(in_dtype(X.T, np.dtype(np.float64)) @ target)
-            u, _, vt = np.linalg.svd(both, full_matrices=False)
+            if turn == 0:
+                inner = float((_products(sums, tables) * rotation).sum())
+                value = squares - 2 * inner + _squares_of(tables, counts)
+                best = best._replace(loss=value)
+            if max_iter == 0:
+                break
+            axes = np.split(rotation, borders[1:-1], axis=1)
+            tables = [
+                best_codewords(None, None, table, None, "sqeuclidean", own @ part, n)
+                for own, part, table, n in zip(sums, axes, tables, counts, strict=True)
+            ]
+            u, s, vt = np.linalg.svd(_products(sums, tables), full_matrices=False)
             rotation = u @ vt
-        new = sum_of(nearest.paired(turn(X, rotation), decoded), weights) / total
-        if new < best.distortion:
+        new = squares - 2 * float(s.sum()) + _squares_of(tables, counts)
+        for j, (begin, end) in enumerate(pairwise(borders)):
+            if not counts[j].all():
+                codes = yield rows.map(_codes, here, searched, j)
+                part = rows.view(turned, here[:, begin:end], width=end - begin)
+                tables[j] = yield from repaired(
+                    part, codes, tables[j], counts[j], "sqeuclidean", "split"
+                )
+        if new < best.loss:
             best = Rotated(rotation, tables, new)
         if value - new <= tol * value:
             break
@@ -136,20 +253,63 @@ def improve_rotation(
     return best
 
 
-def _update(rotated, codes, tables, weights):
-    """One of Lloyd's updates in every slice; the tables and the reconstructions."""
-    updated, decoded, begin = [], [], 0
+def _cells(block: Block, rotation: np.ndarray, tables: nearest.Tables) -> tuple:
+    """Return sums and counts of the rows of each code of each slice."""
+    be = block.be
+    found: list = []
+    codes = nearest.nearest_product(turned(block, rotation), tables)
     for j, table in enumerate(tables):
-        code, columns = codes[:, j], slice(begin, begin + table.shape[1])
-        x = nearest.backend_of(rotated).contiguous(rotated[:, columns])
-        sums, counts = (
-            to_host(some) for some in nearest.accumulate(x, code, len(table), weights)
-        )
-        used = counts > 0
-        fresh = table.astype(np.float64)
-        fresh[used] = sums[used] / counts[used, None]
-        fresh = fresh.astype(table.dtype)
-        decoded.append(look_up(fresh, code))
-        updated.append(repair_empty(x, code, fresh, weights))
-        begin = columns.stop
-    return updated, in_dtype(join_columns(decoded), np.dtype(np.float64))
+        code = be.contiguous(codes[:, j])
+        found += be.cell_sums(block.x, code, len(table), block.w)
+    return tuple(found)
+
+
+def _codes(block: Block, rotation: np.ndarray, tables: nearest.Tables, j: int) -> tuple:
+    return (nearest.nearest_product(turned(block, rotation), tables)[:, j],)
+
+
+def _products(sums: Sequence[np.ndarray], tables: Sequence[np.ndarray]) -> np.ndarray:
+    """Return X^T Y, from the sums of the rows of each code."""
+    return np.hstack([own.T @ table for own, table in zip(sums, tables, strict=True)])
+
+
+def _squares_of(tables: Sequence[np.ndarray], counts: Sequence[np.ndarray]) -> float:
+    """Return the weighted sum of the squared norms of the reconstructions."""
+    pairs = zip(tables, counts, strict=True)
+    return float(
+        sum(n @ np.square(table, dtype=np.float64).sum(1) for table, n in pairs)
+    )
+
+
+def _completed(frame: np.ndarray) -> np.ndarray:
+    """Return an orthogonal matrix that begins with these orthonormal columns."""
+    if frame.shape[1] == len(frame):
+        return frame
+    whole = np.linalg.qr(frame, mode="complete")[0]
+    whole[:, : frame.shape[1]] = frame
+    return whole
+
+
+def whole_rotation(
+    basis: np.ndarray, rotation: np.ndarray
+) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
+    """Return functions that turn rows of all features by a rotation, and back.
+
+    The rotation is given as far as it turns the rows of a span.  Of those that turn
+    them so, the one that turns nothing but the span and what it is turned into: that
+    takes no matrix of (n_features, n_features).
+
+    Parameters
+    ----------
+    basis : ndarray of shape (n_features, rank)
+        Of the span, in orthonormal columns.
+    rotation : ndarray of shape (rank, n_features)
+        What the columns are turned into.
+    """
+    both = np.linalg.qr(np.hstack([basis, rotation.T]))[0]
+    there = _completed(both.T @ basis) @ _completed(both.T @ rotation.T).T
+    change = there - np.eye(len(there))
+    return (
+        lambda rows: rows + (rows @ both) @ change @ both.T,
+        lambda rows: rows + (rows @ both) @ change.T @ both.T,
+    )

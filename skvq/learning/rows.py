@@ -768,11 +768,20 @@ def unit(block: Block) -> Any:
     return block.be.unit_rows(block.x)
 
 
+def shifted(block: Block, origin: np.ndarray) -> Any:
+    """Return the rows from an origin on."""
+    return block.x - block.be.send(origin)
+
+
+def turned(block: Block, axes: np.ndarray) -> Any:
+    """Return what the rows are along some axes."""
+    with nearest.single_threaded_blas():
+        return block.be.xp.matmul(block.x, block.be.send(axes))
+
+
 def rotated(block: Block, mean: np.ndarray, axes: np.ndarray) -> Any:
     """Return what the rows are along some axes, from the mean on."""
-    be = block.be
-    with nearest.single_threaded_blas():
-        return be.xp.matmul(block.x - be.send(mean), be.send(axes))
+    return turned(block._replace(x=shifted(block, mean)), axes)
 
 
 def less(block: Block, table: np.ndarray) -> Any:

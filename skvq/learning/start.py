@@ -123,7 +123,7 @@ def initialise(
         return table.astype(rows.dtype)
     if init == "random":
         return (yield from draw_distinct(rows, n_codewords, rng))
-    scale = yield from _scale(rows, metric)
+    scale = yield from ordinary_scale(rows, metric)
     rows = rows if scale == 1 else rows.view(scaled, scale).held()
     if init == "splitting":
         table = yield from splitting(rows, n_codewords, metric)
@@ -136,7 +136,9 @@ def initialise(
     return table if scale == 1 else table / scale
 
 
-def _scale(rows: Rows, metric: nearest.Metric) -> Learner[float]:
+def ordinary_scale(
+    rows: Rows, metric: nearest.Metric = "sqeuclidean"
+) -> Learner[float]:
     """1 for ordinary values; else the power of two that keeps their squares finite."""
     if metric not in _HOMOGENEOUS:
         return 1
