@@ -291,7 +291,7 @@ class MultiScaleQuantizer(StagedQuantizer):
             yield be.times_power(total, self._exponent_)
 
     def _decodable_widths(self):
-        return tuple(span.stop for span in self._pyramid_.columns())
+        return tuple(span.stop for span in self._pyramid_.columns)
 
     def _codebooks(self):
         return (self._codebook_,) * len(self.codebook_sizes_)

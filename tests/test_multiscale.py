@@ -147,11 +147,11 @@ def test_transposes():
     kernels = rng.normal(size=(2, 3, 3, 2, 2))
     smoothing = Smoothing(kernels, (0, 1), 0.3)
     pyramid = Pyramid((5, 4, 2), [(2, 3), (5, 4)], np.float64, smoothing)
-    for scale, (h, w) in enumerate(pyramid.scales):
-        tokens, maps = rng.normal(size=(3, h, w, 2)), rng.normal(size=(3, 5, 4, 2))
+    maps = rng.normal(size=(3, 5, 4, 2))
+    for scale, back in enumerate(pyramid.grow_transposed(maps)):
+        tokens = rng.normal(size=(3, *pyramid.scales[scale], 2))
         there = np.sum(pyramid.grow(tokens, scale) * maps)
-        back = np.sum(tokens * pyramid.grow_transposed(maps, scale))
-        assert there == pytest.approx(back)
+        assert there == pytest.approx(np.sum(tokens * back))
 
 
 # -- codes -----------------------------------------------------------------------------

@@ -18,6 +18,7 @@ Keys (1981), "Cubic convolution interpolation for digital image processing", IEE
 ASSP 29(6).
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from itertools import pairwise
@@ -133,9 +134,13 @@ class Pyramid:
         if smoothing is not None:
             kernels = smoothing.kernels.astype(self.dtype)
             self.smoothing = smoothing._replace(kernels=kernels)
+        self._of_scale = smoothing.of_scale if smoothing else (0,) * len(self.scales)
         height, width, self.n_channels = self.map_shape
         self.n_features = height * width * self.n_channels
         self.n_tokens = [h * w for h, w in self.scales]
+        ends = np.cumsum([0, *self.n_tokens]).tolist()
+        # The code columns of each scale.
+        self.columns = [slice(a, b) for a, b in pairwise(ends)]
         self._down = [
             self._matrices(area_matrix(height, h), area_matrix(width, w))
             for h, w in self.scales
@@ -144,6 +149,8 @@ class Pyramid:
             self._matrices(cubic_matrix(h, height), cubic_matrix(w, width))
             for h, w in self.scales
         ]
+        # Mean squared norm of what one unit token of each grows to, unsmoothed.
+        self.gains = [math.prod(map(_gain, matrices)) for matrices in self._up]
 
     def _matrices(self, *matrices):
         """Prepare for both axes; None: nothing to do."""
@@ -152,56 +159,47 @@ class Pyramid:
             for m in matrices
         ]
 
-    def columns(self) -> list[slice]:
-        """Return the code columns of each scale."""
-        ends = np.cumsum([0, *self.n_tokens]).tolist()
-        return [slice(a, b) for a, b in pairwise(ends)]
-
     def shrink(self, maps: Any, scale: int) -> Any:
         """Average maps over the cells of a scale: (n, H, W, C) to (n, h, w, C)."""
         return _along_axes(maps, self._down[scale])
 
     def grow(self, tokens: Any, scale: int) -> Any:
         """Interpolate and smooth the token maps of a scale, (n, H, W, C)."""
-        return self.smooth(self.interpolate(tokens, scale), scale)
+        return self.smooth(self._interpolate(tokens, scale), self._of_scale[scale])
 
-    def grow_transposed(self, maps: Any, scale: int) -> Any:
-        """Apply the transpose of `grow`: (n, H, W, C) to (n, h, w, C)."""
-        maps = self._smooth_transposed(maps, scale)
-        matrices = [None if m is None else m.T for m in self._up[scale]]
-        return _along_axes(maps, matrices)
+    def grow_transposed(self, maps: Any) -> Iterator:
+        """Yield what the transpose of `grow` makes of maps, (n, h, w, C) by scale."""
+        smoothed: dict[int, Any] = {}
+        for k, matrices in zip(self._of_scale, self._up, strict=True):
+            if k not in smoothed:
+                smoothed[k] = self.smooth(maps, k, transposed=True)
+            yield _along_axes(
+                smoothed[k], [None if m is None else m.T for m in matrices]
+            )
 
-    def interpolate(self, tokens: Any, scale: int) -> Any:
-        """Interpolate the token maps of a scale, (n, H, W, C)."""
+    def interpolated(self, codes: Any, table: nearest.Table) -> dict[int, Any]:
+        """Return for each kernel the sum of the maps that are to be smoothed by it."""
+        found: dict[int, Any] = {}
+        for scale, (k, span) in enumerate(
+            zip(self._of_scale, self.columns, strict=True)
+        ):
+            maps = self._interpolate(table.rows(codes[:, span]), scale)
+            found[k] = found[k] + maps if k in found else maps
+        return found
+
+    def _interpolate(self, tokens: Any, scale: int) -> Any:
         shape = (tokens.shape[0], *self.scales[scale], self.n_channels)
         maps = backend_of(tokens).xp.reshape(tokens, shape)
         return _along_axes(maps, self._up[scale])
 
-    def smooth(self, maps: Any, scale: int) -> Any:
-        """Apply phi."""
+    def smooth(self, maps: Any, kernel: int, *, transposed: bool = False) -> Any:
+        """Apply phi with a kernel, or its transpose."""
         if self.smoothing is None:
             return maps
-        rho, kernel = self.smoothing.rho, self._kernel(scale)
-        return (1 - rho) * maps + rho * _convolve(maps, kernel)
-
-    def _smooth_transposed(self, maps: Any, scale: int) -> Any:
-        if self.smoothing is None:
-            return maps
-        rho, kernel = self.smoothing.rho, self._kernel(scale)
-        flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-        return (1 - rho) * maps + rho * _convolve(maps, flipped)
-
-    def _kernel(self, scale: int) -> np.ndarray:
-        assert self.smoothing is not None
-        return self.smoothing.kernels[self.smoothing.of_scale[scale]]
-
-    def gain(self, scale: int) -> float:
-        """Mean squared norm of what one unit token of a scale grows to, unsmoothed."""
-        norms = [
-            1.0 if m is None else float(np.square(m).sum()) / m.shape[1]
-            for m in self._up[scale]
-        ]
-        return norms[0] * norms[1]
+        rho, weights = self.smoothing.rho, self.smoothing.kernels[kernel]
+        if transposed:
+            weights = weights[::-1, ::-1].swapaxes(2, 3)
+        return (1 - rho) * maps + rho * _convolve(maps, weights)
 
     def with_smoothing(self, smoothing: Smoothing) -> "Pyramid":
         """Return a pyramid of the same scales and another phi."""
@@ -249,7 +247,7 @@ class Pyramid:
     def partial_sums(self, codes: Any, table: nearest.Table) -> Iterator:
         """Yield the reconstruction (n_samples, n_features) after each scale."""
         total: Any = None
-        for scale, span in enumerate(self.columns()):
+        for scale, span in enumerate(self.columns):
             if span.start == codes.shape[1]:
                 return
             grown = self.grow(table.rows(codes[:, span]), scale)
@@ -259,6 +257,10 @@ class Pyramid:
     def decode(self, codes: Any, table: nearest.Table) -> Any:
         """Return the sum over all scales of codes."""
         return deque(self.partial_sums(codes, table), maxlen=1).pop()
+
+
+def _gain(matrix: np.ndarray | None) -> float:
+    return 1.0 if matrix is None else float(np.square(matrix).sum()) / matrix.shape[1]
 
 
 def _along_axes(maps: Any, matrices) -> Any:

@@ -50,29 +50,61 @@ class _State(NamedTuple):
     table: np.ndarray
     pyramid: Pyramid
     codes: Any  # state of the rows, (n_rows, n_tokens)
+    pull: (
+        np.ndarray
+    )  # (V, C), sum of what is left, as the tokens of each codeword see it
     mass: np.ndarray  # (V,), weighted squares of what one in each codeword grows to
     error: float
 
 
 def _encoded(rows: Rows, pyramid: Pyramid, table: np.ndarray) -> Learner[_State]:
-    (error, weight, mass), codes = yield rows.fold(
+    (error, weight, pull, mass), codes = yield rows.fold(
         _encode, pyramid, nearest.Table(table), keep=True
     )
-    return _State(table, pyramid, codes, mass, float(error / weight))
+    return _State(table, pyramid, codes, pull, mass, float(error / weight))
 
 
 def _encode(block: Block, pyramid: Pyramid, table: nearest.Table) -> tuple:
-    """Return sums of errors, of weights, and of each code; and codes, to be kept."""
-    be, mass = block.be, np.zeros(len(table))
+    be = block.be
     dtype = be.code_dtype(smallest_dtype(len(table)))
     codes, rest = pyramid.encode(block.x, table, dtype)
     error = be.xp.sum(block.weighted(be.squared_norms(rest)))
-    found, weights = be.to_host(codes), block.host_weights()
-    for scale, span in enumerate(pyramid.columns()):
-        heavy = np.repeat(weights, pyramid.n_tokens[scale])
-        counts = np.bincount(found[:, span].ravel(), heavy, minlength=len(table))
-        mass += pyramid.gain(scale) * counts
-    return (error, weights.sum(), mass), (codes,)
+    pulled = _pulled(block, pyramid, codes, len(table), lambda rows: rest[rows, :])
+    return (error, block.host_weights().sum(), *pulled), (codes,)
+
+
+def _pulled(
+    block: Block,
+    pyramid: Pyramid,
+    codes: Any,
+    size: int,
+    maps_of: Callable[[slice], Any],
+) -> tuple:
+    """Return sums of maps as the tokens of each codeword see them, and its mass."""
+    be = block.be
+
+    def tile(rows: slice) -> tuple:
+        maps = be.xp.reshape(maps_of(rows), (-1, *pyramid.map_shape))
+        found: list[tuple] = []
+        for scale, tokens in enumerate(pyramid.grow_transposed(maps)):
+            own = be.cast(codes[rows, pyramid.columns[scale]], np.intp)
+            weights = block.w
+            if weights is not None:
+                weights = be.repeat(weights[rows], pyramid.n_tokens[scale], 0)
+            tokens = be.xp.reshape(tokens, (-1, pyramid.n_channels))
+            own = be.xp.reshape(own, (-1,))
+            sums, counts = be.cell_sums(tokens, own, size, weights)
+            found.append((sums, pyramid.gains[scale] * counts))
+        return reduce(add, found)
+
+    return _over_tiles(block, 1, tile)
+
+
+def _over_tiles(block: Block, copies: int, tile: Callable[[slice], tuple]) -> tuple:
+    """Add up what a function returns for tiles of rows that take so many copies."""
+    with nearest.single_threaded_blas():
+        elements = copies * block.x.shape[1]
+        return reduce(add, block.be.tiles(block.n_rows, elements, tile))
 
 
 def learn(
@@ -138,9 +170,7 @@ def _table_step(rows: Rows, state: _State) -> Learner[np.ndarray]:
     diagonal[0] = 0  # the codeword that stays zero
     inverse = np.divide(1, diagonal, where=diagonal > 0, out=np.zeros_like(diagonal))
 
-    table = nearest.Table(state.table)
-    (rest,) = yield rows.fold(_seen, pyramid, table, True, state=codes)
-    step = np.zeros_like(rest)
+    rest, step = state.pull, np.zeros_like(state.pull)
     direction = inverse * rest
     energy = float(np.sum(rest * direction))
     enough = _ENOUGH * energy
@@ -148,11 +178,11 @@ def _table_step(rows: Rows, state: _State) -> Learner[np.ndarray]:
         if not energy > enough:
             break
         table = nearest.Table(direction.astype(pyramid.dtype))
-        (image,) = yield rows.fold(_seen, pyramid, table, False, state=codes)
+        (image,) = yield rows.fold(_image, pyramid, table, state=codes)
         image += _RIDGE * diagonal * direction
         length = energy / float(np.sum(image * direction))
         step += length * direction
-        rest -= length * image
+        rest = rest - length * image
         scaled = inverse * rest
         new = float(np.sum(rest * scaled))
         direction = scaled + new / energy * direction
@@ -160,38 +190,15 @@ def _table_step(rows: Rows, state: _State) -> Learner[np.ndarray]:
     return step
 
 
-def _seen(block: Block, pyramid: Pyramid, table: nearest.Table, of_rest: bool) -> tuple:
-    """Return for each codeword the sum of maps as the tokens that use it see them.
+def _image(block: Block, pyramid: Pyramid, table: nearest.Table) -> tuple:
+    """Return what the tokens of each codeword see of what codes stand for."""
+    (codes,) = block.state
 
-    Maps are what the codes stand for under a table, or what it leaves of the samples.
-    """
-    be = block.be
+    def maps(rows: slice) -> Any:
+        grown = pyramid.interpolated(codes[rows, :], table).items()
+        return sum(pyramid.smooth(one, k) for k, one in grown)
 
-    def tile(rows: slice) -> tuple:
-        codes, found = block.state[0][rows, :], None
-        maps = pyramid.decode(codes, table)
-        if of_rest:
-            maps = block.x[rows, :] - maps
-        maps = be.xp.reshape(maps, (-1, *pyramid.map_shape))
-        for scale, span in enumerate(pyramid.columns()):
-            tokens = pyramid.grow_transposed(maps, scale)
-            tokens = be.xp.reshape(tokens, (-1, pyramid.n_channels))
-            mass = None
-            if block.w is not None:
-                mass = be.repeat(block.w[rows], pyramid.n_tokens[scale], 0)
-            flat = be.xp.reshape(be.cast(codes[:, span], np.intp), (-1,))
-            sums, _ = be.cell_sums(tokens, flat, len(table), mass)
-            found = sums if found is None else found + sums
-        return (found,)
-
-    return _over_tiles(block, 1, tile)
-
-
-def _over_tiles(block: Block, copies: int, tile: Callable[[slice], tuple]) -> tuple:
-    """Add up what a function returns for tiles of rows that take so many copies."""
-    with nearest.single_threaded_blas():
-        elements = copies * block.x.shape[1]
-        return reduce(add, block.be.tiles(block.n_rows, elements, tile))
+    return _pulled(block, pyramid, codes, len(table), maps)[:1]
 
 
 # -- convolutions ----------------------------------------------------------------------
@@ -239,14 +246,11 @@ def _equations(
     def tile(rows: slice) -> tuple:
         x, codes = block.x[rows, :], block.state[0][rows, :]
         maps = xp.reshape(x, (x.shape[0], *pyramid.map_shape))
-        sums = [xp.zeros_like(maps)] * n_kernels
-        for scale, span in enumerate(pyramid.columns()):
-            k = smoothing.of_scale[scale]
-            grown = pyramid.interpolate(table.rows(codes[:, span]), scale)
-            sums[k] = sums[k] + grown
-        seen = be.concat([part for one in sums for part in windows(one, size)], 3)
+        sums = pyramid.interpolated(codes, table)
+        one_each = [sums.get(k, xp.zeros_like(maps)) for k in range(n_kernels)]
+        seen = be.concat([part for one in one_each for part in windows(one, size)], 3)
         seen = be.cast(xp.reshape(seen, (-1, width)), np.float64)
-        rest = maps - (1 - smoothing.rho) * sum(sums)
+        rest = maps - (1 - smoothing.rho) * sum(sums.values())
         rest = be.cast(xp.reshape(rest, (-1, n_channels)), np.float64)
         seen = smoothing.rho * seen
         rest, heavy = rest - xp.matmul(seen, flat), seen
@@ -350,7 +354,7 @@ def _repaired(rows: Rows, state: _State, rng) -> Learner[_State]:
         tokens.append(pyramid.shrink(rest, scale).reshape(-1, pyramid.n_channels))
         found, rest = pyramid.coded(rest, table, scale)
         codes.append(found.ravel())
-        masses.append(pyramid.gain(scale) * np.repeat(weights, n_tokens))
+        masses.append(pyramid.gains[scale] * np.repeat(weights, n_tokens))
     seen, own, mass = map(np.concatenate, (tokens, codes, masses))
     repaired = repair_empty(seen, own, state.table, mass)
     if repaired is state.table:
