@@ -234,8 +234,12 @@ def check_weights(sample_weight, X) -> Any:
     """
     if sample_weight is None:
         return None
-    check_unmasked(sample_weight, "sample_weight")
-    return nearest.backend_of(X).like(_scaled_weights(sample_weight, X)[0])
+    weights = _scaled_weights(sample_weight, X)[0]
+    heavy = weights > 0
+    if np.ptp(weights[heavy]) == 0:
+        # Equal ones are as none, to the last bit.
+        weights = heavy.astype(np.float64)
+    return nearest.backend_of(X).like(weights)
 
 
 def _scaled_weights(sample_weight, X) -> tuple[np.ndarray, int]:

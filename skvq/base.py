@@ -213,7 +213,8 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 X, sample_weight, stream=new._can_partial_fit()
             )
             # All rows, those of weight zero too, before any is used.
-            run(check_finite(X))
+            with np.errstate(over="ignore"):
+                run(check_finite(X))
             new._weight_unit_ = unit
             run(new._learn(Rows(X, weights)))
         take_over(self, new)
@@ -527,7 +528,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def _assign(self, found: dict[str, Any], be: nearest.Backend) -> None:
         """Set fitted attributes; what users see goes to where X is."""
-        vars(self).update(found)
+        self.__dict__.update(found)
         if be is not nearest.HOST:
             self._home_ = be
             for name, value in list(vars(self).items()):

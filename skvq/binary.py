@@ -106,17 +106,14 @@ class BinaryQuantizer(BaseQuantizer):
         self.radius = radius
         self.radius_levels = radius_levels
 
-    def _fit(self, X, weights):
-        n_features, dtype = X.shape[1], nearest.backend_of(X).numpy_dtype(X)
-        radius = None
+    def _fit(self, rows):
+        n_features, dtype, radius = rows.n_features, rows.dtype, None
         if self.spherical:
             scale = np.full(n_features, 1 / np.sqrt(n_features))
-            x_bytes = dtype.itemsize * X.shape[0] * n_features
-            check_radius_memory(self.radius, self.radius_levels, x_bytes)
-            norms = nearest.row_norms(X)
-            radius = fit_radius(self.radius, norms, weights, int(self.radius_levels))
+            check_radius_memory(self.radius, self.radius_levels, rows.n_bytes)
+            radius = yield from fit_radius(self.radius, rows, int(self.radius_levels))
         elif self.scale == "fit":
-            scale = weighted_mean(X, weights, abs)
+            scale = yield from weighted_mean(rows, _magnitudes)
             warn_of_some(
                 "feature",
                 "all samples are zero, and so are both levels.",
@@ -129,10 +126,12 @@ class BinaryQuantizer(BaseQuantizer):
                     f"scale={self.scale!r} is too large for {dtype}, in which X is "
                     "quantized."
                 )
-        self.scale_ = scale.astype(dtype)
-        self._radius_ = radius
         sizes = () if radius is None else radius.sizes
-        self.codebook_sizes_ = (2,) * n_features + sizes
+        return {
+            "scale_": scale.astype(dtype),
+            "_radius_": radius,
+            "codebook_sizes_": (2,) * n_features + sizes,
+        }
 
     def _encode(self, X):
         be = nearest.backend_of(X)
@@ -158,6 +157,10 @@ class BinaryQuantizer(BaseQuantizer):
         if self._radius_ is None:
             return signs
         return signs + self._radius_.tables(scale.dtype)
+
+
+def _magnitudes(be: nearest.Backend, x):
+    return abs(x)
 
 
 def hamming_distances(packed_X, packed_Y=None) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Scalar schemes: each feature replaced by the level of its cell on the line."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
@@ -15,14 +15,15 @@ from skvq.base import BaseQuantizer, _over_blocks
 from skvq.codes import smallest_dtype
 from skvq.coding.levels import Grid, Levels, LevelTables
 from skvq.learning.levels import best_levels
+from skvq.learning.quantiles import quantiles
+from skvq.learning.rows import Learner, Rows
 from skvq.learning.scalar import (
     DENSITIES,
     column_range,
-    distinct,
     equal_shares,
     level_means,
+    of_distinct,
     per_column,
-    quantile,
     spread,
     standard_levels,
     uniform_reach,
@@ -142,39 +143,35 @@ class UniformQuantizer(BaseQuantizer):
         self.levels = levels
         self.density = density
 
-    def _fit(self, X, weights):
-        be = nearest.backend_of(X)
-        sizes = per_column("n_levels", self.n_levels, X.shape[1], "feature", 1, 2**32)
+    def _fit(self, rows):
+        d = rows.n_features
+        sizes = per_column("n_levels", self.n_levels, d, "feature", 1, 2**32)
         shares = self._quantile_shares()
+        found = {"_dtype_": rows.dtype, "codebook_sizes_": sizes}
         if self.levels == "lloyd-max":
-            _check_memory("n_levels", self.n_levels, sizes, X)
-            self._codec_: Grid | Levels = self._matched_levels(X, weights, sizes)
-        else:
-            low, high = self._range(X, weights, sizes, shares)
-            _warn_of_points(low, high, sizes, "n_levels")
-            self._codec_ = Grid(low, high, sizes)
-            self.feature_range_ = (low, high)
-            below, above = be.send(low), be.send(high)
-            self.clipped_share_ = weighted_mean(
-                X, weights, lambda rows: (rows < below) | (rows > above)
-            )
-        self._dtype_ = be.numpy_dtype(X)
-        self.codebook_sizes_ = sizes
+            _check_memory("n_levels", self.n_levels, sizes, rows)
+            codec = yield from self._matched_levels(rows, sizes)
+            return {**found, "_codec_": codec}
+        low, high = yield from self._range(rows, sizes, shares)
+        _warn_of_points(low, high, sizes, "n_levels")
+        clipped = yield from weighted_mean(rows, _outside, low, high)
+        return {
+            **found,
+            "_codec_": Grid(low, high, sizes),
+            "feature_range_": (low, high),
+            "clipped_share_": clipped,
+        }
 
-    def _range(self, X, weights, sizes, shares):
+    def _range(self, rows, sizes, shares) -> Learner:
         how = self.feature_range
         if not isinstance(how, str):
-            return self._given_range(X.shape[1])
+            return self._given_range(rows.n_features)
         if how == "minmax":
-            return column_range(X)
+            return (yield from column_range(rows))
         if how == "quantile":
-            columns = list(_distinct_columns(X, weights))
-            low, high = (
-                np.array([quantile(*column, share) for column in columns])
-                for share in shares
-            )
-            return low, high
-        middle, scale = _moments(how, X, weights)
+            low, high = yield from quantiles(rows, shares)
+            return low.astype(np.float64), high.astype(np.float64)
+        middle, scale = yield from _moments(how, rows)
         reach = scale * [uniform_reach(how, size) for size in sizes]
         return middle - reach, middle + reach
 
@@ -210,9 +207,9 @@ class UniformQuantizer(BaseQuantizer):
             )
         return shares
 
-    def _matched_levels(self, X, weights, sizes):
+    def _matched_levels(self, rows, sizes) -> Learner[Levels]:
         if self.density != "data":
-            middle, scale = _moments(self.density, X, weights)
+            middle, scale = yield from _moments(self.density, rows)
             _warn_of_points(middle, middle + scale, sizes, "n_levels")
             tables = [
                 np.unique(middle[j] + scale[j] * standard_levels(self.density, size))
@@ -221,12 +218,12 @@ class UniformQuantizer(BaseQuantizer):
             return Levels(tables, sizes)
         counts: list[int] = []
 
-        def columns():
-            for values, mass in _distinct_columns(X, weights):
-                counts.append(len(values))
-                yield values, mass
+        def learn(columns, features) -> list:
+            pairs = list(columns)
+            counts.extend(len(values) for values, _ in pairs)
+            return best_levels(pairs, sizes[features])
 
-        tables = best_levels(columns(), sizes)
+        tables = yield from of_distinct(rows, learn)
         _warn_of_few(
             counts,
             sizes,
@@ -245,18 +242,17 @@ class UniformQuantizer(BaseQuantizer):
         return self._codec_.tables(self._dtype_)
 
 
-def _check_memory(name: str, given, sizes, X) -> None:
+def _outside(be: nearest.Backend, x, low, high):
+    return (x < be.send(low)) | (x > be.send(high))
+
+
+def _check_memory(name: str, given, sizes, rows) -> None:
     """Raise if the levels, or the counts of their samples, are out of proportion."""
     check_memory(
-        f"Levels of {name}={given} for each of {X.shape[1]} features",
+        f"Levels of {name}={given} for each of {rows.n_features} features",
         3 * 8 * sum(sizes),
-        nearest.backend_of(X).numpy_dtype(X).itemsize * X.shape[0] * X.shape[1],
+        rows.n_bytes,
     )
-
-
-def _distinct_columns(X, weights) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    weights = None if weights is None else nearest.backend_of(X).to_host(weights)
-    return (distinct(X[:, j], weights) for j in range(X.shape[1]))
 
 
 def _warn_of_few(counts, sizes, text: str) -> None:
@@ -286,20 +282,18 @@ def _warn_of_points(low, high, sizes, name: str) -> None:
     )
 
 
-def _moments(name: str, X, weights) -> tuple[np.ndarray, np.ndarray]:
+def _moments(name: str, rows: Rows) -> Learner[tuple[np.ndarray, np.ndarray]]:
     """Fit a density to each column: its middle and its standard deviation."""
     if name == "gaussian":
-        mean = weighted_mean(X, weights)
-        return mean, spread(X, weights, mean)
-    # The median is a sample, and may lie on an edge: from the distinct values, the same
-    # bits come out for weights as for repeats.
-    columns = list(_distinct_columns(X, weights))
-    median = np.array([quantile(*column, 0.5) for column in columns])
-    deviation = [
-        np.average(np.abs(values - middle), weights=mass)
-        for (values, mass), middle in zip(columns, median, strict=True)
-    ]
-    return median, np.sqrt(2.0) * np.array(deviation)
+        mean = yield from weighted_mean(rows)
+        return mean, (yield from spread(rows, mean))
+    (median,) = (yield from quantiles(rows, [0.5])).astype(np.float64)
+    deviation = yield from weighted_mean(rows, _gaps, median)
+    return median, np.sqrt(2.0) * deviation
+
+
+def _gaps(be: nearest.Backend, x, middle):
+    return abs(x - be.send(middle))
 
 
 # -- finite scalar quantization --------------------------------------------------------
@@ -469,28 +463,30 @@ class FiniteScalarQuantizer(BaseQuantizer):
             hands to a decoder.
         """
         check_is_fitted(self)
-        self._return_home()
         sizes = self.codebook_sizes_
         codes = check_codes(self, codes, sizes, self._decodable_widths())
         # Looked up, which is the same in all libraries.
         values = [(np.arange(size) - size // 2) / (size // 2) for size in sizes]
-        return LevelTables(values).decode(self._on_own_device(codes), self._dtype_)
+        return LevelTables(values).decode(self._home_.like(codes), self._dtype_)
 
-    def _fit(self, X, weights):
-        sizes = per_column("levels", self.levels, X.shape[1], "feature", 2, 2**16)
-        _check_memory("levels", self.levels, sizes, X)
+    def _fit(self, rows):
+        sizes = per_column("levels", self.levels, rows.n_features, "feature", 2, 2**16)
+        _check_memory("levels", self.levels, sizes, rows)
         if self.bound == "tanh":
             squash: _Tanh | _Spread | _Distribution = _Tanh(sizes, self.formula)
         elif self.bound == "none":
-            squash = _Spread(sizes, X)
-            _warn_of_points(squash.low, squash.high, sizes, "levels")
+            low, high = yield from column_range(rows)
+            _warn_of_points(low, high, sizes, "levels")
+            squash = _Spread(sizes, low, high)
         else:
-            squash = _Distribution(sizes, X, weights)
-        self._squash_ = squash
-        means = level_means(X, squash.encode(X), weights, sizes)
-        self._tables_ = LevelTables(means)
-        self._dtype_ = nearest.backend_of(X).numpy_dtype(X)
-        self.codebook_sizes_ = sizes
+            squash = yield from _fit_distribution(rows, sizes)
+        means = yield from level_means(rows, squash, sizes)
+        return {
+            "_squash_": squash,
+            "_tables_": LevelTables(means),
+            "_dtype_": rows.dtype,
+            "codebook_sizes_": sizes,
+        }
 
     def _encode(self, X):
         return self._squash_.encode(X)
@@ -568,9 +564,8 @@ class _Tanh:
 class _Spread:
     """A linear squash: end levels at the smallest and the largest training value."""
 
-    def __init__(self, sizes, X):
-        self.sizes = sizes
-        self.low, self.high = column_range(X)
+    def __init__(self, sizes, low, high):
+        self.sizes, self.low, self.high = sizes, low, high
         tables, edges = zip(*map(self._column, range(len(sizes))), strict=True)
         self._levels = Levels(tables, edges=edges)
 
@@ -620,21 +615,8 @@ class _Spread:
 class _Distribution:
     """The distribution function of the training samples, straight between edges."""
 
-    def __init__(self, sizes, X, weights):
+    def __init__(self, sizes, edges, knots):
         self.sizes = sizes
-        edges, knots, used = [], [], []
-        for j, size in enumerate(sizes):
-            values, mass = distinct(X[:, j], weights)
-            edges.append(equal_shares(values, mass, size))
-            knots.append(np.concatenate((values[:1], edges[-1], values[-1:])))
-            cells = np.searchsorted(edges[-1], values, side="right")
-            used.append(len(np.unique(cells)))
-        _warn_of_few(
-            used,
-            sizes,
-            "{} levels have samples, fewer than levels={size}: edges between levels "
-            "coincide, where too many samples are equal.",
-        )
         gaps = list(map(np.diff, knots))
         with np.errstate(over="ignore"):  # of denormal gaps
             slopes = [
@@ -672,3 +654,25 @@ class _Distribution:
 
         plan, outputs = nearest.row_plan(X.shape[1], 8), [((X.shape[1],), dtype)]
         return be.over_rows(X.shape[0], plan, tile, outputs)[0]
+
+
+def _fit_distribution(rows: Rows, sizes) -> Learner[_Distribution]:
+    """Find edges between levels of equal weight, and warn where they coincide."""
+
+    def cut(columns, features) -> list:
+        found = []
+        for (values, mass), size in zip(columns, sizes[features], strict=True):
+            edges = equal_shares(values, mass, size)
+            used = len(np.unique(np.searchsorted(edges, values, side="right")))
+            knots = np.concatenate((values[:1], edges, values[-1:]))
+            found.append((edges, knots, used))
+        return found
+
+    edges, knots, used = zip(*(yield from of_distinct(rows, cut)), strict=True)
+    _warn_of_few(
+        used,
+        sizes,
+        "{} levels have samples, fewer than levels={size}: edges between levels "
+        "coincide, where too many samples are equal.",
+    )
+    return _Distribution(sizes, edges, knots)

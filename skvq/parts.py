@@ -6,6 +6,7 @@ from numbers import Integral
 
 import numpy as np
 from joblib import effective_n_jobs
+from sklearn import config_context, get_config
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
@@ -128,14 +129,15 @@ def fit_parts(
             delayed(_fit_held)(part, rows.held())
             for part, rows in zip(parts, of_parts, strict=True)
         )
-        parts, notices = zip(*fitted, strict=True)
-        return list(parts), list(notices)
-    notices = [[] for _ in parts]
+        return [part for part, _ in fitted], [notices for _, notices in fitted]
+    config = get_config()  # scikit-learn's, which is another in every thread
+    notices: list[list[Notice]] = [[] for _ in parts]
     for first in range(0, len(parts), room):
 
         def fit(i: int, first=first) -> None:
             j = first + i
-            notices[j] = _fit_held(parts[j], of_parts[j].held())[1]
+            with config_context(**config):
+                notices[j] = _fit_held(parts[j], of_parts[j].held())[1]
 
         of_parts[0].be.map_jobs(fit, min(room, len(parts) - first))
     return list(parts), notices

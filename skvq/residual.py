@@ -318,12 +318,16 @@ class ResidualQuantizer(StagedQuantizer):
                 # Before the beam has grown, as if all stages were like this one.
                 widths = [beam] * len(parts)
                 _check_search_memory([part] * len(parts), rows, 0, 1, widths)
-            upto = Stages(parts[: j + 1])
             if greedy:
-                greedy_codes = yield from _never_worse(rows, upto, greedy_codes)
+                greedy_codes, more = yield from _never_worse(
+                    rows, parts[: j + 1], greedy_codes
+                )
+                found[-1] += more
             if j < len(parts) - 1:
-                codes = yield rows.map(_best_sums, upto, beam, state=codes)
-                n_sums = min(beam, n_sums * math.prod(part.codebook_sizes_))
+                upto = Stages(parts[: j + 1])
+                (n_sums,), codes = yield rows.fold(
+                    _best_sums, upto, beam, state=codes, join=_first, keep=True
+                )
         warn_of_parts("stage", found)
         return parts
 
@@ -763,33 +767,41 @@ def _less_sums(block: Block, parts) -> Any:
     return block.x - _last(_partial_sums(parts, codes))
 
 
-def _best_sums(block: Block, stages: Stages, beam: int) -> tuple:
-    """Return the codes of the best sums, from those of one stage less on."""
+def _best_sums(block: Block, stages: Stages, beam: int) -> tuple[tuple, tuple]:
+    """Return how many sums there are; and their codes, from those before on."""
     begin = block.state[0] if block.state else None
     codes, _ = _search(stages, block.x, beam, n_best=beam, begin=begin, errors=False)
-    return (codes,)
+    return (codes.shape[1],), (codes,)
 
 
-def _never_worse(rows, stages: Stages, codes) -> Learner[Any]:
+def _first(a: tuple, b: tuple) -> tuple:
+    return a
+
+
+def _never_worse(rows, parts: list, codes) -> Learner[tuple[Any, list]]:
     """Return codes of the greedy search; fit the last stage anew if it is bad for them.
+
+    And what there is to warn of then.
 
     A stage that learned from a beam may raise the error of the one residual that the
     greedy search keeps, in data of a few samples.
     """
-    (before, after), found = yield rows.fold(_one_more, stages, state=codes, keep=True)
+    (before, after), found = yield rows.fold(_one_more, parts, state=codes, keep=True)
     if not after > before:
-        return found
-    rest = rows if codes is None else rows.view(_less_sums, stages.parts[:-1])
-    yield from fit_part(stages.parts[-1], rest)
-    _, found = yield rows.fold(_one_more, Stages(stages.parts), state=codes, keep=True)
-    return found
+        return found, []
+    rest = rows
+    if codes is not None:
+        rest = rows.view(_less_sums, parts[:-1], state=codes)
+    notices = yield from fit_part(parts[-1], rest)
+    _, found = yield rows.fold(_one_more, parts, state=codes, keep=True)
+    return found, notices
 
 
-def _one_more(block: Block, stages: Stages) -> tuple[tuple, tuple]:
+def _one_more(block: Block, parts: list) -> tuple[tuple, tuple]:
     """Return errors without and with the last stage's codewords; and all codes."""
-    be, rest, last = block.be, block.x, stages.parts[-1]
+    be, rest, last = block.be, block.x, parts[-1]
     if block.state:
-        rest = _less_sums(block, stages.parts[:-1])
+        rest = _less_sums(block, parts[:-1])
     own = last._encode(rest)
     gaps = nearest.paired(rest, last._decode(as_indices(own)))
     errors = [

@@ -155,18 +155,18 @@ class SphericalQuantizer(BaseQuantizer):
         self.radius = radius
         self.radius_levels = radius_levels
 
-    def _fit(self, X, weights):
-        be, angles = nearest.backend_of(X), _angles(X.shape[1], self.coordinates)
-        dtype = be.numpy_dtype(X)
-        x_bytes = dtype.itemsize * X.shape[0] * X.shape[1]
-        check_radius_memory(self.radius, self.radius_levels, x_bytes)
-        self._cells_ = self._angle_cells(angles, x_bytes)
-        norms = nearest.row_norms(X)
-        radius = fit_radius(self.radius, norms, weights, int(self.radius_levels))
-        self._radius_ = radius
-        self._fitted_coordinates_ = self.coordinates
-        self._dtype_ = dtype
-        self.codebook_sizes_ = self._cells_.sizes + radius.sizes
+    def _fit(self, rows):
+        angles = _angles(rows.n_features, self.coordinates)
+        check_radius_memory(self.radius, self.radius_levels, rows.n_bytes)
+        cells = self._angle_cells(angles, rows.n_bytes)
+        radius = yield from fit_radius(self.radius, rows, int(self.radius_levels))
+        return {
+            "_cells_": cells,
+            "_radius_": radius,
+            "_fitted_coordinates_": self.coordinates,
+            "_dtype_": rows.dtype,
+            "codebook_sizes_": cells.sizes + radius.sizes,
+        }
 
     def _angle_cells(self, angles: list["_Angle"], x_bytes: int) -> Grid | Levels:
         if not angles:  # of one feature the sign is left

@@ -15,6 +15,7 @@ from skvq.binary import BinaryQuantizer, hamming_distances
 from skvq.codes import pack, token_ids
 from skvq.coding.radius import Float32Radius
 from skvq.learning.radius import fit_radius
+from skvq.learning.rows import Rows, run
 from skvq.nearest import row_norms
 
 
@@ -226,15 +227,17 @@ def test_norms_neither_overflow_nor_vanish():
 
 
 def test_radius_is_set_up_from_lengths():
-    norms = np.array([1.0, 2.0, 2.0, 4.0])
-    assert fit_radius("unit", norms, None, 4).sizes == ()
-    assert_array_equal(
-        fit_radius("learned", norms, None, 3).tables(float)[0].T, [[1, 2, 4]]
-    )
+    X = np.array([[1.0, 0], [0, -2], [2, 0], [0, 4]])
+
+    def fitted(how, n_levels, X=X):
+        return run(fit_radius(how, Rows(X), n_levels))
+
+    assert fitted("unit", 4).sizes == ()
+    assert_array_equal(fitted("learned", 3).tables(float)[0].T, [[1, 2, 4]])
     with pytest.warns(ConvergenceWarning, match="3 distinct lengths of samples"):
-        assert fit_radius("learned", norms, None, 4).sizes == (4,)
+        assert fitted("learned", 4).sizes == (4,)
     with pytest.warns(ConvergenceWarning, match="all lengths of samples are equal"):
-        fit_radius("uniform", norms[1:3], None, 4)
+        fitted("uniform", 4, X[1:3])
 
 
 def test_nests():

@@ -146,7 +146,7 @@ def test_the_contract_is_written_once():
         # Python and scikit-learn write these into every class.
         if not name.startswith(("__", "_abc", "_sklearn", "set_")):
             shared.add(name)
-    assert {"fit", "transform", "_check_training", "_check_input"} < shared
+    assert {"fit", "transform", "_learn", "_check_input"} < shared
     for cls in {type(row.make()) for row in QUANTIZERS}:
         for scheme in cls.__mro__[: cls.__mro__.index(BaseQuantizer)]:
             assert not shared & set(vars(scheme)), scheme

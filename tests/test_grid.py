@@ -15,6 +15,7 @@ from skvq import ProductQuantizer, nearest
 from skvq.codes import token_ids
 from skvq.coding.levels import Grid, Levels
 from skvq.grid import FiniteScalarQuantizer, UniformQuantizer, recommended_levels
+from skvq.learning.rows import Rows, run
 from skvq.learning.scalar import (
     DENSITIES,
     GAUSSIAN,
@@ -23,7 +24,6 @@ from skvq.learning.scalar import (
     equal_shares,
     level_means,
     mean_error,
-    quantile,
     standard_levels,
     uniform_reach,
 )
@@ -495,18 +495,16 @@ def test_weighted_statistics():
     values, mass = distinct(np.array([3.0, 1.0, 3.0]), np.array([1.0, 2.0, 0.5]))
     assert_array_equal(values, [1, 3])
     assert_array_equal(mass, [2, 1.5])
-    assert quantile(values, mass, 0.0) == 1
-    assert quantile(values, mass, 0.5) == 1
-    assert quantile(values, mass, 1.0) == 3
     assert_array_equal(equal_shares(np.arange(8.0), np.ones(8), 4), [1.5, 3.5, 5.5])
 
 
 def test_means_of_empty_levels_lie_between_their_neighbours():
     X = np.array([[1.0], [3.0], [11.0]])
-    codes = np.array([[1], [1], [4]], dtype=np.uint8)
-    means = level_means(X, codes, None, (6,))[0]
+    codec = Levels([np.array([-9, 2, 4.5, 6, 11, 20])])  # codes 1, 1 and 4
+    means = run(level_means(Rows(X), codec, (6,)))[0]
     assert_allclose(means, [2, 2, 5, 8, 11, 11])
-    weighted = level_means(X, codes, np.array([3.0, 1.0, 1.0]), (6,))[0]
+    rows = Rows(X, np.array([3.0, 1.0, 1.0]))
+    weighted = run(level_means(rows, codec, (6,)))[0]
     assert_allclose(weighted, [1.5, 1.5, 4 + 2 / 3, 7 + 5 / 6, 11, 11])
 
 

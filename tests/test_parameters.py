@@ -43,10 +43,11 @@ from skvq import (
     VectorQuantizer,
     metrics,
     nearest,
-    product,
+    parts,
 )
 from skvq._compat import Interval
 from skvq.codes import one_hot, pack, token_ids
+from skvq.learning.rows import Rows
 
 WIDTHS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
 # Those of eight bits wrap around where any do; the widest and a signed integer make a
@@ -393,9 +394,9 @@ def test_levels_of_many_features():
 def test_memory_goes_with_the_samples():
     """Where X is large, so may be what is learned from it."""
     X = np.broadcast_to(np.float32(0), (2**26, 8))
-    vq(2**27)._check_memory(X)
+    vq(2**27)._check_memory(Rows(X))
     with pytest.raises(ValueError, match="GiB"):
-        vq(2**27)._check_memory(X[: 2**20])
+        vq(2**27)._check_memory(Rows(X[: 2**20]))
 
 
 def test_a_beam_that_no_sums_fill_takes_nothing():
@@ -416,15 +417,13 @@ def test_a_beam_set_after_the_fit():
 def test_no_more_workers_than_parts(n_jobs, monkeypatch):
     started = []
 
-    class Recorded(product.Parallel):
+    class Recorded(parts.Parallel):
         def __init__(self, n_jobs=None, **options):
             started.append(n_jobs)
             super().__init__(n_jobs=1, **options)
 
-    monkeypatch.setattr(product, "Parallel", Recorded)
-    monkeypatch.setattr(
-        product, "effective_n_jobs", lambda n: 64 if n == -1 else n or 1
-    )
+    monkeypatch.setattr(parts, "Parallel", Recorded)
+    monkeypatch.setattr(parts, "effective_n_jobs", lambda n: 64 if n == -1 else n or 1)
     X = mixture(60)
     same_model(pq(3, 4, n_jobs=n_jobs).fit(X), pq(3, 4).fit(X), X)
     pq(3, 4, n_jobs=n_jobs, share_codebook=True).fit(X)

@@ -156,9 +156,9 @@ def test_n_jobs_changes_nothing():
 class ConfigSeen(VectorQuantizer):
     """A part that keeps scikit-learn's configuration at the time of its fit."""
 
-    def _fit(self, X, weights):
-        self.assumed_ = get_config()["assume_finite"]
-        super()._fit(X, weights)
+    def _fit(self, rows):
+        assumed = get_config()["assume_finite"]
+        return {**(yield from super()._fit(rows)), "assumed_": assumed}
 
 
 def test_parts_see_the_configuration_on_every_thread(two_threads):

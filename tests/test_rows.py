@@ -50,8 +50,8 @@ from skvq.learning.rows import (
     picked,
     rotated,
     run,
-    run_together,
     scaled,
+    together,
     wider,
 )
 from skvq.learning.start import (
@@ -540,8 +540,8 @@ def test_learners_share_their_passes(tiny_blocks):
         made.clear()
         apart.append((run(learner), len(made)))
     made.clear()
-    together = run_together(list(learners()))
-    same_bits(tuple(together), tuple(result for result, _ in apart))
+    found = run(together(list(learners())))
+    same_bits(tuple(found), tuple(result for result, _ in apart))
     # As many passes as the longest of them needs.
     assert len(made) == max(n for _, n in apart)
 
@@ -563,7 +563,7 @@ def test_a_learner_that_asks_nothing():
         return 3
         yield
 
-    assert run_together([constant(), constant()]) == [3, 3]
+    assert run(together([constant(), constant()])) == [3, 3]
 
 
 # -- moments and quantiles -------------------------------------------------------------

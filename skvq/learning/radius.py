@@ -11,15 +11,15 @@ away, or code it in one of three ways, each a few code columns behind their own.
 ==============  ====================================================================
 """
 
-from typing import Any
+import numpy as np
 
-from skvq import nearest
 from skvq._checks import check_memory
 from skvq._validation import warn
 from skvq.coding.levels import Grid, Levels
 from skvq.coding.radius import Float32Radius, RadiusCode, ScalarRadius
 from skvq.learning.levels import best_levels
-from skvq.learning.scalar import column_range, distinct
+from skvq.learning.rows import Learner, Rows, lengths
+from skvq.learning.scalar import column_range, of_distinct
 
 RADII = frozenset({"unit", "uniform", "learned", "float32"})
 
@@ -30,19 +30,15 @@ def check_radius_memory(how: str, n_levels: int, x_bytes: int) -> None:
         check_memory(f"Levels of radius_levels={n_levels}", 3 * 8 * n_levels, x_bytes)
 
 
-def fit_radius(
-    how: str, norms: Any, weights: Any | None, n_levels: int
-) -> "RadiusCode":
-    """Set up the code of lengths; warn if there are too few for it.
+def fit_radius(how: str, rows: Rows, n_levels: int) -> Learner[RadiusCode]:
+    """Set up the code of the lengths of rows; warn if there are too few for it.
 
     Parameters
     ----------
     how : {"unit", "uniform", "learned", "float32"}
         See the table of this module.
-    norms : ndarray of shape (n_samples,)
-        Training lengths.
-    weights : ndarray of shape (n_samples,) or None
-        Sample weights.
+    rows : Rows
+        The samples.
     n_levels : int
         V of "uniform" and "learned".
 
@@ -57,21 +53,22 @@ def fit_radius(
     """
     if how == "unit":
         return RadiusCode()
-    if not nearest.backend_of(norms).is_finite(norms):
+    norms = rows.view(lengths, width=1, dtype=np.float64)
+    low, high = yield from column_range(norms)
+    if not np.isfinite(high[0]):
         raise ValueError(
             "The length of a sample overflows: X is too large for float64."
         )
     if how == "float32":
         return Float32Radius()
     if how == "uniform":
-        low, high = column_range(norms[:, None])
         if low == high and n_levels > 1:
             warn(
                 "all lengths of samples are equal, and so are all levels: "
                 f"radius_levels={n_levels} cut an empty range."
             )
         return ScalarRadius(Grid(low, high, (n_levels,)))
-    values, mass = distinct(norms, weights)
+    ((values, mass),) = yield from of_distinct(norms, lambda columns, _: list(columns))
     if len(values) < n_levels:
         warn(
             "{} distinct lengths of samples are fewer than radius_levels="

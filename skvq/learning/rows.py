@@ -603,13 +603,14 @@ class Rows:
         width: int | None = None,
         times: int = 1,
         state: Any = None,
+        dtype: Any = None,
     ) -> "Rows":
         """Return the rows that a function makes of each block; nothing is stored.
 
         Parameters
         ----------
         function : callable
-            ``function(block, *args)`` returns x, in the same dtype.
+            ``function(block, *args)`` returns x.
         *args : object
             What it needs beside the block.
         width : int, optional
@@ -618,8 +619,11 @@ class Rows:
             Rows that it makes of each; they have its weight each.
         state : object, optional
             What `map` has left, for the function's ``block.state``.
+        dtype : dtype, optional
+            Of the result, if it is another.
         """
         other = copy(self)
+        other.dtype = self.dtype if dtype is None else np.dtype(dtype)
         other.views = (*self.views, View(function, args, state, times))
         other.n_features = self.n_features if width is None else width
         other.firsts = self.firsts * times
@@ -752,6 +756,11 @@ def stacked(block: Block, width: int) -> Any:
 def scaled(block: Block, factor: float) -> Any:
     """Return the rows times a number."""
     return block.x * factor
+
+
+def lengths(block: Block) -> Any:
+    """Return the norms of the rows, in float64, as a feature."""
+    return nearest.row_norms(block.x)[:, None]
 
 
 def unit(block: Block) -> Any:

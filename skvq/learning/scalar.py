@@ -5,13 +5,12 @@ sorted list, and the best codebook a problem in one dimension.  Here are
 
 - `lloyd_max`, the levels of least squared error for a density (Lloyd 1982, Max 1960),
   and `uniform_reach`, the best equal cells; those for samples are found in `levels`;
-- the statistics of weighted columns that ranges are taken from, which are NumPy's of
-  arrays of any library.
+- the statistics of columns that ranges are taken from.
 
 `skvq.coding.levels` encodes and decodes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -22,6 +21,16 @@ from scipy.optimize import minimize_scalar
 
 from skvq import nearest
 from skvq._checks import check_counts
+from skvq.learning.rows import (
+    HELD_BYTES,
+    Block,
+    Learner,
+    Rows,
+    columns,
+    extremes,
+    in_memory,
+    wider,
+)
 
 # Numbers that are in memory, of each one, when a mean is taken.
 _COPIES = 8
@@ -82,88 +91,108 @@ def distinct(column: Any, weights: Any | None) -> tuple[np.ndarray, np.ndarray]:
     return values, np.bincount(inverse.ravel(), weights, len(values)).astype(float)
 
 
-def quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
-    """Return the smallest value that at least this share of the weight does not exceed.
-
-    Parameters
-    ----------
-    values, weights : ndarray of shape (n_values,)
-        As `distinct` gives them.
-    share : float
-        From 0 to 1.
-    """
-    return float(values[_first_reaching(weights, np.array([share]))[0]])
-
-
 def equal_shares(values: np.ndarray, weights: np.ndarray, n_cells: int) -> np.ndarray:
     """Return the n_cells - 1 edges between cells of equal weight, ascending.
 
     An edge lies halfway between the two values that it parts.  Where one value weighs
     more than a cell, edges coincide.
     """
-    below = _first_reaching(weights, np.arange(1, n_cells) / n_cells)
+    reached, shares = np.cumsum(weights), np.arange(1, n_cells) / n_cells
+    # A sum of floats may fall short of a share that it reaches in truth.
+    wanted = shares * reached[-1] * (1 - 1e-12)
+    below = np.minimum(np.searchsorted(reached, wanted), len(weights) - 1)
     above = np.minimum(below + 1, len(values) - 1)
     return 0.5 * values[below] + 0.5 * values[above]
 
 
-def _first_reaching(weights, shares):
-    reached = np.cumsum(weights)
-    # A sum of floats may fall short of a share that it reaches in truth.
-    wanted = shares * reached[-1] * (1 - 1e-12)
-    return np.minimum(np.searchsorted(reached, wanted), len(weights) - 1)
+def of_distinct(
+    rows: Rows, function: Callable[[Iterator, slice], list]
+) -> Learner[list]:
+    """Return what a function makes of the distinct values of each feature.
+
+    They have to be in memory, but of some features at a time.
+
+    Parameters
+    ----------
+    rows : Rows
+        The samples.
+    function : callable
+        ``function(columns, features)`` returns a list with an entry for each of the
+        features, a slice; of each, columns yields what `distinct` gives.
+    """
+    found: list = []
+    step = max(1, rows.n_features * HELD_BYTES // (2 * rows.n_bytes))
+    for start in range(0, rows.n_features, step):
+        cut = slice(start, min(start + step, rows.n_features))
+        some = rows.view(columns, cut.start, cut.stop, width=cut.stop - cut.start)
+        X, weights = yield from in_memory(some)
+        found += function((distinct(x, weights) for x in X.T), cut)
+    return found
 
 
-def column_range(X: Any) -> tuple[np.ndarray, np.ndarray]:
+def column_range(rows: Rows) -> Learner[tuple[np.ndarray, np.ndarray]]:
     """Return the smallest and the largest value of each column, in float64."""
-    be = nearest.backend_of(X)
-    low, high = (be.to_host(end(X, axis=0)) for end in (be.xp.min, be.xp.max))
+    low, high = yield rows.fold(extremes, join=wider)
     return low.astype(np.float64), high.astype(np.float64)
 
 
 def weighted_mean(
-    X: Any, weights: Any | None, function: Callable[[Any], Any] = lambda rows: rows
-) -> np.ndarray:
-    """Return the mean of function(X) over rows, in float64, tile by tile.
+    rows: Rows, function: Callable | None = None, *args: Any
+) -> Learner[np.ndarray]:
+    """Return the mean of function(backend, x, *args) over rows, in float64.
 
     The weights are scaled to sum 1 first, so that no sum exceeds the largest value.
     """
-    be, n_columns = nearest.backend_of(X), X.shape[1]
-    scale = _scale(be, X, weights)
-
-    def work(rows: slice) -> Any:
-        x = be.cast(X[rows, :], np.float64)
-        x = be.cast(function(x), np.float64)
-        share = scale if weights is None else (weights[rows] * scale)[:, None]
-        return be.xp.sum(x * share, axis=0)
-
-    total = be.zeros((n_columns,))
-    for part in be.tiles(X.shape[0], _COPIES * n_columns, work):
-        total = total + part
-    return be.to_host(total)
+    share = yield from _share_of_one(rows)
+    (mean,) = yield rows.fold(_mean, share, function, args)
+    return mean
 
 
-def _scale(be: nearest.Backend, X: Any, weights: Any | None) -> float:
+def _mean(block: Block, share: float, function, args) -> tuple:
+    be, n_columns, shares = block.be, block.x.shape[1], _shares(block, share)
+
+    def work(cut: slice) -> Any:
+        x = be.cast(block.x[cut, :], np.float64)
+        if function is not None:
+            x = be.cast(function(be, x, *args), np.float64)
+        return be.xp.sum(x * shares[cut][:, None], axis=0)
+
+    return (sum(be.tiles(block.n_rows, _COPIES * n_columns, work)),)
+
+
+def _share_of_one(rows: Rows) -> Learner[float]:
     """Return what weights are multiplied by to sum 1."""
-    return 1.0 / (X.shape[0] if weights is None else be.total(weights))
+    if not rows.weighted:
+        return 1.0 / rows.n_rows
+    (whole,) = yield rows.fold(_weight)
+    return 1.0 / float(whole)
 
 
-def spread(X: Any, weights: Any | None, mean: np.ndarray) -> np.ndarray:
-    """Return the root mean square of X - mean over rows, in float64."""
-    be, (low, high) = nearest.backend_of(X), column_range(X)
+def _weight(block: Block) -> tuple:
+    return (block.host_weights().sum(),)
+
+
+def _shares(block: Block, share: float) -> Any:
+    return block.weighted(block.be.zeros((block.n_rows,)) + share)
+
+
+def spread(rows: Rows, mean: np.ndarray) -> Learner[np.ndarray]:
+    """Return the root mean square of the rows less their mean, in float64."""
+    low, high = yield from column_range(rows)
     largest = np.maximum(np.maximum(-low, high), np.abs(mean))
     scale = np.where(largest > 0, largest, 1.0)  # no square overflows or vanishes
-    divisor, shift = be.send(scale), be.send(mean / scale)
+    squares = yield from weighted_mean(rows, _squared_gaps, scale, mean / scale)
+    return scale * np.sqrt(squares)
 
-    def squares(rows):
-        gap = rows / divisor - shift
-        return gap * gap
 
-    return scale * np.sqrt(weighted_mean(X, weights, squares))
+def _squared_gaps(be: nearest.Backend, x: Any, scale, shift) -> Any:
+    gap = x / be.send(scale) - be.send(shift)
+    return gap * gap
 
 
 def level_means(
-    X: Any, codes: Any, weights: Any | None, sizes: tuple[int, ...]
-) -> tuple[np.ndarray, ...]:
+    rows: Rows, codec: Any, sizes: tuple[int, ...]
+) -> Learner[tuple[np.ndarray, ...]]:
     """Return the mean of the values of each code of each column.
 
     Codes that have none lie on the line between the means of the nearest codes that
@@ -171,10 +200,10 @@ def level_means(
 
     Parameters
     ----------
-    X, codes : ndarray of shape (n_samples, n_columns)
-        Values and their codes.
-    weights : ndarray of shape (n_samples,) or None
-        Sample weights.
+    rows : Rows
+        The samples.
+    codec : object
+        Its method `encode` gives their codes.
     sizes : tuple of int
         V of each column.
 
@@ -182,14 +211,16 @@ def level_means(
     -------
     means : tuple of ndarray of float64, shape (V,)
     """
-    be = nearest.backend_of(X)
-    shares = be.zeros((X.shape[0],)) + _scale(be, X, weights)
-    if weights is not None:
-        shares = shares * weights
+    share = yield from _share_of_one(rows)
+    sums, reached = yield rows.fold(_level_sums, codec, share, sizes)
     begins = np.cumsum([0, *sizes])
-    sums, reached = be.level_sums(X, codes, shares, sizes)
-    columns = [slice(begins[j], begins[j + 1]) for j in range(len(sizes))]
-    return tuple(_filled_means(sums[column], reached[column]) for column in columns)
+    cuts = [slice(begins[j], begins[j + 1]) for j in range(len(sizes))]
+    return tuple(_filled_means(sums[cut], reached[cut]) for cut in cuts)
+
+
+def _level_sums(block: Block, codec, share: float, sizes) -> tuple:
+    codes = codec.encode(block.x)
+    return block.be.level_sums(block.x, codes, _shares(block, share), sizes)
 
 
 def _filled_means(sums, shares):

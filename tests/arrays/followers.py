@@ -36,7 +36,7 @@ def learned_with(row, given, **fit_parameters):
     reference = row.make().fit(X, **fit_parameters)
     variance = float(X.var(axis=0).sum())
     assert abs(estimator.distortion_ - reference.distortion_) <= 2e-4 * variance
-    reference._move(backend_of(given))
+    reference._assign({}, backend_of(given))
     return reference
 
 

@@ -157,7 +157,7 @@ def test_next_scales_as_numpy_does(other, row):
         return
     estimator = pickle.loads(pickle.dumps(reference))
     given = put(other, X)
-    estimator._move(backend_of(given))
+    estimator._assign({}, backend_of(given))
     n_codes = reference._decodable_widths()[0]
     codes = reference.transform(X)[:, :n_codes]
     for some in (codes, put(other, codes)):
