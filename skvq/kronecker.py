@@ -7,14 +7,13 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from skvq import nearest
-from skvq._arrays import look_up, numpy_dtype
 from skvq._checks import check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
 from skvq._validation import check_table, warn
 from skvq.base import BaseQuantizer
 from skvq.learning import kronecker as learning
-from skvq.learning.rows import Rows, run
-from skvq.learning.start import few_distinct
+from skvq.learning.rows import Learner, scaled
+from skvq.learning.start import few_distinct, largest_magnitude, ordinary_scale
 from skvq.parts import _sizes as part_sizes
 
 # More than that takes seconds for each row.
@@ -165,34 +164,44 @@ class KroneckerQuantizer(BaseQuantizer):
         self.random_state = random_state
         self.backend = backend
 
-    def _fit(self, X, weights):
-        shape = _factor_sizes(self.factor_sizes, X.shape[1])
-        dtype = numpy_dtype(X)
-        fixed = self._given("fixed_factors", shape, dtype)
-        sizes = self._sizes(shape, fixed, dtype.itemsize * X.shape[0] * X.shape[1])
+    def _fit(self, rows):
+        shape = _factor_sizes(self.factor_sizes, rows.n_features)
+        fixed = self._given("fixed_factors", shape, rows.dtype)
+        sizes = self._sizes(shape, fixed, rows.n_bytes)
         start = None
         if not isinstance(self.init, str):
-            start = self._given("init", shape, dtype, sizes)
+            start = self._given("init", shape, rows.dtype, sizes)
         self._check_shared(shape, sizes, fixed, start)
-        problem, exponent = learning.at_ordinary_scale(
-            learning.Problem(X, shape, sizes, weights, fixed, self.share_codebook)
+        scale = ordinary_scale((yield from largest_magnitude(rows)), rows.dtype)
+        rows = (rows if scale == 1 else rows.view(scaled, scale)).held()
+        problem, exponent = learning.with_ordinary_factors(
+            learning.Problem(shape, sizes, fixed, self.share_codebook), scale
         )
-        learned = self._learn(problem, exponent, start)
-        tables = learning.balance(problem, learned.tables, exponent)
+        learned = yield from self._learn_tables(rows, problem, exponent, start)
+        tables = learned.tables
+        if exponent:
+            tables = learning.balance(problem, tables, exponent)
         tables = [
             table if given is None else given
             for table, given in zip(tables, fixed, strict=True)
         ]
-        self._tables_ = tables[:1] if self.share_codebook else tables
-        self.factor_sizes_ = shape
-        self.n_iter_ = learned.n_iter
-        self.codebook_sizes_ = sizes
+        shared = nearest.Table(tables[0]) if self.share_codebook else None
+        found = {
+            "_tables_": nearest.Tables([shared] * len(shape) if shared else tables),
+            "factor_sizes_": shape,
+            "n_iter_": learned.n_iter,
+            "codebook_sizes_": sizes,
+        }
+        if scale == 1 and not exponent:
+            found["distortion_"] = learned.distortion
+        return found
 
-    def _learn(self, problem, exponent, start) -> learning.LearnedTables:
-        limits = {"max_iter": self.max_iter, "tol": self.tol}
-        if not problem.free:
-            return learning.LearnedTables(list(problem.fixed), 0.0, 1)
-        few = run(few_distinct(Rows(problem.X), max(problem.sizes)))
+    def _learn_tables(
+        self, rows, problem, exponent, start
+    ) -> Learner[learning.LearnedTables]:
+        few, found = None, None if problem.free else list(problem.fixed)
+        if problem.free:
+            few = yield from few_distinct(rows, max(problem.sizes))
         if few is not None:
             after = "the codebooks repeat their parts."
             if start is not None:
@@ -202,18 +211,20 @@ class KroneckerQuantizer(BaseQuantizer):
                 f"{max(problem.sizes)}: {after}",
                 len(few),
             )
-        if start is not None:
-            tables = learning.start_from_tables(problem, start, -exponent)
-            return learning.alternate(problem, tables, **limits)
-        if few is not None:
-            found = learning.start_from_few(problem, few)
-            if found is not None:
-                return learning.LearnedTables(found, 0.0, 1)
-        rng = check_random_state(self.random_state)
-        runs = [
-            learning.alternate(problem, learning.spectral_start(problem, rng), **limits)
-            for _ in range(self.n_init)
-        ]
+            if start is None:
+                found = learning.start_from_few(problem, few)
+        limits = {"max_iter": self.max_iter, "tol": self.tol}
+        if found is not None:
+            limits["max_iter"] = 0
+        elif start is not None:
+            found = learning.start_from_tables(problem, start, -exponent)
+        rng, runs = check_random_state(self.random_state), []
+        for _ in range(self.n_init if found is None else 1):
+            tables = found
+            if tables is None:
+                tables = yield from learning.spectral_start(rows, problem, rng)
+            learned = yield from learning.alternate(rows, problem, tables, **limits)
+            runs.append(learned)
         return min(runs, key=lambda run: run.distortion)
 
     def _given(self, name, shape, dtype, sizes=None) -> list:
@@ -274,17 +285,15 @@ class KroneckerQuantizer(BaseQuantizer):
             raise ValueError("share_codebook=True takes m equal tables as init.")
 
     def _encode(self, X):
-        return nearest.nearest_kronecker(X, self._codebooks())[0]
+        return nearest.nearest_kronecker(X, self._tables_)[0]
 
     def _decode(self, codes):
-        tables = self._codebooks()
         return nearest.kronecker_rows(
-            [look_up(table, codes[:, j]) for j, table in enumerate(tables)]
+            [table.rows(codes[:, j]) for j, table in enumerate(self._tables_)]
         )
 
     def _codebooks(self):
-        tables = tuple(self._tables_)
-        return tables * len(self.factor_sizes_) if len(tables) == 1 else tables
+        return self._tables_
 
 
 def _factor_sizes(factor_sizes, n_features: int) -> tuple[int, ...]:

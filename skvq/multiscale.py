@@ -8,17 +8,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
-from skvq._arrays import (
-    largest_magnitude,
-    numpy_dtype,
-    repeat,
-    reshape,
-    times_power,
-    to_host,
-)
 from skvq._checks import LARGEST_SIZE, check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
-from skvq._validation import check_codes, in_fitted_dtype, warn
+from skvq._validation import as_it_is_now, check_codes, in_fitted_dtype, warn
 from skvq.coding.pyramid import (
     Pyramid,
     Smoothing,
@@ -26,8 +18,8 @@ from skvq.coding.pyramid import (
     kernel_of_scales,
 )
 from skvq.learning import multiscale as learning
-from skvq.learning.rows import Rows, run
-from skvq.learning.start import few_distinct
+from skvq.learning.rows import Learner, scaled, stacked
+from skvq.learning.start import few_distinct, largest_magnitude, ordinary_scale
 from skvq.staged import StagedQuantizer
 from skvq.vector import VectorQuantizer
 
@@ -181,35 +173,47 @@ class MultiScaleQuantizer(StagedQuantizer):
 
     # -- learning ------------------------------------------------------------------
 
-    def _fit(self, X, weights):
-        map_shape = _map_shape(self.map_shape, X.shape[1])
+    def _fit(self, rows):
+        map_shape = _map_shape(self.map_shape, rows.n_features)
         flat = len(map_shape) == 2
         shape = (map_shape[0], 1, map_shape[1]) if flat else map_shape
         grids = _grids(self.scales, shape[:2], flat=flat)
-        self._check_memory(X, shape, grids)
-        X, exponent = _at_ordinary_scale(X)
-        dtype = numpy_dtype(X)
-        pyramid = Pyramid(
-            shape, grids, dtype, self._first_smoothing(shape, grids, flat)
-        )
-        if grids == [shape[:2]] and pyramid.smoothing is None:
-            learned = self._learn_tokens(X, weights, shape)
+        self._check_memory(rows, shape, grids)
+        largest = yield from largest_magnitude(rows)
+        _check_range(largest, rows.dtype)
+        scale = ordinary_scale(largest, rows.dtype)
+        rows = (rows if scale == 1 else rows.view(scaled, scale)).held()
+        smoothing = self._first_smoothing(shape, grids, flat)
+        pyramid = Pyramid(shape, grids, rows.dtype, smoothing)
+        width, times = shape[2], shape[0] * shape[1]
+        tokens = rows.view(stacked, width, width=width, times=times)
+        if grids == [shape[:2]] and smoothing is None:
+            learned = yield from self._learn_tokens(tokens, pyramid)
         else:
-            learned = self._learn_scales(X, weights, pyramid)
-        self._table_ = learned.table
-        self._exponent_ = exponent
-        self._codebook_ = np.ldexp(learned.table, exponent)
-        self.kernels_ = None if learned.smoothing is None else learned.smoothing.kernels
-        self._pyramid_ = Pyramid(shape, grids, dtype, learned.smoothing)
-        self.map_shape_ = map_shape
-        self.scales_ = tuple(h for h, _ in grids) if flat else tuple(grids)
-        self.n_iter_ = learned.n_iter
-        n_tokens = sum(h * w for h, w in grids)
-        self.codebook_sizes_ = (int(self.n_codewords),) * n_tokens
+            learned = yield from self._learn_scales(rows, tokens, pyramid)
+        exponent = 1 - int(np.frexp(scale)[1])
+        table = nearest.Table(learned.table)
+        codebook = table
+        if exponent:
+            codebook = nearest.Table(np.ldexp(learned.table, exponent))
+        smoothing = learned.pyramid.smoothing
+        found = {
+            "_table_": table,
+            "_exponent_": exponent,
+            "_codebook_": codebook,
+            "_pyramid_": learned.pyramid,
+            "kernels_": None if smoothing is None else smoothing.kernels,
+            "map_shape_": map_shape,
+            "scales_": tuple(h for h, _ in grids) if flat else tuple(grids),
+            "n_iter_": learned.n_iter,
+            "codebook_sizes_": (self.n_codewords,) * sum(h * w for h, w in grids),
+        }
+        if learned.distortion is not None and not exponent:
+            found["distortion_"] = learned.distortion
+        return found
 
-    def _check_memory(self, X, shape, grids) -> None:
-        size, (n, d), n_channels = numpy_dtype(X).itemsize, X.shape, shape[2]
-        x_bytes = size * n * d
+    def _check_memory(self, rows, shape, grids) -> None:
+        n_channels, x_bytes = shape[2], rows.n_bytes
         check_memory(
             f"The table of n_codewords={self.n_codewords} times {n_channels} channels",
             8 * self.n_codewords * n_channels,
@@ -222,8 +226,8 @@ class MultiScaleQuantizer(StagedQuantizer):
             8 * places * (places + n_channels),
             x_bytes,
         )
-        n_tokens = sum(h * w for h, w in grids)
-        check_memory(f"Codes of scales={self.scales!r}", 8 * n * n_tokens, x_bytes)
+        n_bytes = 8 * rows.n_rows * sum(h * w for h, w in grids)
+        check_memory(f"Codes of scales={self.scales!r}", n_bytes, x_bytes)
 
     def _first_smoothing(self, shape, grids, flat: bool) -> Smoothing | None:
         if self.n_smoothers == 0:
@@ -232,25 +236,23 @@ class MultiScaleQuantizer(StagedQuantizer):
         of_scale = kernel_of_scales(self.n_smoothers, len(grids))
         return Smoothing(kernels, of_scale, float(self.smoothing))
 
-    def _learn_tokens(self, X, weights, shape) -> learning.LearnedPyramid:
+    def _learn_tokens(self, tokens, pyramid) -> Learner[learning.LearnedPyramid]:
         """Learn as the naive scheme does, from tokens."""
-        tokens = reshape(X, (-1, shape[2]))
-        if weights is not None:
-            weights = repeat(weights, shape[0] * shape[1], axis=0)
         vq = VectorQuantizer(
             self.n_codewords,
             max_iter=self.max_iter,
             tol=self.tol,
             random_state=self.random_state,
             backend=self.backend,
-        ).fit(tokens, sample_weight=weights)
-        return learning.LearnedPyramid(to_host(vq.codebooks_[0]), None, vq.n_iter_)
+        )
+        yield from vq._learn(tokens)
+        (table,) = vq._codebooks()
+        distortion = vq.distortion_ * pyramid.n_tokens[0]
+        return learning.LearnedPyramid(table.codewords, pyramid, vq.n_iter_, distortion)
 
-    def _learn_scales(self, X, weights, pyramid) -> learning.LearnedPyramid:
+    def _learn_scales(self, rows, tokens, pyramid) -> Learner[learning.LearnedPyramid]:
         rng = check_random_state(self.random_state)
-        samples = learning.Samples(X, weights)
-        tokens = Rows(reshape(X, (-1, pyramid.n_channels)))
-        few = run(few_distinct(tokens, _FEW_TOKENS * self.n_codewords))
+        few = yield from few_distinct(tokens, _FEW_TOKENS * self.n_codewords)
         if few is not None:
             if len(few) < self.n_codewords:
                 warn(
@@ -258,33 +260,38 @@ class MultiScaleQuantizer(StagedQuantizer):
                     f"{self.n_codewords}: the codebook has more rows than they need.",
                     len(few),
                 )
-            table = learning.start_from_few(samples, pyramid, self.n_codewords, rng)
-            return learning.LearnedPyramid(table, pyramid.smoothing, 1)
-        table = learning.greedy_start(
-            samples, pyramid, self.n_codewords, "k-means++", rng
+            table = yield from learning.start_from_few(
+                rows, pyramid, self.n_codewords, rng
+            )
+            return learning.LearnedPyramid(table, pyramid, 1, None)
+        table = yield from learning.greedy_start(
+            rows, pyramid, self.n_codewords, "k-means++", rng
         )
-        return learning.learn(
-            samples, pyramid, table, rng, max_iter=self.max_iter, tol=self.tol
+        learner = learning.learn(
+            rows, pyramid, table, rng, max_iter=self.max_iter, tol=self.tol
         )
+        return (yield from learner)
 
     # -- codes ---------------------------------------------------------------------
 
     def _encode(self, X):
         # In the dtype of the fit, whatever X's: of a chain of residuals each scale
         # hears of the rounding of those before.
-        X = times_power(X, -self._exponent_)
-        X = in_fitted_dtype(X, numpy_dtype(self._table_))
+        X = nearest.backend_of(X).times_power(X, -self._exponent_)
+        X = in_fitted_dtype(X, self._table_.dtype)
         return self._pyramid_.encode(X, self._table_)[0]
 
     def _decode(self, codes):
-        return times_power(self._pyramid_.decode(codes, self._table_), self._exponent_)
+        total = self._pyramid_.decode(codes, self._table_)
+        return nearest.backend_of(total).times_power(total, self._exponent_)
 
     def _partial_sums(self, codes):
+        be = nearest.backend_of(codes)
         for total in self._pyramid_.partial_sums(codes, self._table_):
-            yield times_power(total, self._exponent_)
+            yield be.times_power(total, self._exponent_)
 
     def _decodable_widths(self):
-        return tuple(span.stop for span in self._pyramid_.columns())
+        return tuple(span.stop for span in self._pyramid_.columns)
 
     def _codebooks(self):
         return (self._codebook_,) * len(self.codebook_sizes_)
@@ -309,8 +316,8 @@ class MultiScaleQuantizer(StagedQuantizer):
             If the codes are not those of whole scales, or of all, after which none
             comes.
         """
+        self = as_it_is_now(self)
         check_is_fitted(self)
-        self._return_home()
         widths = self._decodable_widths()
         if len(widths) == 1:
             raise ValueError(
@@ -320,12 +327,12 @@ class MultiScaleQuantizer(StagedQuantizer):
         codes = check_codes(self, codes, self.codebook_sizes_, widths[:-1])
         scale = widths.index(codes.shape[1]) + 1
         pyramid = self._pyramid_
-        codes = self._on_own_device(codes)
-        n = codes.shape[0]
-        maps = reshape(self._decode(codes), (n, *pyramid.map_shape))
+        maps = self._decode(self._home_.like(codes))
+        reshape = nearest.backend_of(maps).xp.reshape
+        maps = reshape(maps, (-1, *pyramid.map_shape))
         with nearest.single_threaded_blas():
             tokens = pyramid.shrink(maps, scale)
-        return reshape(tokens, (n, pyramid.n_tokens[scale], pyramid.n_channels))
+        return reshape(tokens, (-1, pyramid.n_tokens[scale], pyramid.n_channels))
 
 
 def _map_shape(map_shape, n_features: int) -> tuple[int, ...]:
@@ -387,16 +394,9 @@ def _grid(scale, flat: bool) -> tuple[int, int] | None:
     return int(pair[0]), int(pair[1])
 
 
-def _at_ordinary_scale(X) -> tuple[np.ndarray, int]:
-    """Return X times a power of two, if its squares would leave the dtype."""
-    limits = np.finfo(numpy_dtype(X))
-    largest = largest_magnitude(X)
-    exponent = int(np.frexp(largest)[1])
-    if exponent >= limits.maxexp - 2:
+def _check_range(largest: float, dtype: np.dtype) -> None:
+    if np.frexp(largest)[1] >= np.finfo(dtype).maxexp - 2:
         raise ValueError(
             f"X has values up to {largest:.3g}, too large for interpolation "
-            f"in {numpy_dtype(X)}: scale it."
+            f"in {dtype}: scale it."
         )
-    if abs(exponent) <= limits.maxexp // 4:
-        return X, 0
-    return times_power(X, -exponent), exponent

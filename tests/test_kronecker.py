@@ -206,7 +206,6 @@ def test_targets_are_the_minimum(shape):
     rng = np.random.default_rng(0)
     X, sizes = rng.normal(size=(200, 12)), (3,) * len(shape)
     weights = rng.integers(1, 4, 200).astype(float)
-    problem = learning.Problem(X, shape, sizes, weights, [None] * len(shape), False)
     tables = draw(shape, sizes)
     codes = rng.integers(3, size=(200, len(shape)))
 
@@ -215,7 +214,7 @@ def test_targets_are_the_minimum(shape):
         return weights @ np.square(X - kronecker_rows(rows)).sum(axis=1)
 
     for j in range(len(shape)):
-        goal, mass = learning.targets(problem, tables, codes, j)
+        goal, mass = learning.targets(X, weights, shape, tables, codes, j)
         best = list(tables)
         best[j] = np.array(
             [

@@ -19,6 +19,8 @@ from skvq.coding.pyramid import (
     kernel_of_scales,
 )
 from skvq.learning import multiscale as learning
+from skvq.learning.rows import Rows, run
+from skvq.nearest import Table
 
 # -- slow transcriptions ---------------------------------------------------------------
 
@@ -145,11 +147,11 @@ def test_transposes():
     kernels = rng.normal(size=(2, 3, 3, 2, 2))
     smoothing = Smoothing(kernels, (0, 1), 0.3)
     pyramid = Pyramid((5, 4, 2), [(2, 3), (5, 4)], np.float64, smoothing)
-    for scale, (h, w) in enumerate(pyramid.scales):
-        tokens, maps = rng.normal(size=(3, h, w, 2)), rng.normal(size=(3, 5, 4, 2))
+    maps = rng.normal(size=(3, 5, 4, 2))
+    for scale, back in enumerate(pyramid.grow_transposed(maps)):
+        tokens = rng.normal(size=(3, *pyramid.scales[scale], 2))
         there = np.sum(pyramid.grow(tokens, scale) * maps)
-        back = np.sum(tokens * pyramid.grow_transposed(maps, scale))
-        assert there == pytest.approx(back)
+        assert there == pytest.approx(np.sum(tokens * back))
 
 
 # -- codes -----------------------------------------------------------------------------
@@ -342,8 +344,9 @@ def test_steps_solve_the_least_squares(smooth, weighted, monkeypatch):
     X = rng.normal(size=(120, 24))
     weights = rng.integers(1, 4, 120).astype(float) if weighted else None
     table = np.concatenate([np.zeros((1, 2)), rng.normal(size=(5, 2))])
-    samples = learning.Samples(X, weights)
-    state = learning._encoded(samples, pyramid, table)
+    rows = Rows(X, weights)
+    state = run(learning._encoded(rows, pyramid, table))
+    ((codes,),) = state.codes
     roots = np.sqrt(np.ones(120) if weights is None else weights)
 
     def columns(change, unit):
@@ -356,14 +359,14 @@ def test_steps_solve_the_least_squares(smooth, weighted, monkeypatch):
             found.append(((change(one) - base) * roots[:, None]).ravel())
         return np.array(found).T
 
-    rest = (state.rest * roots[:, None]).ravel()
+    rest = ((X - pyramid.decode(codes, Table(table))) * roots[:, None]).ravel()
 
     def decoded(step):
         step = np.concatenate([np.zeros((1, 2)), step])
-        return pyramid.decode(state.codes, table + step)
+        return pyramid.decode(codes, Table(table + step))
 
     best = np.linalg.lstsq(columns(decoded, (5, 2)), rest, rcond=None)[0]
-    step = learning._table_step(samples, state)
+    step = run(learning._table_step(rows, state))
     assert_array_equal(step[0], 0)
     assert_allclose(step[1:].ravel(), best, rtol=1e-5, atol=1e-6)
     if not smooth:
@@ -371,11 +374,11 @@ def test_steps_solve_the_least_squares(smooth, weighted, monkeypatch):
 
     def smoothed(step):
         other = smoothing._replace(kernels=smoothing.kernels + step)
-        return Pyramid(shape, grids, np.float64, other).decode(state.codes, table)
+        return pyramid.with_smoothing(other).decode(codes, Table(table))
 
     design = columns(smoothed, smoothing.kernels.shape)
     best = np.linalg.lstsq(design, rest, rcond=None)[0]
-    step = learning._kernel_step(samples, state, smoothing).ravel()
+    step = run(learning._kernel_step(rows, state, smoothing)).ravel()
     least = np.square(rest - design @ best).sum()
     assert np.square(rest - design @ step).sum() <= least * (1 + 1e-6)
 

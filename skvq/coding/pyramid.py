@@ -18,14 +18,16 @@ Keys (1981), "Cubic convolution interpolation for digital image processing", IEE
 ASSP 29(6).
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections import deque
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from skvq import nearest
-from skvq._arrays import in_dtype, join, like, look_up, reshape, zeros
+from skvq.nearest import backend_of
 
 # The constant of cubic convolution that image libraries have settled on.
 _CUBIC = -0.75
@@ -132,9 +134,13 @@ class Pyramid:
         if smoothing is not None:
             kernels = smoothing.kernels.astype(self.dtype)
             self.smoothing = smoothing._replace(kernels=kernels)
+        self._of_scale = smoothing.of_scale if smoothing else (0,) * len(self.scales)
         height, width, self.n_channels = self.map_shape
         self.n_features = height * width * self.n_channels
         self.n_tokens = [h * w for h, w in self.scales]
+        ends = np.cumsum([0, *self.n_tokens]).tolist()
+        # The code columns of each scale.
+        self.columns = [slice(a, b) for a, b in pairwise(ends)]
         self._down = [
             self._matrices(area_matrix(height, h), area_matrix(width, w))
             for h, w in self.scales
@@ -143,6 +149,8 @@ class Pyramid:
             self._matrices(cubic_matrix(h, height), cubic_matrix(w, width))
             for h, w in self.scales
         ]
+        # Mean squared norm of what one unit token of each grows to, unsmoothed.
+        self.gains = [math.prod(map(_gain, matrices)) for matrices in self._up]
 
     def _matrices(self, *matrices):
         """Prepare for both axes; None: nothing to do."""
@@ -151,183 +159,148 @@ class Pyramid:
             for m in matrices
         ]
 
-    def columns(self) -> list[slice]:
-        """Return the code columns of each scale."""
-        ends = np.cumsum([0, *self.n_tokens]).tolist()
-        return [slice(a, b) for a, b in pairwise(ends)]
-
-    def over_tiles(
-        self, X: np.ndarray, work: Callable, copies: int = 1
-    ) -> Iterator[Any]:
-        """Yield what a function returns for some rows of X at a time.
-
-        Parameters
-        ----------
-        X : ndarray of shape (n_samples, H * W * C)
-            Flattened maps.
-        work : callable
-            ``work(rows, maps)``, where `rows` is a slice and `maps` has the shape
-            (n_rows, H, W, C).  It may be called again for rows that found no memory.
-        copies : int, default=1
-            How many times the memory of the maps it takes, on a device.
-
-        Yields
-        ------
-        found : object
-            What it returned.
-        """
-
-        def tile(rows: slice) -> Any:
-            some = X[rows, :]
-            return work(rows, reshape(some, (some.shape[0], *self.map_shape)))
-
-        yield from nearest.backend_of(X).tiles(X.shape[0], copies * X.shape[1], tile)
-
-    def shrink(self, maps: np.ndarray, scale: int) -> np.ndarray:
+    def shrink(self, maps: Any, scale: int) -> Any:
         """Average maps over the cells of a scale: (n, H, W, C) to (n, h, w, C)."""
         return _along_axes(maps, self._down[scale])
 
-    def grow(self, tokens: np.ndarray, scale: int) -> np.ndarray:
+    def grow(self, tokens: Any, scale: int) -> Any:
         """Interpolate and smooth the token maps of a scale, (n, H, W, C)."""
-        return self.smooth(self.interpolate(tokens, scale), scale)
+        return self.smooth(self._interpolate(tokens, scale), self._of_scale[scale])
 
-    def grow_transposed(self, maps: np.ndarray, scale: int) -> np.ndarray:
-        """Apply the transpose of `grow`: (n, H, W, C) to (n, h, w, C)."""
-        maps = self._smooth_transposed(maps, scale)
-        matrices = [None if m is None else m.T for m in self._up[scale]]
-        return _along_axes(maps, matrices)
+    def grow_transposed(self, maps: Any) -> Iterator:
+        """Yield what the transpose of `grow` makes of maps, (n, h, w, C) by scale."""
+        smoothed: dict[int, Any] = {}
+        for k, matrices in zip(self._of_scale, self._up, strict=True):
+            if k not in smoothed:
+                smoothed[k] = self.smooth(maps, k, transposed=True)
+            yield _along_axes(
+                smoothed[k], [None if m is None else m.T for m in matrices]
+            )
 
-    def interpolate(self, tokens: np.ndarray, scale: int) -> np.ndarray:
-        """Interpolate the token maps of a scale, (n, H, W, C)."""
+    def interpolated(self, codes: Any, table: nearest.Table) -> dict[int, Any]:
+        """Return for each kernel the sum of the maps that are to be smoothed by it."""
+        found: dict[int, Any] = {}
+        for scale, (k, span) in enumerate(
+            zip(self._of_scale, self.columns, strict=True)
+        ):
+            maps = self._interpolate(table.rows(codes[:, span]), scale)
+            found[k] = found[k] + maps if k in found else maps
+        return found
+
+    def _interpolate(self, tokens: Any, scale: int) -> Any:
         shape = (tokens.shape[0], *self.scales[scale], self.n_channels)
-        maps = reshape(tokens, shape)
+        maps = backend_of(tokens).xp.reshape(tokens, shape)
         return _along_axes(maps, self._up[scale])
 
-    def smooth(self, maps: np.ndarray, scale: int) -> np.ndarray:
-        """Apply phi."""
+    def smooth(self, maps: Any, kernel: int, *, transposed: bool = False) -> Any:
+        """Apply phi with a kernel, or its transpose."""
         if self.smoothing is None:
             return maps
-        rho, kernel = self.smoothing.rho, self._kernel(scale)
-        return (1 - rho) * maps + rho * _convolve(maps, kernel)
+        rho, weights = self.smoothing.rho, self.smoothing.kernels[kernel]
+        if transposed:
+            weights = weights[::-1, ::-1].swapaxes(2, 3)
+        return (1 - rho) * maps + rho * _convolve(maps, weights)
 
-    def _smooth_transposed(self, maps: np.ndarray, scale: int) -> np.ndarray:
-        if self.smoothing is None:
-            return maps
-        rho, kernel = self.smoothing.rho, self._kernel(scale)
-        flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-        return (1 - rho) * maps + rho * _convolve(maps, flipped)
+    def with_smoothing(self, smoothing: Smoothing) -> "Pyramid":
+        """Return a pyramid of the same scales and another phi."""
+        return Pyramid(self.map_shape, self.scales, self.dtype, smoothing)
 
-    def _kernel(self, scale: int) -> np.ndarray:
-        assert self.smoothing is not None
-        return self.smoothing.kernels[self.smoothing.of_scale[scale]]
-
-    def gain(self, scale: int) -> float:
-        """Mean squared norm of what one unit token of a scale grows to, unsmoothed."""
-        norms = [
-            1.0 if m is None else float(np.square(m).sum()) / m.shape[1]
-            for m in self._up[scale]
-        ]
-        return norms[0] * norms[1]
-
-    def encode(
-        self, X: np.ndarray, table: np.ndarray, n_scales: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, X: Any, table: nearest.Table, dtype=np.intp) -> tuple[Any, Any]:
         """Code rows scale by scale, each what the ones before have left.
 
         Parameters
         ----------
-        X : ndarray of shape (n_samples, H * W * C)
-            Flattened maps.
-        table : ndarray of shape (V, C)
+        X : array of shape (n_samples, H * W * C)
+            Flattened maps, in the dtype of the pyramid.
+        table : Table of shape (V, C)
             The codewords.
-        n_scales : int, optional
-            How many of the scales; None: all.
+        dtype : dtype, default=intp
+            Of the codes.
 
         Returns
         -------
-        codes : ndarray of shape (n_samples, n_tokens), dtype intp
+        codes : array of shape (n_samples, n_tokens)
             Token by token, in C order, coarse to fine.
-        rest : ndarray of shape (n_samples, H * W * C)
+        rest : array of shape (n_samples, H * W * C)
             What they leave.
         """
-        columns = self.columns()[:n_scales]
+        be = backend_of(X)
 
-        def work(rows: slice, maps):
-            return self._encode_tile(maps, table, columns)
+        def work(x: Any) -> tuple:
+            left, codes = be.xp.reshape(x, (-1, *self.map_shape)), []
+            for scale in range(len(self.scales)):
+                found, left = self.coded(left, table, scale)
+                codes.append(be.cast(found, dtype))
+            return be.concat(codes, 1), be.xp.reshape(left, (-1, self.n_features))
 
         with nearest.single_threaded_blas():
-            codes, rest = zip(*self.over_tiles(X, work), strict=True)
-        return join(list(codes), axis=0), join(list(rest), axis=0)
+            return be.map_rows(X, self.n_features, work)
 
-    def _encode_tile(self, maps, table, columns):
-        """Return the codes of some maps, and what they leave, flattened."""
-        n, codes = maps.shape[0], []
-        left = in_dtype(maps, self.dtype)
-        for scale in range(len(columns)):
-            tokens = reshape(self.shrink(left, scale), (-1, self.n_channels))
-            found, _ = nearest.nearest(tokens, table, return_distances=False)
-            codes.append(reshape(found, (n, self.n_tokens[scale])))
-            left = left - self.grow(look_up(table, codes[-1]), scale)
-        return join(codes, axis=1), reshape(left, (n, self.n_features))
+    def coded(self, maps: Any, table: nearest.Table, scale: int) -> tuple[Any, Any]:
+        """Return codes (n, n_tokens) of the tokens of a scale, and what they leave."""
+        xp = backend_of(maps).xp
+        tokens = xp.reshape(self.shrink(maps, scale), (-1, self.n_channels))
+        codes, _ = nearest.nearest(tokens, table, return_distances=False)
+        codes = xp.reshape(codes, (-1, self.n_tokens[scale]))
+        return codes, maps - self.grow(table.rows(codes), scale)
 
-    def partial_sums(self, codes: np.ndarray, table: np.ndarray) -> Iterator:
-        """Yield the reconstruction (n_samples, H * W * C) after each scale of codes."""
-        total = None
-        for scale, span in enumerate(self.columns()):
+    def partial_sums(self, codes: Any, table: nearest.Table) -> Iterator:
+        """Yield the reconstruction (n_samples, n_features) after each scale."""
+        total: Any = None
+        for scale, span in enumerate(self.columns):
             if span.start == codes.shape[1]:
                 return
-            grown = self.grow(look_up(table, codes[:, span]), scale)
+            grown = self.grow(table.rows(codes[:, span]), scale)
             total = grown if total is None else total + grown
-            yield reshape(total, (codes.shape[0], self.n_features))
+            yield backend_of(total).xp.reshape(total, (-1, self.n_features))
 
-    def decode(self, codes: np.ndarray, table: np.ndarray) -> np.ndarray:
+    def decode(self, codes: Any, table: nearest.Table) -> Any:
         """Return the sum over all scales of codes."""
-        total = None
-        for scale, span in enumerate(self.columns()):
-            if span.start < codes.shape[1]:
-                grown = self.grow(look_up(table, codes[:, span]), scale)
-                total = grown if total is None else total + grown
-        return reshape(total, (codes.shape[0], self.n_features))
+        return deque(self.partial_sums(codes, table), maxlen=1).pop()
 
 
-def _along_axes(maps: np.ndarray, matrices) -> np.ndarray:
+def _gain(matrix: np.ndarray | None) -> float:
+    return 1.0 if matrix is None else float(np.square(matrix).sum()) / matrix.shape[1]
+
+
+def _along_axes(maps: Any, matrices) -> Any:
     """Apply a matrix to the first axis of each map, another to the second.
 
     One product for each map, so that none depends on its company.
     """
     rows, columns = matrices
+    be = backend_of(maps)
     n_maps, height, width, n_channels = maps.shape
     if rows is not None:
-        maps = reshape(maps, (n_maps, height, width * n_channels))
-        maps = like(rows, maps) @ maps
+        maps = be.xp.reshape(maps, (n_maps, height, width * n_channels))
+        maps = be.like(rows) @ maps
         height = len(rows)
     if columns is not None:
-        maps = reshape(maps, (n_maps * height, width, n_channels))
-        maps = like(columns, maps) @ maps
+        maps = be.xp.reshape(maps, (n_maps * height, width, n_channels))
+        maps = be.like(columns) @ maps
         width = len(columns)
-    return reshape(maps, (n_maps, height, width, n_channels))
+    return be.xp.reshape(maps, (n_maps, height, width, n_channels))
 
 
-def _convolve(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+def _convolve(maps: Any, kernel: np.ndarray) -> Any:
     """Convolve maps of zero surroundings with a kernel of shape (3, 3 or 1, C, C)."""
     total: Any = None
     seen = windows(maps, kernel.shape[:2])
     for window, weights in zip(
         seen, kernel.reshape(-1, *kernel.shape[2:]), strict=True
     ):
-        part = window @ like(weights, window)
+        part = window @ backend_of(window).like(weights)
         total = part if total is None else total + part
     return total
 
 
-def windows(maps: np.ndarray, size) -> list[np.ndarray]:
+def windows(maps: Any, size) -> list:
     """Return maps shifted by every offset of a window, zeros moving in."""
-    height, width = maps.shape[1:3]
-    padded = maps
+    be, (height, width), padded = backend_of(maps), maps.shape[1:3], maps
     for axis, n in enumerate(size, start=1):
         shape = list(padded.shape)
         shape[axis] = n // 2
         if n > 1:
-            margin = zeros(tuple(shape), maps, maps.dtype)
-            padded = join([margin, padded, margin], axis=axis)
+            margin = be.zeros(tuple(shape), maps.dtype)
+            padded = be.concat([margin, padded, margin], axis)
     return [padded[:, i : i + height, j : j + width, :] for i, j in np.ndindex(*size)]

@@ -13,30 +13,20 @@ singular vectors of each sample, as a matrix, say what its factors are up to sig
 scale; clusters of these lines recover tables that the samples were made from.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils.extmath import randomized_svd
 
 from skvq import nearest
-from skvq._arrays import (
-    average,
-    join,
-    largest_magnitude,
-    look_up,
-    numpy_dtype,
-    reshape,
-    squared_norms,
-    take_rows,
-    times_power,
-    to_host,
-    total,
-    with_column,
-)
+from skvq.codes import smallest_dtype
 from skvq.learning.cells import best_codewords, split_heaviest, unit_rows
 from skvq.learning.lloyd import Learned, lloyd
-from skvq.learning.rows import Rows, run
+from skvq.learning.random_rows import some_rows
+from skvq.learning.repair import drawn_by_cost
+from skvq.learning.rows import Block, Learner, Rows, add, in_memory, run
 from skvq.learning.start import few_distinct, initialise, repeat_cyclically
 
 Tables = list[np.ndarray]
@@ -75,12 +65,10 @@ class LearnedTables(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Samples, and what is sought for them."""
+    """What is sought for samples."""
 
-    X: np.ndarray  # (n_samples, prod shape); may be of any library, as may weights
     shape: tuple[int, ...]  # (d_1, ..., d_m)
     sizes: tuple[int, ...]  # (V_1, ..., V_m)
-    weights: np.ndarray | None
     fixed: list[np.ndarray | None]  # tables that stay as they are
     share: bool  # whether one table serves all factors
 
@@ -89,19 +77,34 @@ class Problem(NamedTuple):
         """Factors that are learned."""
         return [j for j, table in enumerate(self.fixed) if table is None]
 
+    @property
+    def free_tables(self) -> list[list[int]]:
+        """Factors of each table that is learned."""
+        return [self.free] if self.share else [[j] for j in self.free]
+
 
 # -- alternating least squares ---------------------------------------------------------
 
 
+class _Assigned(NamedTuple):
+    """Samples with the codes of their nearest products."""
+
+    value: float  # their weighted mean distance
+    counts: list[np.ndarray]  # how many have each code of each table
+    codes: Any  # state of the rows, (n_rows, n_factors)
+
+
 def alternate(
-    problem: Problem, tables: Tables, *, max_iter: int, tol: float
-) -> LearnedTables:
+    rows: Rows, problem: Problem, tables: Tables, *, max_iter: int, tol: float
+) -> Learner[LearnedTables]:
     """Improve tables by assigning all samples and solving for one table at a time.
 
     Parameters
     ----------
-    problem : Problem
+    rows : Rows
         The samples.
+    problem : Problem
+        What is sought.
     tables : list of ndarray of shape (V_j, d_j)
         The start.
     max_iter : int
@@ -112,75 +115,183 @@ def alternate(
     Returns
     -------
     LearnedTables
-        A round that would raise the distortion, which only rounding can bring about,
-        ends the iteration and is discarded.
+        Balanced.  A round that would raise the distortion, which only rounding can
+        bring about, ends the iteration and is discarded.
     """
-    codes, value = _assign(problem, tables)
-    n_iter = 0
-    while n_iter < max_iter and problem.free:
+    tables, n_iter = balance(problem, tables, 0), 0
+    now = yield from _assign(rows, tables)
+    while n_iter < max_iter:
         n_iter += 1
-        candidate, old_codes = list(tables), codes
+        candidate = tables
         for _ in range(_SWEEPS):
             improve = _improve_shared if problem.share else _improve_each
-            candidate, old_codes = improve(problem, candidate, old_codes)
-        codes, new_value = _assign(problem, candidate)
-        fall = value - new_value
+            candidate = yield from improve(rows, problem, candidate, now.codes)
+        candidate = yield from _repaired(rows, problem, candidate, now)
+        candidate = balance(problem, candidate, 0)
+        after = yield from _assign(rows, candidate)
+        fall = now.value - after.value
         if fall < 0:
             break
-        converged = fall <= tol * value
-        tables, value = candidate, new_value
-        if converged:
+        tables, now = candidate, after
+        if fall <= tol * (now.value + fall):
             break
-    return LearnedTables(tables, value, max(n_iter, 1))
+    return LearnedTables(tables, now.value, max(n_iter, 1))
 
 
-def _assign(problem: Problem, tables: Tables) -> tuple[np.ndarray, float]:
-    codes, found = nearest.nearest_kronecker(problem.X, tables, return_distances=True)
-    return codes, average(found, problem.weights)
+def _assign(rows: Rows, tables: Tables) -> Learner[_Assigned]:
+    (value, weight, *counts), codes = yield rows.fold(
+        _encode, nearest.Tables(tables), keep=True
+    )
+    return _Assigned(float(value / weight), counts, codes)
 
 
-def _improve_each(problem: Problem, tables: Tables, codes: np.ndarray):
-    """Return the best tables one after the other, and the codes after repairs."""
+def _encode(block: Block, tables: nearest.Tables) -> tuple[tuple, tuple]:
+    """Return sums of distances, of weights, and of each code; and codes, to be kept."""
+    be, sizes = block.be, [len(table) for table in tables]
+    codes, found = nearest.nearest_kronecker(block.x, tables, return_distances=True)
+    counts = [
+        np.bincount(column, minlength=size)
+        for column, size in zip(be.to_host(codes).T, sizes, strict=True)
+    ]
+    value = be.xp.sum(block.weighted(found))
+    kept = be.cast(codes, be.code_dtype(smallest_dtype(max(sizes))))
+    return (value, block.host_weights().sum(), *counts), (kept,)
+
+
+def _improve_each(
+    rows: Rows, problem: Problem, tables: Tables, codes: Any
+) -> Learner[Tables]:
+    """Return the best tables one after the other."""
     tables = list(tables)
     for j in problem.free:
-        goal, mass = targets(problem, tables, codes, j)
-        tables[j], column = _best_table(goal, mass, tables[j], codes[:, j])
-        codes = with_column(codes, j, column)
-    return tables, codes
+        tables[j] = yield from _best_table(rows, problem, tables, [j], codes)
+    return tables
 
 
-def _improve_shared(problem: Problem, tables: Tables, codes: np.ndarray):
+def _improve_shared(
+    rows: Rows, problem: Problem, tables: Tables, codes: Any
+) -> Learner[Tables]:
     """Move the one table towards the best for each factor, as far as it helps."""
-    pairs = [targets(problem, tables, codes, j) for j in range(len(tables))]
-    goal, mass = (join(list(arrays), axis=0) for arrays in zip(*pairs, strict=True))
-    flat = reshape(codes.T, (codes.shape[0] * codes.shape[1],))
-    best, flat = _best_table(goal, mass, tables[0], flat)
-    codes = reshape(flat, tuple(codes.T.shape)).T
+    best = yield from _best_table(rows, problem, tables, problem.free, codes)
     moves = [tables[0] + step * (best - tables[0]) for step in (0.0, *_STEPS)]
-    values = [_value(problem, [table] * len(tables), codes) for table in moves]
-    return [moves[int(np.argmin(values))]] * len(tables), codes
+    trials = [nearest.Tables([move] * len(tables)) for move in moves]
+    values = yield rows.fold(_values, trials, state=codes)
+    return [moves[int(np.argmin(values))]] * len(tables)
 
 
-def _best_table(goal, mass, table, codes):
-    """Return the best rows for given codes, and the codes after repairs."""
-    table = best_codewords(goal, codes, table, mass, "sqeuclidean")
-    _, counts = nearest.accumulate(goal[:, :1], codes, len(table))
-    empty = np.flatnonzero(to_host(counts) == 0)
-    if empty.size == 0:
-        return table, codes
-    cost = nearest.paired(goal, table, codes=codes) * mass
-    return split_heaviest(goal, codes, table, mass, "sqeuclidean", cost, empty)
+def _best_table(
+    rows: Rows, problem: Problem, tables: Tables, factors: list[int], codes: Any
+) -> Learner[np.ndarray]:
+    """Return the best rows for the codes in some factors, whose table it is."""
+    sums, counts = yield rows.fold(
+        _sums, problem.shape, nearest.Tables(tables), factors, state=codes
+    )
+    result, masses = tables[factors[0]].copy(), sums[:, -1]
+    means = masses / np.maximum(counts, np.finfo(float).tiny)
+    # What the free table cannot reach says nothing about it.
+    used = means > np.finfo(result.dtype).eps ** 2 * means.max()
+    result[used] = sums[used, :-1] / masses[used, None]
+    return result
+
+
+def _sums(
+    block: Block, shape: Shape, tables: nearest.Tables, factors: list[int]
+) -> tuple:
+    """Return sums of X_j a and of |a|^2, (V, d_j + 1), and of weights, by codes."""
+    be, (codes,) = block.be, block.state
+    found: Any = None
+    with nearest.single_threaded_blas():
+        for j in factors:
+            terms = be.map_rows(
+                block.x, 3 * block.x.shape[1], partial(_terms, shape, tables, j), codes
+            )
+            own = be.contiguous(be.cast(codes[:, j], np.intp))
+            sums = be.cell_sums(terms, own, len(tables[j]), block.w)
+            found = sums if found is None else add(found, sums)
+    return found
+
+
+def _terms(shape: Shape, tables: nearest.Tables, j: int, x: Any, codes: Any) -> Any:
+    products, others = _contract(x, shape, _chosen(tables, codes), j)
+    be = nearest.backend_of(x)
+    return be.concat([products, be.squared_norms(others)[:, None]], 1)
+
+
+def _chosen(tables: nearest.Tables, codes: Any) -> list:
+    """Return the rows of the codes, of each table."""
+    return [table.rows(codes[:, j]) for j, table in enumerate(tables)]
+
+
+def _contract(x, shape: Shape, chosen: Sequence, j: int):
+    """Return X_j a and a, in float64, for the rows chosen of all factors but j."""
+    be = nearest.backend_of(x)
+    xp = be.xp
+    others = [be.cast(rows, np.float64) for k, rows in enumerate(chosen) if k != j]
+    one = xp.ones_like(be.cast(x[:, :1], np.float64))
+    product = nearest.kronecker_rows([one, *others])
+    x = xp.moveaxis(xp.reshape(x, (x.shape[0], *shape)), j + 1, 1)
+    x = be.cast(xp.reshape(x, (x.shape[0], shape[j], -1)), np.float64)
+    return xp.matmul(x, product[:, :, None])[:, :, 0], product
+
+
+def _values(block: Block, trials: list[nearest.Tables]) -> tuple:
+    """Return the summed distances for given codes, under each of several tables."""
+    return tuple(block.be.xp.sum(_costs(block, tables)) for tables in trials)
+
+
+def _costs(block: Block, tables: nearest.Tables) -> Any:
+    products = nearest.kronecker_rows(_chosen(tables, block.state[0]))
+    return block.weighted(nearest.paired(block.x, products))
+
+
+def _repaired(
+    rows: Rows, problem: Problem, tables: Tables, assigned: _Assigned
+) -> Learner[Tables]:
+    """Give rows of tables that no sample uses halves of the heaviest cells.
+
+    The other rows stay, and so does the distance for the codes at hand.
+    """
+    unused = [
+        np.all([assigned.counts[j] == 0 for j in factors], axis=0)
+        for factors in problem.free_tables
+    ]
+    if not np.any(np.concatenate(unused)):
+        return tables
+    X, weights, _, codes, _ = yield from drawn_by_cost(
+        rows, assigned.codes, _costs, nearest.Tables(tables)
+    )
+    tables = list(tables)
+    for factors, empty in zip(problem.free_tables, unused, strict=True):
+        pairs = [targets(X, weights, problem.shape, tables, codes, j) for j in factors]
+        goal, mass = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
+        own, table = codes[:, factors].T.ravel(), tables[factors[0]].copy()
+        cost = nearest.paired(goal, table, codes=own) * mass
+        table[empty] = split_heaviest(
+            goal, own, table, mass, "sqeuclidean", cost, np.flatnonzero(empty)
+        )[0][empty]
+        for j in factors:
+            tables[j] = table
+    return tables
 
 
 def targets(
-    problem: Problem, tables: Tables, codes: np.ndarray, j: int
+    X: np.ndarray,
+    weights: np.ndarray | None,
+    shape: Shape,
+    tables: Tables,
+    codes: np.ndarray,
+    j: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what the rows of one table should be, sample by sample.
 
     Parameters
     ----------
-    problem : Problem
-        The samples.
+    X : ndarray of shape (n_samples, prod shape)
+        Samples.
+    weights : ndarray of shape (n_samples,) or None
+        Their weights.
+    shape : sequence of int
+        (d_1, ..., d_m).
     tables : list of ndarray of shape (V_j, d_j)
         The tables, of which all but one are held.
     codes : ndarray of shape (n_samples, n_factors)
@@ -195,83 +306,39 @@ def targets(
     mass : ndarray of shape (n_samples,), float64
         |a|^2 times the sample's weight.
     """
-    dtype = problem.X.dtype
-    be = nearest.backend_of(problem.X)
-    xp = be.xp
-
-    def tile(rows: slice) -> tuple:
-        chosen = [look_up(table, codes[rows, k]) for k, table in enumerate(tables)]
-        products, others = _contract(problem.X[rows, :], problem.shape, chosen, j)
-        mass = squared_norms(others)
-        with np.errstate(over="ignore"):
-            goal = products / xp.where(mass > 0, mass, xp.ones_like(mass))[:, None]
-            return be.cast(goal, dtype), mass
-
-    parts = _for_tiles(problem.X, tile)
-    goal, mass = (join(list(arrays), axis=0) for arrays in zip(*parts, strict=True))
-    # What the free table cannot reach says nothing about it.
-    least = float(np.finfo(numpy_dtype(goal)).eps) ** 2 * float(xp.max(mass))
-    kept = mass > least
-    goal = xp.where(kept[:, None], goal, xp.zeros_like(goal))
-    mass = xp.where(kept, mass, xp.zeros_like(mass))
-    return goal, mass if problem.weights is None else mass * problem.weights
-
-
-def _contract(x, shape: Shape, chosen: Sequence[np.ndarray], j: int):
-    """Return X_j a and a, in float64, for the rows chosen of all factors but j."""
-    be = nearest.backend_of(x)
-    xp = be.xp
-    others = [
-        be.cast(be.like(rows), np.float64) for k, rows in enumerate(chosen) if k != j
-    ]
-    one = xp.ones_like(be.cast(x[:, :1], np.float64))
-    product = nearest.kronecker_rows([one, *others])
-    x = xp.moveaxis(xp.reshape(x, (x.shape[0], *shape)), j + 1, 1)
-    x = be.cast(xp.reshape(x, (x.shape[0], shape[j], -1)), np.float64)
-    return xp.matmul(x, product[:, :, None])[:, :, 0], product
-
-
-def _value(problem: Problem, tables: Tables, codes: np.ndarray) -> float:
-    """Return the weighted sum of distances for given codes."""
-
-    def tile(rows: slice):
-        chosen = [look_up(table, codes[rows, k]) for k, table in enumerate(tables)]
-        products = nearest.kronecker_rows(chosen)
-        return nearest.paired(problem.X[rows, :], products)
-
-    return total(join(_for_tiles(problem.X, tile), axis=0), problem.weights)
-
-
-def _for_tiles(X: np.ndarray, tile: Callable[[slice], Any]) -> list:
-    """Return what a function returns for tiles of rows, slices."""
+    work = partial(_terms, shape, nearest.Tables(tables), j)
     with nearest.single_threaded_blas():
-        return list(nearest.backend_of(X).tiles(X.shape[0], 2 * X.shape[1], tile))
+        terms = nearest.HOST.map_rows(X, 3 * X.shape[1], work, codes)
+    products, mass = terms[:, :-1], terms[:, -1]
+    # What the free table cannot reach says nothing about it.
+    mass = np.where(mass > np.finfo(X.dtype).eps ** 2 * mass.max(), mass, 0.0)
+    goal = np.zeros_like(products)
+    np.divide(products, mass[:, None], out=goal, where=mass[:, None] > 0)
+    return goal.astype(X.dtype), mass if weights is None else mass * weights
 
 
 # -- scale and sign --------------------------------------------------------------------
 
 
-def at_ordinary_scale(problem: Problem) -> tuple[Problem, int]:
-    """Scale samples and fixed tables by powers of two, so that no square overflows.
+def with_ordinary_factors(problem: Problem, scale: float) -> tuple[Problem, int]:
+    """Scale fixed tables by powers of two, so that no square overflows.
 
     Parameters
     ----------
     problem : Problem
         As it is posed.
+    scale : float
+        Power of two that the samples are multiplied by.
 
     Returns
     -------
     problem : Problem
-        With samples and fixed tables of ordinary size.
+        With fixed tables of ordinary size.
     exponent : int
         The products of free tables for the given problem are 2**exponent times those
         for the returned one.
     """
-    exponent = int(np.frexp(largest_magnitude(problem.X))[1])
-    if abs(exponent) <= np.finfo(numpy_dtype(problem.X)).maxexp // 4:
-        exponent = 0
-    else:
-        problem = problem._replace(X=times_power(problem.X, -exponent))
+    exponent = 1 - int(np.frexp(scale)[1])
     fixed: list[np.ndarray | None] = []
     for table in problem.fixed:
         if table is not None:
@@ -345,7 +412,9 @@ def _with_signs(tables: Tables) -> Tables:
 # -- the spectral start ----------------------------------------------------------------
 
 
-def spectral_start(problem: Problem, rng: np.random.RandomState) -> Tables:
+def spectral_start(
+    rows: Rows, problem: Problem, rng: np.random.RandomState
+) -> Learner[Tables]:
     """Return first tables from the leading singular vectors of the samples.
 
     Each sample, as a matrix (tensor) of shape (d_1, ..., d_m), has a best approximation
@@ -357,8 +426,11 @@ def spectral_start(problem: Problem, rng: np.random.RandomState) -> Tables:
 
     Parameters
     ----------
+    rows : Rows
+        The samples; of many, the start looks at some, on the host: eigenvectors and the
+        search for places of codewords need LAPACK and short loops.
     problem : Problem
-        The samples; of many, the start looks at some.
+        What is sought.
     rng : RandomState
         Source of all random numbers.
 
@@ -366,15 +438,26 @@ def spectral_start(problem: Problem, rng: np.random.RandomState) -> Tables:
     -------
     tables : list of ndarray of shape (V_j, d_j)
     """
-    problem = _some_samples(problem, rng)
+    *_, second, widest = sorted((1, *problem.shape))
+    n_products = _n_products(min(widest, _MAX_LINE_WIDTH))
+    most = min(
+        _START_ROWS,
+        _START_ELEMENTS // max(rows.n_features, 8 * n_products),
+        _START_WORK // second**3,
+    )
+    most = max(most, _START_ROWS_PER_CODEWORD * max(problem.sizes))
+    some = yield from some_rows(rows, most, rng)
+    X, weights = yield from in_memory(some)
     with nearest.single_threaded_blas():
-        units, sizes = rank_one_parts(problem.X, problem.shape)
-        directions, codes = _directions(problem, units, sizes, rng)
-        tables = _scaled(problem, directions, codes)
-        return _refined(problem, tables, codes)
+        units, sizes = rank_one_parts(X, problem.shape)
+        mass = np.square(sizes / max(sizes.max(), np.finfo(float).tiny))
+        mass = mass if weights is None else mass * weights
+        directions, codes = _directions(problem, units, mass, X.dtype, rng)
+        tables = _with_lengths(X, weights, problem, directions, codes)
+        return _refined(X, weights, problem, tables, codes)
 
 
-def _refined(problem: Problem, tables: Tables, codes: np.ndarray) -> Tables:
+def _refined(X, weights, problem: Problem, tables: Tables, codes: np.ndarray) -> Tables:
     """Improve each table by k-means with the codes of the others as they are.
 
     Directions do not say how many lengths a factor needs, least of all one of a single
@@ -384,7 +467,7 @@ def _refined(problem: Problem, tables: Tables, codes: np.ndarray) -> Tables:
     if problem.share:
         return tables
     for j in problem.free:
-        goal, mass = targets(problem, tables, codes, j)
+        goal, mass = targets(X, weights, problem.shape, tables, codes, j)
         used = mass > 0
         if used.any():
             tables[j] = _move_codewords(goal[used], tables[j], mass[used])
@@ -392,26 +475,6 @@ def _refined(problem: Problem, tables: Tables, codes: np.ndarray) -> Tables:
                 goal, nearest.Table(tables[j], exact=False), return_distances=False
             )
     return tables
-
-
-def _some_samples(problem: Problem, rng) -> Problem:
-    n_samples, n_features = problem.X.shape
-    *_, second, widest = sorted((1, *problem.shape))
-    n_products = _n_products(min(widest, _MAX_LINE_WIDTH))
-    most = min(
-        _START_ROWS,
-        _START_ELEMENTS // max(n_features, 8 * n_products),
-        _START_WORK // second**3,
-    )
-    most = max(most, _START_ROWS_PER_CODEWORD * max(problem.sizes))
-    X, weights = problem.X, problem.weights
-    if n_samples > most:
-        rows = np.sort(rng.choice(n_samples, most, replace=False))
-        X = take_rows(X, rows)
-        weights = None if weights is None else take_rows(weights, rows)
-    # Eigenvectors and the search for places of codewords need LAPACK and short loops.
-    weights = None if weights is None else to_host(weights)
-    return problem._replace(X=to_host(X), weights=weights)
 
 
 def _n_products(width: int) -> int:
@@ -442,35 +505,28 @@ def rank_one_parts(X: np.ndarray, shape: Shape) -> tuple[Tables, np.ndarray]:
     De Lathauwer, De Moor and Vandewalle (2000), "On the best rank-1 and
     rank-(R1,...,RN) approximation of higher-order tensors", SIAM J. Matrix Anal. Appl.
     """
-    widest = int(np.argmax(shape))
-    rest = [j for j in range(len(shape)) if j != widest]
-    units = [np.empty((len(X), width)) for width in shape]
-    sizes = np.empty(len(X))
-
-    def tile(rows: slice) -> None:
-        x = X[rows].astype(np.float64)
-        some = [unit[rows] for unit in units]
-        for j in rest:
-            modes = np.moveaxis(x.reshape(len(x), *shape), j + 1, 1)
-            modes = modes.reshape(len(x), shape[j], -1)
-            vectors = np.linalg.eigh(modes @ modes.swapaxes(1, 2))[1]
-            some[j][...] = vectors[:, :, -1]
-        rounds = 1 if len(shape) < 3 else _POWER_ROUNDS
-        for j in [widest] + (rounds - 1) * [*rest, widest]:
-            product, _ = _contract(x, shape, some, j)
-            sizes[rows] = np.sqrt(np.einsum("ij,ij->i", product, product))
-            some[j][...] = unit_rows(product)
-
-    _for_tiles(X, tile)
+    with nearest.single_threaded_blas():
+        *units, sizes = nearest.HOST.map_rows(X, 2 * X.shape[1], partial(_parts, shape))
     return units, sizes
 
 
-def _directions(problem: Problem, units: Tables, sizes: np.ndarray, rng):
+def _parts(shape: Shape, x: np.ndarray) -> tuple[np.ndarray, ...]:
+    x, widest = x.astype(np.float64), int(np.argmax(shape))
+    rest = [j for j in range(len(shape)) if j != widest]
+    units = [np.empty((len(x), width)) for width in shape]
+    for j in rest:
+        modes = np.moveaxis(x.reshape(len(x), *shape), j + 1, 1)
+        modes = modes.reshape(len(x), shape[j], -1)
+        units[j] = np.linalg.eigh(modes @ modes.swapaxes(1, 2))[1][:, :, -1]
+    rounds = 1 if len(shape) < 3 else _POWER_ROUNDS
+    for j in [widest] + (rounds - 1) * [*rest, widest]:
+        product, _ = _contract(x, shape, units, j)
+        units[j] = unit_rows(product)
+    return *units, np.sqrt(np.einsum("ij,ij->i", product, product))
+
+
+def _directions(problem: Problem, units: Tables, mass: np.ndarray, dtype, rng):
     """Return unit rows for each table, and the code of each sample in each."""
-    mass = np.square(sizes / max(sizes.max(), np.finfo(float).tiny))
-    if problem.weights is not None:
-        mass = mass * problem.weights
-    dtype = problem.X.dtype
     if problem.share:
         stacked, mass = np.concatenate(units), np.tile(mass, len(units))
         axes, codes = _cluster_lines(stacked, mass, problem.sizes[0], dtype, rng)
@@ -577,17 +633,17 @@ def _move_one(X, learned: Learned, weights, which: int) -> Learned:
     return run(lloyd(Rows(X, weights), table, max_iter=_MOVE_ITERATIONS))
 
 
-def _scaled(problem: Problem, directions: Tables, codes: np.ndarray) -> Tables:
+def _with_lengths(
+    X, weights, problem: Problem, directions: Tables, codes: np.ndarray
+) -> Tables:
     """Give directions the lengths and signs that fit the samples best."""
-    along = np.empty(len(codes))
 
-    def tile(rows: slice) -> None:
-        chosen = [axes[codes[rows, k]] for k, axes in enumerate(directions)]
-        product = nearest.kronecker_rows(chosen)
-        along[rows] = np.einsum("ij,ij->i", problem.X[rows], product)
+    def work(x: np.ndarray, own: np.ndarray) -> np.ndarray:
+        chosen = [axes[own[:, k]] for k, axes in enumerate(directions)]
+        return np.einsum("ij,ij->i", x, nearest.kronecker_rows(chosen))
 
-    _for_tiles(problem.X, tile)
-    weights = np.ones(len(codes)) if problem.weights is None else problem.weights
+    along = nearest.HOST.map_rows(X, 2 * X.shape[1], work, codes)
+    weights = np.ones(len(codes)) if weights is None else weights
     # A fixed table's rows are its unit vectors times their lengths.
     lengths = [
         np.ones(size) if table is None else np.sqrt(np.square(table).sum(axis=1))
@@ -598,7 +654,7 @@ def _scaled(problem: Problem, directions: Tables, codes: np.ndarray) -> Tables:
         signs = [1.0 if lengths[0] @ other >= 0 else -1.0 for other in lengths]
         lengths = [np.array(signs) @ np.stack(lengths) / len(signs)] * len(signs)
     tables = [
-        (axes * length[:, None]).astype(problem.X.dtype)
+        (axes * length[:, None]).astype(X.dtype)
         for axes, length in zip(directions, lengths, strict=True)
     ]
     return [
@@ -680,8 +736,7 @@ def start_from_few(problem: Problem, rows: np.ndarray) -> Tables | None:
         return None
     units, sizes = rank_one_parts(rows, problem.shape)
     lengths = sizes[:, None] ** (1 / len(units))
-    dtype = numpy_dtype(problem.X)
-    parts = [(unit * lengths).astype(dtype) for unit in units]
+    parts = [(unit * lengths).astype(rows.dtype) for unit in units]
     if problem.share:
         parts = [np.concatenate(parts)] * len(parts)
     return [

@@ -9,27 +9,19 @@ that may raise the error again; then a part of the step is taken, or none, so th
 round ends worse than it began.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import reduce
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
 
 from skvq import nearest
-from skvq._arrays import (
-    average,
-    in_dtype,
-    join,
-    look_up,
-    repeat,
-    reshape,
-    squared_norms,
-    take_rows,
-    to_host,
-    zeros,
-)
+from skvq.codes import smallest_dtype
 from skvq.coding.pyramid import Pyramid, Smoothing, windows
 from skvq.learning.cells import repair_empty
-from skvq.learning.rows import Rows, run
+from skvq.learning.random_rows import some_rows
+from skvq.learning.rows import Block, Learner, Rows, add, everything
 from skvq.learning.start import k_means
 
 # Parts of a step that are tried in turn.
@@ -47,19 +39,9 @@ class LearnedPyramid(NamedTuple):
     """What was learned."""
 
     table: np.ndarray  # (V, C)
-    smoothing: Smoothing | None
+    pyramid: Pyramid
     n_iter: int
-
-
-class Samples(NamedTuple):
-    """Flattened maps, and their weights; of any library."""
-
-    X: np.ndarray
-    weights: np.ndarray | None
-
-    def mean(self, values: np.ndarray) -> float:
-        """Average over samples."""
-        return average(values, self.weights)
+    distortion: float | None  # weighted mean error of the samples; None: not known
 
 
 class _State(NamedTuple):
@@ -67,37 +49,79 @@ class _State(NamedTuple):
 
     table: np.ndarray
     pyramid: Pyramid
-    codes: np.ndarray
-    rest: np.ndarray
+    codes: Any  # state of the rows, (n_rows, n_tokens)
+    pull: (
+        np.ndarray
+    )  # (V, C), sum of what is left, as the tokens of each codeword see it
+    mass: np.ndarray  # (V,), weighted squares of what one in each codeword grows to
     error: float
 
 
-def _encoded(samples: Samples, pyramid: Pyramid, table: np.ndarray) -> _State:
-    codes, rest = pyramid.encode(samples.X, table)
-    return _State(table, pyramid, codes, rest, samples.mean(squared_norms(rest)))
+def _encoded(rows: Rows, pyramid: Pyramid, table: np.ndarray) -> Learner[_State]:
+    (error, weight, pull, mass), codes = yield rows.fold(
+        _encode, pyramid, nearest.Table(table), keep=True
+    )
+    return _State(table, pyramid, codes, pull, mass, float(error / weight))
 
 
-def _counts(codes, n_codewords: int, mass=None) -> np.ndarray:
-    """Return how often, or with what weight, each codeword is used; on the host."""
-    codes = reshape(codes, (-1,))
-    return to_host(nearest.accumulate(codes[:, None], codes, n_codewords, mass)[1])
+def _encode(block: Block, pyramid: Pyramid, table: nearest.Table) -> tuple:
+    be = block.be
+    dtype = be.code_dtype(smallest_dtype(len(table)))
+    codes, rest = pyramid.encode(block.x, table, dtype)
+    error = be.xp.sum(block.weighted(be.squared_norms(rest)))
+    pulled = _pulled(block, pyramid, codes, len(table), lambda rows: rest[rows, :])
+    return (error, block.host_weights().sum(), *pulled), (codes,)
+
+
+def _pulled(
+    block: Block,
+    pyramid: Pyramid,
+    codes: Any,
+    size: int,
+    maps_of: Callable[[slice], Any],
+) -> tuple:
+    """Return sums of maps as the tokens of each codeword see them, and its mass."""
+    be = block.be
+
+    def tile(rows: slice) -> tuple:
+        maps = be.xp.reshape(maps_of(rows), (-1, *pyramid.map_shape))
+        found: list[tuple] = []
+        for scale, tokens in enumerate(pyramid.grow_transposed(maps)):
+            own = be.cast(codes[rows, pyramid.columns[scale]], np.intp)
+            weights = block.w
+            if weights is not None:
+                weights = be.repeat(weights[rows], pyramid.n_tokens[scale], 0)
+            tokens = be.xp.reshape(tokens, (-1, pyramid.n_channels))
+            own = be.xp.reshape(own, (-1,))
+            sums, counts = be.cell_sums(tokens, own, size, weights)
+            found.append((sums, pyramid.gains[scale] * counts))
+        return reduce(add, found)
+
+    return _over_tiles(block, 1, tile)
+
+
+def _over_tiles(block: Block, copies: int, tile: Callable[[slice], tuple]) -> tuple:
+    """Add up what a function returns for tiles of rows that take so many copies."""
+    with nearest.single_threaded_blas():
+        elements = copies * block.x.shape[1]
+        return reduce(add, block.be.tiles(block.n_rows, elements, tile))
 
 
 def learn(
-    samples: Samples,
+    rows: Rows,
     pyramid: Pyramid,
     table: np.ndarray,
     rng: np.random.RandomState,
     *,
     max_iter: int,
     tol: float,
-) -> LearnedPyramid:
+) -> Learner[LearnedPyramid]:
     """Alternate between codes and least squares.
 
     Parameters
     ----------
-    samples : Samples
-        What to learn from.
+    rows : Rows
+        Flattened maps.
     pyramid : Pyramid
         Scales, and the first convolutions, if any.
     table : ndarray of shape (V, C)
@@ -114,65 +138,51 @@ def learn(
     LearnedPyramid
         Never worse on the samples than the start.
     """
-    state = _encoded(samples, pyramid, table)
+    state = yield from _encoded(rows, pyramid, table)
     n_iter = 0
     while n_iter < max_iter and state.error > 0:
         n_iter += 1
         before = state.error
-        state = _repaired(samples, state, rng)
-        state = _better_table(samples, state)
+        state = yield from _repaired(rows, state, rng)
+        state = yield from _better_table(rows, state)
         smoothing = state.pyramid.smoothing
         if smoothing is not None:
-            state = _better_kernels(samples, state, smoothing)
+            state = yield from _better_kernels(rows, state, smoothing)
         if before - state.error <= tol * before:
             break
-    return LearnedPyramid(state.table, state.pyramid.smoothing, max(n_iter, 1))
+    return LearnedPyramid(state.table, state.pyramid, max(n_iter, 1), state.error)
 
 
-def _better_table(samples: Samples, state: _State) -> _State:
+def _better_table(rows: Rows, state: _State) -> Learner[_State]:
     """Step towards the best codewords for the codes, as far as it helps."""
-    step = _table_step(samples, state)
+    step = yield from _table_step(rows, state)
     for share in _STEPS:
         table = (state.table + share * step).astype(state.table.dtype)
-        candidate = _encoded(samples, state.pyramid, table)
+        candidate = yield from _encoded(rows, state.pyramid, table)
         if candidate.error < state.error:
             return candidate
     return state
 
 
-def _table_step(samples: Samples, state: _State) -> np.ndarray:
+def _table_step(rows: Rows, state: _State) -> Learner[np.ndarray]:
     """Solve for the change of the codewords, by conjugate gradients."""
-    pyramid, codes = state.pyramid, state.codes
-    size = len(state.table)
-    diagonal = np.zeros(size)
-    for scale, span in enumerate(pyramid.columns()):
-        mass = samples.weights
-        if mass is not None:
-            mass = repeat(mass, pyramid.n_tokens[scale], axis=0)
-        diagonal += pyramid.gain(scale) * _counts(codes[:, span], size, mass)
+    pyramid, codes, diagonal = state.pyramid, state.codes, state.mass[:, None].copy()
     diagonal[0] = 0  # the codeword that stays zero
-    free = diagonal > 0
-    inverse = np.zeros((size, 1))
-    inverse[free, 0] = 1 / diagonal[free]
-    ridge = _RIDGE * diagonal[:, None]
+    inverse = np.divide(1, diagonal, where=diagonal > 0, out=np.zeros_like(diagonal))
 
-    rest = _gathered(samples, state, lambda rows: state.rest[rows, :])
-    step = np.zeros_like(rest)
+    rest, step = state.pull, np.zeros_like(state.pull)
     direction = inverse * rest
     energy = float(np.sum(rest * direction))
     enough = _ENOUGH * energy
     for _ in range(_MAX_GRADIENTS):
         if not energy > enough:
             break
-        table = direction.astype(pyramid.dtype)
-        image = _gathered(
-            samples, state, lambda rows, t=table: pyramid.decode(codes[rows, :], t)
-        )
-        image[~free] = 0
-        image += ridge * direction
+        table = nearest.Table(direction.astype(pyramid.dtype))
+        (image,) = yield rows.fold(_image, pyramid, table, state=codes)
+        image += _RIDGE * diagonal * direction
         length = energy / float(np.sum(image * direction))
         step += length * direction
-        rest -= length * image
+        rest = rest - length * image
         scaled = inverse * rest
         new = float(np.sum(rest * scaled))
         direction = scaled + new / energy * direction
@@ -180,118 +190,94 @@ def _table_step(samples: Samples, state: _State) -> np.ndarray:
     return step
 
 
-def _gathered(samples: Samples, state: _State, flat_maps) -> np.ndarray:
-    """Return for each codeword the sum of maps as the tokens that use it see them.
+def _image(block: Block, pyramid: Pyramid, table: nearest.Table) -> tuple:
+    """Return what the tokens of each codeword see of what codes stand for."""
+    (codes,) = block.state
 
-    Parameters
-    ----------
-    samples, state
-        Weights, codes and pyramid.
-    flat_maps : callable
-        Returns the flattened maps of a slice of rows.
+    def maps(rows: slice) -> Any:
+        grown = pyramid.interpolated(codes[rows, :], table).items()
+        return sum(pyramid.smooth(one, k) for k, one in grown)
 
-    Returns
-    -------
-    sums : ndarray of shape (V, C)
-    """
-    pyramid, codes = state.pyramid, state.codes
-    total = np.zeros(state.table.shape)
-
-    def work(rows: slice, _) -> list[np.ndarray]:
-        maps = reshape(flat_maps(rows), (-1, *pyramid.map_shape))
-        weights = None if samples.weights is None else samples.weights[rows]
-        sums = []
-        for scale, span in enumerate(pyramid.columns()):
-            tokens = pyramid.grow_transposed(maps, scale)
-            tokens = reshape(tokens, (-1, pyramid.n_channels))
-            mass = None
-            if weights is not None:
-                mass = repeat(weights, pyramid.n_tokens[scale], axis=0)
-            flat = reshape(codes[rows, span], (-1,))
-            sums.append(to_host(nearest.accumulate(tokens, flat, len(total), mass)[0]))
-        return sums
-
-    with nearest.single_threaded_blas():
-        for sums in pyramid.over_tiles(samples.X, work):
-            for each in sums:
-                total += each
-    return total
+    return _pulled(block, pyramid, codes, len(table), maps)[:1]
 
 
 # -- convolutions ----------------------------------------------------------------------
 
 
-def _better_kernels(samples: Samples, state: _State, smoothing: Smoothing) -> _State:
+def _better_kernels(rows: Rows, state: _State, smoothing: Smoothing) -> Learner[_State]:
     """Step towards the best convolutions for the codes, as far as it helps."""
-    step = _kernel_step(samples, state, smoothing)
+    step = yield from _kernel_step(rows, state, smoothing)
     for share in _STEPS:
         kernels = smoothing.kernels + share * step
-        pyramid = Pyramid(
-            state.pyramid.map_shape,
-            state.pyramid.scales,
-            state.pyramid.dtype,
-            smoothing._replace(kernels=kernels),
-        )
-        candidate = _encoded(samples, pyramid, state.table)
+        pyramid = state.pyramid.with_smoothing(smoothing._replace(kernels=kernels))
+        candidate = yield from _encoded(rows, pyramid, state.table)
         if candidate.error < state.error:
             return candidate
     return state
 
 
-def _kernel_step(samples: Samples, state: _State, smoothing: Smoothing) -> np.ndarray:
+def _kernel_step(
+    rows: Rows, state: _State, smoothing: Smoothing
+) -> Learner[np.ndarray]:
     """Solve for the change of all convolutions at once: ordinary least squares."""
-    pyramid = state.pyramid
-    kernels = smoothing.kernels
+    table = nearest.Table(state.table)
+    gram, moments = yield rows.fold(
+        _equations, state.pyramid, smoothing, table, state=state.codes
+    )
+    # Places of the window that see nothing but zeros keep their weights.
+    diagonal = gram.diagonal()
+    ridge = _RIDGE * diagonal + 1e-12 * diagonal.max() + 1e-300
+    with nearest.single_threaded_blas():
+        step = scipy.linalg.solve(
+            gram + np.diag(ridge), moments, assume_a="pos", check_finite=False
+        )
+    return step.reshape(smoothing.kernels.shape)
+
+
+def _equations(
+    block: Block, pyramid: Pyramid, smoothing: Smoothing, table: nearest.Table
+) -> tuple:
+    """Return the matrix and the right side of the system for all convolutions."""
+    be, xp, kernels = block.be, block.be.xp, smoothing.kernels
     n_kernels, *size, n_channels, _ = kernels.shape
     width = n_kernels * size[0] * size[1] * n_channels
-    gram, moments = np.zeros((width, width)), np.zeros((width, n_channels))
+    flat = be.send(kernels.reshape(width, n_channels).astype(np.float64))
 
-    def work(rows: slice, maps) -> tuple[np.ndarray, np.ndarray]:
-        own_dtype = in_dtype(maps[:0, ...], pyramid.dtype).dtype
-        sums = [zeros(tuple(maps.shape), maps, own_dtype)] * n_kernels
-        for scale, span in enumerate(pyramid.columns()):
-            tokens = look_up(state.table, state.codes[rows, span])
-            k = smoothing.of_scale[scale]
-            sums[k] = sums[k] + pyramid.interpolate(tokens, scale)
-        seen = join([part for one in sums for part in windows(one, size)], axis=3)
-        seen = in_dtype(reshape(seen, (-1, width)), np.dtype(np.float64))
+    def tile(rows: slice) -> tuple:
+        x, codes = block.x[rows, :], block.state[0][rows, :]
+        maps = xp.reshape(x, (x.shape[0], *pyramid.map_shape))
+        sums = pyramid.interpolated(codes, table)
+        one_each = [sums.get(k, xp.zeros_like(maps)) for k in range(n_kernels)]
+        seen = be.concat([part for one in one_each for part in windows(one, size)], 3)
+        seen = be.cast(xp.reshape(seen, (-1, width)), np.float64)
+        rest = maps - (1 - smoothing.rho) * sum(sums.values())
+        rest = be.cast(xp.reshape(rest, (-1, n_channels)), np.float64)
         seen = smoothing.rho * seen
-        rest = reshape(state.rest[rows, :], (-1, n_channels))
-        rest = in_dtype(rest, np.dtype(np.float64))
-        heavy = seen
-        if samples.weights is not None:
-            n_places = seen.shape[0] // maps.shape[0]
-            heavy = seen * repeat(samples.weights[rows], n_places, axis=0)[:, None]
-        return to_host(heavy.T @ seen), to_host(heavy.T @ rest)
+        rest, heavy = rest - xp.matmul(seen, flat), seen
+        if block.w is not None:
+            n_places = seen.shape[0] // x.shape[0]
+            heavy = seen * be.repeat(block.w[rows], n_places, 0)[:, None]
+        return xp.matmul(heavy.T, seen), xp.matmul(heavy.T, rest)
 
-    with nearest.single_threaded_blas():
-        copies = n_kernels * size[0] * size[1]
-        for squares, products in pyramid.over_tiles(samples.X, work, copies):
-            gram += squares
-            moments += products
-        # Places of the window that see nothing but zeros keep their weights.
-        diagonal = gram.diagonal()
-        gram.flat[:: width + 1] += _RIDGE * diagonal + 1e-12 * diagonal.max() + 1e-300
-        step = scipy.linalg.solve(gram, moments, assume_a="pos", check_finite=False)
-    return step.reshape(kernels.shape)
+    return _over_tiles(block, n_kernels * size[0] * size[1], tile)
 
 
 # -- starts and repairs ----------------------------------------------------------------
 
 
 def greedy_start(
-    samples: Samples,
+    rows: Rows,
     pyramid: Pyramid,
     n_codewords: int,
     init: str,
     rng: np.random.RandomState,
-) -> np.ndarray:
+) -> Learner[np.ndarray]:
     """Return the zero codeword, and a small table of each scale, one after the other.
 
     Parameters
     ----------
-    samples : Samples
-        What to learn from.
+    rows : Rows
+        Flattened maps; of many, it looks at some.
     pyramid : Pyramid
         The scales.
     n_codewords : int
@@ -305,31 +291,32 @@ def greedy_start(
     -------
     table : ndarray of shape (V, C)
     """
-    X, weights = _some_rows(samples, pyramid, n_codewords, rng)
+    rest, weights = yield from _some_maps(rows, pyramid, n_codewords, rng)
     zero = np.zeros((1, pyramid.n_channels), dtype=pyramid.dtype)
     tables = [zero]
-    rest = X.astype(pyramid.dtype).reshape(-1, *pyramid.map_shape)
     shares = np.array_split(np.arange(n_codewords - 1), len(pyramid.scales))
     # Where there are fewer codewords than scales, the last ones have most tokens.
     for scale, share in enumerate(sorted(shares, key=len)):
         tokens = pyramid.shrink(rest, scale).reshape(-1, pyramid.n_channels)
-        mass = None if weights is None else np.repeat(weights, pyramid.n_tokens[scale])
         if len(share):
-            rows = Rows(tokens, mass)
-            small = k_means(rows, len(share), rng, _START_ITERATIONS, init=init)
-            tables.append(run(small))
-        table = np.concatenate([zero, tables[-1]])
-        found, _ = nearest.nearest(tokens, table, return_distances=False)
-        rest = rest - pyramid.grow(table[found.reshape(len(X), -1)], scale)
+            heavy = np.repeat(weights, pyramid.n_tokens[scale])
+            small = k_means(
+                Rows(tokens, heavy), len(share), rng, _START_ITERATIONS, init=init
+            )
+            tables.append((yield from small))
+        table = nearest.Table(np.concatenate([zero, tables[-1]]))
+        _, rest = pyramid.coded(rest, table, scale)
     return np.concatenate(tables)
 
 
-def start_from_few(samples, pyramid, n_codewords: int, rng) -> np.ndarray:
+def start_from_few(
+    rows: Rows, pyramid: Pyramid, n_codewords: int, rng
+) -> Learner[np.ndarray]:
     """Return a start without chance, for samples of fewer tokens than codewords.
 
     Parameters
     ----------
-    samples, pyramid, n_codewords, rng
+    rows, pyramid, n_codewords, rng
         As in `greedy_start`.
 
     Returns
@@ -338,7 +325,7 @@ def start_from_few(samples, pyramid, n_codewords: int, rng) -> np.ndarray:
         On a grid, so that codewords that are equal but for rounding are equal: the
         last scales of such samples have nothing but rounding to code; and sorted.
     """
-    table = greedy_start(samples, pyramid, n_codewords, "splitting", rng)
+    table = yield from greedy_start(rows, pyramid, n_codewords, "splitting", rng)
     digits = np.finfo(table.dtype).nmant * 2 // 3
     largest = int(np.frexp(np.abs(table).max(initial=0.0))[1])
     table = np.ldexp(np.rint(np.ldexp(table, digits - largest)), largest - digits)
@@ -346,41 +333,32 @@ def start_from_few(samples, pyramid, n_codewords: int, rng) -> np.ndarray:
     return np.concatenate([table[:1], table[1:][order]])
 
 
-def _some_rows(samples: Samples, pyramid: Pyramid, n_codewords: int, rng):
-    """Return enough rows of X for a table, with their weights, on the host."""
-    X, weights = samples
+def _some_maps(
+    rows: Rows, pyramid: Pyramid, n_codewords: int, rng
+) -> Learner[tuple[np.ndarray, np.ndarray]]:
+    """Return enough maps for a table, with their weights, on the host."""
     most = max(n_codewords * _TOKENS_PER_CODEWORD // pyramid.n_tokens[-1], 256)
-    if X.shape[0] > most:
-        rows = np.sort(rng.choice(X.shape[0], most, replace=False))
-        X = take_rows(X, rows)
-        weights = None if weights is None else take_rows(weights, rows)
-    return to_host(X), None if weights is None else to_host(weights)
+    some = yield from some_rows(rows, most, rng)
+    X, weights = yield some.gather(everything, most=some.n_rows)
+    return X.reshape(-1, *pyramid.map_shape), weights
 
 
-def _repaired(samples: Samples, state: _State, rng) -> _State:
+def _repaired(rows: Rows, state: _State, rng) -> Learner[_State]:
     """Give unused codewords halves of the heaviest cells, if that helps."""
-    used = _counts(state.codes, len(state.table)) > 0
-    used[0] = True
-    if used.all():
+    if (state.mass[1:] > 0).all():
         return state
-    pyramid = state.pyramid
-    X, weights = _some_rows(samples, pyramid, len(used), rng)
+    pyramid, table = state.pyramid, nearest.Table(state.table)
+    rest, weights = yield from _some_maps(rows, pyramid, len(table), rng)
     tokens, codes, masses = [], [], []
-    rest = X.astype(pyramid.dtype).reshape(-1, *pyramid.map_shape)
     for scale, n_tokens in enumerate(pyramid.n_tokens):
-        seen = pyramid.shrink(rest, scale).reshape(-1, pyramid.n_channels)
-        found, _ = nearest.nearest(seen, state.table, return_distances=False)
-        tokens.append(seen)
-        codes.append(found)
-        mass = np.ones(len(X)) if weights is None else weights
-        masses.append(pyramid.gain(scale) * np.repeat(mass, n_tokens))
-        rest = rest - pyramid.grow(state.table[found.reshape(len(X), -1)], scale)
-    table = repair_empty(
-        np.concatenate(tokens),
-        np.concatenate(codes),
-        state.table,
-        np.concatenate(masses),
-    )
-    table[0] = 0
-    candidate = _encoded(samples, pyramid, table)
+        tokens.append(pyramid.shrink(rest, scale).reshape(-1, pyramid.n_channels))
+        found, rest = pyramid.coded(rest, table, scale)
+        codes.append(found.ravel())
+        masses.append(pyramid.gains[scale] * np.repeat(weights, n_tokens))
+    seen, own, mass = map(np.concatenate, (tokens, codes, masses))
+    repaired = repair_empty(seen, own, state.table, mass)
+    if repaired is state.table:
+        return state
+    repaired[0] = 0
+    candidate = yield from _encoded(rows, pyramid, repaired)
     return candidate if candidate.error < state.error else state

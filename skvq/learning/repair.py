@@ -1,6 +1,8 @@
 """The repair of cells that are left empty, for rows wherever they are."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -75,18 +77,9 @@ def repaired(
         result = codebook.copy()
         result[empty[: len(found[0])]] = found[0]
         return result
-    # Of each row: the chance to be drawn, and how much of it a distance adds.
-    even, by_cost, most = 1.0, 0.0, block_rows(rows.n_features)
-    is_whole = rows.n_rows <= most
-    if not is_whole:
-        (total,) = yield rows.fold(_total_cost, codebook, metric, state=codes)
-        if not total > 0:
-            return codebook
-        even, by_cost = 0.5 * most / rows.n_rows, 0.5 * most / float(total)
-    X, weights, cost, own = yield rows.gather(
-        _sample, codebook, metric, even, by_cost, state=codes, most=2 * most
+    X, weights, cost, own, is_whole = yield from drawn_by_cost(
+        rows, codes, _costs, codebook, metric
     )
-    weights = weights if rows.weighted or not is_whole else None
     table, _ = split_heaviest(X, own, codebook, weights, metric, cost, empty)
     if is_whole:
         return table
@@ -95,14 +88,52 @@ def repaired(
     return result
 
 
+def drawn_by_cost(
+    rows: Rows, codes, costs: Callable, *args: Any
+) -> Learner[tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray, bool]]:
+    """Return rows to split cells of: all, or about as many as a block has.
+
+    Parameters
+    ----------
+    rows : Rows
+        The samples.
+    codes : state of the rows
+        Their codes.
+    costs : callable
+        ``costs(block, *args)`` is the weighted distance of each row.
+    *args : object
+        What it needs beside the block.
+
+    Returns
+    -------
+    X, weights, cost, codes : ndarray
+        Rows, their weights and weighted distances, by the inverse of the chance to be
+        drawn, and their codes; no weights where all are one.
+    is_whole : bool
+        Whether they are all rows.
+    """
+    # Of each row: the chance to be drawn, and how much of it a distance adds.
+    even, by_cost, most = 1.0, 0.0, block_rows(rows.n_features)
+    is_whole = rows.n_rows <= most
+    if not is_whole:
+        (total,) = yield rows.fold(_total, costs, args, state=codes)
+        even = 0.5 * most / rows.n_rows
+        by_cost = 0.5 * most / float(total) if total > 0 else 0.0
+    X, weights, cost, own = yield rows.gather(
+        _sample, costs, args, even, by_cost, state=codes, most=2 * most
+    )
+    has_weights = rows.weighted or not is_whole
+    return X, weights if has_weights else None, cost, own, is_whole
+
+
 def _costs(block: Block, codebook: np.ndarray, metric: nearest.Metric):
     """Return the weighted distance of each row from its codeword."""
     codes = block.be.cast(block.state[0], np.intp)
     return block.weighted(nearest.paired(block.x, codebook, metric, codes=codes))
 
 
-def _total_cost(block: Block, codebook: np.ndarray, metric: nearest.Metric) -> tuple:
-    return (block.be.xp.sum(_costs(block, codebook, metric)),)
+def _total(block: Block, costs: Callable, args: tuple) -> tuple:
+    return (block.be.xp.sum(costs(block, *args)),)
 
 
 def _farthest(
@@ -113,15 +144,11 @@ def _farthest(
 
 
 def _sample(
-    block: Block,
-    codebook: np.ndarray,
-    metric: nearest.Metric,
-    even: float,
-    by_cost: float,
+    block: Block, costs: Callable, args: tuple, even: float, by_cost: float
 ) -> tuple:
     """Return rows, their weights, their weighted distances, and codes."""
     be, weights = block.be, block.host_weights()
-    cost = be.to_host(_costs(block, codebook, metric))
+    cost = be.to_host(costs(block, *args))
     own = be.to_host(be.cast(block.state[0], np.intp))
     if even == 1:
         return block.x, weights, cost, own
