@@ -761,7 +761,8 @@ class _CarefulSums(_Sums):
 
     def __init__(self, be, x, factors, centre, search) -> None:
         super().__init__(be, x, factors, centre, search)
-        self.given, self.codes = x * search.scale, []
+        self.given = x * search.scale
+        self.codes: list = []
 
     def _less(self, but: int | None) -> tuple:
         """Return what all codewords but one leave, and the digits that it has lost."""

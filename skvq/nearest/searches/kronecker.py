@@ -10,7 +10,9 @@ centres a and b of the two tables, with u' = u - a, v' = v - b and y = x - a (x)
 so that the scores of all pairs are one matrix product with d_m + 3 terms each, where
 the dense search has d + 1: Y^T u above the three products of what depends on u alone
 and what depends on v alone.  Y^T u is built up factor by factor in the same way.  The
-centres cost nothing that shows, and keep the digits of data far from the origin.
+centres cost nothing that shows, and keep the digits of data far from the origin.  But
+the two terms of a codeword may be far longer than their sum, whose score then has the
+rounding of the terms: where centres are short beside the rows, they are zero.
 """
 
 import math
