@@ -4,10 +4,13 @@ Wherever a codeword is nearer than another by more than 2^-18 of the other's dis
 (2^-46 in float64), a search does not choose the other.
 """
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from oracles import (
+    TOLERANCE,
     assert_exact,
     exact_distances,
     first_argmin,
@@ -22,6 +25,9 @@ from skvq.nearest import (
     nearest_kronecker,
     nearest_product,
 )
+from skvq.nearest.backends.host import NumpyBackend
+from skvq.nearest.searches import improve
+from skvq.nearest.tables import as_tables
 
 N = 600
 
@@ -180,6 +186,32 @@ def near_borders(X, table, rng):
     return np.where(good[:, None], rows, X).astype(X.dtype)
 
 
+def whole(array, bits=1200):
+    """Numbers as integers of Python, in units of 2^-bits."""
+
+    def times(value):
+        numerator, denominator = float(value).as_integer_ratio()
+        return numerator * (2**bits // denominator)
+
+    return np.vectorize(times, otypes=[object])(array)
+
+
+def squares(gaps):
+    return (gaps * gaps).sum(axis=-1)
+
+
+def as_share(part, of):
+    """Return quotients of integers that are too large for floats."""
+    return np.array([float(Fraction(*pair)) for pair in zip(part, of, strict=True)])
+
+
+def assert_none_nearer(codes, others, rows, table, share):
+    """No other codeword is nearer by more than a share; all of integers."""
+    chosen, other = (squares(rows - table[at]) for at in (codes, others))
+    worst = as_share(chosen - other, np.maximum(chosen, 1)).max() / share
+    assert worst <= 1, f"one is further by {worst:.3g} times what it may"
+
+
 def first_of_equals(table):
     """The index of the first codeword that each one equals."""
     _, first, group = np.unique(table, axis=0, return_index=True, return_inverse=True)
@@ -201,7 +233,7 @@ def test_nearest(make, borders):
     assert_exact(codes, exact, tolerance(X, table))
     if np.abs(table).max() >= 1e-100:  # of the smallest numbers there is no square
         least = exact[np.arange(len(X)), codes].astype(float)
-        assert_allclose(found, least, rtol=100 * tolerance(X, table))
+        assert_allclose(found, least, rtol=tolerance(X, table) / 4)
     assert_array_equal(nearest(X, table, return_distances=False)[0], codes)
     # Of equal codewords the first.
     assert_array_equal(first_of_equals(table)[codes], codes)
@@ -417,22 +449,26 @@ def test_improved_sums(make):
     rng = np.random.default_rng(2)
     X, tables = make(rng)
     given = np.stack([rng.integers(0, len(table), len(X)) for table in tables], axis=1)
-    codes, _ = improve_sums(X, tables, given, n_rounds=1, n_sweeps=1)
-    by = Reference(X, tables)
-    parts = [table[column] for table, column in zip(by.tables, given.T, strict=True)]
-    most = sum(np.sqrt((part**2).sum(axis=1)) for part in [by.X, *parts])
-    before = ((by.X - sum(parts)) ** 2).sum(axis=1)
-    expected = given.copy()
-    for j, table in enumerate(by.tables):
-        left = by.X - sum(parts[:j] + parts[j + 1 :])
-        expected[:, j] = by.nearest(left, table, most)
-        parts[j] = table[expected[:, j]]
-    after = ((by.X - sum(parts)) ** 2).sum(axis=1)
-    assert (after <= before).all()
-    # The residual at hand has lost digits where a sum began far from the row.
-    by.sure &= most <= 100 * np.median(most)
-    assert_array_equal(codes[by.sure], expected[by.sure])
-    assert by.sure.mean() > 0.5
+    codes, found = improve_sums(X, tables, given, n_rounds=1, n_sweeps=1)
+    rows, whole_tables, share = whole(X), [*map(whole, tables)], tolerance(X, *tables)
+    parts = [table[column] for table, column in zip(whole_tables, given.T, strict=True)]
+    for j, table in enumerate(tables):
+        left = rows - sum(parts[:j] + parts[j + 1 :])
+        nearest_to = exact_distances(as_floats(left), table).argmin(axis=1)
+        assert_none_nearer(codes[:, j], nearest_to, left, whole_tables[j], share)
+        parts[j] = whole_tables[j][codes[:, j]]
+    error = squares(rows - sum(parts))
+    assert_close(found, error, share / 4)
+
+
+def as_floats(integers, bits=1200):
+    return np.vectorize(lambda value: float(Fraction(value, 2**bits)))(integers)
+
+
+def assert_close(found, exact, share):
+    """Distances differ from exact ones, in integers, by no more than a share."""
+    off = [abs(whole(a, 2400) - b) for a, b in zip(found, exact, strict=True)]
+    assert as_share(off, np.maximum(exact, 1)).max() <= share
 
 
 def factors(change, dtype=np.float32, offset=0.0):
@@ -460,6 +496,17 @@ def near_each_other(tables):
     tables[0][3:] = tables[0][:6] * (1 + 1e-6)
 
 
+def zero_beside_far(tables):
+    tables[0][0], tables[0][2], tables[1][1] = 0, 1e5, 0
+
+
+def multiples(tables):
+    """Products that are the same, or nearly, of other factors."""
+    powers = np.random.default_rng(1).uniform(-1, 1, (4, 1))
+    tables[0][5:] = tables[0][1:5] * 2**powers
+    tables[1][4:6] = tables[1][2:4] / 2 ** powers[:2]
+
+
 KRONECKER = {
     "plain": factors(lambda tables: None),
     "float64": factors(lambda tables: None, np.float64),
@@ -467,6 +514,10 @@ KRONECKER = {
     "far-float64": factors(one_far(1e9), np.float64),
     "offset": factors(lambda tables: None, offset=100.0),
     "duplicates": factors(near_each_other),
+    "offset-float64": factors(lambda tables: None, np.float64, 1e6),
+    "zero-beside-far": factors(zero_beside_far, offset=3.0),
+    "multiples": factors(multiples, offset=100.0),
+    "multiples-float64": factors(multiples, np.float64, 1e6),
 }
 
 
@@ -479,13 +530,81 @@ def test_kronecker(make, borders):
     products = products.reshape(63, 12)
     if borders:
         X = near_borders(X, products.astype(float), rng).astype(X.dtype)
-    codes, _ = nearest_kronecker(X, tables, return_distances=True)
-    exact = exact_distances(X, products)
-    index = codes[:, 0] * 7 + codes[:, 1]
-    # The products are rounded, in float64, where they are computed.
-    slack = 2.0**-50 * np.sqrt((products[index] ** 2).sum(axis=1) * exact.min(axis=1))
-    assert_exact(index, exact, tolerance(X, *tables), slack.astype(float))
+    codes, found = nearest_kronecker(X, tables, return_distances=True)
+    nearest_to = exact_distances(X, products).argmin(axis=1)
+    index, rows = codes[:, 0] * 7 + codes[:, 1], whole(X)
+    a, b = (whole(table, 600) for table in tables)
+    whole_products = (a[:, None, :, None] * b[None, :, None, :]).reshape(63, 12)
+    share = tolerance(X, *tables)
+    assert_none_nearer(index, nearest_to, rows, whole_products, share)
+    assert_close(found, squares(rows - whole_products[index]), share / 4)
     assert_array_equal(nearest_kronecker(X, tables)[0], codes)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_distances_are_those_of_the_stored_values(dtype):
+    """However near rows are to what they are compared with, beside their norms."""
+    rng, share = np.random.default_rng(0), TOLERANCE[np.dtype(dtype)] / 4
+    tables = [(rng.normal(size=(12, 3)) * 0.3**j).astype(dtype) for j in range(3)]
+    codes = rng.integers(0, 12, (200, 3))
+    gaps = rng.normal(size=(200, 3)) * 10.0 ** rng.uniform(-5, 0, (200, 1))
+    X = sum(table[codes[:, j]] for j, table in enumerate(tables))
+    X = (X + gaps).astype(dtype)
+    rows, whole_tables = whole(X), [*map(whole, tables)]
+    for beam_size in (1, 4):
+        for used, weights in ((1, None), (3, None), (3, [1.0, 0.5, 2.0])):
+            codes, found = nearest_best(
+                X, tables[:used], beam_size, n_best=2, stage_weights=weights
+            )
+            left, error = rows[:, None, :], 0
+            for j in range(used):
+                left = left - whole_tables[j][codes[:, :, j]]
+                # Twice the weights are integers.
+                weight = int(2 * weights[j]) if weights else 2 * (j == used - 1)
+                error = error + weight * squares(left)
+            assert_close(2 * found.ravel(), error.ravel(), share)
+    # Unit rows are rounded in float64, not in float32.
+    if dtype == np.float32:
+        codes, found = nearest(X, tables[0], "cosine")
+        exact = exact_distances(X, tables[0], "cosine")[np.arange(200), codes]
+        assert_allclose(found, exact.astype(float), rtol=4 * share)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("ratio", [0.4, 0.02])
+@pytest.mark.parametrize("far", [None, 1e5])
+def test_steps_between_near_ties(dtype, ratio, far):
+    """Of sums begun with a far codeword, and of tables that are ever finer."""
+    rng, share = np.random.default_rng(0), TOLERANCE[np.dtype(dtype)]
+    tables = [rng.normal(size=(16, 4)) * ratio**j for j in range(4)]
+    given = rng.integers(1, 16, (150, 4))
+    # Halfway between two codewords of the last table, but for few tolerances.
+    one, other = tables[3][given[:, 3]], tables[3][rng.integers(0, 16, 150)]
+    place = 0.5 - share * 2.0 ** rng.uniform(-3, 2, (150, 1))
+    X = sum(table[given[:, j]] for j, table in enumerate(tables[:3]))
+    X = (X + one + place * (other - one)).astype(dtype)
+    if far is not None:
+        tables[0][0] = far
+        given[::2, 0] = 0
+    tables = [table.astype(dtype) for table in tables]
+    codes, _ = improve_sums(X, tables, given, n_rounds=1, n_sweeps=1)
+    rows, tables = whole(X), [*map(whole, tables)]
+    for j, table in enumerate(tables):
+        others = sum(tables[i][given[:, i]] for i in range(4) if i != j)
+        found = np.array([squares(left - table).argmin() for left in rows - others])
+        assert_none_nearer(codes[:, j], found, rows - others, table, share)
+        given[:, j] = codes[:, j]
+
+
+def test_rows_that_come_in_parts_keep_their_codes():
+    """What is searched again has the codes of its own row, wherever the part begins."""
+    part = NumpyBackend()
+    part.first_row = 10**6
+    X, tables = one_shared(1e4)(np.random.default_rng(0))
+    tables, given = as_tables(tables), np.arange(900).reshape(300, 3) % 120
+    options = improve.Options(1, 1, 1, 0, np.intp)
+    codes, _ = improve.improve_sums(part, X, given, tables, options)
+    assert_array_equal(codes, improve_sums(X, tables, given, n_rounds=1, n_sweeps=1)[0])
 
 
 # -- integers, and end to end ----------------------------------------------------------
@@ -554,7 +673,7 @@ def test_one_table_for_all_stages_far_from_zero(estimator, offset):
 @pytest.fixture
 def searched_again(monkeypatch):
     """Numbers of rows that were searched again with care."""
-    from skvq.nearest.searches import beam, flat, improve, kronecker
+    from skvq.nearest.searches import flat
 
     counts, own = [], flat.searched_again
 
@@ -562,8 +681,7 @@ def searched_again(monkeypatch):
         counts.append(len(rows))
         return own(be, X, rows, *others)
 
-    for module in (beam, flat, improve, kronecker):
-        monkeypatch.setattr(module, "searched_again", counted)
+    monkeypatch.setattr(flat, "searched_again", counted)
     return counts
 
 

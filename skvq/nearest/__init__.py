@@ -295,8 +295,9 @@ def nearest_best(
         Codes of the sums, best first; `n_found` is `n_best`, or the number of sums if
         there are fewer.
     distances : ndarray of shape (n_samples, n_found), dtype float64, or None
-        Squared Euclidean distance of each row from its sums; with `stage_weights`, the
-        weighted sum of the distances from all partial sums.
+        Squared Euclidean distance of each row from its sums, computed from their
+        difference; with `stage_weights`, the weighted sum of the distances from all
+        partial sums.
 
     Raises
     ------
@@ -388,7 +389,8 @@ def improve_sums(
     codes : ndarray of shape (n_samples, n_codebooks)
         Of each row the best codes seen, the given ones included.
     distances : ndarray of shape (n_samples,), dtype float64
-        Squared Euclidean distance of each row from its sum.
+        Squared Euclidean distance of each row from its sum, computed from their
+        difference.
 
     Raises
     ------

@@ -315,7 +315,8 @@ class Margin(NamedTuple):
     def of_unit_rows(self, dtype: np.dtype) -> float:
         """Return what stands for the rounding of unit rows beside the norms.
 
-        A row that is off by e changes a difference of squared distances, of codewords
+        Or, times a squared norm, for that of rows that are what is left of others.  A
+        row that is off by e changes a difference of squared distances, of codewords
         that are both D away, by 4 e sqrt(D) at most.
         """
         unit = float(np.finfo(dtype).eps) / 2
@@ -501,15 +502,14 @@ class Flat(NamedTuple):
     level: float
     reach: float  # the largest squared norm of the rows
     rounded: float  # what is added to norms, for the rounding of unit rows
-    # In float64 alone, for the careful search.
-    exact: np.ndarray | None  # (V', d), as they were given, or unit rows
+    near: float  # distances below which that shows in them
+    exact: np.ndarray  # (V', d), as they were given, or unit rows
     bias: np.ndarray | None  # (V',), what was added to the scores
     # (V',), squared distances within which no other codeword is nearer; None: unknown
     apart: np.ndarray | None
 
     def between(self, x: np.ndarray, row, codeword) -> np.ndarray:
         """Return what scores stand for, of pairs of rows of x and codewords."""
-        assert self.exact is not None  # in float64, which is when this is asked
         rows, codewords = x[row], self.exact[codeword]
         if self.offset is not None:
             found = -np.einsum("ij,ij->i", rows, codewords) * self.scale * self.scale
@@ -565,11 +565,9 @@ def _make_flat(table: Table, metric: Metric, dtype: np.dtype) -> Flat:
     weights = np.empty((rows.shape[1] + 1, len(rows)), dtype=dtype)
     np.negative(rows.T, out=weights[:-1])
     weights[-1] = constants
-    exact = None
-    if dtype == np.float64:
-        exact = codebook if core.first is None else codebook[core.first]
-        exact = exact.astype(np.float64, copy=False)
-        exact = unit_rows(exact, "the codebook") if metric == "cosine" else exact
+    exact = codebook if core.first is None else codebook[core.first]
+    if metric == "cosine":
+        exact = unit_rows(exact.astype(np.float64, copy=False), "the codebook")
     margin = Margin.of(rows.shape[1], dtype)
     if not table.exact:
         margin = margin._replace(share=margin.coarse)
@@ -585,7 +583,8 @@ def _make_flat(table: Table, metric: Metric, dtype: np.dtype) -> Flat:
         0.0 if offset is None else float(offset @ offset),
         2 * float(core.half_norms.max()),
         margin.of_unit_rows(dtype) if metric == "cosine" else 0.0,
-        exact,
+        2.0**-9 if metric == "cosine" and dtype == np.float32 and table.exact else 0.0,
+        exact.astype(dtype, copy=False),
         None,
         None,
     )
@@ -684,7 +683,7 @@ def _biased(plain: Flat, codebook: np.ndarray, metric: Metric, bias) -> Flat:
         weights=weights,
         rows=plain.rows[kept],
         first=best[kept],
-        exact=None if plain.exact is None else plain.exact[kept],
+        exact=plain.exact[kept],
         bias=scores,
     )
 

@@ -30,7 +30,7 @@ TILE_ELEMENTS = 2**21
 MAX_ROUNDS = 8
 
 # What a tile says of each of its rows.
-SURE, DOUBTFUL, OUT_OF_REACH = 0, 1, 2
+SURE, COARSE, DOUBTFUL, OUT_OF_REACH = 0, 1, 2, 3
 
 
 class Plan(NamedTuple):
@@ -455,9 +455,9 @@ class Backend:
         """Return rows, along the last axis, that end in a one."""
         return self.concat([x, self.xp.ones_like(x[..., :1])], axis=-1)
 
-    def gap_norms(self, rows: "Centred", table: Any, codes: Any) -> Any:
-        """Return ||c - x||^2 of each centred row and the codeword of its code."""
-        gap = self.xp.take(table.rows, codes, axis=0) - rows.rest
+    def gap_norms(self, x: Any, rows: Any, codes: Any) -> Any:
+        """Return ||c - x||^2, as float64, of each x and the row c of its code."""
+        gap = self.look_up(rows, codes) - self.cast(x, self.numpy_dtype(rows))
         return self.row_sums(gap * gap)
 
     def argmin_run(self, x: Any, run: Any) -> tuple[Any, Any]:
@@ -491,7 +491,9 @@ class Backend:
         """Return how many rows are compared with products at a time."""
         return 1
 
-    def argmin_products(self, y: Any, norms: Any, block: Any) -> tuple[Any, Any, Any]:
+    def argmin_products(
+        self, y: Any, norms: Any, block: Any, between: Callable
+    ) -> tuple[Any, Any, Any]:
         """Return index and score of the best product of each row, and state.
 
         Parameters
@@ -502,17 +504,21 @@ class Backend:
             Their squared norms.
         block : Block
             The codewords.
+        between : callable
+            ``between(rows, codewords)`` returns what scores stand for, of pairs of the
+            host: for the careful search.
         """
         scores = products.scores(self, y, block)
         index, best = self.argmin(scores), self.xp.min(scores, axis=1)
-        state = self.judged(scores, index, norms, norms + 2 * best, block)
+        distances, norms = norms + 2 * best, norms + block.rounded
+        state = self.judged(scores, index, norms, distances, block)
         return index + block.first, best, state
 
     def residuals(self, x: Any, n_sums: int, search: Any) -> "Residuals":
         """Return what so many empty sums leave of a tile of rows."""
         return Residuals(self, x, n_sums, search)
 
-    def sums(self, x: Any, factors: list, centre: Any, search: Any) -> "Sums":
+    def sums(self, x: Any, factors: list, centre: list, search: Any) -> "Sums":
         """Return sums of codewords for a tile of rows, to be improved."""
         return Sums(self, x, factors, centre, search)
 
@@ -638,6 +644,16 @@ class Backend:
         return x if weights is None else x * weights[rows][:, None]
 
 
+def less(high: Any, low: Any, rows: Any) -> tuple[Any, Any]:
+    """Return high + low - rows as a rounded difference, and the digits it has lost.
+
+    Without an error (Knuth 1997, section 4.2.2), but for the rounding of what is lost.
+    """
+    left = high - rows
+    part = left - high
+    return left, low + ((high - (left - part)) - (rows + part))
+
+
 class Centred(NamedTuple):
     """A tile of rows."""
 
@@ -710,12 +726,22 @@ class Residuals:
 class Sums:
     """What sums of codewords, one of each table, leave of a tile of rows, (n, d)."""
 
-    def __init__(self, be: Backend, x: Any, factors, centre: Any, search: Any) -> None:
+    def __init__(self, be: Backend, x: Any, factors, centre: list, search) -> None:
         self.be: Any = be
         self.factors, self.scale = factors, search.scale
         x = be.cast(x, search.dtype)
-        self.target = (x if self.scale == 1.0 else x * float(self.scale)) - centre
+        self.target = x if self.scale == 1.0 else x * float(self.scale)
+        for part in centre:
+            self.target = self.target - part
         self.left = self.target
+        self.half_norms = 0.5 * be.row_products(self.target, self.target)
+
+    def reach(self, codes: list) -> Any:
+        """Return what the rounding of what codewords leave is a share of, (n,)."""
+        half = self.half_norms
+        for factor, column in zip(self.factors, codes, strict=True):
+            half = half + self.be.look_up(factor.weights[-1, :], column)
+        return 2 * half
 
     def leave(self, codes: list) -> Any:
         """Set what the codewords leave of the rows; return its squared norms."""
@@ -724,27 +750,20 @@ class Sums:
             self.left = self.left - self.be.look_up(factor.rows, column)
         return self.be.row_sums(self.left * self.left)
 
-    def state(self) -> Any:
-        """Return which rows are out of reach."""
-        finite = self.be.xp.isfinite(self.be.xp.sum(self.left * self.left, axis=1))
-        return self.be.cast(~finite, np.uint8) * OUT_OF_REACH
-
-    def step(self, j: int, column: Any, last: bool) -> tuple[Any, Any]:
+    def step(self, j: int, column: Any, size: Any) -> tuple[Any, Any]:
         """Return the nearest codes to what the other tables leave.
 
-        And their state, if it is the last step of the round in this table.
+        And their state, if it is the last step of the round in this table: then `size`
+        is the reach of the codes with which it began.  Nothing since has been larger.
         """
         rows = self.factors[j].rows
         left = self.left + self.be.look_up(rows, column)
         scores = self.be.xp.matmul(self.be.with_one(left), self.factors[j].weights)
         codes, state = self.be.argmin(scores), None
-        if last:
+        if size is not None:
             norms = self.be.xp.sum(left * left, axis=1)
             distances = norms + 2 * self.be.xp.min(scores, axis=1)
+            norms = norms + self.factors[j].rounded * size
             state = self.be.judged(scores, codes, norms, distances, self.factors[j])
         self.left = left - self.be.look_up(rows, codes)
         return codes, state
-
-    def unscaled(self, errors: Any) -> Any:
-        """Return squared distances in the units of the rows."""
-        return errors / self.scale / self.scale

@@ -139,7 +139,7 @@ class CupyBackend(Backend):
             codes = self._by_product(rows.rest, table)
         norms = self.xp.sum(rows.rest * rows.rest, axis=1)
         if table.offset is None:
-            distances = self.gap_norms(rows, table, codes)
+            distances = self.gap_norms(rows.rest, table.rows, codes)
             norms = norms + table.rounded
         else:
             chosen = self.take(table.rows, codes) + table.offset
@@ -181,22 +181,14 @@ class CupyBackend(Backend):
             _smallest(out, constants, codes[start : start + rows])
         return codes
 
-    def gap_norms(self, rows: Centred, table: Any, codes: Any) -> Any:
-        """Return ||c - x||^2 of each centred row and the codeword of its code."""
-        cupy, rest = _cupy(), _cupy().ascontiguousarray(rows.rest)
-        distances = cupy.empty(rest.shape[0], dtype=cupy.float64)
-        if rest.shape[0]:
-            kernel = kernels.kernel("gaps", rest.dtype.name)
-            width = np.int32(rest.shape[1])
-            arguments = (
-                rest,
-                np.int64(rest.shape[0]),
-                width,
-                table.rows,
-                codes,
-                distances,
-            )
-            kernel(*_groups(rest.shape[0]), arguments)
+    def gap_norms(self, x: Any, rows: Any, codes: Any) -> Any:
+        """Return ||c - x||^2, as float64, of each x and the row c of its code."""
+        cupy, x = _cupy(), _cupy().ascontiguousarray(x, dtype=rows.dtype)
+        n, d = x.shape
+        distances = cupy.empty(n, dtype=cupy.float64)
+        if n:
+            kernel = kernels.kernel("gaps", x.dtype.name)
+            kernel(*_groups(n), (x, np.int64(n), np.int32(d), rows, codes, distances))
         return distances
 
     def argmin_run(self, x: Any, run: Any) -> tuple[Any, Any]:

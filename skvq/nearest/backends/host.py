@@ -17,6 +17,7 @@ from skvq.nearest.backends.base import (
     Backend,
     Plan,
     Sums,
+    less,
 )
 from skvq.nearest.threads import (
     even_chunk,
@@ -336,17 +337,11 @@ class NumpyBackend(Backend):
             codes[few], state[few] = self.decided(own, code, best, room, between, few)
         return codes, state
 
-    def gap_norms(self, rows, table, codes):
-        """Return ||c - x||^2 of each centred row and the codeword of its code."""
-        gaps = scratch("gaps", rows.rest.shape, rows.rest.dtype)
-        if rows.narrow:
-            # The factors of the scores are minus the codewords, feature by feature.
-            np.take(table.weights[:-1], codes, axis=1, out=gaps, mode="clip")
-            gaps += rows.rest
-            gaps *= gaps
-            return gaps.sum(axis=0).astype(np.float64)
-        np.take(table.rows, codes, axis=0, out=gaps, mode="clip")
-        gaps -= rows.rest
+    def gap_norms(self, x, rows, codes):
+        """Return ||c - x||^2, as float64, of each x and the row c of its code."""
+        gaps = scratch("gaps", x.shape, rows.dtype)
+        np.take(rows, codes, axis=0, out=gaps, mode="clip")
+        np.subtract(gaps, x, out=gaps, casting="same_kind")
         gaps *= gaps
         return self.row_sums(gaps)
 
@@ -436,7 +431,7 @@ class NumpyBackend(Backend):
         """Return how many rows are compared with products at a time."""
         return products.tile_shape(block)[2]
 
-    def argmin_products(self, y, norms, block):
+    def argmin_products(self, y, norms, block, between):
         """Return index and score of the best product of each row, and state."""
         n = len(y)
         index, best = np.empty(n, np.intp), np.empty(n, block.dtype)
@@ -445,8 +440,8 @@ class NumpyBackend(Backend):
         for cut, scores in products.host_tiles(y, block, memory):
             scores.argmin(axis=1, out=index[cut])
             best[cut] = scores[np.arange(len(scores)), index[cut]]
-        few, room = _doubtful(norms, norms + 2 * best, block, state, index)
-        between = partial(block.between, y)
+        weighed = norms + norms.dtype.type(block.rounded)
+        few, room = _doubtful(weighed, norms + 2 * best, block, state, index)
         if not few.size:
             return index + block.first, best, state
         for cut, scores in products.host_tiles(y[few], block, memory):
@@ -660,8 +655,8 @@ class _Residuals:
             self.wide = self._memory()
             np.take(old, chosen, axis=0, out=self.wide, mode="clip")
         self.rest[...] -= gaps
-        # Of one sum, the distance that its choice has found.
-        self.known = self.found if width == 1 else None
+        # Of one sum, the distance that its choice has found: good enough to go on.
+        self.known = self.found if width == 1 and stage.ahead else None
 
     def doubtful(self, stage) -> np.ndarray:
         """Return the state of the rows of which several sums were chosen."""
@@ -738,21 +733,62 @@ class _Sums(Sums):
     def _take(self, factor, column) -> np.ndarray:
         return np.take(factor.rows, column, axis=0, out=self.chosen, mode="clip")
 
-    def step(self, j, column, last):
-        factor, n = self.factors[j], len(column)
+    def step(self, j, column, size):
+        factor = self.factors[j]
         self.left += self._take(factor, column)
-        scores = scratch("scores", (n, len(factor.rows)), self.left.dtype)
+        codes, state = self._chosen(factor, size)
+        self.left -= self._take(factor, codes)
+        return codes, state
+
+    def _chosen(self, factor, size, between=None) -> tuple:
+        """Return the nearest codes to what is left, and their state if it is asked."""
+        n, dtype = len(self.left), self.left.dtype
+        scores = scratch("scores", (n, len(factor.rows)), dtype)
         np.matmul(self.wide, factor.weights, out=scores)
         codes, state = scores.argmin(axis=1), None
-        if last:
+        if size is not None:
             norms = np.einsum("ij,ij->i", self.left, self.left)
             distances = norms + 2 * scores[np.arange(n), codes]
-            between = partial(factor.between, self.left)
+            norms += dtype.type(factor.rounded) * size
             codes, state = self.be.looked_at(
                 scores, codes, norms, distances, factor, between
             )
-        self.left -= self._take(factor, codes)
         return codes, state
+
+
+class _CarefulSums(_Sums):
+    """The same, anew from what was given in every step, and without an error."""
+
+    def __init__(self, be, x, factors, centre, search) -> None:
+        super().__init__(be, x, factors, centre, search)
+        self.given = x * search.scale
+        self.codes: list = []
+
+    def _less(self, but: int | None) -> tuple:
+        """Return what all codewords but one leave, and the digits that it has lost."""
+        left = self.given, 0.0
+        for j, factor in enumerate(self.factors):
+            if j != but:
+                left = less(*left, factor.exact[self.codes[j]])
+        return left
+
+    def leave(self, codes):
+        self.codes = list(codes)
+        left = np.add(*self._less(None))
+        return np.einsum("ij,ij->i", left, left)
+
+    def step(self, j, column, size):
+        factor, (high, low) = self.factors[j], self._less(j)
+
+        def between(row, codeword):
+            gaps = (high[row] - factor.exact[codeword]) + low[row]
+            return 0.5 * np.einsum("ij,ij->i", gaps, gaps)
+
+        self.left[...] = (high - factor.centre) + low
+        # Nothing of what is left has been rounded away.
+        size = None if size is None else 0.0
+        self.codes[j], state = self._chosen(factor, size, between)
+        return self.codes[j], state
 
 
 def _aligned(size: int, dtype: np.dtype) -> np.ndarray:
@@ -889,22 +925,19 @@ class CarefulBackend(NumpyBackend):
             codes[chosen] = codeword[order][at]
         return codes, np.zeros(len(codes), np.uint8)
 
-    def gap_norms(self, rows, table, codes):
-        """Return ||c - x||^2 from what was given: no digit is lost to the centre."""
-        gaps = (table.exact[codes] - rows.x) * table.scale
-        return np.einsum("ij,ij->i", gaps, gaps)
-
-    def argmin_products(self, y, norms, block):
+    def argmin_products(self, y, norms, block, between):
         """Return index and score of the best product of each row, and state."""
-        index, _, state = super().argmin_products(y, norms, block)
-        rows = np.arange(len(y))
+        index, _, state = super().argmin_products(y, norms, block, between)
         # As exact as they are compared, also with those of other blocks.
-        best = block.between(y, rows, index - block.first)
-        return index, best, state
+        return index, between(np.arange(len(y)), index - block.first), state
 
     def residuals(self, x, n_sums, search):
         """Return what so many empty sums leave of a tile of rows."""
         return _CarefulResiduals(self, x, n_sums, search)
+
+    def sums(self, x, factors, centre, search):
+        """Return sums of codewords for a tile of rows, to be improved."""
+        return _CarefulSums(self, x, factors, centre, search)
 
 
 HOST = NumpyBackend()

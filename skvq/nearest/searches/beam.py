@@ -8,15 +8,15 @@ of a row, whose k smallest are the next beam.
 """
 
 import math
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from skvq._checks import check_memory
-from skvq.nearest.backends.base import Backend, Plan
+from skvq.nearest.backends.base import COARSE, Backend, Plan, less
 from skvq.nearest.backends.host import CAREFUL
-from skvq.nearest.searches.flat import check_finite, check_reach, searched_again
+from skvq.nearest.searches.flat import check_finite, check_reach, finished
 from skvq.nearest.tables import (
     Margin,
     Tables,
@@ -34,6 +34,8 @@ _TILE_SCORES = 2**18
 _MAX_TILE_SCORES = 2**21
 _MIN_GOOD_ROWS = 512
 _MAX_TILE_ROWS = 1024
+# Numbers of rows whose errors are computed from what was given.
+_EXACT_ELEMENTS = 2**15
 
 
 class Options(NamedTuple):
@@ -80,6 +82,7 @@ class Search:
         else:
             weights = np.zeros(len(tables))
             weights[-1] = 1.0
+        self.weights = weights
         ahead = np.append(np.cumsum(weights[::-1])[::-1][1:], 0.0)
         self.begun_weights = weights[:n_begun]
         biases: list = [None] * len(tables)
@@ -99,6 +102,12 @@ class Search:
             self.work += width * stage.weights.size
             most, width = max(most, width * len(stage.rows)), stage.width
         self.n_found = width
+        # What is left by the stages before is taken to the centre of the next.
+        self.shifted = sum(
+            float(stage.centre @ stage.centre)
+            for stage in self.stages[not n_begun :]
+            if stage.centre is not None
+        )
         self.most_sums = max([n_sums, *(stage.width for stage in self.stages)])
         self.most_scores = most
         # Residuals may reach the sum of all that is subtracted; squares must be finite.
@@ -185,10 +194,9 @@ def nearest_best(be: Backend, X: Any, begun: Any, tables: Tables, options) -> tu
 
     outputs = outputs[: 2 + options.distances]
     codes, state, *found = be.over_rows(X.shape[0], plan, tile, outputs)
-    rows = be.flagged(state)
-    if rows.size:
-        again = partial(_again, be, begun, tables, options, search.limit)
-        codes, *found = searched_again(be, X, rows, [codes, *found], again)
+    again = partial(_again, be, begun, tables, options, search.limit)
+    exact = partial(exact_errors, tables, search.weights, search.scale)
+    codes, *found = finished(be, X, codes, state, found, again, exact)
     if options.distances:
         check_finite(be, found[0], "codebooks")
     return codes, found[0] if options.distances else None
@@ -220,12 +228,11 @@ def _again(be, begun, tables, options, limit, x, rows) -> tuple:
     search, here = _prepared(CAREFUL, tables, n_sums, n_begun, options, x.dtype)
     step = search.tile_rows(len(x))
     cuts = [slice(low, low + step) for low in range(0, len(x), step)]
-    parts = [
-        _tile(CAREFUL, x[cut], given[cut], search, here, options.distances)
-        for cut in cuts
-    ]
-    codes, _, *found = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return (codes, *found)
+    parts = [_tile(CAREFUL, x[cut], given[cut], search, here, False) for cut in cuts]
+    codes = np.concatenate([codes for codes, _ in parts])
+    if not options.distances:
+        return (codes,)
+    return codes, exact_errors(tables, search.weights, search.scale, x, codes)
 
 
 def _tile(be: Backend, x, begun, search: Search, here, distances: bool) -> tuple:
@@ -235,9 +242,12 @@ def _tile(be: Backend, x, begun, search: Search, here, distances: bool) -> tuple
     rest = be.residuals(be.cast(x, search.dtype), b, search)
     loss: Any = be.zeros((n, b)) if search.weighted or search.biased else None
     plain = loss  # the loss without the biases
+    reach = []  # squared norms on the way
     for j, (rows, bias) in enumerate(begun_tables):
         own = be.cast(begun[:, :, j], np.intp)
         rest.subtract(rows, own)
+        if distances:
+            reach.append(be.xp.max(rest.norms(), axis=1))
         if search.weighted:
             error = float(search.begun_weights[j]) * rest.norms()
             loss, plain = loss + error, plain + error
@@ -251,6 +261,8 @@ def _tile(be: Backend, x, begun, search: Search, here, distances: bool) -> tuple
         parents.append(parent)
         chosen.append(code)
         last = j == len(stages) - 1
+        if distances:
+            reach.append(rest.most)
         if not last or distances or stage.width > 1:
             rest.advance(parent, code, stage)
         if stage.width > 1:
@@ -268,20 +280,77 @@ def _tile(be: Backend, x, begun, search: Search, here, distances: bool) -> tuple
     if not distances:
         return codes, state
     total = plain if search.weighted else rest.norms()
+    most = reduce(be.xp.maximum, reach) + search.shifted
+    state = be.xp.maximum(state, coarse(be, x, total, most, search.weights.sum()))
     return codes, state, total / search.scale / search.scale
+
+
+def coarse(be: Backend, x: Any, errors: Any, reach: Any, weight: float = 1.0) -> Any:
+    """Return the state of rows by what their errors have lost to rounding.
+
+    Parameters
+    ----------
+    be : Backend
+        Of the arrays.
+    x : array of shape (n_rows, n_features)
+        The rows.
+    errors : array of shape (n_rows, n_sums)
+        Squared distances, or sums of them by weight.
+    reach : array of shape (n_rows,)
+        The largest that has been rounded on the way, squared.
+    weight : float, default=1
+        Sum of the weights.
+    """
+    # Twice the deviation of the rounding is some 16 units then: that of independent
+    # errors, which less and less agree with the gaps, the more features there are.
+    share = float(weight) / (32 * max(1, min(x.shape[1], 8)))
+    least = errors[:, 0] if errors.shape[1] == 1 else be.xp.min(errors, axis=1)
+    return be.cast(~(least > share * reach), np.uint8) * COARSE
+
+
+def exact_errors(tables: Tables, weights, scale: float, x, codes) -> np.ndarray:
+    """Return the errors of sums, (n_rows, n_sums), from what was given, on the host.
+
+    Parameters
+    ----------
+    tables : Tables
+        The codebooks.
+    weights : ndarray of shape (n_codebooks,)
+        Of the squared distances from the partial sums.
+    scale : float
+        By which squares stay in range.
+    x : ndarray of shape (n_rows, n_features)
+        Rows, as given.
+    codes : ndarray of shape (n_rows, n_sums, n_codebooks)
+        Of the sums.
+    """
+    found = np.zeros(codes.shape[:2])
+    step = max(1, _EXACT_ELEMENTS // (codes.shape[1] * x.shape[1]))
+    for start in range(0, len(x), step):
+        cut = slice(start, start + step)
+        high, low = x[cut, None, :].astype(np.float64) * scale, 0.0
+        for j, weight in enumerate(weights.tolist()):
+            rows = tables[j].codewords[codes[cut, :, j]].astype(np.float64)
+            high, low = less(high, low, rows * scale)
+            if weight:
+                found[cut] += weight * CAREFUL.squared_norms(high + low)
+    return found / scale / scale
 
 
 def _traced_back(be: Backend, begun, parents, chosen, stages) -> Any:
     """Follow the kept sums back to the first table."""
     at, columns = None, []
+
+    def traced(array: Any) -> Any:
+        alone = at is None or at.shape[1] == array.shape[1] == 1
+        return array if alone else be.take_along(array, at)
+
     for parent, code, stage in zip(
         reversed(parents), reversed(chosen), reversed(stages), strict=True
     ):
-        if at is not None:
-            code, parent = be.take_along(code, at), be.take_along(parent, at)
+        code, parent = traced(code), traced(parent)
         if stage.first is not None:
             code = be.look_up(stage.first, code)
         columns.append(be.cast(code, np.intp)[:, :, None])
         at = parent
-    kept = begun if at is None else be.take_along(begun, at)
-    return be.concat([be.cast(kept, np.intp), *reversed(columns)], axis=2)
+    return be.concat([be.cast(traced(begun), np.intp), *reversed(columns)], axis=2)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from skvq.nearest.backends.base import Backend, Plan
+from skvq.nearest.backends.base import COARSE, Backend, Plan
 from skvq.nearest.backends.host import CAREFUL
 from skvq.nearest.metrics import (
     PRODUCT_METRICS,
@@ -61,10 +61,9 @@ def _by_product(be, X, table, metric, bias, distances) -> tuple:
         return _tile(be, X[rows, :], here, metric, dtype, distances)
 
     codes, state, *found = be.over_rows(X.shape[0], plan, tile, outputs)
-    rows = be.flagged(state)
-    if rows.size:
-        again = partial(_again, table, metric, bias, distances, form)
-        codes, *found = searched_again(be, X, rows, [codes, *found], again)
+    again = partial(_again, table, metric, bias, distances, form, be.first_row)
+    exact = partial(_exact_cosines, table)
+    codes, *found = finished(be, X, codes, state, found, again, exact)
     if distances:
         check_finite(be, found[0], "codebook")
     return codes, found[0] if distances else None
@@ -75,26 +74,41 @@ def _tile(be: Backend, x, form: Flat, metric, dtype, distances: bool) -> tuple:
         x = be.unit_rows(be.cast(x, dtype))
     rows = be.centred(x, form, dtype)
     code, state = be.argmin_product(rows, form)
-    found = None
-    if distances and metric == "inner_product" and form.exact is not None:
-        found = -be.row_products(be.look_up(form.exact, code), be.cast(x, dtype))
-    elif distances and metric == "inner_product":
-        # The table is centred; the product asked for is not.
-        codeword = be.look_up(form.rows, code) + form.offset
-        found = be.row_sums(codeword * be.cast(x, dtype)) / -form.scale
-    elif distances:
-        half = 0.5 if metric == "cosine" else 1.0
-        found = be.gap_norms(rows, form, code) * half / form.scale / form.scale
+    found = _distances(be, x, form, metric, code) if distances else None
     if form.first is not None:
         code = be.look_up(form.first, code)
+    if found is not None and form.near:
+        state = be.xp.maximum(state, be.cast(found < form.near, np.uint8) * COARSE)
     return (code, state) if found is None else (code, state, found)
 
 
-def _again(table, metric, bias, distances, form, x, rows) -> tuple:
+def _distances(be: Backend, x, form: Flat, metric, code) -> Any:
+    """Return the distances of rows, as given, to codewords, as given."""
+    exact, scale = form.exact, form.scale
+    if scale != 1.0:
+        # In float64 no digit is lost to the scale.
+        x, exact = (be.cast(each, np.float64) for each in (x, exact))
+        exact = exact * scale
+    if metric == "inner_product":
+        x = be.cast(x, be.numpy_dtype(exact))
+        return be.row_sums(be.look_up(exact, code) * x) / -scale
+    half = 0.5 if metric == "cosine" else 1.0
+    x = x if scale == 1.0 else x * scale
+    return be.gap_norms(x, exact, code) * half / scale / scale
+
+
+def _exact_cosines(table: Table, x: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Return distances of unit rows of float64."""
+    rows = (x, table.codewords[codes])
+    x, y = (CAREFUL.unit_rows(each.astype(np.float64)) for each in rows)
+    return 0.5 * CAREFUL.row_products(x - y, x - y)
+
+
+def _again(table, metric, bias, distances, form, first_row, x, rows) -> tuple:
     """Search some rows of the host with care."""
     if metric == "cosine":
         for place in np.flatnonzero(~x.any(axis=1)):
-            check_no_zero_rows(x[[place]], "X", rows[place])
+            check_no_zero_rows(x[[place]], "X", first_row + rows[place])
     check_reach(x, math.inf if metric == "cosine" else form.limit)
     x = x.astype(np.float64)
     form = flat_form(table, metric, np.dtype(np.float64), bias)
@@ -102,8 +116,50 @@ def _again(table, metric, bias, distances, form, x, rows) -> tuple:
     return (code, *found)
 
 
+def finished(be: Backend, X, codes, state, found: list, again, exact) -> list:
+    """Return codes, and distances if they are asked for, as good as they are to be.
+
+    Parameters
+    ----------
+    be : Backend
+        Of the arrays.
+    X : array of shape (n_samples, n_features)
+        All rows.
+    codes, state : arrays
+        What tiles have found.
+    found : list of arrays
+        The distances; none if they are not asked for.
+    again : callable
+        ``again(x, rows)`` returns codes, and distances if they are asked for, of rows
+        of the host that are doubtful.
+    exact : callable
+        ``exact(x, codes)`` returns distances of rows of the host from what was given,
+        where those that were found are too coarse.
+    """
+    outputs = [codes, *found]
+    if not be.flagged(state).size:
+        return outputs
+    rows = be.flagged(state > COARSE)
+    if rows.size:
+        outputs = searched_again(be, X, rows, outputs, again)
+    rows = be.flagged(state == COARSE)
+    if rows.size:
+        codes = outputs[0]
+
+        def distances(x: np.ndarray, rows: np.ndarray) -> tuple:
+            return (exact(x, be.to_host(be.take(codes, rows))),)
+
+        outputs[1:] = _on_host(be, X, rows, outputs[1:], distances)
+    return outputs
+
+
 def searched_again(be: Backend, X, rows: np.ndarray, outputs: list, again) -> list:
-    """Return outputs in which some rows are those of a careful search on the host.
+    """Return outputs in which some rows are those of a careful search."""
+    return _on_host(be, X, rows, outputs, again)
+
+
+def _on_host(be: Backend, X, rows: np.ndarray, outputs: list, again) -> list:
+    """Return outputs in which some rows are what is made of them on the host.
 
     Parameters
     ----------
@@ -125,8 +181,7 @@ def searched_again(be: Backend, X, rows: np.ndarray, outputs: list, again) -> li
 
     def tile(cut: slice) -> tuple:
         for i in range(cut.start, cut.stop):
-            numbers = be.first_row + chunks[i]
-            found[i] = again(be.to_host(be.take(X, chunks[i])), numbers)
+            found[i] = again(be.to_host(be.take(X, chunks[i])), chunks[i])
         return ()
 
     CAREFUL.over_rows(len(chunks), plan, tile, [])

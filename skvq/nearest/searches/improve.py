@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from skvq.nearest.backends.base import Backend, Plan
+from skvq.nearest.backends.base import OUT_OF_REACH, Backend, Plan, less
 from skvq.nearest.backends.host import CAREFUL
-from skvq.nearest.searches.beam import common_scale
-from skvq.nearest.searches.flat import check_finite, check_reach, searched_again
+from skvq.nearest.searches.beam import coarse, common_scale, exact_errors
+from skvq.nearest.searches.flat import check_finite, check_reach, finished
 from skvq.nearest.tables import (
     Margin,
     Tables,
@@ -64,11 +64,11 @@ class _Factor(NamedTuple):
     first: np.ndarray | None  # (V',), index of each row in the codebook; None: all
     place: np.ndarray | None  # (V,), row of each codeword; None: its own
     margin: Margin
-
-    def between(self, left: np.ndarray, row, codeword) -> np.ndarray:
-        """Return half the distances of pairs of what is left and codewords."""
-        gaps = left[row] - self.rows[codeword]
-        return 0.5 * np.einsum("ij,ij->i", gaps, gaps)
+    # What the rounding of rows is beside their norms, see `Margin.of_unit_rows`.
+    rounded: float
+    # In float64 alone, for the careful search.
+    exact: np.ndarray | None  # (V', d), as given but for the scale
+    centre: np.ndarray | None  # (d,), scaled
 
 
 class _Search:
@@ -79,19 +79,35 @@ class _Search:
         self.dtype, self.scale = dtype, common_scale(codebooks, dtype)
         cores = [make_core(each, dtype, self.scale) for each in codebooks]
         centres = [core.centre.astype(np.float64) * self.scale for core in cores]
-        self.centre = np.sum(centres, axis=0).astype(dtype)
-        self.factors = [
-            _Factor(
-                np.concatenate([-core.rows.T, core.half_norms[None]]).astype(
-                    dtype, order="C"
-                ),
+        high, low = np.zeros(codebooks[0].shape[1]), 0.0
+        for centre in centres:
+            high, low = less(high, low, -centre)
+        # In two parts: the dtype may be too coarse for the sum.
+        centre = high.astype(dtype)
+        parts = [centre, ((high - centre) + low).astype(dtype)]
+        self.centre = [part for part in parts if part.any()]
+        self.factors = []
+        for core, each, centre in zip(cores, codebooks, centres, strict=True):
+            weights = np.concatenate([-core.rows.T, core.half_norms[None]])
+            margin = Margin.of(each.shape[1], dtype)
+            place = exact = None
+            if core.first is not None:
+                place = place_of_equals(each, core.first)
+            if dtype == np.float64:
+                exact = each if core.first is None else each[core.first]
+                exact = exact.astype(np.float64) * self.scale
+            factor = _Factor(
+                weights.astype(dtype, order="C"),
                 core.rows.astype(dtype),
                 core.first,
-                None if core.first is None else place_of_equals(each, core.first),
-                Margin.of(each.shape[1], dtype),
+                place,
+                margin,
+                # What is lost seldom points from one codeword to another.
+                margin.of_unit_rows(dtype) / min(each.shape[1], 4),
+                exact,
+                None if exact is None else centre,
             )
-            for core, each in zip(cores, codebooks, strict=True)
-        ]
+            self.factors.append(factor)
         self.sizes = [len(factor.rows) for factor in self.factors]
         self.work = float(sum(factor.weights.size for factor in self.factors))
         # As in `nearest_best`: squares of what may be left must be finite.
@@ -118,7 +134,8 @@ def improve_sums(be: Backend, X: Any, codes: Any, tables: Tables, options) -> tu
     """Return codes and distances; see `skvq.nearest.improve_sums`."""
     dtypes = [compute_dtype(table.dtype) for table in tables]
     dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), *dtypes)
-    search, factors, centre = _prepared(be, tables, dtype)
+    prepared = _prepared(be, tables, dtype)
+    search = prepared[0]
     schedule = _schedule(search.sizes, options.n_replaced, options.seed)
     rounds = [next(schedule) for _ in range(options.n_rounds)]
     most, work = max(search.sizes), options.n_sweeps * search.work
@@ -127,27 +144,29 @@ def improve_sums(be: Backend, X: Any, codes: Any, tables: Tables, options) -> tu
     plan = Plan(chunk, most + 4 * X.shape[1], max(1, options.n_rounds) * work)
 
     def tile(cut: slice) -> tuple:
-        sums = be.sums(X[cut, :], factors, centre, search)
-        return _tile(be, sums, codes[cut, :], factors, rounds, options.n_sweeps)
+        return _tile(be, X[cut, :], codes[cut, :], prepared, rounds, options.n_sweeps)
 
     outputs = [((len(tables),), be.code_dtype(options.dtype)), ((), np.uint8)]
     outputs.append(((), np.float64))
     improved, state, found = be.over_rows(X.shape[0], plan, tile, outputs)
-    rows = be.flagged(state)
-    if rows.size:
-        again = partial(_again, be, codes, tables, rounds, options, search.limit)
-        improved, found = searched_again(be, X, rows, [improved, found], again)
+    again = partial(_again, be, codes, tables, rounds, options, search.limit)
+    last = np.eye(len(tables))[-1]
+
+    def exact(x, chosen) -> np.ndarray:
+        return exact_errors(tables, last, search.scale, x, chosen[:, None, :])[:, 0]
+
+    improved, found = finished(be, X, improved, state, [found], again, exact)
     check_finite(be, found, "codebooks")
     return improved, found
 
 
 def _prepared(be: Backend, tables: Tables, dtype: np.dtype) -> tuple:
-    """Return the search, and its tables and their centre on the device."""
+    """Return the search; on the device its tables and their centre."""
 
     def make() -> tuple:
         search = _Search(tables, dtype)
         factors = [be.sent(factor) for factor in search.factors]
-        return search, factors, be.send(search.centre)
+        return search, factors, [be.send(part) for part in search.centre]
 
     return tables.form(("improve", dtype, be.key), make)
 
@@ -156,39 +175,41 @@ def _again(be, given, tables, rounds, options, limit, x, rows) -> tuple:
     """Improve the codes of some rows of the host with care."""
     check_reach(x, limit)
     x, given = x.astype(np.float64), be.to_host(be.take(given, rows))
-    search, factors, centre = _prepared(CAREFUL, tables, x.dtype)
-    found = []
-    for low in range(0, len(x), _MAX_TILE_ROWS):
-        cut = slice(low, low + _MAX_TILE_ROWS)
-        sums = CAREFUL.sums(x[cut], factors, centre, search)
-        found.append(
-            _tile(CAREFUL, sums, given[cut], factors, rounds, options.n_sweeps)
-        )
+    prepared = _prepared(CAREFUL, tables, x.dtype)
+    cuts = [slice(i, i + _MAX_TILE_ROWS) for i in range(0, len(x), _MAX_TILE_ROWS)]
+    found = [
+        _tile(CAREFUL, x[cut], given[cut], prepared, rounds, options.n_sweeps)
+        for cut in cuts
+    ]
     codes, _, distances = (np.concatenate(part) for part in zip(*found, strict=True))
     return codes, distances
 
 
-def _tile(be: Backend, sums, given, factors, rounds, n_sweeps: int) -> tuple:
+def _tile(be: Backend, x, given, prepared, rounds, n_sweeps: int) -> tuple:
     """Return the best codes of a tile that were seen, state, and distances."""
+    search, factors, centre = prepared
+    sums = be.sums(x, factors, centre, search)
     best = [be.cast(given[:, j], np.intp) for j in range(len(factors))]
     for j, factor in enumerate(factors):
         if factor.place is not None:
             best[j] = be.look_up(factor.place, best[j])
-    error = sums.leave(best)
-    state = sums.state()
+    error, reach = sums.leave(best), sums.reach(best)
+    state = be.cast(~be.xp.isfinite(error), np.uint8) * OUT_OF_REACH
     for each in rounds:
-        codes = list(best)
+        codes, begun = list(best), reach
         for j, offset in zip(each.replaced, each.offsets, strict=True):
             size = factors[j].rows.shape[0]
             moved = codes[j] + int(offset)
             codes[j] = be.xp.where(moved >= size, moved - size, moved)
         if len(each.replaced):
             sums.leave(codes)
+            begun = sums.reach(codes)
+            reach = be.xp.maximum(reach, begun)
         for sweep in range(n_sweeps):
             # What sweeps before have chosen is only where the last one starts.
             last = sweep == n_sweeps - 1
             for j in each.order:
-                codes[j], doubt = sums.step(j, codes[j], last)
+                codes[j], doubt = sums.step(j, codes[j], begun if last else None)
                 if last:
                     state = be.xp.maximum(state, doubt)
         # Anew from the codes: rounding does not build up from step to step.
@@ -200,4 +221,5 @@ def _tile(be: Backend, sums, given, factors, rounds, n_sweeps: int) -> tuple:
         if factor.first is not None:
             best[j] = be.look_up(factor.first, best[j])
     columns = [be.cast(column, np.intp)[:, None] for column in best]
-    return be.concat(columns, axis=1), state, sums.unscaled(error)
+    state = be.xp.maximum(state, coarse(be, x, error[:, None], reach))
+    return be.concat(columns, axis=1), state, error / search.scale / search.scale

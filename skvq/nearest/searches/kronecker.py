@@ -10,7 +10,9 @@ centres a and b of the two tables, with u' = u - a, v' = v - b and y = x - a (x)
 so that the scores of all pairs are one matrix product with d_m + 3 terms each, where
 the dense search has d + 1: Y^T u above the three products of what depends on u alone
 and what depends on v alone.  Y^T u is built up factor by factor in the same way.  The
-centres cost nothing that shows, and keep the digits of data far from the origin.
+centres cost nothing that shows, and keep the digits of data far from the origin.  But
+the two terms of a codeword may be far longer than their sum, whose score then has the
+rounding of the terms: where centres are short beside the rows, they are zero.
 """
 
 import math
@@ -20,10 +22,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from skvq.nearest.backends.base import DOUBTFUL, Backend, Plan
+from skvq.nearest.backends.base import COARSE, DOUBTFUL, Backend, Plan
 from skvq.nearest.backends.choice import backend_of
 from skvq.nearest.backends.host import CAREFUL
-from skvq.nearest.searches.flat import check_finite, check_reach, searched_again
+from skvq.nearest.searches.flat import check_finite, check_reach, finished
 from skvq.nearest.tables import (
     Margin,
     Tables,
@@ -60,6 +62,30 @@ def kronecker_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
     return reduce(times, rows)
 
 
+def _exact_rows(rows: Sequence) -> tuple[Any, Any]:
+    """Return the same products in float64, and the digits that they have lost.
+
+    By halves of the numbers, whose products are exact (Dekker 1971).
+    """
+    high, low = rows[0], rows[0] * 0.0
+    for right in rows[1:]:
+        product = kronecker_rows([high, right])
+        left_parts, right_parts = _halves(high), _halves(right)
+        lost = product
+        for part in right_parts:
+            for other in left_parts:
+                lost = lost - kronecker_rows([other, part])
+        high, low = product, kronecker_rows([low, right]) - lost
+    return high, low
+
+
+def _halves(rows: Any) -> tuple[Any, Any]:
+    """Return numbers as sums of two with half the digits."""
+    large = rows * (2.0**27 + 1)
+    high = large - (large - rows)
+    return high, rows - high
+
+
 class _Factor(NamedTuple):
     """A table and its centre, or the table of all products of some of them."""
 
@@ -81,32 +107,34 @@ class _Norms(NamedTuple):
     full: np.ndarray  # |w|^2
     mixed: np.ndarray  # w.w'
     shifted: np.ndarray  # |w'|^2
+    parts: np.ndarray  # (sum |part|)^2 of the parts that w' is the sum of
     along: np.ndarray  # w'.centre
     centre: float  # |centre|^2
 
     @classmethod
     def of(cls, factor: _Factor) -> "_Norms":
         rows, shifted, centre = factor.rows, factor.shifted, factor.centre
+        norms = np.einsum("ij,ij->i", shifted, shifted)
         return cls(
             np.einsum("ij,ij->i", rows, rows),
             np.einsum("ij,ij->i", rows, shifted),
-            np.einsum("ij,ij->i", shifted, shifted),
+            norms,
+            norms,
             shifted @ centre,
             float(centre @ centre),
         )
 
     def times(self, last: "_Norms") -> "_Norms":
         """Return the norms of all products u (x) v of two tables, in C order."""
-        full, mixed, shifted = (
-            values[:, None] for values in (self.full, self.mixed, self.shifted)
-        )
-        along = self.along[:, None]
+        full, mixed, shifted, parts, along = (each[:, None] for each in self[:5])
+        both = np.sqrt(full * last.shifted) + np.sqrt(parts * last.centre)
         return _Norms(
             (full * last.full).ravel(),
             (full * last.mixed + mixed * (last.along + last.centre)).ravel(),
             (
                 full * last.shifted + 2 * mixed * last.along + shifted * last.centre
             ).ravel(),
+            (both**2).ravel(),
             ((along + self.centre) * last.along + along * last.centre).ravel(),
             self.centre * last.centre,
         )
@@ -137,27 +165,31 @@ class Block:
         self.constants = send(np.stack([norms.full, norms.mixed]))
         self.half_norms = send(0.5 * norms.shifted * ends.centre)
         self.inner = [factor.sent(be, dtype) for factor in prefix]
-        self.margin = self._margin(norms, ends)
+        self.margin, self.rounded = self._margin(norms, ends)
 
-    def _margin(self, norms: _Norms, ends: _Norms) -> Margin:
+    def _margin(self, norms: _Norms, ends: _Norms) -> tuple[Margin, float]:
+        """Return the margin, and what is added to the norms for the rounding."""
         d = math.prod(len(factor.centre) for factor in self.factors)
         plain = Margin.of(d, self.dtype)
         # The codeword about the centre is a sum of two terms, which may cancel.
         terms = [
             norms.full.max() * ends.shifted.max(),
-            norms.shifted.max() * ends.centre,
+            norms.parts.max() * ends.centre,
         ]
         both = sum(map(math.sqrt, terms)) / math.sqrt(max(*map(float, terms), 1e-300))
-        return plain._replace(share=plain.share * both, slack=plain.slack * both)
-
-    def between(self, y: np.ndarray, row, codeword) -> np.ndarray:
-        """Return half the distances of pairs of shifted rows and codewords."""
-        sizes = [len(factor.rows) for factor in self.factors]
-        index = np.unravel_index(codeword, sizes)
-        rows = [f.rows[i] for f, i in zip(self.factors, index, strict=True)]
-        centre = kronecker_rows([factor.centre[None] for factor in self.factors])
-        gaps = y[row] - (kronecker_rows(rows) - centre)
-        return 0.5 * np.einsum("ij,ij->i", gaps, gaps)
+        # What the squared sum of their lengths is more than so often the codeword's.
+        most, square = ends.centre, 2 * both * both
+        left = [
+            (1 - square) * norms.full,
+            (norms.parts - square * norms.shifted) * most,
+            2 * np.sqrt(norms.full * norms.parts),
+            -2 * square * norms.mixed,
+        ]
+        ones = np.ones(len(ends.shifted))
+        right = [ends.shifted, ones, np.sqrt(ends.shifted * most), ends.along]
+        rounded = float((np.stack(left, axis=1) @ np.stack(right)).max())
+        margin = plain._replace(share=plain.share * both, slack=plain.slack * both)
+        return margin, max(0.0, rounded)
 
 
 class _Search:
@@ -170,13 +202,14 @@ class _Search:
         firsts = [first_of_distinct(table) for table in codebooks]
         self.firsts = [None if each is None else be.send(each) for each in firsts]
         scaled, self.exponent = _scale_tables(codebooks, firsts, dtype)
-        centres = [coarse_centre(without_far_rows(table)) for table in scaled]
-        self.centre = be.send(kronecker_rows([centre[None] for centre in centres])[0])
+        centres = _centres([without_far_rows(table) for table in scaled])
         # The last factor's width is the length of the many products: the least is best.
         self.order = sorted(range(len(scaled)), key=lambda j: -self.widths[j])
         self.factors = [_Factor.about(scaled[j], centres[j]) for j in self.order]
         if len(scaled) == 1:
             self.factors.insert(0, _Factor.about(np.ones((1, 1)), np.ones(1)))
+        centre = _exact_rows([factor.centre[None] for factor in self.factors])
+        self.centre = [be.send(part) for part in centre if part.any()]
         self.sizes = [len(factor.rows) for factor in self.factors]
         self.n_codewords = float(np.prod([float(size) for size in self.sizes]))
         self.n_leading = self._how_many_take_turns()
@@ -218,13 +251,25 @@ class _Search:
             factors = [_Factor.about(rows, centre), *rest]
             yield Block(self.be, factors, start * n_rest, self.dtype)
 
-    def shift(self, x: Any) -> Any:
-        """Return scaled samples less the centre, the factors in order."""
+    def shift(self, x: Any) -> tuple[Any, Any]:
+        """Return scaled samples, the factors in order, and those less the centre."""
         be, (n, d) = self.be, x.shape
         scaled = be.times_power(be.cast(x, np.float64), -self.exponent)
-        scaled = be.xp.reshape(scaled - self.centre, (n, *self.widths))
+        scaled = be.xp.reshape(scaled, (n, *self.widths))
         scaled = be.permuted(scaled, (0, *(j + 1 for j in self.order)))
-        return be.cast(be.xp.reshape(scaled, (n, d)), self.dtype)
+        scaled = be.xp.reshape(scaled, (n, d))
+        shifted = scaled
+        for part in self.centre:
+            shifted = shifted - part
+        return scaled, be.cast(shifted, self.dtype)
+
+    def between(self, scaled: np.ndarray, first: int, row, codeword) -> np.ndarray:
+        """Return half the distances of pairs of scaled rows and a block's codewords."""
+        index = np.unravel_index(first + codeword, self.sizes)
+        rows = [f.rows[i] for f, i in zip(self.factors, index, strict=True)]
+        high, low = _exact_rows(rows)
+        gaps = (scaled[row] - high) - low
+        return 0.5 * np.einsum("ij,ij->i", gaps, gaps)
 
     def codes(self, index: Any) -> Any:
         """Turn indices of codewords into codes of the caller's tables."""
@@ -265,6 +310,19 @@ def _scale_tables(codebooks, firsts, dtype) -> tuple[list[np.ndarray], int]:
     return scaled, max(exponent, -1100)
 
 
+def _centres(tables: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return a centre of each table; zeros where a centre takes too little away.
+
+    About zero, codewords are products, and no sums of terms that may cancel.
+    """
+    centres = [coarse_centre(table) for table in tables]
+    shares = [
+        (centre @ centre) / max(np.einsum("ij,ij->", table, table) / len(table), 1e-300)
+        for centre, table in zip(centres, tables, strict=True)
+    ]
+    return centres if math.prod(shares) > 0.5 else [0 * centre for centre in centres]
+
+
 def _first_zero(zero_rows: Sequence[np.ndarray]) -> tuple[int, ...] | None:
     """Return the lowest codes whose product is the zero vector; None if none is."""
     found = []
@@ -296,10 +354,9 @@ def nearest_kronecker(be: Backend, X: Any, tables: Tables, distances: bool) -> t
     codes, state, *found = be.over_rows(
         X.shape[0], plan, tile, outputs[: 2 + distances]
     )
-    again = be.flagged(state)
-    if again.size:
-        careful = partial(_again, tables, sent if distances else None, search)
-        codes, *found = searched_again(be, X, again, [codes, *found], careful)
+    again = partial(_again, tables, distances, search)
+    exact = partial(_exact_distances, tables)
+    codes, *found = finished(be, X, codes, state, found, again, exact)
     if distances:
         check_finite(be, found[0], "codebook")
     return codes, found[0] if distances else None
@@ -310,33 +367,41 @@ def _prepared(be: Backend, tables: Tables, dtype: np.dtype) -> _Search:
     return tables.form(key, lambda: _Search(be, tables, dtype))
 
 
-def _again(tables: Tables, sent, search: _Search, x: np.ndarray, rows) -> tuple:
+def _exact_distances(tables: Tables, x: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Return squared distances of rows to products that are not rounded."""
+    chosen = [t.codewords[codes[:, j]].astype(np.float64) for j, t in enumerate(tables)]
+    high, low = _exact_rows(chosen)
+    return CAREFUL.squared_norms((x.astype(np.float64) - high) - low)
+
+
+def _again(tables: Tables, distances: bool, search: _Search, x, rows) -> tuple:
     """Search some rows of the host with care."""
     check_reach(x, math.inf)
     with np.errstate(over="ignore"):
         check_reach(np.ldexp(x.astype(np.float64), -search.exponent), search.limit)
     careful = _prepared(CAREFUL, tables, np.dtype(np.float64))
     step = CAREFUL.product_rows(careful.blocks[0])
-    host = None if sent is None else [t.codewords.astype(np.float64) for t in tables]
-    parts = [
-        _tile(CAREFUL, x[low : low + step], careful, host)
-        for low in range(0, len(x), step)
-    ]
-    codes, _, *found = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return (codes, *found)
+    cuts = [slice(low, low + step) for low in range(0, len(x), step)]
+    codes = np.concatenate([_tile(CAREFUL, x[cut], careful, None)[0] for cut in cuts])
+    if not distances:
+        return (codes,)
+    found = [_exact_distances(tables, x[cut], codes[cut]) for cut in cuts]
+    return codes, np.concatenate(found)
 
 
 def _tile(be: Backend, x: Any, search: _Search, tables) -> tuple:
     """Return codes and state of a tile, and the distances if there are tables."""
-    xp, y = be.xp, search.shift(x)
+    xp, (scaled, y) = be.xp, search.shift(x)
     norms = be.row_products(y, y)
     index = best = state = None
     for block in search.all_blocks():
-        found, score, doubt = be.argmin_products(y, norms, block)
+        between = partial(search.between, scaled, block.first)
+        found, score, doubt = be.argmin_products(y, norms, block, between)
         if index is None:
             index, best, state = found, score, doubt
             continue
-        room = block.margin.slack * (4 * norms + 2 * xp.minimum(score, best))
+        room = 3 * (norms + block.rounded) + norms + 2 * xp.minimum(score, best)
+        room = block.margin.slack * room
         near = xp.abs(score - best) <= room
         state = xp.maximum(xp.maximum(state, doubt), be.cast(near, np.uint8) * DOUBTFUL)
         index = xp.where(score < best, found, index)
@@ -345,5 +410,10 @@ def _tile(be: Backend, x: Any, search: _Search, tables) -> tuple:
     if tables is None:
         return codes, state
     rows = [be.look_up(table, codes[:, j]) for j, table in enumerate(tables)]
-    gaps = be.cast(x, np.float64) - kronecker_rows(rows)
-    return codes, state, be.row_products(gaps, gaps)
+    x = be.cast(x, np.float64)
+    gaps = x - kronecker_rows(rows)
+    found = be.row_products(gaps, gaps)
+    # Products are rounded: of numbers of float32 by much less than shows.
+    share = 2.0**-60 if search.dtype == np.float32 else 2.0**-8
+    coarse = be.cast(~(found > share * be.row_products(x, x)), np.uint8) * COARSE
+    return codes, xp.maximum(state, coarse), found
