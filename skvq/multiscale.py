@@ -195,10 +195,8 @@ class MultiScaleQuantizer(StagedQuantizer):
             learned = yield from self._learn_tokens(tokens, pyramid)
         else:
             learned = yield from self._learn_scales(rows, tokens, pyramid)
-        table = nearest.Table(learned.table)
-        codebook = table
-        if exponent:
-            codebook = nearest.Table(np.ldexp(learned.table, exponent))
+        tables = [learned.table, np.ldexp(learned.table, exponent)]
+        table, codebook = map(nearest.Table, tables)
         smoothing = learned.pyramid.smoothing
         found = {
             "_table_": table,
@@ -263,17 +261,12 @@ class MultiScaleQuantizer(StagedQuantizer):
                     f"{self.n_codewords}: the codebook has more rows than they need.",
                     len(few),
                 )
-            table = yield from learning.start_from_few(
-                rows, pyramid, self.n_codewords, rng
-            )
-            return learning.LearnedPyramid(table, pyramid, 1, None)
-        table = yield from learning.greedy_start(
-            rows, pyramid, self.n_codewords, "k-means++", rng
-        )
-        learner = learning.learn(
-            rows, pyramid, table, rng, max_iter=self.max_iter, tol=self.tol
-        )
-        return (yield from learner)
+            few = learning.start_from_few(rows, pyramid, self.n_codewords, rng)
+            return learning.LearnedPyramid((yield from few), pyramid, 1, None)
+        sought = pyramid, self.n_codewords, "k-means++", rng
+        table = yield from learning.greedy_start(rows, *sought)
+        limits = {"max_iter": self.max_iter, "tol": self.tol}
+        return (yield from learning.learn(rows, pyramid, table, rng, **limits))
 
     # -- codes ---------------------------------------------------------------------
 
