@@ -91,13 +91,6 @@ def times_power(array: Any, exponent: int) -> Any:
     return backend_of(array).times_power(array, exponent)
 
 
-def with_column(array: Any, j: int, column: Any) -> Any:
-    """Return a copy of a matrix with another column in place of one."""
-    be = backend_of(array)
-    column = be.cast(be.like(column), be.numpy_dtype(array))[:, None]
-    return be.concat([array[:, :j], column, array[:, j + 1 :]], axis=1)
-
-
 def column_means(X: Any, weights: Any = None) -> np.ndarray:
     """Return the weighted mean of the rows, which add up in float64, on the host."""
     return backend_of(X).column_means(X, weights)

@@ -13,7 +13,7 @@ from skvq._validation import check_table, warn
 from skvq.base import BaseQuantizer
 from skvq.learning import kronecker as learning
 from skvq.learning.rows import Learner, scaled
-from skvq.learning.start import few_distinct, largest_magnitude, ordinary_scale
+from skvq.learning.start import few_distinct, ordinary_scale
 from skvq.parts import _sizes as part_sizes
 
 # More than that takes seconds for each row.
@@ -172,7 +172,7 @@ class KroneckerQuantizer(BaseQuantizer):
         if not isinstance(self.init, str):
             start = self._given("init", shape, rows.dtype, sizes)
         self._check_shared(shape, sizes, fixed, start)
-        scale = ordinary_scale((yield from largest_magnitude(rows)), rows.dtype)
+        scale = yield from ordinary_scale(rows)
         rows = (rows if scale == 1 else rows.view(scaled, scale)).held()
         problem, exponent = learning.with_ordinary_factors(
             learning.Problem(shape, sizes, fixed, self.share_codebook), scale

@@ -19,7 +19,7 @@ from skvq.coding.pyramid import (
 )
 from skvq.learning import multiscale as learning
 from skvq.learning.rows import Learner, scaled, stacked
-from skvq.learning.start import few_distinct, largest_magnitude, ordinary_scale
+from skvq.learning.start import few_distinct, ordinary_scale
 from skvq.staged import StagedQuantizer
 from skvq.vector import VectorQuantizer
 
@@ -179,9 +179,13 @@ class MultiScaleQuantizer(StagedQuantizer):
         shape = (map_shape[0], 1, map_shape[1]) if flat else map_shape
         grids = _grids(self.scales, shape[:2], flat=flat)
         self._check_memory(rows, shape, grids)
-        largest = yield from largest_magnitude(rows)
-        _check_range(largest, rows.dtype)
-        scale = ordinary_scale(largest, rows.dtype)
+        scale = yield from ordinary_scale(rows)
+        exponent = 1 - int(np.frexp(scale)[1])
+        if exponent >= np.finfo(rows.dtype).maxexp - 2:
+            raise ValueError(
+                f"X has values of {2.0 ** (exponent - 1):.3g} or more, too large for "
+                f"interpolation in {rows.dtype}: scale it."
+            )
         rows = (rows if scale == 1 else rows.view(scaled, scale)).held()
         smoothing = self._first_smoothing(shape, grids, flat)
         pyramid = Pyramid(shape, grids, rows.dtype, smoothing)
@@ -191,11 +195,8 @@ class MultiScaleQuantizer(StagedQuantizer):
             learned = yield from self._learn_tokens(tokens, pyramid)
         else:
             learned = yield from self._learn_scales(rows, tokens, pyramid)
-        exponent = 1 - int(np.frexp(scale)[1])
-        table = nearest.Table(learned.table)
-        codebook = table
-        if exponent:
-            codebook = nearest.Table(np.ldexp(learned.table, exponent))
+        tables = [learned.table, np.ldexp(learned.table, exponent)]
+        table, codebook = map(nearest.Table, tables)
         smoothing = learned.pyramid.smoothing
         found = {
             "_table_": table,
@@ -260,17 +261,12 @@ class MultiScaleQuantizer(StagedQuantizer):
                     f"{self.n_codewords}: the codebook has more rows than they need.",
                     len(few),
                 )
-            table = yield from learning.start_from_few(
-                rows, pyramid, self.n_codewords, rng
-            )
-            return learning.LearnedPyramid(table, pyramid, 1, None)
-        table = yield from learning.greedy_start(
-            rows, pyramid, self.n_codewords, "k-means++", rng
-        )
-        learner = learning.learn(
-            rows, pyramid, table, rng, max_iter=self.max_iter, tol=self.tol
-        )
-        return (yield from learner)
+            few = learning.start_from_few(rows, pyramid, self.n_codewords, rng)
+            return learning.LearnedPyramid((yield from few), pyramid, 1, None)
+        sought = pyramid, self.n_codewords, "k-means++", rng
+        table = yield from learning.greedy_start(rows, *sought)
+        limits = {"max_iter": self.max_iter, "tol": self.tol}
+        return (yield from learning.learn(rows, pyramid, table, rng, **limits))
 
     # -- codes ---------------------------------------------------------------------
 
@@ -392,11 +388,3 @@ def _grid(scale, flat: bool) -> tuple[int, int] | None:
     if not all(isinstance(n, Integral) and int(n) >= 1 for n in pair):
         return None
     return int(pair[0]), int(pair[1])
-
-
-def _check_range(largest: float, dtype: np.dtype) -> None:
-    if np.frexp(largest)[1] >= np.finfo(dtype).maxexp - 2:
-        raise ValueError(
-            f"X has values up to {largest:.3g}, too large for interpolation "
-            f"in {dtype}: scale it."
-        )

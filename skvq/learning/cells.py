@@ -5,9 +5,7 @@ minimises the distance summed over a cell: the mean for squared Euclidean distan
 the cosine, the mean of the unit vectors, normalised (Dhillon and Modha 2001); the
 median of every feature for the Manhattan distance.
 
-Samples may be an array of any library.  They stay on their device, and so do their
-codes, distances and weights, except where a repair looks through them one by one; the
-tables, which are small, are NumPy's.
+All arrays are NumPy's, but those of `unit_rows` and `cell_sums`.
 """
 
 import heapq
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from skvq import nearest
-from skvq._arrays import take_rows, to_host, total
+from skvq._arrays import to_host
 
 # Metrics with an update that minimises the distance.
 LEARNABLE_METRICS = frozenset({"sqeuclidean", "cosine", "cityblock"})
@@ -83,27 +81,22 @@ def cell_sums(X, codes, n_codewords: int, weights=None):
 
 def _medians(X, codes, codebook, weights) -> np.ndarray:
     result = codebook.copy()
-    for code, rows in _members(to_host(codes), len(codebook)):
-        w = None if weights is None else take_rows(weights, rows)
-        result[code] = to_host(_median(take_rows(X, rows), w))
+    for code, rows in _members(codes, len(codebook)):
+        result[code] = _median(X[rows], None if weights is None else weights[rows])
     return result
 
 
-def _median(rows, weights):
+def _median(rows: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """Lower weighted median of each feature: a minimiser, and one of the values.
 
     The lower one, so that a row of weight two counts as two rows do.
     """
-    be = nearest.backend_of(rows)
-    xp = be.xp
     if weights is None:
-        return xp.sort(rows, axis=0)[(rows.shape[0] - 1) // 2, :]
-    order = be.stable_order(rows.T).T
-    cumulated = be.cumulated(be.look_up(weights, order))
-    below = cumulated < 0.5 * cumulated[-1:, :] * (1 - 1e-12)
-    middle = xp.sum(be.cast(below, np.intp), axis=0)[:, None]
-    place = be.take_along(order.T, middle)
-    return be.take_along(rows.T, place)[:, 0]
+        return np.sort(rows, axis=0)[(len(rows) - 1) // 2]
+    order = np.argsort(rows, axis=0, kind="stable")
+    cumulated = np.cumsum(weights[order], axis=0)
+    middle = (cumulated < 0.5 * cumulated[-1] * (1 - 1e-12)).sum(axis=0)[None]
+    return np.take_along_axis(rows, np.take_along_axis(order, middle, 0), 0)[0]
 
 
 def _members(codes: np.ndarray, n_codewords: int):
@@ -133,7 +126,7 @@ def repair_empty(
     codebook : ndarray of shape (n_codewords, n_features)
         A new table, or the same if nothing was empty.
     """
-    counts = np.bincount(to_host(codes), minlength=len(codebook))
+    counts = np.bincount(codes, minlength=len(codebook))
     empty = np.flatnonzero(counts == 0)
     if empty.size == 0:
         return codebook
@@ -168,7 +161,7 @@ def split_heaviest(
     codebook, codes : ndarray
         The new table, and the codes after the splits.
     """
-    codebook, codes, cost = codebook.copy(), to_host(codes).copy(), to_host(cost)
+    codebook, codes = codebook.copy(), codes.copy()
     members = dict(_members(codes, len(codebook)))
     heap = [(-float(cost[rows].sum()), code) for code, rows in members.items()]
     heapq.heapify(heap)
@@ -180,18 +173,19 @@ def split_heaviest(
                 heap.clear()  # nothing left that a split would improve
             else:
                 rows = members[code]
-                w = None if weights is None else take_rows(weights, rows)
-                halves = _halve(take_rows(X, rows), codebook[code], w)
+                w = None if weights is None else weights[rows]
+                halves = _halve(X[rows], codebook[code], w)
         if halves is None:
             break
         for cell, rows_of in ((code, rows[~halves]), (slot, rows[halves])):
-            w = None if weights is None else take_rows(weights, rows_of)
-            x, here = take_rows(X, rows_of), np.zeros(len(rows_of), dtype=np.intp)
+            w = None if weights is None else weights[rows_of]
+            x, here = X[rows_of], np.zeros(len(rows_of), dtype=np.intp)
             codebook[cell] = best_codewords(x, here, codebook[[code]], w, metric)[0]
             distance = nearest.paired(x, codebook, metric, codes=here + cell)
             members[cell] = rows_of
             codes[rows_of] = cell
-            heapq.heappush(heap, (-total(distance, w), cell))
+            summed = distance.sum() if w is None else distance @ w
+            heapq.heappush(heap, (-float(summed), cell))
     return codebook, codes
 
 
@@ -202,16 +196,14 @@ def _halve(
 
     The axis is found by a few steps of power iteration from the farthest row.
     """
-    be = nearest.backend_of(rows)
-    xp = be.xp
-    gaps = be.cast(rows, np.float64) - be.like(codeword)[None, :]
-    squares = be.row_products(gaps, gaps)
-    farthest = int(xp.argmax(squares))
-    largest = float(squares[farthest])
-    if not largest > 0 or bool(xp.all(rows == rows[:1, :])):
+    gaps = rows.astype(np.float64) - codeword
+    squares = np.einsum("ij,ij->i", gaps, gaps)
+    farthest = int(squares.argmax())
+    largest = squares[farthest]
+    if not largest > 0 or (rows == rows[0]).all():
         return None
     gaps = gaps / largest**0.5
-    axis = gaps[farthest, :]
+    axis = gaps[farthest]
     for _ in range(8):
         along = gaps @ axis
         if weights is not None:
@@ -221,8 +213,7 @@ def _halve(
         if not length > 0:
             break
         axis = axis / length
-    second = be.to_host(gaps @ axis > 0)
+    second = gaps @ axis > 0
     if second.all() or not second.any():
-        same = xp.all(rows == rows[farthest : farthest + 1, :], axis=1)
-        second = be.to_host(same)
+        second = (rows == rows[farthest]).all(axis=1)
     return second if second.any() and not second.all() else None

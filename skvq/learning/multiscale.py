@@ -337,7 +337,7 @@ def _some_maps(
     rows: Rows, pyramid: Pyramid, n_codewords: int, rng
 ) -> Learner[tuple[np.ndarray, np.ndarray]]:
     """Return enough maps for a table, with their weights, on the host."""
-    most = max(n_codewords * _TOKENS_PER_CODEWORD // pyramid.n_tokens[-1], 256)
+    most = max(n_codewords * _TOKENS_PER_CODEWORD // pyramid.n_tokens[-1], 1024)
     some = yield from some_rows(rows, most, rng)
     X, weights = yield some.gather(everything, most=some.n_rows)
     return X.reshape(-1, *pyramid.map_shape), weights

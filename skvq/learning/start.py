@@ -123,9 +123,7 @@ def initialise(
         return table.astype(rows.dtype)
     if init == "random":
         return (yield from draw_distinct(rows, n_codewords, rng))
-    scale = 1.0
-    if metric in _HOMOGENEOUS:
-        scale = ordinary_scale((yield from largest_magnitude(rows)), rows.dtype)
+    scale = yield from ordinary_scale(rows, metric)
     rows = rows if scale == 1 else rows.view(scaled, scale).held()
     if init == "splitting":
         table = yield from splitting(rows, n_codewords, metric)
@@ -138,19 +136,19 @@ def initialise(
     return table if scale == 1 else table / scale
 
 
-def ordinary_scale(largest: float, dtype: np.dtype) -> float:
+def ordinary_scale(
+    rows: Rows, metric: nearest.Metric = "sqeuclidean"
+) -> Learner[float]:
     """1 for ordinary values; else the power of two that keeps their squares finite."""
-    exponent, limit = int(np.frexp(largest)[1]), np.finfo(dtype).maxexp
+    if metric not in _HOMOGENEOUS:
+        return 1
+    (largest,) = yield rows.fold(_largest, join=_larger)
+    exponent = int(np.frexp(largest[0])[1])
+    limit = np.finfo(rows.dtype).maxexp
     if abs(exponent) <= limit // 4:
-        return 1.0
+        return 1
     # A Python number, which is of any library's dtype.
     return 2.0 ** float(np.clip(-exponent, 2 - limit, limit - 2))
-
-
-def largest_magnitude(rows: Rows) -> Learner[float]:
-    """Return the largest |value| of the rows."""
-    (largest,) = yield rows.fold(_largest, join=_larger)
-    return float(largest[0])
 
 
 def _largest(block: Block) -> tuple:
