@@ -20,11 +20,6 @@ def like(array: Any, other: Any) -> Any:
     return backend_of(other).like(array)
 
 
-def numpy_dtype(array: Any) -> np.dtype:
-    """Return NumPy's dtype of the same name as an array's; float32 for bfloat16."""
-    return backend_of(array).numpy_dtype(array)
-
-
 def in_dtype(array: Any, dtype: Any) -> Any:
     """Return an array in a dtype that is NumPy's."""
     return backend_of(array).cast(array, dtype)
@@ -38,11 +33,6 @@ def as_indices(codes: Any) -> Any:
 def code_dtype(array: Any, dtype: Any) -> np.dtype:
     """Return the dtype of codes in the library of an array; see `Backend`."""
     return backend_of(array).code_dtype(dtype)
-
-
-def take_rows(array: Any, rows: Any) -> Any:
-    """Return rows of an array, by indices of any library."""
-    return backend_of(array).take(array, rows)
 
 
 def take_along(array: Any, index: Any) -> Any:
@@ -86,16 +76,6 @@ def stable_order(values: Any) -> Any:
     return backend_of(values).stable_order(values)
 
 
-def times_power(array: Any, exponent: int) -> Any:
-    """Return a floating array, multiplied by 2**exponent."""
-    return backend_of(array).times_power(array, exponent)
-
-
-def column_means(X: Any, weights: Any = None) -> np.ndarray:
-    """Return the weighted mean of the rows, which add up in float64, on the host."""
-    return backend_of(X).column_means(X, weights)
-
-
 def squared_norms(rows: Any) -> Any:
     """Return the sums of squares along the last axis, added up in float64."""
     return backend_of(rows).squared_norms(rows)
@@ -111,12 +91,3 @@ def average(values: Any, weights: Any = None) -> float:
     """Return the weighted mean of a vector."""
     be = backend_of(values)
     return be.average(values, None if weights is None else be.like(weights))
-
-
-def largest_magnitude(array: Any) -> float:
-    """Return the largest |entry| of an array; 0 if it is empty."""
-    be = backend_of(array)
-    if 0 in array.shape:
-        return 0.0
-    # Not through abs, which would take memory for another such array.
-    return max(float(be.xp.max(array)), -float(be.xp.min(array)))

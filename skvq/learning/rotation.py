@@ -18,7 +18,7 @@ from skvq.learning.cells import best_codewords
 from skvq.learning.moments import moments, principal_axes
 from skvq.learning.repair import repaired
 from skvq.learning.rows import Block, Learner, Rows, rotated, scaled, together, turned
-from skvq.learning.start import k_means, largest_magnitude, ordinary_scale
+from skvq.learning.start import k_means, ordinary_scale
 
 # Of the starts in rotated slices, of which the best is improved.
 _STAGE_ITERATIONS = 10
@@ -89,7 +89,7 @@ def in_rotated_slices(
     """
     d, dtype = rows.n_features, rows.dtype
     borders, sizes = _borders(product_tables), [len(table) for table in product_tables]
-    scale = ordinary_scale((yield from largest_magnitude(rows)), rows.dtype)
+    scale = yield from ordinary_scale(rows)
     if scale != 1:
         rows = rows.view(scaled, scale)
     mean, axes = yield from principal_axes(rows)

@@ -149,16 +149,16 @@ def finished(be: Backend, X, codes, state, found: list, again, exact) -> list:
         def distances(x: np.ndarray, rows: np.ndarray) -> tuple:
             return (exact(x, be.to_host(be.take(codes, rows))),)
 
-        outputs[1:] = _on_host(be, X, rows, outputs[1:], distances)
+        outputs[1:] = _again_by_host(be, X, rows, outputs[1:], distances)
     return outputs
 
 
 def searched_again(be: Backend, X, rows: np.ndarray, outputs: list, again) -> list:
     """Return outputs in which some rows are those of a careful search."""
-    return _on_host(be, X, rows, outputs, again)
+    return _again_by_host(be, X, rows, outputs, again)
 
 
-def _on_host(be: Backend, X, rows: np.ndarray, outputs: list, again) -> list:
+def _again_by_host(be: Backend, X, rows: np.ndarray, outputs: list, again) -> list:
     """Return outputs in which some rows are what is made of them on the host.
 
     Parameters
