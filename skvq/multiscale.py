@@ -261,10 +261,8 @@ class MultiScaleQuantizer(StagedQuantizer):
                     f"{self.n_codewords}: the codebook has more rows than they need.",
                     len(few),
                 )
-            table = yield from learning.start_from_few(
-                rows, pyramid, self.n_codewords, rng
-            )
-            return learning.LearnedPyramid(table, pyramid, 1, None)
+            start = learning.start_from_few(rows, pyramid, self.n_codewords, rng)
+            return learning.LearnedPyramid((yield from start), pyramid, 1, None)
         sought = pyramid, self.n_codewords, "k-means++", rng
         table = yield from learning.greedy_start(rows, *sought)
         limits = {"max_iter": self.max_iter, "tol": self.tol}

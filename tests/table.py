@@ -514,7 +514,7 @@ TABLE = [
         "multiscale-smooth",
         lambda: msq((3, 2, 2), "auto", 4, n_smoothers=2, **FEW_ROUNDS),
         n_features=12,
-        weights="statistical",
+        weights="exact",
     ),
     _multiscale(
         "multiscale-one-scale",

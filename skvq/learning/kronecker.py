@@ -14,7 +14,7 @@ scale; clusters of these lines recover tables that the samples were made from.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -149,10 +149,8 @@ def _encode(block: Block, tables: nearest.Tables) -> tuple[tuple, tuple]:
     """Return sums of distances, of weights, and of each code; and codes, to be kept."""
     be, sizes = block.be, [len(table) for table in tables]
     codes, found = nearest.nearest_kronecker(block.x, tables, return_distances=True)
-    counts = [
-        np.bincount(column, minlength=size)
-        for column, size in zip(be.to_host(codes).T, sizes, strict=True)
-    ]
+    own = be.to_host(codes)
+    counts = [np.bincount(own[:, j], minlength=size) for j, size in enumerate(sizes)]
     value = be.xp.sum(block.weighted(found))
     kept = be.cast(codes, be.code_dtype(smallest_dtype(max(sizes))))
     return (value, block.host_weights().sum(), *counts), (kept,)
@@ -198,17 +196,14 @@ def _sums(
     block: Block, shape: Shape, tables: nearest.Tables, factors: list[int]
 ) -> tuple:
     """Return sums of X_j a and of |a|^2, (V, d_j + 1), and of weights, by codes."""
-    be, (codes,) = block.be, block.state
-    found: Any = None
+    be, (codes,), found = block.be, block.state, []
     with nearest.single_threaded_blas():
         for j in factors:
-            terms = be.map_rows(
-                block.x, 3 * block.x.shape[1], partial(_terms, shape, tables, j), codes
-            )
+            work = partial(_terms, shape, tables, j)
+            terms = be.map_rows(block.x, 3 * block.x.shape[1], work, codes)
             own = be.contiguous(be.cast(codes[:, j], np.intp))
-            sums = be.cell_sums(terms, own, len(tables[j]), block.w)
-            found = sums if found is None else add(found, sums)
-    return found
+            found.append(be.cell_sums(terms, own, len(tables[j]), block.w))
+    return reduce(add, found)
 
 
 def _terms(shape: Shape, tables: nearest.Tables, j: int, x: Any, codes: Any) -> Any:
