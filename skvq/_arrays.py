@@ -98,11 +98,6 @@ def with_column(array: Any, j: int, column: Any) -> Any:
     return be.concat([array[:, :j], column, array[:, j + 1 :]], axis=1)
 
 
-def column_means(X: Any, weights: Any = None) -> np.ndarray:
-    """Return the weighted mean of the rows, which add up in float64, on the host."""
-    return backend_of(X).column_means(X, weights)
-
-
 def squared_norms(rows: Any) -> Any:
     """Return the sums of squares along the last axis, added up in float64."""
     return backend_of(rows).squared_norms(rows)

@@ -346,13 +346,6 @@ class Backend:
         spread = xp.broadcast_to(xp.expand_dims(array, axis=axis + 1), wide)
         return xp.reshape(spread, tuple(shape))
 
-    def column_means(self, X: Any, weights: Any = None) -> np.ndarray:
-        """Return the weighted mean of the rows, added up in float64, on the host."""
-        xp, rows = self.xp, self.cast(X, np.float64)
-        if weights is None:
-            return self.to_host(xp.mean(rows, axis=0))
-        return self.to_host(xp.matmul(weights / xp.sum(weights), rows))
-
     def squared_norms(self, rows: Any) -> Any:
         """Return the sums of squares along the last axis, added up in float64."""
         rows = self.cast(rows, np.float64)

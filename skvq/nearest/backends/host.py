@@ -193,12 +193,6 @@ class NumpyBackend(Backend):
         """Repeat each entry along an axis."""
         return np.repeat(array, times, axis=axis)
 
-    def column_means(self, X, weights=None):
-        """Return the weighted mean of the rows, which add up in float64."""
-        if weights is None:
-            return X.mean(axis=0, dtype=np.float64)
-        return np.einsum("i,ij->j", weights / weights.sum(), X, dtype=np.float64)
-
     def squared_norms(self, rows):
         """Return the sums of squares along the last axis, added up in float64."""
         return np.einsum("...j,...j->...", rows, rows, dtype=np.float64)
