@@ -289,7 +289,10 @@ def _moments(name: str, rows: Rows) -> Learner[tuple[np.ndarray, np.ndarray]]:
         return mean, (yield from spread(rows, mean))
     (median,) = (yield from quantiles(rows, [0.5])).astype(np.float64)
     deviation = yield from weighted_mean(rows, _gaps, median)
-    return median, np.sqrt(2.0) * deviation
+    # The median is a sample, and may lie on an edge: to 40 bits the sums of weights and
+    # of repeats, which round otherwise, are the same.
+    mantissa, exponent = np.frexp(np.sqrt(2.0) * deviation)
+    return median, np.ldexp(np.rint(np.ldexp(mantissa, 40)), exponent - 40)
 
 
 def _gaps(be: nearest.Backend, x, middle):

@@ -612,7 +612,7 @@ def collision_rate(
     """
     _, codes, weights = _check_use(codes, sample_weight)
     # One opaque word per row sorts faster than a row of columns.
-    words = np.ascontiguousarray(codes).view(np.dtype((np.void, codes[0].nbytes)))
+    words = np.ascontiguousarray(codes).view(f"V{codes[0].nbytes}")
     _, inverse, counts = np.unique(
         words.ravel(), return_inverse=True, return_counts=True
     )

@@ -315,7 +315,7 @@ class ResidualQuantizer(StagedQuantizer):
         found = []
         for j, part in enumerate(parts):
             rest = yield from _residuals(rows, Stages(parts[:j]), codes, n_sums, rng)
-            found.append((yield from fit_part(part, rest)))
+            found.append((yield from fit_part(part, rest.held())))
             if j == 0:
                 # Before the beam has grown, as if all stages were like this one.
                 widths = [beam] * len(parts)
@@ -796,7 +796,7 @@ def _never_worse(rows, parts: list, codes) -> Learner[tuple[Any, list]]:
     rest = rows
     if codes is not None:
         rest = rows.view(_less_sums, parts[:-1], state=codes)
-    notices = yield from fit_part(parts[-1], rest)
+    notices = yield from fit_part(parts[-1], rest.held())
     _, found = yield rows.fold(_one_more, parts, state=codes, keep=True)
     return found, notices
 

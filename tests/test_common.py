@@ -135,6 +135,7 @@ HOOKS = {
     "_with_tables",
     "_template",
     "_table_elements",
+    "_searched_table",
     "_check_memory",
 }
 

@@ -29,6 +29,6 @@ def unique_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         bits = bits ^ sign
     # The highest byte first: words are in the order of the numbers then.
     ordered = np.ascontiguousarray(bits, dtype=unsigned.newbyteorder(">"))
-    words = ordered.view(np.dtype((np.void, ordered[:1].nbytes))).reshape(-1)
+    words = ordered.view(f"V{ordered[:1].nbytes}").reshape(-1)
     _, first, group = np.unique(words, return_index=True, return_inverse=True)
     return first, group.reshape(-1)
