@@ -27,6 +27,8 @@ schemes get what NumPy makes of X.
 """
 
 import logging
+import pickle
+import re
 import time
 import warnings
 from abc import abstractmethod
@@ -76,6 +78,9 @@ logger = logging.getLogger("skvq")
 # be copied while another is computed.
 _TILES_PER_BLOCK = 8
 _ON_DEVICE = 64
+
+# The first version whose pickles are laid out as these are.
+_FIRST_READ = (0, 2)
 
 
 def _reason_against_streams(estimator: "BaseQuantizer") -> str | None:
@@ -470,6 +475,13 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def __setstate__(self, state):
         state = dict(state)
         version = state.pop("_skvq_version", "unknown")
+        if tuple(map(int, re.findall(r"\d+", version)[:2])) < _FIRST_READ:
+            raise pickle.UnpicklingError(
+                f"This {type(self).__name__} was pickled by skvq {version}, whose "
+                f"fitted attributes are not those of skvq {__version__}: fit it again, "
+                f"or save it with skvq {version} and skvq.io.save_codec, and load that "
+                "file with skvq.io.load_codec, which converts it."
+            )
         if version != __version__:
             warnings.warn(
                 InconsistentVersionWarning(

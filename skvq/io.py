@@ -38,13 +38,13 @@ offset  bytes  content
 Where every V_j is 1, codes take no bits, and nothing but the header says how many rows
 there are: such a file holds at most 2^30 codes.
 
-Codec file, version 2:
+Codec file, version 3:
 
 ======  =====  =====================================================================
 offset  bytes  content
 ======  =====  =====================================================================
 0       8      ``89 73 6B 76 71 4D 0D 0A`` (``\x89skvqM\r\n``)
-8       2      version, 2
+8       2      version, 3
 10      2      zero
 12      4      J, bytes of the description
 16      8      P, bytes of the pickle
@@ -53,8 +53,9 @@ offset  bytes  content
 56 + J  P      the estimator, pickled
 ======  =====  =====================================================================
 
-Version 1, which is still read, differs in the checksum: that of the description and the
-pickle, without the 24 bytes before.
+Versions 1 and 2, of skvq 0.1, are still read: their estimators had other attributes,
+and are converted.  In version 1 the checksum is that of the description and the pickle,
+without the 24 bytes before.
 
 Examples
 --------
@@ -118,7 +119,7 @@ __all__ = [
 
 PathLike = str | os.PathLike[str]
 
-_CODEC_VERSION = 2
+_CODEC_VERSION = 3
 _CODEC_MAGIC = b"\x89skvqM\r\n"
 _CODEC_HEADER = struct.Struct("<8sHHIQ32s")
 _DIGEST_OFFSET = 24
@@ -356,12 +357,13 @@ def load_codec(path: PathLike) -> Any:
     Warns
     -----
     sklearn.exceptions.InconsistentVersionWarning
-        If it was written by another version of skvq or scikit-learn.
+        If it was written by another version of scikit-learn, or of skvq that is no
+        older than 0.2: what older ones have written is converted.
     """
     with _enough_memory(path):
-        info, content = _read_codec(path)
+        info, content, version = _read_codec(path)
         try:
-            estimator = pickle.loads(content)
+            estimator = _unpickled(content, version)
             sizes = [int(size) for size in _quantizer_of(estimator).codebook_sizes_]
         except (MemoryError, Warning):  # a warning: where the user made them errors
             raise
@@ -403,7 +405,7 @@ def codec_info(path: PathLike) -> dict[str, Any]:
         return _read_codec(path)[0]
 
 
-def _read_codec(path: PathLike) -> tuple[dict[str, Any], bytes]:
+def _read_codec(path: PathLike) -> tuple[dict[str, Any], bytes, int]:
     with Path(path).open("rb") as file:
         start = file.read(_CODEC_HEADER.size)
         _check_magic(path, start, _CODEC_MAGIC, "codec")
@@ -425,7 +427,15 @@ def _read_codec(path: PathLike) -> tuple[dict[str, Any], bytes]:
         description = _parse_description(text)
     except ValueError as error:
         raise FormatError(f"{path} is damaged: its description {error}") from error
-    return {"id": digest[:16].hex(), **description}, content
+    return {"id": digest[:16].hex(), **description}, content, version
+
+
+def _unpickled(content: bytes, version: int) -> Any:
+    if version > 2:
+        return pickle.loads(content)
+    from skvq import _layouts  # all schemes, which nobody else needs here
+
+    return _layouts.loads(content)
 
 
 @contextmanager

@@ -998,7 +998,7 @@ def test_codes_without_rows(pq):
 
 def test_a_codec_of_another_version_is_a_warning(X, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("skvq.base.__version__", "0.0.1")
+        patch.setattr("skvq.base.__version__", "999")
         succeed("fit", "X.npy", "vq:4", "-o", "a")
     with warnings.catch_warnings():
         warnings.simplefilter("default", InconsistentVersionWarning)

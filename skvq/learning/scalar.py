@@ -21,6 +21,7 @@ from scipy.optimize import minimize_scalar
 
 from skvq import nearest
 from skvq._checks import check_counts
+from skvq.coding.levels import Grid, Levels  # noqa: F401  old pickles look here
 from skvq.learning.rows import (
     HELD_BYTES,
     Block,

@@ -1,0 +1,147 @@
+"""Fitted estimators of codec files of versions 1 and 2, in the layout of today.
+
+Before 0.2 a fitted table was an array, and scalar levels and pyramids had other
+attributes.  What was pickled so is turned object by object: a part has been when the
+estimator that it is of gets its state.
+"""
+
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from skvq._version import __version__
+from skvq.additive import AdditiveQuantizer
+from skvq.base import BaseQuantizer
+from skvq.coding.levels import Levels, LevelTables
+from skvq.coding.pyramid import Pyramid
+from skvq.grid import FiniteScalarQuantizer, _Distribution
+from skvq.kronecker import KroneckerQuantizer
+from skvq.learning.online import StreamState
+from skvq.multiscale import MultiScaleQuantizer
+from skvq.nearest.tables import Columns, Table, Tables
+from skvq.parts import searched_tables
+from skvq.product import ProductQuantizer
+from skvq.residual import _TRAINING_BEAM, ResidualQuantizer, Stages
+from skvq.vector import VectorQuantizer
+
+State = dict[str, Any]
+
+
+def loads(content: bytes) -> Any:
+    """Return what a version before 0.2 has pickled."""
+    return _Unpickler(io.BytesIO(content)).load()
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        is_old = isinstance(found, type) and issubclass(found, tuple(_CONVERTERS))
+        return _stand_in(found) if is_old else found
+
+
+def _stand_in(cls: type) -> type:
+    """Return a class whose instances become those of `cls` with their state."""
+
+    def set_state(self: Any, state: State) -> None:
+        object.__setattr__(self, "__class__", cls)
+        state = dict(state)
+        for base, convert in _CONVERTERS.items():
+            if issubclass(cls, base):
+                convert(state)
+        if isinstance(self, BaseQuantizer):
+            self.__setstate__({**state, "_skvq_version": __version__})
+        else:
+            vars(self).update(state)
+
+    return type(cls.__name__, (cls,), {"__setstate__": set_state})
+
+
+# -- each changes the state of an object in place --------------------------------------
+
+
+def _quantizer(state: State) -> None:
+    if "_namespace_" in state:
+        state["_home_"] = state.pop("_namespace_")
+
+
+def _vector(state: State) -> None:
+    if "_codebook_" in state:
+        state["_table_"] = Table(state.pop("_codebook_"))
+
+
+def _product(state: State) -> None:
+    if "quantizers_" in state:
+        state["_tables_"] = searched_tables(state["quantizers_"])
+
+
+def _residual(state: State) -> None:
+    state.setdefault("fit_beam_size", None)
+    if "quantizers_" in state:
+        parts = state["quantizers_"]
+        state["_stages_"] = Stages(parts)
+        several = max(state["beam_size"], _TRAINING_BEAM)
+        beam = several if parts[0]._can_encode_best() else 1
+        state.setdefault("fit_beam_size_", beam)
+
+
+def _tables(state: State) -> None:
+    if "_tables_" in state:
+        tables = [Table(table) for table in state["_tables_"]]
+        # A shared table was there once.
+        times = len(state["codebook_sizes_"]) // len(tables)
+        state["_tables_"] = Tables(tables * times)
+
+
+def _multiscale(state: State) -> None:
+    if "_table_" in state:
+        table = state["_table_"] = Table(state["_table_"])
+        codebook = Table(state["_codebook_"]) if state["_exponent_"] else table
+        state["_codebook_"] = codebook
+
+
+def _finite(state: State) -> None:
+    if "_tables_" in state:
+        state["_tables_"] = LevelTables(state["_tables_"])
+
+
+def _distribution(state: State) -> None:
+    edges, knots = state["_levels"].edges, state.pop("_knots")
+    state.update(vars(_Distribution(state["sizes"], edges, knots)))
+
+
+def _levels(state: State) -> None:
+    state["_edges"] = Columns(state.pop("edges"))
+    state["_tables"] = Columns(state["_tables"])
+
+
+def _pyramid(state: State) -> None:
+    names = "map_shape", "scales", "dtype", "smoothing"
+    state.update(vars(Pyramid(*(state[name] for name in names))))
+
+
+def _stream(state: State) -> None:
+    """Begin to count what streams did not count in files of version 1."""
+    if "usage" in state:
+        state["support"] = np.maximum(state.pop("usage"), state["counts"])
+        state["costs"] = np.zeros(len(state["codebook"]))
+        state["idle"] = np.zeros(len(state["codebook"]), dtype=np.int64)
+        state["waited"] = 0
+
+
+_CONVERTERS: dict[type, Callable[[State], None]] = {
+    BaseQuantizer: _quantizer,
+    VectorQuantizer: _vector,
+    ProductQuantizer: _product,
+    ResidualQuantizer: _residual,
+    AdditiveQuantizer: _tables,
+    KroneckerQuantizer: _tables,
+    MultiScaleQuantizer: _multiscale,
+    FiniteScalarQuantizer: _finite,
+    _Distribution: _distribution,
+    Levels: _levels,
+    Pyramid: _pyramid,
+    StreamState: _stream,
+}

@@ -1,0 +1,124 @@
+"""Fitted estimators that versions before this one have stored.
+
+``data/codecs_before_0.2.npz.xz`` holds, for each version of codec files, small codecs
+of every scheme, fitted on X, as skvq 0.1 wrote them: the bytes of the file; the codes,
+reconstructions and bounded values of the first rows; and the codebooks after one batch
+more of a stream.
+"""
+
+import io
+import lzma
+import pickle
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.pipeline import Pipeline
+
+from skvq import VectorQuantizer
+from skvq.io import codec_info, load_codec, save_codec
+from skvq.nearest import HOST
+
+pytest.importorskip("numpy._core.numeric")  # where the pickles have arrays from
+PATH = Path(__file__).parent / "data" / "codecs_before_0.2.npz.xz"
+with np.load(io.BytesIO(lzma.decompress(PATH.read_bytes()))) as stored:
+    STORED = dict(stored)
+X = STORED["X"]
+NAMES = sorted(key.removesuffix("/codec") for key in STORED if key.endswith("/codec"))
+STREAMS = [name for name in NAMES if f"{name}/after" in STORED]
+every_codec = pytest.mark.parametrize("name", NAMES)
+
+
+def kept(name):
+    return STORED[f"{name}/codec"].tobytes()
+
+
+def load(path):
+    """Load a codec of whatever scikit-learn, but of no other skvq."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?!.*skvq)", InconsistentVersionWarning)
+        return load_codec(path)
+
+
+@pytest.fixture
+def codec(name, tmp_path):
+    (tmp_path / "old").write_bytes(kept(name))
+    return load(tmp_path / "old")
+
+
+def check_close(found, key):
+    np.testing.assert_allclose(found, STORED[key], rtol=1e-5, atol=1e-6)
+
+
+def check_codes(codec, name):
+    """Compare with what has been stored, in the library that the codec is of."""
+    home = getattr(codec, "_home_", HOST)
+    rows = X[:12] * np.float32(2.0**110 if name.endswith("scaled") else 1)
+    codes = codec.transform(home.like(rows))
+    np.testing.assert_array_equal(home.to_host(codes), STORED[f"{name}/codes"])
+    check_close(home.to_host(codec.inverse_transform(codes)), f"{name}/X_quant")
+    if f"{name}/bounded" in STORED:
+        check_close(codec.bounded_values(rows), f"{name}/bounded")
+
+
+@every_codec
+def test_old_codecs_are_converted(name, codec, tmp_path):
+    assert kept(name)[8:10] == struct.pack("<H", int(name[0]))
+    check_codes(codec, name)
+    save_codec(tmp_path / "new", codec)
+    assert (tmp_path / "new").read_bytes()[8:10] == b"\3\0"
+    check_codes(load(tmp_path / "new"), name)
+    sizes = codec_info(tmp_path / "old")["codebook_sizes"]
+    assert codec_info(tmp_path / "new")["codebook_sizes"] == sizes
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@every_codec
+def test_attributes_are_those_of_today(name, codec):
+    for old in codec[-1:] if isinstance(codec, Pipeline) else [codec]:
+        new = clone(old).fit(STORED["X"][:, : old.n_features_in_])
+        # The library of the samples, and the unit of weights, which version 1 had not.
+        may_differ = {"_home_", "_weight_unit_"}
+        assert vars(old).keys() ^ vars(new).keys() <= may_differ
+        for attribute in vars(old).keys() & vars(new).keys():
+            assert type(vars(old)[attribute]) is type(vars(new)[attribute])
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_old_streams_go_on(name, codec):
+    codec.partial_fit(codec._home_.like(X[1:6]))
+    tables = [codec._home_.to_host(table).ravel() for table in codec.codebooks_]
+    check_close(np.concatenate(tables), f"{name}/after")
+
+
+@pytest.mark.parametrize("name", ["1/product-shared", "2/residual-shared"])
+def test_what_was_shared_is_shared(name, codec):
+    first, second = codec.quantizers_
+    assert first is second
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.endswith("shared")])
+def test_a_shared_table_is_one(name, codec):
+    assert len({id(table) for table in codec.codebooks_}) == 1
+
+
+@every_codec
+def test_old_pickles_are_refused(name):
+    content = kept(name)
+    bare = content[56 + struct.unpack_from("<I", content, 12)[0] :]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InconsistentVersionWarning)  # scikit-learn's
+        with pytest.raises(
+            pickle.UnpicklingError,
+            match=r"skvq 0\.1\.0\.dev0.*fit it again.*load_codec",
+        ):
+            pickle.loads(bare)
+
+
+def test_pickles_of_no_version_are_refused():
+    with pytest.raises(pickle.UnpicklingError, match="skvq unknown"):
+        VectorQuantizer().__setstate__({})
