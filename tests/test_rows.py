@@ -163,7 +163,7 @@ class Cluster:
         self.n_rows, self.n_blocks = here.n_rows, here.n_blocks
         self.firsts, self.weighted = here.firsts, here.weighted
         self.fan_in, self.parts = fan_in, []
-        self.X = X[:0]  # of whose library they are
+        self.be = here.be
         for place in range(0, here.n_blocks, n_blocks):
             cut = slice(place * here.size, (place + n_blocks) * here.size)
             w = None if weights is None else weights[cut]

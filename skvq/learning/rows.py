@@ -341,6 +341,12 @@ class Part:
         self.firsts = first + np.append(0, np.cumsum(counts))
 
     @property
+    def be(self) -> nearest.Backend:
+        """Who computes with the rows."""
+        stored = next((block for block in self.stored or () if block is not None), None)
+        return nearest.backend_of(self.X) if stored is None else stored.be
+
+    @property
     def n_rows(self) -> int:
         """How many rows weigh something."""
         return int(self.firsts[-1] - self.firsts[0])
@@ -518,7 +524,7 @@ class Rows:
     @property
     def be(self) -> nearest.Backend:
         """Who computes with the rows."""
-        return nearest.backend_of(self.source.X)
+        return self.source.be
 
     @property
     def n_bytes(self) -> int:
