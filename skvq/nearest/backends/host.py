@@ -41,7 +41,7 @@ _MIN_GOOD_ROWS = 512
 _NARROW = 16
 # A share of unsure rows above which it pays to look at the scores of each tile, and not
 # at those of the few rows of all of them, made once more.
-_OFTEN = 0.01
+_OFTEN = 0.03
 
 # Numbers that change places at a time.
 _TRANSPOSED = 2**13
