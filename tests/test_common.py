@@ -368,6 +368,23 @@ def test_same_seed_same_bits(row, two_threads):
     assert_array_equal(one.transform(X), codes)
 
 
+@each([row for row in ONE_OF_EACH if row.codes])
+@ignore_few
+def test_a_map_teaches_what_the_array_does(row, tmp_path, monkeypatch, two_threads):
+    """... in many blocks, with room to hold the rows or none, with weights of zero."""
+    X = row.data(300)
+    weights = np.arange(len(X)) % 4 * 0.5
+    np.save(tmp_path / "X.npy", X)
+    there = np.load(tmp_path / "X.npy", mmap_mode="r")
+    monkeypatch.setattr("skvq.learning.rows.BLOCK_ELEMENTS", 32 * X.shape[1])
+    expected = row.make().fit(X, sample_weight=weights)
+    monkeypatch.setattr("skvq.learning.rows.HELD_BYTES", 0)
+    found = row.make().fit(there, sample_weight=weights)
+    for a, b in zip(_tables(expected), _tables(found), strict=True):
+        assert a.tobytes() == b.tobytes()
+    assert found.distortion_ == expected.distortion_
+
+
 def _tables(estimator):
     return getattr(estimator, "quantizer_", estimator).codebooks_
 
