@@ -607,7 +607,7 @@ def check_finite(X) -> Learner[None]:
     if row == np.inf:
         return
     values = to_host(X[int(row) : int(row) + 1, :])[0]
-    column = int(np.argmin(np.isfinite(values)))
+    column = int(np.argmin(np.isfinite(values.astype(np.float64))))
     what = "a value too large for float64, the widest dtype that is computed in"
     if not np.isfinite(values[column]):
         what = "NaN" if np.isnan(values[column]) else "infinity"

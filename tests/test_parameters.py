@@ -677,14 +677,34 @@ def test_a_batch_that_overflows_the_dtype_of_the_stream():
         stream.partial_fit(batch)
 
 
-@pytest.mark.skipif(
+needs_a_wider_dtype = pytest.mark.skipif(
     np.finfo(np.longdouble).max == np.finfo(np.float64).max, reason="no wider dtype"
 )
+
+
+@needs_a_wider_dtype
 @every_default
 def test_values_beyond_the_widest_dtype(estimator):
     X = mixture(30).astype(np.longdouble) * np.longdouble("1e400")
     with pytest.raises(ValueError, match="too large for float64"):
         clone(estimator).fit(X)
+
+
+@needs_a_wider_dtype
+def test_the_place_of_a_value_beyond_the_widest_dtype():
+    X = mixture(30).astype(np.longdouble)
+    X[7, 3] = np.longdouble("1e400")
+    with pytest.raises(ValueError, match=r"float64.* in row 7, column 3\."):
+        vq().fit(X)
+
+
+@pytest.mark.parametrize("estimator", [vq(random_state=0), UniformQuantizer(9)])
+def test_the_order_of_bytes_changes_nothing(estimator):
+    X = mixture(60).astype(np.float32)
+    swapped = X.astype(X.dtype.newbyteorder())
+    fitted = clone(estimator).fit(X)
+    same_model(fitted, clone(estimator).fit(swapped), X)
+    assert_array_equal(fitted.transform(swapped), fitted.transform(X))
 
 
 @pytest.mark.parametrize("outer", [ProductQuantizer, ResidualQuantizer])
