@@ -21,6 +21,7 @@ from skvq._validation import collected, warn, warn_of_parts
 from skvq.base import QUANTIZER, BaseQuantizer
 from skvq.learning.rows import Rows, columns, stacked
 from skvq.parts import (
+    check_as_begun,
     fit_parts,
     make_parts,
     parts_elements,
@@ -157,10 +158,14 @@ class ProductQuantizer(BaseQuantizer):
     def _partial_fit(self, X, weights):
         slices = self._slices(X.shape[1])
         if self.__sklearn_is_fitted__():
+            check_as_begun("n_subspaces", len(slices), self.n_subspaces_)
+            distinct = list({id(part): part for part in self.quantizers_}.values())
+            was_shared = len(distinct) < len(slices)
+            if len(slices) > 1:
+                check_as_begun("share_codebook", self.share_codebook, was_shared)
             # Shallow copies: the parts never change an array in place, so the old ones
             # stay whole if this batch fails.
-            count = 1 if self.share_codebook else len(slices)
-            parts = [shallow_copy(part) for part in self.quantizers_[:count]]
+            parts = [shallow_copy(part) for part in distinct]
         else:
             parts = self._new_parts(slices)
             self._check_memory(Rows(X))

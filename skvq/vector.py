@@ -14,7 +14,7 @@ from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
 from skvq.learning.lloyd import Learned, lloyd, mean_distance
 from skvq.learning.rows import Learner, Rows, no_zero_rows, unit
 from skvq.learning.start import INITS, few_distinct, initialise, repeat_cyclically
-from skvq.parts import shallow_copy
+from skvq.parts import check_as_begun, shallow_copy
 
 _ONLINE = ("minibatch", "ema", "sgd")
 
@@ -256,7 +256,7 @@ class VectorQuantizer(BaseQuantizer):
         if stream is None and table is None:
             self._check_memory(rows)
         if stream is not None:
-            self._check_same_size(stream.codebook)
+            check_as_begun("n_codewords", self.n_codewords, len(stream.codebook))
             samples = in_fitted_dtype(samples, stream.codebook.dtype)
         elif table is not None:
             stream = self._start_stream(table)
@@ -317,13 +317,6 @@ class VectorQuantizer(BaseQuantizer):
             rows.dtype.itemsize * self._table_elements(d),
             rows.n_bytes,
         )
-
-    def _check_same_size(self, codebook) -> None:
-        if len(codebook) != self.n_codewords:
-            raise ValueError(
-                f"n_codewords={self.n_codewords} was {len(codebook)} when the stream "
-                "began: fit anew to change it."
-            )
 
     def _check_learnable(self):
         """Return the metric's proper name if the learner can minimise it."""
