@@ -153,13 +153,6 @@ def searched_tables(parts: Sequence) -> nearest.Tables | None:
     return None if None in tables else nearest.Tables(tables)
 
 
-def shallow_copy(part):
-    """Copy a fitted part; its arrays, which it never changes in place, are shared."""
-    copy = clone(part)
-    vars(copy).update(vars(part))
-    return copy
-
-
 def check_as_begun(name: str, now, then) -> None:
     """Raise if a parameter that a stream cannot change is not as it was."""
     if now != then:

@@ -17,7 +17,7 @@ from skvq._arrays import (
 )
 from skvq._checks import check_counts, check_memory
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
-from skvq._validation import collected, warn, warn_of_parts
+from skvq._validation import collected, copy_to_fit, warn, warn_of_parts
 from skvq.base import QUANTIZER, BaseQuantizer
 from skvq.learning.rows import Rows, columns, stacked
 from skvq.parts import (
@@ -26,7 +26,6 @@ from skvq.parts import (
     make_parts,
     parts_elements,
     searched_tables,
-    shallow_copy,
     why_no_stream,
 )
 from skvq.vector import VectorQuantizer
@@ -165,7 +164,7 @@ class ProductQuantizer(BaseQuantizer):
                 check_as_begun("share_codebook", self.share_codebook, was_shared)
             # Shallow copies: the parts never change an array in place, so the old ones
             # stay whole if this batch fails.
-            parts = [shallow_copy(part) for part in distinct]
+            parts = [copy_to_fit(part, fitted=True) for part in distinct]
         else:
             parts = self._new_parts(slices)
             self._check_memory(Rows(X))
@@ -329,7 +328,7 @@ class ProductQuantizer(BaseQuantizer):
         ]
 
     def _with_tables(self, tables):
-        copy = shallow_copy(self)
+        copy = copy_to_fit(self, fitted=True)
         copy.quantizers_ = [
             part._with_tables(tables[columns])
             for part, _, columns in self._parts_with_columns()

@@ -49,7 +49,6 @@ from skvq.parts import (
     part_sizes,
     parts_elements,
     searched_tables,
-    shallow_copy,
     why_no_stream,
 )
 from skvq.staged import StagedQuantizer
@@ -296,7 +295,7 @@ class ResidualQuantizer(StagedQuantizer):
         self._check_parts()
         if self.__sklearn_is_fitted__():
             check_as_begun("n_stages", self.n_stages, len(self.quantizers_))
-            parts = [shallow_copy(part) for part in self.quantizers_]
+            parts = [copy_to_fit(part, fitted=True) for part in self.quantizers_]
         else:
             self._check_memory(Rows(X))
             parts = self._new_parts(self.n_stages, self.n_codewords)

@@ -1012,8 +1012,8 @@ def test_repair_does_not_search(how, elements, monkeypatch):
 
 def test_an_update_that_raises_the_distortion_is_discarded(monkeypatch):
     X = mixture(300, 3)
-    worse = "skvq.learning.lloyd.best_codewords"
-    monkeypatch.setattr(worse, lambda X, codes, codebook, *others: codebook + 5)
+    worse = "skvq.learning.lloyd.cell_means"
+    monkeypatch.setattr(worse, lambda sums, counts, codebook, metric: codebook + 5)
     learned = run(lloyd(Rows(X), X[:8]))
     assert learned.n_iter == 1
     assert_array_equal(learned.codebook, X[:8])
