@@ -19,11 +19,11 @@ stream have mean one over its first batch, and are in the same unit ever after; 
 weights nothing but the ratios may count.  Fitted attributes, private ones too, end in
 an underscore: that is how they are told from the others.
 
-Everything follows X: of what library its array is, and on which device, of that are
-codes, reconstructions and public fitted attributes.  A hook of a scheme that says so in
-`_follows_namespace` meets such arrays.  What it keeps is NumPy's: tables know what they
-are on a device (`nearest.Table`), and arrays that users see are sent there here.  Other
-schemes get what NumPy makes of X.
+Codes, reconstructions and public fitted attributes are arrays of the library of X, on
+its device.  The hooks of a scheme that says so in `_follows_namespace` meet such
+arrays.  What they keep is NumPy's: tables know what they are on a device
+(`nearest.Table`), and arrays that users see are sent there here.  Other schemes get
+what NumPy makes of X.
 """
 
 import logging

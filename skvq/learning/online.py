@@ -385,9 +385,9 @@ def learn_epochs(
 
     A block is shuffled, and cut in batches; a quarter of them at a time, blocks come in
     random order, so that of rows that are sorted not all of a kind come together.  The
-    distortion of a pass is that of its batches, each before it was
-    learned from.  Batches differ, and the first passes may move codewords that later
-    ones profit from: hence the second chance.
+    distortion of a pass is that of its batches, each before it was learned from.
+    Batches differ, and the first passes may move codewords that later ones profit from:
+    hence the second chance.
 
     Parameters
     ----------
