@@ -161,6 +161,13 @@ def check_as_begun(name: str, now, then) -> None:
         )
 
 
+def check_sizes_as_begun(n_codewords, parts: Sequence) -> None:
+    """Do so for `n_codewords`, in the same words as for one table."""
+    if n_codewords is not None:
+        now, then = part_sizes(n_codewords, len(parts)), [p.n_codewords for p in parts]
+        check_as_begun("n_codewords", now, then)
+
+
 def why_no_stream(template) -> str:
     """Return why a scheme of such parts does not learn from a stream."""
     return (

@@ -22,6 +22,7 @@ from skvq.base import QUANTIZER, BaseQuantizer
 from skvq.learning.rows import Rows, columns, stacked
 from skvq.parts import (
     check_as_begun,
+    check_sizes_as_begun,
     fit_parts,
     make_parts,
     parts_elements,
@@ -158,6 +159,7 @@ class ProductQuantizer(BaseQuantizer):
         slices = self._slices(X.shape[1])
         if self.__sklearn_is_fitted__():
             check_as_begun("n_subspaces", len(slices), self.n_subspaces_)
+            check_sizes_as_begun(self.n_codewords, self.quantizers_)
             distinct = list({id(part): part for part in self.quantizers_}.values())
             was_shared = len(distinct) < len(slices)
             if len(slices) > 1:

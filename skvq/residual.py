@@ -44,6 +44,7 @@ from skvq.learning.rows import Block, Learner, Rows, run
 from skvq.learning.start import few_distinct
 from skvq.parts import (
     check_as_begun,
+    check_sizes_as_begun,
     fit_part,
     make_parts,
     part_sizes,
@@ -295,6 +296,7 @@ class ResidualQuantizer(StagedQuantizer):
         self._check_parts()
         if self.__sklearn_is_fitted__():
             check_as_begun("n_stages", self.n_stages, len(self.quantizers_))
+            check_sizes_as_begun(self.n_codewords, self.quantizers_)
             parts = [copy_to_fit(part, fitted=True) for part in self.quantizers_]
         else:
             self._check_memory(Rows(X))

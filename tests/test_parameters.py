@@ -209,7 +209,9 @@ def test_weights_of_stages_are_as_many_as_were_learned():
     [
         (ProductQuantizer(2), {"n_subspaces": 4}, "n_subspaces=4 was 2"),
         (ProductQuantizer(2), {"share_codebook": True}, "share_codebook=True was Fa"),
+        (ProductQuantizer(2), {"n_codewords": 8}, r"n_codewords=\[8, 8\] was \[4, 4\]"),
         (ResidualQuantizer(2), {"n_stages": 3}, "n_stages=3 was 2"),
+        (ResidualQuantizer(2), {"n_codewords": [4, 3]}, r"\[4, 3\] was \[4, 4\]"),
     ],
 )
 def test_streams_go_on_as_they_began(estimator, changed, message):

@@ -447,9 +447,9 @@ def power_of_two_scale(spread: float, dtype: np.dtype) -> float:
     return 2.0 ** float(np.clip(-exponent, -most, most))
 
 
-def unit_rows(rows: np.ndarray, name: str, start: int = 0) -> np.ndarray:
+def unit_rows(rows: np.ndarray, name: str) -> np.ndarray:
     """Rows divided by their norms, or a ValueError that names the first zero row."""
-    check_no_zero_rows(rows, name, start)
+    check_no_zero_rows(rows, name)
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
     # Through the largest entry, so that neither tiny nor huge rows lose their norm.
     scaled = rows / largest
