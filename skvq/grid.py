@@ -11,7 +11,7 @@ from skvq import nearest
 from skvq._checks import check_memory, check_unmasked
 from skvq._compat import NUMBERS, SIZE, SIZES, Interval, StrOptions
 from skvq._validation import as_it_is_now, check_codes, warn_of_some
-from skvq.base import BaseQuantizer, _over_blocks
+from skvq.base import BaseQuantizer, over_blocks
 from skvq.codes import smallest_dtype
 from skvq.coding.levels import Grid, Levels, LevelTables
 from skvq.learning.levels import best_levels
@@ -449,7 +449,7 @@ class FiniteScalarQuantizer(BaseQuantizer):
         """
         self = as_it_is_now(self)
         X = self._check_input(X, "bounded_values")
-        blocks = _over_blocks(X, self._squash_.bounded)
+        blocks = over_blocks(X, self._squash_.bounded)
         return nearest.backend_of(X).gathered(X.shape[0], blocks)
 
     def code_values(self, codes):
