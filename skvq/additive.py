@@ -14,8 +14,7 @@ from skvq.learning import additive as learning
 from skvq.learning import least_squares, rotation
 from skvq.learning.rows import Learner
 from skvq.learning.start import few_distinct, repeat_cyclically
-from skvq.parts import _sizes as part_sizes
-from skvq.parts import fit_part
+from skvq.parts import fit_part, part_sizes
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer
 from skvq.vector import VectorQuantizer
@@ -354,7 +353,7 @@ class AdditiveQuantizer(BaseQuantizer):
         )
         codes, _ = learning.encode(X, self._tables_, search)
         # Codes of one table may change places: the least row of them names the sum.
-        if not self.share_codebook:
+        if self._tables_[0] is not self._tables_[-1]:
             return codes
         return nearest.backend_of(codes).xp.sort(codes, axis=1)
 

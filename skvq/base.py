@@ -19,11 +19,11 @@ stream have mean one over its first batch, and are in the same unit ever after; 
 weights nothing but the ratios may count.  Fitted attributes, private ones too, end in
 an underscore: that is how they are told from the others.
 
-Everything follows X: of what library its array is, and on which device, of that are
-codes, reconstructions and public fitted attributes.  A hook of a scheme that says so in
-`_follows_namespace` meets such arrays.  What it keeps is NumPy's: tables know what they
-are on a device (`nearest.Table`), and arrays that users see are sent there here.  Other
-schemes get what NumPy makes of X.
+Codes, reconstructions and public fitted attributes are arrays of the library of X, on
+its device.  The hooks of a scheme that says so in `_follows_namespace` meet such
+arrays.  What they keep is NumPy's: tables know what they are on a device
+(`nearest.Table`), and arrays that users see are sent there here.  Other schemes get
+what NumPy makes of X.
 """
 
 import logging
@@ -289,7 +289,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         be = nearest.backend_of(X)
         dtype = be.code_dtype(smallest_dtype(max(sizes)))
         with self._computing(X):
-            return be.gathered(X.shape[0], _over_blocks(X, self._encode), dtype)
+            return be.gathered(X.shape[0], over_blocks(X, self._encode), dtype)
 
     @in_own_context
     def inverse_transform(self, codes):
@@ -333,7 +333,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self = as_it_is_now(self)
         X = self._check_input(X, "quantize")
         with self._computing(X):
-            blocks = _over_blocks(X, self._quantize)
+            blocks = over_blocks(X, self._quantize)
             return nearest.backend_of(X).gathered(X.shape[0], blocks)
 
     @in_own_context
@@ -607,7 +607,7 @@ def check_finite(X) -> Learner[None]:
     if row == np.inf:
         return
     values = to_host(X[int(row) : int(row) + 1, :])[0]
-    column = int(np.argmin(np.isfinite(values)))
+    column = int(np.argmin(np.isfinite(values.astype(np.float64))))
     what = "a value too large for float64, the widest dtype that is computed in"
     if not np.isfinite(values[column]):
         what = "NaN" if np.isnan(values[column]) else "infinity"
@@ -636,12 +636,12 @@ def _distances(block: Block, quantizer: BaseQuantizer) -> tuple:
         return nearest.paired(x, quantizer._quantize(x), quantizer._score_metric)
 
     summed = 0.0
-    for rows, found in _over_blocks(block.x, work):
+    for rows, found in over_blocks(block.x, work):
         summed += block.be.total(found, None if block.w is None else block.w[rows])
     return np.array(summed), block.host_weights().sum()
 
 
-def _over_blocks(X, work: Callable[[Any], Any]) -> Iterator[tuple[slice, Any]]:
+def over_blocks(X, work: Callable[[Any], Any]) -> Iterator[tuple[slice, Any]]:
     """Yield rows, and ``work(block)`` of them, for row blocks of bounded size.
 
     Blocks are in the dtype to compute in.  The work may be done again for rows that

@@ -10,8 +10,8 @@ from sklearn.utils.validation import check_is_fitted
 from skvq import nearest
 from skvq._checks import check_memory, check_unmasked
 from skvq._compat import NUMBERS, SIZE, SIZES, Interval, StrOptions
-from skvq._validation import check_codes, warn_of_some
-from skvq.base import BaseQuantizer, _over_blocks
+from skvq._validation import as_it_is_now, check_codes, warn_of_some
+from skvq.base import BaseQuantizer, over_blocks
 from skvq.codes import smallest_dtype
 from skvq.coding.levels import Grid, Levels, LevelTables
 from skvq.learning.levels import best_levels
@@ -447,8 +447,9 @@ class FiniteScalarQuantizer(BaseQuantizer):
         bounded : ndarray of shape (n_samples, n_features)
             b of the formula: L integers from -floor(L/2) on are within its range.
         """
+        self = as_it_is_now(self)
         X = self._check_input(X, "bounded_values")
-        blocks = _over_blocks(X, self._squash_.bounded)
+        blocks = over_blocks(X, self._squash_.bounded)
         return nearest.backend_of(X).gathered(X.shape[0], blocks)
 
     def code_values(self, codes):
@@ -465,6 +466,7 @@ class FiniteScalarQuantizer(BaseQuantizer):
             (code - floor(L/2)) / floor(L/2), which is what the published quantizer
             hands to a decoder.
         """
+        self = as_it_is_now(self)
         check_is_fitted(self)
         sizes = self.codebook_sizes_
         codes = check_codes(self, codes, sizes, self._decodable_widths())

@@ -14,7 +14,7 @@ from skvq.base import BaseQuantizer
 from skvq.learning import kronecker as learning
 from skvq.learning.rows import Learner, scaled
 from skvq.learning.start import few_distinct, ordinary_scale
-from skvq.parts import _sizes as part_sizes
+from skvq.parts import part_sizes
 
 # More than that takes seconds for each row.
 _MAX_CODEWORDS = 2**32

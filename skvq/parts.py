@@ -46,7 +46,7 @@ def make_parts(
     """
     parts = [clone(template) for _ in range(n_parts)]
     if n_codewords is not None:
-        for part, size in zip(parts, _sizes(n_codewords, n_parts), strict=True):
+        for part, size in zip(parts, part_sizes(n_codewords, n_parts), strict=True):
             _set_size(part, size)
     if random_state is not None:
         rng = check_random_state(random_state)
@@ -153,11 +153,19 @@ def searched_tables(parts: Sequence) -> nearest.Tables | None:
     return None if None in tables else nearest.Tables(tables)
 
 
-def shallow_copy(part):
-    """Copy a fitted part; its arrays, which it never changes in place, are shared."""
-    copy = clone(part)
-    vars(copy).update(vars(part))
-    return copy
+def check_as_begun(name: str, now, then) -> None:
+    """Raise if a parameter that a stream cannot change is not as it was."""
+    if now != then:
+        raise ValueError(
+            f"{name}={now} was {then} when the stream began: fit anew to change it."
+        )
+
+
+def check_sizes_as_begun(n_codewords, parts: Sequence) -> None:
+    """Do so for `n_codewords`, in the same words as for one table."""
+    if n_codewords is not None:
+        now, then = part_sizes(n_codewords, len(parts)), [p.n_codewords for p in parts]
+        check_as_begun("n_codewords", now, then)
 
 
 def why_no_stream(template) -> str:
@@ -191,7 +199,7 @@ def parts_elements(template, n_codewords, widths) -> int:
         for width, count in counts.items():
             pairs[n_codewords, width] += count
     else:
-        sizes = _sizes(n_codewords, counts.total())
+        sizes = part_sizes(n_codewords, counts.total())
         pairs.update(zip(sizes, counts.elements(), strict=True))
     total = 0
     for (size, width), count in pairs.items():
@@ -204,7 +212,8 @@ def parts_elements(template, n_codewords, widths) -> int:
     return total
 
 
-def _sizes(n_codewords, n_parts: int) -> list[int]:
+def part_sizes(n_codewords, n_parts: int) -> list[int]:
+    """Return V of each part, of one int for all or of one for each."""
     if isinstance(n_codewords, Integral):
         return [int(n_codewords)] * n_parts
     sizes = list(n_codewords)

@@ -17,15 +17,16 @@ from skvq._arrays import (
 )
 from skvq._checks import check_counts, check_memory
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
-from skvq._validation import collected, warn, warn_of_parts
+from skvq._validation import collected, copy_to_fit, warn, warn_of_parts
 from skvq.base import QUANTIZER, BaseQuantizer
 from skvq.learning.rows import Rows, columns, stacked
 from skvq.parts import (
+    check_as_begun,
+    check_sizes_as_begun,
     fit_parts,
     make_parts,
     parts_elements,
     searched_tables,
-    shallow_copy,
     why_no_stream,
 )
 from skvq.vector import VectorQuantizer
@@ -157,10 +158,15 @@ class ProductQuantizer(BaseQuantizer):
     def _partial_fit(self, X, weights):
         slices = self._slices(X.shape[1])
         if self.__sklearn_is_fitted__():
+            check_as_begun("n_subspaces", len(slices), self.n_subspaces_)
+            check_sizes_as_begun(self.n_codewords, self.quantizers_)
+            distinct = list({id(part): part for part in self.quantizers_}.values())
+            was_shared = len(distinct) < len(slices)
+            if len(slices) > 1:
+                check_as_begun("share_codebook", self.share_codebook, was_shared)
             # Shallow copies: the parts never change an array in place, so the old ones
             # stay whole if this batch fails.
-            count = 1 if self.share_codebook else len(slices)
-            parts = [shallow_copy(part) for part in self.quantizers_[:count]]
+            parts = [copy_to_fit(part, fitted=True) for part in distinct]
         else:
             parts = self._new_parts(slices)
             self._check_memory(Rows(X))
@@ -324,7 +330,7 @@ class ProductQuantizer(BaseQuantizer):
         ]
 
     def _with_tables(self, tables):
-        copy = shallow_copy(self)
+        copy = copy_to_fit(self, fitted=True)
         copy.quantizers_ = [
             part._with_tables(tables[columns])
             for part, _, columns in self._parts_with_columns()

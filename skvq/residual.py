@@ -42,13 +42,14 @@ from skvq.learning import joint
 from skvq.learning.random_rows import new_key, some_places, some_rows
 from skvq.learning.rows import Block, Learner, Rows, run
 from skvq.learning.start import few_distinct
-from skvq.parts import _sizes as part_sizes
 from skvq.parts import (
+    check_as_begun,
+    check_sizes_as_begun,
     fit_part,
     make_parts,
+    part_sizes,
     parts_elements,
     searched_tables,
-    shallow_copy,
     why_no_stream,
 )
 from skvq.staged import StagedQuantizer
@@ -294,7 +295,9 @@ class ResidualQuantizer(StagedQuantizer):
     def _partial_fit(self, X, weights):
         self._check_parts()
         if self.__sklearn_is_fitted__():
-            parts = [shallow_copy(part) for part in self.quantizers_]
+            check_as_begun("n_stages", self.n_stages, len(self.quantizers_))
+            check_sizes_as_begun(self.n_codewords, self.quantizers_)
+            parts = [copy_to_fit(part, fitted=True) for part in self.quantizers_]
         else:
             self._check_memory(Rows(X))
             parts = self._new_parts(self.n_stages, self.n_codewords)
@@ -506,11 +509,14 @@ class ResidualQuantizer(StagedQuantizer):
             weights = np.asarray(self.stage_weights, dtype=np.float64)
         except (TypeError, ValueError):
             weights = np.empty(0)
-        valid = weights.shape == (self.n_stages,) and np.isfinite(weights).all()
+        n_stages = self.n_stages
+        if self.__sklearn_is_fitted__():
+            n_stages = len(self.quantizers_)
+        valid = weights.shape == (n_stages,) and np.isfinite(weights).all()
         if not valid or (weights < 0).any() or weights[-1] <= 0:
             raise ValueError(
                 f"stage_weights={self.stage_weights!r}; expected n_stages="
-                f"{self.n_stages} finite numbers of zero or more, the last one "
+                f"{n_stages} finite numbers of zero or more, the last one "
                 "positive."
             )
         return weights
@@ -571,8 +577,10 @@ class ResidualQuantizer(StagedQuantizer):
         Every order of the same codewords has the same sum, and a beam would return
         whichever rounding favours.  Large codewords first, so that prefixes are coarse.
         """
+        # Not by the parameter, which may have been changed after the fit.
+        is_shared = self.quantizers_[0] is self.quantizers_[-1]
         weighted = self.stage_weights is not None
-        if not self.share_codebook or self.beam_size == codes.shape[1] == 1 or weighted:
+        if not is_shared or self.beam_size == codes.shape[1] == 1 or weighted:
             return codes
         table = self._codebooks()[0].codewords.astype(np.float64)
         by_size = np.argsort(-np.linalg.norm(table, axis=1), kind="stable")

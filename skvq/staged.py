@@ -7,14 +7,10 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
-from skvq._arrays import as_indices, total
-from skvq._validation import (
-    as_it_is_now,
-    check_codes,
-    check_weights,
-    drop_zero_weights,
-)
-from skvq.base import BaseQuantizer, _over_blocks
+from skvq._arrays import as_indices
+from skvq._validation import as_it_is_now, check_codes, check_weights
+from skvq.base import BaseQuantizer, over_blocks
+from skvq.learning.rows import Block, Rows, execute
 
 
 class StagedQuantizer(BaseQuantizer):
@@ -68,19 +64,22 @@ class StagedQuantizer(BaseQuantizer):
         """
         self = as_it_is_now(self)
         X = self._check_input(X, "staged_score")
-        weights = check_weights(sample_weight, X)
-        X, weights = drop_zero_weights(X, weights)
-        totals = np.zeros(len(self._decodable_widths()))
-
-        def work(block) -> list:
-            codes = as_indices(self._encode(block))
-            return [nearest.paired(block, sums) for sums in self._partial_sums(codes)]
-
+        rows = Rows(X, check_weights(sample_weight, X))
         with self._computing(X):
-            for rows, found in _over_blocks(X, work):
-                share = None if weights is None else weights[rows]
-                for stage, distances in enumerate(found):
-                    totals[stage] += total(distances, share)
-        count = X.shape[0] if weights is None else total(weights)
+            ((totals, weight),) = execute([rows.fold(_distances, self)])
         for summed in totals:
-            yield -float(summed / count)
+            yield -float(summed / weight)
+
+
+def _distances(block: Block, quantizer: StagedQuantizer) -> tuple:
+    """Return the summed distances from each of the partial sums, and the weight."""
+
+    def work(x) -> list:
+        codes = as_indices(quantizer._encode(x))
+        return [nearest.paired(x, sums) for sums in quantizer._partial_sums(codes)]
+
+    totals = np.zeros(len(quantizer._decodable_widths()))
+    for rows, found in over_blocks(block.x, work):
+        w = None if block.w is None else block.w[rows]
+        totals += [block.be.total(distances, w) for distances in found]
+    return totals, block.host_weights().sum()

@@ -7,14 +7,14 @@ from sklearn.utils import check_random_state
 from skvq import nearest
 from skvq._checks import check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, Accepted, Interval, StrOptions
-from skvq._validation import check_table, in_fitted_dtype, warn
+from skvq._validation import check_table, copy_to_fit, in_fitted_dtype, warn
 from skvq.base import BaseQuantizer
 from skvq.learning import online
 from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
 from skvq.learning.lloyd import Learned, lloyd, mean_distance
 from skvq.learning.rows import Learner, Rows, no_zero_rows, unit
 from skvq.learning.start import INITS, few_distinct, initialise, repeat_cyclically
-from skvq.parts import shallow_copy
+from skvq.parts import check_as_begun
 
 _ONLINE = ("minibatch", "ema", "sgd")
 
@@ -256,7 +256,7 @@ class VectorQuantizer(BaseQuantizer):
         if stream is None and table is None:
             self._check_memory(rows)
         if stream is not None:
-            self._check_same_size(stream.codebook)
+            check_as_begun("n_codewords", self.n_codewords, len(stream.codebook))
             samples = in_fitted_dtype(samples, stream.codebook.dtype)
         elif table is not None:
             stream = self._start_stream(table)
@@ -318,13 +318,6 @@ class VectorQuantizer(BaseQuantizer):
             rows.n_bytes,
         )
 
-    def _check_same_size(self, codebook) -> None:
-        if len(codebook) != self.n_codewords:
-            raise ValueError(
-                f"n_codewords={self.n_codewords} was {len(codebook)} when the stream "
-                "began: fit anew to change it."
-            )
-
     def _check_learnable(self):
         """Return the metric's proper name if the learner can minimise it."""
         metric = nearest.check_metric(self.metric)
@@ -384,7 +377,7 @@ class VectorQuantizer(BaseQuantizer):
         return [(slice(0, self._table_.shape[1]), self._table_.codewords)]
 
     def _with_tables(self, tables):
-        copy = shallow_copy(self)
+        copy = copy_to_fit(self, fitted=True)
         (table,) = tables
         copy._table_ = nearest.Table(table)
         if hasattr(copy, "_stream_"):

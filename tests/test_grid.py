@@ -1,6 +1,7 @@
 """Grids, levels matched to densities, and finite scalar quantization."""
 
 import pickle
+import sys
 import tracemalloc
 
 import numpy as np
@@ -567,6 +568,29 @@ def test_fsq_is_the_published_one(levels, formula):
     assert_array_equal(codes[clear], expected[clear])
     assert_allclose(fsq.bounded_values(single), bounded, atol=1e-5)
     assert fsq.bounded_values(single).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "method, check",
+    [("bounded_values", "base.check_samples"), ("code_values", "grid.check_codes")],
+)
+def test_values_are_of_one_fit_if_another_ends_meanwhile(method, check, monkeypatch):
+    X = np.random.default_rng(0).normal(size=(50, 3))
+    fsq = FiniteScalarQuantizer(5).fit(X)
+    given = X if method == "bounded_values" else fsq.transform(X)
+    expected = getattr(fsq, method)(given)
+    module, name = check.split(".")
+    original = getattr(sys.modules[f"skvq.{module}"], name)
+
+    def checked(*args, **kwargs):
+        monkeypatch.undo()
+        fsq.set_params(levels=9).fit(X[:, :2].astype(np.float32))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(f"skvq.{check}", checked)
+    found = getattr(fsq, method)(given)
+    assert found.dtype == expected.dtype
+    assert_array_equal(found, expected)
 
 
 def test_the_two_formulas_differ_in_few_ids():

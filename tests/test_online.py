@@ -311,3 +311,22 @@ def test_far_codewords_that_no_row_needs_are_moved():
     init = [[0.0], [1.0], [1e160], [-1e160]]
     vq = VectorQuantizer(4, learning="minibatch", init=init, batch_size=50).fit(X)
     assert len(np.unique(vq.transform(X))) == 4
+
+
+@pytest.mark.parametrize("init", ["random", "array"])
+@pytest.mark.parametrize("learning", ["minibatch", "ema", "sgd"])
+def test_batches_are_counted_from_the_first_row_on(learning, init):
+    X = mixture(60)
+    init = X[:8] if init == "array" else init
+    vq = VectorQuantizer(8, learning=learning, init=init, random_state=0)
+    batches = np.split(X, [1, 3, 5, 7, 20, 40])
+    counts = [vq.partial_fit(batch).n_iter_ for batch in batches]
+    assert counts == list(range(1, len(batches) + 1))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_stream_after_a_fit_of_few_rows_counts_on():
+    X = mixture(60)
+    vq = VectorQuantizer(8, learning="ema", random_state=0).fit(X[:5])
+    counts = [vq.n_iter_, *(vq.partial_fit(X[[i]]).n_iter_ for i in range(5, 11))]
+    assert counts == list(range(1, 8))

@@ -185,6 +185,44 @@ def test_what_is_set_after_the_fit(estimator, parameter):
             fitted.set_params(**{parameter: bad}).transform(X[:40])
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("estimator", [rq(3, 8, beam_size=2), aq(3, 8, max_iter=1)])
+def test_codes_are_those_of_the_tables_that_were_learned(estimator, shared):
+    X = mixture(320)
+    fitted = clone(estimator).set_params(share_codebook=shared).fit(X)
+    expected = fitted.transform(X)
+    fitted.set_params(share_codebook=not shared)
+    assert_array_equal(fitted.transform(X), expected)
+
+
+def test_weights_of_stages_are_as_many_as_were_learned():
+    X = mixture(320)
+    fitted = rq(3, 8, beam_size=2, stage_weights=[1, 1, 1]).fit(X)
+    expected = fitted.transform(X)
+    assert_array_equal(fitted.set_params(n_stages=2).transform(X), expected)
+    with pytest.raises(ValueError, match="expected n_stages=3"):
+        fitted.set_params(stage_weights=[1, 1]).transform(X)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "changed", "message"),
+    [
+        (ProductQuantizer(2), {"n_subspaces": 4}, "n_subspaces=4 was 2"),
+        (ProductQuantizer(2), {"share_codebook": True}, "share_codebook=True was Fa"),
+        (ProductQuantizer(2), {"n_codewords": 8}, r"n_codewords=\[8, 8\] was \[4, 4\]"),
+        (ResidualQuantizer(2), {"n_stages": 3}, "n_stages=3 was 2"),
+        (ResidualQuantizer(2), {"n_codewords": [4, 3]}, r"\[4, 3\] was \[4, 4\]"),
+    ],
+)
+def test_streams_go_on_as_they_began(estimator, changed, message):
+    X, part = mixture(60), vq(4, learning="minibatch")
+    stream = clone(estimator).set_params(quantizer=part).partial_fit(X)
+    expected = stream.transform(X)
+    with pytest.raises(ValueError, match=message):
+        stream.set_params(**changed).partial_fit(X)
+    assert_array_equal(stream.transform(X), expected)
+
+
 @pytest.mark.parametrize(
     ("estimator", "parameter"),
     [
@@ -677,14 +715,34 @@ def test_a_batch_that_overflows_the_dtype_of_the_stream():
         stream.partial_fit(batch)
 
 
-@pytest.mark.skipif(
+needs_a_wider_dtype = pytest.mark.skipif(
     np.finfo(np.longdouble).max == np.finfo(np.float64).max, reason="no wider dtype"
 )
+
+
+@needs_a_wider_dtype
 @every_default
 def test_values_beyond_the_widest_dtype(estimator):
     X = mixture(30).astype(np.longdouble) * np.longdouble("1e400")
     with pytest.raises(ValueError, match="too large for float64"):
         clone(estimator).fit(X)
+
+
+@needs_a_wider_dtype
+def test_the_place_of_a_value_beyond_the_widest_dtype():
+    X = mixture(30).astype(np.longdouble)
+    X[7, 3] = np.longdouble("1e400")
+    with pytest.raises(ValueError, match=r"float64.* in row 7, column 3\."):
+        vq().fit(X)
+
+
+@pytest.mark.parametrize("estimator", [vq(random_state=0), UniformQuantizer(9)])
+def test_the_order_of_bytes_changes_nothing(estimator):
+    X = mixture(60).astype(np.float32)
+    swapped = X.astype(X.dtype.newbyteorder())
+    fitted = clone(estimator).fit(X)
+    same_model(fitted, clone(estimator).fit(swapped), X)
+    assert_array_equal(fitted.transform(swapped), fitted.transform(X))
 
 
 @pytest.mark.parametrize("outer", [ProductQuantizer, ResidualQuantizer])

@@ -1,6 +1,7 @@
 """The residual scheme, and the beam search that it runs on."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from skvq import (
     VectorQuantizer,
 )
 from skvq.codes import token_ids
+from skvq.learning import rows as seam
 from skvq.nearest import nearest_best
 
 # -- the beam search -------------------------------------------------------------------
@@ -321,6 +323,23 @@ def test_a_beam_that_is_asked_for_after_fit_is_checked_too():
     rq = ResidualQuantizer(2, quantizer=FSQ).fit(mixture(60))
     with pytest.raises(ValueError, match="beam_size=3"):
         rq.set_params(beam_size=3).transform(mixture(60))
+
+
+def test_staged_scores_of_a_memory_map_copy_no_more_than_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(seam, "BLOCK_ELEMENTS", 2**14)
+    X, weights = np.zeros((100_000, 8), np.float32), np.ones(100_000)
+    X[:300], weights[300] = mixture(300, 8), 0
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    rq = ResidualQuantizer(2, 4, random_state=0).fit(X[:300])
+    tracemalloc.start()
+    try:
+        scores = list(rq.staged_score(mapped, sample_weight=weights))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < mapped.nbytes
+    assert scores[-1] == pytest.approx(rq.score(X, sample_weight=weights), rel=1e-6)
 
 
 def test_parts_receive_every_relevant_parameter():

@@ -1010,10 +1010,21 @@ def test_repair_does_not_search(how, elements, monkeypatch):
     assert sum(searched) == (learned.n_iter + 1) * len(X)
 
 
+def test_repair_of_rows_that_are_a_block_each(monkeypatch):
+    """By chance, more rows are drawn than a block has."""
+    monkeypatch.setattr(seam, "BLOCK_ELEMENTS", 4)
+    for n_rows in range(10, 40, 2):
+        X = np.random.default_rng(0).normal(size=(n_rows, 4))
+        X[:3] *= 30
+        table = np.concatenate([X[-2:], np.full((3, 4), 1e4)])
+        learned = run(lloyd(Rows(X), table, max_iter=3))
+        assert learned.distortion < objective(X, table)
+
+
 def test_an_update_that_raises_the_distortion_is_discarded(monkeypatch):
     X = mixture(300, 3)
-    worse = "skvq.learning.lloyd.best_codewords"
-    monkeypatch.setattr(worse, lambda X, codes, codebook, *others: codebook + 5)
+    worse = "skvq.learning.lloyd.cell_means"
+    monkeypatch.setattr(worse, lambda sums, counts, codebook, metric: codebook + 5)
     learned = run(lloyd(Rows(X), X[:8]))
     assert learned.n_iter == 1
     assert_array_equal(learned.codebook, X[:8])

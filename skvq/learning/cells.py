@@ -1,4 +1,4 @@
-"""Cells of a codebook: their best codewords, and the repair of those left empty.
+"""Cells of a codebook: their best codewords, and the split of the heaviest.
 
 A cell is the set of samples that share a code.  Each metric has its own codeword that
 minimises the distance summed over a cell: the mean for squared Euclidean distance; for
@@ -33,15 +33,13 @@ def best_codewords(
     codebook: np.ndarray,
     weights: np.ndarray | None,
     metric: nearest.Metric,
-    sums: np.ndarray | None = None,
-    counts: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the table that minimises the distance for given codes.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
-        Samples; unit vectors if the metric is the cosine.  Not looked at where sums do.
+        Samples; unit vectors if the metric is the cosine.
     codes : ndarray of shape (n_samples,)
         Cell of each sample.
     codebook : ndarray of shape (n_codewords, n_features)
@@ -50,8 +48,6 @@ def best_codewords(
         Sample weights.
     metric : str
         One of `LEARNABLE_METRICS`.
-    sums, counts : ndarray, optional
-        What `nearest.accumulate` gives, if at hand.
 
     Returns
     -------
@@ -60,8 +56,14 @@ def best_codewords(
     """
     if metric == "cityblock":
         return _medians(X, codes, codebook, weights)
-    if sums is None or counts is None:
-        sums, counts = cell_sums(X, codes, len(codebook), weights)
+    sums, counts = cell_sums(X, codes, len(codebook), weights)
+    return cell_means(sums, counts, codebook, metric)
+
+
+def cell_means(
+    sums: np.ndarray, counts: np.ndarray, codebook: np.ndarray, metric: nearest.Metric
+) -> np.ndarray:
+    """Return what `best_codewords` does, from `cell_sums`; not for medians."""
     used = counts > 0
     result = codebook.astype(np.float64)
     if metric == "cosine":

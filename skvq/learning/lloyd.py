@@ -7,7 +7,7 @@ import numpy as np
 
 from skvq import nearest
 from skvq.codes import smallest_dtype
-from skvq.learning.cells import best_codewords
+from skvq.learning.cells import best_codewords, cell_means
 from skvq.learning.moments import Moments, moments
 from skvq.learning.repair import repaired
 from skvq.learning.rows import Block, Learner, Rows, in_memory
@@ -83,12 +83,11 @@ def lloyd(
     total, n_iter = float(now.counts.sum()), 0
     while n_iter < max_iter:
         n_iter += 1
-        own: Any = None
         if metric == "cityblock":
             (own,) = yield rows.gather(_codes, state=now.codes, most=rows.n_rows)
-        candidate = best_codewords(
-            X, own, codebook, weights, metric, now.sums, now.counts
-        )
+            candidate = best_codewords(X, own, codebook, weights, metric)
+        else:
+            candidate = cell_means(now.sums, now.counts, codebook, metric)
         candidate = yield from repaired(
             rows, now.codes, candidate, now.counts, metric, dead_codes
         )

@@ -141,7 +141,7 @@ def start_from_few(
     """
     (weights,) = yield rows.fold(weights_of, distinct)
     state = start(repeat_cyclically(distinct, n_codewords))
-    return replace(state, seeds=distinct, seed_weights=weights)
+    return replace(state, seeds=distinct, seed_weights=weights, n_batches=1)
 
 
 def start_from_batch(
@@ -166,6 +166,7 @@ def start_from_batch(
         Rows that the table has yet to learn from: the seeds and the batch.
     """
     w = np.ones(X.shape[0]) if weights is None else weights
+    n_batches = 0 if state is None else state.n_batches
     if state is not None and state.seeds is not None:
         both = np.concatenate([state.seeds, to_host(X)])
         w = like(np.concatenate([state.seed_weights, to_host(w)]), X)
@@ -173,8 +174,10 @@ def start_from_batch(
     rows = Rows(X, w)
     few = run(few_distinct(rows, n_codewords))
     if few is not None:
-        return run(start_from_few(rows, few, n_codewords)), X, w
-    return start(run(initialise(rows, n_codewords, init, metric, rng))), X, w
+        state = run(start_from_few(rows, few, n_codewords))
+        return replace(state, n_batches=n_batches + 1), X, w
+    state = start(run(initialise(rows, n_codewords, init, metric, rng)))
+    return replace(state, n_batches=n_batches), X, w
 
 
 def learn_batch(
@@ -385,9 +388,9 @@ def learn_epochs(
 
     A block is shuffled, and cut in batches; a quarter of them at a time, blocks come in
     random order, so that of rows that are sorted not all of a kind come together.  The
-    distortion of a pass is that of its batches, each before it was
-    learned from.  Batches differ, and the first passes may move codewords that later
-    ones profit from: hence the second chance.
+    distortion of a pass is that of its batches, each before it was learned from.
+    Batches differ, and the first passes may move codewords that later ones profit from:
+    hence the second chance.
 
     Parameters
     ----------

@@ -119,8 +119,9 @@ def drawn_by_cost(
         (total,) = yield rows.fold(_total, costs, args, state=codes)
         even = 0.5 * most / rows.n_rows
         by_cost = 0.5 * most / float(total) if total > 0 else 0.0
+    # Their number is nearly that of a Poisson distribution.
     X, weights, cost, own = yield rows.gather(
-        _sample, costs, args, even, by_cost, state=codes, most=2 * most
+        _sample, costs, args, even, by_cost, state=codes, most=2 * most + 64
     )
     has_weights = rows.weighted or not is_whole
     return X, weights if has_weights else None, cost, own, is_whole

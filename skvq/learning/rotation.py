@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from skvq import nearest
-from skvq.learning.cells import best_codewords
+from skvq.learning.cells import cell_means
 from skvq.learning.moments import moments, principal_axes
 from skvq.learning.repair import repaired
 from skvq.learning.rows import Block, Learner, Rows, rotated, scaled, together, turned
@@ -232,7 +232,7 @@ def improve_rotation(
                 break
             axes = np.split(rotation, borders[1:-1], axis=1)
             tables = [
-                best_codewords(None, None, table, None, "sqeuclidean", own @ part, n)
+                cell_means(own @ part, n, table, "sqeuclidean")
                 for own, part, table, n in zip(sums, axes, tables, counts, strict=True)
             ]
             u, s, vt = np.linalg.svd(_products(sums, tables), full_matrices=False)

@@ -58,7 +58,7 @@ def compute_dtype(dtype) -> np.dtype:
     """Return the floating dtype that input of `dtype` is computed in.
 
     float16 and integers of 8 and 16 bits: float32; float32: itself; all else: float64.
-    The values play no part in the choice.
+    Neither the values nor the order of the bytes play a part in the choice.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def compute_dtype(dtype) -> np.dtype:
     >>> compute_dtype(np.uint8), compute_dtype(np.int64)
     (dtype('float32'), dtype('float64'))
     """
-    dtype = np.dtype(dtype)
+    dtype = np.dtype(dtype).newbyteorder("=")
     narrow = dtype.kind in "biuf" and dtype.itemsize <= 2
     return np.dtype(np.float32 if narrow or dtype == np.float32 else np.float64)
 
@@ -447,9 +447,9 @@ def power_of_two_scale(spread: float, dtype: np.dtype) -> float:
     return 2.0 ** float(np.clip(-exponent, -most, most))
 
 
-def unit_rows(rows: np.ndarray, name: str, start: int = 0) -> np.ndarray:
+def unit_rows(rows: np.ndarray, name: str) -> np.ndarray:
     """Rows divided by their norms, or a ValueError that names the first zero row."""
-    check_no_zero_rows(rows, name, start)
+    check_no_zero_rows(rows, name)
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
     # Through the largest entry, so that neither tiny nor huge rows lose their norm.
     scaled = rows / largest
