@@ -7,10 +7,10 @@
 
 #pragma once
 
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <limits>
+// C headers alone: those of C++ would have to be compiled first, or be there.
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -150,7 +150,7 @@ SKVQ_INLINE V least(const V *v) {
 }
 
 template <class T>
-constexpr T infinity = std::numeric_limits<T>::infinity();
+constexpr T infinity = T(__builtin_inf());
 
 // -- the caller's floating-point mode --------------------------------------------------
 
