@@ -8,6 +8,7 @@ what is lost (`losses`, `metrics`, `model_selection`).
 """
 
 from skvq._version import __version__
+from skvq._versions import show_versions
 from skvq.additive import AdditiveQuantizer
 from skvq.binary import BinaryQuantizer
 from skvq.features import QuantizedFeatures
@@ -32,4 +33,5 @@ __all__ = [
     "UniformQuantizer",
     "VectorQuantizer",
     "__version__",
+    "show_versions",
 ]

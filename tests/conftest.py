@@ -3,10 +3,13 @@
 import os
 import signal
 import threading
+import warnings
 
 import pytest
 from hypothesis import HealthCheck, settings
 from threadpoolctl import threadpool_limits
+
+from skvq.nearest import native
 
 pytest.register_assert_rewrite("oracles", "table", "arrays.libraries")
 
@@ -25,6 +28,19 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # Far more than any test takes: what runs longer hangs.
 HANGS_AFTER = int(os.environ.get("SKVQ_TEST_TIMEOUT", "120"))
+
+
+def pytest_sessionstart(session):
+    """Say at once if the compiled engine is not that of its sources, and not in a test.
+
+    SKVQ_NATIVE=numpy tests without it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            native.library()
+    except (RuntimeWarning, ImportError, ValueError) as error:
+        pytest.exit(str(error), returncode=1)
 
 
 def pytest_collection_modifyitems(items):

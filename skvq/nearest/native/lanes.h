@@ -14,10 +14,14 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
-#define SKVQ_API extern "C" __attribute__((visibility("default")))
+#include "api.h"
+
 #define SKVQ_INLINE static inline __attribute__((always_inline))
+#define SKVQ_INLINE_MEMBER inline __attribute__((always_inline))
 
 namespace {
 
@@ -98,46 +102,62 @@ SKVQ_INLINE V larger(V a, V b) {
   return a > b ? a : b;
 }
 
-// GCC makes a comparison and a blend of the above, where there is one instruction.
+// a b + c and c - a b, rounded once.  Nothing else is: compilers are told not to contract
+// sums of products, of a b + c d they would not agree which to round first.
+SKVQ_INLINE float multiply_add(float a, float b, float c) {
+  return __builtin_fmaf(a, b, c);
+}
+SKVQ_INLINE double multiply_add(double a, double b, double c) {
+  return __builtin_fma(a, b, c);
+}
+template <class V>
+SKVQ_INLINE V multiply_add(V a, V b, V c) {
+  for (unsigned l = 0; l < sizeof(V) / sizeof(a[0]); l++)
+    c[l] = multiply_add(a[l], b[l], c[l]);
+  return c;
+}
+template <class V>
+SKVQ_INLINE V subtract_product(V a, V b, V c) {
+  return multiply_add(-a, b, c);
+}
+
+// Each in one instruction; GCC makes a comparison and a blend of the smaller of two.
+#define SKVQ_ONE_INSTRUCTION(T, n, M, prefix, suffix)                                  \
+  SKVQ_INLINE Vector<T, n>::type smaller(Vector<T, n>::type a, Vector<T, n>::type b) { \
+    return Vector<T, n>::type(prefix##_min_##suffix(M(a), M(b)));                      \
+  }                                                                                    \
+  SKVQ_INLINE Vector<T, n>::type larger(Vector<T, n>::type a, Vector<T, n>::type b) {  \
+    return Vector<T, n>::type(prefix##_max_##suffix(M(a), M(b)));                      \
+  }                                                                                    \
+  SKVQ_INLINE Vector<T, n>::type multiply_add(                                         \
+      Vector<T, n>::type a, Vector<T, n>::type b, Vector<T, n>::type c) {              \
+    return Vector<T, n>::type(prefix##_fmadd_##suffix(M(a), M(b), M(c)));              \
+  }                                                                                    \
+  SKVQ_INLINE Vector<T, n>::type subtract_product(                                     \
+      Vector<T, n>::type a, Vector<T, n>::type b, Vector<T, n>::type c) {              \
+    return Vector<T, n>::type(prefix##_fnmadd_##suffix(M(a), M(b), M(c)));             \
+  }
 #if defined(__AVX512F__)
-using F16 = Vector<float, 16>::type;
-using D8 = Vector<double, 8>::type;
-template <>
-inline __attribute__((always_inline)) F16 smaller(F16 a, F16 b) {
-  return F16(_mm512_min_ps(__m512(a), __m512(b)));
-}
-template <>
-inline __attribute__((always_inline)) F16 larger(F16 a, F16 b) {
-  return F16(_mm512_max_ps(__m512(a), __m512(b)));
-}
-template <>
-inline __attribute__((always_inline)) D8 smaller(D8 a, D8 b) {
-  return D8(_mm512_min_pd(__m512d(a), __m512d(b)));
-}
-template <>
-inline __attribute__((always_inline)) D8 larger(D8 a, D8 b) {
-  return D8(_mm512_max_pd(__m512d(a), __m512d(b)));
-}
+SKVQ_ONE_INSTRUCTION(float, 16, __m512, _mm512, ps)
+SKVQ_ONE_INSTRUCTION(double, 8, __m512d, _mm512, pd)
 #endif
-#if defined(__AVX2__)
-using F8 = Vector<float, 8>::type;
-using D4 = Vector<double, 4>::type;
-template <>
-inline __attribute__((always_inline)) F8 smaller(F8 a, F8 b) {
-  return F8(_mm256_min_ps(__m256(a), __m256(b)));
-}
-template <>
-inline __attribute__((always_inline)) F8 larger(F8 a, F8 b) {
-  return F8(_mm256_max_ps(__m256(a), __m256(b)));
-}
-template <>
-inline __attribute__((always_inline)) D4 smaller(D4 a, D4 b) {
-  return D4(_mm256_min_pd(__m256d(a), __m256d(b)));
-}
-template <>
-inline __attribute__((always_inline)) D4 larger(D4 a, D4 b) {
-  return D4(_mm256_max_pd(__m256d(a), __m256d(b)));
-}
+#if defined(__FMA__)
+SKVQ_ONE_INSTRUCTION(float, 8, __m256, _mm256, ps)
+SKVQ_ONE_INSTRUCTION(double, 4, __m256d, _mm256, pd)
+SKVQ_ONE_INSTRUCTION(float, 4, __m128, _mm, ps)
+SKVQ_ONE_INSTRUCTION(double, 2, __m128d, _mm, pd)
+#elif defined(__aarch64__)
+#define SKVQ_NEON(T, n, M, suffix)                                             \
+  SKVQ_INLINE Vector<T, n>::type multiply_add(                                 \
+      Vector<T, n>::type a, Vector<T, n>::type b, Vector<T, n>::type c) {      \
+    return Vector<T, n>::type(vfmaq_##suffix(M(c), M(a), M(b)));               \
+  }                                                                            \
+  SKVQ_INLINE Vector<T, n>::type subtract_product(                             \
+      Vector<T, n>::type a, Vector<T, n>::type b, Vector<T, n>::type c) {      \
+    return Vector<T, n>::type(vfmsq_##suffix(M(c), M(a), M(b)));               \
+  }
+SKVQ_NEON(float, 4, float32x4_t, f32)
+SKVQ_NEON(double, 2, float64x2_t, f64)
 #endif
 
 // The smallest of an array of vectors, as a tree: a chain would wait for each.
@@ -151,6 +171,67 @@ SKVQ_INLINE V least(const V *v) {
 
 template <class T>
 constexpr T infinity = T(__builtin_inf());
+
+// The squared distance of a vector from another, or from zero, in float64; in eight sums,
+// whatever the registers.
+template <class A, class B>
+SKVQ_INLINE double squared_distance(const A *a, const B *b, int d) {
+  typedef Vector<double, 4>::type V;
+  V low = {}, high = {};
+  double sum = 0;
+  int k = 0;
+  for (; k + 8 <= d; k += 8) {
+    V x = __builtin_convertvector((load<A, 4>(a + k)), V);
+    V y = __builtin_convertvector((load<A, 4>(a + k + 4)), V);
+    if (b) {
+      x -= __builtin_convertvector((load<B, 4>(b + k)), V);
+      y -= __builtin_convertvector((load<B, 4>(b + k + 4)), V);
+    }
+    low = multiply_add(x, x, low);
+    high = multiply_add(y, y, high);
+  }
+  for (; k < d; k++) {
+    double gap = double(a[k]) - (b ? double(b[k]) : 0.0);
+    sum = multiply_add(gap, gap, sum);
+  }
+  low += high;
+  return sum + ((low[0] + low[1]) + (low[2] + low[3]));
+}
+
+// An unsigned integer of 8 or 16 bits.
+template <bool wide>
+struct Bits {
+  using type = uint8_t;
+};
+template <>
+struct Bits<true> {
+  using type = uint16_t;
+};
+
+// A bit for each lane.
+template <class T>
+using LaneBits = typename Bits<(lanes<T> > 8)>::type;
+
+// Where a < b.
+template <class T>
+SKVQ_INLINE LaneBits<T> less(typename Vector<T>::type a, typename Vector<T>::type b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_cmp_ps_mask(__m512(a), __m512(b), _CMP_LT_OQ);
+  else
+    return _mm512_cmp_pd_mask(__m512d(a), __m512d(b), _CMP_LT_OQ);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return _mm256_movemask_ps(__m256(a < b));
+  else
+    return _mm256_movemask_pd(__m256d(a < b));
+#else
+  const auto found = a < b;
+  unsigned bits = 0;
+  for (int lane = 0; lane < lanes<T>; ++lane) bits |= unsigned(found[lane] & 1) << lane;
+  return bits;
+#endif
+}
 
 // -- the caller's floating-point mode --------------------------------------------------
 

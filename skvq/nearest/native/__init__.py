@@ -1,0 +1,228 @@
+"""The compiled engine: its sources, its libraries, and which of them is loaded.
+
+The sources beside this file are compiled once for each set of instructions, by
+``hatch_build.py`` when skvq is installed: ``_v3`` (x86-64 with AVX2 and FMA), ``_v4``
+(AVX-512 with VBMI), ``_neon`` (arm64).  All have the same functions.  One of them is
+loaded, at its first use; where there is none that this machine runs, NumPy computes.
+
+``hatch_build.py`` runs this file too, without skvq: it needs Python alone.
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import sys
+import sysconfig
+import threading
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+# The libraries of a processor, best first, with what they ask of it.
+LEVELS = {
+    "x86_64": {
+        "v4": "AVX-512 F, BW, CD, DQ, VL and VBMI",
+        "v3": "AVX2, FMA, BMI1, BMI2, F16C, LZCNT and MOVBE",
+    },
+    "aarch64": {"neon": "nothing"},
+}
+VARIABLE = "SKVQ_NATIVE"
+_CHOICES = [*(level for levels in LEVELS.values() for level in levels), "numpy"]
+
+_FOLDER = Path(__file__).parent
+_SUFFIX = ".dll" if os.name == "nt" else ".so"
+# Written by the build: why there is no library.
+NOTE = "_build.json"
+
+
+class Status(NamedTuple):
+    """What was loaded, or why nothing was."""
+
+    level: str | None
+    path: str | None
+    compiler: str | None
+    reason: str | None
+
+
+def library() -> ctypes.CDLL | None:
+    """Load the compiled engine, once.
+
+    Returns
+    -------
+    library : CDLL or None
+        None if NumPy is to compute.
+
+    Raises
+    ------
+    ValueError
+        If `SKVQ_NATIVE` names no library.
+    ImportError
+        If the library that it names was not built, does not match its sources, or this
+        machine does not run it.
+    """
+    return _choose()[0]
+
+
+def status() -> Status:
+    """Return which library computes, or why none does.
+
+    Returns
+    -------
+    status : Status
+        The level ("v3", "v4", "neon"), path and compiler of the library; or the
+        reason that there is none.
+    """
+    try:
+        return _choose()[1]
+    except (ImportError, ValueError) as error:
+        return Status(None, None, None, str(error))
+
+
+def machine() -> str:
+    """Return the processor that this Python was compiled for."""
+    if sys.platform == "darwin":  # "universal2" is two
+        name = platform.machine()
+    else:
+        name = sysconfig.get_platform().rpartition("-")[2]
+    name = {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
+    return name if sys.maxsize > 2**32 else f"{name} in 32 bits"
+
+
+def digest(folder: Path) -> str | None:
+    """Return the digest of the sources in a folder; None if there are none."""
+    joined, found = (
+        hashlib.sha256(),
+        sorted([*folder.glob("*.cc"), *folder.glob("*.h")]),
+    )
+    for path in found:
+        # Git may have written other ends of lines.
+        text = path.read_bytes().replace(b"\r\n", b"\n")
+        joined.update(b"%s %d " % (path.name.encode(), len(text)) + text)
+    return joined.hexdigest()[:16] if found else None
+
+
+_lock = threading.Lock()
+_chosen: tuple[ctypes.CDLL | None, Status] | None = None
+
+
+def _renew_after_fork() -> None:
+    """Start with an open lock: who held it is not in the child."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_after_fork)
+
+
+def _choose() -> tuple[ctypes.CDLL | None, Status]:
+    global _chosen
+    stale = None
+    with _lock:
+        if _chosen is None:
+            try:
+                _chosen = _load(os.environ.get(VARIABLE, ""))
+            except _NoLibraryError as error:
+                _chosen = None, Status(None, None, None, str(error))
+                stale = error if isinstance(error, _StaleError) else None
+        chosen = _chosen
+    if stale is not None:
+        # Once it is settled: where warnings are errors, one call raises.
+        warnings.warn(f"NumPy computes. {stale}", RuntimeWarning, stacklevel=4)
+    return chosen
+
+
+class _NoLibraryError(ImportError):
+    """Why the compiled engine cannot be used."""
+
+
+class _StaleError(_NoLibraryError):
+    """It was compiled from other sources than those beside it."""
+
+
+def _load(wanted: str) -> tuple[ctypes.CDLL | None, Status]:
+    """Load the library of that name; the best that runs here, if there is no name."""
+    if wanted not in ("", *_CHOICES):
+        raise ValueError(
+            f"{VARIABLE} has to be one of {', '.join(_CHOICES)}, or not set; got "
+            f"{wanted!r}."
+        )
+    if wanted == "numpy":
+        return None, Status(None, None, None, f"{VARIABLE}=numpy.")
+    try:
+        level = _runnable(wanted)
+        path = _path(level)
+        library = _open(path)
+    except _NoLibraryError as error:
+        if wanted:
+            raise ImportError(f"{VARIABLE}={wanted}: {error}") from None
+        raise
+    return library, Status(level, str(path), _said(library, "skvq_compiler"), None)
+
+
+def _runnable(wanted: str) -> str:
+    """Return the wanted level, or the best one, that was built and runs here."""
+    here = machine()
+    levels = LEVELS.get(here, {})
+    if not levels:
+        raise _NoLibraryError(f"There is no compiled engine for {here}.")
+    if wanted and wanted not in levels:
+        raise _NoLibraryError(f"{here} has {' and '.join(levels)}.")
+    built = [x for x in levels if _path(x).exists() and wanted in ("", x)]
+    if not built:
+        raise _NoLibraryError(_why_not_built())
+    # arm64 has no levels: all of it has the vectors of _neon.
+    best = _cpu_level() if here == "x86_64" else 0
+    level = next((x for x in built if x == "neon" or int(x[1:]) <= best), None)
+    if level is None:
+        raise _NoLibraryError(
+            f"This processor, or its system, lacks some of what _{built[-1]} needs: "
+            f"{levels[built[-1]]}."
+        )
+    return level
+
+
+def _path(level: str) -> Path:
+    return _FOLDER / f"_{level}{_SUFFIX}"
+
+
+def _cpu_level() -> int:
+    """Return which level of x86-64 runs here: 4, 3, or 0."""
+    return _open(_path("cpu")).skvq_cpu_level()
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise _NoLibraryError(f"{path.name} cannot be loaded: {error}.") from None
+    sources = digest(_FOLDER)
+    # An installed wheel has no sources.
+    if sources is not None and _said(library, "skvq_sources") != sources:
+        raise _StaleError(
+            f"{path.name} was compiled from other sources than those beside it in "
+            f"{_FOLDER}; run `pip install -e .` again in {_FOLDER.parents[2]}."
+        )
+    return library
+
+
+def _said(library: ctypes.CDLL, name: str) -> str:
+    """Return what the library says of itself, which is nothing if it is too old."""
+    try:
+        function = library[name]
+    except AttributeError:
+        return ""
+    function.restype = ctypes.c_char_p
+    return function().decode()
+
+
+def _why_not_built() -> str:
+    try:
+        error = json.loads((_FOLDER / NOTE).read_text(encoding="utf-8"))["error"]
+    except (OSError, ValueError, KeyError):
+        error = None
+    return error or (
+        "The compiled engine was not built; `pip install -e .` in a clone builds it."
+    )
