@@ -68,9 +68,10 @@ class AdditiveQuantizer(BaseQuantizer):
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for the start of the tables, for the rows held out, and
         for the codes replaced in `n_rounds`, whose seed is drawn in `fit`.
-    backend : {"auto", "numpy", "cupy"}, default="auto"
-        Where distances are computed: by the library of X ("auto"; NumPy's arrays go to
-        a GPU where there is one and the work is worth it), on the host, or on a GPU.
+    backend : {"auto", "numpy", "native", "cupy"}, default="auto"
+        Where distances are computed: by the library of X ("auto"; NumPy's arrays by the
+        compiled engine, where it was built, and on a GPU where there is one and the
+        work is worth it), by NumPy, by the compiled engine, or on a GPU.
 
     Attributes
     ----------

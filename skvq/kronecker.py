@@ -56,9 +56,10 @@ class KroneckerQuantizer(BaseQuantizer):
         Learning stops when a round lowers the distortion by this share of it or less.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for the spectral start.
-    backend : {"auto", "numpy", "cupy"}, default="auto"
-        Where distances are computed: by the library of X ("auto"; NumPy's arrays go to
-        a GPU where there is one and the work is worth it), on the host, or on a GPU.
+    backend : {"auto", "numpy", "native", "cupy"}, default="auto"
+        Where distances are computed: by the library of X ("auto"; NumPy's arrays by the
+        compiled engine, where it was built, and on a GPU where there is one and the
+        work is worth it), by NumPy, by the compiled engine, or on a GPU.
 
     Attributes
     ----------

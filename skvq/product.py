@@ -62,9 +62,10 @@ class ProductQuantizer(BaseQuantizer):
         use, which is as fast on one machine.
     random_state : int, RandomState instance or None, default=None
         Seeds the parts; None: they keep their own.
-    backend : {"auto", "numpy", "cupy"}, default="auto"
-        Where distances are computed: by the library of X ("auto"; NumPy's arrays go to
-        a GPU where there is one and the work is worth it), on the host, or on a GPU.
+    backend : {"auto", "numpy", "native", "cupy"}, default="auto"
+        Where distances are computed: by the library of X ("auto"; NumPy's arrays by the
+        compiled engine, where it was built, and on a GPU where there is one and the
+        work is worth it), by NumPy, by the compiled engine, or on a GPU.
         With "auto", parts that have a backend of their own keep it.
 
     Attributes

@@ -43,13 +43,15 @@ def test_auto_takes_large_searches_to_a_device(fake_cupy, n_devices):
     on_device = importlib.import_module("skvq.nearest.backends.cupy").FROM_HOST
     X = np.zeros((2, 2))
     large, small = choice.GPU_WORK / 2, choice.GPU_WORK / 4
-    assert choice.backend_for(X, large) is (on_device if n_devices else HOST)
-    assert choice.backend_for(X, small) is HOST
+    assert choice.backend_for(X, large) is (
+        on_device if n_devices else choice.on_host()
+    )
+    assert choice.backend_for(X, small) is choice.on_host()
     with engine.using("numpy"):
         assert choice.backend_for(X, large) is HOST
     with engine.using("cupy"):
         assert choice.backend_for(X, small) is on_device
-    assert choice.backend_for([[0.0]], small) is HOST
+    assert choice.backend_for([[0.0]], small) is choice.on_host()
 
 
 def test_searches_that_are_large_enough(fake_cupy, monkeypatch):

@@ -63,7 +63,7 @@ class Block(NamedTuple):
     @property
     def be(self) -> nearest.Backend:
         """Who computes with them."""
-        return nearest.backend_of(self.x)
+        return nearest.engine_of(self.x)
 
     @property
     def n_rows(self) -> int:

@@ -10,6 +10,9 @@ and its sums here; nobody else computes a distance.
 `improve_sums`            better codes of such sums, one table at a time
 `nearest_kronecker`       codes of the nearest product of rows, factor by factor
 `DistanceTable`           distances to every codeword of a small table
+`viterbi`                 codes of the best path of each row through a `Trellis`;
+                          `trellis_levels` follows paths back to their levels
+`scan`                    rows of packed codes with the smallest sums of look-ups
 `paired`                  distance of each row to its own reconstruction
 `accumulate`              sums and counts of the rows of each code
 `equal_cells`             cells of scalars in equal parts of a range; `equal_levels`
@@ -17,7 +20,7 @@ and its sums here; nobody else computes a distance.
 `cells_between`           cells of scalars between any edges; `entries` looks levels up
 `row_norms`               lengths of rows
 `Table`, `Tables`         codebooks, with what searches have made ready of them;
-                          `Columns`: edges and levels of scalars
+                          `Columns`: edges and levels of scalars; `Packed`: codes
 `backend_of`              who computes with an array; `register_backend` adds one
 `compute_dtype`           the precision that a dtype is computed in
 `map_jobs`                independent jobs, each on a thread where there are enough
@@ -45,6 +48,7 @@ from skvq.nearest.backends.choice import (
     check_backend,
     chosen,
     default_backend,
+    engine_of,
     goes_to_device,
     is_array,
     register_backend,
@@ -69,21 +73,27 @@ from skvq.nearest.searches import kronecker as _kronecker
 from skvq.nearest.searches import levels as _levels
 from skvq.nearest.searches import paired as _paired
 from skvq.nearest.searches import product as _product
+from skvq.nearest.searches import scan as _scan
+from skvq.nearest.searches import viterbi as _viterbi
 from skvq.nearest.searches.few import DistanceTable
 from skvq.nearest.searches.kronecker import kronecker_rows
 from skvq.nearest.searches.levels import row_plan as row_plan
 from skvq.nearest.tables import (
     Columns,
+    Packed,
     Table,
     Tables,
     as_columns,
+    as_packed,
     as_table,
     as_tables,
     check_bias,
     check_no_zero_rows,
     compute_dtype,
+    fetched,
 )
 from skvq.nearest.threads import map_jobs, single_threaded_blas
+from skvq.nearest.trellis import Trellis
 
 __all__ = [
     "BACKENDS",
@@ -93,8 +103,10 @@ __all__ = [
     "Columns",
     "DistanceTable",
     "Metric",
+    "Packed",
     "Table",
     "Tables",
+    "Trellis",
     "accumulate",
     "backend_of",
     "cells_between",
@@ -104,6 +116,7 @@ __all__ = [
     "chosen",
     "compute_dtype",
     "default_backend",
+    "engine_of",
     "entries",
     "equal_cells",
     "equal_levels",
@@ -119,9 +132,12 @@ __all__ = [
     "paired",
     "register_backend",
     "row_norms",
+    "scan",
     "settle",
     "single_threaded_blas",
+    "trellis_levels",
     "using",
+    "viterbi",
 ]
 
 
@@ -499,6 +515,236 @@ def nearest_kronecker(X, codebooks: Sequence | Tables, *, return_distances=False
     return be.call(search, X)
 
 
+def viterbi(
+    X,
+    alphabets: Columns | Sequence,
+    rates: Sequence[int],
+    trellis: Trellis,
+    *,
+    ends="tail_biting",
+    as_levels: bool = False,
+    return_distances: bool = True,
+    dtype=np.intp,
+):
+    """Find the path through a trellis whose levels are nearest to each row.
+
+    A path takes one step for each feature that has bits, in the order of the features.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Real numbers; read a tile at a time.
+    alphabets : sequence of 1-d arrays, or Columns
+        The levels of each feature: one where its rate is 0; else as many as
+        ``trellis.alphabet_size(rate)``, ascending if the trellis has subsets.  Features
+        may share an array.  What `Columns` were made ready for is not done again.
+    rates : sequence of int
+        Bits of each feature, R: any number up to 16; in a bitshift trellis, those of a
+        step or none.  A feature without bits plays no part in the path.
+    trellis : Trellis
+        Which levels may follow each other.
+    ends : {"tail_biting", "free"} or array of shape (n_samples,), default="tail_biting"
+        "free": a path begins in state 0 and ends in any.  An array: it begins and ends
+        in the row's state.  "tail_biting": it ends where it begins, so the bits of its
+        codes are all there is to say, and the state is the one that the best path
+        through the sequence with its halves exchanged has at the seam.
+    as_levels : bool, default=False
+        Whether codes are places in the alphabets, as `trellis_levels` gives them.
+    return_distances : bool, default=True
+        Whether to compute the distances as well.
+    dtype : dtype, default=intp
+        Integer dtype of the codes.
+
+    Returns
+    -------
+    codes : ndarray of shape (n_samples, n_features)
+        Integers below 2^R: the bits of the step, and in a trellis of subsets below
+        them, as R - 1 bits, which level of the subset.
+    distances : ndarray of shape (n_samples,), dtype float64, or None
+        Squared Euclidean distance of each row from its levels, computed from their
+        difference; None if `return_distances` is False.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, the trellis cannot give a rate, an alphabet has not the
+        levels that it needs, a path has fewer steps than it takes to come to any state
+        (but for "free" ends), or values are not finite or overflow.
+
+    Notes
+    -----
+    Computed in the wider of the dtypes that `compute_dtype` gives for the arrays: the
+    path is the best up to the rounding of a sum of so many squares; with tail-biting
+    ends, the best through the state that was found.  Each operation is rounded by
+    itself, so that every engine on the host finds the same path.  Of two levels of a
+    subset that are equally near, the upper is taken; of two paths, the one through the
+    lower of the windows that lead to a state, and the one to the lower last state.
+
+    A row takes a few operations for each step and window, and twice as many where it is
+    tail-biting.  On the host, a thread remembers which window survives at each step and
+    state: in NumPy as a byte, of as many rows at a time as take 4 MB, but of one at
+    least; compiled as k bits, of the 2 to 16 rows that share a register.
+
+    References
+    ----------
+    G. D. Forney (1973), "The Viterbi algorithm", Proceedings of the IEEE 61(3).
+
+    Examples
+    --------
+    >>> from skvq.nearest import Trellis, viterbi
+    >>> alphabet, trellis = [-3.0, -1.0, 1.0, 3.0], Trellis.ungerboeck(4)
+    >>> codes, distances = viterbi(
+    ...     [[3.0, -3.0, 2.0]], [alphabet] * 3, [1, 1, 1], trellis
+    ... )
+    >>> codes.tolist(), distances.tolist()
+    ([[0, 1, 1]], [1.0])
+    """
+    trellis, alphabets = _check_trellis(trellis), as_columns(alphabets)
+    rates = trellis.rates(rates, len(alphabets))
+    n_steps = len(rates) - rates.count(0)
+    be = backend_for(X, n_steps * 3 * trellis.n_windows)
+    X = be.matrix(X, "X")
+    _check_columns(X, len(alphabets))
+    name, *states = _check_ends(be, ends, X.shape[0], n_steps, trellis)
+    options = _viterbi.Options(
+        trellis, rates, name, bool(as_levels), bool(return_distances), dtype
+    )
+
+    def search(be, x, states=None):
+        return _viterbi.viterbi(be, x, states, alphabets, options)
+
+    return be.call(search, X, *states)
+
+
+def trellis_levels(
+    codes,
+    rates: Sequence[int],
+    trellis: Trellis,
+    *,
+    ends="tail_biting",
+    dtype=np.intp,
+):
+    """Follow paths through a trellis, from their codes to their levels.
+
+    Parameters
+    ----------
+    codes : array-like of shape (n_samples, n_features)
+        Codes as `viterbi` gives them.
+    rates, trellis, ends : object
+        As there.
+    dtype : dtype, default=intp
+        Integer dtype of the result.
+
+    Returns
+    -------
+    levels : ndarray of shape (n_samples, n_features)
+        Places in the alphabets of the features.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a code is out of range.
+
+    Examples
+    --------
+    >>> from skvq.nearest import Trellis, trellis_levels
+    >>> trellis_levels([[0, 1, 1]], [1, 1, 1], Trellis.ungerboeck(4)).tolist()
+    [[3, 0, 3]]
+    """
+    trellis, be = _check_trellis(trellis), backend_of(codes)
+    codes = be.matrix(codes, "codes")
+    rates = trellis.rates(rates, codes.shape[1])
+    _check_range(be, codes, [2**rate for rate in rates], "codes")
+    n_steps = len(rates) - rates.count(0)
+    name, *given = _check_ends(be, ends, codes.shape[0], n_steps, trellis)
+    states, dtype = given[0] if given else None, be.code_dtype(dtype)
+    return _viterbi.trellis_levels(be, codes, states, name, rates, trellis, dtype)
+
+
+def scan(packed, sizes, tables, k: int, factor=None, offset=None):
+    """Find the rows of packed codes with the smallest sums of table entries.
+
+    The score of row i is ``factor[i] * (t_1[c_i1] + ... + t_m[c_im]) + offset[i]``,
+    where t_j is the part of a table that belongs to column j.  With what the codewords
+    of a product, residual or additive quantizer contribute to the distance from a
+    query, that is the distance, up to a constant of the query.
+
+    Parameters
+    ----------
+    packed : array-like of uint8, shape (n_samples, n_bytes), or Packed
+        As `skvq.codes.pack` packs codes in rows: each in ceil(log2 V_j) bits.  Read a
+        chunk at a time, so it may be a memory map.  A `Packed` is checked and put in
+        order once, for many scans.
+    sizes : sequence of int
+        Number of codewords V_j of each column; or None beside a `Packed`.
+    tables : array-like of shape (n_queries, V_1 + ... + V_m)
+        One table for each query: the entries of the codes of the first column, then
+        those of the second, and so on.
+    k : int
+        How many rows to find.
+    factor, offset : array-like of shape (n_samples,), optional
+        Of any sign; None stands for ones and zeros.  A `Packed` has its own.
+
+    Returns
+    -------
+    indices : ndarray of shape (n_queries, n_found), dtype intp
+        The rows with the smallest scores, the smallest first; of equal ones the lower
+        index.  `n_found` is `k`, or the number of rows if there are fewer.
+    scores : ndarray of shape (n_queries, n_found), dtype float64
+        Their scores.
+
+    Raises
+    ------
+    TypeError
+        If packed has another dtype than uint8.
+    ValueError
+        If shapes do not fit, a code is out of range, numbers are not finite, or what
+        the largest of them would add up to is more than an eighth of the largest number
+        of their dtype.
+
+    Notes
+    -----
+    Scores are computed in the widest of the dtypes that `compute_dtype` gives for the
+    tables, the factor and the offset.  Entries are added in the order of the columns,
+    and rounded at each step, so are the product with the factor and the sum with the
+    offset: the result is exactly that of these scores, with every backend.  Rows that
+    are compared are not all added up: a lower bound in bytes leaves most of them out,
+    where no code crosses the border of a byte.  Extra memory is a few MB a thread, and
+    that of a few results.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.nearest import scan
+    >>> packed = np.array([[0x12], [0x00], [0x10], [0x01]], np.uint8)  # 4 + 4 bits
+    >>> table = np.concatenate([np.arange(16.0), 10 * np.arange(16.0)])[None]
+    >>> indices, scores = scan(packed, (16, 16), table, k=3)
+    >>> indices.tolist(), scores.tolist()
+    ([[1, 2, 3]], [[0.0, 1.0, 10.0]])
+    """
+    be, k = backend_of(packed), check_count("k", k)
+    codes = as_packed(packed, sizes, factor, offset)
+    tables = HOST.matrix(fetched(tables), "tables")
+    n_entries = sum(codes.sizes)
+    if tables.shape[1] != n_entries:
+        raise ValueError(
+            f"tables has {tables.shape[1]} columns; expected {n_entries}, one for each "
+            "codeword of each code column."
+        )
+    dtype = np.result_type(compute_dtype(tables.dtype), *codes.dtypes)
+    most, limit = _scan.most_score(codes, tables), float(np.finfo(dtype).max) / 8
+    if not most <= limit:
+        if not HOST.is_finite(tables):
+            raise ValueError("tables contains NaN or infinity.")
+        raise ValueError(
+            f"Scores might reach {most:.3g}; expected at most {limit:.3g} in {dtype}: "
+            "scale tables, factor and offset."
+        )
+    tables = np.ascontiguousarray(tables, dtype)
+    found = _scan.scan(backend_for(codes.packed, 0.0), codes, tables, k)
+    return tuple(be.send(each) for each in found)
+
+
 def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None):
     """Compute the distance of each row of X to the same row of Y.
 
@@ -574,7 +820,7 @@ def accumulate(X, codes, n_codewords: int, weights=None):
     >>> sums.tolist(), counts.tolist()
     ([[4.0], [3.0]], [1.0, 2.0])
     """
-    n_codewords, be = check_count("n_codewords", n_codewords), backend_of(X)
+    n_codewords, be = check_count("n_codewords", n_codewords), engine_of(X)
     X, codes = be.matrix(X, "X"), be.like(check_unmasked(codes, "codes"))
     if be.numpy_dtype(codes).kind not in "biu" and 0 not in codes.shape:
         raise ValueError(f"codes has dtype {codes.dtype}; expected integers.")
@@ -754,6 +1000,40 @@ def row_norms(X):
 def _check_columns(X, n_columns: int) -> None:
     if X.shape[1] != n_columns:
         raise ValueError(f"There are {X.shape[1]} columns; expected {n_columns}.")
+
+
+def _check_trellis(trellis) -> Trellis:
+    if not isinstance(trellis, Trellis):
+        raise ValueError(
+            f"trellis={trellis!r}; expected a Trellis, as Trellis.ungerboeck(8) is one."
+        )
+    return trellis
+
+
+def _check_ends(be: Backend, ends, n_rows: int, n_steps: int, trellis: Trellis) -> list:
+    """Return what paths there are, and the states that are given with them."""
+    found = [ends]
+    if not isinstance(ends, str):
+        states = be.like(check_unmasked(ends, "ends"))
+        if tuple(states.shape) != (n_rows,):
+            raise ValueError(
+                f"ends has shape {tuple(states.shape)}; expected ({n_rows},)."
+            )
+        if n_rows and be.numpy_dtype(states).kind not in "iu":
+            raise ValueError(f"ends has dtype {states.dtype}; expected integers.")
+        _check_range(be, states[:, None], [trellis.n_states], "ends")
+        found = ["given", be.cast(states, np.int64)]
+    elif ends not in ("tail_biting", "free"):
+        raise ValueError(
+            f"ends={ends!r}; expected 'tail_biting', 'free' or an array of states."
+        )
+    if found[0] != "free" and n_steps < trellis.n_forgetting:
+        raise ValueError(
+            f"rates has bits for {n_steps} features, but with its ends tied a path "
+            f"through the {trellis.n_states} states of the trellis takes at least "
+            f"{trellis.n_forgetting}: use fewer states, or ends='free'."
+        )
+    return found
 
 
 def _check_width(X, table: Table, name: str) -> None:

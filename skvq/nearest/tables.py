@@ -21,9 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from skvq._checks import check_counts, check_unmasked
 from skvq.nearest.backends.base import Backend
 from skvq.nearest.backends.choice import backend_of
 from skvq.nearest.backends.host import HOST
+from skvq.nearest.backends.host_scan import check_codes, columns_of
 from skvq.nearest.distinct import unique_rows
 from skvq.nearest.metrics import Metric
 
@@ -50,6 +52,8 @@ _SURE, _NEAR = 2.0, 6.0
 # pays to know how far codewords are from each other.
 _OFTEN_NEAR, MANY = 16, 32
 _HALF_WAY_ROWS = 512
+# Rows of packed codes that are checked at a time.
+_CHECKED_ROWS = 2**16
 # Distances that differ by a smaller share of the larger are the same to the searches.
 TOLERANCE = {np.dtype(np.float32): 2.0**-18, np.dtype(np.float64): 2.0**-46}
 
@@ -172,8 +176,6 @@ class Table(_Kept):
         codewords : array of shape (n_codewords, n_features)
             In the library of the backend, sent there once.
         """
-        if be is HOST:
-            return self.codewords
         return self.form(("rows", be.key), lambda: be.send(self.codewords))
 
     def rows(self, codes: Any) -> Any:
@@ -244,6 +246,131 @@ class Columns(_Kept):
 
     def __reduce__(self) -> tuple:
         return Columns, (self.arrays,)
+
+
+class Packed(_Kept):
+    """Packed codes, with what scans have made ready of them.
+
+    `scan` takes one in place of an array, and checks and makes nothing anew.
+
+    Parameters
+    ----------
+    packed : array-like of uint8, shape (n_samples, n_bytes)
+        As `skvq.codes.pack` packs codes in rows: each in ceil(log2 V_j) bits, the
+        highest first, and each row from a byte of its own on.  It is not copied, and
+        must not be changed afterwards.
+    sizes : sequence of int
+        Number of codewords V_j of each column.
+    factor, offset : array-like of shape (n_samples,), optional
+        Of each row's score; see `scan`.
+
+    Raises
+    ------
+    TypeError
+        If packed has another dtype than uint8.
+    ValueError
+        If shapes do not fit, codes are out of range, or numbers are not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.nearest import Packed, scan
+    >>> codes = Packed(np.array([[0, 1], [2, 0]], np.uint8), (256, 256))
+    >>> indices, scores = scan(codes, None, np.arange(512.0)[None], k=1)
+    >>> indices.tolist(), scores.tolist()
+    ([[0]], [[257.0]])
+    """
+
+    def __init__(self, packed, sizes, factor=None, offset=None) -> None:
+        self._set(packed, sizes, factor, offset)
+        for start in range(0, len(self), _CHECKED_ROWS):
+            some = self.packed[start : start + _CHECKED_ROWS]
+            check_codes(self, some.T.__getitem__, start)
+        self.is_checked = True
+
+    def _set(self, packed, sizes, factor, offset) -> None:
+        self.sizes = tuple(check_counts("sizes", sizes))
+        self.columns, self._forms = columns_of(self.sizes), {}
+        if not self.columns:
+            raise ValueError("sizes is empty; expected one for each code column.")
+        self.n_bits = sum(column.width for column in self.columns)
+        self.n_bytes = -(-self.n_bits // 8)
+        packed = np.asarray(check_unmasked(fetched(packed), "packed"))
+        if packed.dtype != np.uint8:
+            raise TypeError(f"packed has dtype {packed.dtype}; expected uint8.")
+        if packed.ndim != 2 or packed.shape[1] != self.n_bytes:
+            raise ValueError(
+                f"packed has shape {packed.shape}; expected (n_samples, "
+                f"{self.n_bytes}) for rows of {self.n_bits} bits."
+            )
+        self.packed, self.is_checked = packed, False
+        self.factor, self.most_factor = self._term(factor, "factor", 1.0)
+        self.offset, self.most_offset = self._term(offset, "offset", 0.0)
+
+    def _term(self, term: Any, name: str, most: float) -> tuple:
+        """Return numbers of the rows, and their largest magnitude."""
+        if term is None:
+            return None, most
+        term = np.asarray(check_unmasked(fetched(term), name))
+        if term.dtype.kind not in "biuf":
+            raise ValueError(f"{name} has dtype {term.dtype}; expected real numbers.")
+        if term.shape != self.packed.shape[:1]:
+            raise ValueError(
+                f"{name} has shape {term.shape}; expected {self.packed.shape[:1]}."
+            )
+        most = max(abs(float(term.max(initial=0))), abs(float(term.min(initial=0))))
+        if not math.isfinite(most):
+            raise ValueError(f"{name} contains NaN or infinity.")
+        return term, most
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def __reduce__(self) -> tuple:
+        return Packed, (self.packed, self.sizes, self.factor, self.offset)
+
+    @property
+    def dtypes(self) -> list[np.dtype]:
+        """Of the factor and the offset, where there are."""
+        terms = self.factor, self.offset
+        return [compute_dtype(term.dtype) for term in terms if term is not None]
+
+    def terms(self, rows: slice, dtype: np.dtype) -> tuple:
+        """Return factor and offset of some rows, each None if there is none.
+
+        Parameters
+        ----------
+        rows : slice
+            The rows.
+        dtype : dtype
+            What they are returned in.
+        """
+        factor, offset = (
+            None if term is None else term[rows].astype(dtype, copy=False)
+            for term in (self.factor, self.offset)
+        )
+        return factor, offset
+
+
+def as_packed(packed, sizes, factor, offset) -> Packed:
+    """Return packed codes that are checked when they are read; or as they are given.
+
+    Parameters
+    ----------
+    packed : array-like of uint8, or Packed
+        The codes.
+    sizes, factor, offset : optional
+        As in `Packed`; of one, nothing but its own sizes.
+    """
+    if not isinstance(packed, Packed):
+        codes = Packed.__new__(Packed)
+        codes._set(packed, () if sizes is None else sizes, factor, offset)
+        return codes
+    if factor is not None or offset is not None:
+        raise ValueError("factor and offset are given to Packed, not beside one.")
+    if sizes is not None and tuple(sizes) != packed.sizes:
+        raise ValueError(f"sizes={sizes!r}, but packed was made with {packed.sizes}.")
+    return packed
 
 
 def as_columns(arrays) -> Columns:
@@ -507,6 +634,7 @@ class Flat(NamedTuple):
     bias: np.ndarray | None  # (V',), what was added to the scores
     # (V',), squared distances within which no other codeword is nearer; None: unknown
     apart: np.ndarray | None
+    packed: Any = None  # what a backend has made of it for itself
 
     def between(self, x: np.ndarray, row, codeword) -> np.ndarray:
         """Return what scores stand for, of pairs of rows of x and codewords."""
@@ -699,6 +827,8 @@ class Run(NamedTuple):
     first: np.ndarray | None  # (m, V'), index of each row in its codebook; None: all
     margin: Margin
     apart: np.ndarray | None  # (m, V')
+    tables: tuple  # what it is made of
+    packed: Any = None
 
     @property
     def width(self) -> int:
@@ -734,6 +864,7 @@ def make_runs(tables: Sequence[Flat], most_scores: int) -> list[Run]:
                 None if all(t.first is None for t in run) else np.stack(firsts),
                 run[0].margin,
                 _stacked([table.apart for table in run]),
+                tuple(run),
             )
         )
         start, first = stop, last

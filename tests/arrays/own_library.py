@@ -87,7 +87,10 @@ def _in_place(self, other):
     raise TypeError("the array cannot be written into")
 
 
-for _name in "add sub mul truediv floordiv mod and or xor lt le gt ge eq ne".split():
+_OPERATORS = (
+    "add sub mul truediv floordiv mod and or xor lshift rshift lt le gt ge eq ne"
+)
+for _name in _OPERATORS.split():
     _function = getattr(operator, {"and": "and_", "or": "or_"}.get(_name, _name))
     setattr(Array, f"__{_name}__", _wrapped(_function))
     if hasattr(operator, f"i{_name}"):

@@ -66,6 +66,22 @@ def test_dtypes(xp, dtype):
     assert_array_equal(to_host(found), oracles.distances(X, table).min(axis=1))
 
 
+def test_scan(xp):
+    rng = np.random.default_rng(0)
+    packed = rng.integers(0, 256, (500, 3), dtype=np.uint8)
+    tables, offset = rng.normal(size=(2, 3 * 256)), rng.normal(size=500)
+    sizes = (256,) * 3
+    expected = engine.scan(packed, sizes, tables, 7, None, offset)
+    parts = put(xp, packed), put(xp, tables), put(xp, offset)
+    found = engine.scan(parts[0], sizes, parts[1], 7, None, parts[2])
+    assert library_name(found[0]) == library_name(found[1]) == xp.__name__
+    for ours, theirs in zip(found, expected, strict=True):
+        assert_array_equal(to_host(ours), theirs)
+    # Tables of another library than the codes' are fetched.
+    found = engine.scan(packed, sizes, parts[1], 7, None, parts[2])
+    assert_array_equal(found[0], expected[0])
+
+
 @pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
 def test_far_from_the_origin(xp, offset):
     X = (make((2000, 8, 1))[0] + offset).astype(np.float32)

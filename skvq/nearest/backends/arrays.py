@@ -122,7 +122,9 @@ def is_foreign(array: Any) -> bool:
         return False
     if hasattr(array, "__array_namespace__"):
         return True
-    return _compat is not None and _compat.is_array_api_obj(array)
+    if _compat is None or not hasattr(array, "shape"):
+        return False
+    return _compat.is_array_api_obj(array)
 
 
 def library_of_namespace(xp: Any) -> str:

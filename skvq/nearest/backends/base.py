@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from skvq.nearest.backends import levels, products
+from skvq.nearest.backends import levels, products, trellis
 from skvq.nearest.backends.arrays import (
     library_of_namespace,
     moved,
@@ -59,6 +59,8 @@ class Backend:
 
     # Whether arrays are NumPy's.
     on_host = False
+    # Whether nearest codewords are found without linear algebra.
+    is_compiled = False
     # Whether it helps to know how far codewords are from each other.
     takes_second_looks = False
     # Metrics other than products that it computes by itself, and not by SciPy.
@@ -252,8 +254,17 @@ class Backend:
         # if it may not be written.
         return self.xp.asarray(np.array(array, order="C"), device=self.device)
 
-    def sent(self, form: Any) -> Any:
-        """Return a named tuple with its arrays of the host sent to the device."""
+    def sent(self, form: Any, kind: str = "") -> Any:
+        """Return a named tuple with its arrays of the host sent to the device.
+
+        Parameters
+        ----------
+        form : named tuple
+            A table made ready.
+        kind : {"flat", "run", "stage", "factor"}
+            For which search: a backend may put what it packs for itself into
+            ``form.packed``.
+        """
         fields = form._asdict().items()
         arrays = {name: v for name, v in fields if isinstance(v, np.ndarray)}
         return form._replace(**{name: self.send(v) for name, v in arrays.items()})
@@ -396,6 +407,62 @@ class Backend:
 
     # -- the searches' own -----------------------------------------------------------
 
+    def rows_at_a_time(self, n_features: int, n_codewords: int) -> int:
+        """Return how many rows a thread of the host takes of a search at a time."""
+        # A chunk shares one pass of everything but the scores.  Long ones, since each
+        # call into NumPy hands the interpreter's lock over, but not so long that they
+        # leave the cache.
+        return max(16, min(2**19 // n_features, 2**14))
+
+    def product_rows_at_a_time(self, work: float) -> int:
+        """Return the same of a search in subspaces, of so many multiply-adds a row."""
+        return 1024
+
+    def nearest_rows(
+        self, x: Any, form: Any, metric: str, dtype: np.dtype, distances: bool
+    ) -> tuple:
+        """Return codes and state of a tile of rows, and distances if asked for.
+
+        Parameters
+        ----------
+        x : array of shape (n_rows, n_features)
+            As they were given.
+        form : Flat
+            The codebook, made ready and sent.
+        metric : {"sqeuclidean", "cosine", "inner_product"}
+            The distance.
+        dtype : dtype
+            To compute in.
+        distances : bool
+            Whether they are asked for.
+        """
+        if metric == "cosine":
+            x = self.unit_rows(self.cast(x, dtype))
+        code, state = self.argmin_product(self.centred(x, form, dtype), form)
+        found = self.distances_of(x, form, metric, code) if distances else None
+        if form.first is not None:
+            code = self.look_up(form.first, code)
+        if found is None:
+            return code, state
+        if form.near:
+            near = self.cast(found < form.near, np.uint8)
+            state = self.xp.maximum(state, near * COARSE)
+        return code, state, found
+
+    def distances_of(self, x: Any, form: Any, metric: str, code: Any) -> Any:
+        """Return the distances of rows, as given, to codewords, as given."""
+        exact, scale = form.exact, form.scale
+        if scale != 1.0:
+            # In float64 no digit is lost to the scale.
+            x, exact = (self.cast(each, np.float64) for each in (x, exact))
+            exact = exact * scale
+        if metric == "inner_product":
+            x = self.cast(x, self.numpy_dtype(exact))
+            return self.row_sums(self.look_up(exact, code) * x) / -scale
+        half = 0.5 if metric == "cosine" else 1.0
+        x = x if scale == 1.0 else x * scale
+        return self.gap_norms(x, exact, code) * half / scale / scale
+
     def centred(self, x: Any, table: Any, dtype: np.dtype) -> "Centred":
         """Return rows less the centre of a table, in its scale."""
         rest = self.cast(x, dtype) - table.centre
@@ -511,9 +578,17 @@ class Backend:
         """Return what so many empty sums leave of a tile of rows."""
         return Residuals(self, x, n_sums, search)
 
+    def pairs(self, factors: list) -> Any:
+        """Return what a backend makes of several tables that are improved in turn."""
+        return None
+
     def sums(self, x: Any, factors: list, centre: list, search: Any) -> "Sums":
         """Return sums of codewords for a tile of rows, to be improved."""
         return Sums(self, x, factors, centre, search)
+
+    def trellis_search(self, form: Any) -> Any:
+        """Return what finds paths through a trellis, a tile of rows at a time."""
+        return trellis.TrellisSearch(self, form)
 
     def smallest_few(self, scores: Any, k: int) -> Any:
         """Return where the k smallest of each row are, ascending; of equals the first.
@@ -743,11 +818,34 @@ class Sums:
             self.left = self.left - self.be.look_up(factor.rows, column)
         return self.be.row_sums(self.left * self.left)
 
+    def improved(self, codes: list, order: Any, n_sweeps: int, size: Any) -> tuple:
+        """Return codes after so many sweeps over tables, and the state of the rows.
+
+        Parameters
+        ----------
+        codes : list of arrays of shape (n_rows,)
+            A column for each table.
+        order : sequence of int
+            The tables, in the order of the steps of a sweep.
+        n_sweeps : int
+            What sweeps before the last have chosen is only where that one starts.
+        size : array of shape (n_rows,)
+            The reach of the codes with which they begin.  Nothing since is larger.
+        """
+        codes, state = list(codes), self.be.zeros(codes[0].shape, np.uint8)
+        for sweep in range(n_sweeps):
+            last = sweep == n_sweeps - 1
+            for j in order:
+                codes[j], doubt = self.step(j, codes[j], size if last else None)
+                if last:
+                    state = self.be.xp.maximum(state, doubt)
+        return codes, state
+
     def step(self, j: int, column: Any, size: Any) -> tuple[Any, Any]:
         """Return the nearest codes to what the other tables leave.
 
         And their state, if it is the last step of the round in this table: then `size`
-        is the reach of the codes with which it began.  Nothing since has been larger.
+        is the reach of the codes with which it began.
         """
         rows = self.factors[j].rows
         left = self.left + self.be.look_up(rows, column)

@@ -3,16 +3,19 @@
 An array of another library than NumPy is computed with that library, on the device
 that holds it, and so is the answer.  For NumPy's arrays a backend is named:
 
-===========  =======================================================================
-``"auto"``   NumPy; but CuPy, in chunks, for a search of `GPU_WORK` multiply-adds or
-             more, if CuPy is installed and sees a device.  If not, nothing is said.
+============ =======================================================================
+``"auto"``   The compiled library where it was built, or else NumPy; but CuPy, in
+             chunks, for a search of `GPU_WORK` multiply-adds or more, if CuPy is
+             installed and sees a device.  If not, nothing is said.
 ``"numpy"``  NumPy.  Arrays of another library are refused: they would have to be
              copied to the host without having been asked for.
+``"native"`` The compiled library, and NumPy for what it does not do.  Where it was not
+             built, an error that says why.  Other arrays are refused as by "numpy".
 ``"cupy"``   CuPy, in chunks, for every search by a metric that the device knows;
              sums and paired distances do little with a row, and stay with NumPy.
              Without CuPy or a device, an error before any work.  Arrays of a
              library other than NumPy and CuPy are refused.
-===========  =======================================================================
+============ =======================================================================
 
 The multiply-adds of a search in n rows of d features, in tables of V_j codewords:
 
@@ -41,6 +44,7 @@ from typing import Any
 
 import numpy as np
 
+from skvq.nearest import native
 from skvq.nearest.backends.arrays import (
     array_namespace,
     device_of,
@@ -51,8 +55,9 @@ from skvq.nearest.backends.arrays import (
 )
 from skvq.nearest.backends.base import Backend
 from skvq.nearest.backends.host import HOST
+from skvq.nearest.backends.native import NativeBackend
 
-BACKENDS = frozenset({"auto", "numpy", "cupy"})
+BACKENDS = frozenset({"auto", "numpy", "native", "cupy"})
 
 # Multiply-adds from which "auto" takes a NumPy array to the device.  An estimate, not
 # measured: about a second of two CPU cores, beside which both the transfer and the
@@ -67,7 +72,7 @@ class using(AbstractContextManager[None]):
 
     Parameters
     ----------
-    backend : {"auto", "numpy", "cupy"}
+    backend : {"auto", "numpy", "native", "cupy"}
         As in `check_backend`.
     """
 
@@ -86,7 +91,7 @@ def check_backend(backend: str, be: Backend) -> None:
 
     Parameters
     ----------
-    backend : {"auto", "numpy", "cupy"}
+    backend : {"auto", "numpy", "native", "cupy"}
         Where the engine is to compute.
     be : Backend
         That of the array.
@@ -94,7 +99,8 @@ def check_backend(backend: str, be: Backend) -> None:
     Raises
     ------
     ImportError
-        If the backend is "cupy" and CuPy is not installed.
+        If the backend is "cupy" and CuPy is not installed; if it is "native" and the
+        compiled library is not there.
     RuntimeError
         If it sees no device.
     ValueError
@@ -108,11 +114,13 @@ def check_backend(backend: str, be: Backend) -> None:
                 f"X is on {be.device}, but {in_use} is in use: call inside "
                 "'with X.device:'."
             )
-    if backend == "numpy" and be.name != "numpy":
+    if backend in ("numpy", "native") and be.name != "numpy":
         raise ValueError(
-            f"backend='numpy' computes on the host, but X is an array of {be.name}: "
-            "copy it to the host yourself, or use backend='auto'."
+            f"backend={backend!r} computes on the host, but X is an array of "
+            f"{be.name}: copy it to the host yourself, or use backend='auto'."
         )
+    if backend == "native":
+        _demand_native()
     if backend == "cupy":
         if be.name not in ("numpy", "cupy"):
             raise ValueError(
@@ -120,6 +128,55 @@ def check_backend(backend: str, be: Backend) -> None:
                 f"{be.name}: use backend='auto'."
             )
         _demand_cupy()
+
+
+@cache
+def _native() -> Backend | None:
+    """Return the host with the compiled library; None if that is not there."""
+    library = native.library()
+    return None if library is None else NativeBackend(library)
+
+
+def _demand_native() -> Backend:
+    found = _native()
+    if found is None:
+        raise ImportError(
+            f"backend='native' needs the compiled engine: {native.status().reason} "
+            "backend='auto' does without."
+        )
+    return found
+
+
+def on_host() -> Backend:
+    """Return the backend that computes with NumPy's arrays here.
+
+    Returns
+    -------
+    backend : Backend
+        The compiled library's, where it is there and NumPy is not asked for.
+    """
+    chosen = _chosen.get()
+    if chosen == "numpy":
+        return HOST
+    return _demand_native() if chosen == "native" else _native() or HOST
+
+
+def engine_of(array: Any) -> Backend:
+    """Return the backend that computes with an array where it is.
+
+    Parameters
+    ----------
+    array : array-like
+        Of any library.
+
+    Returns
+    -------
+    backend : Backend
+        As `backend_of` gives, but for NumPy's arrays, which the compiled library may
+        compute with.
+    """
+    be = backend_of(array)
+    return on_host() if be is HOST else be
 
 
 def _demand_cupy() -> None:
@@ -180,7 +237,7 @@ def settle(backend: str, X: Any, per_row: float) -> str:
 
     Parameters
     ----------
-    backend : {"auto", "numpy", "cupy"}
+    backend : {"auto", "numpy", "native", "cupy"}
         As in `check_backend`.
     X : array
         The rows; but for NumPy's, the backend is what it is.
@@ -189,7 +246,7 @@ def settle(backend: str, X: Any, per_row: float) -> str:
 
     Returns
     -------
-    backend : {"auto", "numpy", "cupy"}
+    backend : {"auto", "numpy", "native", "cupy"}
         "cupy" in place of "auto" where a device is worth it.
     """
     if backend == "auto" and backend_of(X) is HOST and _is_worth_it(len(X) * per_row):
@@ -202,7 +259,7 @@ def chosen() -> str:
 
     Returns
     -------
-    backend : {"auto", "numpy", "cupy"}
+    backend : {"auto", "numpy", "native", "cupy"}
         As in `check_backend`.
     """
     return _chosen.get()
@@ -248,7 +305,7 @@ def backend_of(array: Any) -> Backend:
     backend : Backend
         Of the library and the device that hold it.
     """
-    if isinstance(array, np.ndarray):
+    if isinstance(array, np.ndarray | np.generic):
         return HOST
     make = maker_of(array)
     if make is not None:
@@ -309,4 +366,4 @@ def backend_for(X: Any, per_row: float) -> Backend:
         chosen = "cupy"
     if chosen == "cupy":
         return importlib.import_module("skvq.nearest.backends.cupy").FROM_HOST
-    return be
+    return on_host()

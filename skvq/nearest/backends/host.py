@@ -7,7 +7,7 @@ import numpy as np
 from scipy.sparse import csc_array
 
 from skvq._checks import check_unmasked
-from skvq.nearest.backends import host_levels, products
+from skvq.nearest.backends import host_levels, host_scan, products
 from skvq.nearest.backends.arrays import to_host
 from skvq.nearest.backends.base import (
     DOUBTFUL,
@@ -133,7 +133,7 @@ class NumpyBackend(Backend):
         """Return the array."""
         return array
 
-    def sent(self, form):
+    def sent(self, form, kind=""):
         """Return the named tuple."""
         return form
 
@@ -281,7 +281,7 @@ class NumpyBackend(Backend):
                 continue
             weight, found = _weighed(norms[cut], best[cut], base, cut, table)
             if not low and not often:
-                few, _ = _doubtful(weight, found, table, state[cut], codes[cut])
+                few, _ = doubtful(weight, found, table, state[cut], codes[cut])
                 often = few.size > _OFTEN * len(scores)
             if often:
                 between = partial(table.between, rows.x[cut])
@@ -290,7 +290,7 @@ class NumpyBackend(Backend):
                 )
         if not often:
             weight, found = _weighed(norms, best, base, slice(0, n), table)
-            few, room = _doubtful(weight, found, table, state, codes)
+            few, room = doubtful(weight, found, table, state, codes)
             for low in range(0, few.size, most):
                 at = few[low : low + most]
                 scores = np.matmul(extended[at], weights, out=memory[: len(at)])
@@ -323,7 +323,7 @@ class NumpyBackend(Backend):
     def looked_at(self, scores, codes, norms, distances, form, between) -> tuple:
         """Return codes and state of rows of which all scores are at hand."""
         state = np.zeros(len(codes), np.uint8)
-        few, room = _doubtful(norms, distances, form, state, codes)
+        few, room = doubtful(norms, distances, form, state, codes)
         if few.size:
             own = scores if few.size == len(scores) else scores[few]
             code = codes[few]
@@ -435,7 +435,7 @@ class NumpyBackend(Backend):
             scores.argmin(axis=1, out=index[cut])
             best[cut] = scores[np.arange(len(scores)), index[cut]]
         weighed = norms + norms.dtype.type(block.rounded)
-        few, room = _doubtful(weighed, norms + 2 * best, block, state, index)
+        few, room = doubtful(weighed, norms + 2 * best, block, state, index)
         if not few.size:
             return index + block.first, best, state
         for cut, scores in products.host_tiles(y[few], block, memory):
@@ -488,6 +488,27 @@ class NumpyBackend(Backend):
             sums += parts[start]
         counts = np.bincount(codes, weights, minlength=n_codewords)
         return sums, counts.astype(np.float64)
+
+    # -- packed codes ----------------------------------------------------------------
+
+    def scanner(self, codes, tables):
+        """Return what makes what lets rows of packed codes into the best so far.
+
+        Parameters
+        ----------
+        codes : Packed
+            The codes.
+        tables : ndarray of shape (n_queries, n_entries)
+            Contiguous, in the dtype to compute in.
+
+        Returns
+        -------
+        scanner : callable
+            ``scanner(best)``, called once in each thread, returns a function that lets
+            the rows from `start`, a multiple of 256, to `stop` in.  Rows ascend, and
+            the order of the best is the scanner's own affair.
+        """
+        return partial(partial, host_scan.scan_rows, codes, tables)
 
     # -- cells of scalar levels ------------------------------------------------------
 
@@ -799,7 +820,7 @@ def _weighed(norms, best, base, cut: slice, table) -> tuple:
     return half * (norms + norms.dtype.type(table.reach)), np.abs(base[cut] - best)
 
 
-def _doubtful(norms, distances, form, state, codes) -> tuple:
+def doubtful(norms, distances, form, state, codes) -> tuple:
     """Return which rows may not be sure of their best scores, and within what room.
 
     As `Backend.judged` says.  Marks those that cannot be compared.

@@ -34,6 +34,8 @@ _TILE_SCORES = 2**18
 _MAX_TILE_SCORES = 2**21
 _MIN_GOOD_ROWS = 512
 _MAX_TILE_ROWS = 1024
+# Numbers of the residuals of a tile, where no scores of them all are kept.
+_TILE_NUMBERS = 2**17
 # Numbers of rows whose errors are computed from what was given.
 _EXACT_ELEMENTS = 2**15
 
@@ -63,6 +65,7 @@ class Stage(NamedTuple):
     weight: float  # of the error after this stage in the loss
     ahead: float  # weight that this error bears for the stages to come
     product: int | None  # rows that a product takes at a time, see `multiply_rows`
+    packed: Any = None  # what a backend has made of it for itself
 
 
 class Search:
@@ -111,14 +114,17 @@ class Search:
         self.most_sums = max([n_sums, *(stage.width for stage in self.stages)])
         self.most_scores = most
         # Residuals may reach the sum of all that is subtracted; squares must be finite.
-        d = codebooks[0].shape[1]
+        self.width = d = codebooks[0].shape[1]
         reach = math.sqrt(float(np.finfo(dtype).max) / (16 * max(1, d)))
         largest = [float(np.abs(codebook).max(initial=0.0)) for codebook in codebooks]
         most_finite = float(np.finfo(dtype).max)
         self.limit = min(reach / self.scale, most_finite) - sum(largest)
 
-    def tile_rows(self, n_rows: int) -> int:
+    def tile_rows(self, n_rows: int, be: Backend = CAREFUL) -> int:
         """Return how many rows a thread of the host takes at a time."""
+        if be.is_compiled:
+            most = max(16, min(_TILE_NUMBERS // (self.most_sums * self.width), 8192))
+            return even_chunk(n_rows, most, self.work)
         good = min(
             -(-_MIN_GOOD_ROWS // self.most_sums), _MAX_TILE_SCORES // self.most_scores
         )
@@ -185,7 +191,8 @@ def nearest_best(be: Backend, X: Any, begun: Any, tables: Tables, options) -> tu
     search, here = _prepared(be, tables, begun.shape[1], begun.shape[2], options, dtype)
     search.check_memory(*X.shape, options.beam_size)
     per_row = 2 * search.most_scores + 4 * search.most_sums * X.shape[1]
-    plan = Plan(search.tile_rows(X.shape[0]), per_row, search.work)
+    chunk = search.tile_rows(X.shape[0], be)
+    plan = Plan(chunk, per_row, search.work, be.is_compiled)
     shape, wanted = (search.n_found, len(tables)), be.code_dtype(options.dtype)
     outputs = [(shape, wanted), ((), np.uint8), (shape[:1], np.float64)]
 
@@ -211,7 +218,7 @@ def _prepared(be: Backend, tables, n_sums, n_begun, options, dtype) -> tuple:
             (be.send(rows), None if bias is None else be.send(bias))
             for rows, bias in zip(search.begun, search.begun_biases, strict=True)
         ]
-        return search, (begun, [be.sent(stage) for stage in search.stages])
+        return search, (begun, [be.sent(stage, "stage") for stage in search.stages])
 
     if options.biases is not None or options.stage_weights is not None:
         return make()

@@ -16,7 +16,6 @@ from skvq.nearest.metrics import (
     why_undefined,
 )
 from skvq.nearest.tables import (
-    Flat,
     Table,
     check_no_zero_rows,
     compute_dtype,
@@ -24,10 +23,6 @@ from skvq.nearest.tables import (
 )
 from skvq.nearest.threads import even_chunk
 
-# A chunk shares one pass of everything but the scores.  Long ones, since each call into
-# NumPy hands the interpreter's lock over, but not so long that they leave the cache.
-_CHUNK_ELEMENTS = 2**19
-_MAX_CHUNK_ROWS = 16384
 # Distances of a tile that are computed one by one.
 _DIRECT_ELEMENTS = 2**16
 # Numbers of a block of rows that are searched again.
@@ -48,17 +43,18 @@ def _by_product(be, X, table, metric, bias, distances) -> tuple:
     form = flat_form(table, metric, dtype, bias, X.shape[0] * be.takes_second_looks)
     if bias is None:
         key = ("flat", metric, dtype, be.key, form.apart is None)
-        here = table.form(key, lambda: be.sent(form))
+        here = table.form(key, lambda: be.sent(form, "flat"))
     else:
-        here = be.sent(form)
+        here = be.sent(form, "flat")
     d, n_codewords = X.shape[1], form.weights.shape[1]
-    chunk = max(16, min(_CHUNK_ELEMENTS // d, _MAX_CHUNK_ROWS))
+    chunk = be.rows_at_a_time(d, n_codewords)
     chunk = even_chunk(X.shape[0], chunk, d * n_codewords)
-    plan = Plan(chunk, n_codewords + 4 * d, d * n_codewords)
+    work = d * n_codewords
+    plan = Plan(chunk, n_codewords + 4 * d, work, be.is_compiled)
     outputs = [((), np.intp), ((), np.uint8), ((), np.float64)][: 2 + distances]
 
     def tile(rows: slice) -> tuple:
-        return _tile(be, X[rows, :], here, metric, dtype, distances)
+        return be.nearest_rows(X[rows, :], here, metric, dtype, distances)
 
     codes, state, *found = be.over_rows(X.shape[0], plan, tile, outputs)
     again = partial(_again, table, metric, bias, distances, form, be.first_row)
@@ -67,34 +63,6 @@ def _by_product(be, X, table, metric, bias, distances) -> tuple:
     if distances:
         check_finite(be, found[0], "codebook")
     return codes, found[0] if distances else None
-
-
-def _tile(be: Backend, x, form: Flat, metric, dtype, distances: bool) -> tuple:
-    if metric == "cosine":
-        x = be.unit_rows(be.cast(x, dtype))
-    rows = be.centred(x, form, dtype)
-    code, state = be.argmin_product(rows, form)
-    found = _distances(be, x, form, metric, code) if distances else None
-    if form.first is not None:
-        code = be.look_up(form.first, code)
-    if found is not None and form.near:
-        state = be.xp.maximum(state, be.cast(found < form.near, np.uint8) * COARSE)
-    return (code, state) if found is None else (code, state, found)
-
-
-def _distances(be: Backend, x, form: Flat, metric, code) -> Any:
-    """Return the distances of rows, as given, to codewords, as given."""
-    exact, scale = form.exact, form.scale
-    if scale != 1.0:
-        # In float64 no digit is lost to the scale.
-        x, exact = (be.cast(each, np.float64) for each in (x, exact))
-        exact = exact * scale
-    if metric == "inner_product":
-        x = be.cast(x, be.numpy_dtype(exact))
-        return be.row_sums(be.look_up(exact, code) * x) / -scale
-    half = 0.5 if metric == "cosine" else 1.0
-    x = x if scale == 1.0 else x * scale
-    return be.gap_norms(x, exact, code) * half / scale / scale
 
 
 def _exact_cosines(table: Table, x: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -112,7 +80,7 @@ def _again(table, metric, bias, distances, form, first_row, x, rows) -> tuple:
     check_reach(x, math.inf if metric == "cosine" else form.limit)
     x = x.astype(np.float64)
     form = flat_form(table, metric, np.dtype(np.float64), bias)
-    code, _, *found = _tile(CAREFUL, x, form, metric, x.dtype, distances)
+    code, _, *found = CAREFUL.nearest_rows(x, form, metric, x.dtype, distances)
     return (code, *found)
 
 

@@ -69,6 +69,7 @@ class _Factor(NamedTuple):
     # In float64 alone, for the careful search.
     exact: np.ndarray | None  # (V', d), as given but for the scale
     centre: np.ndarray | None  # (d,), scaled
+    packed: Any = None  # what a backend has made of it for itself
 
 
 class _Search:
@@ -108,6 +109,7 @@ class _Search:
                 None if exact is None else centre,
             )
             self.factors.append(factor)
+        self.pairs: Any = None  # what a backend has made of the tables together
         self.sizes = [len(factor.rows) for factor in self.factors]
         self.work = float(sum(factor.weights.size for factor in self.factors))
         # As in `nearest_best`: squares of what may be left must be finite.
@@ -141,7 +143,8 @@ def improve_sums(be: Backend, X: Any, codes: Any, tables: Tables, options) -> tu
     most, work = max(search.sizes), options.n_sweeps * search.work
     chunk = min(max(_TILE_SCORES // most, _MIN_TILE_ROWS), _MAX_TILE_ROWS)
     chunk = min(chunk, even_chunk(X.shape[0], chunk, work))
-    plan = Plan(chunk, most + 4 * X.shape[1], max(1, options.n_rounds) * work)
+    work *= max(1, options.n_rounds)
+    plan = Plan(chunk, most + 4 * X.shape[1], work, be.is_compiled)
 
     def tile(cut: slice) -> tuple:
         return _tile(be, X[cut, :], codes[cut, :], prepared, rounds, options.n_sweeps)
@@ -165,7 +168,8 @@ def _prepared(be: Backend, tables: Tables, dtype: np.dtype) -> tuple:
 
     def make() -> tuple:
         search = _Search(tables, dtype)
-        factors = [be.sent(factor) for factor in search.factors]
+        factors = [be.sent(factor, "factor") for factor in search.factors]
+        search.pairs = be.pairs(factors)
         return search, factors, [be.send(part) for part in search.centre]
 
     return tables.form(("improve", dtype, be.key), make)
@@ -205,13 +209,8 @@ def _tile(be: Backend, x, given, prepared, rounds, n_sweeps: int) -> tuple:
             sums.leave(codes)
             begun = sums.reach(codes)
             reach = be.xp.maximum(reach, begun)
-        for sweep in range(n_sweeps):
-            # What sweeps before have chosen is only where the last one starts.
-            last = sweep == n_sweeps - 1
-            for j in each.order:
-                codes[j], doubt = sums.step(j, codes[j], begun if last else None)
-                if last:
-                    state = be.xp.maximum(state, doubt)
+        codes, doubt = sums.improved(codes, each.order, n_sweeps, begun)
+        state = be.xp.maximum(state, doubt)
         # Anew from the codes: rounding does not build up from step to step.
         new = sums.leave(codes)
         better = new < error

@@ -32,12 +32,12 @@ def cells_between(be: Backend, X: Any, edges: Columns, dtype: Any) -> Any:
     own = be.numpy_dtype(X)
 
     def make() -> Any:
-        return be.edges([_rounded_up(edge, own) for edge in edges.arrays])
+        return be.edges([rounded_up(edge, own) for edge in edges.arrays])
 
     return be.cells_between(X, edges.form(("edges", own, be.key), make), dtype)
 
 
-def _rounded_up(edges: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def rounded_up(edges: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Return edges in `dtype` that its numbers pass exactly if they pass these."""
     with np.errstate(over="ignore"):
         rounded = edges.astype(dtype)

@@ -10,17 +10,12 @@ from skvq.nearest.backends.base import Backend, Plan
 from skvq.nearest.searches.flat import nearest
 from skvq.nearest.tables import MANY, Tables, compute_dtype, flat_form, make_runs
 
-_CHUNK_ROWS = 1024
-
 
 def nearest_product(be: Backend, X: Any, tables: Tables, bias, dtype) -> Any:
     """Return the codes (n_samples, m); see `skvq.nearest.nearest_product`."""
     dtypes = [compute_dtype(table.dtype) for table in tables]
     common = np.result_type(compute_dtype(be.numpy_dtype(X)), *dtypes)
-    runs = _prepared(be, tables, common, bias, X.shape[0])
-    work = sum(math.prod(run.weights.shape) for run in runs)
-    per_row = max(run.weights.shape[0] * sum(run.weights.shape[1:]) for run in runs)
-    plan = Plan(_CHUNK_ROWS, per_row + 4 * X.shape[1], work)
+    plan, runs = _prepared(be, tables, common, bias, X.shape)
     outputs = [((len(tables),), dtype), ((len(tables),), np.bool_)]
     tile = partial(_tile, be, X, runs, common)
     codes, unsure = be.over_rows(X.shape[0], plan, tile, outputs)
@@ -38,20 +33,27 @@ def nearest_product(be: Backend, X: Any, tables: Tables, bias, dtype) -> Any:
     return be.concat([column[:, None] for column in columns], axis=1)
 
 
-def _prepared(be: Backend, tables: Tables, dtype: np.dtype, bias, n_rows: int) -> list:
-    """Return the runs of subspaces of one shape, on the device."""
+def _prepared(be: Backend, tables: Tables, dtype: np.dtype, bias, shape) -> tuple:
+    """Return how to cut the rows; and the runs of subspaces of one shape, sent."""
+    n_rows, n_features = shape
     largest = max(map(len, tables), default=1)
     n_rows *= be.takes_second_looks and n_rows >= MANY * largest
 
-    def make() -> list:
+    def make() -> tuple:
         every = [None] * len(tables) if bias is None else bias
         flat = [
             flat_form(table, "sqeuclidean", dtype, constants, n_rows)
             for table, constants in zip(tables, every, strict=True)
         ]
         most = be.most_run_scores(max(form.weights.shape[1] for form in flat))
-        runs = [be.sent(run) for run in make_runs(flat, most)]
-        return runs
+        runs = make_runs(flat, most)
+        work = sum(math.prod(run.weights.shape) for run in runs)
+        elements = max(
+            run.weights.shape[0] * sum(run.weights.shape[1:]) for run in runs
+        )
+        chunk = be.product_rows_at_a_time(work)
+        plan = Plan(chunk, elements + 4 * n_features, work, be.is_compiled)
+        return plan, [be.sent(run, "run") for run in runs]
 
     if bias is not None:
         return make()

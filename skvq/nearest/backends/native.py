@@ -1,0 +1,715 @@
+"""The host, with the compiled library: searches and sums in one pass over the rows.
+
+The library (`skvq/nearest/native`) knows nothing of Python: it is given addresses.
+What belongs to a table is packed once, by `NativeBackend.sent`, and kept with it.
+"""
+
+import ctypes
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from skvq.nearest.backends import native_scan
+from skvq.nearest.backends.base import DOUBTFUL, Sums
+from skvq.nearest.backends.host import NumpyBackend, doubtful
+from skvq.nearest.backends.native_trellis import NativeTrellisSearch
+from skvq.nearest.threads import even_chunk, map_plain_tiles, scratch
+
+# Multiply-adds of a call into the library: a few milliseconds, so that an interrupt is
+# not waited for, and many times what a call costs.
+_CALL_WORK = 2**27
+_MAX_CALL_ROWS = 2**17
+
+# So narrow rows are compared by the squared differences themselves, which are exact as
+# they stand and cost no more there than a product and the centre.
+_DIRECT = 2
+
+# Products of codewords are looked up where all of them take no more bytes.
+_PRODUCT_BYTES = 2**26
+_MOST_TABLES = 64
+
+# The library's numbers of types, see rows.h.
+_TYPES = {
+    name: number
+    for number, name in enumerate(
+        "uint8 int8 uint16 int16 uint32 int32 uint64 int64 float16 float32 "
+        "float64".split()
+    )
+}
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = [
+        ("x", ctypes.c_void_p),
+        ("n", ctypes.c_int64),
+        ("row", ctypes.c_int64),
+        ("column", ctypes.c_int64),
+        ("type", ctypes.c_int32),
+        ("d", ctypes.c_int32),
+    ]
+
+
+class _Codebook(ctypes.Structure):
+    _fields_ = [
+        ("type", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("n_codewords", ctypes.c_int64),
+        ("n_tables", ctypes.c_int64),
+        ("direct", ctypes.c_int32),
+        ("halved", ctypes.c_int32),
+        ("groups", ctypes.c_void_p),
+        ("constants", ctypes.c_void_p),
+        ("centre", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("first", ctypes.c_void_p),
+        ("exact", ctypes.c_void_p),
+        ("offset", ctypes.c_void_p),
+        ("resolves", ctypes.c_int32),
+        ("share", ctypes.c_double),
+        ("slack", ctypes.c_double),
+        ("rounded", ctypes.c_double),
+        ("near", ctypes.c_double),
+        ("level", ctypes.c_double),
+        ("reach", ctypes.c_double),
+    ]
+
+
+class _Found(ctypes.Structure):
+    _fields_ = [
+        ("codes", ctypes.c_void_p),
+        ("code_row", ctypes.c_int64),
+        ("code_column", ctypes.c_int64),
+        ("code_bytes", ctypes.c_int32),
+        ("state", ctypes.c_void_p),
+        ("distances", ctypes.c_void_p),
+        ("best", ctypes.c_void_p),
+        ("second", ctypes.c_void_p),
+        ("norms", ctypes.c_void_p),
+    ]
+
+
+class _Stage(ctypes.Structure):
+    _fields_ = [
+        ("type", ctypes.c_int32),
+        ("d", ctypes.c_int32),
+        ("n_codewords", ctypes.c_int64),
+        ("n_panels", ctypes.c_int64),
+        ("panels", ctypes.c_void_p),
+        ("constants", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
+    ]
+
+
+class _PairsStruct(ctypes.Structure):
+    _fields_ = [
+        ("type", ctypes.c_int32),
+        ("n_tables", ctypes.c_int32),
+        ("sizes", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
+        ("products", ctypes.c_void_p),
+    ]
+
+
+class _Pairs(NamedTuple):
+    """Tables that are improved in turn, and the products of their codewords."""
+
+    pairs: _PairsStruct
+    arrays: tuple
+    stages: list  # of the scores that a row has alone
+    starts: np.ndarray
+    slack: float
+
+
+class _Book(NamedTuple):
+    """Tables of one shape, packed for the library."""
+
+    codebook: _Codebook
+    arrays: tuple  # whose addresses it holds
+    scratch_bytes: int
+    dtype: np.dtype
+    n_tables: int
+    code_dtype: np.dtype  # the narrowest that holds all codes
+
+
+class _Panels(NamedTuple):
+    """A stage of a beam search, packed for the library."""
+
+    stage: _Stage
+    arrays: tuple
+    book: _Book  # the same table, for the search of one codeword
+
+
+class NativeBackend(NumpyBackend):
+    """The host, where the library was built."""
+
+    is_compiled = True
+    takes_second_looks = False
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        super().__init__()
+        self.library = library
+        pointer, integer = ctypes.c_void_p, ctypes.c_int64
+        for name, result, arguments in (
+            (
+                "pack",
+                None,
+                [ctypes.c_int32, pointer, integer, integer, pointer, pointer],
+            ),
+            ("search", integer, [pointer] * 4),
+            ("search_scratch", integer, [pointer]),
+            ("sums", None, [pointer] * 6),
+            ("sums_scratch", integer, [integer]),
+            ("panel", ctypes.c_int32, [ctypes.c_int32]),
+            ("choose_scratch", integer, [pointer, integer]),
+            (
+                "choose",
+                None,
+                [pointer, integer, integer, pointer, pointer, integer, *[pointer] * 4],
+            ),
+            ("advance", None, [pointer, integer, integer, integer, *[pointer] * 6]),
+            ("scores", None, [pointer, integer, pointer, pointer, integer]),
+            ("padding", ctypes.c_int32, [ctypes.c_int32]),
+            (
+                "improve",
+                None,
+                [pointer, integer, *[pointer] * 3, integer, integer, pointer, pointer],
+            ),
+            (
+                "move",
+                None,
+                [ctypes.c_int32, integer, integer, *[pointer] * 3, ctypes.c_int32],
+            ),
+        ):
+            function = getattr(library, f"skvq_{name}")
+            function.restype, function.argtypes = result, arguments
+        native_scan.declare(library)
+        self.group = library.skvq_group()
+
+    @property
+    def key(self):
+        """What tells this backend's tables from those of others."""
+        return ("native",)
+
+    # -- tables and rows as the library takes them -----------------------------------
+
+    def sent(self, form, kind=""):
+        """Return a form with what the library takes."""
+        pack = getattr(self, f"_packed_{kind}", None)
+        return form if pack is None else form._replace(packed=pack(form))
+
+    def _packed_flat(self, form: Any) -> _Book:
+        return self._packed_run(form, (form,))
+
+    def _packed_run(self, run: Any, tables: tuple = ()) -> _Book:
+        tables = tables or run.tables
+        one, dtype = tables[0], tables[0].weights.dtype
+        plain = one.bias is None and one.offset is None and not one.rounded
+        scale = np.array([table.scale for table in tables], dtype)
+        weights = [table.weights for table in tables]
+        centres = [table.centre for table in tables]
+        direct = plain and one.rows.shape[1] <= _DIRECT
+        if direct:
+            weights = []
+            for table, each in zip(tables, scale, strict=True):
+                rows = table.exact.T * -each
+                weights.append(np.vstack([rows, np.zeros_like(rows[:1])]))
+            centres = [np.zeros_like(centre) for centre in centres]
+        return self._book(
+            weights,
+            margin=one.margin,
+            centre=_joined(centres),
+            scale=scale,
+            first=[table.first for table in tables],
+            exact=_joined([table.exact for table in tables]),
+            direct=direct,
+            resolves=plain and bool((scale == 1).all()),
+            # Unit rows have a rounding of their own, and half the distance.
+            halved=one.rounded > 0,
+            rounded=one.rounded,
+            near=one.near,
+            offset=one.offset,
+            level=one.level,
+            reach=one.reach,
+        )
+
+    def _packed_factor(self, form: Any) -> _Book:
+        return self._book([form.weights], margin=form.margin)
+
+    def _packed_stage(self, form: Any) -> _Panels:
+        stage, arrays = self._panels(form.weights[:-2].T, form.weights[-2], form.rows)
+        return _Panels(stage, arrays, self._book([form.weights[:-1]], form.margin))
+
+    def _panels(self, rows, constants, codewords) -> tuple[_Stage, tuple]:
+        dtype = rows.dtype
+        size, d = rows.shape
+        width = self.library.skvq_panel(dtype == np.float64)
+        n_panels = -(-size // width)
+        panels = np.zeros((n_panels * width, d), dtype)
+        panels[:size] = -rows
+        panels = panels.reshape(n_panels, width, d).swapaxes(1, 2).copy()
+        padded = np.full(n_panels * width, np.inf, dtype)
+        padded[:size] = constants
+        arrays = panels, padded, np.ascontiguousarray(codewords)
+        stage = _Stage(
+            _TYPES[dtype.name],
+            d,
+            size,
+            n_panels,
+            *(each.ctypes.data for each in arrays),
+        )
+        return stage, arrays
+
+    def pairs(self, factors):
+        """Return the products of all codewords; None if they are too many to keep."""
+        dtype, n_tables = factors[0].rows.dtype, len(factors)
+        sizes = np.array([len(factor.rows) for factor in factors], np.int64)
+        unit = self.library.skvq_padding(dtype == np.float64)
+        panel = self.library.skvq_panel(dtype == np.float64)
+        unit = math.lcm(unit, panel)
+        padded = -(-sizes // unit) * unit
+        total = int(padded.sum() * sizes.sum()) * dtype.itemsize
+        if n_tables > _MOST_TABLES or total > _PRODUCT_BYTES:
+            return None
+        rows = [factor.rows.astype(np.float64) for factor in factors]
+        products, addresses = [], np.zeros((n_tables, n_tables), np.uintp)
+        for j, own in enumerate(rows):
+            for o, other in enumerate(rows):
+                if o != j:
+                    looked_up = np.zeros((sizes[o], padded[j]), dtype)
+                    looked_up[:, : sizes[j]] = other @ own.T
+                    products.append(looked_up)
+                    addresses[j, o] = looked_up.ctypes.data
+        starts = np.append(0, np.cumsum(padded))
+        arrays = sizes, starts, addresses
+        pairs = _PairsStruct(
+            _TYPES[dtype.name], n_tables, *(each.ctypes.data for each in arrays)
+        )
+        stages = [
+            self._panels(factor.weights[:-1].T, factor.weights[-1], factor.rows)
+            for factor in factors
+        ]
+        kept = *arrays, *products
+        slack = max(factor.margin.slack for factor in factors)
+        return _Pairs(pairs, kept, stages, starts, slack)
+
+    def _book(
+        self,
+        weights: list,
+        margin: Any,
+        *,
+        centre: Any = None,
+        scale: Any = None,
+        first: Any = (None,),
+        exact: Any = None,
+        offset: Any = None,
+        **options: Any,
+    ) -> _Book:
+        dtype, n_tables = weights[0].dtype, len(weights)
+        width, size = weights[0].shape[0] - 1, weights[0].shape[1]
+        padded = -(-size // self.group) * self.group
+        # Eight lanes are read where a group is narrower.
+        groups = np.zeros(n_tables * padded * width + 8, dtype)
+        constants = np.full(n_tables * padded + 8, np.inf, dtype)
+        for j, each in enumerate(map(np.ascontiguousarray, weights)):
+            self.library.skvq_pack(
+                dtype == np.float64,
+                each.ctypes.data,
+                size,
+                width,
+                groups[j * padded * width :].ctypes.data,
+                constants[j * padded :].ctypes.data,
+            )
+        centre = np.zeros((n_tables, width), dtype) if centre is None else centre
+        scale = np.ones(n_tables, dtype) if scale is None else scale
+        most = size
+        if any(each is not None for each in first):
+            every = np.arange(size)
+            first = np.stack([every if each is None else each for each in first])
+            first = first.astype(np.int64)
+            most = int(first.max()) + 1
+        else:
+            first = None
+        arrays = {
+            "groups": groups,
+            "constants": constants,
+            "centre": centre,
+            "scale": scale,
+            "first": first,
+            "exact": exact,
+            "offset": offset,
+        }
+        codebook = _Codebook(
+            type=_TYPES[dtype.name],
+            width=width,
+            n_codewords=size,
+            n_tables=n_tables,
+            share=margin.share,
+            slack=margin.slack,
+            **{k: each.ctypes.data for k, each in arrays.items() if each is not None},
+            **options,
+        )
+        return _Book(
+            codebook,
+            tuple(arrays.values()),
+            self.library.skvq_search_scratch(ctypes.byref(codebook)),
+            dtype,
+            n_tables,
+            np.min_scalar_type(max(0, most - 1)),
+        )
+
+    @staticmethod
+    def rows(x: np.ndarray) -> tuple[_Rows, np.ndarray]:
+        """Return rows as the library takes them, and the array that must stay."""
+        if x.dtype == np.bool_:
+            x = x.view(np.uint8)
+        number = _TYPES.get(x.dtype.name)
+        if number is None or not x.dtype.isnative:
+            # A copy of a tile alone.
+            dtype = np.float64 if number is None else x.dtype.newbyteorder("=")
+            x = x.astype(dtype)
+            number = _TYPES[x.dtype.name]
+        return _Rows(x.ctypes.data, len(x), *x.strides, number, x.shape[1]), x
+
+    @staticmethod
+    def memory(n_bytes: int) -> int:
+        """Return the address of scratch memory of this thread."""
+        return scratch("native", (n_bytes,), np.uint8).ctypes.data
+
+    # -- one table, and tables of subspaces ------------------------------------------
+
+    def rows_at_a_time(self, n_features, n_codewords):
+        """Return how many rows a thread takes of a search at a time."""
+        return self.product_rows_at_a_time(n_features * n_codewords)
+
+    def product_rows_at_a_time(self, work):
+        """Return the same of a search in subspaces."""
+        return max(64, min(_CALL_WORK // int(work), _MAX_CALL_ROWS))
+
+    def nearest_rows(self, x, form, metric, dtype, distances):
+        """Return codes and state of a tile of rows, and distances if asked for."""
+        if metric == "cosine":
+            x = self.unit_rows(self.cast(x, dtype))
+        here = distances and metric != "inner_product" and form.scale == 1.0
+        codes, state, found, _ = self._search(x, form.packed, np.intp, here)
+        code = codes[:, 0]
+        if not distances:
+            return code, state[0]
+        if not here:
+            place = code
+            if form.first is not None:
+                place = np.empty(form.first.max() + 1, np.intp)
+                place[form.first] = np.arange(len(form.first))
+                place = place[code]
+            found = self.distances_of(x, form, metric, place)
+        return code, state[0], found
+
+    def most_run_scores(self, n_codewords):
+        """Return the most scores of a row in a run of subspaces: there is no limit."""
+        return 2**62
+
+    def product_tile(self, x, dtype):
+        """Return the rows."""
+        return x
+
+    def argmin_run(self, x, run):
+        """Return codes (n_rows, m) in consecutive subspaces, and which are not sure."""
+        book = run.packed
+        codes, state, *_ = self._search(
+            x[:, run.start : run.stop], book, book.code_dtype
+        )
+        return codes, state.T
+
+    def _search(
+        self, x, book: _Book, code_dtype: Any, distances=False, scores=False
+    ) -> tuple:
+        """Return codes (n, m), state (m, n), distances, and best scores and norms."""
+        n = len(x)
+        codes = np.empty((n, book.n_tables), code_dtype)
+        state = np.empty((book.n_tables, n), np.uint8)
+        found = np.empty(n) if distances else None
+        own = np.empty((3, n), book.dtype) if scores else None
+        rows, _kept = self.rows(x)
+        to = _Found(
+            codes.ctypes.data,
+            *codes.strides,
+            codes.itemsize,
+            state.ctypes.data,
+            None if found is None else found.ctypes.data,
+            *(() if own is None else (each.ctypes.data for each in own)),
+        )
+        self.library.skvq_search(
+            ctypes.byref(book.codebook),
+            ctypes.byref(rows),
+            ctypes.byref(to),
+            self.memory(book.scratch_bytes),
+        )
+        return codes, state, found, own
+
+    def row_sums(self, x):
+        """Return sums along the last axis, as float64; no linear algebra."""
+        return np.sum(x, axis=-1, dtype=np.float64)
+
+    # -- sums of codewords -----------------------------------------------------------
+
+    def residuals(self, x, n_sums, search):
+        """Return what so many empty sums leave of a tile of rows."""
+        return _Residuals(self, x, n_sums, search)
+
+    def sums(self, x, factors, centre, search):
+        """Return sums of codewords for a tile of rows, to be improved."""
+        return _Sums(self, x, factors, centre, search)
+
+    def move(self, x: np.ndarray, codewords, codes, sign: int) -> None:
+        """Add codewords, times 1 or -1, to rows where they are."""
+        codes = np.ascontiguousarray(codes, np.int64)
+        self.library.skvq_move(
+            x.dtype == np.float64,
+            *x.shape,
+            x.ctypes.data,
+            codewords.ctypes.data,
+            codes.ctypes.data,
+            sign,
+        )
+
+    def trellis_search(self, form):
+        """Return what finds paths through a trellis."""
+        return NativeTrellisSearch(self.library, form)
+
+    # -- packed codes ----------------------------------------------------------------
+
+    def scanner(self, codes, tables):
+        """Return what makes what lets rows of packed codes into the best so far."""
+        if native_scan.takes(codes):
+            return native_scan.Scanner(self.library, codes, tables)
+        return super().scanner(codes, tables)
+
+    # -- sums of rows ----------------------------------------------------------------
+
+    def cell_sums(self, X, codes, n_codewords, weights):
+        """Return sums (n_codewords, d) and counts (n_codewords,) of rows by code."""
+        n, d = X.shape
+        chunk = max(16384, n_codewords, -(-n // 16))
+        chunk = even_chunk(n, chunk, 16 * d)
+        parts: dict[int, tuple] = {}
+        codes = np.ascontiguousarray(codes, np.int64)
+        if weights is not None:
+            weights = np.ascontiguousarray(weights, np.float64)
+        size = self.library.skvq_sums_scratch(d)
+
+        def worker(start: int, stop: int) -> None:
+            rows, _kept = self.rows(X[start:stop])
+            sums, counts = np.zeros((n_codewords, d)), np.zeros(n_codewords)
+            self.library.skvq_sums(
+                ctypes.byref(rows),
+                codes[start:].ctypes.data,
+                None if weights is None else weights[start:].ctypes.data,
+                sums.ctypes.data,
+                counts.ctypes.data,
+                self.memory(size),
+            )
+            parts[start] = sums, counts
+
+        map_plain_tiles(lambda: worker, n, chunk, 16 * d)
+        if not parts:
+            return np.zeros((n_codewords, d)), np.zeros(n_codewords)
+        first, *rest = (parts[start] for start in sorted(parts))
+        for sums, counts in rest:
+            first[0][...] += sums
+            first[1][...] += counts
+        return first
+
+
+def _joined(arrays: list) -> np.ndarray:
+    """Return arrays one after the other."""
+    return np.ascontiguousarray(arrays[0] if len(arrays) == 1 else np.stack(arrays))
+
+
+def _judged(best, second, norms, distances, form) -> np.ndarray:
+    """Return the state of the rows, as `Backend.judged` says."""
+    state = np.zeros(len(best), np.uint8)
+    few, room = doubtful(norms, distances, form, state, None)
+    near = ~(second[few] > best[few] + room)
+    state[few[near]] = DOUBTFUL
+    return state
+
+
+class _Residuals:
+    """What partial sums have left of a tile of rows, (n * b, d), in scratch memory."""
+
+    def __init__(self, be: NativeBackend, x, n_sums: int, search) -> None:
+        self.be, self.b, self.dtype = be, n_sums, search.dtype
+        self.n, self.d = x.shape
+        self.turn = 0
+        self.rest = self._memory()
+        self.rest.reshape(self.n, n_sums, self.d)[...] = x[:, None]
+        if search.scale != 1.0:
+            self.rest *= self.dtype.type(search.scale)
+        self.most: Any = None
+        self.known: Any = None
+
+    def _memory(self) -> np.ndarray:
+        name = ("residuals", "next residuals")[self.turn]
+        return scratch(name, (self.n * self.b, self.d), self.dtype)
+
+    def subtract(self, rows, codes) -> None:
+        """Take codewords, by codes (n, b), from the residuals."""
+        self.be.move(self.rest, rows, codes.reshape(-1), -1)
+        self.known = None
+
+    def shift(self, centre) -> None:
+        """Take a centre from all of them."""
+        self.rest -= centre
+        self.known = None
+
+    def norms(self) -> np.ndarray:
+        """Return their squared norms (n, b), as float64."""
+        if self.known is None:
+            squares = np.einsum("ij,ij->i", self.rest, self.rest)
+            self.known = squares.reshape(self.n, self.b).astype(np.float64)
+        return self.known
+
+    def choose(self, loss, stage) -> tuple:
+        """Return sum and codeword of the best candidates, and state of the rows."""
+        plain = loss is None and stage.bias is None
+        if self.b == stage.width == 1 and plain:
+            return self._choose_one(stage)
+        norms = self.norms()
+        self.most = norms.max(axis=1)
+        costs = norms if loss is None else norms + loss / (stage.weight + stage.ahead)
+        # Only differences within a row count: this keeps them from drowning.
+        least = costs.min(axis=1)
+        costs = (0.5 * (costs - least[:, None])).astype(self.dtype)
+        # Beside the best of all, the second says how sure it is.
+        width = min(max(2, stage.width), self.b * len(stage.rows))
+        parent, code = (np.empty((self.n, width), np.int64) for _ in range(2))
+        scores = np.empty((self.n, width), self.dtype)
+        packed = stage.packed.stage
+        self.be.library.skvq_choose(
+            ctypes.byref(packed),
+            self.n,
+            self.b,
+            self.rest.ctypes.data,
+            costs.ctypes.data,
+            width,
+            *(each.ctypes.data for each in (parent, code, scores)),
+            self.be.memory(
+                self.be.library.skvq_choose_scratch(ctypes.byref(packed), self.b)
+            ),
+        )
+        if stage.width > 1:
+            return parent, code, None
+        best = scores[:, 0]
+        second = scores[:, 1] if width > 1 else np.full(self.n, np.inf)
+        state = _judged(best, second, self.most, least + 2 * best, stage)
+        self.found = None
+        return parent[:, :1], code[:, :1], state
+
+    def _choose_one(self, stage) -> tuple:
+        codes, state, _, own = self.be._search(
+            self.rest, stage.packed.book, np.int64, scores=True
+        )
+        best, _, norms = own
+        self.most = norms.astype(np.float64)
+        self.found = (self.most + 2 * best)[:, None]
+        return np.zeros_like(codes), codes, state[0]
+
+    def advance(self, parent, code, stage) -> None:
+        """Put the residuals of the chosen sums in place of those before."""
+        before, self.b, old = self.b, parent.shape[1], self.rest
+        self.turn = 1 - self.turn
+        self.rest = self._memory()
+        one = before == self.b == 1
+        norms = None if one else np.empty((self.n, self.b))
+        parent, code = (np.ascontiguousarray(each) for each in (parent, code))
+        self.be.library.skvq_advance(
+            ctypes.byref(stage.packed.stage),
+            self.n,
+            before,
+            self.b,
+            old.ctypes.data,
+            None if one else parent.ctypes.data,
+            code.ctypes.data,
+            None,
+            self.rest.ctypes.data,
+            None if norms is None else norms.ctypes.data,
+        )
+        # Of one sum, the distance that its choice has found: good enough to go on.
+        self.known = norms
+        if one and stage.ahead:
+            self.known = self.found
+
+    def doubtful(self, stage) -> np.ndarray:
+        """Return the state of the rows of which several sums were chosen."""
+        best = self.norms()[:, 0]
+        sure = (best > stage.margin.coarse * self.most) & (self.most < np.inf)
+        return (~sure).astype(np.uint8) * np.uint8(DOUBTFUL)
+
+
+class _Sums(Sums):
+    """What sums of codewords leave of a tile of rows, in scratch memory."""
+
+    def __init__(self, be, x, factors, centre, search) -> None:
+        super().__init__(be, x, factors, centre, search)
+        self.left = scratch("residuals", x.shape, search.dtype)
+
+        self.pairs = search.pairs
+        self.scores: Any = None
+
+    def improved(self, codes, order, n_sweeps, size):
+        """Return codes after so many sweeps over tables, and the state of the rows."""
+        if self.pairs is None or not len(order) or not n_sweeps:
+            return super().improved(codes, order, n_sweeps, size)
+        n, library, dtype = len(self.target), self.be.library, self.target.dtype
+        starts = self.pairs.starts
+        if self.scores is None:
+            self.scores = scratch("scores", (n, int(starts[-1])), dtype)
+            target = np.ascontiguousarray(self.target)
+            for start, (stage, _) in zip(starts, self.pairs.stages, strict=False):
+                library.skvq_scores(
+                    ctypes.byref(stage),
+                    n,
+                    target.ctypes.data,
+                    self.scores[:, start:].ctypes.data,
+                    int(starts[-1]),
+                )
+        found = np.stack(codes, axis=1).astype(np.int64, copy=False)
+        steps = np.tile(np.asarray(order, np.int64), n_sweeps)
+        # Scores are sums of what is as large as the squares that are reached.
+        room = (4 * self.pairs.slack * size).astype(dtype, copy=False)
+        state = np.zeros(n, np.uint8)
+        library.skvq_improve(
+            ctypes.byref(self.pairs.pairs),
+            n,
+            self.scores.ctypes.data,
+            found.ctypes.data,
+            steps.ctypes.data,
+            len(steps),
+            len(steps) - len(order),
+            room.ctypes.data,
+            state.ctypes.data,
+        )
+        return list(found.T), state
+
+    def leave(self, codes):
+        """Set what the codewords leave of the rows; return its squared norms."""
+        self.left[...] = self.target
+        for factor, column in zip(self.factors, codes, strict=True):
+            self.be.move(self.left, factor.rows, column, -1)
+        return np.einsum("ij,ij->i", self.left, self.left).astype(np.float64)
+
+    def step(self, j, column, size):
+        """Return the nearest codes to what the other tables leave, and their state."""
+        factor = self.factors[j]
+        self.be.move(self.left, factor.rows, column, 1)
+        codes, _, _, own = self.be._search(
+            self.left, factor.packed, np.intp, scores=size is not None
+        )
+        codes, state = codes[:, 0], None
+        if size is not None:
+            best, second, norms = own
+            distances = norms + 2 * best
+            norms += norms.dtype.type(factor.rounded) * size
+            state = _judged(best, second, norms, distances, factor)
+        self.be.move(self.left, factor.rows, codes, -1)
+        return codes, state

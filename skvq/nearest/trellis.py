@@ -1,0 +1,217 @@
+"""Trellises: which levels may follow each other.
+
+Through a trellis goes a stream of bits.  A step shifts k of them into a window: window
+w = (s << k) | u has the state s that was there before and the k new bits u, and leaves
+the state w mod S.  So to each window leads one state, and to each state t lead the 2^k
+windows t + j S.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from skvq._checks import check_counts
+
+# Parity checks by the bits of the state (Ungerboeck 1982, table I), octal as there.
+# The first begins and ends in a one, the second in zeros: of the windows 2i, 2i + 1,
+# 2i + S and 2i + 1 + S, the outer two have one subset and the inner two another, which
+# the first check tells from it.  The compiled search relies on that.
+_CHECKS = {
+    2: (0o5, 0o2),
+    3: (0o13, 0o4),
+    4: (0o23, 0o4),
+    5: (0o45, 0o10),
+    6: (0o103, 0o24),
+    7: (0o235, 0o126),
+    8: (0o515, 0o362),
+}
+_MOST_WINDOW_BITS, _MOST_STEP_BITS, _MOST_RATE = 16, 4, 16
+
+
+@dataclass(frozen=True)
+class Trellis:
+    """Which levels may follow each other; made by `ungerboeck` or `bitshift`.
+
+    Parameters
+    ----------
+    state_bits : int
+        Bits of a state, log2 S.
+    step_bits : int, default=1
+        k, the bits of a step.
+    has_subsets : bool, default=True
+        Whether a window stands for every fourth level of an alphabet, or for one.
+
+    Examples
+    --------
+    >>> from skvq.nearest import Trellis
+    >>> trellis = Trellis.ungerboeck(4)
+    >>> trellis.n_states, trellis.subsets.tolist()
+    (4, [0, 2, 1, 3, 2, 0, 3, 1])
+    """
+
+    state_bits: int
+    step_bits: int = 1
+    has_subsets: bool = True
+
+    def __post_init__(self) -> None:
+        state, step = self.state_bits, self.step_bits
+        if self.has_subsets:
+            known = state in _CHECKS and step == 1
+        else:
+            known = step in range(1, min(state, _MOST_STEP_BITS) + 1)
+            known = known and state + step <= _MOST_WINDOW_BITS
+        if not known:
+            raise ValueError(
+                f"{self} is not known; expected what Trellis.ungerboeck or "
+                "Trellis.bitshift gives."
+            )
+
+    @classmethod
+    def ungerboeck(cls, n_states: int = 8) -> "Trellis":
+        """Return a trellis of subsets.
+
+        Parameters
+        ----------
+        n_states : int, default=8
+            A power of two from 4 to 256.
+
+        Returns
+        -------
+        trellis : Trellis
+            Each feature of rate R >= 1 has an alphabet of 2^(R + 1) ascending levels,
+            level i in subset i mod 4.  A step takes one bit, and R - 1 bits say which
+            level of the window's subset is meant.
+
+        References
+        ----------
+        G. Ungerboeck (1982), "Channel coding with multilevel/phase signals", IEEE
+        Transactions on Information Theory 28(1).  M. W. Marcellin and T. R. Fischer
+        (1990), "Trellis coded quantization of memoryless and Gauss-Markov sources",
+        IEEE Transactions on Communications 38(1).
+        """
+        sizes = {2**bits: bits for bits in _CHECKS}
+        if n_states not in sizes:
+            raise ValueError(
+                f"n_states={n_states!r}; expected a power of two from 4 to 256."
+            )
+        return cls(sizes[n_states])
+
+    @classmethod
+    def bitshift(cls, window_bits: int, step_bits: int = 2) -> "Trellis":
+        """Return a trellis in which every window has a level of its own.
+
+        Parameters
+        ----------
+        window_bits : int
+            L, from 2 k to 16.  The source calls the 2^L windows states.
+        step_bits : int, default=2
+            k, the rate of every feature that has one: from 1 to 4.
+
+        Returns
+        -------
+        trellis : Trellis
+            Alphabets have 2^L levels in any order, one for each window.
+
+        References
+        ----------
+        A. Tseng, Q. Sun, D. Hou and C. De Sa (2024), "QTIP: Quantization with trellises
+        and incoherence processing", NeurIPS.
+        """
+        if step_bits not in range(1, _MOST_STEP_BITS + 1):
+            raise ValueError(
+                f"step_bits={step_bits!r}; expected an integer from 1 to "
+                f"{_MOST_STEP_BITS}."
+            )
+        if window_bits not in range(2 * step_bits, _MOST_WINDOW_BITS + 1):
+            raise ValueError(
+                f"window_bits={window_bits!r}; expected an integer from twice "
+                f"step_bits, {2 * step_bits}, to {_MOST_WINDOW_BITS}."
+            )
+        return cls(int(window_bits - step_bits), int(step_bits), False)
+
+    @property
+    def n_states(self) -> int:
+        """Number of states, S."""
+        return 2**self.state_bits
+
+    @property
+    def n_windows(self) -> int:
+        """Number of windows, 2^k S."""
+        return 2 ** (self.state_bits + self.step_bits)
+
+    @property
+    def n_forgetting(self) -> int:
+        """Steps after which nothing of a state is left: any may follow any."""
+        return -(-self.state_bits // self.step_bits)
+
+    @cached_property
+    def subsets(self) -> np.ndarray | None:
+        """The subset (n_windows,) of each window; None where each has its own level."""
+        if not self.has_subsets:
+            return None
+        windows = np.arange(self.n_windows)
+        high, low = (_parity(windows & check) for check in _CHECKS[self.state_bits])
+        return (2 * high + low).astype(np.uint8)
+
+    def rates(self, rates, n_features: int) -> tuple[int, ...]:
+        """Return the rates of features as Python's integers.
+
+        Parameters
+        ----------
+        rates : sequence of int
+            Bits of each feature.
+        n_features : int
+            How many there should be.
+
+        Returns
+        -------
+        rates : tuple of int
+            The same.
+
+        Raises
+        ------
+        ValueError
+            If the trellis cannot give a feature so many bits.
+        """
+        given = np.asarray(rates)
+        known = given.ndim == 1 and given.dtype.kind in "iu"
+        known = known and given.size > 0 and 0 <= given.min()
+        if not (known and given.max() <= _MOST_RATE):
+            # Which finds what is wrong, but takes its time.
+            given = np.array(check_counts("rates", rates, 0, _MOST_RATE), dtype=int)
+        rates = tuple(given.tolist())
+        if len(rates) != n_features:
+            raise ValueError(
+                f"rates has {len(rates)} entries for {n_features} features."
+            )
+        if not self.has_subsets and not set(rates) <= {0, self.step_bits}:
+            raise ValueError(
+                f"rates holds {max(set(rates) - {0, self.step_bits})}; expected 0 or "
+                f"the {self.step_bits} bits of a step of the bitshift trellis."
+            )
+        return rates
+
+    def alphabet_size(self, rate: int) -> int:
+        """Return how many levels a feature of some rate has.
+
+        Parameters
+        ----------
+        rate : int
+            Its bits.
+
+        Returns
+        -------
+        size : int
+            1 where there are no bits.
+        """
+        if rate == 0:
+            return 1
+        return 2 ** (rate + 1) if self.has_subsets else self.n_windows
+
+
+def _parity(values: np.ndarray) -> np.ndarray:
+    """Return whether the number of ones is odd."""
+    for shift in (8, 4, 2, 1):
+        values = values ^ (values >> shift)
+    return values & 1

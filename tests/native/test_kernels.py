@@ -1,0 +1,295 @@
+"""The compiled kernels, over all shapes at the edges of their blocking."""
+
+import ctypes
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from skvq.nearest import (
+    Table,
+    Tables,
+    accumulate,
+    improve_sums,
+    native,
+    nearest,
+    nearest_best,
+    nearest_product,
+    using,
+)
+
+pytestmark = pytest.mark.skipif(
+    native.library() is None, reason="the compiled engine is not there"
+)
+
+N_ROWS = [0, 1, 2, 7, 8, 9, 12, 13, 16, 17, 47, 48, 49, 100]
+SIZES = [1, 2, 5, 6, 7, 8, 9, 12, 31, 33, 70]
+WIDTHS = [1, 2, 3, 4, 5, 8, 9, 16, 31, 32, 40]
+TOLERANCE = {np.dtype(np.float32): 2.0**-18, np.dtype(np.float64): 2.0**-46}
+
+
+@pytest.fixture(autouse=True)
+def compiled():
+    with using("native"):
+        yield
+
+
+def make(rng, shape, dtype):
+    """Numbers of any dtype, with some equal rows."""
+    X = rng.normal(size=shape)
+    if np.dtype(dtype).kind in "iu":
+        X = np.clip(np.rint(40 * X + 60), 0, 120)
+    return X.astype(dtype)
+
+
+def distances(X, table):
+    gaps = X[:, None].astype(np.float64) - table[None].astype(np.float64)
+    return (gaps * gaps).sum(axis=2)
+
+
+def check_codes(codes, D, dtype):
+    """A code may be another's only where the distances are the same to the search."""
+    if len(codes):
+        assert codes.min() >= 0
+        assert codes.max() < D.shape[1]
+    best = D.min(axis=1)
+    own = D[np.arange(len(D)), codes]
+    assert (own - best <= TOLERANCE[np.dtype(dtype)] * own).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("d", WIDTHS)
+def test_search(dtype, d):
+    rng = np.random.default_rng(d)
+    for size in SIZES:
+        table = make(rng, (size, d), dtype)
+        prepared = Table(table)
+        X = make(rng, (max(N_ROWS), d), dtype)
+        D = distances(X, table)
+        for n in N_ROWS:
+            codes, found = nearest(X[:n], prepared)
+            check_codes(codes, D[:n], dtype)
+            assert_allclose(found, D[np.arange(n), codes], rtol=1e-5, atol=1e-12)
+        # Alone or among others, a row has its code.
+        one_by_one = [nearest(X[[i]], prepared)[0][0] for i in range(len(X))]
+        assert_array_equal(nearest(X, prepared)[0], one_by_one)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "inner_product"])
+@pytest.mark.parametrize("d", [2, 8, 33])
+def test_other_products(metric, d):
+    rng = np.random.default_rng(d)
+    X, table = make(rng, (100, d), np.float32), make(rng, (37, d), np.float32)
+    x, w = X.astype(np.float64), table.astype(np.float64)
+    if metric == "cosine":
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+        w /= np.linalg.norm(w, axis=1, keepdims=True)
+        D = distances(x, w) / 2
+    else:
+        D = -x @ w.T
+    for n in N_ROWS:
+        codes, found = nearest(X[:n], table, metric)
+        assert_allclose(found, D[:n].min(axis=1), rtol=1e-4, atol=1e-5)
+        assert_allclose(found, D[np.arange(n), codes], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("widths", [[1], [1, 1, 1], [2, 2], [3, 5, 4], [8, 8], [16, 1]])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_product(widths, dtype):
+    rng = np.random.default_rng(len(widths))
+    for size in (1, 6, 17, 300):
+        tables = [make(rng, (size, width), dtype) for width in widths]
+        X = make(rng, (100, sum(widths)), dtype)
+        for n in N_ROWS:
+            for wanted in (np.intp, np.uint16):
+                codes = nearest_product(X[:n], Tables(tables), dtype=wanted)
+                assert codes.dtype == wanted
+                start = 0
+                for j, table in enumerate(tables):
+                    stop = start + widths[j]
+                    check_codes(
+                        codes[:, j].astype(np.intp),
+                        distances(X[:n, start:stop], table),
+                        dtype,
+                    )
+                    start = stop
+
+
+@pytest.mark.parametrize("dtype", "u1 i1 u2 i2 u4 i4 u8 i8 f2 f4 f8 ? >f4 >i2".split())
+def test_types(dtype):
+    """Every type that has one of its own, and those that have not."""
+    rng = np.random.default_rng(0)
+    X = (
+        make(rng, (50, 11), np.float64) > 0
+        if dtype == "?"
+        else make(rng, (50, 11), "i2")
+    )
+    X = X.astype(dtype)
+    table = X[:9].astype(np.float64) + 0.25
+    codes, _ = nearest(X, table.astype(np.float32))
+    assert_array_equal(codes, distances(X, table).argmin(axis=1))
+    sums, counts = accumulate(X, codes, 9)
+    assert_array_equal(counts, np.bincount(codes, minlength=9))
+    assert_allclose(sums, [X[codes == k].sum(axis=0, dtype=float) for k in range(9)])
+
+
+def strided(X):
+    """The same rows in memory of all kinds."""
+    yield "columns", np.asfortranarray(X)
+    yield "negative", X[::-1].copy()[::-1]
+    yield "backwards", X[:, ::-1].copy()[:, ::-1]
+    wide = np.zeros((len(X) * 2, X.shape[1] * 3), X.dtype)
+    wide[::2, ::3] = X
+    yield "steps", wide[::2, ::3]
+    odd = np.zeros(X.nbytes + 1, np.uint8)[1:].view(X.dtype).reshape(X.shape)
+    odd[...] = X
+    yield "unaligned", odd
+    packed = np.zeros(len(X), np.dtype([("tag", "u1"), ("x", X.dtype, X.shape[1])]))
+    packed["x"] = X
+    yield "odd strides", packed["x"]
+    fixed = X.copy()
+    fixed.flags.writeable = False
+    yield "read-only", fixed
+    yield "repeated", np.broadcast_to(X[:1], X.shape)
+    yield "repeated columns", np.broadcast_to(X[:, :1], X.shape)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
+def test_strides(dtype):
+    rng = np.random.default_rng(0)
+    X, table = make(rng, (40, 9), dtype), make(rng, (13, 9), np.float32)
+    tables = [table[:, :4], table[:, 4:]]
+    for name, given in strided(X):
+        plain = np.array(given)
+        assert_array_equal(nearest(given, table)[0], nearest(plain, table)[0], name)
+        assert_array_equal(
+            nearest_product(given, tables), nearest_product(plain, tables), name
+        )
+        codes = np.arange(40) % 5
+        assert_array_equal(
+            accumulate(given, codes, 5)[0], accumulate(plain, codes, 5)[0], name
+        )
+
+
+def test_equal_codewords_give_the_first():
+    rng = np.random.default_rng(0)
+    for size in (12, 13, 40):
+        table = make(rng, (size, 5), np.float32)
+        table[size // 2] = table[3]
+        table[-1] = table[1]
+        assert_array_equal(nearest(table, table)[0][[-1, size // 2]], [1, 3])
+        assert_array_equal(nearest_product(table, [table])[[-1, size // 2], 0], [1, 3])
+
+
+def test_ties_of_different_codewords_give_the_first():
+    X = np.zeros((60, 3), np.float32)
+    table = np.zeros((14, 3), np.float32)
+    table[:, 0] = np.where(np.arange(14) % 2, 1, -1) * 2.0
+    table[0, 0] = 9
+    for n in (1, 60):
+        assert_array_equal(nearest(X[:n], table)[0], np.full(n, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("d", [1, 3, 8, 19])
+def test_beam(dtype, d):
+    """What is left of rows by the sums found is as little as NumPy's engine leaves."""
+    rng = np.random.default_rng(d)
+    for size in (1, 3, 17, 70):
+        tables = [make(rng, (size, d), dtype) / 2**j for j in range(3)]
+        X = make(rng, (30, d), dtype)
+        for n in (0, 1, 5, 30):
+            for beam_size, n_best in ((1, 1), (4, 1), (4, 3), (33, 20)):
+                codes, found = nearest_best(X[:n], tables, beam_size, n_best=n_best)
+                with using("numpy"):
+                    expected = nearest_best(X[:n], tables, beam_size, n_best=n_best)
+                assert codes.shape == expected[0].shape
+                assert_allclose(found, expected[1], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_improve(dtype):
+    rng = np.random.default_rng(0)
+    tables = [make(rng, (size, 7), dtype) for size in (5, 17, 1)]
+    X = make(rng, (60, 7), dtype)
+    codes = np.zeros((60, 3), int)
+    found = improve_sums(X, tables, codes, n_rounds=3)
+    with using("numpy"):
+        expected = improve_sums(X, tables, codes, n_rounds=3)
+    assert_array_equal(found[0], expected[0])
+    assert_allclose(found[1], expected[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sums(weighted):
+    rng = np.random.default_rng(0)
+    for n in N_ROWS:
+        for d in WIDTHS:
+            X = make(rng, (n, d), np.float32)
+            codes = rng.integers(7, size=n)
+            weights = rng.random(n) if weighted else None
+            sums, counts = accumulate(X, codes, 7, weights)
+            w = np.ones(n) if weights is None else weights
+            chosen = (codes == np.arange(7)[:, None]) * w
+            assert_allclose(sums, chosen @ X.astype(float), atol=1e-12)
+            assert_allclose(counts, chosen.sum(axis=1))
+
+
+def test_infinite_rows_are_refused():
+    table = np.eye(3, dtype=np.float32)
+    for value in (np.nan, np.inf, -np.inf):
+        for n in (1, 50):
+            X = np.zeros((n, 3), np.float32)
+            X[-1, 1] = value
+            with pytest.raises(ValueError):
+                nearest(X, table)
+            with pytest.raises(ValueError):
+                nearest_product(X, [table[:, :2], table[:, 2:]])
+
+
+class Flushing:
+    """Denormal numbers are zeros to this thread, as some libraries leave it."""
+
+    def __enter__(self):
+        self.library = ctypes.CDLL(None)
+        self.before = (ctypes.c_char * 32)()
+        self.library.fegetenv(self.before)
+        changed = bytearray(bytes(self.before))
+        # MXCSR is the last word of x86-64's environment; both switches of flushing.
+        changed[28:32] = (int.from_bytes(changed[28:32], "little") | 0x8040).to_bytes(
+            4, "little"
+        )
+        self.library.fesetenv((ctypes.c_char * 32).from_buffer(changed))
+
+    def __exit__(self, *_):
+        self.library.fesetenv(self.before)
+
+
+@pytest.mark.skipif(native.status().level == "neon", reason="the switch is x86's")
+def test_flush_to_zero_changes_nothing():
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(200, 8)) * 1e-20).astype(np.float32)
+    table = X[:40].copy()
+    expected = nearest(X, Table(table), return_distances=False)[0]
+    prepared = Table(table)
+    nearest(X[:1], prepared)
+    with Flushing():
+        # Or the test says nothing.
+        assert np.float32(1e-30) * np.float32(1e-10) == 0
+        found = nearest(X, prepared, return_distances=False)[0]
+        assert np.float32(1e-30) * np.float32(1e-10) == 0
+    assert_array_equal(found, expected)
+
+
+def test_threads_change_nothing():
+    from threadpoolctl import threadpool_limits
+
+    rng = np.random.default_rng(0)
+    X, table = rng.normal(size=(70000, 4)).astype(np.float32), rng.normal(size=(50, 4))
+    found = []
+    for limit in (1, 2):
+        with threadpool_limits(limit):
+            codes, distances = nearest(X, table.astype(np.float32))
+            found.append((codes, distances, *accumulate(X, codes, 50)))
+    for one, two in zip(*found, strict=True):
+        assert_array_equal(one, two)
