@@ -67,6 +67,8 @@ def peak(seconds=0.2):
 
 def quartile_gap(seconds):
     """How far the quartiles are apart, as a share of the median."""
+    if len(seconds) < 2:
+        return 0.0
     low, middle, high = statistics.quantiles(seconds, n=4)
     return (high - low) / middle
 
