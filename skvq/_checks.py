@@ -106,6 +106,33 @@ def is_sequence(value: Any) -> bool:
     return hasattr(value, "__len__") and hasattr(value, "__getitem__")
 
 
+def check_code_dtype(dtype: Any, largest: int) -> np.dtype:
+    """Return the dtype of codes; raise unless it is of integers and holds them all.
+
+    Parameters
+    ----------
+    dtype : dtype-like
+        As the user gives it.
+    largest : int
+        The largest code.
+
+    Raises
+    ------
+    ValueError
+        If it is another, or too narrow.
+    """
+    try:
+        found = np.dtype("V" if dtype is None else dtype)
+    except TypeError:
+        found = np.dtype("V")
+    if found.kind not in "iu" or np.iinfo(found).max < largest:
+        raise ValueError(
+            f"dtype={dtype!r}; expected an integer dtype that holds codes up to "
+            f"{largest}."
+        )
+    return found.newbyteorder("=")
+
+
 def check_unmasked(array: Any, name: str) -> Any:
     """Return what is given; raise if it hides entries, which NumPy would show again.
 

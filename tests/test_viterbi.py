@@ -527,3 +527,31 @@ def test_trellises_that_are_none():
             Trellis.bitshift(bits, 2)
     with pytest.raises(ValueError, match=r"codes\[..., 1\] ranges from 4 to 4"):
         trellis_levels([[1, 4, 0]], [1, 2, 1], Trellis.ungerboeck(4))
+
+
+@pytest.mark.parametrize("dtype", [object, "V7", float, None, complex, "U3", "i1"])
+def test_dtypes_that_hold_no_codes(dtype, search):
+    """Before any work: the compiled engine writes what it is told to."""
+    X, alphabet = np.zeros((3, 12)), np.arange(512.0)
+    with pytest.raises(ValueError, match=r"dtype=.*expected an integer dtype"):
+        viterbi(X, [alphabet] * 12, [8] * 12, TRELLISES[1], dtype=dtype)
+    with pytest.raises(ValueError, match=r"dtype=.*expected an integer dtype"):
+        trellis_levels(np.zeros((3, 12), int), [8] * 12, TRELLISES[1], dtype=dtype)
+
+
+def test_codes_in_the_other_order_of_bytes(search):
+    X = np.random.default_rng(0).normal(size=(5, 12))
+    given = X, [np.linspace(-2, 2, 4)] * 12, [1] * 12, TRELLISES[1]
+    assert_array_equal(viterbi(*given, dtype=">i4")[0], viterbi(*given)[0])
+
+
+def test_an_array_that_features_share_has_the_levels_of_each(search):
+    alphabet = np.linspace(-2, 2, 4)
+    for rate in (0, 2):
+        with pytest.raises(ValueError, match=r"alphabets\[11\] has shape \(4,\)"):
+            viterbi(np.zeros((2, 12)), [alphabet] * 12, [1] * 11 + [rate], TRELLISES[1])
+
+
+def test_a_trellis_cannot_be_changed():
+    with pytest.raises(ValueError, match="read-only"):
+        TRELLISES[1].subsets[:] = 3

@@ -38,7 +38,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from skvq._checks import check_count, check_unmasked
+from skvq._checks import check_code_dtype, check_count, check_unmasked
 from skvq.nearest.backends.base import Backend as Backend
 from skvq.nearest.backends.base import Plan as Plan
 from skvq.nearest.backends.choice import (
@@ -606,6 +606,7 @@ def viterbi(
     X = be.matrix(X, "X")
     _check_columns(X, len(alphabets))
     name, *states = _check_ends(be, ends, X.shape[0], n_steps, trellis)
+    dtype = _check_path_dtype(dtype, rates, trellis, as_levels)
     options = _viterbi.Options(
         trellis, rates, name, bool(as_levels), bool(return_distances), dtype
     )
@@ -657,7 +658,8 @@ def trellis_levels(
     _check_range(be, codes, [2**rate for rate in rates], "codes")
     n_steps = len(rates) - rates.count(0)
     name, *given = _check_ends(be, ends, codes.shape[0], n_steps, trellis)
-    states, dtype = given[0] if given else None, be.code_dtype(dtype)
+    dtype = be.code_dtype(_check_path_dtype(dtype, rates, trellis, True))
+    states = given[0] if given else None
     return _viterbi.trellis_levels(be, codes, states, name, rates, trellis, dtype)
 
 
@@ -995,6 +997,12 @@ def row_norms(X):
     """
     be = backend_of(X)
     return _levels.row_norms(be, be.matrix(X, "X"))
+
+
+def _check_path_dtype(dtype, rates, trellis: Trellis, as_levels) -> np.dtype:
+    largest = max(rates, default=0)
+    n_values = trellis.alphabet_size(largest) if as_levels else 2**largest
+    return check_code_dtype(dtype, n_values - 1)
 
 
 def _check_columns(X, n_columns: int) -> None:

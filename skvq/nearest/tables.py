@@ -344,6 +344,10 @@ class Packed(_Kept):
             The rows.
         dtype : dtype
             What they are returned in.
+
+        Returns
+        -------
+        factor, offset : ndarray of shape (n_rows,), or None
         """
         factor, offset = (
             None if term is None else term[rows].astype(dtype, copy=False)

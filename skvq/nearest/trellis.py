@@ -152,7 +152,9 @@ class Trellis:
             return None
         windows = np.arange(self.n_windows)
         high, low = (_parity(windows & check) for check in _CHECKS[self.state_bits])
-        return (2 * high + low).astype(np.uint8)
+        found = (2 * high + low).astype(np.uint8)
+        found.flags.writeable = False
+        return found
 
     def rates(self, rates, n_features: int) -> tuple[int, ...]:
         """Return the rates of features as Python's integers.

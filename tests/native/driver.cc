@@ -179,7 +179,7 @@ void run_beam(int64_t n, int64_t n_sums, int64_t size, int d, int64_t width) {
   double *norms = zeros<double>(n * width);
   char *scratch = zeros<char>(skvq_choose_scratch(&stage, n_sums));
   skvq_choose(&stage, n, n_sums, rest, costs, width, parent, code, scores, scratch);
-  skvq_advance(&stage, n, n_sums, width, rest, parent, code, nullptr, next, norms);
+  skvq_advance(&stage, n, n_sums, width, rest, parent, code, next, norms);
   skvq_move(sizeof(T) == 8, n * width, d, next, rows, code, 1);
   Hash hash;
   hash.add(parent, n * width * 8);

@@ -1,10 +1,12 @@
 """The compiled kernels, over all shapes at the edges of their blocking."""
 
 import ctypes
+import threading
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from threadpoolctl import threadpool_limits
 
 from skvq.nearest import (
     Table,
@@ -235,16 +237,73 @@ def test_sums(weighted):
             assert_allclose(counts, chosen.sum(axis=1))
 
 
-def test_infinite_rows_are_refused():
-    table = np.eye(3, dtype=np.float32)
-    for value in (np.nan, np.inf, -np.inf):
-        for n in (1, 50):
-            X = np.zeros((n, 3), np.float32)
-            X[-1, 1] = value
-            with pytest.raises(ValueError):
-                nearest(X, table)
-            with pytest.raises(ValueError):
-                nearest_product(X, [table[:, :2], table[:, 2:]])
+@pytest.mark.parametrize("n", [1, 50])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_infinite_rows_are_refused(n, value, size):
+    """Their codes are in the table until then."""
+    table = np.resize(np.eye(3, dtype=np.float32), (size, 3))
+    table[-1] = table[0]  # equal codewords
+    X = np.zeros((n, 3), np.float32)
+    X[-1, 1] = value
+    searches = [
+        lambda: nearest(X, table),
+        lambda: nearest(X, table, "inner_product"),
+        lambda: nearest_product(X, [table[:, :2], table[:, 2:]]),
+        lambda: nearest_best(X, [table, table], 1),
+        lambda: nearest_best(X, [table, table], 4, n_best=min(2, size)),
+        lambda: improve_sums(X, [table, table], np.zeros((n, 2), int), n_rounds=1),
+    ]
+    for search in searches:
+        with pytest.raises(ValueError):
+            search()
+    with pytest.raises(ValueError, match="zero"):
+        nearest(np.zeros((n, 3), np.float32), np.ones((size, 3), np.float32), "cosine")
+
+
+def test_tables_stored_by_columns():
+    rng = np.random.default_rng(0)
+    X = make(rng, (30, 5), np.float32)
+    tables = [make(rng, (7, 5), np.float32) for _ in range(3)]
+    codes = rng.integers(7, size=(30, 3))
+
+    def found(tables):
+        yield nearest(X, tables[0])
+        yield nearest_product(np.hstack([X, X]), tables[:2])
+        yield nearest_best(X, tables, 2)
+        yield nearest_best(X, tables, 2, begin=codes[:, None, :1])
+        yield improve_sums(X, tables, codes, n_rounds=2)
+
+    by_columns = [np.asfortranarray(table) for table in tables]
+    for one, other in zip(found(tables), found(by_columns), strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("d", [1, 2])
+def test_narrow_rows_of_many_magnitudes(d):
+    """Squares of small differences leave the range of float32."""
+    rng = np.random.default_rng(d)
+    for size in (64, 256):
+        table = rng.normal(size=(size, d)) * 10.0 ** rng.uniform(-26, 2, (size, 1))
+        table = table.astype(np.float32)
+        X = (table[rng.integers(size, size=400)] * 1.001).astype(np.float32)
+        for n in (1, 400):
+            check_codes(nearest(X[:n], table)[0], distances(X[:n], table), np.float32)
+            codes = nearest_product(X[:n], [table])[:, 0]
+            check_codes(codes, distances(X[:n], table), np.float32)
+
+
+def test_steps_without_look_up(monkeypatch):
+    """Of tables whose products are too many to keep."""
+    rng = np.random.default_rng(0)
+    X, tables = make(rng, (60, 7), np.float32), make(rng, (3, 17, 7), np.float32)
+    codes = np.zeros((60, 3), int)
+    expected = improve_sums(X, list(tables), codes, n_rounds=3)
+    monkeypatch.setattr("skvq.nearest.backends.native._PRODUCT_BYTES", 0)
+    found = improve_sums(X, list(tables), codes, n_rounds=3)
+    assert_array_equal(found[0], expected[0])
+    assert_allclose(found[1], expected[1], rtol=1e-6)
 
 
 class Flushing:
@@ -267,29 +326,38 @@ class Flushing:
 
 @pytest.mark.skipif(native.status().level == "neon", reason="the switch is x86's")
 def test_flush_to_zero_changes_nothing():
-    rng = np.random.default_rng(0)
-    X = (rng.normal(size=(200, 8)) * 1e-20).astype(np.float32)
-    table = X[:40].copy()
-    expected = nearest(X, Table(table), return_distances=False)[0]
-    prepared = Table(table)
-    nearest(X[:1], prepared)
+    """Codewords that a denormal number tells apart."""
+    table = Table(np.array([[0.0], [2e-40], [1.0]], np.float32))
+    X = np.full((20, 1), 2e-40, np.float32)
+    expected = nearest(X, table, return_distances=False)[0]
+    assert_array_equal(expected, np.ones(20))
     with Flushing():
         # Or the test says nothing.
         assert np.float32(1e-30) * np.float32(1e-10) == 0
-        found = nearest(X, prepared, return_distances=False)[0]
+        found = nearest(X, table, return_distances=False)[0]
         assert np.float32(1e-30) * np.float32(1e-10) == 0
     assert_array_equal(found, expected)
 
 
-def test_threads_change_nothing():
-    from threadpoolctl import threadpool_limits
+def test_threads_change_nothing(monkeypatch):
+    from skvq.nearest import threads
 
     rng = np.random.default_rng(0)
-    X, table = rng.normal(size=(70000, 4)).astype(np.float32), rng.normal(size=(50, 4))
+    X = rng.normal(size=(100000, 32)).astype(np.float32)
+    table, used = X[:40], set()
+    scratch = threads.scratch.__class__.__call__
+
+    def noted(self, *args):
+        used.add(threading.get_ident())
+        return scratch(self, *args)
+
+    monkeypatch.setattr(threads.scratch.__class__, "__call__", noted)
     found = []
     for limit in (1, 2):
+        used.clear()
         with threadpool_limits(limit):
-            codes, distances = nearest(X, table.astype(np.float32))
-            found.append((codes, distances, *accumulate(X, codes, 50)))
+            codes, own = nearest(X, table)
+            found.append((codes, own, *accumulate(X, codes, 40)))
+        assert len(used) <= limit
     for one, two in zip(*found, strict=True):
         assert_array_equal(one, two)

@@ -167,7 +167,7 @@ class NativeBackend(NumpyBackend):
                 None,
                 [pointer, integer, integer, pointer, pointer, integer, *[pointer] * 4],
             ),
-            ("advance", None, [pointer, integer, integer, integer, *[pointer] * 6]),
+            ("advance", None, [pointer, integer, integer, integer, *[pointer] * 5]),
             ("scores", None, [pointer, integer, pointer, pointer, integer]),
             ("padding", ctypes.c_int32, [ctypes.c_int32]),
             (
@@ -226,7 +226,8 @@ class NativeBackend(NumpyBackend):
             resolves=plain and bool((scale == 1).all()),
             # Unit rows have a rounding of their own, and half the distance.
             halved=one.rounded > 0,
-            rounded=one.rounded,
+            # Squares among the smallest numbers are rounded by an amount, not a share.
+            rounded=one.rounded + 16 * one.rows.shape[1] * float(np.finfo(dtype).tiny),
             near=one.near,
             offset=one.offset,
             level=one.level,
@@ -271,13 +272,23 @@ class NativeBackend(NumpyBackend):
         total = int(padded.sum() * sizes.sum()) * dtype.itemsize
         if n_tables > _MOST_TABLES or total > _PRODUCT_BYTES:
             return None
-        rows = [factor.rows.astype(np.float64) for factor in factors]
+        rows = [factor.rows.astype(np.float64, order="C") for factor in factors]
+        # Scores without constants, negative: chains that no BLAS has a part in.
+        plain = [self._panels(each, np.zeros(len(each)), each) for each in rows]
         products, addresses = [], np.zeros((n_tables, n_tables), np.uintp)
-        for j, own in enumerate(rows):
+        for j in range(n_tables):
             for o, other in enumerate(rows):
                 if o != j:
-                    looked_up = np.zeros((sizes[o], padded[j]), dtype)
-                    looked_up[:, : sizes[j]] = other @ own.T
+                    scores = np.zeros((sizes[o], padded[j]))
+                    self.library.skvq_scores(
+                        ctypes.byref(plain[j][0]),
+                        int(sizes[o]),
+                        other.ctypes.data,
+                        scores.ctypes.data,
+                        int(padded[j]),
+                    )
+                    looked_up = np.zeros(scores.shape, dtype)
+                    looked_up[:, : sizes[j]] = scores[:, : sizes[j]]
                     products.append(looked_up)
                     addresses[j, o] = looked_up.ctypes.data
         starts = np.append(0, np.cumsum(padded))
@@ -384,7 +395,7 @@ class NativeBackend(NumpyBackend):
 
     def product_rows_at_a_time(self, work):
         """Return the same of a search in subspaces."""
-        return max(64, min(_CALL_WORK // int(work), _MAX_CALL_ROWS))
+        return max(16, min(_CALL_WORK // max(1, int(work)), _MAX_CALL_ROWS))
 
     def nearest_rows(self, x, form, metric, dtype, distances):
         """Return codes and state of a tile of rows, and distances if asked for."""
@@ -495,19 +506,20 @@ class NativeBackend(NumpyBackend):
         codes = np.ascontiguousarray(codes, np.int64)
         if weights is not None:
             weights = np.ascontiguousarray(weights, np.float64)
-        size = self.library.skvq_sums_scratch(d)
+        size, most = self.library.skvq_sums_scratch(d), max(1, 2**23 // d)
 
         def worker(start: int, stop: int) -> None:
-            rows, _kept = self.rows(X[start:stop])
             sums, counts = np.zeros((n_codewords, d)), np.zeros(n_codewords)
-            self.library.skvq_sums(
-                ctypes.byref(rows),
-                codes[start:].ctypes.data,
-                None if weights is None else weights[start:].ctypes.data,
-                sums.ctypes.data,
-                counts.ctypes.data,
-                self.memory(size),
-            )
+            for low in range(start, stop, most):
+                rows, _kept = self.rows(X[low : min(low + most, stop)])
+                self.library.skvq_sums(
+                    ctypes.byref(rows),
+                    codes[low:].ctypes.data,
+                    None if weights is None else weights[low:].ctypes.data,
+                    sums.ctypes.data,
+                    counts.ctypes.data,
+                    self.memory(size),
+                )
             parts[start] = sums, counts
 
         map_plain_tiles(lambda: worker, n, chunk, 16 * d)
@@ -630,7 +642,6 @@ class _Residuals:
             old.ctypes.data,
             None if one else parent.ctypes.data,
             code.ctypes.data,
-            None,
             self.rest.ctypes.data,
             None if norms is None else norms.ctypes.data,
         )

@@ -4,7 +4,7 @@
 // looked for among them.  A score is what a partial sum has cost so far, and a half norm
 // of the codeword, less a chain of multiply-adds in the order of the features.
 
-#include "lanes.h"
+#include "rows.h"
 
 // A table made ready.  See backends/native.py.
 struct Stage {
@@ -254,8 +254,8 @@ SKVQ_INLINE void add_codeword(const T *x, const T *c, T sign, int d, T *to) {
 
 template <class T>
 void advance(const Stage &stage, int64_t n, int64_t n_sums, int64_t width,
-             const T *rest, const int64_t *parent, const int64_t *code, const T *centre,
-             T *next, double *norms) {
+             const T *rest, const int64_t *parent, const int64_t *code, T *next,
+             double *norms) {
   const int d = stage.d;
   const T *rows = static_cast<const T *>(stage.rows);
   for (int64_t i = 0; i < n; i++)
@@ -265,7 +265,6 @@ void advance(const Stage &stage, int64_t n, int64_t n_sums, int64_t width,
       T *to = next + at * d;
       add_codeword(x, rows + code[at] * d, T(-1), d, to);
       if (norms) norms[at] = squared_distance<T, T>(to, nullptr, d);
-      if (centre) add_codeword(to, centre, T(-1), d, to);
     }
 }
 
@@ -277,7 +276,7 @@ SKVQ_API int32_t skvq_panel(int32_t is_double) {
 }
 
 SKVQ_API int64_t skvq_choose_scratch(const Stage *stage, int64_t n_sums) {
-  int32_t is_double = stage->type == 10;
+  int32_t is_double = stage->type == kFloat64;
   int64_t size = stage->n_panels * skvq_panel(is_double) * n_sums;
   int64_t some_rows = 1 + (4 * kResiduals - 1) / n_sums;
   return size * (some_rows * (is_double ? 8 : 4) + 16) + 2 * 64;
@@ -288,7 +287,7 @@ SKVQ_API void skvq_choose(const Stage *stage, int64_t n, int64_t n_sums,
                           const void *rest, const void *costs, int64_t width,
                           int64_t *parent, int64_t *code, void *scores, void *scratch) {
   FloatMode mode;
-  if (stage->type == 10)
+  if (stage->type == kFloat64)
     choose(*stage, n, n_sums, static_cast<const double *>(rest),
            static_cast<const double *>(costs), width, parent, code,
            static_cast<double *>(scores), Scratch(scratch));
@@ -303,7 +302,7 @@ SKVQ_API void skvq_choose(const Stage *stage, int64_t n, int64_t n_sums,
 SKVQ_API void skvq_scores(const Stage *stage, int64_t n, const void *rows, void *scores,
                           int64_t apart) {
   FloatMode mode;
-  if (stage->type == 10)
+  if (stage->type == kFloat64)
     score_rows(*stage, n, static_cast<const double *>(rows),
                static_cast<double *>(scores), apart);
   else
@@ -311,18 +310,18 @@ SKVQ_API void skvq_scores(const Stage *stage, int64_t n, const void *rows, void 
                apart);
 }
 
-// Subtracts the chosen codewords from the residuals of their sums, and then the centre,
-// if there is one; returns squared norms before the latter, if they are asked for.
+// Subtracts the chosen codewords from the residuals of their sums; returns squared norms,
+// if they are asked for.
 SKVQ_API void skvq_advance(const Stage *stage, int64_t n, int64_t n_sums, int64_t width,
                            const void *rest, const int64_t *parent, const int64_t *code,
-                           const void *centre, void *next, double *norms) {
+                           void *next, double *norms) {
   FloatMode mode;
-  if (stage->type == 10)
+  if (stage->type == kFloat64)
     advance(*stage, n, n_sums, width, static_cast<const double *>(rest), parent, code,
-            static_cast<const double *>(centre), static_cast<double *>(next), norms);
+            static_cast<double *>(next), norms);
   else
     advance(*stage, n, n_sums, width, static_cast<const float *>(rest), parent, code,
-            static_cast<const float *>(centre), static_cast<float *>(next), norms);
+            static_cast<float *>(next), norms);
 }
 
 // Adds codewords, times 1 or -1, to rows where they are.

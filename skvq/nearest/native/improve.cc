@@ -3,9 +3,9 @@
 //
 // The score of codeword c of a table, 1/2 ||c||^2 - (x - sum of the others).c, is a part
 // that the row alone decides, made once, plus the products of c with each of the others,
-// which are looked up: m additions a codeword in place of d multiplications.
+// which are looked up: m - 1 additions a codeword in place of d multiplications.
 
-#include "lanes.h"
+#include "rows.h"
 
 // The products of the codewords of m tables.  See backends/native.py.
 struct Pairs {
@@ -134,7 +134,7 @@ SKVQ_API void skvq_improve(const Pairs *pairs, int64_t n, const void *scores,
                            int64_t *codes, const int64_t *order, int64_t n_steps,
                            int64_t first_judged, const void *room, uint8_t *state) {
   FloatMode mode;
-  if (pairs->type == 10)
+  if (pairs->type == kFloat64)
     improve(*pairs, n, static_cast<const double *>(scores), codes, order, n_steps,
             first_judged, static_cast<const double *>(room), state);
   else

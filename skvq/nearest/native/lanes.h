@@ -63,7 +63,8 @@ struct Int<double> {
 template <class T, int N = kVectorBytes / int(sizeof(T))>
 struct Vector {
   typedef T type __attribute__((vector_size(N * sizeof(T))));
-  typedef T loose __attribute__((vector_size(N * sizeof(T)), aligned(1)));
+  typedef T loose
+      __attribute__((vector_size(N * sizeof(T)), aligned(1), may_alias));
   typedef typename Int<T>::type mask __attribute__((vector_size(N * sizeof(T))));
 };
 
@@ -247,10 +248,10 @@ class FloatMode {
   unsigned before_;
 #elif defined(__aarch64__)
   FloatMode() {
-    asm volatile("mrs %0, fpcr" : "=r"(before_));
-    asm volatile("msr fpcr, %0" : : "r"(uint64_t(0)));
+    asm volatile("mrs %0, fpcr" : "=r"(before_) : : "memory");
+    asm volatile("msr fpcr, %0" : : "r"(uint64_t(0)) : "memory");
   }
-  ~FloatMode() { asm volatile("msr fpcr, %0" : : "r"(before_)); }
+  ~FloatMode() { asm volatile("msr fpcr, %0" : : "r"(before_) : "memory"); }
 
  private:
   uint64_t before_;

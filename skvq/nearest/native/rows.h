@@ -154,16 +154,16 @@ SKVQ_INLINE void transpose_block(const double *from, int64_t stride, double *to,
 
 // Writes m rows into a tile, [k][tile_rows]; rows that are not there become zeros.
 template <class T>
-SKVQ_INLINE void transpose(const T *from, int64_t stride, int m, int d, T *tile) {
+__attribute__((noinline)) void transpose(const T *from, int64_t stride, int m, int d, T *tile) {
   constexpr int n = tile_rows<T>, side = sizeof(T) == 4 ? 8 : 4;
   int r = 0;
   for (; r + side <= m; r += side) {
     const T *rows = from + r * stride;
-    int k = 0;
+    int64_t k = 0;
     for (; k + side <= d; k += side)
-      transpose_block(rows + k, stride, tile + int64_t(k) * n + r, n);
+      transpose_block(rows + k, stride, tile + k * n + r, n);
     for (; k < d; k++)
-      for (int i = 0; i < side; i++) tile[int64_t(k) * n + r + i] = rows[i * stride + k];
+      for (int i = 0; i < side; i++) tile[k * n + r + i] = rows[i * stride + k];
   }
   for (; r < n; r++)
     for (int k = 0; k < d; k++)
@@ -172,7 +172,7 @@ SKVQ_INLINE void transpose(const T *from, int64_t stride, int m, int d, T *tile)
 
 // Takes the centre from the rows of a tile, scales them, and returns their squared norms.
 template <class T>
-SKVQ_INLINE void centre_tile(T *tile, int d, const T *centre, T scale, T *norms) {
+__attribute__((noinline)) void centre_tile(T *tile, int d, const T *centre, T scale, T *norms) {
   typedef typename Vector<T>::type V;
   constexpr int n = tile_rows<T>;
   V sums[kVectors];

@@ -59,6 +59,11 @@ struct OneTable {
   }
 };
 
+// Squares below have lost digits to the range of the type; of float64, no wider type
+// would have them.
+template <class T>
+constexpr T tiny = sizeof(T) == 4 ? T(1e-31) : T(0);
+
 // What is known of the rows of a tile.
 template <class T>
 struct Tile {
@@ -95,7 +100,7 @@ SKVQ_INLINE Weighed<T> weighed(const Codebook &book, const OneTable<T> &table,
 
 // The nearest of all codewords whose score is at most `limit`, by the distances of what
 // was given, in float64.
-template <class T>
+template <class T, bool Direct>
 __attribute__((noinline)) int64_t nearest_of_near(const OneTable<T> &table,
                                                   const double *given, const T *x,
                                                   int stride, int d, int64_t size,
@@ -103,7 +108,7 @@ __attribute__((noinline)) int64_t nearest_of_near(const OneTable<T> &table,
   double least_found = 0;
   int64_t found = -1;
   for (int64_t q = 0; q < table.n_groups; q++) {
-    Eight<T> score = row_scores<T, 0, false>(
+    Eight<T> score = row_scores<T, 0, Direct>(
         x, stride, d, table.groups + q * kGroup * d, table.constants + q * kGroup);
     T own[8];
     for (int p = 0; p < Eight<T>::parts; p++)
@@ -132,7 +137,7 @@ SKVQ_INLINE void write_codes(const int64_t *code, int m, char *to, int64_t strid
 // Judges the codes of a tile, as `Backend.judged` says; writes them with their state and
 // distance.  Returns how many are not sure.
 template <class T, bool Direct>
-SKVQ_INLINE int finish(const Codebook &book, const OneTable<T> &table, const Rows &rows,
+__attribute__((noinline)) int finish(const Codebook &book, const OneTable<T> &table, const Rows &rows,
                        const Found &found, int64_t j, const Tile<T> &tile,
                        double *given) {
   const int d = book.width, m = tile.m;
@@ -141,7 +146,8 @@ SKVQ_INLINE int finish(const Codebook &book, const OneTable<T> &table, const Row
   const T share = T(book.share), slack = T(book.slack);
   for (int r = 0; r < m; r++) {
     if constexpr (Direct) {
-      state[r] = tile.best[r] < infinity<T> ? kSure : kOutOfReach;
+      bool sure = tile.best[r] >= tiny<T> || tile.second[r] >= tiny<T>;
+      state[r] = tile.best[r] < infinity<T> ? (sure ? kSure : kDoubtful) : kOutOfReach;
     } else {
       auto [norm, distance] = weighed(book, table, tile, r);
       T room = slack * (3 * norm + distance);
@@ -155,13 +161,17 @@ SKVQ_INLINE int finish(const Codebook &book, const OneTable<T> &table, const Row
   }
   if (n_near)
     for (int r = 0; r < m; r++) {
+      // What is no number has no code: one that is in the table, until it is refused.
+      if (state[r] == kOutOfReach) tile.code[r] = 0;
       if (state[r] == kDoubtful && book.resolves) {
-        auto [norm, distance] = weighed(book, table, tile, r);
-        T room = slack * (3 * norm + distance);
+        T limit = 2 * tiny<T>;
+        if constexpr (!Direct) {
+          auto [norm, distance] = weighed(book, table, tile, r);
+          limit = tile.best[r] + slack * (3 * norm + distance);
+        }
         copy_rows(rows, tile.first + r, 1, table.begin, d, given);
-        tile.code[r] =
-            nearest_of_near(table, given, tile.x + r, tile.stride, d, book.n_codewords,
-                            tile.best[r] + room);
+        tile.code[r] = nearest_of_near<T, Direct>(table, given, tile.x + r, tile.stride,
+                                                  d, book.n_codewords, limit);
         state[r] = kSure;
       }
       n_unsure += state[r] != kSure;
@@ -363,6 +373,8 @@ int64_t search(const Codebook &book, const Rows &rows, const Found &found,
     if (book.width == 1) return search_rows<T, 1, true>(book, rows, found, scratch);
     return search_rows<T, 0, true>(book, rows, found, scratch);
   }
+  // ... where that is worth the time it takes to compile them.
+  if constexpr (sizeof(T) == 8) return search_rows<T, 0, false>(book, rows, found, scratch);
   switch (book.width) {
     case 4:
       return search_rows<T, 4, false>(book, rows, found, scratch);
@@ -388,13 +400,16 @@ int64_t scratch_bytes(const Codebook &book) {
 // Packs [-C^T; constants], (width + 1, size), in groups.
 template <class T>
 void pack(const T *weights, int64_t size, int64_t width, T *groups, T *constants) {
-  for (int64_t q = 0; q * kGroup < size; q++)
-    for (int j = 0; j < kGroup; j++) {
-      int64_t v = q * kGroup + j;
-      for (int64_t k = 0; k < width; k++)
-        groups[(q * width + k) * kGroup + j] = v < size ? -weights[k * size + v] : T(0);
-      constants[v] = v < size ? weights[width * size + v] : infinity<T>;
-    }
+  for (int64_t q = 0; q * kGroup < size; q++) {
+    const int64_t first = q * kGroup;
+    for (int64_t k = 0; k < width; k++)
+      for (int j = 0; j < kGroup; j++)
+        groups[(q * width + k) * kGroup + j] =
+            first + j < size ? -weights[k * size + first + j] : T(0);
+    for (int j = 0; j < kGroup; j++)
+      constants[first + j] =
+          first + j < size ? weights[width * size + first + j] : infinity<T>;
+  }
 }
 
 }  // namespace

@@ -188,7 +188,7 @@ SKVQ_INLINE int settled(const Eight<float> &score, float best, float *second) {
   constexpr unsigned group = (1u << kGroup) - 1;
   const __m256 s = __m256(score.v[0]);
   __m256 is_best = _mm256_cmp_ps(s, _mm256_set1_ps(best), _CMP_LE_OQ);
-  int at = __builtin_ctz((unsigned(_mm256_movemask_ps(is_best)) & group) | 1u << kGroup);
+  int at = __builtin_ctz((unsigned(_mm256_movemask_ps(is_best)) & group) | 1u << (kGroup - 1));
   const __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   __m256i here = _mm256_cmpeq_epi32(places, _mm256_set1_epi32(at));
   // What is beyond the group is no score.

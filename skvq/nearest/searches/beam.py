@@ -34,8 +34,9 @@ _TILE_SCORES = 2**18
 _MAX_TILE_SCORES = 2**21
 _MIN_GOOD_ROWS = 512
 _MAX_TILE_ROWS = 1024
-# Numbers of the residuals of a tile, where no scores of them all are kept.
-_TILE_NUMBERS = 2**17
+# Numbers of the residuals of a tile, where no scores of them all are kept, and
+# multiply-adds of one of its stages: an interrupt waits for it.
+_TILE_NUMBERS, _TILE_WORK = 2**17, 2**28
 # Numbers of rows whose errors are computed from what was given.
 _EXACT_ELEMENTS = 2**15
 
@@ -76,7 +77,7 @@ class Search:
         codebooks = [table.codewords for table in tables]
         self.scale = common_scale(codebooks, dtype)
         self.begun = [
-            (codebook.astype(np.float64) * self.scale).astype(dtype)
+            (codebook.astype(np.float64) * self.scale).astype(dtype, order="C")
             for codebook in codebooks[:n_begun]
         ]
         self.weighted = options.stage_weights is not None
@@ -95,7 +96,7 @@ class Search:
         self.begun_biases = biases[:n_begun]
         self.stages: list[Stage] = []
         width = n_sums
-        most, self.work = width, 0.0
+        most, self.work, self.most_work = width, 0.0, 1.0
         for j in range(n_begun, len(tables)):
             keep = options.n_best if j == len(tables) - 1 else options.beam_size
             stage = self._prepare(
@@ -103,6 +104,7 @@ class Search:
             )
             self.stages.append(stage)
             self.work += width * stage.weights.size
+            self.most_work = max(self.most_work, width * stage.weights.size)
             most, width = max(most, width * len(stage.rows)), stage.width
         self.n_found = width
         # What is left by the stages before is taken to the centre of the next.
@@ -123,7 +125,8 @@ class Search:
     def tile_rows(self, n_rows: int, be: Backend = CAREFUL) -> int:
         """Return how many rows a thread of the host takes at a time."""
         if be.is_compiled:
-            most = max(16, min(_TILE_NUMBERS // (self.most_sums * self.width), 8192))
+            most = min(_TILE_NUMBERS // (self.most_sums * self.width), 8192)
+            most = max(1, min(max(16, most), _TILE_WORK // int(self.most_work)))
             return even_chunk(n_rows, most, self.work)
         good = min(
             -(-_MIN_GOOD_ROWS // self.most_sums), _MAX_TILE_SCORES // self.most_scores
@@ -161,7 +164,7 @@ class Search:
         centre = core.centre.astype(np.float64) * self.scale
         return Stage(
             weights.astype(self.dtype, order="C"),
-            rows.astype(self.dtype),
+            rows.astype(self.dtype, order="C"),
             centre.astype(self.dtype) if centre.any() else None,
             first,
             bias,

@@ -84,9 +84,10 @@ def _make_form(arrays, trellis: Trellis, rates, dtype: np.dtype) -> TrellisForm:
     numbers: dict[int, int] = {}
     distinct: list[np.ndarray] = []
     for j, (array, rate) in enumerate(zip(arrays, rates, strict=True)):
+        # ... but its length for each of them, since their rates may differ.
+        levels = _checked(fetched(array), trellis, rate, f"alphabets[{j}]")
         if id(array) not in numbers:
             numbers[id(array)] = len(distinct)
-            levels = _checked(fetched(array), trellis, rate, f"alphabets[{j}]")
             distinct.append(levels.astype(dtype))
     levels = np.concatenate([*distinct, np.empty(0, dtype)])
     scale = power_of_two_scale(float(np.abs(levels).max(initial=0.0)), dtype)
