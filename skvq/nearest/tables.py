@@ -348,6 +348,7 @@ class Packed(_Kept):
         Returns
         -------
         factor, offset : ndarray of shape (n_rows,), or None
+            None where there is none.
         """
         factor, offset = (
             None if term is None else term[rows].astype(dtype, copy=False)
