@@ -90,6 +90,7 @@ def test_tiny_products_are_searched_exhaustively():
     assert_nearest(ids, X, quantizer.full_codebook(), dtype=np.float32)
 
 
+@pytest.mark.long
 def test_refinement_helps_samples_it_has_not_seen():
     rng = np.random.default_rng(0)
     X, test = rng.normal(size=(4000, 8)), rng.normal(size=(4000, 8))
@@ -112,6 +113,7 @@ def test_shared_table_is_stored_once():
 
 
 @pytest.mark.parametrize("n_codebooks", [1, 2, 4, 8])
+@pytest.mark.long
 def test_independent_codes_are_each_an_argmin(n_codebooks):
     X = mixture(500) + 3
     quantizer = AdditiveQuantizer(
@@ -122,6 +124,7 @@ def test_independent_codes_are_each_an_argmin(n_codebooks):
         assert_nearest(column, X, table, dtype=np.float32)
 
 
+@pytest.mark.long
 def test_independent_is_never_worse_than_its_members():
     X = mixture(200, n_features=8)
     before = VectorQuantizer(6, random_state=0).fit(X).distortion_ * (1 + 1e-6)

@@ -433,6 +433,7 @@ def peak_of(*arguments):
 
 
 @pytest.mark.parametrize("kind", ["npy", "fortran", "npz", "csv"])
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_file(kind, monkeypatch):
     monkeypatch.setattr(sources, "CHUNK_BYTES", 2**16)
     peaks = []
@@ -715,6 +716,7 @@ def test_families_are_sized_to_budgets(family, bits, expected):
         assert compare._sized(family, bits, 16, 600) == expected
 
 
+@pytest.mark.long
 def test_no_family_is_worse_than_the_mean():
     X = np.random.default_rng(0).normal(size=(2_000, 8))
     np.save("N.npy", X)
@@ -1082,6 +1084,7 @@ sys.exit(__main__.main(sys.argv[1:]))
     ("number", "status", "line"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
 )
+@pytest.mark.long
 def test_signals_end_it_in_one_line(number, status, line, X):
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, "fit", "X.npy", "vq:2", "-o", "a"],
@@ -1100,6 +1103,7 @@ def test_signals_end_it_in_one_line(number, status, line, X):
     nothing_but("X.npy")
 
 
+@pytest.mark.long
 def test_as_a_process(X):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
 
@@ -1117,6 +1121,7 @@ def test_as_a_process(X):
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 
+@pytest.mark.long
 def test_a_reader_who_has_enough(X, pq):
     process = subprocess.Popen(
         [sys.executable, "-m", "skvq", "info", "pq.skvq"],

@@ -751,6 +751,7 @@ def test_weights_equal_repeats(row):
 
 
 @each([row for row in TABLE if row.weights == "statistical"])
+@pytest.mark.long
 def test_weights_equal_repeats_in_the_mean(row):
     """Of weights, the learner makes what repeats make of it, and what none does not.
 
@@ -821,6 +822,7 @@ def matrices(draw, n_features):
 @every_class
 @settings(max_examples=12)
 @given(data=st.data())
+@pytest.mark.long
 def test_properties(row, data):
     X = row.parts_metric_is_defined(data.draw(matrices(row.n_features)))
     _assert_right(row, row.make().fit(X), X)

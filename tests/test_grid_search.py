@@ -52,6 +52,7 @@ def search(**parameters):
     )
 
 
+@pytest.mark.long
 def test_search_over_schemes_sizes_and_scalers(tmp_path):
     X = data()
     found = search(n_jobs=2).fit(X)

@@ -155,6 +155,7 @@ def table_of(n_samples, seed=0):
 )
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore:Bins whose width:UserWarning")
+@pytest.mark.long
 def test_never_worse_than_scikit_learn(n_samples, n_levels, weighted, dtype):
     X = table_of(n_samples).astype(dtype)
     weights = None

@@ -383,6 +383,7 @@ def test_steps_solve_the_least_squares(smooth, weighted, monkeypatch):
     assert np.square(rest - design @ step).sum() <= least * (1 + 1e-6)
 
 
+@pytest.mark.long
 def test_convolutions_lower_the_distortion():
     X = photo_maps(300, 4)
     plain, smooth = [], []

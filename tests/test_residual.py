@@ -182,6 +182,7 @@ def test_staged_results():
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.long
 def test_distortion_never_rises_over_greedy_stages(seed, shared):
     X = mixture(30 + 100 * seed, seed=seed)
     rq = ResidualQuantizer(6, 8, random_state=seed, share_codebook=shared).fit(X)
@@ -193,6 +194,7 @@ def digits():
     return load_digits().data.astype(np.float32)
 
 
+@pytest.mark.long
 def test_one_table_serves_all_stages():
     X = digits()
     rq = ResidualQuantizer(6, 64, share_codebook=True, random_state=0).fit(X)
@@ -227,6 +229,7 @@ def test_fewer_distinct_samples_than_a_shared_table_holds():
 
 @pytest.mark.parametrize("beam_size", [1, 5])
 @pytest.mark.parametrize("quantizer", [None, PRODUCT], ids=["of tables", "of products"])
+@pytest.mark.long
 def test_refinement_is_never_worse_on_its_own_objective(beam_size, quantizer):
     X = mixture(700)
     sizes = None if quantizer is PRODUCT else 8

@@ -87,6 +87,7 @@ def test_the_better_way_is_chosen(make, n_codewords, fit_beam_size, gain):
 @pytest.mark.parametrize("make", [blobs, dense])
 @pytest.mark.parametrize("seed", [int, np.random.RandomState])
 @pytest.mark.parametrize("n_refine", [0, 1])
+@pytest.mark.long
 def test_the_fit_is_that_of_the_way_which_was_chosen(make, seed, n_refine):
     X = make()[:400]
     rq = ResidualQuantizer(2, 8, random_state=seed(0), n_refine=n_refine).fit(X)

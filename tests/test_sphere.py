@@ -293,6 +293,7 @@ def test_errors_in_eight_dimensions():
 @pytest.mark.parametrize("cells", ["uniform", "density"])
 @pytest.mark.parametrize("n_features", [8, 64])
 @pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.long
 def test_spread_bits_beat_equal_bits(n_features, bits, cells, coordinates):
     # Of few angles, the bits are spread almost equally: a small gain, many samples.
     X = directions(64_000 // n_features, n_features)
@@ -433,6 +434,7 @@ def test_weights_of_lengths_equal_repeats():
 
 
 @pytest.mark.parametrize("coordinates", COORDINATES)
+@pytest.mark.long
 def test_high_dimensions(coordinates):
     X = np.vstack([directions(200, 1024), awkward(1024)])
     quantizer = SphericalQuantizer(

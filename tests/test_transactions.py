@@ -504,6 +504,7 @@ class TestPickles:
             elif callable(found) and hasattr(module, "__all__"):
                 pickle.loads(pickle.dumps(found))
 
+    @pytest.mark.long
     def test_a_process_calls_one(self):
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context) as pool:

@@ -76,6 +76,7 @@ def _weights(n_samples, seed=0):
 
 
 @every_row
+@pytest.mark.long
 def test_equal_weights_are_no_weights(row):
     X = row.data(30)
     weighted = _fit(row.make, X, np.full(len(X), 0.7))
@@ -83,6 +84,7 @@ def test_equal_weights_are_no_weights(row):
 
 
 @every_row
+@pytest.mark.long
 def test_powers_of_two_change_no_bit(row):
     X = row.data(30)
     weights = _weights(len(X))
@@ -242,6 +244,7 @@ def test_all_samples_twice_are_all_samples_once(row):
 
 
 @pytest.mark.parametrize("parameters", JOINT, ids=str)
+@pytest.mark.long
 def test_joint_least_squares_take_repeats_for_weights(parameters):
     def make(**others):
         return rq(**{"n_codewords": 4, **parameters, **_SPLITTING, **others})
@@ -354,6 +357,7 @@ def encodings(monkeypatch):
     ids=str,
 )
 @pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.long
 def test_the_distortion_comes_from_codes_at_hand(
     parameters, held_out, weighted, encodings, monkeypatch
 ):

@@ -48,10 +48,6 @@ _MORE_TERMS = 6
 # ordinary data (of rows with gaps of one or two tolerances, one in a thousand).
 # Candidates for the careful search, which costs few rows a second look, take more.
 _SURE, _NEAR = 2.0, 6.0
-# Rows so narrow are often far beside their distance; of so many for each codeword it
-# pays to know how far codewords are from each other.
-_OFTEN_NEAR, MANY = 16, 32
-_HALF_WAY_ROWS = 512
 # Rows of packed codes that are checked at a time.
 _CHECKED_ROWS = 2**16
 # Distances that differ by a smaller share of the larger are the same to the searches.
@@ -637,8 +633,6 @@ class Flat(NamedTuple):
     near: float  # distances below which that shows in them
     exact: np.ndarray  # (V', d), as they were given, or unit rows
     bias: np.ndarray | None  # (V',), what was added to the scores
-    # (V',), squared distances within which no other codeword is nearer; None: unknown
-    apart: np.ndarray | None
     packed: Any = None  # what a backend has made of it for itself
 
     def between(self, x: np.ndarray, row, codeword) -> np.ndarray:
@@ -655,9 +649,7 @@ def _half_norms(gaps: np.ndarray) -> np.ndarray:
     return 0.5 * np.einsum("ij,ij->i", gaps, gaps)
 
 
-def flat_form(
-    table: Table, metric: Metric, dtype: np.dtype, bias=None, n_rows: int = 0
-) -> Flat:
+def flat_form(table: Table, metric: Metric, dtype: np.dtype, bias=None) -> Flat:
     """Return a codebook made ready, with a constant for each codeword if given.
 
     Parameters
@@ -670,20 +662,10 @@ def flat_form(
         To compute in.
     bias : ndarray of shape (n_codewords,), optional
         In the units of the distance.
-    n_rows : int, default=0
-        How many rows are to be searched for: what takes as long as a few, and spares
-        many a second look, is made for many.
     """
     plain = table.form(
         ("flat", metric, dtype), lambda: _make_flat(table, metric, dtype)
     )
-    narrow = table.exact and table.shape[1] <= _OFTEN_NEAR
-    narrow = narrow and metric != "inner_product"
-    if narrow and bias is None and n_rows >= MANY * len(table):
-        return table.form(
-            ("flat, apart", metric, dtype),
-            lambda: plain._replace(apart=_half_way(plain)),
-        )
     return plain if bias is None else _biased(plain, table.codewords, metric, bias)
 
 
@@ -719,24 +701,7 @@ def _make_flat(table: Table, metric: Metric, dtype: np.dtype) -> Flat:
         2.0**-9 if metric == "cosine" and dtype == np.float32 and table.exact else 0.0,
         exact.astype(dtype, copy=False),
         None,
-        None,
     )
-
-
-def _half_way(form: Flat) -> np.ndarray:
-    """Return the square of nearly half the distance to the next other codeword."""
-    found = np.empty(len(form.rows))
-    norms = np.einsum("ij,ij->i", form.rows, form.rows, dtype=np.float64)
-    for low in range(0, len(form.rows), _HALF_WAY_ROWS):
-        rows = form.rows[low : low + _HALF_WAY_ROWS]
-        scores = rows @ form.weights[:-1] + form.weights[-1]
-        every = np.arange(len(rows))
-        scores[every, low + every] = np.inf
-        found[low : low + len(rows)] = norms[low : low + len(rows)] + 2 * scores.min(
-            axis=1
-        )
-    found -= 2 * form.margin.slack * (6 * norms)
-    return (0.2475 * np.maximum(found, 0)).astype(form.rows.dtype)
 
 
 def _limit(core: Core, dtype: np.dtype) -> float:
@@ -831,7 +796,6 @@ class Run(NamedTuple):
     scale: np.ndarray  # (m,)
     first: np.ndarray | None  # (m, V'), index of each row in its codebook; None: all
     margin: Margin
-    apart: np.ndarray | None  # (m, V')
     tables: tuple  # what it is made of
     packed: Any = None
 
@@ -868,16 +832,8 @@ def make_runs(tables: Sequence[Flat], most_scores: int) -> list[Run]:
                 np.array([table.scale for table in run], dtype=run[0].weights.dtype),
                 None if all(t.first is None for t in run) else np.stack(firsts),
                 run[0].margin,
-                _stacked([table.apart for table in run]),
                 tuple(run),
             )
         )
         start, first = stop, last
     return runs
-
-
-def _stacked(arrays: list) -> np.ndarray | None:
-    if all(array is None for array in arrays):
-        return None
-    shape = next(array.shape for array in arrays if array is not None)
-    return np.stack([np.zeros(shape) if a is None else a for a in arrays])

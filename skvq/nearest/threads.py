@@ -29,12 +29,6 @@ MIN_WORK_PER_CALL = 20_000_000
 # So few rows, of less work than that, are not cut for two threads.
 _FEW_ROWS, _LITTLE_WORK = 256, MIN_WORK_PER_CALL
 
-# OpenBLAS's names of the processors whose kernels take small products as they are.
-_SMALL_KERNELS = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
-# ... up to so many multiply-adds: above, it copies both factors into blocks first.
-_SMALL_PRODUCT = 10**6
-_MIN_PRODUCT_ROWS, _MAX_PRODUCT_ROWS = 16, 128
-
 
 class _BlasGuard:
     """Holds BLAS at one thread while anyone is inside, whichever thread that is.
@@ -56,7 +50,6 @@ class _BlasGuard:
         # What the libraries had before; until the last of them has it again.
         self._counts: list[int] | None = None
         self._controller: ThreadpoolController | None = None
-        self._has_small_kernels: bool | None = None
 
     def __reduce__(self) -> str:
         return "single_threaded_blas"  # there is one in each process
@@ -104,17 +97,6 @@ class _BlasGuard:
     def _has_users(self) -> bool:
         self._users = [user for user in self._users if user() is not None]
         return bool(self._users)
-
-    def has_small_kernels(self) -> bool:
-        """Whether NumPy's BLAS multiplies small matrices without copying them first.
-
-        OpenBLAS does where it runs its kernels for AVX-512.
-        """
-        if self._has_small_kernels is None:
-            libraries = _numpys_own(self._found().lib_controllers)
-            kernels = {getattr(library, "architecture", None) for library in libraries}
-            self._has_small_kernels = bool(kernels) and kernels <= _SMALL_KERNELS
-        return self._has_small_kernels
 
     def _found(self) -> ThreadpoolController:
         if self._controller is None:
@@ -242,34 +224,6 @@ class _Scratch(threading.local):
 
 
 scratch = _Scratch()
-
-
-def product_rows(n_columns: int, n_inner: int) -> int | None:
-    """Rows that a product of a tile should take at a time; None: all of them.
-
-    A few rows more than OpenBLAS's limit for its small kernels, and a product with few
-    columns or a short sum takes up to three times as long.
-    """
-    rows = (_SMALL_PRODUCT - 1) // (n_columns * n_inner)
-    if rows < _MIN_PRODUCT_ROWS or not single_threaded_blas.has_small_kernels():
-        return None
-    return min(1 << (rows.bit_length() - 1), _MAX_PRODUCT_ROWS)
-
-
-def multiply_rows(
-    tile: np.ndarray, table: np.ndarray, out: np.ndarray, rows: int | None
-) -> None:
-    """Multiply a tile by a table into `out`, so many rows at a time."""
-    whole = 0
-    if rows is not None and len(tile) >= rows:
-        whole = len(tile) // rows * rows
-        np.matmul(
-            tile[:whole].reshape(-1, rows, tile.shape[1]),
-            table,
-            out=out[:whole].reshape(-1, rows, table.shape[1]),
-        )
-    if whole < len(tile):
-        np.matmul(tile[whole:], table, out=out[whole:])
 
 
 Worker = Callable[[int, int], None]

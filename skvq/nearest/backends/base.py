@@ -11,6 +11,7 @@ waited for in between.
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,8 +62,6 @@ class Backend:
     on_host = False
     # Whether nearest codewords are found without linear algebra.
     is_compiled = False
-    # Whether it helps to know how far codewords are from each other.
-    takes_second_looks = False
     # Metrics other than products that it computes by itself, and not by SciPy.
     direct_metrics = DIRECT_METRICS
     # The number of the first of the rows that a search is given.
@@ -472,19 +471,43 @@ class Backend:
         """Return where the smallest of each row is, along the last axis; the first."""
         return self.cast(self.xp.argmin(scores, axis=-1), np.int64)
 
+    def smallest(self, scores: Any) -> tuple[Any, Any]:
+        """Return where the smallest of each row is, the first, and which it is."""
+        return self.argmin(scores), self.xp.min(scores, axis=-1)
+
     def argmin_product(self, rows: "Centred", table: Any) -> tuple[Any, Any]:
         """Return argmin_k of [x 1] W of each centred row, and what is sure of it."""
         scores = self.xp.matmul(self.with_one(rows.rest), table.weights)
-        codes = self.argmin(scores)
-        norms = self.xp.sum(rows.rest * rows.rest, axis=1)
-        best = self.xp.min(scores, axis=1)
+        codes, best = self.smallest(scores)
+        norms = self.row_products(rows.rest, rows.rest)
         if table.offset is None:
             distances, norms = norms + 2 * best, norms + table.rounded
-            return codes, self.judged(scores, codes, norms, distances, table)
-        # The product that was asked for, before the centre was taken.
-        product = self.xp.matmul(rows.rest, table.offset) + table.level - best
-        norms = 0.5 * (norms + table.reach)
-        return codes, self.judged(scores, codes, norms, self.xp.abs(product), table)
+        else:
+            # The product that was asked for, before the centre was taken.
+            product = self.xp.matmul(rows.rest, table.offset) + table.level - best
+            distances, norms = self.xp.abs(product), 0.5 * (norms + table.reach)
+        between = partial(table.between, rows.x)
+        return self.settled(scores, codes, norms, distances, table, between)
+
+    def settled(
+        self, scores, codes, norms, distances, table, between: Callable | None
+    ) -> tuple[Any, Any]:
+        """Return codes and state of rows of which all scores are at hand.
+
+        Parameters
+        ----------
+        scores : array of shape (n_rows, n_codewords)
+            Half the distances, less the halves of the norms.
+        codes, norms, distances : arrays of shape (n_rows,)
+            Where the best are; what the rounding of the scores is a share of; the
+            distances found.
+        table : named tuple
+            The codewords made ready.
+        between : callable
+            ``between(rows, codewords)`` returns what scores stand for, of pairs of the
+            host: for the careful search.
+        """
+        return codes, self.judged(scores, codes, norms, distances, table)
 
     def judged(
         self, scores: Any, codes: Any, norms: Any, distances: Any, table: Any
@@ -525,9 +548,9 @@ class Backend:
         xp, m = self.xp, run.weights.shape[0]
         x = xp.reshape(x[:, run.start : run.stop], (-1, m, run.width))
         rest = (x - run.centre[None, :, :]) * run.scale[None, :, None]
-        extended = xp.permute_dims(self.with_one(rest), (1, 0, 2))
+        extended = self.permuted(self.with_one(rest), (1, 0, 2))
         scores = xp.reshape(xp.matmul(extended, run.weights), (m * x.shape[0], -1))
-        codes, best = self.argmin(scores), xp.min(scores, axis=1)
+        codes, best = self.smallest(scores)
         codes, best = (xp.reshape(each, (m, -1)) for each in (codes, best))
         norms = xp.sum(rest * rest, axis=2).T
         if run.first is not None:
@@ -569,9 +592,9 @@ class Backend:
             host: for the careful search.
         """
         scores = products.scores(self, y, block)
-        index, best = self.argmin(scores), self.xp.min(scores, axis=1)
+        index, best = self.smallest(scores)
         distances, norms = norms + 2 * best, norms + block.rounded
-        state = self.judged(scores, index, norms, distances, block)
+        index, state = self.settled(scores, index, norms, distances, block, between)
         return index + block.first, best, state
 
     def residuals(self, x: Any, n_sums: int, search: Any) -> "Residuals":
@@ -759,24 +782,29 @@ class Residuals:
         Of several the state is not known before `doubtful` is asked.
         """
         be, xp = self.be, self.be.xp
-        n, b, d = self.rest.shape
-        norms = self.norms()
-        self.most = xp.max(norms, axis=1)
-        costs = norms if loss is None else norms + loss / (stage.weight + stage.ahead)
-        # Only differences within a row count: this keeps them from drowning.
-        least = xp.min(costs, axis=1, keepdims=True)
-        costs = be.cast(0.5 * (costs - least), be.numpy_dtype(self.rest))[:, :, None]
-        extended = be.concat([be.with_one(self.rest), costs], axis=2)
-        extended = xp.reshape(extended, (n * b, d + 2))
-        scores = xp.reshape(xp.matmul(extended, stage.weights), (n, -1))
+        scores, least = self.scores(self.rest, loss, stage)
         best = be.cast(be.smallest_few(scores, stage.width), np.int64)
         n_codewords = stage.rows.shape[0]
         parent = best // n_codewords
         state = None
         if stage.width == 1:
-            distances = least[:, 0] + 2 * be.cast(xp.min(scores, axis=1), np.float64)
+            distances = least + 2 * be.cast(xp.min(scores, axis=1), np.float64)
             state = be.judged(scores, best[:, 0], self.most, distances, stage)
         return parent, best - parent * n_codewords, state
+
+    def scores(self, rest: Any, loss: Any, stage: Any) -> tuple[Any, Any]:
+        """Return the scores (n, b V) of all candidates, and the least cost (n,)."""
+        be, xp = self.be, self.be.xp
+        n, b, d = rest.shape
+        norms = be.row_sums(rest * rest)
+        self.most = xp.max(norms, axis=1)
+        costs = norms if loss is None else norms + loss / (stage.weight + stage.ahead)
+        # Only differences within a row count: this keeps them from drowning.
+        least = xp.min(costs, axis=1)
+        costs = be.cast(0.5 * (costs - least[:, None]), be.numpy_dtype(rest))
+        extended = be.concat([be.with_one(rest), costs[:, :, None]], axis=2)
+        extended = xp.reshape(extended, (n * b, d + 2))
+        return xp.reshape(xp.matmul(extended, stage.weights), (n, -1)), least
 
     def advance(self, parent: Any, code: Any, stage: Any) -> None:
         """Put the residuals of the chosen sums in place of those before."""
@@ -847,14 +875,20 @@ class Sums:
         And their state, if it is the last step of the round in this table: then `size`
         is the reach of the codes with which it began.
         """
-        rows = self.factors[j].rows
-        left = self.left + self.be.look_up(rows, column)
-        scores = self.be.xp.matmul(self.be.with_one(left), self.factors[j].weights)
-        codes, state = self.be.argmin(scores), None
-        if size is not None:
-            norms = self.be.xp.sum(left * left, axis=1)
-            distances = norms + 2 * self.be.xp.min(scores, axis=1)
-            norms = norms + self.factors[j].rounded * size
-            state = self.be.judged(scores, codes, norms, distances, self.factors[j])
-        self.left = left - self.be.look_up(rows, codes)
+        factor = self.factors[j]
+        left = self.left + self.be.look_up(factor.rows, column)
+        codes, state = self.chosen(left, factor, size)
+        self.left = left - self.be.look_up(factor.rows, codes)
         return codes, state
+
+    def chosen(self, left: Any, factor: Any, size: Any, between: Any = None) -> tuple:
+        """Return the nearest codes to what is left, and their state if it is asked."""
+        be = self.be
+        scores = be.xp.matmul(be.with_one(left), factor.weights)
+        if size is None:
+            return be.argmin(scores), None
+        codes, best = be.smallest(scores)
+        norms = be.row_products(left, left)
+        distances = norms + 2 * best
+        norms = norms + factor.rounded * size
+        return be.settled(scores, codes, norms, distances, factor, between)

@@ -1,7 +1,7 @@
-"""NumPy: the searches in scratch memory, on threads."""
+"""NumPy, on threads."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csc_array
@@ -13,21 +13,13 @@ from skvq.nearest.backends.base import (
     DOUBTFUL,
     MAX_ROUNDS,
     OUT_OF_REACH,
-    SURE,
     Backend,
     Plan,
+    Residuals,
     Sums,
     less,
 )
-from skvq.nearest.threads import (
-    even_chunk,
-    map_jobs,
-    map_plain_tiles,
-    map_tiles,
-    multiply_rows,
-    product_rows,
-    scratch,
-)
+from skvq.nearest.threads import even_chunk, map_jobs, map_plain_tiles, map_tiles
 
 # Numbers of a tile of what is no search.
 _TILE_ELEMENTS = 2**19
@@ -37,34 +29,18 @@ _TILE_SCORES = 2**18
 _MAX_TILE_SCORES = 2**21
 _MIN_GOOD_ROWS = 512
 
-# Rows so narrow are kept feature by feature: longer loops.
-_NARROW = 16
-# A share of unsure rows above which it pays to look at the scores of each tile, and not
-# at those of the few rows of all of them, made once more.
-_OFTEN = 0.03
-
-# Numbers that change places at a time.
-_TRANSPOSED = 2**13
-
-# Rows of a product tile: one subspace's scores are small, so fewer rows do.
+# Rows of a tile of a search in subspaces, which has scores in all of them.
 _PRODUCT_TILE_ROWS = 128
-_PRODUCT_TILE_SCORES = 2**21
 
 # `cell_sums` cuts the rows in at most this many chunks, whatever the threads.
 _MAX_CHUNKS = 16
 _MIN_CHUNK_ROWS = 16384
-# Up to so many numbers, sums are counted rather than multiplied out.
-_FEW_ELEMENTS = 4096
-
-# Candidates that share a minimum in the search for many smallest.
-_GROUP = 16
 
 
 class NumpyBackend(Backend):
     """The host.  Nothing here is needed but for speed, and for older NumPys."""
 
     on_host = True
-    takes_second_looks = True
     direct_metrics: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
@@ -229,191 +205,48 @@ class NumpyBackend(Backend):
         """Return the product of each row with its own."""
         return np.einsum("ij,ij->i", x, y)
 
-    # -- one table -------------------------------------------------------------------
+    # -- searches --------------------------------------------------------------------
 
-    def centred(self, x, table, dtype):
-        """Return rows less the centre of a table, in its scale, with a one each."""
-        n, d = x.shape
-        if d <= _NARROW:
-            memory = scratch("extended", (d + 1, n), dtype)
-            rest = memory[:d]
-            _features_first(x, rest)
-            rest -= table.centre[:, None]
-            extended = memory.T
-        else:
-            extended = scratch("extended", (n, d + 1), dtype)
-            rest = _less(x, table.centre, scratch("centred", (n, d), dtype))
-        if table.scale != 1.0:
-            rest *= dtype.type(table.scale)
-        if d > _NARROW:
-            extended[:, :d] = rest
-        extended[:, d] = 1
-        return _Rows(x, rest, extended, d <= _NARROW)
+    def rows_at_a_time(self, n_features, n_codewords):
+        """Return how many rows a thread takes of a search at a time."""
+        good = min(_MIN_GOOD_ROWS, _MAX_TILE_SCORES // n_codewords)
+        most = max(_TILE_SCORES // n_codewords, good)
+        return max(16, min(_TILE_ELEMENTS // n_features, most))
 
-    def argmin_product(self, rows, table):
-        """Return argmin_k of [x 1] W of each centred row, and what is sure of it."""
-        extended, weights = rows.extended, table.weights
-        n, n_codewords, dtype = len(extended), weights.shape[1], extended.dtype
-        most = max(
-            _TILE_SCORES // n_codewords,
-            min(_MIN_GOOD_ROWS, _MAX_TILE_SCORES // n_codewords),
-            16,
-        )
-        norms, base = rows.norms(), None
-        if table.offset is not None:
-            # The product that was asked for, before the centre was taken.
-            base = (rows.rest.T if rows.narrow else rows.rest) @ table.offset
-            base += dtype.type(table.level)
-        codes, best = np.empty(n, np.intp), scratch("best", (n,), dtype)
-        # Of one tile, the scores are at hand.
-        state, often = np.zeros(n, np.uint8), n <= most
-        memory = scratch("scores", (min(most, n), n_codewords), dtype)
-        starts = np.arange(0, memory.size, n_codewords)
-        product = product_rows(n_codewords, extended.shape[1])
-        for low in range(0, n, most):
-            cut = slice(low, min(low + most, n))
-            scores = memory[: cut.stop - low]
-            multiply_rows(extended[cut], weights, scores, product)
-            scores.argmin(axis=1, out=codes[cut])
-            at = codes[cut] + starts[: len(scores)]
-            np.take(scores.reshape(-1), at, out=best[cut], mode="clip")
-            if low and not often:
-                continue
-            weight, found = _weighed(norms[cut], best[cut], base, cut, table)
-            if not low and not often:
-                few, _ = doubtful(weight, found, table, state[cut], codes[cut])
-                often = few.size > _OFTEN * len(scores)
-            if often:
-                between = partial(table.between, rows.x[cut])
-                codes[cut], state[cut] = self.looked_at(
-                    scores, codes[cut], weight, found, table, between
-                )
-        if not often:
-            weight, found = _weighed(norms, best, base, slice(0, n), table)
-            few, room = doubtful(weight, found, table, state, codes)
-            for low in range(0, few.size, most):
-                at = few[low : low + most]
-                scores = np.matmul(extended[at], weights, out=memory[: len(at)])
-                between = partial(table.between, rows.x)
-                codes[at], state[at] = self.decided(
-                    scores, codes[at], best[at], room[low : low + most], between, at
-                )
-        return codes, state
+    def product_rows_at_a_time(self, work):
+        """Return the same of a search in subspaces."""
+        return _PRODUCT_TILE_ROWS
 
-    def decided(self, scores, codes, best, room, between, rows) -> tuple:
-        """Return codes and state of rows whose best scores may be too near to others.
+    def smallest(self, scores):
+        """Return where the smallest of each row is, the first, and which it is."""
+        codes = scores.argmin(axis=-1)
+        # By index: a second pass would take as long as the first.
+        flat = scores.reshape(-1, scores.shape[-1])
+        best = flat[np.arange(len(flat)), codes.ravel()]
+        return codes, best.reshape(codes.shape)
 
-        Parameters
-        ----------
-        scores : ndarray of shape (n_rows, n_codewords)
-            To be overwritten.
-        codes, best : ndarray of shape (n_rows,)
-            Where the smallest are, and which.
-        room : ndarray of shape (n_rows,)
-            What two scores may differ by and be taken for each other.
-        between : callable
-            ``between(rows, codewords)`` returns what scores stand for, of pairs.
-        rows : ndarray of shape (n_rows,)
-            What that is to be called with.
-        """
-        scores[np.arange(len(scores)), codes] = np.inf
-        sure = scores.min(axis=1) > best + room
-        return codes, np.where(sure, np.uint8(SURE), np.uint8(DOUBTFUL))
+    def with_one(self, x):
+        """Return rows, along the last axis, that end in a one."""
+        extended = np.empty((*x.shape[:-1], x.shape[-1] + 1), x.dtype)
+        extended[..., :-1], extended[..., -1] = x, 1
+        return extended
 
-    def looked_at(self, scores, codes, norms, distances, form, between) -> tuple:
-        """Return codes and state of rows of which all scores are at hand."""
-        state = np.zeros(len(codes), np.uint8)
-        few, room = doubtful(norms, distances, form, state, codes)
+    def judged(self, scores, codes, norms, distances, table):
+        """Return whether the argmin of each row of scores is sure."""
+        few, room, state = doubtful(norms, distances, table)
         if few.size:
-            own = scores if few.size == len(scores) else scores[few]
-            code = codes[few]
-            best = own[np.arange(len(own)), code]
-            codes[few], state[few] = self.decided(own, code, best, room, between, few)
-        return codes, state
+            others, every = scores[few], np.arange(len(few))
+            best = others[every, codes[few]]
+            others[every, codes[few]] = np.inf
+            state[few[~(others.min(axis=1) > best + room)]] = DOUBTFUL
+        return state
 
     def gap_norms(self, x, rows, codes):
         """Return ||c - x||^2, as float64, of each x and the row c of its code."""
-        gaps = scratch("gaps", x.shape, rows.dtype)
-        np.take(rows, codes, axis=0, out=gaps, mode="clip")
+        gaps = rows[codes]
         np.subtract(gaps, x, out=gaps, casting="same_kind")
         gaps *= gaps
         return self.row_sums(gaps)
-
-    # -- tables of subspaces ---------------------------------------------------------
-
-    def most_run_scores(self, n_codewords):
-        """Return the most scores of a row in a run of subspaces."""
-        return _PRODUCT_TILE_SCORES // _run_rows(n_codewords)
-
-    def product_tile(self, x, dtype):
-        """Return rows feature by feature."""
-        return _features_first(x, np.empty(x.shape[::-1], x.dtype))
-
-    def argmin_run(self, x, run):
-        """Return codes (n_rows, m) in consecutive subspaces, and which are not sure."""
-        m, _, n_codewords = run.weights.shape
-        n, dtype = x.shape[1], run.weights.dtype
-        rows = min(_run_rows(n_codewords), n)
-        x = x[run.start : run.stop].reshape(m, run.width, n)
-        extended = scratch("extended", (m, run.width + 1, rows), dtype)
-        extended[:, -1] = 1
-        memory = scratch("scores", (m, rows, n_codewords), dtype)
-        codes = np.empty((m, n), np.intp)
-        norms, best = (scratch(name, (m, n), dtype) for name in ("norms", "best"))
-        often, unsure = False, np.empty((m, n), bool)
-        starts = np.arange(0, m * rows * n_codewords, n_codewords)
-        scaled = bool((run.scale != 1.0).any())
-        centre, scale = run.centre[:, :, None], run.scale[:, None, None]
-        for low in range(0, n, rows):
-            cut = slice(low, min(low + rows, n))
-            size = cut.stop - low
-            rest = extended[:, :-1, :size]
-            np.subtract(x[:, :, cut], centre, out=rest, casting="same_kind")
-            if scaled:
-                rest *= scale
-            flat = memory.reshape(-1)[: m * size * n_codewords]
-            scores = flat.reshape(m, size, n_codewords)
-            np.matmul(extended[:, :, :size].swapaxes(1, 2), run.weights, out=scores)
-            code = scores.argmin(axis=2)
-            codes[:, cut] = code
-            code += starts[: m * size].reshape(m, size)
-            best[:, cut] = flat[code]
-            np.einsum("mwr,mwr->mr", rest, rest, out=norms[:, cut])
-            found = norms[:, cut], best[:, cut], codes[:, cut]
-            if not low:
-                often = self._unsure(*found, run).mean() > _OFTEN
-            if often:
-                unsure[:, cut] = self._unsure(*found, run, scores)
-        if not often:
-            unsure = self._unsure(norms, best, codes, run)
-        if run.first is not None:
-            codes = np.take_along_axis(run.first, codes, axis=1)
-        return codes.T, unsure.T
-
-    def _unsure(self, norms, best, codes, run, scores=None) -> np.ndarray:
-        """Return (m, n) which codes are not sure; after a look at the scores if given.
-
-        As `Backend.judged` says, and by how far codewords are apart.
-        """
-        # distance > share * norms, without a distance.
-        half = max(-1e30, min(1e30, 0.5 * (run.margin.share - 1)))
-        sure = best > norms.dtype.type(half) * norms
-        sure &= norms < np.inf
-        near = np.nonzero(~sure)
-        if not near[0].size or (run.apart is None and scores is None):
-            return ~sure
-        norms, best, code = norms[near], best[near], codes[near]
-        distances = norms + 2 * best
-        room = norms.dtype.type(run.margin.slack) * (3 * norms + distances)
-        if run.apart is not None:
-            sure[near] = distances + 2 * room < run.apart[near[0], code]
-        if scores is not None:
-            left = np.flatnonzero(~sure[near])
-            near = near[0][left], near[1][left]
-            few = scores[near]
-            few[np.arange(len(few)), code[left]] = np.inf
-            sure[near] = few.min(axis=1) > (best + room)[left]
-        return ~sure
 
     # -- smallest of many, and sums --------------------------------------------------
 
@@ -430,28 +263,18 @@ class NumpyBackend(Backend):
         n = len(y)
         index, best = np.empty(n, np.intp), np.empty(n, block.dtype)
         state = np.zeros(n, np.uint8)
-        memory = _aligned(products.scratch_size(block), block.dtype)
-        for cut, scores in products.host_tiles(y, block, memory):
-            scores.argmin(axis=1, out=index[cut])
-            best[cut] = scores[np.arange(len(scores)), index[cut]]
-        weighed = norms + norms.dtype.type(block.rounded)
-        few, room = doubtful(weighed, norms + 2 * best, block, state, index)
-        if not few.size:
-            return index + block.first, best, state
-        for cut, scores in products.host_tiles(y[few], block, memory):
-            at = few[cut]
-            index[at], state[at] = self.decided(
-                scores, index[at], best[at], room[cut], between, at
-            )
+        for cut, scores in products.host_tiles(y, block):
+            index[cut], best[cut] = self.smallest(scores)
+        distances, norms = norms + 2 * best, norms + block.rounded
+        few = np.flatnonzero(self.far(norms, distances, block))
+        if few.size:
+            for cut, scores in products.host_tiles(y[few], block):
+                at = few[cut]
+                pairs = partial(_of_rows, between, at)
+                index[at], state[at] = self.settled(
+                    scores, index[at], norms[at], distances[at], block, pairs
+                )
         return index + block.first, best, state
-
-    def residuals(self, x, n_sums, search):
-        """Return what so many empty sums leave of a tile of rows."""
-        return _Residuals(self, x, n_sums, search)
-
-    def sums(self, x, factors, centre, search):
-        """Return sums of codewords for a tile of rows, to be improved."""
-        return _Sums(self, x, factors, centre, search)
 
     def smallest_few(self, scores, k):
         """Return where the k smallest of each row are, ascending; of equals the first.
@@ -479,8 +302,7 @@ class NumpyBackend(Backend):
         def worker(start: int, stop: int) -> None:
             rows = X[start:stop].astype(np.float64, copy=False)
             some = None if weights is None else weights[start:stop]
-            add_up = _add_up_few if rows.size <= _FEW_ELEMENTS else _add_up
-            parts[start] = add_up(rows, codes[start:stop], n_codewords, some)
+            parts[start] = _add_up(rows, codes[start:stop], n_codewords, some)
 
         map_tiles(lambda: worker, n, chunk, 16 * d)
         sums = np.zeros((n_codewords, d))
@@ -568,146 +390,30 @@ class NumpyBackend(Backend):
         return np.repeat(row[None], n_rows, axis=0)
 
 
-class _Rows(NamedTuple):
-    """A tile of rows, in scratch memory."""
+class _CarefulResiduals(Residuals):
+    """Residuals that are not shifted, so that their differences are exact."""
 
-    x: np.ndarray  # (n, d), as they were given, or unit rows
-    rest: np.ndarray  # (n, d), less the centre, and scaled; (d, n) if narrow
-    extended: np.ndarray  # (n, d + 1), the same, and ones
-    narrow: bool
-
-    def norms(self) -> np.ndarray:
-        """Return the squared norms of the centred rows."""
-        if not self.narrow:
-            return np.einsum("ij,ij->i", self.rest, self.rest)
-        squares = scratch("gaps", self.rest.shape, self.rest.dtype)
-        return np.multiply(self.rest, self.rest, out=squares).sum(axis=0)
-
-
-class _Residuals:
-    """Residuals in scratch memory, beside columns of ones and of costs."""
-
-    def __init__(self, be, x, n_sums, search) -> None:
-        n, d = x.shape
-        self.be, self.n, self.b, self.d = be, n, n_sums, d
-        self.dtype, self.turn = search.dtype, 0
-        self.wide = self._memory()
-        self.rest.reshape(n, n_sums, d)[...] = x[:, None]
-        if search.scale != 1.0:
-            self.rest[...] *= self.dtype.type(search.scale)
-        self.most: Any = None
-        self.known: Any = None
-        self.found: Any = None
-
-    def _memory(self) -> np.ndarray:
-        name = ("residuals", "next residuals")[self.turn]
-        wide = scratch(name, (self.n * self.b, self.d + 2), self.dtype)
-        wide[:, self.d] = 1
-        return wide
-
-    @property
-    def rest(self) -> np.ndarray:
-        return self.wide[:, : self.d]
-
-    def subtract(self, rows, codes) -> None:
-        self.rest[...] -= rows[codes.ravel()]
-        self.known = None
+    centre: Any = 0.0
 
     def shift(self, centre) -> None:
-        self.rest[...] -= centre
-        self.known = None
-
-    def norms(self) -> np.ndarray:
-        if self.known is None:
-            squares = np.einsum("ij,ij->i", self.rest, self.rest)
-            self.known = squares.reshape(self.n, self.b).astype(np.float64)
-        return self.known
-
-    def choose(self, loss, stage):
-        """Return sum and codeword of the best candidates, and state of the rows."""
-        least = self._set_costs(loss, stage)
-        n_codewords = stage.weights.shape[1]
-        scores = scratch("scores", (len(self.wide), n_codewords), self.dtype)
-        multiply_rows(self.wide, stage.weights, scores, stage.product)
-        scores = scores.reshape(self.n, -1)
-        best = self.be.smallest_few(scores, stage.width)
-        state = None
-        if stage.width == 1:
-            code = best[:, 0]
-            found = least + 2 * scores[np.arange(self.n), code]
-            plain = loss is None and stage.bias is None
-            self.found = found[:, None] if plain else None
-            _, state = self.be.looked_at(scores, code, self.most, found, stage, None)
-        if self.b > 1:
-            return *np.divmod(best, n_codewords), state
-        return np.zeros_like(best), best, state
-
-    def _set_costs(self, loss, stage) -> np.ndarray:
-        """Set the column of costs; return the least of each row, which is 0 there."""
-        norms = self.norms()
-        self.most = norms.max(axis=1)
-        if self.b == 1:
-            self.wide[:, -1] = 0
-            return (
-                norms[:, 0]
-                if loss is None
-                else norms[:, 0] + loss[:, 0] / (stage.weight + stage.ahead)
-            )
-        costs = norms if loss is None else norms + loss / (stage.weight + stage.ahead)
-        # Only differences within a row count: this keeps them from drowning.
-        least = costs.min(axis=1)
-        self.wide[:, -1] = 0.5 * (costs - least[:, None]).ravel()
-        return least
-
-    def advance(self, parent, code, stage) -> None:
-        """Put the residuals of the chosen sums in place of those before."""
-        before, width = self.b, parent.shape[1]
-        gaps = scratch("gaps", (self.n * width, self.d), self.dtype)
-        np.take(stage.rows, code.ravel(), axis=0, out=gaps, mode="clip")
-        if before > 1 or width > 1:
-            chosen = (parent + before * np.arange(self.n)[:, None]).ravel()
-            old, self.b, self.turn = self.wide, width, 1 - self.turn
-            self.wide = self._memory()
-            np.take(old, chosen, axis=0, out=self.wide, mode="clip")
-        self.rest[...] -= gaps
-        # Of one sum, the distance that its choice has found: good enough to go on.
-        self.known = self.found if width == 1 and stage.ahead else None
-
-    def doubtful(self, stage) -> np.ndarray:
-        """Return the state of the rows of which several sums were chosen."""
-        best = self.norms()[:, 0]
-        sure = (best > stage.margin.coarse * self.most) & (self.most < np.inf)
-        return (~sure).astype(np.uint8) * np.uint8(DOUBTFUL)
-
-
-class _CarefulResiduals(_Residuals):
-    """Residuals in float64, not shifted, so that their differences are exact."""
-
-    def __init__(self, be, x, n_sums, search) -> None:
-        super().__init__(be, x, n_sums, search)
-        self.centre: Any = 0.0
-
-    def shift(self, centre) -> None:
+        """Take a centre from all of them, for the next choice alone."""
         self.centre = centre
 
     def choose(self, loss, stage):
         """Return sum and codeword of the best candidates, by exact distances."""
-        raw = self.rest.copy()
-        self.rest[...] -= self.centre
-        self.known, self.centre = None, 0.0
-        least = self._set_costs(loss, stage)
-        n, b, n_codewords = self.n, self.b, stage.weights.shape[1]
-        scores = (self.wide @ stage.weights).reshape(n, -1)
-        self.rest[...] = raw
+        raw = self.rest
+        scores, least = self.scores(raw - self.centre, loss, stage)
+        self.centre = 0.0
+        n, n_codewords = len(raw), len(stage.rows)
         room = stage.margin.slack * (4 * self.most + least)
         kth = np.partition(scores, stage.width - 1, axis=1)[:, stage.width - 1]
         row, place = np.nonzero(scores <= (kth + room)[:, None])
         parent, code = np.divmod(place, n_codewords)
         found = np.empty(len(row))
-        step = max(1, 2**18 // self.d)
+        step = max(1, 2**18 // raw.shape[2])
         for low in range(0, len(row), step):
             cut = slice(low, low + step)
-            gaps = raw[row[cut] * b + parent[cut]] - stage.exact[code[cut]]
+            gaps = raw[row[cut], parent[cut]] - stage.exact[code[cut]]
             found[cut] = np.einsum("ij,ij->i", gaps, gaps)
         share = 1.0 / (stage.weight + stage.ahead)
         if loss is not None:
@@ -717,62 +423,19 @@ class _CarefulResiduals(_Residuals):
         order = np.lexsort((place, found, row))
         first = np.searchsorted(row[order], np.arange(n))
         best = place[order][first[:, None] + np.arange(stage.width)]
-        self.known = None
         return *np.divmod(best, n_codewords), np.zeros(n, np.uint8)
 
     def advance(self, parent, code, stage) -> None:
+        """Put the residuals of the chosen sums in place of those before."""
         super().advance(parent, code, stage._replace(rows=stage.exact))
-        self.known = None
 
     def doubtful(self, stage) -> np.ndarray:
-        return np.zeros(self.n, np.uint8)
+        """Return that all rows are sure."""
+        return np.zeros(len(self.rest), np.uint8)
 
 
-class _Sums(Sums):
-    """The same in scratch memory, with a one after each row."""
-
-    def __init__(self, be, x, factors, centre, search) -> None:
-        super().__init__(be, x, factors, centre, search)
-        n, d = x.shape
-        self.wide = scratch("extended", (n, d + 1), search.dtype)
-        self.wide[:, d] = 1
-        self.left = self.wide[:, :d]
-        self.chosen = scratch("gaps", (n, d), search.dtype)
-
-    def leave(self, codes):
-        self.left[...] = self.target
-        for factor, column in zip(self.factors, codes, strict=True):
-            self.left -= self._take(factor, column)
-        return np.einsum("ij,ij->i", self.left, self.left).astype(np.float64)
-
-    def _take(self, factor, column) -> np.ndarray:
-        return np.take(factor.rows, column, axis=0, out=self.chosen, mode="clip")
-
-    def step(self, j, column, size):
-        factor = self.factors[j]
-        self.left += self._take(factor, column)
-        codes, state = self._chosen(factor, size)
-        self.left -= self._take(factor, codes)
-        return codes, state
-
-    def _chosen(self, factor, size, between=None) -> tuple:
-        """Return the nearest codes to what is left, and their state if it is asked."""
-        n, dtype = len(self.left), self.left.dtype
-        scores = scratch("scores", (n, len(factor.rows)), dtype)
-        np.matmul(self.wide, factor.weights, out=scores)
-        codes, state = scores.argmin(axis=1), None
-        if size is not None:
-            norms = np.einsum("ij,ij->i", self.left, self.left)
-            distances = norms + 2 * scores[np.arange(n), codes]
-            norms += dtype.type(factor.rounded) * size
-            codes, state = self.be.looked_at(
-                scores, codes, norms, distances, factor, between
-            )
-        return codes, state
-
-
-class _CarefulSums(_Sums):
-    """The same, anew from what was given in every step, and without an error."""
+class _CarefulSums(Sums):
+    """Sums anew from what was given in every step, and without an error."""
 
     def __init__(self, be, x, factors, centre, search) -> None:
         super().__init__(be, x, factors, centre, search)
@@ -788,111 +451,63 @@ class _CarefulSums(_Sums):
         return left
 
     def leave(self, codes):
+        """Set what the codewords leave of the rows; return its squared norms."""
         self.codes = list(codes)
         left = np.add(*self._less(None))
         return np.einsum("ij,ij->i", left, left)
 
     def step(self, j, column, size):
+        """Return the nearest codes to what the other tables leave, and their state."""
         factor, (high, low) = self.factors[j], self._less(j)
 
         def between(row, codeword):
             gaps = (high[row] - factor.exact[codeword]) + low[row]
             return 0.5 * np.einsum("ij,ij->i", gaps, gaps)
 
-        self.left[...] = (high - factor.centre) + low
         # Nothing of what is left has been rounded away.
         size = None if size is None else 0.0
-        self.codes[j], state = self._chosen(factor, size, between)
+        left = (high - factor.centre) + low
+        self.codes[j], state = self.chosen(left, factor, size, between)
         return self.codes[j], state
 
 
-def _aligned(size: int, dtype: np.dtype) -> np.ndarray:
-    """Return memory that begins with a line of the cache: 5% of the time."""
-    memory = scratch("products", (size + 64 // dtype.itemsize,), dtype)
-    return memory[-memory.ctypes.data % 64 // dtype.itemsize :]
+def _of_rows(between, rows, row, codeword):
+    """Return what scores stand for, of pairs of some of the rows and codewords."""
+    return between(rows[row], codeword)
 
 
-def _weighed(norms, best, base, cut: slice, table) -> tuple:
-    """Return what the rounding of scores is a share of, and the distances found."""
-    if base is None:
-        return norms + norms.dtype.type(table.rounded), norms + 2 * best
-    half = norms.dtype.type(0.5)
-    return half * (norms + norms.dtype.type(table.reach)), np.abs(base[cut] - best)
+def doubtful(norms, distances, form) -> tuple:
+    """Return which rows may not be sure of their best scores, as `Backend.judged` says.
 
-
-def doubtful(norms, distances, form, state, codes) -> tuple:
-    """Return which rows may not be sure of their best scores, and within what room.
-
-    As `Backend.judged` says.  Marks those that cannot be compared.
+    Returns
+    -------
+    few : ndarray of shape (n_few,)
+        The rows.
+    room : ndarray of shape (n_few,)
+        What two scores of each may differ by and be taken for each other.
+    state : ndarray of shape (n_rows,)
+        In which those are marked that cannot be compared.
     """
     # NaN is not larger: whatever cannot be compared is looked at.
-    margin = form.margin
+    margin, state = form.margin, np.zeros(len(norms), np.uint8)
     sure = distances > norms.dtype.type(margin.share) * norms
     sure &= norms < np.inf
     few = np.flatnonzero(~sure)
-    if not few.size:
-        return few, norms[:0]
     norms, distances = norms[few], distances[few]
     finite = np.isfinite(norms) & np.isfinite(distances)
     if not finite.all():
         state[few[~finite]] = OUT_OF_REACH
         few, norms, distances = few[finite], norms[finite], distances[finite]
-    room = norms.dtype.type(margin.slack) * (3 * norms + distances)
-    apart = getattr(form, "apart", None)
-    if apart is not None:
-        left = ~(distances + 2 * room < apart[codes[few]])
-        few, room = few[left], room[left]
-    return few, room
-
-
-def _features_first(x: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Write rows feature by feature; so many at a time as stay in the inner cache."""
-    step = max(16, _TRANSPOSED // x.shape[1])
-    for low in range(0, len(x), step):
-        cut = slice(low, low + step)
-        np.copyto(out[:, cut], x[cut].T, casting="same_kind")
-    return out
-
-
-def _less(x: np.ndarray, centre: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Take the centre from each row; narrow rows several at a time: longer loops."""
-    fold = max(1, 512 // max(1, x.shape[1]))
-    if len(x) % fold == 0 and x.flags.c_contiguous:
-        x = x.reshape(len(x) // fold, -1)
-        np.subtract(
-            x, np.tile(centre, fold), out=out.reshape(x.shape), casting="same_kind"
-        )
-    else:
-        np.subtract(x, centre, out=out, casting="same_kind")
-    return out
-
-
-def _run_rows(n_codewords: int) -> int:
-    """Rows of a tile in a run of subspaces."""
-    return int(np.clip(_PRODUCT_TILE_SCORES // n_codewords, 16, _PRODUCT_TILE_ROWS))
+    return few, norms.dtype.type(margin.slack) * (3 * norms + distances), state
 
 
 def _smallest_by_bound(scores: np.ndarray, k: int) -> np.ndarray:
-    """Look only at the scores that the k-th smallest minimum of a group bounds."""
-    n, size = scores.shape
-    group = _GROUP
-    while group > 1 and (size // group < 4 * k or size % group):
-        group //= 2
-    minima = scores.reshape(n, group, size // group)
-    minima = minima.min(axis=1) if group > 1 else scores.copy()
-    minima.partition(k - 1, axis=1)
-    bound = minima[:, k - 1]
-    flat = np.flatnonzero(scores <= bound[:, None])
-    rows = flat // size
-    starts = np.searchsorted(rows, np.arange(n + 1))
-    counts = np.diff(starts)
-    place = np.arange(len(flat)) - starts[rows]
-    values = np.full((n, counts.max()), np.inf, dtype=scores.dtype)
-    where = np.zeros(values.shape, dtype=np.intp)
-    values[rows, place] = scores.ravel()[flat]
-    where[rows, place] = flat - rows * size
-    order = np.argsort(values, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(where, order, axis=1)
+    """Sort only what the k-th smallest of each row bounds."""
+    bound = np.partition(scores, k - 1, axis=1)[:, k - 1]
+    rows, where = np.nonzero(scores <= bound[:, None])
+    order = np.lexsort((where, scores[rows, where], rows))
+    first = np.searchsorted(rows, np.arange(len(scores)))
+    return where[order][first[:, None] + np.arange(k)]
 
 
 def _add_up(rows, codes, n_codewords: int, weights) -> np.ndarray:
@@ -903,16 +518,6 @@ def _add_up(rows, codes, n_codewords: int, weights) -> np.ndarray:
         (values, codes, np.arange(len(rows) + 1)), shape=(n_codewords, len(rows))
     )
     return chosen @ rows
-
-
-def _add_up_few(rows, codes, n_codewords: int, weights) -> np.ndarray:
-    """Do the same, in the same order, without a matrix, whose making costs more."""
-    width = rows.shape[1]
-    if weights is not None:
-        rows = rows * weights[:, None]
-    cells = codes[:, None] * width + np.arange(width)
-    sums = np.bincount(cells.ravel(), rows.ravel(), minlength=n_codewords * width)
-    return sums.reshape(n_codewords, width)
 
 
 class CarefulBackend(NumpyBackend):
@@ -927,18 +532,21 @@ class CarefulBackend(NumpyBackend):
         """What tells this backend's arrays from those of others."""
         return ("careful",)
 
-    def decided(self, scores, codes, best, room, between, rows):
+    def settled(self, scores, codes, norms, distances, table, between):
         """Decide by distances between all scores within the room of the best."""
+        few, room, state = doubtful(norms, distances, table)
+        scores = scores[few]
+        best = scores[np.arange(len(few)), codes[few]]
         row, codeword = np.nonzero(scores <= (best + room)[:, None])
-        several = np.bincount(row, minlength=len(scores)) > 1
+        several = np.bincount(row, minlength=len(few)) > 1
         row, codeword = (each[several[row]] for each in (row, codeword))
         if row.size:
-            found = between(rows[row], codeword)
+            found = between(few[row], codeword)
             # By row, then by distance; of equals the first.
             order = np.lexsort((codeword, found, row))
             chosen, at = np.unique(row[order], return_index=True)
-            codes[chosen] = codeword[order][at]
-        return codes, np.zeros(len(codes), np.uint8)
+            codes[few[chosen]] = codeword[order][at]
+        return codes, state
 
     def argmin_products(self, y, norms, block, between):
         """Return index and score of the best product of each row, and state."""

@@ -144,7 +144,6 @@ class NativeBackend(NumpyBackend):
     """The host, where the library was built."""
 
     is_compiled = True
-    takes_second_looks = False
 
     def __init__(self, library: ctypes.CDLL) -> None:
         super().__init__()
@@ -539,8 +538,7 @@ def _joined(arrays: list) -> np.ndarray:
 
 def _judged(best, second, norms, distances, form) -> np.ndarray:
     """Return the state of the rows, as `Backend.judged` says."""
-    state = np.zeros(len(best), np.uint8)
-    few, room = doubtful(norms, distances, form, state, None)
+    few, room, state = doubtful(norms, distances, form)
     near = ~(second[few] > best[few] + room)
     state[few[near]] = DOUBTFUL
     return state

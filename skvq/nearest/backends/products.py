@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from skvq.nearest.threads import scratch
+
 # Scores of one tile, in elements: fewer than in the dense search, whose products are
 # longer, so that they are still in the inner caches when `argmin` reads them.
 _TILE_SCORES = 2**17
@@ -82,7 +84,7 @@ def tile_shape(block: Any) -> tuple[int, int, int]:
     return group, tile, n_tiles * tile * group
 
 
-def host_tiles(y: np.ndarray, block: Any, memory: np.ndarray):
+def host_tiles(y: np.ndarray, block: Any):
     """Yield slices of the rows, and their scores, in memory that the next ones take.
 
     The scores of a group of samples are one matrix product, whose factor is what the
@@ -94,10 +96,10 @@ def host_tiles(y: np.ndarray, block: Any, memory: np.ndarray):
         Shifted samples.
     block : Block
         The codewords.
-    memory : ndarray
-        For `scratch_size` elements.
     """
     group, tile, _ = tile_shape(block)
+    size = group * tile * block.n_prefix * (block.width + 3 + block.n_last)
+    memory = scratch("products", (size,), block.dtype)
     n, d = y.shape
     if n % group:
         y = np.concatenate([y, np.zeros((-n % group, d), y.dtype)])
@@ -117,12 +119,6 @@ def host_tiles(y: np.ndarray, block: Any, memory: np.ndarray):
         np.matmul(views.columns, block.weights, out=views.scores)
         rows = slice(low * group, min(n, low * group + len(views.by_row)))
         yield rows, views.by_row[: rows.stop - rows.start]
-
-
-def scratch_size(block: Any) -> int:
-    """Return how many numbers a tile has in memory."""
-    group, tile, _ = tile_shape(block)
-    return group * tile * block.n_prefix * (block.width + 3 + block.n_last)
 
 
 class _Views(NamedTuple):

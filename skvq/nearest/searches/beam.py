@@ -26,7 +26,7 @@ from skvq.nearest.tables import (
     power_of_two_scale,
     scaled_bias,
 )
-from skvq.nearest.threads import even_chunk, product_rows
+from skvq.nearest.threads import even_chunk
 
 # Candidates of one tile: what a core's cache holds, and the most where that would leave
 # too few rows for a good GEMM.
@@ -65,7 +65,6 @@ class Stage(NamedTuple):
     width: int  # sums that are kept after this stage
     weight: float  # of the error after this stage in the loss
     ahead: float  # weight that this error bears for the stages to come
-    product: int | None  # rows that a product takes at a time, see `multiply_rows`
     packed: Any = None  # what a backend has made of it for itself
 
 
@@ -173,7 +172,6 @@ class Search:
             min(keep, width * len(rows)),
             float(weight),
             float(ahead),
-            product_rows(*reversed(weights.shape)),
         )
 
 

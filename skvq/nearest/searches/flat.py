@@ -40,9 +40,9 @@ def nearest(
 
 def _by_product(be, X, table, metric, bias, distances) -> tuple:
     dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), compute_dtype(table.dtype))
-    form = flat_form(table, metric, dtype, bias, X.shape[0] * be.takes_second_looks)
+    form = flat_form(table, metric, dtype, bias)
     if bias is None:
-        key = ("flat", metric, dtype, be.key, form.apart is None)
+        key = ("flat", metric, dtype, be.key)
         here = table.form(key, lambda: be.sent(form, "flat"))
     else:
         here = be.sent(form, "flat")
@@ -80,7 +80,12 @@ def _again(table, metric, bias, distances, form, first_row, x, rows) -> tuple:
     check_reach(x, math.inf if metric == "cosine" else form.limit)
     x = x.astype(np.float64)
     form = flat_form(table, metric, np.dtype(np.float64), bias)
-    code, _, *found = CAREFUL.nearest_rows(x, form, metric, x.dtype, distances)
+    step = CAREFUL.rows_at_a_time(*form.weights.shape)
+    parts = [
+        CAREFUL.nearest_rows(x[low : low + step], form, metric, x.dtype, distances)
+        for low in range(0, len(x), step)
+    ]
+    code, _, *found = (np.concatenate(part) for part in zip(*parts, strict=True))
     return (code, *found)
 
 

@@ -8,14 +8,14 @@ import numpy as np
 
 from skvq.nearest.backends.base import Backend, Plan
 from skvq.nearest.searches.flat import nearest
-from skvq.nearest.tables import MANY, Tables, compute_dtype, flat_form, make_runs
+from skvq.nearest.tables import Tables, compute_dtype, flat_form, make_runs
 
 
 def nearest_product(be: Backend, X: Any, tables: Tables, bias, dtype) -> Any:
     """Return the codes (n_samples, m); see `skvq.nearest.nearest_product`."""
     dtypes = [compute_dtype(table.dtype) for table in tables]
     common = np.result_type(compute_dtype(be.numpy_dtype(X)), *dtypes)
-    plan, runs = _prepared(be, tables, common, bias, X.shape)
+    plan, runs = _prepared(be, tables, common, bias, X.shape[1])
     outputs = [((len(tables),), dtype), ((len(tables),), np.bool_)]
     tile = partial(_tile, be, X, runs, common)
     codes, unsure = be.over_rows(X.shape[0], plan, tile, outputs)
@@ -33,16 +33,15 @@ def nearest_product(be: Backend, X: Any, tables: Tables, bias, dtype) -> Any:
     return be.concat([column[:, None] for column in columns], axis=1)
 
 
-def _prepared(be: Backend, tables: Tables, dtype: np.dtype, bias, shape) -> tuple:
+def _prepared(
+    be: Backend, tables: Tables, dtype: np.dtype, bias, n_features: int
+) -> tuple:
     """Return how to cut the rows; and the runs of subspaces of one shape, sent."""
-    n_rows, n_features = shape
-    largest = max(map(len, tables), default=1)
-    n_rows *= be.takes_second_looks and n_rows >= MANY * largest
 
     def make() -> tuple:
         every = [None] * len(tables) if bias is None else bias
         flat = [
-            flat_form(table, "sqeuclidean", dtype, constants, n_rows)
+            flat_form(table, "sqeuclidean", dtype, constants)
             for table, constants in zip(tables, every, strict=True)
         ]
         most = be.most_run_scores(max(form.weights.shape[1] for form in flat))
@@ -57,7 +56,7 @@ def _prepared(be: Backend, tables: Tables, dtype: np.dtype, bias, shape) -> tupl
 
     if bias is not None:
         return make()
-    return tables.form(("product", dtype, be.key, n_rows > 0), make)
+    return tables.form(("product", dtype, be.key), make)
 
 
 def _tile(be: Backend, X: Any, runs, dtype: np.dtype, rows: slice) -> tuple:
