@@ -297,19 +297,30 @@ class NumpyBackend(Backend):
         n, d = X.shape
         chunk = max(_MIN_CHUNK_ROWS, n_codewords, -(-n // _MAX_CHUNKS))
         chunk = even_chunk(n, chunk, 16 * d)
-        parts: dict[int, np.ndarray] = {}
+        sums, counts = np.zeros((n_codewords, d)), np.zeros(n_codewords)
+        parts: dict[int, tuple] = {}
 
         def worker(start: int, stop: int) -> None:
-            rows = X[start:stop].astype(np.float64, copy=False)
             some = None if weights is None else weights[start:stop]
-            parts[start] = _add_up(rows, codes[start:stop], n_codewords, some)
+            parts[start] = self.added_up(
+                X[start:stop], codes[start:stop], n_codewords, some
+            )
 
-        map_tiles(lambda: worker, n, chunk, 16 * d)
-        sums = np.zeros((n_codewords, d))
+        map_plain_tiles(lambda: worker, n, chunk, 16 * d)
         for start in sorted(parts):
-            sums += parts[start]
+            sums += parts[start][0]
+            counts += parts[start][1]
+        return sums, counts
+
+    def added_up(self, rows, codes, n_codewords, weights) -> tuple:
+        """Return float64 sums and counts by code, added up in the order of the rows."""
+        values = np.ones(len(rows)) if weights is None else weights
+        # Column i of this matrix has one entry, in the row of sample i's code.
+        chosen = csc_array(
+            (values, codes, np.arange(len(rows) + 1)), shape=(n_codewords, len(rows))
+        )
         counts = np.bincount(codes, weights, minlength=n_codewords)
-        return sums, counts.astype(np.float64)
+        return chosen @ rows.astype(np.float64, copy=False), counts
 
     # -- packed codes ----------------------------------------------------------------
 
@@ -508,16 +519,6 @@ def _smallest_by_bound(scores: np.ndarray, k: int) -> np.ndarray:
     order = np.lexsort((where, scores[rows, where], rows))
     first = np.searchsorted(rows, np.arange(len(scores)))
     return where[order][first[:, None] + np.arange(k)]
-
-
-def _add_up(rows, codes, n_codewords: int, weights) -> np.ndarray:
-    """Add up the rows of each code, in float64, in the order of the rows."""
-    values = np.ones(len(rows)) if weights is None else weights
-    # Column i of this matrix has one entry, in the row of sample i's code.
-    chosen = csc_array(
-        (values, codes, np.arange(len(rows) + 1)), shape=(n_codewords, len(rows))
-    )
-    return chosen @ rows
 
 
 class CarefulBackend(NumpyBackend):

@@ -14,7 +14,7 @@ from skvq.nearest.backends import native_scan
 from skvq.nearest.backends.base import DOUBTFUL, Sums
 from skvq.nearest.backends.host import NumpyBackend, doubtful
 from skvq.nearest.backends.native_trellis import NativeTrellisSearch
-from skvq.nearest.threads import even_chunk, map_plain_tiles, scratch
+from skvq.nearest.threads import scratch
 
 # Multiply-adds of a call into the library: a few milliseconds, so that an interrupt is
 # not waited for, and many times what a call costs.
@@ -496,39 +496,25 @@ class NativeBackend(NumpyBackend):
 
     # -- sums of rows ----------------------------------------------------------------
 
-    def cell_sums(self, X, codes, n_codewords, weights):
-        """Return sums (n_codewords, d) and counts (n_codewords,) of rows by code."""
-        n, d = X.shape
-        chunk = max(16384, n_codewords, -(-n // 16))
-        chunk = even_chunk(n, chunk, 16 * d)
-        parts: dict[int, tuple] = {}
+    def added_up(self, rows, codes, n_codewords, weights):
+        """Return float64 sums and counts by code, added up in the order of the rows."""
+        d = rows.shape[1]
+        sums, counts = np.zeros((n_codewords, d)), np.zeros(n_codewords)
         codes = np.ascontiguousarray(codes, np.int64)
         if weights is not None:
             weights = np.ascontiguousarray(weights, np.float64)
         size, most = self.library.skvq_sums_scratch(d), max(1, 2**23 // d)
-
-        def worker(start: int, stop: int) -> None:
-            sums, counts = np.zeros((n_codewords, d)), np.zeros(n_codewords)
-            for low in range(start, stop, most):
-                rows, _kept = self.rows(X[low : min(low + most, stop)])
-                self.library.skvq_sums(
-                    ctypes.byref(rows),
-                    codes[low:].ctypes.data,
-                    None if weights is None else weights[low:].ctypes.data,
-                    sums.ctypes.data,
-                    counts.ctypes.data,
-                    self.memory(size),
-                )
-            parts[start] = sums, counts
-
-        map_plain_tiles(lambda: worker, n, chunk, 16 * d)
-        if not parts:
-            return np.zeros((n_codewords, d)), np.zeros(n_codewords)
-        first, *rest = (parts[start] for start in sorted(parts))
-        for sums, counts in rest:
-            first[0][...] += sums
-            first[1][...] += counts
-        return first
+        for low in range(0, len(rows), most):
+            some, _kept = self.rows(rows[low : low + most])
+            self.library.skvq_sums(
+                ctypes.byref(some),
+                codes[low:].ctypes.data,
+                None if weights is None else weights[low:].ctypes.data,
+                sums.ctypes.data,
+                counts.ctypes.data,
+                self.memory(size),
+            )
+        return sums, counts
 
 
 def _joined(arrays: list) -> np.ndarray:
