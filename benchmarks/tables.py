@@ -133,8 +133,8 @@ def markdown(figures, results, arguments):
     lines = [
         f"{threads}, {_common.processor()}, {INSTRUCTIONS[status().level]},"
         f" faiss-cpu {version('faiss-cpu')}, float32:",
-        f"{_common.data_words()}. Times are medians of rounds, for one row"
-        " (of scans, for one query).",
+        f"{_common.data_words()}.",
+        "Times are medians, for one row; of scans, for one query.",
         *["\\* Quartiles more than 10% apart."] * (n_void > 0),
         "",
         f"| what | {' | '.join(figures.columns)} |",
@@ -160,6 +160,8 @@ def main():
         "--into", type=Path, metavar="FOLDER", help="of README.md and docs"
     )
     arguments = parser.parse_args()
+    if arguments.avx2:
+        arguments.only = [name for name in arguments.only if name in native.GROUPS]
     results = run("Tables of the documentation", GROUPS, arguments)
     into = arguments.into or (None if arguments.quick else ROOT)
     for figures in FIGURES:
