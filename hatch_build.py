@@ -42,6 +42,9 @@ LINK_FLAGS = ["-shared", "-O3", "-g0"]
 # A name that nobody defines is an error here, not when the library is loaded; and the
 # run-time of C++, which drivers link but nothing here uses, is left out.
 LINUX_FLAGS = ["-Wl,--no-undefined", "-Wl,--as-needed"]
+# musl's libc has the name of a machine where it is installed, and another one in zig,
+# which auditwheel refuses.  What is needed of it, such as memset, Python has loaded.
+ZIG_MUSL_FLAGS = ["-nostdlib"]
 # Of each library, for gcc and clang, and as zig spells them.
 LIBRARY_FLAGS = {
     "v3": (["-march=x86-64-v3"], ["-march=x86_64_v3"]),
@@ -261,6 +264,8 @@ def compiling(compiler, name):
 
 def linking(compiler, target):
     """Return the start of the command that makes a library."""
+    if target.endswith("-musl") and "ziglang" in compiler:
+        return [*compiler, *LINK_FLAGS, *ZIG_MUSL_FLAGS]
     return [*compiler, *LINK_FLAGS, *(LINUX_FLAGS if "-linux" in target else ())]
 
 

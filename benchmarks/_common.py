@@ -5,16 +5,19 @@ loaded.
 """
 
 import os
+import sys
 
 # A pinned kernel would measure the pin: every library is to use what the CPU offers.
 os.environ.pop("OPENBLAS_CORETYPE", None)
 os.environ.pop("OPENBLAS_L2_SIZE", None)
+if "--avx2" in sys.argv:  # unless all are to use the same, as `timed_parser` offers
+    os.environ |= {"FAISS_SIMD_LEVEL": "AVX2", "OPENBLAS_CORETYPE": "Haswell"}
+    os.environ |= {"SKVQ_NATIVE": "v3"}
 
 import argparse
 import importlib
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -55,27 +58,33 @@ def parser(description: str, *, repeats: int) -> argparse.ArgumentParser:
     return result
 
 
-def parse_timed(description: str, *, repeats: int) -> argparse.Namespace:
-    """Parse the options of a script that measures time."""
+def timed_parser(
+    description: str, *, repeats: int, patience: float = 60.0
+) -> argparse.ArgumentParser:
+    """Return a parser with the options of a script that measures time."""
     timed = parser(description, repeats=repeats)
     timed.add_argument(
         "--patience",
         type=float,
-        default=60.0,
-        help="seconds per row to wait for, and to repeat, rounds that no other process "
-        "disturbs (default: 60)",
+        default=patience,
+        metavar="SECONDS",
+        help="per row, to wait for, and to repeat, rounds that no other process "
+        f"disturbs (default: {patience:.0f})",
     )
-    arguments = settle(timed.parse_args())
-    if arguments.quick:
-        arguments.patience = 0.0
-    return arguments
+    timed.add_argument("--avx2", action="store_true", help="hold all sides to AVX2")
+    return timed
+
+
+def parse_timed(description: str, *, repeats: int) -> argparse.Namespace:
+    """Parse the options of a script that measures time, and has no others."""
+    return settle(timed_parser(description, repeats=repeats).parse_args())
 
 
 def settle(arguments: argparse.Namespace) -> argparse.Namespace:
     """Make --quick quick."""
     global _PAUSE_SECONDS, _SETTLING_SECONDS
     if arguments.quick:
-        arguments.repeats = 1
+        arguments.repeats, arguments.patience = 1, 0.0
         _PAUSE_SECONDS = _SETTLING_SECONDS = 0.0
     return arguments
 
@@ -153,6 +162,13 @@ def data_line() -> str:
     if _data_folder() is None:
         return "Data: what scikit-learn bundles (SKVQ_DATA is not set)."
     return "Data: the files that SKVQ_DATA names."
+
+
+def data_words() -> str:
+    """Name what `samples` returns."""
+    if _data_folder() is None:
+        return "grey patches of photographs"
+    return "SIFT-like descriptors, and patches of images where d = 64"
 
 
 _PARTS = ("train", "test")
@@ -356,7 +372,7 @@ def environment_line() -> str:
         n_cpus = len(os.sched_getaffinity(0))
     else:
         n_cpus = os.cpu_count() or 1
-    parts = [f"{n_cpus} CPUs ({platform.machine()})"]
+    parts = [f"{n_cpus} CPUs ({processor()})"]
     parts.append(f"Python {platform.python_version()}")
     for name in ("skvq", "numpy", "scikit-learn", "faiss-cpu", "nanopq"):
         try:
@@ -364,6 +380,14 @@ def environment_line() -> str:
         except PackageNotFoundError:
             parts.append(f"no {name}")
     return "; ".join(parts + _blas_names()) + "."
+
+
+def processor() -> str:
+    """Name the processor's model, where the system says it, else its kind."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    named = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 def _version(name: str) -> str:
