@@ -24,7 +24,7 @@ from skvq.nearest.threads import even_chunk, map_jobs, map_plain_tiles, map_tile
 # Numbers of a tile of what is no search.
 _TILE_ELEMENTS = 2**19
 # Scores of one tile, in elements: what a core's cache holds, with enough rows in it
-# that the calls into NumPy do not show (benchmarks/nearest.py).
+# that the calls into NumPy do not show (benchmarks/native.py).
 _TILE_SCORES = 2**18
 _MAX_TILE_SCORES = 2**21
 _MIN_GOOD_ROWS = 512
