@@ -35,6 +35,8 @@ def check_samples(
     names; converting here would copy the whole of X.  Without `finite`, numbers that
     are not are for the caller to find.
     """
+    if not reset and _is_plain(estimator, X) and len(X) >= min_samples:
+        return X
     be = backend_of_samples(estimator, X)
     if not be.on_host:
         return _check_on_device(be, estimator, X, reset, min_samples, finite)
@@ -66,6 +68,28 @@ def check_samples(
     if finite and X.dtype.kind == "f" and X.dtype.itemsize > 8:
         _check_range(X)
     return X
+
+
+def _is_plain(estimator, X) -> bool:
+    """Whether X is a small array that scikit-learn's checks would return as it is.
+
+    They are half of the time that a transform of one row takes.
+    """
+    return (
+        type(X) is np.ndarray
+        and X.ndim == 2
+        and X.size <= _FEW_NUMBERS
+        and X.dtype.kind in "iuf"
+        and X.dtype.isnative
+        and X.dtype.itemsize <= 8
+        and X.shape[1] == getattr(estimator, "n_features_in_", None)
+        and not hasattr(estimator, "feature_names_in_")
+        and bool(np.isfinite(X).all())
+    )
+
+
+# Numbers of which it does not show that they are looked at one by one.
+_FEW_NUMBERS = 2**14
 
 
 def check_reconstructions(estimator, X) -> Any:

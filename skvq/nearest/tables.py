@@ -217,6 +217,16 @@ class Tables(_Kept):
     def __getitem__(self, index):
         return self._tables[index]
 
+    @property
+    def dtype(self) -> np.dtype:
+        """What searches compute in, but for rows of a wider dtype."""
+
+        def make() -> np.dtype:
+            dtypes = (compute_dtype(table.dtype) for table in self)
+            return np.result_type(np.float32, *dtypes)
+
+        return self.form("dtype", make)
+
     def __iter__(self) -> Iterator[Table]:
         return iter(self._tables)
 

@@ -187,8 +187,7 @@ def common_scale(codebooks, dtype) -> float:
 
 def nearest_best(be: Backend, X: Any, begun: Any, tables: Tables, options) -> tuple:
     """Return codes, and distances or None; see `skvq.nearest.nearest_best`."""
-    dtypes = [compute_dtype(table.dtype) for table in tables]
-    dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), *dtypes)
+    dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), tables.dtype)
     search, here = _prepared(be, tables, begun.shape[1], begun.shape[2], options, dtype)
     search.check_memory(*X.shape, options.beam_size)
     per_row = 2 * search.most_scores + 4 * search.most_sums * X.shape[1]

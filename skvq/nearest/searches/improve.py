@@ -134,8 +134,7 @@ def _schedule(sizes, n_replaced: int, seed: int):
 
 def improve_sums(be: Backend, X: Any, codes: Any, tables: Tables, options) -> tuple:
     """Return codes and distances; see `skvq.nearest.improve_sums`."""
-    dtypes = [compute_dtype(table.dtype) for table in tables]
-    dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), *dtypes)
+    dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), tables.dtype)
     prepared = _prepared(be, tables, dtype)
     search = prepared[0]
     schedule = _schedule(search.sizes, options.n_replaced, options.seed)

@@ -335,8 +335,7 @@ def _first_zero(zero_rows: Sequence[np.ndarray]) -> tuple[int, ...] | None:
 
 def nearest_kronecker(be: Backend, X: Any, tables: Tables, distances: bool) -> tuple:
     """Return codes, and distances or None; see `skvq.nearest.nearest_kronecker`."""
-    dtypes = [compute_dtype(table.dtype) for table in tables]
-    dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), *dtypes)
+    dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), tables.dtype)
     search = _prepared(be, tables, dtype)
     block, d = search.blocks[0], X.shape[1]
     rows = be.product_rows(block)

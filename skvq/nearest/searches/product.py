@@ -13,8 +13,7 @@ from skvq.nearest.tables import Tables, compute_dtype, flat_form, make_runs
 
 def nearest_product(be: Backend, X: Any, tables: Tables, bias, dtype) -> Any:
     """Return the codes (n_samples, m); see `skvq.nearest.nearest_product`."""
-    dtypes = [compute_dtype(table.dtype) for table in tables]
-    common = np.result_type(compute_dtype(be.numpy_dtype(X)), *dtypes)
+    common = np.result_type(compute_dtype(be.numpy_dtype(X)), tables.dtype)
     plan, runs = _prepared(be, tables, common, bias, X.shape[1])
     outputs = [((len(tables),), dtype), ((len(tables),), np.bool_)]
     tile = partial(_tile, be, X, runs, common)
