@@ -428,6 +428,8 @@ class NativeBackend(NumpyBackend):
         codes, state, *_ = self._search(
             x[:, run.start : run.stop], book, book.code_dtype
         )
+        if not state.any():
+            return codes, np.broadcast_to(np.False_, codes.shape)
         return codes, state.T
 
     def _search(
