@@ -5,7 +5,7 @@ Nothing of skvq is imported here, so that all of it may use this.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
@@ -48,20 +48,26 @@ def check_count(name: str, value: Any, smallest: int = 1, largest=LARGEST_SIZE) 
 
 
 def check_counts(
-    name: str, values: Iterable, smallest: int = 1, largest=LARGEST_SIZE
+    name: str, values: Any, smallest: int = 1, largest=LARGEST_SIZE
 ) -> list[int]:
     """Return what `check_count` does of each of some integers."""
-    counts = []
+    limits = _limits(smallest, largest)
+    if not is_sequence(values):
+        raise ValueError(
+            f"{name}={values!r}; expected a sequence of integers {limits}."
+        )
+    # Python's own are quick to check.
+    values = values.tolist() if hasattr(values, "tolist") else values
     for value in values:
         if not _is_within(value, smallest, largest):
-            limits = _limits(smallest, largest)
             raise ValueError(f"{name} holds {value!r}; expected integers {limits}.")
-        counts.append(int(value))
-    return counts
+    return [int(value) for value in values]
 
 
 def _is_within(value: Any, smallest: int, largest: int | None) -> bool:
-    if not isinstance(value, Integral) or isinstance(value, bool):
+    if type(value) is not int and (
+        not isinstance(value, Integral) or isinstance(value, bool)
+    ):
         return False
     return smallest <= int(value) and (largest is None or int(value) <= largest)
 
@@ -153,7 +159,7 @@ def naming(name: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        if re.search(rf"\b{name}\b", str(error)):
+        if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", str(error)):
             raise
         kind = ValueError if isinstance(error, ValueError) else TypeError
         raise kind(f"{name}: {error}") from error

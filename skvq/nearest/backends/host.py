@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.sparse import csc_array
 
-from skvq._checks import check_unmasked
+from skvq._checks import check_unmasked, naming
 from skvq.nearest.backends import host_levels, host_scan, products
 from skvq.nearest.backends.arrays import to_host
 from skvq.nearest.backends.base import (
@@ -106,7 +106,8 @@ class NumpyBackend(Backend):
 
     def matrix(self, X, name):
         """Return a matrix of real numbers as an array; raise if it is none."""
-        X = np.asarray(check_unmasked(X, name))
+        with naming(name):
+            X = np.asarray(check_unmasked(X, name))
         if X.ndim != 2:
             raise ValueError(f"{name} has shape {X.shape}; expected two dimensions.")
         if X.dtype.kind not in "biuf":
