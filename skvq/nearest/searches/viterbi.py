@@ -7,6 +7,7 @@ import numpy as np
 from skvq._checks import naming
 from skvq.nearest.backends.base import Backend, Plan
 from skvq.nearest.metrics import why_out_of_reach
+from skvq.nearest.searches.flat import check_finite
 from skvq.nearest.searches.levels import rounded_up, row_plan
 from skvq.nearest.tables import Columns, compute_dtype, fetched, power_of_two_scale
 from skvq.nearest.threads import even_chunk
@@ -76,11 +77,7 @@ def viterbi(be: Backend, X: Any, states: Any, alphabets: Columns, options) -> tu
         return codes, None
     with np.errstate(over="ignore"):
         found = found / form.scale / form.scale
-    if n and not bool(be.xp.all(be.xp.isfinite(found))):
-        raise ValueError(
-            "Distances between X and the alphabets overflow: scale both, or ask for "
-            "codes alone (return_distances=False)."
-        )
+    check_finite(be, found, "alphabets")
     return codes, found
 
 
