@@ -461,6 +461,8 @@ class Margin(NamedTuple):
     share: float  # of the norms, that the distance exceeds where a code is sure
     slack: float  # of thrice the norms and the distance, that near scores differ by
     coarse: float  # as the share, of a choice among several, which need not be exact
+    # Added to the norms: squares among the smallest numbers are rounded by an amount.
+    least: float
 
     @classmethod
     def of(cls, n_features: int, dtype: np.dtype) -> "Margin":
@@ -471,7 +473,8 @@ class Margin(NamedTuple):
         deviation = math.sqrt(2 * terms) * _ROUNDING * unit
         part = 2 * _SURE * deviation / TOLERANCE[np.dtype(dtype)]
         # ||y|| (||y|| + r), what a product may reach, is at most (3 ||y||^2 + r^2) / 2.
-        return cls(_share(part), 0.5 * _NEAR * deviation, _share(part / 16))
+        least = 16 * n_features * float(np.finfo(dtype).tiny)
+        return cls(_share(part), 0.5 * _NEAR * deviation, _share(part / 16), least)
 
     def of_unit_rows(self, dtype: np.dtype) -> float:
         """Return what stands for the rounding of unit rows beside the norms.

@@ -396,16 +396,18 @@ class NumpyBackend(Backend):
 
         As `Backend.judged` says, and by how far codewords are apart.
         """
-        # distance > share * norms, without a distance.
-        half = max(-1e30, min(1e30, 0.5 * (run.margin.share - 1)))
-        sure = best > norms.dtype.type(half) * norms
+        # distance > share * (norms + least), without a distance.
+        margin, dtype = run.margin, norms.dtype.type
+        half = max(-1e30, min(1e30, 0.5 * (margin.share - 1)))
+        sure = best > dtype(half) * norms + dtype(0.5 * margin.share * margin.least)
         sure &= norms < np.inf
         near = np.nonzero(~sure)
         if not near[0].size or (run.apart is None and scores is None):
             return ~sure
         norms, best, code = norms[near], best[near], codes[near]
         distances = norms + 2 * best
-        room = norms.dtype.type(run.margin.slack) * (3 * norms + distances)
+        norms = norms + dtype(margin.least)
+        room = dtype(margin.slack) * (3 * norms + distances)
         if run.apart is not None:
             sure[near] = distances + 2 * room < run.apart[near[0], code]
         if scores is not None:
@@ -782,7 +784,7 @@ class _CarefulSums(_Sums):
 
     def _less(self, but: int | None) -> tuple:
         """Return what all codewords but one leave, and the digits that it has lost."""
-        left = self.given, 0.0
+        left = self.given, np.zeros_like(self.given)
         for j, factor in enumerate(self.factors):
             if j != but:
                 left = less(*left, factor.exact[self.codes[j]])
@@ -828,6 +830,7 @@ def doubtful(norms, distances, form, state, codes) -> tuple:
     """
     # NaN is not larger: whatever cannot be compared is looked at.
     margin = form.margin
+    norms = norms + norms.dtype.type(margin.least)
     sure = distances > norms.dtype.type(margin.share) * norms
     sure &= norms < np.inf
     few = np.flatnonzero(~sure)

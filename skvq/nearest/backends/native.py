@@ -220,8 +220,7 @@ class NativeBackend(NumpyBackend):
             resolves=plain,
             # Unit rows have a rounding of their own, and half the distance.
             halved=one.rounded > 0,
-            # Squares among the smallest numbers are rounded by an amount, not a share.
-            rounded=one.rounded + 16 * one.rows.shape[1] * float(np.finfo(dtype).tiny),
+            rounded=one.rounded,
             near=one.near,
             offset=one.offset,
             level=one.level,
@@ -308,6 +307,7 @@ class NativeBackend(NumpyBackend):
         first: Any = (None,),
         exact: Any = None,
         offset: Any = None,
+        rounded: float = 0.0,
         **options: Any,
     ) -> _Book:
         dtype, n_tables = weights[0].dtype, len(weights)
@@ -353,6 +353,7 @@ class NativeBackend(NumpyBackend):
             n_tables=n_tables,
             share=margin.share,
             slack=margin.slack,
+            rounded=rounded + margin.least,
             **{k: each.ctypes.data for k, each in arrays.items() if each is not None},
             **options,
         )
