@@ -437,7 +437,8 @@ void run_trellis(int state_bits, int step_bits, bool has_subsets, int ends) {
   for (int i = 0; i < n * d; i++) x[i] = T(g.number() / 128);
   uint32_t codes[n * d] = {};
   int64_t states[n];
-  for (int i = 0; i < n; i++) states[i] = int64_t(g.next() % uint64_t(trellis.n_states));
+  const uint64_t n_states = uint64_t(trellis.n_states);
+  for (int i = 0; i < n; i++) states[i] = int64_t(g.next() % n_states);
   double distances[n] = {};
   const int64_t item = sizeof(T);
   SkvqViterbi task = {x, n, d * item, item, ends, nullptr, 0, codes, 4, distances, 1};

@@ -1,7 +1,7 @@
 // Scans of packed codes that bytes make up, against a plain sum of every row.
 //
 // With libFuzzer (-fsanitize=fuzzer -DSKVQ_LIBFUZZER) it looks for bytes that fail.  By
-// itself it takes its bytes from a generator of integers: `fuzz_scan 500` tries as many.
+// itself it takes them from a generator of integers: `fuzz_scan 500` tries as many.
 
 #include <stdint.h>
 #include <stdio.h>
@@ -54,7 +54,8 @@ T *numbers(Input &input, int64_t n, int digits, int exponent) {
 // Puts a row among the best k, which ascend.
 void insert(double score, int64_t row, int64_t k, double *scores, int64_t *rows) {
   int64_t at = k;
-  for (; at > 0 && (score < scores[at - 1] || (score == scores[at - 1] && row < rows[at - 1])); --at)
+  // Rows come in order: of equal ones, the first is there.
+  for (; at > 0 && score < scores[at - 1]; --at)
     if (at < k) scores[at] = scores[at - 1], rows[at] = rows[at - 1];
   if (at < k) scores[at] = score, rows[at] = row;
 }
@@ -83,7 +84,8 @@ void run(Input &input) {
     // A column is within a byte.
     if (begin % 8 + bits > 8) bits = 8 - begin % 8;
     const int32_t end = begin + bits, most = 1 << bits;
-    const int32_t size = input.byte() & 1 ? most : most / 2 + 1 + input.byte() % (most / 2);
+    const int32_t few = most / 2 + 1 + input.byte() % (most / 2);
+    const int32_t size = input.byte() & 1 ? most : few;
     columns[j] = {begin / 8, (8 - end % 8) % 8, most - 1, n_entries, size};
     begin = end;
     n_entries += size;
@@ -91,7 +93,8 @@ void run(Input &input) {
   const int64_t n_bytes = (begin + 7) / 8, stride = n_bytes + (input.byte() & 1);
   const int64_t n_all = (n + kBlock - 1) / kBlock * kBlock;
 
-  uint8_t *packed = memory<uint8_t>(n * stride), *blocks = memory<uint8_t>(n_all * n_bytes);
+  uint8_t *packed = memory<uint8_t>(n * stride);
+  uint8_t *blocks = memory<uint8_t>(n_all * n_bytes);
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j < n_columns; ++j) {
       const int64_t code = input.byte() % columns[j].size;
