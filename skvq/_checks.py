@@ -5,7 +5,7 @@ Nothing of skvq is imported here, so that all of it may use this.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
@@ -48,16 +48,24 @@ def check_count(name: str, value: Any, smallest: int = 1, largest=LARGEST_SIZE) 
 
 
 def check_counts(
-    name: str, values: Iterable, smallest: int = 1, largest=LARGEST_SIZE
+    name: str, values: Any, smallest: int = 1, largest=LARGEST_SIZE
 ) -> list[int]:
     """Return what `check_count` does of each of some integers."""
-    counts = []
+    limits = _limits(smallest, largest)
+    if not is_sequence(values):
+        raise ValueError(
+            f"{name}={values!r}; expected a sequence of integers {limits}."
+        )
+    values = list(values.tolist() if hasattr(values, "tolist") else values)
+    most = math.inf if largest is None else largest
+    # Python's own, one by one, would take longer than many a search.
+    plain = set(map(type, values)) == {int}
+    if plain and smallest <= min(values) and max(values) <= most:
+        return values
     for value in values:
         if not _is_within(value, smallest, largest):
-            limits = _limits(smallest, largest)
             raise ValueError(f"{name} holds {value!r}; expected integers {limits}.")
-        counts.append(int(value))
-    return counts
+    return [int(value) for value in values]
 
 
 def _is_within(value: Any, smallest: int, largest: int | None) -> bool:
@@ -153,7 +161,7 @@ def naming(name: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        if re.search(rf"\b{name}\b", str(error)):
+        if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", str(error)):
             raise
         kind = ValueError if isinstance(error, ValueError) else TypeError
         raise kind(f"{name}: {error}") from error

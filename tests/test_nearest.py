@@ -451,3 +451,51 @@ class TestJobs:
         with pytest.raises(KeyError, match="3"):
             engine.map_jobs(job, 5)
         assert threads._share.most > 2
+
+
+TABLES = [np.arange(300.0)[:, None], np.arange(4.0)[:, None]]
+INTEGERS = {
+    "nearest_product": lambda **kw: nearest_product(np.ones((9, 2)), TABLES, **kw),
+    "nearest_best": lambda **kw: engine.nearest_best(np.ones((9, 1)), TABLES, 3, **kw)[
+        0
+    ],
+    "improve_sums": lambda **kw: engine.improve_sums(
+        np.ones((9, 1)), TABLES, np.ones((9, 2), int), n_rounds=1, **kw
+    )[0],
+    "equal_cells": lambda **kw: engine.equal_cells(
+        np.ones((9, 1)), engine.EqualCells(np.zeros(1), np.ones(1), (300,)), **kw
+    ),
+    "cells_between": lambda **kw: engine.cells_between(
+        np.ones((9, 1)), [np.arange(299.0)], **kw
+    ),
+}
+
+
+@pytest.mark.parametrize("search", INTEGERS.values(), ids=INTEGERS)
+def test_dtypes_of_codes(search):
+    expected = search()
+    for dtype in ("uint16", np.int32, np.dtype(">i4"), "uint64"):
+        found = search(dtype=dtype)
+        assert found.dtype == np.dtype(dtype).newbyteorder("=")
+        assert_array_equal(found, expected)
+    for dtype in ("uint8", "int8", bool, float, None, object, "U3", "no dtype", 16):
+        with pytest.raises(ValueError, match=r"dtype=.*integer dtype .* up to 299"):
+            search(dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "codes", [[[0.5, 1]] * 9, [[0.0, 1]] * 9, [[np.nan] * 2] * 9, [["0", "1"]] * 9]
+)
+def test_codes_are_integers(codes):
+    X = np.ones((9, 1))
+    searches = {
+        "codes": lambda c: engine.improve_sums(X, TABLES, c, n_rounds=1),
+        "begin": lambda c: engine.nearest_best(X, TABLES, 3, begin=c[:, None, :]),
+    }
+    for name, search in searches.items():
+        with pytest.raises(ValueError, match=f"{name} has dtype .*integers"):
+            search(np.array(codes))
+    with pytest.raises(ValueError, match=r"codes has dtype .*integers"):
+        engine.paired(X, X, codes=np.array(codes)[:, 0])
+    with pytest.raises(ValueError, match=r"codes has shape \(2,\); expected \(9,\)"):
+        engine.paired(X, X, codes=[0, 1])

@@ -20,10 +20,12 @@ from oracles import (
 from skvq import MultiScaleQuantizer, ProductQuantizer, ResidualQuantizer
 from skvq.nearest import (
     improve_sums,
+    native,
     nearest,
     nearest_best,
     nearest_kronecker,
     nearest_product,
+    using,
 )
 from skvq.nearest.backends.host import NumpyBackend
 from skvq.nearest.searches import improve
@@ -697,3 +699,34 @@ def test_ordinary_rows_are_not_searched_again(searched_again, d, far):
     nearest_product(np.hstack([X, X]), [table, table])
     nearest_best(X, [table], 1)
     assert sum(searched_again) <= 0.002 * 4 * len(X)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "native"])
+@pytest.mark.parametrize("d", [1, 3, 8, 20])
+def test_rows_of_many_magnitudes(backend, d):
+    """Squares of small differences leave the range of float32."""
+    if backend == "native" and native.library() is None:
+        pytest.skip("the compiled engine is not there")
+    rng = np.random.default_rng(d)
+    table = rng.normal(size=(64, d)) * 10.0 ** rng.uniform(-26, 2, (64, 1))
+    table = table.astype(np.float32)
+    X = (table[rng.integers(64, size=400)] * 1.001).astype(np.float32)
+    start = np.zeros((len(X), 1), int)
+    one = np.ones((1, 1), np.float32)
+    with using(backend):
+        found = {
+            "nearest": nearest(X, table)[0],
+            "a few rows": np.concatenate(
+                [nearest(X[[i]], table)[0] for i in range(40)]
+            ),
+            "product": nearest_product(np.hstack([X, X]), [table] * 2)[:, 1],
+            "beam of one": nearest_best(X, [table], 1)[0][:, 0, 0],
+            "beam": nearest_best(X, [table], 3)[0][:, 0, 0],
+            "kronecker": nearest_kronecker(X, [table, one])[0][:, 0],
+            "improve": improve_sums(X, [table], start, n_rounds=1)[0][:, 0],
+        }
+    gaps = X[:, None].astype(np.float64) - table[None]
+    D = (gaps * gaps).sum(axis=2)
+    for name, codes in found.items():
+        own, best = D[np.arange(len(codes)), codes], D.min(axis=1)[: len(codes)]
+        assert (own - best <= TOLERANCE[np.dtype(np.float32)] * own).all(), name

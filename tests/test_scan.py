@@ -352,6 +352,23 @@ NUMBERS = np.zeros(10, np.float32)
         ({"offset": NUMBERS - np.inf}, ValueError, "offset contains NaN"),
         ({"offset": NUMBERS + np.float32(1e38)}, ValueError, "might reach 1e.38"),
         ({"offset": np.ma.array(NUMBERS, mask=True)}, ValueError, "offset is a masked"),
+        *(
+            ({"sizes": value}, ValueError, "sizes")
+            for value in (16, 16.0, "16", {16}, np.array(16), [256, True], [256, None])
+        ),
+        *(
+            ({name: [[1], [1, 2]]}, ValueError, name)
+            for name in ("packed", "tables", "factor", "offset")
+        ),
+        *(
+            ({name: value}, (TypeError, ValueError), name)
+            for name in ("packed", "tables", "factor", "offset")
+            for value in ("abc", 16.5, np.nan, np.float32, {}, np.zeros((2, 2, 2)))
+        ),
+        *(
+            ({"k": value}, ValueError, "k=")
+            for value in (None, "3", 3.0, np.float64(3), True, np.nan, [3], -1)
+        ),
     ],
     ids=str,
 )
@@ -359,12 +376,19 @@ def test_refused(changed, error, match):
     scan(**GOOD)
     with pytest.raises(error, match=match):
         scan(**{**GOOD, **changed})
+    if not changed.keys() & {"tables", "k"} and "might reach" not in match:
+        given = {**GOOD, **changed}
+        del given["tables"], given["k"]
+        with pytest.raises(error, match=match.replace(" is empty", "")):
+            Packed(**given)
 
 
 def test_what_a_packed_has_is_not_given_beside_it():
     codes = Packed(GOOD["packed"], (256, 256), offset=NUMBERS)
     with pytest.raises(ValueError, match=r"sizes=\(256, 255\)"):
         scan(codes, (256, 255), GOOD["tables"], 3)
+    with pytest.raises(ValueError, match="sizes=16"):
+        scan(codes, 16, GOOD["tables"], 3)
     with pytest.raises(ValueError, match="given to Packed"):
         scan(codes, None, GOOD["tables"], 3, offset=NUMBERS)
 

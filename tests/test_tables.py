@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from skvq import nearest as engine
-from skvq.nearest import Table, Tables
+from skvq.nearest import Columns, Table, Tables
 from skvq.nearest import tables as of_tables
 
 METRICS = ["sqeuclidean", "cosine", "inner_product", "manhattan", "canberra"]
@@ -182,6 +182,35 @@ def test_the_codewords_are_the_tables_own(rows, codebooks):
     table = Table(view)
     codebooks[2][0] = 99
     assert (table.codewords[0] != 99).all()
+
+
+def test_columns_are_their_own():
+    """What happens to the arrays that were given does not reach columns."""
+    X, shared = np.array([[1.5, 1.5], [0.5, 2.5]]), np.array([1.0, 2.0])
+    edges, tables = Columns([shared, shared]), Columns([[0.0, 5.0, 9.0], shared])
+    alphabet = np.arange(8.0)
+    alphabets = Columns([alphabet] * 3)
+    paths = engine.Trellis.ungerboeck(4)
+    searches = [
+        lambda: engine.cells_between(X, edges),
+        lambda: engine.entries(np.array([[1, 0], [2, 1]]), tables),
+        lambda: engine.viterbi(np.eye(3), alphabets, [2] * 3, paths, ends="free")[0],
+    ]
+    before = [search() for search in searches]
+    shared += 1
+    alphabet *= 2
+    for columns in (edges, tables, alphabets):
+        for again in (columns, pickle.loads(pickle.dumps(columns))):
+            assert len({id(each) for each in again.arrays}) < 3
+            for each in again.arrays:
+                assert not each.flags.writeable
+        # What is asked of them for the first time sees what was given, too.
+        columns._forms.clear()
+    for search, expected in zip(searches, before, strict=True):
+        assert_array_equal(search(), expected)
+    # One that cannot be written into is not copied.
+    shared.flags.writeable = False
+    assert Columns([shared]).arrays[0] is shared
 
 
 def test_a_table_is_an_array_of_its_codewords(codebooks):

@@ -474,7 +474,7 @@ BAD = {
     },
     "alphabets\\[0\\] is not in ascending": {"alphabets": [-np.arange(8.0)] * 4},
     "alphabets\\[0\\] holds": {"alphabets": [np.array([*range(7), np.nan])] * 4},
-    "There are 3 columns; expected 4": {"X": np.zeros((3, 3))},
+    "X has 3 columns; expected 4": {"X": np.zeros((3, 3))},
     "rates has 3 entries for 4": {"rates": [2, 2, 2]},
     "rates holds -1": {"rates": [2, 2, 2, -1]},
     "rates holds 1.5": {"rates": [2, 2, 2, 1.5]},
@@ -515,6 +515,88 @@ def test_rows_out_of_reach(search, value, exact, trellis):
             continue  # of a feature without bits, any number will do
         with pytest.raises(ValueError, match=r"NaN or infinity|overflow"):
             viterbi(bad, alphabets, [2, 0, 2, 2, 2], trellis, return_distances=exact)
+
+
+NO_SEQUENCES = [None, 2, 2.0, "2222", b"22", {2}, {2: 2}, np.array(2)]
+NO_COUNTS = [None, 3.0, np.float64(3), "3", True, np.True_, np.nan, [3], np.zeros(2)]
+MASKED = np.ma.masked_less(np.arange(8.0), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("rates", [*NO_SEQUENCES, [2.0] * 4, [True, 2, 2, 2], [[2], [2, 2]], [None]]),
+        ("alphabets", NO_SEQUENCES),
+        ("alphabets", [[MASKED, *[np.arange(8.0)] * 3], [list("abcdefgh")] * 4]),
+        ("alphabets", [[[[1], [1, 2]]] * 4, [np.full(8, np.longdouble("1e400"))] * 4]),
+        ("trellis", [None, 8, "8", Trellis]),
+        ("ends", [None, 1, 2.5, "FREE", [[1], [1, 2]], np.zeros(3), [True, None, 0]]),
+        ("X", [None, 1.0, "a", np.array(1.0), [[1], [1, 2]], MASKED[None, :4]]),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+def test_errors_name_the_parameter(name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=rf"\b{name}\b"):
+            viterbi(**{**GOOD, name: value})
+
+
+def test_errors_of_codes():
+    given = [1, 1, 1], Trellis.ungerboeck(4)
+    expected = trellis_levels([[0, 1, 1]], *given)
+    for dtype in ("bool", "uint8", "uint64", "int16"):
+        codes = np.array([[0, 1, 1]], dtype)
+        assert_array_equal(trellis_levels(codes, *given), expected)
+    masked = np.ma.masked_less([[0, 1, 1]], 1)
+    for codes in ([[0.5, 1, 1]], [[0.0, 1, 1]], [[np.nan] * 3], [[-1, 0, 0]], masked):
+        with pytest.raises(ValueError, match=r"codes.*(expected|masked)"):
+            trellis_levels(codes, *given)
+
+
+@pytest.mark.parametrize("trellis", [TRELLISES[1], BITSHIFT[2]], ids=name_of)
+def test_levels_near_the_largest_numbers(search, trellis):
+    rng = np.random.default_rng(18)
+    X, alphabets = make(rng, trellis, [2] * 6, 20, "float64", 64)
+    expected = viterbi(X, alphabets, [2] * 6, trellis)
+    for dtype, exponent in (("float32", 124), ("float64", 1019)):
+        largest = [np.ldexp(each, exponent).astype(dtype) for each in (X, *alphabets)]
+        given = largest[0], largest[1:], [2] * 6, trellis
+        codes, _ = viterbi(*given, return_distances=False)
+        assert_array_equal(codes, expected[0])
+        if dtype == "float32":
+            found = viterbi(*given)[1]
+            assert_array_equal(found, np.ldexp(expected[1], 2 * exponent))
+        else:
+            with pytest.raises(ValueError, match="Distances between X and the alph"):
+                viterbi(*given)
+
+
+@pytest.mark.parametrize(
+    ("make_it", "good", "bad"),
+    [
+        (lambda x: Trellis(state_bits=x), 3, [1, 9]),
+        (lambda x: Trellis(3, step_bits=x), 1, [0, 2]),
+        (lambda x: Trellis(3, step_bits=x, has_subsets=False), 3, [0, 4]),
+        (lambda x: Trellis.ungerboeck(n_states=x), 8, [2, 12, 512, 10**30]),
+        (lambda x: Trellis.bitshift(window_bits=x), 8, [3, 17]),
+        (lambda x: Trellis.bitshift(8, step_bits=x), 3, [0, 5]),
+        (lambda x: Trellis.ungerboeck(8).alphabet_size(rate=x), 3, [-1, 17]),
+    ],
+)
+def test_integers_of_trellises(make_it, good, bad):
+    # Of 8 bits, a power of two would wrap around.
+    assert make_it(np.int8(good)) == make_it(good)
+    assert repr(make_it(np.int8(good))) == repr(make_it(good))
+    for value in [*bad, *NO_COUNTS]:
+        with pytest.raises(ValueError, match=r"_bits=|n_states=|rate="):
+            make_it(value)
+
+
+def test_has_subsets_is_true_or_false():
+    assert Trellis(3, has_subsets=np.True_) == Trellis(3)
+    for value in (None, 1, "True", np.zeros(2)):
+        with pytest.raises(ValueError, match="has_subsets="):
+            Trellis(3, has_subsets=value)
 
 
 def test_trellises_that_are_none():

@@ -38,7 +38,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from skvq._checks import check_code_dtype, check_count, check_unmasked
+from skvq._checks import check_code_dtype, check_count, check_unmasked, naming
 from skvq.nearest.backends.base import Backend as Backend
 from skvq.nearest.backends.base import Plan as Plan
 from skvq.nearest.backends.choice import (
@@ -251,6 +251,7 @@ def nearest_product(X, codebooks: Sequence | Tables, *, bias=None, dtype=np.intp
     [[1, 1], [0, 0]]
     """
     tables = as_tables(codebooks)
+    dtype = _check_dtype_of_tables(dtype, tables)
     be = backend_for(X, sum(map(_size, tables)))
     X = be.matrix(X, "X")
     widths = [table.shape[1] for table in tables]
@@ -338,6 +339,7 @@ def nearest_best(
     beam_size = check_count("beam_size", beam_size)
     n_best = check_count("n_best", n_best)
     tables = as_tables(codebooks)
+    dtype = _check_dtype_of_tables(dtype, tables)
     be = backend_for(X, _beam_work(tables, beam_size, begin))
     X = be.matrix(X, "X")
     for j, table in enumerate(tables):
@@ -351,7 +353,7 @@ def nearest_best(
             f"begin has shape {shape}; expected (n_samples, n_sums, n_begun) "
             f"with {n} samples and at most {len(tables)} codes."
         )
-    _check_range(be, begin, [len(table) for table in tables[: shape[2]]], "begin")
+    _check_codes(be, begin, [len(table) for table in tables[: shape[2]]], "begin")
     options = _beam.Options(
         beam_size,
         n_best,
@@ -427,6 +429,7 @@ def improve_sums(
     n_sweeps = check_count("n_sweeps", n_sweeps, 0, largest=None)
     seed = check_count("seed", seed, 0, largest=None)
     tables = as_tables(codebooks)
+    dtype = _check_dtype_of_tables(dtype, tables)
     per_row = n_rounds * n_sweeps * sum(map(_size, tables))
     be = backend_for(X, per_row)
     X = be.matrix(X, "X")
@@ -436,7 +439,7 @@ def improve_sums(
     expected = X.shape[0], len(tables)
     if tuple(codes.shape) != expected:
         raise ValueError(f"codes has shape {tuple(codes.shape)}; expected {expected}.")
-    _check_range(be, codes, [len(table) for table in tables], "codes")
+    _check_codes(be, codes, [len(table) for table in tables], "codes")
     options = _improve.Options(n_rounds, n_replaced, n_sweeps, seed, dtype)
 
     def search(be, x, given):
@@ -569,7 +572,8 @@ def viterbi(
     ValueError
         If shapes do not fit, the trellis cannot give a rate, an alphabet has not the
         levels that it needs, a path has fewer steps than it takes to come to any state
-        (but for "free" ends), or values are not finite or overflow.
+        (but for "free" ends), values are not finite, or they or the distances, if these
+        are asked for, overflow.
 
     Notes
     -----
@@ -599,12 +603,12 @@ def viterbi(
     >>> codes.tolist(), distances.tolist()
     ([[0, 1, 1]], [1.0])
     """
-    trellis, alphabets = _check_trellis(trellis), as_columns(alphabets)
+    trellis, alphabets = _check_trellis(trellis), as_columns(alphabets, "alphabets")
     rates = trellis.rates(rates, len(alphabets))
     n_steps = len(rates) - rates.count(0)
     be = backend_for(X, n_steps * 3 * trellis.n_windows)
     X = be.matrix(X, "X")
-    _check_columns(X, len(alphabets))
+    _check_columns(X, "X", len(alphabets))
     name, *states = _check_ends(be, ends, X.shape[0], n_steps, trellis)
     dtype = _check_path_dtype(dtype, rates, trellis, as_levels)
     options = _viterbi.Options(
@@ -655,7 +659,7 @@ def trellis_levels(
     trellis, be = _check_trellis(trellis), backend_of(codes)
     codes = be.matrix(codes, "codes")
     rates = trellis.rates(rates, codes.shape[1])
-    _check_range(be, codes, [2**rate for rate in rates], "codes")
+    _check_codes(be, codes, [2**rate for rate in rates], "codes")
     n_steps = len(rates) - rates.count(0)
     name, *given = _check_ends(be, ends, codes.shape[0], n_steps, trellis)
     dtype = be.code_dtype(_check_path_dtype(dtype, rates, trellis, True))
@@ -777,8 +781,13 @@ def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None):
     if X.shape[1] != Y.shape[1] or (codes is None and X.shape[0] != Y.shape[0]):
         raise ValueError(f"X has shape {tuple(X.shape)}, Y has shape {tuple(Y.shape)}.")
     if codes is not None:
-        codes = be.like(check_unmasked(codes, "codes"), np.intp)
-        _check_range(be, codes[:, None], [Y.shape[0]], "codes")
+        codes = be.like(check_unmasked(codes, "codes"))
+        if tuple(codes.shape) != tuple(X.shape[:1]):
+            raise ValueError(
+                f"codes has shape {tuple(codes.shape)}; expected {tuple(X.shape[:1])}."
+            )
+        _check_codes(be, codes[:, None], [Y.shape[0]], "codes")
+        codes = be.cast(codes, np.intp)
     return _paired.paired(be, X, codes, Y, metric)
 
 
@@ -877,7 +886,8 @@ def equal_cells(X, cells: EqualCells, dtype=np.intp):
     """
     be = backend_of(X)
     X = be.matrix(X, "X")
-    _check_columns(X, len(cells.sizes))
+    _check_columns(X, "X", len(cells.sizes))
+    dtype = check_code_dtype(dtype, max(cells.sizes, default=1) - 1)
     return be.equal_cells(X, cells, be.code_dtype(dtype))
 
 
@@ -908,7 +918,7 @@ def equal_levels(codes, cells: EqualCells, dtype=np.float64):
     """
     be = backend_of(codes)
     codes = be.matrix(codes, "codes")
-    _check_columns(codes, len(cells.sizes))
+    _check_columns(codes, "codes", len(cells.sizes))
     return _levels.equal_levels(be, codes, cells, np.dtype(dtype))
 
 
@@ -938,9 +948,10 @@ def cells_between(X, edges: Columns | Sequence, dtype=np.intp):
     >>> cells_between(np.array([[1.0, 0.4], [9.0, 0.5]]), edges).tolist()
     [[1, 0], [2, 1]]
     """
-    be, edges = backend_of(X), as_columns(edges)
+    be, edges = backend_of(X), as_columns(edges, "edges")
     X = be.matrix(X, "X")
-    _check_columns(X, len(edges))
+    _check_columns(X, "X", len(edges))
+    dtype = check_code_dtype(dtype, max(map(len, edges.arrays), default=0))
     return _levels.cells_between(be, X, edges, be.code_dtype(dtype))
 
 
@@ -969,9 +980,9 @@ def entries(codes, tables: Columns | Sequence, dtype=np.float64):
     >>> entries(np.array([[1, 0], [0, 2]]), tables).tolist()
     [[5.0, 1.0], [0.0, 3.0]]
     """
-    be, tables = backend_of(codes), as_columns(tables)
+    be, tables = backend_of(codes), as_columns(tables, "tables")
     codes = be.matrix(codes, "codes")
-    _check_columns(codes, len(tables))
+    _check_columns(codes, "codes", len(tables))
     return _levels.entries(be, codes, tables, np.dtype(dtype))
 
 
@@ -1005,9 +1016,13 @@ def _check_path_dtype(dtype, rates, trellis: Trellis, as_levels) -> np.dtype:
     return check_code_dtype(dtype, n_values - 1)
 
 
-def _check_columns(X, n_columns: int) -> None:
+def _check_dtype_of_tables(dtype, tables: Tables) -> np.dtype:
+    return check_code_dtype(dtype, max(map(len, tables), default=1) - 1)
+
+
+def _check_columns(X, name: str, n_columns: int) -> None:
     if X.shape[1] != n_columns:
-        raise ValueError(f"There are {X.shape[1]} columns; expected {n_columns}.")
+        raise ValueError(f"{name} has {X.shape[1]} columns; expected {n_columns}.")
 
 
 def _check_trellis(trellis) -> Trellis:
@@ -1022,14 +1037,13 @@ def _check_ends(be: Backend, ends, n_rows: int, n_steps: int, trellis: Trellis) 
     """Return what paths there are, and the states that are given with them."""
     found = [ends]
     if not isinstance(ends, str):
-        states = be.like(check_unmasked(ends, "ends"))
+        with naming("ends"):
+            states = be.like(check_unmasked(ends, "ends"))
         if tuple(states.shape) != (n_rows,):
             raise ValueError(
                 f"ends has shape {tuple(states.shape)}; expected ({n_rows},)."
             )
-        if n_rows and be.numpy_dtype(states).kind not in "iu":
-            raise ValueError(f"ends has dtype {states.dtype}; expected integers.")
-        _check_range(be, states[:, None], [trellis.n_states], "ends")
+        _check_codes(be, states[:, None], [trellis.n_states], "ends")
         found = ["given", be.cast(states, np.int64)]
     elif ends not in ("tail_biting", "free"):
         raise ValueError(
@@ -1065,13 +1079,17 @@ def _check_biases(bias, tables: Tables) -> list | None:
     ]
 
 
-def _check_range(be: Backend, codes, sizes: Sequence[int], name: str) -> None:
+def _check_codes(be: Backend, codes, sizes: Sequence[int], name: str) -> None:
     """Raise unless codes, along the last axis, are rows of tables of these sizes.
 
     Some libraries look up any index, modulo the size.
     """
     if 0 in codes.shape:
         return
+    kind = be.numpy_dtype(codes).kind
+    if kind not in "biu":
+        raise ValueError(f"{name} has dtype {codes.dtype}; expected integers.")
+    codes = be.cast(codes, np.uint8) if kind == "b" else codes
     flat = be.xp.reshape(codes, (-1, len(sizes)))
     low, high = (be.to_host(reduce(flat, axis=0)) for reduce in (be.xp.min, be.xp.max))
     for j, size in enumerate(sizes):

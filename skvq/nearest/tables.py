@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from skvq._checks import check_counts, check_unmasked
+from skvq._checks import check_counts, check_unmasked, is_sequence, naming
 from skvq.nearest.backends.base import Backend
 from skvq.nearest.backends.choice import backend_of
 from skvq.nearest.backends.host import HOST
@@ -239,13 +239,36 @@ class Columns(_Kept):
 
     Parameters
     ----------
-    arrays : sequence of 1-d ndarrays
-        One for each column.
+    arrays : sequence of 1-d arrays
+        One for each column, of any library; columns may share one.  What is kept is the
+        host's, and read-only.
+
+    Attributes
+    ----------
+    arrays : tuple of ndarrays
+        The same.
     """
 
-    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
-        self.arrays = tuple(arrays)
-        self._forms = {}
+    arrays: tuple
+
+    def __init__(self, arrays: Sequence) -> None:
+        self._set(arrays, "arrays")
+        # One that columns share stays one.
+        kept: dict[int, np.ndarray] = {}
+        for array in self.arrays:
+            if id(array) not in kept:
+                kept[id(array)] = read_only(np.asarray(fetched(array)))
+        self.arrays = tuple(kept[id(array)] for array in self.arrays)
+
+    def _set(self, arrays: Sequence, name: str) -> None:
+        if not is_sequence(arrays):
+            raise ValueError(
+                f"{name}={arrays!r}; expected a sequence of arrays, one a column."
+            )
+        with naming(name):
+            for j, array in enumerate(arrays):
+                check_unmasked(array, f"{name}[{j}]")
+        self.arrays, self._forms = tuple(arrays), {}
 
     def __len__(self) -> int:
         return len(self.arrays)
@@ -301,7 +324,8 @@ class Packed(_Kept):
             raise ValueError("sizes is empty; expected one for each code column.")
         self.n_bits = sum(column.width for column in self.columns)
         self.n_bytes = -(-self.n_bits // 8)
-        packed = np.asarray(check_unmasked(fetched(packed), "packed"))
+        with naming("packed"):
+            packed = np.asarray(check_unmasked(fetched(packed), "packed"))
         if packed.dtype != np.uint8:
             raise TypeError(f"packed has dtype {packed.dtype}; expected uint8.")
         if packed.ndim != 2 or packed.shape[1] != self.n_bytes:
@@ -317,7 +341,8 @@ class Packed(_Kept):
         """Return numbers of the rows, and their largest magnitude."""
         if term is None:
             return None, most
-        term = np.asarray(check_unmasked(fetched(term), name))
+        with naming(name):
+            term = np.asarray(check_unmasked(fetched(term), name))
         if term.dtype.kind not in "biuf":
             raise ValueError(f"{name} has dtype {term.dtype}; expected real numbers.")
         if term.shape != self.packed.shape[:1]:
@@ -379,14 +404,18 @@ def as_packed(packed, sizes, factor, offset) -> Packed:
         return codes
     if factor is not None or offset is not None:
         raise ValueError("factor and offset are given to Packed, not beside one.")
-    if sizes is not None and tuple(sizes) != packed.sizes:
+    if sizes is not None and tuple(check_counts("sizes", sizes)) != packed.sizes:
         raise ValueError(f"sizes={sizes!r}, but packed was made with {packed.sizes}.")
     return packed
 
 
-def as_columns(arrays) -> Columns:
-    """Return columns of a sequence of arrays; itself if it is one."""
-    return arrays if isinstance(arrays, Columns) else Columns(arrays)
+def as_columns(arrays, name: str) -> Columns:
+    """Return columns of a sequence of arrays, not copied; itself if it is one."""
+    if isinstance(arrays, Columns):
+        return arrays
+    columns = Columns.__new__(Columns)
+    columns._set(arrays, name)
+    return columns
 
 
 def as_table(codebook, name: str = "codebook") -> Table:
@@ -438,6 +467,8 @@ class Margin(NamedTuple):
     share: float  # of the norms, that the distance exceeds where a code is sure
     slack: float  # of thrice the norms and the distance, that near scores differ by
     coarse: float  # as the share, of a choice among several, which need not be exact
+    # Added to the norms: squares among the smallest numbers are rounded by an amount.
+    least: float
 
     @classmethod
     def of(cls, n_features: int, dtype: np.dtype) -> "Margin":
@@ -448,7 +479,8 @@ class Margin(NamedTuple):
         deviation = math.sqrt(2 * terms) * _ROUNDING * unit
         part = 2 * _SURE * deviation / TOLERANCE[np.dtype(dtype)]
         # ||y|| (||y|| + r), what a product may reach, is at most (3 ||y||^2 + r^2) / 2.
-        return cls(_share(part), 0.5 * _NEAR * deviation, _share(part / 16))
+        least = 16 * n_features * float(np.finfo(dtype).tiny)
+        return cls(_share(part), 0.5 * _NEAR * deviation, _share(part / 16), least)
 
     def of_unit_rows(self, dtype: np.dtype) -> float:
         """Return what stands for the rounding of unit rows beside the norms.

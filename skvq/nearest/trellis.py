@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from skvq._checks import check_counts
+from skvq._checks import check_count, check_counts
 
 # Parity checks by the bits of the state (Ungerboeck 1982, table I), octal as there.
 # The first begins and ends in a one, the second in zeros: of the windows 2i, 2i + 1,
@@ -55,17 +55,20 @@ class Trellis:
     has_subsets: bool = True
 
     def __post_init__(self) -> None:
-        state, step = self.state_bits, self.step_bits
-        if self.has_subsets:
-            known = state in _CHECKS and step == 1
-        else:
-            known = step in range(1, min(state, _MOST_STEP_BITS) + 1)
-            known = known and state + step <= _MOST_WINDOW_BITS
-        if not known:
-            raise ValueError(
-                f"{self} is not known; expected what Trellis.ungerboeck or "
-                "Trellis.bitshift gives."
-            )
+        subsets = self.has_subsets
+        if not isinstance(subsets, bool | np.bool_):
+            raise ValueError(f"has_subsets={subsets!r}; expected True or False.")
+        step = check_count(
+            "step_bits", self.step_bits, 1, 1 if subsets else _MOST_STEP_BITS
+        )
+        fewest, most = step, _MOST_WINDOW_BITS - step
+        if subsets:
+            fewest, most = min(_CHECKS), max(_CHECKS)
+        state = check_count("state_bits", self.state_bits, fewest, most)
+        # As Python's, of which no power wraps around.
+        object.__setattr__(self, "state_bits", state)
+        object.__setattr__(self, "step_bits", step)
+        object.__setattr__(self, "has_subsets", bool(subsets))
 
     @classmethod
     def ungerboeck(cls, n_states: int = 8) -> "Trellis":
@@ -91,11 +94,12 @@ class Trellis:
         IEEE Transactions on Communications 38(1).
         """
         sizes = {2**bits: bits for bits in _CHECKS}
-        if n_states not in sizes:
+        bits = sizes.get(check_count("n_states", n_states, min(sizes), max(sizes)))
+        if bits is None:
             raise ValueError(
                 f"n_states={n_states!r}; expected a power of two from 4 to 256."
             )
-        return cls(sizes[n_states])
+        return cls(bits)
 
     @classmethod
     def bitshift(cls, window_bits: int, step_bits: int = 2) -> "Trellis":
@@ -118,17 +122,9 @@ class Trellis:
         A. Tseng, Q. Sun, D. Hou and C. De Sa (2024), "QTIP: Quantization with trellises
         and incoherence processing", NeurIPS.
         """
-        if step_bits not in range(1, _MOST_STEP_BITS + 1):
-            raise ValueError(
-                f"step_bits={step_bits!r}; expected an integer from 1 to "
-                f"{_MOST_STEP_BITS}."
-            )
-        if window_bits not in range(2 * step_bits, _MOST_WINDOW_BITS + 1):
-            raise ValueError(
-                f"window_bits={window_bits!r}; expected an integer from twice "
-                f"step_bits, {2 * step_bits}, to {_MOST_WINDOW_BITS}."
-            )
-        return cls(int(window_bits - step_bits), int(step_bits), False)
+        step = check_count("step_bits", step_bits, 1, _MOST_STEP_BITS)
+        window = check_count("window_bits", window_bits, 2 * step, _MOST_WINDOW_BITS)
+        return cls(window - step, step, False)
 
     @property
     def n_states(self) -> int:
@@ -176,13 +172,7 @@ class Trellis:
         ValueError
             If the trellis cannot give a feature so many bits.
         """
-        given = np.asarray(rates)
-        known = given.ndim == 1 and given.dtype.kind in "iu"
-        known = known and given.size > 0 and 0 <= given.min()
-        if not (known and given.max() <= _MOST_RATE):
-            # Which finds what is wrong, but takes its time.
-            given = np.array(check_counts("rates", rates, 0, _MOST_RATE), dtype=int)
-        rates = tuple(given.tolist())
+        rates = tuple(check_counts("rates", rates, 0, _MOST_RATE))
         if len(rates) != n_features:
             raise ValueError(
                 f"rates has {len(rates)} entries for {n_features} features."
@@ -207,6 +197,7 @@ class Trellis:
         size : int
             1 where there are no bits.
         """
+        rate = check_count("rate", rate, 0, _MOST_RATE)
         if rate == 0:
             return 1
         return 2 ** (rate + 1) if self.has_subsets else self.n_windows

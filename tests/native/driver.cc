@@ -9,10 +9,16 @@
 #include <string.h>
 
 #include "../../skvq/nearest/native/beam.cc"
+#include "../../skvq/nearest/native/bytes.h"
 #include "../../skvq/nearest/native/improve.cc"
 #include "../../skvq/nearest/native/search.cc"
 #include "../../skvq/nearest/native/sums.cc"
 #include "../../skvq/nearest/native/trellis.cc"
+
+// Some names are those of other kernels.
+namespace scans {
+#include "../../skvq/nearest/native/scan.cc"
+}
 
 namespace {
 
@@ -51,13 +57,68 @@ T *numbers(Generator &g, int64_t n) {
   return found;
 }
 
-// Tables as backends/native.py packs them, without a centre.
+// A matrix in memory that begins at an odd address and has gaps between its numbers.
+struct Matrix {
+  // How rows follow each other, in memory of `gap` bytes more than they take.
+  enum Kind { kRows, kColumns, kBackwards, kSameRow, kSameColumn, kKinds };
+
+  char *memory;
+  Rows rows;
+
+  template <class S>
+  static void put(Generator &g, char *to) {
+    // Few digits, which every type has.
+    int64_t number = int64_t(g.next() >> 44) % 100;
+    S value = S(S(-1) < S(0) ? number - 50 : number);
+    if (S(0.5) > S(0)) value = S(float(number - 50) / 8);
+    memcpy(to, &value, sizeof(S));
+  }
+  static void put(Generator &g, int32_t type, char *to) {
+    switch (type) {
+      case kUint8: return put<uint8_t>(g, to);
+      case kInt8: return put<int8_t>(g, to);
+      case kUint16: return put<uint16_t>(g, to);
+      case kInt16: return put<int16_t>(g, to);
+      case kUint32: return put<uint32_t>(g, to);
+      case kInt32: return put<int32_t>(g, to);
+      case kUint64: return put<uint64_t>(g, to);
+      case kInt64: return put<int64_t>(g, to);
+      case kFloat16: return put<_Float16>(g, to);
+      case kFloat32: return put<float>(g, to);
+      default: return put<double>(g, to);
+    }
+  }
+
+  Matrix(Generator &g, int64_t n, int32_t d, int32_t type, int kind, int64_t gap) {
+    constexpr int64_t sizes[] = {1, 1, 2, 2, 4, 4, 8, 8, 2, 4, 8};
+    int64_t item = sizes[type] + gap, row = d * item + gap, column = item;
+    if (kind == kColumns) row = item, column = n * item;
+    // The numbers of a repeated one are written again and again.
+    if (kind == kSameRow) row = 0;
+    if (kind == kSameColumn) column = 0;
+    int64_t n_bytes = (n + 1) * (d + 1) * (item + gap);
+    memory = zeros<char>(n_bytes + 1);
+    char *x = memory + 1;
+    if (kind == kBackwards) {
+      row = -row, column = -column;
+      x += n_bytes - sizes[type];
+    }
+    for (int64_t i = 0; i < n; i++)
+      for (int64_t k = 0; k < d; k++) put(g, type, x + i * row + k * column);
+    rows = {x, n, row, column, type, d};
+  }
+  ~Matrix() { free(memory); }
+};
+
+// Tables as backends/native.py packs them; without a centre, unless it is asked for.
 template <class T>
 struct Packed {
   Codebook book;
   T *rows, *groups, *constants, *centre, *scale;
+  int64_t *first;
 
-  Packed(Generator &g, int64_t n_tables, int64_t size, int d, bool direct) {
+  Packed(Generator &g, int64_t n_tables, int64_t size, int d, bool direct,
+         bool centred = false) {
     int64_t n_groups = (size + kGroup - 1) / kGroup, padded = n_groups * kGroup;
     rows = numbers<T>(g, n_tables * size * d);
     groups = zeros<T>(n_tables * padded * d + 8);
@@ -66,14 +127,16 @@ struct Packed {
     scale = zeros<T>(n_tables);
     for (int64_t i = 0; i < n_tables * padded + 8; i++) constants[i] = infinity<T>;
     for (int64_t j = 0; j < n_tables; j++) {
-      scale[j] = 1;
+      scale[j] = T(centred ? j % 2 ? 0.25 : 8 : 1);
+      for (int k = 0; centred && k < d; k++) centre[j * d + k] = T(g.number() / 64);
       for (int64_t v = 0; v < size; v++) {
         const T *row = rows + (j * size + v) * d;
         double norm = 0;
         for (int k = 0; k < d; k++) {
+          T value = (row[k] - centre[j * d + k]) * scale[j];
           groups[(j * n_groups + v / kGroup) * kGroup * d + k * kGroup + v % kGroup] =
-              row[k];
-          norm += double(row[k]) * double(row[k]);
+              value;
+          norm += double(value) * double(value);
         }
         constants[j * padded + v] = direct ? T(0) : T(norm / 2);
       }
@@ -92,6 +155,10 @@ struct Packed {
     book.resolves = 1;
     book.share = 0.1;
     book.slack = sizeof(T) == 4 ? 1e-6 : 1e-15;
+    // As if every third codeword were one of those before.
+    first = zeros<int64_t>(n_tables * size);
+    for (int64_t v = 0; v < n_tables * size; v++) first[v] = v % size * 3 / 2;
+    if (centred) book.first = first;
   }
   ~Packed() {
     free(rows);
@@ -99,22 +166,21 @@ struct Packed {
     free(constants);
     free(centre);
     free(scale);
+    free(first);
   }
 };
 
+// Searches rows, and adds them up by their codes.
 template <class T>
-void run_search(int64_t n, int64_t n_tables, int64_t size, int d, bool direct) {
-  Generator g = {88172645463325252u + uint64_t(n * 31 + size * 7 + d)};
-  Packed<T> packed(g, n_tables, size, d, direct);
-  int64_t width = n_tables * d;
-  T *x = numbers<T>(g, n * width);
+void search(const Packed<T> &packed, const Rows &rows) {
+  const int64_t n = rows.n, n_tables = packed.book.n_tables;
+  const int64_t size = packed.book.n_codewords;
+  const int d = packed.book.width;
   int64_t *codes = zeros<int64_t>(n * n_tables);
   uint8_t *state = zeros<uint8_t>(n * n_tables);
   double *distances = zeros<double>(n);
   T *own = zeros<T>(3 * n);
   char *scratch = zeros<char>(skvq_search_scratch(&packed.book));
-  Rows rows = {reinterpret_cast<char *>(x), n,          width * int64_t(sizeof(T)),
-               int64_t(sizeof(T)),          type_of<T>, int32_t(width)};
   bool one = n_tables == 1;
   Found found = {reinterpret_cast<char *>(codes),
                  n_tables * 8,
@@ -132,25 +198,116 @@ void run_search(int64_t n, int64_t n_tables, int64_t size, int d, bool direct) {
   hash.add(distances, n * 8);
   hash.add(own, 3 * n * int64_t(sizeof(T)));
   printf("search %d n=%d tables=%d V=%d d=%d %d: %d %016llx\n", int(sizeof(T)), int(n),
-         int(n_tables), int(size), d, int(direct), int(n_unsure),
+         int(n_tables), int(size), d, int(packed.book.direct), int(n_unsure),
          (unsigned long long)hash.value);
   if (one) {
-    double *sums = zeros<double>(size * d), *counts = zeros<double>(size);
+    double *sums = zeros<double>(2 * size * d), *counts = zeros<double>(2 * size);
     char *memory = zeros<char>(skvq_sums_scratch(d));
     skvq_sums(&rows, codes, distances, sums, counts, memory);
     Hash of_sums;
-    of_sums.add(sums, size * d * 8);
-    of_sums.add(counts, size * 8);
+    of_sums.add(sums, 2 * size * d * 8);
+    of_sums.add(counts, 2 * size * 8);
     printf("sums %016llx\n", (unsigned long long)of_sums.value);
     free(sums);
     free(counts);
     free(memory);
   }
-  free(x);
   free(codes);
   free(state);
   free(distances);
   free(own);
+  free(scratch);
+}
+
+template <class T>
+void run_search(int64_t n, int64_t n_tables, int64_t size, int d, bool direct) {
+  Generator g = {88172645463325252u + uint64_t(n * 31 + size * 7 + d)};
+  Packed<T> packed(g, n_tables, size, d, direct);
+  int64_t width = n_tables * d;
+  T *x = numbers<T>(g, n * width);
+  search(packed, {reinterpret_cast<char *>(x), n, width * int64_t(sizeof(T)),
+                  int64_t(sizeof(T)), type_of<T>, int32_t(width)});
+  free(x);
+}
+
+// Rows of any type and strides, in tables with a centre and a scale.
+template <class T>
+void run_rows(int64_t n, int64_t n_tables, int64_t size, int d, int32_t type, int kind,
+              int64_t gap) {
+  Generator g = {2463534242u + uint64_t(type * 64 + kind * 8 + gap)};
+  Packed<T> packed(g, n_tables, size, d, false, true);
+  if (kind == Matrix::kColumns) {
+    // Of inner products.
+    packed.book.offset = packed.centre;
+    packed.book.level = 3;
+    packed.book.reach = 1 << 20;
+    packed.book.resolves = 0;
+  }
+  Matrix x(g, n, int32_t(n_tables * d), type, kind, gap);
+  search(packed, x.rows);
+}
+
+template <class T>
+void run_scan(int64_t n, const int *bits, int n_columns, int64_t k, int terms) {
+  Generator g = {1181783497u + uint64_t(n * 31 + n_columns * 7 + k + terms)};
+  scans::Column columns[24];
+  int32_t begin = 0, n_entries = 0;
+  for (int j = 0; j < n_columns; j++) {
+    int32_t end = begin + bits[j], size = (1 << bits[j]) - (bits[j] > 2);
+    columns[j] = {begin / 8, (8 - end % 8) % 8, (1 << bits[j]) - 1, n_entries, size};
+    begin = end, n_entries += size;
+  }
+  const int64_t n_bytes = (begin + 7) / 8, n_queries = 2, stride = n_bytes + 3;
+  const int64_t n_blocks = (n + 255) / 256, n_all = n_blocks * 256;
+  uint8_t *rows = zeros<uint8_t>(n * stride), *blocks = zeros<uint8_t>(n_all * n_bytes);
+  for (int64_t i = 0; i < n; i++)
+    for (int j = 0; j < n_columns; j++)
+      rows[i * stride + columns[j].byte] |=
+          uint8_t((g.next() >> 20) % uint64_t(columns[j].size) << columns[j].shift);
+  scans::skvq_scan_blocks(rows, stride, n, n_bytes, blocks);
+  T *tables = numbers<T>(g, n_queries * n_entries);
+  T *factor = numbers<T>(g, n_all), *offset = numbers<T>(g, n_all);
+  // Equals, and factors that are no negative ones.
+  for (int64_t i = 0; i < n_queries * n_entries; i++) tables[i] = T(int(tables[i]));
+  for (int64_t i = 0; terms == 2 && i < n_all; i++)
+    factor[i] = factor[i] < 0 ? -factor[i] : factor[i];
+  double *scores = zeros<double>(n_queries * k);
+  int64_t *found = zeros<int64_t>(n_queries * k);
+  for (int64_t i = 0; i < n_queries * k; i++) {
+    scores[i] = infinity<double>;
+    found[i] = INT64_MAX;
+  }
+  char *scratch = zeros<char>(scans::skvq_scan_scratch(n_bytes, n_columns));
+  const scans::Task task = {blocks,
+                            n,
+                            5,
+                            n_bytes,
+                            columns,
+                            n_columns,
+                            terms > 1 ? factor : nullptr,
+                            terms > 0 ? offset : nullptr,
+                            tables,
+                            n_entries,
+                            n_queries,
+                            k,
+                            scores,
+                            found,
+                            scratch,
+                            type_of<T>};
+  scans::skvq_scan(&task);
+  Hash hash;
+  hash.add(blocks, n_all * n_bytes);
+  hash.add(scores, n_queries * k * 8);
+  hash.add(found, n_queries * k * 8);
+  printf("scan %d n=%d bytes=%d k=%d terms=%d: %016llx\n", int(sizeof(T)), int(n),
+         int(n_bytes), int(k), terms, (unsigned long long)hash.value);
+  free(rows);
+  free(blocks);
+  free(tables);
+  free(factor);
+  free(offset);
+  free(scores);
+  free(found);
   free(scratch);
 }
 
@@ -243,7 +400,8 @@ void run_improve(int64_t n, const int64_t *sizes, int n_tables) {
   free(state);
 }
 
-// Paths of 37 rows through 23 features, some of which have no bits.
+// Paths of 37 rows through 23 features, some of which have no bits.  Where they begin
+// is given, rows lie backwards in memory, and codes are levels.
 template <class T>
 void run_trellis(int state_bits, int step_bits, bool has_subsets, int ends) {
   constexpr int n = 37, d = 23;
@@ -274,18 +432,26 @@ void run_trellis(int state_bits, int step_bits, bool has_subsets, int ends) {
   }
   SkvqTrellis trellis = {d,      n_steps,     int64_t(1) << state_bits, step_bits,
                          has_subsets, feature, rate, levels, level_begin, edges,
-                         edge_begin, 1.0};
+                         edge_begin, ends == kGiven ? 0.5 : 1.0, type_of<T>};
   T *x = zeros<T>(n * d);
   for (int i = 0; i < n * d; i++) x[i] = T(g.number() / 128);
   uint32_t codes[n * d] = {};
+  int64_t states[n];
+  const uint64_t n_states = uint64_t(trellis.n_states);
+  for (int i = 0; i < n; i++) states[i] = int64_t(g.next() % n_states);
   double distances[n] = {};
-  SkvqViterbi task = {x, n, d * int64_t(sizeof(T)), int64_t(sizeof(T)), ends, nullptr, 0,
-                      codes, 4, distances, 1};
-  char *memory = zeros<char>(skvq_viterbi_bytes(&trellis, sizeof(T)));
-  if (sizeof(T) == 4)
-    skvq_viterbi_f32(&trellis, &task, memory, 0, n_steps * (ends + 1));
-  else
-    skvq_viterbi_f64(&trellis, &task, memory, 0, n_steps * (ends + 1));
+  const int64_t item = sizeof(T);
+  SkvqViterbi task = {x, n, d * item, item, ends, nullptr, 0, codes, 4, distances, 1};
+  if (ends == kGiven) {
+    task.x = x + n * d - 1;
+    task.row_stride = -d * item;
+    task.column_stride = -item;
+    task.states = states;
+    task.as_levels = 1;
+    task.exact = 0;
+  }
+  char *memory = zeros<char>(skvq_viterbi_scratch(&trellis));
+  skvq_viterbi(&trellis, &task, memory, 0, n_steps * (ends == kTailBiting ? 2 : 1));
   Hash hash;
   hash.add(codes, sizeof(codes));
   hash.add(distances, sizeof(distances));
@@ -317,7 +483,22 @@ void run_all() {
     }
   const int64_t own_sizes[] = {5, 17, 1, 64, 33};
   for (int64_t n : counts) run_improve<T>(n, own_sizes, 5);
-  for (int ends = 0; ends < 2; ends++) {
+  for (int32_t type = kUint8; type <= kFloat64; type++)
+    for (int kind = 0; kind < Matrix::kKinds; kind++)
+      for (int64_t gap = 0; gap < 4; gap += 3) {
+        run_rows<T>(6, 1, 20, 3, type, kind, gap);
+        run_rows<T>(50, 1, 20, 9, type, kind, gap);
+        if (kind != Matrix::kColumns) run_rows<T>(50, 3, 7, 2, type, kind, gap);
+      }
+  const int bits[][8] = {{8, 8, 8, 8}, {4, 4, 4, 4, 4, 4, 4}, {3, 5, 1, 2, 5, 8, 4}};
+  const int n_columns[] = {4, 7, 7};
+  for (int i = 0; i < 3; i++)
+    for (int terms = 0; terms < 4; terms++) {
+      run_scan<T>(3000, bits[i], n_columns[i], 10, terms);
+      run_scan<T>(700, bits[i], n_columns[i], 100, terms);
+      run_scan<T>(33, bits[i], 2, 3, terms);
+    }
+  for (int ends = 0; ends < 3; ends++) {
     for (int state_bits = 2; state_bits <= 8; state_bits++)
       run_trellis<T>(state_bits, 1, true, ends);
     run_trellis<T>(1, 1, false, ends);

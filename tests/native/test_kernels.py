@@ -19,6 +19,7 @@ from skvq.nearest import (
     nearest_product,
     using,
 )
+from skvq.nearest.backends.native import NativeBackend
 
 pytestmark = pytest.mark.skipif(
     native.library() is None, reason="the compiled engine is not there"
@@ -340,24 +341,86 @@ def test_flush_to_zero_changes_nothing():
 
 
 def test_threads_change_nothing(monkeypatch):
+    """As many are used as there may be, each of which takes a part."""
     from skvq.nearest import threads
 
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(100000, 32)).astype(np.float32)
-    table, used = X[:40], set()
+    X = rng.normal(size=(60_000, 32)).astype(np.float32)
+    table, codes = X[:40], np.arange(len(X)) % 40
     scratch = threads.scratch.__class__.__call__
+    searches = [
+        lambda: nearest(X, table),
+        lambda: (nearest_product(X, [table[:, :16], table[:, 16:]]),),
+        lambda: accumulate(X, codes, 40),
+    ]
+    for search in searches:
+        found = []
+        for limit in (1, 2):
+            used, together = set(), threading.Barrier(limit)
 
-    def noted(self, *args):
-        used.add(threading.get_ident())
-        return scratch(self, *args)
+            def noted(self, *args, used=used, together=together):
+                if threading.get_ident() not in used:
+                    used.add(threading.get_ident())
+                    # Or one might have done everything before another begins.
+                    together.wait(timeout=60)
+                return scratch(self, *args)
 
-    monkeypatch.setattr(threads.scratch.__class__, "__call__", noted)
-    found = []
-    for limit in (1, 2):
-        used.clear()
-        with threadpool_limits(limit):
-            codes, own = nearest(X, table)
-            found.append((codes, own, *accumulate(X, codes, 40)))
-        assert len(used) <= limit
-    for one, two in zip(*found, strict=True):
-        assert_array_equal(one, two)
+            monkeypatch.setattr(threads.scratch.__class__, "__call__", noted)
+            with threadpool_limits(limit):
+                found.append(search())
+            assert len(used) == limit
+        for one, two in zip(*found, strict=True):
+            assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "exponent"), [("f4", -110), ("f4", 55), ("f8", -900), ("f8", 450)]
+)
+def test_distances_in_scaled_tables(dtype, exponent, monkeypatch):
+    """They come from the kernel, whatever the scale, and of equal codewords as well."""
+    monkeypatch.setattr(NativeBackend, "distances_of", None)
+    rng = np.random.default_rng(0)
+    for d in (1, 3, 16):
+        X, table = make(rng, (60, d), np.float32), make(rng, (40, d), np.float32)
+        table[30:] = table[:10]
+        D = distances(X, table)
+        X, table = (np.ldexp(each.astype(dtype), exponent) for each in (X, table))
+        for n in (5, 60):
+            codes, found = nearest(X[:n], table)
+            assert_array_equal(codes, D[:n].argmin(axis=1))
+            expected = np.ldexp(D[:n].min(axis=1), 2 * exponent)
+            assert_allclose(found, expected, rtol=1e-12, atol=0)
+            codes = nearest_product(np.hstack([X[:n]] * 2), [table] * 2)
+            assert_array_equal(codes, D[:n].argmin(axis=1)[:, None].repeat(2, axis=1))
+
+
+@pytest.mark.parametrize("name", ["numpy", "native"])
+def test_cosines_of_nearly_parallel_codewords(name):
+    """They are closer to each other than unit rows in float32 are to themselves."""
+    # Eighths, of which the table's scale is that of the last column.
+    table = np.full((4, 6), (1, 1, 1, 5, 6, 0), np.float32)
+    table[:, -1] = [1e-11, 3e-11, 1e-11, 7e-11]
+    X = np.float32(1.1) * table[[0, 1, 3]]
+    X[:, -1] *= np.float32(1.2)
+    x, w = (
+        each / np.linalg.norm(each, axis=1, keepdims=True)
+        for each in (X.astype(np.longdouble), table.astype(np.longdouble))
+    )
+    with using(name):
+        codes, found = nearest(np.repeat(X, 20, axis=0), table, "cosine")
+    D = ((x[:, None] - w[None]) ** 2).sum(axis=2).astype(float) / 2
+    assert_array_equal(codes, np.repeat(D.argmin(axis=1), 20))
+    assert_allclose(found, np.repeat(D.min(axis=1), 20), rtol=1e-3)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_inner_products_with_equal_codewords(scaled):
+    rng = np.random.default_rng(0)
+    X, table = make(rng, (60, 5), np.float32), make(rng, (40, 5), np.float32)
+    table[30:] = table[:10]
+    table *= np.float32(1e-30 if scaled else 1)
+    table, expected = Table(table), X.astype(float) @ table.T.astype(float)
+    for _ in range(2):
+        codes, found = nearest(X, table, "inner_product")
+        assert_array_equal(codes, expected.argmax(axis=1))
+        assert_allclose(found, -expected.max(axis=1), rtol=1e-5)

@@ -117,8 +117,8 @@ def maker_of(array: Any) -> Callable[[Any], Any] | None:
 
 def is_foreign(array: Any) -> bool:
     """Whether this is an array of another library than NumPy."""
-    # NumPy's own arrays, lists and dataframes leave by the first doors.
-    if isinstance(array, np.ndarray | np.generic | list | tuple):
+    # NumPy's own arrays, lists, classes and dataframes leave by the first doors.
+    if isinstance(array, np.ndarray | np.generic | list | tuple | type):
         return False
     if hasattr(array, "__array_namespace__"):
         return True

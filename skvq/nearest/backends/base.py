@@ -530,6 +530,7 @@ class Backend:
         others = codes[:, None] != places[None, :]
         others = xp.where(others, scores, xp.full_like(scores, xp.inf))
         gap = xp.min(others, axis=1) - xp.min(scores, axis=1)
+        norms = norms + margin.least
         doubtful = ~(gap > margin.slack * (3 * norms + distances))
         found = self.to_host(doubtful).astype(np.uint8) * DOUBTFUL
         return self.replaced(state, rows, found)
@@ -559,7 +560,7 @@ class Backend:
 
     def far(self, norms: Any, distances: Any, form: Any) -> Any:
         """Return which rows are too far beside their distance to be sure."""
-        sure = distances > form.margin.share * norms
+        sure = distances > form.margin.share * (norms + form.margin.least)
         return ~(sure & self.xp.isfinite(norms) & self.xp.isfinite(distances))
 
     def product_tile(self, x: Any, dtype: np.dtype) -> Any:

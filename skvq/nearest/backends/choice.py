@@ -34,6 +34,7 @@ comes.  The device is the one of CuPy's own context.
 
 import importlib
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -362,7 +363,9 @@ def backend_for(X: Any, per_row: float) -> Backend:
     if be is not HOST:
         return be
     chosen = _chosen.get()
-    if chosen == "auto" and is_array(X) and _is_worth_it(len(X) * per_row):
+    # Whatever has no rows is refused later.
+    n = math.prod(X.shape[:1]) if is_array(X) else 0
+    if chosen == "auto" and _is_worth_it(n * per_row):
         chosen = "cupy"
     if chosen == "cupy":
         return importlib.import_module("skvq.nearest.backends.cupy").FROM_HOST

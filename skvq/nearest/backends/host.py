@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csc_array
 
-from skvq._checks import check_unmasked
+from skvq._checks import check_unmasked, naming
 from skvq.nearest.backends import host_levels, host_scan, products
 from skvq.nearest.backends.arrays import to_host
 from skvq.nearest.backends.base import (
@@ -82,7 +82,8 @@ class NumpyBackend(Backend):
 
     def matrix(self, X, name):
         """Return a matrix of real numbers as an array; raise if it is none."""
-        X = np.asarray(check_unmasked(X, name))
+        with naming(name):
+            X = np.asarray(check_unmasked(X, name))
         if X.ndim != 2:
             raise ValueError(f"{name} has shape {X.shape}; expected two dimensions.")
         if X.dtype.kind not in "biuf":
@@ -455,7 +456,7 @@ class _CarefulSums(Sums):
 
     def _less(self, but: int | None) -> tuple:
         """Return what all codewords but one leave, and the digits that it has lost."""
-        left = self.given, 0.0
+        left = self.given, np.zeros_like(self.given)
         for j, factor in enumerate(self.factors):
             if j != but:
                 left = less(*left, factor.exact[self.codes[j]])
@@ -501,6 +502,7 @@ def doubtful(norms, distances, form) -> tuple:
     """
     # NaN is not larger: whatever cannot be compared is looked at.
     margin, state = form.margin, np.zeros(len(norms), np.uint8)
+    norms = norms + norms.dtype.type(margin.least)
     sure = distances > norms.dtype.type(margin.share) * norms
     sure &= norms < np.inf
     few = np.flatnonzero(~sure)

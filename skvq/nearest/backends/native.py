@@ -14,6 +14,7 @@ from skvq.nearest.backends import native_scan
 from skvq.nearest.backends.base import DOUBTFUL, Sums
 from skvq.nearest.backends.host import NumpyBackend, doubtful
 from skvq.nearest.backends.native_trellis import NativeTrellisSearch
+from skvq.nearest.native import TYPES
 from skvq.nearest.threads import scratch
 
 # Multiply-adds of a call into the library: a few milliseconds, so that an interrupt is
@@ -28,15 +29,6 @@ _DIRECT = 2
 # Products of codewords are looked up where all of them take no more bytes.
 _PRODUCT_BYTES = 2**26
 _MOST_TABLES = 64
-
-# The library's numbers of types, see rows.h.
-_TYPES = {
-    name: number
-    for number, name in enumerate(
-        "uint8 int8 uint16 int16 uint32 int32 uint64 int64 float16 float32 "
-        "float64".split()
-    )
-}
 
 
 class _Rows(ctypes.Structure):
@@ -130,6 +122,8 @@ class _Book(NamedTuple):
     dtype: np.dtype
     n_tables: int
     code_dtype: np.dtype  # the narrowest that holds all codes
+    # Where codewords of the first table are among the distinct ones; None: all are.
+    place: np.ndarray | None
 
 
 class _Panels(NamedTuple):
@@ -222,11 +216,10 @@ class NativeBackend(NumpyBackend):
             first=[table.first for table in tables],
             exact=_joined([table.exact for table in tables]),
             direct=direct,
-            resolves=plain and bool((scale == 1).all()),
+            resolves=plain,
             # Unit rows have a rounding of their own, and half the distance.
             halved=one.rounded > 0,
-            # Squares among the smallest numbers are rounded by an amount, not a share.
-            rounded=one.rounded + 16 * one.rows.shape[1] * float(np.finfo(dtype).tiny),
+            rounded=one.rounded,
             near=one.near,
             offset=one.offset,
             level=one.level,
@@ -252,7 +245,7 @@ class NativeBackend(NumpyBackend):
         padded[:size] = constants
         arrays = panels, padded, np.ascontiguousarray(codewords)
         stage = _Stage(
-            _TYPES[dtype.name],
+            TYPES[dtype.name],
             d,
             size,
             n_panels,
@@ -264,7 +257,7 @@ class NativeBackend(NumpyBackend):
         """Return the products of all codewords; None if they are too many to keep."""
         dtype, n_tables = factors[0].rows.dtype, len(factors)
         sizes = np.array([len(factor.rows) for factor in factors], np.int64)
-        unit = self.library.skvq_padding(dtype == np.float64)
+        unit = self.library.skvq_padding(TYPES[dtype.name])
         panel = self.library.skvq_panel(dtype == np.float64)
         unit = math.lcm(unit, panel)
         padded = -(-sizes // unit) * unit
@@ -293,7 +286,7 @@ class NativeBackend(NumpyBackend):
         starts = np.append(0, np.cumsum(padded))
         arrays = sizes, starts, addresses
         pairs = _PairsStruct(
-            _TYPES[dtype.name], n_tables, *(each.ctypes.data for each in arrays)
+            TYPES[dtype.name], n_tables, *(each.ctypes.data for each in arrays)
         )
         stages = [
             self._panels(factor.weights[:-1].T, factor.weights[-1], factor.rows)
@@ -313,6 +306,7 @@ class NativeBackend(NumpyBackend):
         first: Any = (None,),
         exact: Any = None,
         offset: Any = None,
+        rounded: float = 0.0,
         **options: Any,
     ) -> _Book:
         dtype, n_tables = weights[0].dtype, len(weights)
@@ -323,7 +317,7 @@ class NativeBackend(NumpyBackend):
         constants = np.full(n_tables * padded + 8, np.inf, dtype)
         for j, each in enumerate(map(np.ascontiguousarray, weights)):
             self.library.skvq_pack(
-                dtype == np.float64,
+                TYPES[dtype.name],
                 each.ctypes.data,
                 size,
                 width,
@@ -332,12 +326,14 @@ class NativeBackend(NumpyBackend):
             )
         centre = np.zeros((n_tables, width), dtype) if centre is None else centre
         scale = np.ones(n_tables, dtype) if scale is None else scale
-        most = size
+        most, place = size, None
         if any(each is not None for each in first):
             every = np.arange(size)
             first = np.stack([every if each is None else each for each in first])
             first = first.astype(np.int64)
             most = int(first.max()) + 1
+            place = np.zeros(most, np.intp)
+            place[first[0]] = every
         else:
             first = None
         arrays = {
@@ -350,12 +346,13 @@ class NativeBackend(NumpyBackend):
             "offset": offset,
         }
         codebook = _Codebook(
-            type=_TYPES[dtype.name],
+            type=TYPES[dtype.name],
             width=width,
             n_codewords=size,
             n_tables=n_tables,
             share=margin.share,
             slack=margin.slack,
+            rounded=rounded + margin.least,
             **{k: each.ctypes.data for k, each in arrays.items() if each is not None},
             **options,
         )
@@ -366,6 +363,7 @@ class NativeBackend(NumpyBackend):
             dtype,
             n_tables,
             np.min_scalar_type(max(0, most - 1)),
+            place,
         )
 
     @staticmethod
@@ -373,12 +371,12 @@ class NativeBackend(NumpyBackend):
         """Return rows as the library takes them, and the array that must stay."""
         if x.dtype == np.bool_:
             x = x.view(np.uint8)
-        number = _TYPES.get(x.dtype.name)
+        number = TYPES.get(x.dtype.name)
         if number is None or not x.dtype.isnative:
             # A copy of a tile alone.
             dtype = np.float64 if number is None else x.dtype.newbyteorder("=")
             x = x.astype(dtype)
-            number = _TYPES[x.dtype.name]
+            number = TYPES[x.dtype.name]
         return _Rows(x.ctypes.data, len(x), *x.strides, number, x.shape[1]), x
 
     @staticmethod
@@ -400,17 +398,13 @@ class NativeBackend(NumpyBackend):
         """Return codes and state of a tile of rows, and distances if asked for."""
         if metric == "cosine":
             x = self.unit_rows(self.cast(x, dtype))
-        here = distances and metric != "inner_product" and form.scale == 1.0
-        codes, state, found, _ = self._search(x, form.packed, np.intp, here)
+        book, here = form.packed, metric != "inner_product"
+        codes, state, found, _ = self._search(x, book, np.intp, distances and here)
         code = codes[:, 0]
         if not distances:
             return code, state[0]
         if not here:
-            place = code
-            if form.first is not None:
-                place = np.empty(form.first.max() + 1, np.intp)
-                place[form.first] = np.arange(len(form.first))
-                place = place[code]
+            place = code if book.place is None else book.place[code]
             found = self.distances_of(x, form, metric, place)
         return code, state[0], found
 

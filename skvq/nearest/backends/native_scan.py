@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skvq.nearest.backends.host_scan import Best, Column, check_codes
+from skvq.nearest.native import TYPES
 from skvq.nearest.threads import scratch
 
 # Rows of a block.
@@ -33,7 +34,7 @@ class _Task(ctypes.Structure):
         ("scores", ctypes.c_void_p),
         ("rows", ctypes.c_void_p),
         ("scratch", ctypes.c_void_p),
-        ("is_double", ctypes.c_int64),
+        ("type", ctypes.c_int32),
     ]
 
 
@@ -114,7 +115,7 @@ class Scanner:
             n_entries=tables.shape[1],
             k=best.rows.shape[1],
             scratch=memory.address,
-            is_double=tables.dtype == np.float64,
+            type=TYPES[tables.dtype.name],
         )
         # Rows are cut first, so that those of a call stay in cache for all queries.
         most = max(1, _CALL_WORK // (n_columns + _HEAP_WORK))

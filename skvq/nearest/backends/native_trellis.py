@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from skvq.nearest.native import TYPES
 from skvq.nearest.threads import scratch
 
 # Windows that a call of the library looks at, of all steps and groups of rows: some
@@ -27,6 +28,7 @@ class _Trellis(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("feature", "rate", "levels")),
         *((name, ctypes.c_void_p) for name in ("level_begin", "edges", "edge_begin")),
         ("scale", ctypes.c_double),
+        ("type", ctypes.c_int32),
     )
 
 
@@ -58,15 +60,14 @@ class NativeTrellisSearch:
     """
 
     def __init__(self, lib: ctypes.CDLL, form: Any) -> None:
-        trellis = form.trellis
-        item = form.dtype.itemsize
-        self._call = lib.skvq_viterbi_f32 if item == 4 else lib.skvq_viterbi_f64
+        trellis, number = form.trellis, TYPES[form.dtype.name]
+        self._call = lib.skvq_viterbi
         self._call.argtypes = (*[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_int64)
         self._call.restype = None
-        for function in (lib.skvq_viterbi_bytes, lib.skvq_viterbi_rows):
+        for function in (lib.skvq_viterbi_scratch, lib.skvq_viterbi_rows):
             function.restype = ctypes.c_int64
-        lib.skvq_viterbi_rows.argtypes = (ctypes.c_int64,)
-        lib.skvq_viterbi_bytes.argtypes = (ctypes.c_void_p, ctypes.c_int64)
+        lib.skvq_viterbi_rows.argtypes = (ctypes.c_int32,)
+        lib.skvq_viterbi_scratch.argtypes = (ctypes.c_void_p,)
         arrays = {
             "feature": form.steps,
             "rate": np.array(form.rates, dtype=np.int64),
@@ -83,13 +84,14 @@ class NativeTrellisSearch:
             step_bits=trellis.step_bits,
             has_subsets=trellis.has_subsets,
             scale=form.scale,
+            type=number,
             **{name: array.ctypes.data for name, array in arrays.items()},
         )
         self._pointer = ctypes.addressof(self._trellis)
-        self._bytes = lib.skvq_viterbi_bytes(self._pointer, item)
+        self._bytes = lib.skvq_viterbi_scratch(self._pointer)
         self._dtype, self._n_steps = form.dtype, len(form.steps)
         self.elements = 0
-        self.group = lib.skvq_viterbi_rows(item)
+        self.group = lib.skvq_viterbi_rows(number)
         self._per_step = trellis.n_windows + _STEP
         self.work = len(form.rates) * (self._per_step / 2)
         # As if every path were tail-biting.

@@ -28,6 +28,14 @@ LEVELS = {
     },
     "aarch64": {"neon": "nothing"},
 }
+# Its numbers of types, see rows.h.
+TYPES = {
+    name: number
+    for number, name in enumerate(
+        "uint8 int8 uint16 int16 uint32 int32 uint64 int64 float16 float32 "
+        "float64".split()
+    )
+}
 VARIABLE = "SKVQ_NATIVE"
 _CHOICES = [*(level for levels in LEVELS.values() for level in levels), "numpy"]
 

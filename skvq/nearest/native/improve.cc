@@ -123,9 +123,9 @@ void improve(const Pairs &pairs, int64_t n, const T *scores, int64_t *codes,
 
 }  // namespace
 
-// Scores of a table are padded to a multiple of so many.
-SKVQ_API int32_t skvq_padding(int32_t is_double) {
-  return is_double ? padding<double> : padding<float>;
+// Scores of a table of a type are padded to a multiple of so many.
+SKVQ_API int32_t skvq_padding(int32_t type) {
+  return type == kFloat32 ? padding<float> : padding<double>;
 }
 
 // Takes the best codeword of the tables in an order, each in place of the one before.
@@ -134,10 +134,10 @@ SKVQ_API void skvq_improve(const Pairs *pairs, int64_t n, const void *scores,
                            int64_t *codes, const int64_t *order, int64_t n_steps,
                            int64_t first_judged, const void *room, uint8_t *state) {
   FloatMode mode;
-  if (pairs->type == kFloat64)
-    improve(*pairs, n, static_cast<const double *>(scores), codes, order, n_steps,
-            first_judged, static_cast<const double *>(room), state);
-  else
+  if (pairs->type == kFloat32)
     improve(*pairs, n, static_cast<const float *>(scores), codes, order, n_steps,
             first_judged, static_cast<const float *>(room), state);
+  else
+    improve(*pairs, n, static_cast<const double *>(scores), codes, order, n_steps,
+            first_judged, static_cast<const double *>(room), state);
 }

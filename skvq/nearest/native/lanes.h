@@ -173,10 +173,10 @@ SKVQ_INLINE V least(const V *v) {
 template <class T>
 constexpr T infinity = T(__builtin_inf());
 
-// The squared distance of a vector from another, or from zero, in float64; in eight sums,
-// whatever the registers.
+// The squared distance of a vector from another, or from zero, in float64, times the
+// square of a scale, which keeps it within range; in eight sums, whatever the registers.
 template <class A, class B>
-SKVQ_INLINE double squared_distance(const A *a, const B *b, int d) {
+SKVQ_INLINE double squared_distance(const A *a, const B *b, int d, double scale = 1) {
   typedef Vector<double, 4>::type V;
   V low = {}, high = {};
   double sum = 0;
@@ -188,11 +188,13 @@ SKVQ_INLINE double squared_distance(const A *a, const B *b, int d) {
       x -= __builtin_convertvector((load<B, 4>(b + k)), V);
       y -= __builtin_convertvector((load<B, 4>(b + k + 4)), V);
     }
+    x *= scale;
+    y *= scale;
     low = multiply_add(x, x, low);
     high = multiply_add(y, y, high);
   }
   for (; k < d; k++) {
-    double gap = double(a[k]) - (b ? double(b[k]) : 0.0);
+    double gap = (double(a[k]) - (b ? double(b[k]) : 0.0)) * scale;
     sum = multiply_add(gap, gap, sum);
   }
   low += high;

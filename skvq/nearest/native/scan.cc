@@ -18,6 +18,7 @@
 // generation, one thread).
 
 #include "bytes.h"
+#include "rows.h"
 
 namespace {
 
@@ -52,7 +53,7 @@ struct Task {
   double *scores;
   int64_t *rows;
   void *scratch;
-  int64_t is_double;
+  int32_t type;  // of factor, offset and tables
 };
 
 // -- the k best ------------------------------------------------------------------------
@@ -422,7 +423,7 @@ SKVQ_INLINE void transpose(const uint8_t *rows, int64_t stride, uint8_t *to) {
 // The k best of some rows, for each of some tables.
 SKVQ_API void skvq_scan(const Task *task) {
   const FloatMode mode;
-  (task->is_double ? scan_queries<double> : scan_queries<float>)(*task);
+  (task->type == kFloat32 ? scan_queries<float> : scan_queries<double>)(*task);
 }
 
 // Bytes of scratch memory that a scan takes.

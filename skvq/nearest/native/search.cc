@@ -116,7 +116,7 @@ __attribute__((noinline)) int64_t nearest_of_near(const OneTable<T> &table,
     for (int j = 0; j < kGroup && q * kGroup + j < size; j++) {
       if (!(own[j] <= limit)) continue;
       double distance =
-          squared_distance(given, table.exact + (q * kGroup + j) * d, d);
+          squared_distance(given, table.exact + (q * kGroup + j) * d, d, table.scale);
       if (found < 0 || distance < least_found) {
         found = q * kGroup + j;
         least_found = distance;
@@ -179,8 +179,10 @@ __attribute__((noinline)) int finish(const Codebook &book, const OneTable<T> &ta
   if (found.distances)
     for (int r = 0; r < m; r++) {
       copy_rows(rows, tile.first + r, 1, table.begin, d, given);
-      double distance = squared_distance(given, table.exact + tile.code[r] * d, d);
-      distance *= book.halved ? 0.5 : 1.0;
+      const double scale = double(table.scale);
+      double distance =
+          squared_distance(given, table.exact + tile.code[r] * d, d, scale);
+      distance = distance * (book.halved ? 0.5 : 1.0) / scale / scale;
       found.distances[tile.first + r] = distance;
       if (state[r] == kSure && distance < book.near) {
         state[r] = kCoarse;
@@ -417,15 +419,15 @@ void pack(const T *weights, int64_t size, int64_t width, T *groups, T *constants
 // Codewords of a group, as they are packed.
 SKVQ_API int32_t skvq_group() { return kGroup; }
 
-// Packs a table, [-C^T; constants], to be one of a codebook.
-SKVQ_API void skvq_pack(int32_t is_double, const void *weights, int64_t size,
-                        int64_t width, void *groups, void *constants) {
-  if (is_double)
-    pack(static_cast<const double *>(weights), size, width,
-         static_cast<double *>(groups), static_cast<double *>(constants));
-  else
+// Packs a table of a type, [-C^T; constants], to be one of a codebook.
+SKVQ_API void skvq_pack(int32_t type, const void *weights, int64_t size, int64_t width,
+                        void *groups, void *constants) {
+  if (type == kFloat32)
     pack(static_cast<const float *>(weights), size, width, static_cast<float *>(groups),
          static_cast<float *>(constants));
+  else
+    pack(static_cast<const double *>(weights), size, width,
+         static_cast<double *>(groups), static_cast<double *>(constants));
 }
 
 // Bytes of scratch memory that a search takes.

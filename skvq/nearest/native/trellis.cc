@@ -20,7 +20,7 @@
 //
 // Every operation is rounded by itself, as NumPy does it, so the paths are NumPy's.
 
-#include "lanes.h"
+#include "rows.h"
 
 extern "C" {
 
@@ -41,6 +41,7 @@ struct SkvqTrellis {
   const void *edges;
   const int64_t *edge_begin;  // (n_features,)
   double scale;               // that levels and edges have
+  int32_t type;               // of levels, edges and rows
 };
 
 // What is asked about some rows.
@@ -453,26 +454,23 @@ void viterbi(const SkvqTrellis &trellis, const SkvqViterbi &task, void *memory,
 
 }  // namespace
 
-// Bytes of scratch memory, for numbers of so many bytes.
-SKVQ_API int64_t skvq_viterbi_bytes(const SkvqTrellis *trellis, int64_t item) {
-  return item == 4 ? Paths<float>::bytes(*trellis) : Paths<double>::bytes(*trellis);
+// Bytes of scratch memory that a search takes.
+SKVQ_API int64_t skvq_viterbi_scratch(const SkvqTrellis *trellis) {
+  return trellis->type == kFloat32 ? Paths<float>::bytes(*trellis)
+                                   : Paths<double>::bytes(*trellis);
 }
 
-// Rows that lie in the lanes together.
-SKVQ_API int64_t skvq_viterbi_rows(int64_t item) {
-  return item == 4 ? lanes<float> : lanes<double>;
+// Rows of a type that lie in the lanes together.
+SKVQ_API int64_t skvq_viterbi_rows(int32_t type) {
+  return type == kFloat32 ? lanes<float> : lanes<double>;
 }
 
 // Take steps `start` to `stop` of n_steps, or of twice as many if paths are
 // tail-biting.  Of more rows than lie in the lanes together, all steps are taken at
 // once; of others a call may take some, and the next one, with the same memory, those
 // that follow.
-SKVQ_API void skvq_viterbi_f32(const SkvqTrellis *trellis, const SkvqViterbi *task,
-                               void *memory, int64_t start, int64_t stop) {
-  viterbi<float>(*trellis, *task, memory, start, stop);
-}
-
-SKVQ_API void skvq_viterbi_f64(const SkvqTrellis *trellis, const SkvqViterbi *task,
-                               void *memory, int64_t start, int64_t stop) {
-  viterbi<double>(*trellis, *task, memory, start, stop);
+SKVQ_API void skvq_viterbi(const SkvqTrellis *trellis, const SkvqViterbi *task,
+                           void *memory, int64_t start, int64_t stop) {
+  (trellis->type == kFloat32 ? viterbi<float> : viterbi<double>)(*trellis, *task, memory,
+                                                                 start, stop);
 }

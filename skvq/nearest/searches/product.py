@@ -9,12 +9,14 @@ import numpy as np
 from skvq.nearest.backends.base import Backend, Plan
 from skvq.nearest.searches.flat import nearest
 from skvq.nearest.tables import Tables, compute_dtype, flat_form, make_runs
+from skvq.nearest.threads import even_chunk
 
 
 def nearest_product(be: Backend, X: Any, tables: Tables, bias, dtype) -> Any:
     """Return the codes (n_samples, m); see `skvq.nearest.nearest_product`."""
     common = np.result_type(compute_dtype(be.numpy_dtype(X)), tables.dtype)
     plan, runs = _prepared(be, tables, common, bias, X.shape[1])
+    plan = plan._replace(chunk=even_chunk(X.shape[0], plan.chunk, plan.work))
     outputs = [((len(tables),), dtype), ((len(tables),), np.bool_)]
     tile = partial(_tile, be, X, runs, common)
     codes, unsure = be.over_rows(X.shape[0], plan, tile, outputs)

@@ -4,8 +4,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from skvq._checks import naming
 from skvq.nearest.backends.base import Backend, Plan
 from skvq.nearest.metrics import why_out_of_reach
+from skvq.nearest.searches.flat import check_finite
 from skvq.nearest.searches.levels import rounded_up, row_plan
 from skvq.nearest.tables import Columns, compute_dtype, fetched, power_of_two_scale
 from skvq.nearest.threads import even_chunk
@@ -71,11 +73,17 @@ def viterbi(be: Backend, X: Any, states: Any, alphabets: Columns, options) -> tu
     if n and not bool(be.xp.all(be.xp.isfinite(found))):
         largest = max(float(be.xp.max(X)), -float(be.xp.min(X)))
         raise ValueError(why_out_of_reach(largest))
-    return codes, found / form.scale / form.scale if options.distances else None
+    if not options.distances:
+        return codes, None
+    with np.errstate(over="ignore"):
+        found = found / form.scale / form.scale
+    check_finite(be, found, "alphabets")
+    return codes, found
 
 
 def _dtype(alphabets: Columns) -> np.dtype:
-    dtypes = [compute_dtype(np.asarray(fetched(a)).dtype) for a in alphabets.arrays]
+    with naming("alphabets"):
+        dtypes = [compute_dtype(np.asarray(fetched(a)).dtype) for a in alphabets.arrays]
     return np.result_type(np.float32, *dtypes)
 
 
@@ -85,10 +93,10 @@ def _make_form(arrays, trellis: Trellis, rates, dtype: np.dtype) -> TrellisForm:
     distinct: list[np.ndarray] = []
     for j, (array, rate) in enumerate(zip(arrays, rates, strict=True)):
         # ... but its length for each of them, since their rates may differ.
-        levels = _checked(fetched(array), trellis, rate, f"alphabets[{j}]")
+        levels = _checked(fetched(array), trellis, rate, f"alphabets[{j}]", dtype)
         if id(array) not in numbers:
             numbers[id(array)] = len(distinct)
-            distinct.append(levels.astype(dtype))
+            distinct.append(levels)
     levels = np.concatenate([*distinct, np.empty(0, dtype)])
     scale = power_of_two_scale(float(np.abs(levels).max(initial=0.0)), dtype)
     levels *= dtype.type(scale)
@@ -113,15 +121,20 @@ def _edges(levels: np.ndarray) -> np.ndarray:
     return rounded_up(0.5 * wide[:-4] + 0.5 * wide[4:], levels.dtype)
 
 
-def _checked(levels, trellis: Trellis, rate: int, name: str) -> np.ndarray:
+def _checked(levels, trellis: Trellis, rate: int, name: str, dtype) -> np.ndarray:
     """Return levels as an array; raise unless they are what the trellis needs."""
     levels, size = np.asarray(levels), trellis.alphabet_size(rate)
     if levels.shape != (size,):
         raise ValueError(
             f"{name} has shape {levels.shape}; expected ({size},) for {rate} bits."
         )
-    if levels.dtype.kind not in "biuf" or not np.isfinite(levels).all():
-        raise ValueError(f"{name} holds other than finite real numbers.")
+    if levels.dtype.kind not in "biuf":
+        raise ValueError(f"{name} has dtype {levels.dtype}; expected real numbers.")
+    # Wider ones than float64 may be beyond its range.
+    with np.errstate(over="ignore"):
+        levels = levels.astype(dtype)
+    if not np.isfinite(levels).all():
+        raise ValueError(f"{name} holds other than finite numbers of {dtype}.")
     if trellis.has_subsets and (levels[1:] < levels[:-1]).any():
         raise ValueError(f"{name} is not in ascending order.")
     return levels
