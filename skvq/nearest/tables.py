@@ -432,6 +432,9 @@ class Margin(NamedTuple):
     share: float  # of the norms, that the distance exceeds where a code is sure
     slack: float  # of thrice the norms and the distance, that near scores differ by
     coarse: float  # as the share, of a choice among several, which need not be exact
+    # The same, of a choice among what is left of rows, which is exact but for their
+    # rounding.
+    left: float
 
     @classmethod
     def of(cls, n_features: int, dtype: np.dtype) -> "Margin":
@@ -442,7 +445,8 @@ class Margin(NamedTuple):
         deviation = math.sqrt(2 * terms) * _ROUNDING * unit
         part = 2 * _SURE * deviation / TOLERANCE[np.dtype(dtype)]
         # ||y|| (||y|| + r), what a product may reach, is at most (3 ||y||^2 + r^2) / 2.
-        return cls(_share(part), 0.5 * _NEAR * deviation, _share(part / 16))
+        left = (4 * unit / (16 * TOLERANCE[np.dtype(dtype)])) ** 2
+        return cls(_share(part), 0.5 * _NEAR * deviation, _share(part / 16), left)
 
     def of_unit_rows(self, dtype: np.dtype) -> float:
         """Return what stands for the rounding of unit rows beside the norms.

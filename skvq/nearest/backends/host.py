@@ -447,7 +447,7 @@ class NumpyBackend(Backend):
 
     def residuals(self, x, n_sums, search):
         """Return what so many empty sums leave of a tile of rows."""
-        return _Residuals(self, x, n_sums, search)
+        return HostResiduals(self, x, n_sums, search)
 
     def sums(self, x, factors, centre, search):
         """Return sums of codewords for a tile of rows, to be improved."""
@@ -584,7 +584,7 @@ class _Rows(NamedTuple):
         return np.multiply(self.rest, self.rest, out=squares).sum(axis=0)
 
 
-class _Residuals:
+class HostResiduals:
     """Residuals in scratch memory, beside columns of ones and of costs."""
 
     def __init__(self, be, x, n_sums, search) -> None:
@@ -607,17 +607,21 @@ class _Residuals:
 
     @property
     def rest(self) -> np.ndarray:
+        """The residuals alone."""
         return self.wide[:, : self.d]
 
     def subtract(self, rows, codes) -> None:
+        """Take codewords, by codes (n, b), from the residuals."""
         self.rest[...] -= rows[codes.ravel()]
         self.known = None
 
     def shift(self, centre) -> None:
+        """Take a centre from all of them."""
         self.rest[...] -= centre
         self.known = None
 
     def norms(self) -> np.ndarray:
+        """Return their squared norms (n, b), as float64."""
         if self.known is None:
             squares = np.einsum("ij,ij->i", self.rest, self.rest)
             self.known = squares.reshape(self.n, self.b).astype(np.float64)
@@ -680,7 +684,7 @@ class _Residuals:
         return (~sure).astype(np.uint8) * np.uint8(DOUBTFUL)
 
 
-class _CarefulResiduals(_Residuals):
+class _CarefulResiduals(HostResiduals):
     """Residuals in float64, not shifted, so that their differences are exact."""
 
     def __init__(self, be, x, n_sums, search) -> None:
