@@ -469,6 +469,9 @@ class Margin(NamedTuple):
     coarse: float  # as the share, of a choice among several, which need not be exact
     # Added to the norms: squares among the smallest numbers are rounded by an amount.
     least: float
+    # As coarse, of a choice among what is left of rows, which is exact but for their
+    # rounding.
+    left: float
 
     @classmethod
     def of(cls, n_features: int, dtype: np.dtype) -> "Margin":
@@ -480,7 +483,9 @@ class Margin(NamedTuple):
         part = 2 * _SURE * deviation / TOLERANCE[np.dtype(dtype)]
         # ||y|| (||y|| + r), what a product may reach, is at most (3 ||y||^2 + r^2) / 2.
         least = 16 * n_features * float(np.finfo(dtype).tiny)
-        return cls(_share(part), 0.5 * _NEAR * deviation, _share(part / 16), least)
+        left = (4 * unit / (16 * TOLERANCE[np.dtype(dtype)])) ** 2
+        slack = 0.5 * _NEAR * deviation
+        return cls(_share(part), slack, _share(part / 16), least, left)
 
     def of_unit_rows(self, dtype: np.dtype) -> float:
         """Return what stands for the rounding of unit rows beside the norms.

@@ -219,6 +219,76 @@ void search(const Packed<T> &packed, const Rows &rows) {
   free(scratch);
 }
 
+// A table of a beam search as backends/native.py packs it.
+template <class T>
+struct PackedStage {
+  Stage stage;
+  T *rows, *panels, *constants;
+
+  PackedStage(Generator &g, int64_t size, int d) {
+    constexpr int wide = panel_width<T>;
+    int64_t n_panels = (size + wide - 1) / wide;
+    rows = numbers<T>(g, size * d);
+    panels = zeros<T>(n_panels * wide * d);
+    constants = zeros<T>(n_panels * wide);
+    for (int64_t v = 0; v < n_panels * wide; v++) {
+      constants[v] = infinity<T>;
+      if (v >= size) continue;
+      double norm = 0;
+      for (int k = 0; k < d; k++) {
+        panels[(v / wide * d + k) * wide + v % wide] = rows[v * d + k];
+        norm += double(rows[v * d + k]) * double(rows[v * d + k]);
+      }
+      constants[v] = T(norm / 2);
+    }
+    stage = {type_of<T>, d, size, n_panels, panels, constants, rows};
+  }
+  ~PackedStage() {
+    free(rows);
+    free(panels);
+    free(constants);
+  }
+};
+
+// What is asked of rows with sums of these costs.
+struct Asked {
+  Choice choice;
+  double *costs, *least, *reach, *errors;
+  int64_t *parent, *code;
+
+  Asked(int64_t n, int64_t n_sums, int64_t width, bool is_sorted, double slack) {
+    costs = zeros<double>(n * n_sums);
+    least = zeros<double>(n);
+    reach = zeros<double>(n);
+    errors = zeros<double>(n * width);
+    parent = zeros<int64_t>(n * width);
+    code = zeros<int64_t>(n * width);
+    choice = {n, n_sums, width, is_sorted, slack, costs, least, reach, parent, code,
+              errors};
+  }
+  ~Asked() {
+    free(costs);
+    free(least);
+    free(reach);
+    free(errors);
+    free(parent);
+    free(code);
+  }
+  void find_least() {
+    for (int64_t i = 0; i < choice.n; i++)
+      for (int64_t s = 0; s < choice.n_sums; s++) {
+        double cost = costs[s * choice.n + i];
+        least[i] = s && least[i] < cost ? least[i] : cost;
+        reach[i] = s && reach[i] > cost ? reach[i] : cost;
+      }
+  }
+  void add_to(Hash &hash) {
+    hash.add(parent, choice.n * choice.width * 8);
+    hash.add(code, choice.n * choice.width * 8);
+    hash.add(errors, choice.n * choice.width * 8);
+  }
+};
+
 template <class T>
 void run_search(int64_t n, int64_t n_tables, int64_t size, int d, bool direct) {
   Generator g = {88172645463325252u + uint64_t(n * 31 + size * 7 + d)};
@@ -314,49 +384,80 @@ void run_scan(int64_t n, const int *bits, int n_columns, int64_t k, int terms) {
 template <class T>
 void run_beam(int64_t n, int64_t n_sums, int64_t size, int d, int64_t width) {
   Generator g = {362436069u + uint64_t(n * 31 + size * 7 + d)};
-  int64_t lanes_of_panel = panel_width<T>, n_panels = (size + lanes_of_panel - 1) /
-                                                      lanes_of_panel;
-  T *rows = numbers<T>(g, size * d), *panels = zeros<T>(n_panels * lanes_of_panel * d);
-  T *constants = zeros<T>(n_panels * lanes_of_panel);
-  for (int64_t v = 0; v < n_panels * lanes_of_panel; v++) {
-    constants[v] = infinity<T>;
-    if (v >= size) continue;
-    double norm = 0;
-    for (int k = 0; k < d; k++) {
-      panels[(v / lanes_of_panel * d + k) * lanes_of_panel + v % lanes_of_panel] =
-          rows[v * d + k];
-      norm += double(rows[v * d + k]) * double(rows[v * d + k]);
-    }
-    constants[v] = T(norm / 2);
-  }
-  Stage stage = {type_of<T>, d, size, n_panels, panels, constants, rows};
-  T *rest = numbers<T>(g, n * n_sums * d), *costs = numbers<T>(g, n * n_sums);
-  int64_t *parent = zeros<int64_t>(n * width), *code = zeros<int64_t>(n * width);
-  T *scores = zeros<T>(n * width), *next = zeros<T>(n * width * d);
+  PackedStage<T> packed(g, size, d);
+  T *rest = numbers<T>(g, n * n_sums * d);
+  Asked asked(n, n_sums, width, width % 2, 0);
+  for (int64_t i = 0; i < n * n_sums; i++) asked.costs[i] = g.number();
+  asked.find_least();
+  T *next = zeros<T>(n * width * d);
   double *norms = zeros<double>(n * width);
-  char *scratch = zeros<char>(skvq_choose_scratch(&stage, n_sums));
-  skvq_choose(&stage, n, n_sums, rest, costs, width, parent, code, scores, scratch);
-  skvq_advance(&stage, n, n_sums, width, rest, parent, code, next, norms);
-  skvq_move(sizeof(T) == 8, n * width, d, next, rows, code, 1);
+  char *scratch = zeros<char>(skvq_choose_scratch(&packed.stage, n_sums, 0));
+  skvq_choose(&packed.stage, &asked.choice, rest, scratch);
+  skvq_advance(&packed.stage, n, n_sums, width, rest, asked.parent, asked.code, next,
+               norms);
+  skvq_move(sizeof(T) == 8, n * width, d, next, packed.rows, asked.code, 1);
   Hash hash;
-  hash.add(parent, n * width * 8);
-  hash.add(code, n * width * 8);
-  hash.add(scores, n * width * int64_t(sizeof(T)));
+  asked.add_to(hash);
   hash.add(next, n * width * d * int64_t(sizeof(T)));
   hash.add(norms, n * width * 8);
   printf("beam %d n=%d sums=%d V=%d d=%d width=%d: %016llx\n", int(sizeof(T)), int(n),
          int(n_sums), int(size), d, int(width), (unsigned long long)hash.value);
-  free(rows);
-  free(panels);
-  free(constants);
   free(rest);
-  free(costs);
-  free(parent);
-  free(code);
-  free(scores);
   free(next);
   free(norms);
   free(scratch);
+}
+
+// Four tables of one size; with a slack so large that distances decide here and there.
+template <class T>
+void run_look_up(int64_t n, int64_t size, int d, int64_t width, double slack) {
+  constexpr int n_tables = 4;
+  Generator g = {694847539u + uint64_t(n * 31 + size * 7 + d)};
+  PackedStage<T> tables[n_tables] = {{g, size, d}, {g, size, d}, {g, size, d},
+                                     {g, size, d}};
+  T *x = numbers<T>(g, n * d);
+  const void *rows[n_tables];
+  for (int j = 0; j < n_tables; j++) rows[j] = tables[j].rows;
+  const int64_t wide = multiple(size, unit<T>);
+  int32_t *codes = zeros<int32_t>(n);
+  int64_t n_sums = 1;
+  Hash hash;
+  for (int j = 0; j < n_tables; j++) {
+    T *products = zeros<T>(j * size * wide);
+    const void *of_table[n_tables];
+    for (int o = 0; o < j; o++) {
+      T *own = products + o * size * wide;
+      of_table[o] = own;
+      for (int64_t v = 0; v < size * size; v++) {
+        double product = 0;
+        for (int k = 0; k < d; k++)
+          product += double(tables[o].rows[v / size * d + k]) *
+                     double(tables[j].rows[v % size * d + k]);
+        own[v / size * wide + v % size] = T(product);
+      }
+    }
+    int64_t most = n_sums * size, kept = width < most ? width : most;
+    Asked asked(n, n_sums, kept, j == n_tables - 1, slack);
+    PartialSums paths = {j, x, codes, rows, of_table};
+    const Stage *stage = &tables[j].stage;
+    char *scratch = zeros<char>(skvq_choose_scratch(stage, n_sums, j));
+    skvq_errors(stage, n, n_sums, &paths, asked.costs, scratch);
+    asked.find_least();
+    skvq_look_up(stage, &asked.choice, &paths, scratch);
+    int32_t *next = zeros<int32_t>(n * kept * (j + 1));
+    skvq_extend(n, n_sums, j, kept, codes, asked.parent, asked.code, next);
+    asked.add_to(hash);
+    hash.add(next, n * kept * (j + 1) * 4);
+    free(products);
+    free(scratch);
+    free(codes);
+    codes = next;
+    n_sums = kept;
+  }
+  printf("look-up %d n=%d V=%d d=%d width=%d %g: %016llx\n", int(sizeof(T)), int(n),
+         int(size), d, int(width), slack, (unsigned long long)hash.value);
+  free(codes);
+  free(x);
 }
 
 template <class T>
@@ -480,6 +581,9 @@ void run_all() {
       run_beam<T>(23, 1, size, d, 1);
       run_beam<T>(23, 3, size, d, size < 4 ? 2 : 4);
       run_beam<T>(5, 7, size, d, size < 9 ? 5 : 33);
+      run_look_up<T>(29, size, d, 1, 1e-6);
+      run_look_up<T>(29, size, d, 5, 1e-6);
+      run_look_up<T>(5, size, d, 40, 0.05);
     }
   const int64_t own_sizes[] = {5, 17, 1, 64, 33};
   for (int64_t n : counts) run_improve<T>(n, own_sizes, 5);
@@ -508,6 +612,7 @@ void run_all() {
   }
   run_search<T>(700, 1, 1000, 128, false);
   run_beam<T>(9, 32, 256, 64, 32);
+  run_look_up<T>(9, 256, 64, 32, 1e-6);
 }
 
 }  // namespace

@@ -210,6 +210,149 @@ def test_beam(dtype, d):
                 assert_allclose(found, expected[1], rtol=1e-3, atol=1e-6)
 
 
+def best_sums(x, tables, beam_size, n_best):
+    """The best sums of a row, by all candidates; of equals the first by their codes."""
+    paths, left = np.zeros((1, 0), int), x[None].astype(np.float64)
+    for j, table in enumerate(tables):
+        last = j == len(tables) - 1
+        gaps = left[:, None] - table.astype(np.float64)
+        errors = np.square(gaps).sum(axis=2).ravel()
+        best = np.argsort(errors, kind="stable")[: n_best if last else beam_size]
+        if not last:
+            best.sort()
+        parent, code = np.divmod(best, len(table))
+        paths = np.concatenate([paths[parent], code[:, None]], axis=1)
+        left = gaps[parent, code]
+    return paths, errors[best]
+
+
+@pytest.fixture
+def ways(monkeypatch):
+    """Beam searches by look-up wherever there are products, or not at all."""
+
+    def search(way, *args, **options):
+        cost = {"look-up": -(10**9), "direct": 10**9}[way]
+        monkeypatch.setattr("skvq.nearest.backends.native._LOOK_UP", cost)
+        return nearest_best(*args, **options)
+
+    return search
+
+
+@pytest.mark.parametrize("way", ["look-up", "direct"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("d", [1, 3, 8, 19])
+def test_beam_finds_the_best_of_all_candidates(way, dtype, d, ways):
+    rng = np.random.default_rng(d)
+    for sizes in ((1, 1), (3, 5, 2, 4), (16, 17, 31), (63, 64, 65), (129, 7, 70)):
+        tables = [make(rng, (size, d), dtype) / 2**j for j, size in enumerate(sizes)]
+        # The last row is far from all.
+        X = make(rng, (14, d), dtype)
+        X[-1] *= 1000
+        for beam_size in (1, 2, 5, 8, 33, 40):
+            most = min(beam_size, np.prod(np.minimum(sizes[:-1], beam_size)))
+            for n_best in {1, min(3, most * sizes[-1])}:
+                codes, found = ways(way, X, tables, beam_size, n_best=n_best)
+                expected = [best_sums(x, tables, beam_size, n_best) for x in X]
+                errors = np.array([error for _, error in expected])
+                assert_allclose(found, errors, rtol=1e-4)
+                same = [
+                    (own == best).all()
+                    for own, (best, _) in zip(codes, expected, strict=True)
+                ]
+                assert np.mean(same) > 0.9
+
+
+@pytest.mark.parametrize("way", ["look-up", "direct"])
+@pytest.mark.parametrize("beam_size", [2, 7, 40])
+def test_beam_of_equal_sums_takes_the_first(way, beam_size, ways):
+    """Numbers so small that everything is exact, and many sums are equal."""
+    rng = np.random.default_rng(0)
+    tables = [rng.integers(-2, 3, (12, 3)).astype(np.float32) for _ in range(4)]
+    # Of equal codewords only the first is a candidate.
+    tables = [np.unique(table, axis=0) for table in tables]
+    # Something is left of every row: others are settled by another search.
+    X = rng.integers(-4, 5, (60, 3)).astype(np.float32) + np.float32(0.5)
+    codes, found = ways(way, X, tables, beam_size, n_best=2)
+    expected = [best_sums(x, tables, beam_size, 2) for x in X]
+    assert_array_equal(found, [errors for _, errors in expected])
+    assert_array_equal(codes, [best for best, _ in expected])
+
+
+def test_beams_by_look_up_do_not_depend_on_other_rows(ways):
+    rng = np.random.default_rng(0)
+    tables = Tables([make(rng, (70, 16), np.float32) / 2**j for j in range(5)])
+    X = make(rng, (60, 16), np.float32)
+    for beam_size in (2, 5, 33):
+        codes, found = ways("look-up", X, tables, beam_size)
+        for i in range(len(X)):
+            for own, alone in zip(
+                (codes, found),
+                ways("look-up", X[i:][:1], tables, beam_size),
+                strict=True,
+            ):
+                assert_array_equal(own[i : i + 1], alone)
+
+
+def test_what_is_looked_up_follows_from_the_tables(monkeypatch):
+    rng = np.random.default_rng(0)
+    made = []
+    products = NativeBackend._products
+
+    def noted(*args):
+        made.append(args)
+        return products(*args)
+
+    monkeypatch.setattr(NativeBackend, "_products", noted)
+
+    def looks_up(d, beam_size, **options):
+        made.clear()
+        tables = [make(rng, (40, d), np.float32) / 2**j for j in range(3)]
+        X = make(rng, (3, d), np.float32)
+        nearest_best(X, tables, beam_size, **options)
+        return bool(made)
+
+    assert looks_up(64, 5)
+    assert looks_up(64, 5, stage_weights=[1.0, 1.0, 1.0])
+    assert not looks_up(64, 1)
+    assert not looks_up(8, 5)
+    assert not looks_up(64, 5, bias=[np.zeros(40)] * 3)
+    monkeypatch.setattr("skvq.nearest.backends.native._PRODUCT_BYTES", 0)
+    assert not looks_up(64, 5)
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 0.0, 2.0, 1.0]])
+def test_beams_by_look_up_with_an_offset_and_weights(weights, ways):
+    rng = np.random.default_rng(0)
+    for offset in (0, 100):
+        tables = [rng.normal(size=(40, 12)) * 0.5**j + offset for j in range(4)]
+        tables = [table.astype(np.float32) for table in tables]
+        X = (rng.normal(size=(50, 12)) + 4 * offset).astype(np.float32)
+        options = {"n_best": 2, "stage_weights": weights}
+        one, other = (
+            ways(way, X, tables, 6, **options) for way in ("look-up", "direct")
+        )
+        assert_allclose(one[1], other[1], rtol=1e-4)
+        assert (one[0] == other[0]).mean() > 0.98
+
+
+@pytest.mark.parametrize("way", ["look-up", "direct"])
+def test_rows_near_the_first_codeword_are_searched_once(way, ways, monkeypatch):
+    """Of which it leaves a thousandth: their order is settled by distances."""
+    rng = np.random.default_rng(0)
+    tables = [rng.normal(size=(40, 32)) * 0.03 * 0.9**j for j in range(4)]
+    tables[0] = rng.normal(size=(40, 32))
+    X = tables[0][rng.integers(40, size=200)] + 0.03 * rng.normal(size=(200, 32))
+    tables = [table.astype(np.float32) for table in tables]
+
+    def again(*args):
+        raise AssertionError("Rows are searched twice.")
+
+    monkeypatch.setattr("skvq.nearest.searches.beam._again", again)
+    X = X.astype(np.float32)
+    codes = ways(way, X, tables, 6, return_distances=False)[0]
+    assert_array_equal(codes, [best_sums(x, tables, 6, 1)[0] for x in X])
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_improve(dtype):
     rng = np.random.default_rng(0)

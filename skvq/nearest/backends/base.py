@@ -606,6 +606,10 @@ class Backend:
         """Return what a backend makes of several tables that are improved in turn."""
         return None
 
+    def products(self, search: Any, stages: list, tables: Any) -> Any:
+        """Return what a backend looks up in a beam search; None: nothing."""
+        return None
+
     def sums(self, x: Any, factors: list, centre: list, search: Any) -> "Sums":
         """Return sums of codewords for a tile of rows, to be improved."""
         return Sums(self, x, factors, centre, search)

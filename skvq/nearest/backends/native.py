@@ -6,6 +6,7 @@ What belongs to a table is packed once, by `NativeBackend.sent`, and kept with i
 
 import ctypes
 import math
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,9 @@ _DIRECT = 2
 # Products of codewords are looked up where all of them take no more bytes.
 _PRODUCT_BYTES = 2**26
 _MOST_TABLES = 64
+# What the products that a sum looks up cost for each codeword, in multiply-adds.  Most
+# of them are those of the sum before.
+_LOOK_UP = 24
 
 
 class _Rows(ctypes.Structure):
@@ -93,6 +97,32 @@ class _Stage(ctypes.Structure):
     ]
 
 
+class _Choice(ctypes.Structure):
+    _fields_ = [
+        ("n", ctypes.c_int64),
+        ("n_sums", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("is_sorted", ctypes.c_int32),
+        ("slack", ctypes.c_double),
+        ("costs", ctypes.c_void_p),
+        ("least", ctypes.c_void_p),
+        ("reach", ctypes.c_void_p),
+        ("parent", ctypes.c_void_p),
+        ("code", ctypes.c_void_p),
+        ("errors", ctypes.c_void_p),
+    ]
+
+
+class _PartialSums(ctypes.Structure):
+    _fields_ = [
+        ("n_tables", ctypes.c_int64),
+        ("x", ctypes.c_void_p),
+        ("codes", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
+        ("products", ctypes.c_void_p),
+    ]
+
+
 class _PairsStruct(ctypes.Structure):
     _fields_ = [
         ("type", ctypes.c_int32),
@@ -111,6 +141,14 @@ class _Pairs(NamedTuple):
     stages: list  # of the scores that a row has alone
     starts: np.ndarray
     slack: float
+
+
+class _LookUps(NamedTuple):
+    """Addresses of what the tables of a beam search look up."""
+
+    products: list  # for each, those of the codewords of the tables before with its own
+    rows: np.ndarray  # the tables
+    arrays: list
 
 
 class _Book(NamedTuple):
@@ -154,12 +192,12 @@ class NativeBackend(NumpyBackend):
             ("sums", None, [pointer] * 6),
             ("sums_scratch", integer, [integer]),
             ("panel", ctypes.c_int32, [ctypes.c_int32]),
-            ("choose_scratch", integer, [pointer, integer]),
-            (
-                "choose",
-                None,
-                [pointer, integer, integer, pointer, pointer, integer, *[pointer] * 4],
-            ),
+            ("unit", ctypes.c_int32, [ctypes.c_int32]),
+            ("choose_scratch", integer, [pointer, integer, integer]),
+            ("choose", None, [pointer] * 4),
+            ("look_up", None, [pointer] * 4),
+            ("errors", None, [pointer, integer, integer, *[pointer] * 3]),
+            ("extend", None, [*[integer] * 4, *[pointer] * 4]),
             ("advance", None, [pointer, integer, integer, integer, *[pointer] * 5]),
             ("scores", None, [pointer, integer, pointer, pointer, integer]),
             ("padding", ctypes.c_int32, [ctypes.c_int32]),
@@ -253,6 +291,54 @@ class NativeBackend(NumpyBackend):
         )
         return stage, arrays
 
+    def _products(self, rows, others, padded: int) -> list:
+        """Return the products (n, padded) of rows of each of others with a table's."""
+        wide = rows.astype(np.float64)
+        # Scores without constants, negative: chains that no BLAS has a part in.
+        plain, _kept = self._panels(wide, np.zeros(len(rows)), wide)
+        found = []
+        for other in others:
+            scores = np.zeros((len(other), padded))
+            other = other.astype(np.float64, order="C")
+            self.library.skvq_scores(
+                ctypes.byref(plain),
+                len(other),
+                other.ctypes.data,
+                scores.ctypes.data,
+                padded,
+            )
+            scores[:, len(rows) :] = 0
+            found.append(scores.astype(rows.dtype))
+        return found
+
+    def products(self, search, stages, tables):
+        """Return what the tables of a beam search look up; None: nothing.
+
+        Whether anything is does not depend on the rows, nor do codes on other rows.
+        """
+        rows = [stage.rows for stage in stages]
+        sizes = [len(each) for each in rows]
+        unit = self.library.skvq_unit(search.dtype == np.float64)
+        padded = [-(-size // unit) * unit for size in sizes]
+        n_products = sum(wide * sum(sizes[:j]) for j, wide in enumerate(padded))
+        spared = sum(
+            len(stage.rows)
+            * ((before.width - 1) * search.width - _LOOK_UP * before.width)
+            for before, stage in pairwise(stages)
+        )
+        fits = n_products * search.dtype.itemsize <= _PRODUCT_BYTES
+        if spared <= 0 or not fits or len(rows) > _MOST_TABLES or search.biased:
+            return None
+
+        def make() -> _LookUps:
+            made = [
+                self._products(each, rows[:j], padded[j]) for j, each in enumerate(rows)
+            ]
+            products = [_addresses(each) for each in made]
+            return _LookUps(products, _addresses(rows), [made, rows])
+
+        return tables.form(("products", search.dtype, self.key), make)
+
     def pairs(self, factors):
         """Return the products of all codewords; None if they are too many to keep."""
         dtype, n_tables = factors[0].rows.dtype, len(factors)
@@ -264,25 +350,13 @@ class NativeBackend(NumpyBackend):
         total = int(padded.sum() * sizes.sum()) * dtype.itemsize
         if n_tables > _MOST_TABLES or total > _PRODUCT_BYTES:
             return None
-        rows = [factor.rows.astype(np.float64, order="C") for factor in factors]
-        # Scores without constants, negative: chains that no BLAS has a part in.
-        plain = [self._panels(each, np.zeros(len(each)), each) for each in rows]
         products, addresses = [], np.zeros((n_tables, n_tables), np.uintp)
-        for j in range(n_tables):
-            for o, other in enumerate(rows):
-                if o != j:
-                    scores = np.zeros((sizes[o], padded[j]))
-                    self.library.skvq_scores(
-                        ctypes.byref(plain[j][0]),
-                        int(sizes[o]),
-                        other.ctypes.data,
-                        scores.ctypes.data,
-                        int(padded[j]),
-                    )
-                    looked_up = np.zeros(scores.shape, dtype)
-                    looked_up[:, : sizes[j]] = scores[:, : sizes[j]]
-                    products.append(looked_up)
-                    addresses[j, o] = looked_up.ctypes.data
+        for j, factor in enumerate(factors):
+            others = [o for o in range(n_tables) if o != j]
+            rows = [factors[o].rows for o in others]
+            made = self._products(factor.rows, rows, int(padded[j]))
+            products += made
+            addresses[j, others] = _addresses(made)
         starts = np.append(0, np.cumsum(padded))
         arrays = sizes, starts, addresses
         pairs = _PairsStruct(
@@ -460,6 +534,8 @@ class NativeBackend(NumpyBackend):
 
     def residuals(self, x, n_sums, search):
         """Return what so many empty sums leave of a tile of rows."""
+        if search.products is not None:
+            return _LookedUp(self, x, search)
         return _Residuals(self, x, n_sums, search)
 
     def sums(self, x, factors, centre, search):
@@ -513,6 +589,11 @@ class NativeBackend(NumpyBackend):
         return sums, counts
 
 
+def _addresses(arrays: list) -> np.ndarray:
+    """Return where arrays are."""
+    return np.array([each.ctypes.data for each in arrays], np.uintp)
+
+
 def _joined(arrays: list) -> np.ndarray:
     """Return arrays one after the other."""
     return np.ascontiguousarray(arrays[0] if len(arrays) == 1 else np.stack(arrays))
@@ -539,6 +620,7 @@ class _Residuals:
             self.rest *= self.dtype.type(search.scale)
         self.most: Any = None
         self.known: Any = None
+        self.found: Any = None
 
     def _memory(self) -> np.ndarray:
         name = ("residuals", "next residuals")[self.turn]
@@ -561,41 +643,62 @@ class _Residuals:
             self.known = squares.reshape(self.n, self.b).astype(np.float64)
         return self.known
 
-    def choose(self, loss, stage) -> tuple:
-        """Return sum and codeword of the best candidates, and state of the rows."""
+    def choose(self, loss, stage):
+        """Return sum and codeword of the best candidates, and state of the rows.
+
+        Of several, in the order of sums and codewords, but after the last table.
+        """
         plain = loss is None and stage.bias is None
         if self.b == stage.width == 1 and plain:
             return self._choose_one(stage)
-        norms = self.norms()
-        self.most = norms.max(axis=1)
-        costs = norms if loss is None else norms + loss / (stage.weight + stage.ahead)
-        # Only differences within a row count: this keeps them from drowning.
-        least = costs.min(axis=1)
-        costs = (0.5 * (costs - least[:, None])).astype(self.dtype)
+        return self._choose_few(loss, stage, plain)
+
+    def _choose_few(self, loss, stage, plain) -> tuple:
+        costs = self.norms()
+        self.most = costs.max(axis=1)
+        if loss is not None:
+            costs = costs + loss / (stage.weight + stage.ahead)
+        # Narrow rows are added up in long columns.
+        costs = np.asfortranarray(costs)
+        least, reach = costs.min(axis=1), self._reach()
         # Beside the best of all, the second says how sure it is.
         width = min(max(2, stage.width), self.b * len(stage.rows))
+        self.settled = plain and stage.ahead > 0 and stage.width > 1
         parent, code = (np.empty((self.n, width), np.int64) for _ in range(2))
-        scores = np.empty((self.n, width), self.dtype)
-        packed = stage.packed.stage
-        self.be.library.skvq_choose(
-            ctypes.byref(packed),
+        errors = np.empty((width, self.n))
+        arrays = costs, least, reach, parent, code, errors
+        choice = _Choice(
             self.n,
             self.b,
-            self.rest.ctypes.data,
-            costs.ctypes.data,
             width,
-            *(each.ctypes.data for each in (parent, code, scores)),
-            self.be.memory(
-                self.be.library.skvq_choose_scratch(ctypes.byref(packed), self.b)
-            ),
+            not stage.ahead or stage.width == 1,
+            4 * stage.margin.slack if self.settled else 0.0,
+            *(each.ctypes.data for each in arrays),
         )
+        self._find(stage, choice)
+        self.found = errors.T[:, : stage.width] if plain else None
         if stage.width > 1:
             return parent, code, None
-        best = scores[:, 0]
-        second = scores[:, 1] if width > 1 else np.full(self.n, np.inf)
-        state = _judged(best, second, self.most, least + 2 * best, stage)
-        self.found = None
+        second = errors[1] if width > 1 else np.full(self.n, np.inf)
+        state = _judged(0.5 * errors[0], 0.5 * second, reach, errors[0], stage)
         return parent[:, :1], code[:, :1], state
+
+    def _reach(self) -> np.ndarray:
+        """Return what the rounding of scores is a share of."""
+        return self.most
+
+    def _find(self, stage, choice) -> None:
+        self._call("choose", stage, choice, self.rest.ctypes.data)
+
+    def _call(self, name: str, stage, *arguments) -> None:
+        """Call a function of the library, with scratch memory."""
+        library, packed = self.be.library, ctypes.byref(stage.packed.stage)
+        size = library.skvq_choose_scratch(packed, self.b, _MOST_TABLES)
+        given = (
+            ctypes.byref(each) if isinstance(each, ctypes.Structure) else each
+            for each in arguments
+        )
+        getattr(library, f"skvq_{name}")(packed, *given, self.be.memory(size))
 
     def _choose_one(self, stage) -> tuple:
         codes, state, _, own = self.be._search(
@@ -626,15 +729,63 @@ class _Residuals:
             None if norms is None else norms.ctypes.data,
         )
         # Of one sum, the distance that its choice has found: good enough to go on.
-        self.known = norms
-        if one and stage.ahead:
-            self.known = self.found
+        self.known = self.found if one and stage.ahead else norms
 
     def doubtful(self, stage) -> np.ndarray:
         """Return the state of the rows of which several sums were chosen."""
-        best = self.norms()[:, 0]
-        sure = (best > stage.margin.coarse * self.most) & (self.most < np.inf)
+        margin, best = stage.margin, self.norms().min(axis=1)
+        few = margin.left * self.most if self.settled else margin.coarse * self._reach()
+        sure = (best > few) & (self.most < np.inf)
         return (~sure).astype(np.uint8) * np.uint8(DOUBTFUL)
+
+
+class _LookedUp(_Residuals):
+    """Sums as their codes, int32 (n, b, j): products of codewords are looked up."""
+
+    def __init__(self, be, x, search) -> None:
+        super().__init__(be, x, 1, search)
+        self.products, self.largest = search.products, 0.0
+        self.codes, self.rough = np.empty((self.n, 1, 0), np.int32), False
+
+    def _paths(self) -> _PartialSums:
+        j, (products, rows, _) = self.codes.shape[2], self.products
+        pointers = (self.rest, self.codes, rows, products[min(j, len(products) - 1)])
+        return _PartialSums(j, *(each.ctypes.data for each in pointers))
+
+    def norms(self):
+        """Return the squared norms (n, b) of what the sums leave, as float64."""
+        if self.known is None:
+            self.known = np.empty((self.b, self.n)).T
+            where = self._paths(), self.known.ctypes.data
+            self._call("errors", self.stage, self.n, self.b, *where)
+        return self.known
+
+    def choose(self, loss, stage):
+        """Return sum and codeword of the best candidates, and state of the rows."""
+        self.stage = stage
+        return self._choose_few(loss, stage, loss is None and stage.bias is None)
+
+    def _reach(self):
+        # Products with the row, not with what is left of it; and costs may have been
+        # found from them.
+        self.largest = np.maximum(self.largest, self.most)
+        return 2 * (self.largest if self.rough else np.sqrt(self.largest * self.most))
+
+    def _find(self, stage, choice):
+        self._call("look_up", stage, choice, self._paths())
+
+    def advance(self, parent, code, stage):
+        """Put the chosen sums in place of those before."""
+        before, self.b = self.b, parent.shape[1]
+        old, j = self.codes, self.codes.shape[2]
+        self.codes = np.empty((self.n, self.b, j + 1), np.int32)
+        parent, code = (np.ascontiguousarray(each) for each in (parent, code))
+        arrays = (old, parent, code, self.codes)
+        pointers = (each.ctypes.data for each in arrays)
+        self.be.library.skvq_extend(self.n, before, j, self.b, *pointers)
+        # From the rows for the last table, of whose choice more is asked.
+        self.rough = self.settled and j + 2 < len(self.products.products)
+        self.known = self.found if self.rough else None
 
 
 class _Sums(Sums):

@@ -1,8 +1,15 @@
 // Beam search: of all sums of a row's partial sums and codewords, the best few.
 //
 // Codewords lie in the lanes here, since all scores are kept: the best few of a row are
-// looked for among them.  A score is what a partial sum has cost so far, and a half norm
-// of the codeword, less a chain of multiply-adds in the order of the features.
+// looked for among them.  A score is what a partial sum has cost so far, and a half
+// norm of the codeword, less its product with what the sum has left of the row.  That is
+// a chain of multiply-adds in the order of the features.  Or, by look-up, the chain is
+// made once for a row, with what all its sums have left of it, and the products with
+// their further codewords are looked up and added, in the order of the tables.
+//
+// Sums stay in the order of their codes, so that neighbours begin with the same ones,
+// and what these have in common is added once: of 8 x 256 codewords and 32 sums, two
+// fifths of the additions are left.
 
 #include "rows.h"
 
@@ -17,6 +24,31 @@ struct Stage {
   const void *rows;       // [n_codewords][d]
 };
 
+// What is asked of some rows, and what is found.
+struct Choice {
+  int64_t n;
+  int64_t n_sums;
+  int64_t width;         // sums to choose
+  int32_t is_sorted;     // by score, not by sum and codeword
+  double slack;          // share of the reach within which distances decide, not scores
+  const double *costs;   // [n_sums][n], squared norms, or what stands for them
+  const double *least;   // [n], of the costs of a row
+  const double *reach;   // [n], the squares that are rounded
+  int64_t *parent;       // [n][width]
+  int64_t *code;         // [n][width]
+  double *errors;        // [width][n], costs of the chosen sums
+};
+
+// Sums as the codes that they are made of, and their tables.
+struct PartialSums {
+  int64_t n_tables;
+  const void *x;                 // [n][d], the rows
+  const int32_t *codes;          // [n][n_sums][n_tables]
+  const void *const *rows;       // [n_tables], [size of the table][d]
+  const void *const *products;   // [n_tables], with those of the next table, each as
+                                 // long as its padded scores
+};
+
 namespace {
 
 // Residuals that meet a panel of codewords at a time.
@@ -25,8 +57,10 @@ constexpr int kPanelVectors = kVectorBytes == 64 ? 4 : 2;
 template <class T>
 constexpr int panel_width = kPanelVectors *lanes<T>;
 
-// Candidates share so many vectors of minima, which bound the best few.
-constexpr int kMinima = 8;
+// Scores are padded to a multiple of so many vectors, of which the smallest are kept.
+constexpr int kMinima = 256 / kVectorBytes;
+template <class T>
+constexpr int unit = kMinima *lanes<T>;
 
 template <class T, int R>
 SKVQ_INLINE void score_panel(const T *x, int d, const T *panel, const T *constants,
@@ -51,179 +85,281 @@ SKVQ_INLINE void score_panel(const T *x, int d, const T *panel, const T *constan
       store(scores + r * apart + e * lanes<T>, score[r][e]);
 }
 
-// A candidate: its score and its place.
-template <class T>
-struct Candidate {
-  T score;
-  int64_t place;
+SKVQ_INLINE int64_t multiple(int64_t n, int64_t of) { return (n + of - 1) / of * of; }
 
-  SKVQ_INLINE_MEMBER bool before(const Candidate &other) const {
-    return score < other.score || (score == other.score && place < other.place);
+// A bit for each lane.
+template <class T>
+SKVQ_INLINE uint64_t bits(typename Vector<T>::mask is) {
+#if defined(__AVX512F__)
+  return sizeof(T) == 4 ? uint64_t(_mm512_movepi32_mask(__m512i(is)))
+                        : uint64_t(_mm512_movepi64_mask(__m512i(is)));
+#elif defined(__AVX2__)
+  return sizeof(T) == 4 ? unsigned(_mm256_movemask_ps(__m256(is)))
+                        : unsigned(_mm256_movemask_pd(__m256d(is)));
+#else
+  uint64_t found = 0;
+  for (int l = 0; l < lanes<T>; l++) found |= uint64_t(is[l] & 1) << l;
+  return found;
+#endif
+}
+
+template <class T>
+SKVQ_INLINE uint64_t up_to(const T *values, T bound) {
+  return bits<T>(load(values) <= all<typename Vector<T>::type>(bound));
+}
+
+// Returns how many of n numbers, a multiple of a vector, are at most a bound.
+template <class T>
+SKVQ_INLINE int64_t count_up_to(const T *values, int64_t n, T bound) {
+  int64_t count = 0;
+  for (int64_t at = 0; at < n; at += lanes<T>)
+    count += __builtin_popcountll(up_to(values + at, bound));
+  return count;
+}
+
+// Bounds of the k smallest of some numbers: at most k are up to `low`, or more that are
+// equal; k or more are up to `high`.
+template <class T>
+struct Bounds {
+  T low, high;
+
+  // Halves their distance in each turn, until just k are below or no number is between.
+  SKVQ_INLINE_MEMBER void narrow(const T *values, int64_t n, int64_t k, int turns) {
+    while (turns-- > 0) {
+      T middle = low + (high - low) * T(0.5);
+      if (!(low < middle && middle < high)) return;
+      int64_t found = count_up_to(values, n, middle);
+      (found < k ? low : high) = middle;
+      if (found == k) low = middle;
+    }
+  }
+  // Replaces a lower bound that is none.
+  SKVQ_INLINE_MEMBER void lower(const T *values, int64_t n, int64_t k, T least) {
+    if (count_up_to(values, n, low) < k) return;
+    high = low;
+    low = least;
   }
 };
 
-// Puts the k smallest of n candidates in front, in any order.
+// Picks the k smallest of n numbers, in their order; of equals the first.  Returns the
+// largest of them, and the smallest of the others.  A vector behind them is written to.
 template <class T>
-void select_few(Candidate<T> *c, int64_t n, int64_t k) {
-  int64_t low = 0, high = n - 1;
-  while (low < high) {
-    Candidate<T> pivot = c[low + (high - low) / 2];
-    int64_t i = low, j = high;
-    while (i <= j) {
-      while (c[i].before(pivot)) i++;
-      while (pivot.before(c[j])) j--;
-      if (i <= j) {
-        Candidate<T> other = c[i];
-        c[i++] = c[j];
-        c[j--] = other;
-      }
-    }
-    if (k - 1 <= j)
-      high = j;
-    else if (k - 1 >= i)
-      low = i;
-    else
-      return;
+SKVQ_INLINE Bounds<T> pick(T *values, int64_t n, int64_t k, T least, Bounds<T> bounds,
+                           int64_t *picked) {
+  const int64_t padded = multiple(n, lanes<T>);
+  for (int64_t i = n; i < padded; i++) values[i] = infinity<T>;
+  int64_t ties = k;
+  if (n > k) {
+    // Twice: the least may be enough by itself, too.
+    bounds.lower(values, padded, k, least);
+    bounds.lower(values, padded, k, least);
+    bounds.narrow(values, padded, k, 1 << 12);
+    ties -= count_up_to(values, padded, bounds.low);
   }
-}
-
-// Sorts candidates; there are few, or they are nearly sorted.
-template <class T>
-void sort(Candidate<T> *c, int64_t n) {
-  if (n > 64) {
-    // By halves, each in its place.
-    select_few(c, n, n / 2);
-    sort(c, n / 2);
-    sort(c + n / 2, n - n / 2);
-    return;
-  }
-  for (int64_t i = 1; i < n; i++) {
-    Candidate<T> one = c[i];
-    int64_t j = i - 1;
-    for (; j >= 0 && one.before(c[j]); j--) c[j + 1] = c[j];
-    c[j + 1] = one;
-  }
-}
-
-template <class T>
-SKVQ_INLINE int count_below(const typename Vector<T>::type *minima, T bound) {
-  typedef typename Vector<T>::type V;
-  typedef typename Vector<T>::mask M;
-  M count = M{};
-  for (int e = 0; e < kMinima; e++) count -= M(minima[e] <= all<V>(bound));
-  int sum = 0;
-  for (int l = 0; l < lanes<T>; l++) sum += int(count[l]);
-  return sum;
-}
-
-// A bound that at least k of n scores keep, and not many more.  The scores are a multiple
-// of a vector, and behind the last they are infinite.
-template <class T>
-SKVQ_INLINE T bound_of_few(const T *scores, int64_t n, int64_t k) {
-  typedef typename Vector<T>::type V;
-  constexpr int step = kMinima * lanes<T>;
-  if (k > step / 2 || n < 2 * step) return infinity<T>;
-  V minima[kMinima];
-  for (int e = 0; e < kMinima; e++) minima[e] = load(scores + e * lanes<T>);
-  int64_t at = step;
-  for (; at + step <= n; at += step)
-    for (int e = 0; e < kMinima; e++)
-      minima[e] = smaller(minima[e], load(scores + at + e * lanes<T>));
-  for (int e = 0; at < n; at += lanes<T>, e++)
-    minima[e] = smaller(minima[e], load(scores + at));
-  T low = infinity<T>, high = -infinity<T>;
-  for (int e = 0; e < kMinima; e++)
-    for (int l = 0; l < lanes<T>; l++) {
-      T v = minima[e][l];
-      low = v < low ? v : low;
-      high = v > high && v < infinity<T> ? v : high;
-    }
-  if (k == 1) return low;
-  if (count_below<T>(minima, high) < k) return infinity<T>;
-  // Half the distance to the bound in each turn; a bound that k keep stays one.
-  for (int turn = 0; turn < 9; turn++) {
-    T middle = low + (high - low) * T(0.5);
-    if (count_below<T>(minima, middle) >= k)
-      high = middle;
-    else
-      low = middle;
-  }
-  return high;
-}
-
-// Puts the k smallest of a row's scores in front, in their order.
-template <class T>
-SKVQ_INLINE void smallest_few(const T *scores, int64_t n, int64_t k,
-                              Candidate<T> *candidates) {
-  typedef typename Vector<T>::type V;
-  typedef typename Vector<T>::mask M;
-  T bound = bound_of_few(scores, n, k);
+  Bounds<T> found = {-infinity<T>, infinity<T>};
   int64_t m = 0;
-  for (int64_t at = 0; at < n; at += lanes<T>) {
-    M is_below = M(load(scores + at) <= all<V>(bound));
-#if defined(__AVX512F__)
-    uint64_t some = sizeof(T) == 4
-                        ? uint64_t(_mm512_movepi32_mask(__m512i(is_below)))
-                        : uint64_t(_mm512_movepi64_mask(__m512i(is_below)));
-#elif defined(__AVX2__)
-    uint64_t some = sizeof(T) == 4 ? unsigned(_mm256_movemask_ps(__m256(is_below)))
-                                   : unsigned(_mm256_movemask_pd(__m256d(is_below)));
-#else
-    uint64_t some = 0;
-    for (int l = 0; l < lanes<T>; l++) some |= uint64_t(is_below[l] & 1) << l;
-#endif
-    while (some) {
-      int l = __builtin_ctzll(some);
-      some &= some - 1;
-      candidates[m++] = {scores[at + l], at + l};
+  for (int64_t i = 0; i < n; i++) {
+    T v = values[i];
+    bool is_below = v <= bounds.low, is_tie = !is_below && v <= bounds.high && ties > 0;
+    bool is_taken = (is_below || is_tie) && m < k;
+    ties -= is_tie;
+    found.low = is_taken && v > found.low ? v : found.low;
+    found.high = !is_taken && v < found.high ? v : found.high;
+    picked[m] = i;
+    m += is_taken;
+  }
+  // What is no number is not taken; such rows are searched again.
+  for (; m < k; m++) picked[m] = 0;
+  return found;
+}
+
+// Sorts some numbers by what they stand for; of equals the first stays the first.
+template <class T>
+void sort(const T *values, int64_t n, int64_t *order, int64_t *other) {
+  int64_t *from = order;
+  for (int64_t half = 1; half < n; half *= 2) {
+    for (int64_t begin = 0; begin < n; begin += 2 * half) {
+      int64_t middle = begin + half < n ? begin + half : n;
+      int64_t end = middle + half < n ? middle + half : n;
+      int64_t i = begin, j = middle;
+      for (int64_t k = begin; k < end; k++)
+        other[k] = i < middle && (j == end || !(values[from[j]] < values[from[i]]))
+                       ? from[i++]
+                       : from[j++];
+    }
+    int64_t *before = from;
+    from = other;
+    other = before;
+  }
+  if (from != order) memcpy(order, from, n * sizeof(*order));
+}
+
+// What the best few candidates of a row are found with.  A place is 2^32 times the
+// number of a sum, plus a codeword.
+template <class T>
+struct Candidates {
+  int64_t n_sums, size, m;
+  T *scores;         // [n_sums][size]
+  T *minima;         // [n_sums][size / unit][lanes], of each unit of scores
+  T *own_minima;     // [n_sums][lanes], of all scores of a sum
+  T *values;         // of those that may be among the best
+  double *exact;     // distances of those that rounding may have put in another order
+  int64_t *places, *picked, *near, *chosen;
+
+  static int64_t most(int64_t n_sums, int64_t size) {
+    return n_sums * size + unit<T> + unit<double>;
+  }
+  static int64_t bytes(int64_t n_sums, int64_t size) {
+    return most(n_sums, size) * (2 * int64_t(sizeof(T)) + 5 * 8) + 4 * 64;
+  }
+  Candidates(int64_t n_sums, int64_t size, Scratch &scratch)
+      : n_sums(n_sums), size(size), m(0), scores(nullptr) {
+    const int64_t n = most(n_sums, size);
+    minima = scratch.take<T>(n);
+    own_minima = minima + n_sums * (size / kMinima);
+    values = scratch.take<T>(n);
+    exact = scratch.take<double>(n);
+    places = scratch.take<int64_t>(4 * n);
+    picked = places + n;
+    near = picked + n;
+    chosen = near + n;
+  }
+
+  // Makes the scores of a sum: those without its last codeword, the products with that,
+  // if there are any, and what the sum has cost.
+  template <bool has_products>
+  SKVQ_INLINE_MEMBER void add(int64_t s, const T *own, const T *products, T cost) {
+    typedef typename Vector<T>::type V;
+    V lowest = all<V>(infinity<T>);
+    T *to = scores + s * size, *low = minima + s * (size / kMinima);
+    for (int64_t k = 0; k < size; k += unit<T>, low += lanes<T>) {
+      V v[kMinima];
+      for (int e = 0; e < kMinima; e++) {
+        v[e] = load(own + k + e * lanes<T>);
+        if (has_products) v[e] += load(products + k + e * lanes<T>);
+        v[e] += all<V>(cost);
+        store(to + k + e * lanes<T>, v[e]);
+      }
+      V of_unit = least<kMinima>(v);
+      store(low, of_unit);
+      lowest = smaller(of_unit, lowest);
+    }
+    store(own_minima + s * lanes<T>, lowest);
+  }
+
+  // Gathers what may be among the k best, in the order of the places, and picks them.
+  SKVQ_INLINE_MEMBER Bounds<T> gather(int64_t k, T room) {
+    typedef typename Vector<T>::type V;
+    const bool are_enough = n_sums * lanes<T> >= 4 * k;
+    const T *lows = are_enough ? own_minima : minima;
+    const int64_t n = n_sums * (are_enough ? lanes<T> : size / kMinima);
+    V lowest = all<V>(infinity<T>), highest = -lowest;
+    for (int64_t at = 0; at < n; at += lanes<T>) {
+      V v = load(lows + at);
+      lowest = smaller(v, lowest);
+      // But for those of the padding.
+      highest = larger(v < all<V>(infinity<T>) ? v : highest, highest);
+    }
+    T least = infinity<T>, bound = largest<T>;
+    Bounds<T> bounds = {least, -least};
+    for (int l = 0; l < lanes<T>; l++) {
+      least = lowest[l] < least ? lowest[l] : least;
+      bounds.high = highest[l] > bounds.high ? highest[l] : bounds.high;
+    }
+    bounds.low = least;
+    if (count_up_to(lows, n, bounds.high) >= k) {
+      bounds.lower(lows, n, k, least);
+      bounds.narrow(lows, n, k, 8);
+      // Whatever the score of the k-th is, all within the room from it are here.
+      bound = bounds.high + room < bound ? bounds.high + room : bound;
+    }
+    m = 0;
+    for (int64_t s = 0; s < n_sums; s++) {
+      if (!up_to(own_minima + s * lanes<T>, bound)) continue;
+      for (int64_t at = 0; at < size; at += unit<T>) {
+        const T *own = scores + s * size + at;
+        if (!up_to(minima + (s * size + at) / kMinima, bound)) continue;
+        uint64_t some = 0;
+        for (int e = 0; e < kMinima; e++)
+          some |= up_to(own + e * lanes<T>, bound) << (e * lanes<T>);
+        for (; some; some &= some - 1) {
+          int64_t at_bit = __builtin_ctzll(some);
+          values[m] = own[at_bit];
+          places[m++] = s << 32 | (at + at_bit);
+        }
+      }
+    }
+    // Of a row that is no numbers.
+    if (!m) places[0] = 0, values[0] = infinity<T>;
+    bounds.high = bound;
+    return pick(values, m, k, least, bounds, picked);
+  }
+
+  // Chooses again between candidates that rounding may have put in another order, by
+  // distances.
+  template <class Distance>
+  __attribute__((noinline)) void settle(int64_t k, Bounds<T> edge,
+                                        const Distance &distance) {
+    int64_t n_near = 0, n_sure = 0;
+    Bounds<double> bounds = {infinity<double>, -infinity<double>};
+    for (int64_t i = 0; i < m; i++) {
+      n_sure += values[i] < edge.low;
+      if (values[i] < edge.low || values[i] > edge.high) continue;
+      double found = distance(places[i] >> 32, uint32_t(places[i]));
+      bounds.low = found < bounds.low ? found : bounds.low;
+      bounds.high = found > bounds.high ? found : bounds.high;
+      near[n_near] = i;
+      exact[n_near++] = found;
+    }
+    pick(exact, n_near, k - n_sure, bounds.low, bounds, chosen);
+    int64_t taken = 0, j = 0;
+    for (int64_t i = 0; i < m && taken < k; i++) {
+      bool is_chosen = j < k - n_sure && near[chosen[j]] == i;
+      j += is_chosen;
+      if (is_chosen || values[i] < edge.low) picked[taken++] = i;
     }
   }
-  // What is no number is no candidate; such rows are searched again.
-  for (; m < k; m++) candidates[m] = {infinity<T>, 0};
-  if (m > k) select_few(candidates, m, k);
-  sort(candidates, k);
+
+  // Finds the best few, and writes them for row i.
+  template <class Distance>
+  SKVQ_INLINE_MEMBER void find(const Choice &choice, int64_t i, int64_t n_codewords,
+                               const Distance &distance) {
+    const int64_t k = choice.width;
+    T room = T(choice.slack * choice.reach[i]);
+    // What is no number leaves no room.
+    room = room > 0 && room < largest<T> ? room : T(0);
+    Bounds<T> found = gather(k, room);
+    Bounds<T> edge = {found.high - room, found.low + room};
+    if (room > 0 && found.high <= edge.high) settle(k, edge, distance);
+    if (choice.is_sorted) sort(values, k, picked, chosen);
+    for (int64_t j = 0; j < k; j++) {
+      int64_t place = places[picked[j]];
+      int64_t code = uint32_t(place);
+      choice.parent[i * k + j] = place >> 32;
+      choice.code[i * k + j] = code < n_codewords ? code : 0;
+      choice.errors[j * choice.n + i] = choice.least[i] + 2 * double(values[picked[j]]);
+    }
+  }
+};
+
+// Half of what a sum costs more than the best of its row: the costs themselves would
+// drown what is added.
+template <class T>
+SKVQ_INLINE T cost_of(const Choice &choice, int64_t i, int64_t s) {
+  return T(0.5 * (choice.costs[s * choice.n + i] - choice.least[i]));
+}
+
+// Rows whose sums are several times as many as meet a panel at a time.
+SKVQ_INLINE int64_t some_rows(int64_t n_sums) {
+  return 1 + (4 * kResiduals - 1) / n_sums;
 }
 
 template <class T>
-void choose(const Stage &stage, int64_t n, int64_t n_sums, const T *rest, const T *costs,
-            int64_t width, int64_t *parent, int64_t *code, T *scores, Scratch scratch) {
-  const int d = stage.d;
-  const int64_t size = stage.n_panels * panel_width<T>, all_scores = n_sums * size;
-  // Rows whose residuals are several times as many as meet a panel at a time.
-  int64_t some_rows = 1 + (4 * kResiduals - 1) / n_sums;
-  T *own = scratch.take<T>(some_rows * all_scores);
-  Candidate<T> *candidates = scratch.take<Candidate<T>>(all_scores);
-  const T *panels = static_cast<const T *>(stage.panels);
-  const T *constants = static_cast<const T *>(stage.constants);
-  for (int64_t first = 0; first < n; first += some_rows) {
-    int64_t m = n - first < some_rows ? n - first : some_rows;
-    const T *x = rest + first * n_sums * d, *cost = costs + first * n_sums;
-    for (int64_t q = 0; q < stage.n_panels; q++) {
-      const T *panel = panels + q * panel_width<T> * d;
-      const T *constant = constants + q * panel_width<T>;
-      T *to = own + q * panel_width<T>;
-      int64_t r = 0;
-      for (; r + kResiduals <= m * n_sums; r += kResiduals)
-        score_panel<T, kResiduals>(x + r * d, d, panel, constant, cost + r,
-                                   to + r * size, size);
-      for (; r + 2 <= m * n_sums; r += 2)
-        score_panel<T, 2>(x + r * d, d, panel, constant, cost + r, to + r * size, size);
-      for (; r < m * n_sums; r++)
-        score_panel<T, 1>(x + r * d, d, panel, constant, cost + r, to + r * size, size);
-    }
-    for (int64_t r = 0; r < m; r++) {
-      smallest_few(own + r * all_scores, all_scores, width, candidates);
-      int64_t at = (first + r) * width;
-      for (int64_t j = 0; j < width; j++) {
-        int64_t place = candidates[j].place, own_code = place % size;
-        parent[at + j] = place / size;
-        code[at + j] = own_code < stage.n_codewords ? own_code : 0;
-        scores[at + j] = candidates[j].score;
-      }
-    }
-  }
+int64_t scores_of(const Stage &stage) {
+  return multiple(stage.n_codewords, unit<T>);
 }
 
+// Writes the scores of all codewords for some rows.
 template <class T>
 void score_rows(const Stage &stage, int64_t n, const T *rows, T *scores, int64_t apart) {
   const T *panels = static_cast<const T *>(stage.panels);
@@ -237,8 +373,45 @@ void score_rows(const Stage &stage, int64_t n, const T *rows, T *scores, int64_t
     for (; r + kResiduals <= n; r += kResiduals)
       score_panel<T, kResiduals>(rows + r * d, d, panel, constant, none, to + r * apart,
                                  apart);
+    for (; r + 2 <= n; r += 2)
+      score_panel<T, 2>(rows + r * d, d, panel, constant, none, to + r * apart, apart);
     for (; r < n; r++)
       score_panel<T, 1>(rows + r * d, d, panel, constant, none, to + r * apart, apart);
+  }
+}
+
+// Memory for the scores of some rows, infinite where there is no codeword.
+template <class T>
+T *score_memory(const Stage &stage, int64_t n, Scratch &scratch) {
+  const int64_t size = scores_of<T>(stage);
+  T *own = scratch.take<T>(n * size);
+  for (int64_t r = 0; r < n; r++)
+    for (int64_t k = stage.n_panels * panel_width<T>; k < size; k++)
+      own[r * size + k] = infinity<T>;
+  return own;
+}
+
+template <class T>
+void choose(const Stage &stage, const Choice &choice, const T *rest, Scratch scratch) {
+  const int d = stage.d;
+  const int64_t n_sums = choice.n_sums, size = scores_of<T>(stage);
+  const T *codewords = static_cast<const T *>(stage.rows);
+  const int64_t some = some_rows(n_sums);
+  T *own = score_memory<T>(stage, some * n_sums, scratch);
+  Candidates<T> candidates(n_sums, size, scratch);
+  for (int64_t first = 0; first < choice.n; first += some) {
+    int64_t m = choice.n - first < some ? choice.n - first : some;
+    score_rows(stage, m * n_sums, rest + first * n_sums * d, own, size);
+    for (int64_t r = 0; r < m; r++) {
+      const int64_t i = first + r;
+      candidates.scores = own + r * n_sums * size;
+      for (int64_t s = 0; s < n_sums; s++)
+        candidates.template add<false>(s, candidates.scores + s * size, nullptr,
+                                       cost_of<T>(choice, i, s));
+      candidates.find(choice, i, stage.n_codewords, [=](int64_t s, int64_t code) {
+        return squared_distance(rest + (i * n_sums + s) * d, codewords + code * d, d);
+      });
+    }
   }
 }
 
@@ -268,6 +441,128 @@ void advance(const Stage &stage, int64_t n, int64_t n_sums, int64_t width,
     }
 }
 
+// The number of codes with which two sums begin alike, at most n.
+SKVQ_INLINE int64_t shared(const int32_t *a, const int32_t *b, int64_t n) {
+  int64_t k = 0;
+  while (k < n && a[k] == b[k]) k++;
+  return k;
+}
+
+template <class T, bool is_sum>
+SKVQ_INLINE void combine(const T *a, const T *b, T *to, int64_t n) {
+  int64_t k = 0;
+  for (; k + lanes<T> <= n; k += lanes<T>)
+    store(to + k, is_sum ? load(a + k) + load(b + k) : load(a + k) - load(b + k));
+  for (; k < n; k++) to[k] = is_sum ? a[k] + b[k] : a[k] - b[k];
+}
+
+// Writes what is left of a row by the first `end` codes of a path, from one on; one
+// after the other, each in d numbers.  Returns the last.
+template <class T>
+SKVQ_INLINE const T *leave(const PartialSums &paths, int64_t i, const int32_t *path,
+                           int64_t begin, int64_t end, int d, T *left) {
+  const T *from = static_cast<const T *>(paths.x) + i * d;
+  if (begin) from = left + (begin - 1) * d;
+  for (int64_t o = begin; o < end; o++) {
+    const T *codewords = static_cast<const T *>(paths.rows[o]);
+    combine<T, false>(from, codewords + path[o] * int64_t(d), left + o * d, d);
+    from = left + o * d;
+  }
+  return from;
+}
+
+// The products of a path's codeword of one table with those of the next table.
+template <class T>
+SKVQ_INLINE const T *products_of(const PartialSums &paths, const int32_t *path,
+                                 int64_t o, int64_t size) {
+  return static_cast<const T *>(paths.products[o]) + path[o] * size;
+}
+
+// Asks for what a path is about to look up: it is far apart.
+template <class T>
+SKVQ_INLINE void prefetch(const PartialSums &paths, const int32_t *path, int64_t begin,
+                          int64_t size) {
+  for (int64_t o = begin; o < paths.n_tables; o++) {
+    const T *products = products_of<T>(paths, path, o, size);
+    for (int64_t k = 0; k < size; k += 64 / int64_t(sizeof(T)))
+      __builtin_prefetch(products + k);
+  }
+}
+
+// Rows whose scores are made at a time, for all of their sums.
+constexpr int64_t kScoredRows = 4 * kResiduals;
+// Sums ahead whose products are asked for.
+constexpr int64_t kAhead = 8;
+
+template <class T>
+void look_up(const Stage &stage, const Choice &choice, const PartialSums &paths,
+             Scratch scratch) {
+  const int d = stage.d;
+  const int64_t n_sums = choice.n_sums, size = scores_of<T>(stage), j = paths.n_tables;
+  const T *codewords = static_cast<const T *>(stage.rows);
+  T *own = score_memory<T>(stage, kScoredRows, scratch);
+  T *sums = scratch.take<T>(n_sums * size), *rest = scratch.take<T>(kScoredRows * d);
+  T *levels = scratch.take<T>(j * size), *left = scratch.take<T>(j * d);
+  int64_t common[kScoredRows];
+  Candidates<T> candidates(n_sums, size, scratch);
+  candidates.scores = sums;
+  for (int64_t first = 0; first < choice.n; first += kScoredRows) {
+    int64_t m = choice.n - first < kScoredRows ? choice.n - first : kScoredRows;
+    // What the first codes leave, with which all sums of a row begin.
+    for (int64_t r = 0; r < m; r++) {
+      const int32_t *path = paths.codes + (first + r) * n_sums * j;
+      common[r] = shared(path, path + (n_sums - 1) * j, j);
+      memcpy(rest + r * d, leave(paths, first + r, path, 0, common[r], d, left),
+             d * sizeof(T));
+    }
+    score_rows(stage, m, rest, own, size);
+    const int32_t *end = paths.codes + (first + m) * n_sums * j;
+    for (int64_t r = 0; r < m; r++) {
+      const int64_t i = first + r;
+      const int32_t *codes = paths.codes + i * n_sums * j, *path = codes;
+      for (int64_t s = 0; s < n_sums; s++, path += j) {
+        const int32_t *later = path + kAhead * j;
+        if (later < end)
+          prefetch<T>(paths, later, shared(later - j, later, j - 1), size);
+        const T *from = own + r * size;
+        int64_t o = s ? shared(path - j, path, j - 1) : common[r];
+        if (o > common[r]) from = levels + (o - 1) * size;
+        for (; o < j - 1; o++) {
+          combine<T, true>(from, products_of<T>(paths, path, o, size),
+                           levels + o * size, size);
+          from = levels + o * size;
+        }
+        T cost = cost_of<T>(choice, i, s);
+        if (common[r] == j)
+          candidates.template add<false>(s, from, nullptr, cost);
+        else
+          candidates.template add<true>(s, from, products_of<T>(paths, path, o, size),
+                                        cost);
+      }
+      candidates.find(choice, i, stage.n_codewords, [&](int64_t s, int64_t code) {
+        const T *rest = leave(paths, i, codes + s * j, 0, j, d, left);
+        return squared_distance(rest, codewords + code * d, d);
+      });
+    }
+  }
+}
+
+template <class T>
+void errors(const PartialSums &paths, int64_t n, int64_t n_sums, int d, double *norms,
+            Scratch scratch) {
+  const int64_t last = paths.n_tables - 1;
+  T *left = scratch.take<T>(paths.n_tables * d);
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t s = 0; s < n_sums; s++) {
+      const int32_t *path = paths.codes + (i * n_sums + s) * paths.n_tables;
+      int64_t begin = s ? shared(path, path - paths.n_tables, last) : 0;
+      const T *rest = leave(paths, i, path, begin, last, d, left), *codeword = nullptr;
+      if (last >= 0)
+        codeword = static_cast<const T *>(paths.rows[last]) + path[last] * int64_t(d);
+      norms[s * n + i] = squared_distance(rest, codeword, d);
+    }
+}
+
 }  // namespace
 
 // Codewords of a panel of this type, as they are to be packed.
@@ -275,26 +570,64 @@ SKVQ_API int32_t skvq_panel(int32_t is_double) {
   return is_double ? panel_width<double> : panel_width<float>;
 }
 
-SKVQ_API int64_t skvq_choose_scratch(const Stage *stage, int64_t n_sums) {
-  int32_t is_double = stage->type == kFloat64;
-  int64_t size = stage->n_panels * skvq_panel(is_double) * n_sums;
-  int64_t some_rows = 1 + (4 * kResiduals - 1) / n_sums;
-  return size * (some_rows * (is_double ? 8 : 4) + 16) + 2 * 64;
+// Numbers that the products of a codeword with those of a table are padded to.
+SKVQ_API int32_t skvq_unit(int32_t is_double) {
+  return is_double ? unit<double> : unit<float>;
 }
 
-// Finds the best of a row's n_sums partial sums, continued by a codeword each.
-SKVQ_API void skvq_choose(const Stage *stage, int64_t n, int64_t n_sums,
-                          const void *rest, const void *costs, int64_t width,
-                          int64_t *parent, int64_t *code, void *scores, void *scratch) {
+// Bytes for a choice with so many sums of so many codes; of none, by their residuals.
+SKVQ_API int64_t skvq_choose_scratch(const Stage *stage, int64_t n_sums,
+                                     int64_t n_tables) {
+  bool is_double = stage->type == kFloat64;
+  int64_t size = is_double ? scores_of<double>(*stage) : scores_of<float>(*stage);
+  int64_t rows = kScoredRows + some_rows(n_sums) * n_sums + n_sums + n_tables;
+  int64_t numbers = rows * size + (n_tables + kScoredRows) * stage->d;
+  return numbers * (is_double ? 8 : 4) + 8 * 64 +
+         (is_double ? Candidates<double>::bytes(n_sums, size)
+                    : Candidates<float>::bytes(n_sums, size));
+}
+
+// Finds the best of each row's partial sums, continued by a codeword each, from what
+// they have left of the rows, (n, n_sums, d).
+SKVQ_API void skvq_choose(const Stage *stage, const Choice *choice, const void *rest,
+                          void *scratch) {
   FloatMode mode;
   if (stage->type == kFloat64)
-    choose(*stage, n, n_sums, static_cast<const double *>(rest),
-           static_cast<const double *>(costs), width, parent, code,
-           static_cast<double *>(scores), Scratch(scratch));
+    choose(*stage, *choice, static_cast<const double *>(rest), Scratch(scratch));
   else
-    choose(*stage, n, n_sums, static_cast<const float *>(rest),
-           static_cast<const float *>(costs), width, parent, code,
-           static_cast<float *>(scores), Scratch(scratch));
+    choose(*stage, *choice, static_cast<const float *>(rest), Scratch(scratch));
+}
+
+// Finds them by look-up.
+SKVQ_API void skvq_look_up(const Stage *stage, const Choice *choice,
+                           const PartialSums *paths, void *scratch) {
+  FloatMode mode;
+  if (stage->type == kFloat64)
+    look_up<double>(*stage, *choice, *paths, Scratch(scratch));
+  else
+    look_up<float>(*stage, *choice, *paths, Scratch(scratch));
+}
+
+// Writes the squared norms (n_sums, n) of what sums leave of rows.
+SKVQ_API void skvq_errors(const Stage *stage, int64_t n, int64_t n_sums,
+                          const PartialSums *paths, double *norms, void *scratch) {
+  FloatMode mode;
+  if (stage->type == kFloat64)
+    errors<double>(*paths, n, n_sums, stage->d, norms, Scratch(scratch));
+  else
+    errors<float>(*paths, n, n_sums, stage->d, norms, Scratch(scratch));
+}
+
+// Writes the codes (n, width, n_tables + 1) of the chosen sums.
+SKVQ_API void skvq_extend(int64_t n, int64_t n_sums, int64_t n_tables, int64_t width,
+                          const int32_t *codes, const int64_t *parent,
+                          const int64_t *code, int32_t *to) {
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t j = i * width; j < (i + 1) * width; j++) {
+      const int32_t *from = codes + (i * n_sums + parent[j]) * n_tables;
+      for (int64_t o = 0; o < n_tables; o++) *to++ = from[o];
+      *to++ = int32_t(code[j]);
+    }
 }
 
 // Writes the scores of all codewords of a table for rows, (n, padded size), `apart`

@@ -172,6 +172,8 @@ SKVQ_INLINE V least(const V *v) {
 
 template <class T>
 constexpr T infinity = T(__builtin_inf());
+template <class T>
+constexpr T largest = sizeof(T) == 4 ? T(__FLT_MAX__) : T(__DBL_MAX__);
 
 // The squared distance of a vector from another, or from zero, in float64, times the
 // square of a scale, which keeps it within range; in eight sums, whatever the registers.

@@ -36,7 +36,7 @@ _MIN_GOOD_ROWS = 512
 _MAX_TILE_ROWS = 1024
 # Numbers of the residuals of a tile, where no scores of them all are kept, and
 # multiply-adds of one of its stages: an interrupt waits for it.
-_TILE_NUMBERS, _TILE_WORK = 2**17, 2**28
+_TILE_NUMBERS, _TILE_WORK = 2**19, 2**28
 # Numbers of rows whose errors are computed from what was given.
 _EXACT_ELEMENTS = 2**15
 
@@ -114,6 +114,7 @@ class Search:
         )
         self.most_sums = max([n_sums, *(stage.width for stage in self.stages)])
         self.most_scores = most
+        self.products: Any = None  # what a backend looks up
         # Residuals may reach the sum of all that is subtracted; squares must be finite.
         self.width = d = codebooks[0].shape[1]
         reach = math.sqrt(float(np.finfo(dtype).max) / (16 * max(1, d)))
@@ -124,7 +125,9 @@ class Search:
     def tile_rows(self, n_rows: int, be: Backend = CAREFUL) -> int:
         """Return how many rows a thread of the host takes at a time."""
         if be.is_compiled:
-            most = min(_TILE_NUMBERS // (self.most_sums * self.width), 8192)
+            # Residuals of the sums, or their codes.
+            size = self.width if self.products is None else len(self.stages)
+            most = min(_TILE_NUMBERS // (self.most_sums * size), 8192)
             most = max(1, min(max(16, most), _TILE_WORK // int(self.most_work)))
             return even_chunk(n_rows, most, self.work)
         good = min(
@@ -218,7 +221,10 @@ def _prepared(be: Backend, tables, n_sums, n_begun, options, dtype) -> tuple:
             (be.send(rows), None if bias is None else be.send(bias))
             for rows, bias in zip(search.begun, search.begun_biases, strict=True)
         ]
-        return search, (begun, [be.sent(stage, "stage") for stage in search.stages])
+        stages = [be.sent(stage, "stage") for stage in search.stages]
+        if n_sums == 1 and not begun:
+            search.products = be.products(search, stages, tables)
+        return search, (begun, stages)
 
     if options.biases is not None or options.stage_weights is not None:
         return make()
