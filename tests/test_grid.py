@@ -29,7 +29,6 @@ from skvq.learning.scalar import (
     uniform_reach,
 )
 from skvq.nearest import tile_rows
-from skvq.nearest.backends import host_levels
 
 
 def gaussian(n_samples, n_features=1, seed=0, dtype=np.float32):
@@ -430,30 +429,6 @@ def test_levels_are_found(kind, dtype, two_threads):
         for edge, x in zip(edges, X.T, strict=True)
     ]
     assert_array_equal(levels.encode(X), np.stack(expected, axis=1))
-
-
-def test_all_three_searches_are_used(monkeypatch):
-    used = []
-    for name in ("_count_edges", "_search_edges"):
-        original = getattr(host_levels, name)
-
-        def spy(*args, name=name, original=original):
-            used.append(name)
-            return original(*args)
-
-        monkeypatch.setattr(host_levels, name, spy)
-    original = host_levels._EdgeIndex.worker
-    monkeypatch.setattr(
-        host_levels._EdgeIndex,
-        "worker",
-        lambda *a: used.append("index") or original(*a),
-    )
-    x = gaussian(300)
-    Levels([np.arange(4.0)]).encode(x)
-    Levels([np.arange(100.0)]).encode(x)
-    Levels([np.arange(100.0)]).encode(x[:10])
-    Levels([np.append(np.arange(100) * 1e-9, 1e9)]).encode(x)
-    assert used == ["_count_edges", "index", "_search_edges", "_search_edges"]
 
 
 def test_what_levels_are_made_ready_for_is_kept_and_not_pickled():

@@ -875,7 +875,7 @@ def equal_cells(X, cells: EqualCells, dtype=np.intp):
     >>> equal_cells(np.array([[1.0, 0.4], [9.0, 0.5]]), cells).tolist()
     [[1, 0], [3, 1]]
     """
-    be = backend_of(X)
+    be = engine_of(X)
     X = be.matrix(X, "X")
     _check_columns(X, len(cells.sizes))
     return be.equal_cells(X, cells, be.code_dtype(dtype))
@@ -938,7 +938,7 @@ def cells_between(X, edges: Columns | Sequence, dtype=np.intp):
     >>> cells_between(np.array([[1.0, 0.4], [9.0, 0.5]]), edges).tolist()
     [[1, 0], [2, 1]]
     """
-    be, edges = backend_of(X), as_columns(edges)
+    be, edges = engine_of(X), as_columns(edges)
     X = be.matrix(X, "X")
     _check_columns(X, len(edges))
     return _levels.cells_between(be, X, edges, be.code_dtype(dtype))

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "../../skvq/nearest/native/beam.cc"
+#include "../../skvq/nearest/native/cells.cc"
 #include "../../skvq/nearest/native/improve.cc"
 #include "../../skvq/nearest/native/search.cc"
 #include "../../skvq/nearest/native/sums.cc"
@@ -329,10 +330,56 @@ void run_all() {
   run_beam<T>(9, 32, 256, 64, 32);
 }
 
+// Rows of three columns, by edges -60, -59, ... 60 of each, and by 121 equal cells.
+template <class T>
+void run_cells(int64_t n, bool has_buckets) {
+  constexpr int d = 3, size = 121, period = d * 16;
+  Generator g = {1812433253u + uint64_t(n)};
+  T edges[size * period], start[period], per_unit[period], last[period];
+  double low[period], width[period], sizes[period], top[period];
+  int32_t buckets[d * size];
+  int64_t begin[d] = {0, size + 1, 2 * (size + 1)}, first[d] = {0, size, 2 * size};
+  for (int at = 0; at < period; at++) {
+    start[at] = low[at] = -60;
+    per_unit[at] = 1;
+    last[at] = top[at] = size - 1;
+    width[at] = sizes[at] = size;
+    for (int e = 0; e < size; e++) edges[e * period + at] = T(e - 60);
+  }
+  for (int at = 0; has_buckets && at < d * size; at++) buckets[at] = at % size;
+  for (int at = 0; has_buckets && at < d * (size + 1); at++)
+    edges[at] = at % (size + 1) < size ? T(at % (size + 1) - 60) : T(__builtin_nan(""));
+  Edges cut = {type_of<T>, period, size,    edges, begin, start, per_unit, last,
+               has_buckets ? buckets : nullptr,    first, 1};
+  EqualCells equal = {type_of<T>, period, start, per_unit, last,
+                      1e-4,       low,    width, sizes,    top};
+  T *x = numbers<T>(g, n * d);
+  for (int64_t i = 0; i < n * d; i++) x[i] /= 8;
+  Rows rows = {reinterpret_cast<char *>(x), n, d * int64_t(sizeof(T)), sizeof(T),
+               type_of<T>, d};
+  uint16_t *codes = zeros<uint16_t>(2 * n * d);
+  char *scratch = zeros<char>(skvq_cells_scratch(period));
+  skvq_cells_between(&cut, &rows, codes, 2, scratch);
+  skvq_equal_cells(&equal, &rows, codes + n * d, 2, scratch);
+  Hash hash;
+  hash.add(codes, 4 * n * d);
+  printf("cells %d n=%d buckets=%d: %016llx\n", int(sizeof(T)), int(n),
+         int(has_buckets), (unsigned long long)hash.value);
+  free(x);
+  free(codes);
+  free(scratch);
+}
+
 }  // namespace
 
 int main() {
   run_all<float>();
   run_all<double>();
+  const int64_t counts[] = {0, 1, 5, 37, 20000};
+  for (int64_t n : counts)
+    for (int has_buckets = 0; has_buckets < 2; has_buckets++) {
+      run_cells<float>(n, has_buckets);
+      run_cells<double>(n, has_buckets);
+    }
   return 0;
 }

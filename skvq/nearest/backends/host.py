@@ -512,13 +512,9 @@ class NumpyBackend(Backend):
 
     # -- cells of scalar levels ------------------------------------------------------
 
-    def equal_cells(self, X, cells, dtype):
-        """Return the cells (n_rows, n_columns) of floating X in equal cells."""
-        return host_levels.equal_cells(X, cells, dtype)
-
     def edges(self, edges):
         """Return edges of columns, each ascending, as `cells_between` takes them."""
-        return host_levels.Edges(edges)
+        return edges
 
     def cells_between(self, X, edges, dtype):
         """Return how many edges of its column each value of floating X has reached."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from skvq.nearest.backends import native_scan
+from skvq.nearest.backends import native_levels, native_scan
 from skvq.nearest.backends.base import DOUBTFUL, Sums
 from skvq.nearest.backends.host import NumpyBackend, doubtful
 from skvq.nearest.backends.native_trellis import NativeTrellisSearch
@@ -183,6 +183,7 @@ class NativeBackend(NumpyBackend):
         ):
             function = getattr(library, f"skvq_{name}")
             function.restype, function.argtypes = result, arguments
+        native_levels.declare(library)
         native_scan.declare(library)
         self.group = library.skvq_group()
 
@@ -370,6 +371,11 @@ class NativeBackend(NumpyBackend):
         )
 
     @staticmethod
+    def type(dtype: np.dtype) -> int:
+        """Return the library's number of a type."""
+        return _TYPES[dtype.name]
+
+    @staticmethod
     def rows(x: np.ndarray) -> tuple[_Rows, np.ndarray]:
         """Return rows as the library takes them, and the array that must stay."""
         if x.dtype == np.bool_:
@@ -486,6 +492,24 @@ class NativeBackend(NumpyBackend):
     def trellis_search(self, form):
         """Return what finds paths through a trellis."""
         return NativeTrellisSearch(self.library, form)
+
+    # -- cells of scalar levels ------------------------------------------------------
+
+    def equal_cells(self, X, cells, dtype):
+        """Return the cells (n_rows, n_columns) of floating X in equal cells."""
+        found = native_levels.equal_cells(self, X, cells, dtype)
+        return super().equal_cells(X, cells, dtype) if found is None else found
+
+    def edges(self, edges):
+        """Return edges of columns, each ascending, as `cells_between` takes them."""
+        is_wide = edges[0].itemsize > 8
+        return super().edges(edges) if is_wide else native_levels.Edges(self, edges)
+
+    def cells_between(self, X, edges, dtype):
+        """Return how many edges of its column each value of floating X has reached."""
+        if X.itemsize > 8:
+            return super().cells_between(X, edges, dtype)
+        return native_levels.cells_between(self, X, edges, dtype)
 
     # -- packed codes ----------------------------------------------------------------
 
