@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "../../skvq/nearest/native/beam.cc"
+#include "../../skvq/nearest/native/bits.cc"
 #include "../../skvq/nearest/native/cells.cc"
 #include "../../skvq/nearest/native/improve.cc"
 #include "../../skvq/nearest/native/search.cc"
@@ -370,6 +371,28 @@ void run_cells(int64_t n, bool has_buckets) {
   free(scratch);
 }
 
+// Words of 0 to 32 bits, packed and unpacked.
+void run_bits(int64_t n, bool is_aligned) {
+  constexpr int64_t m = 7;
+  const int32_t widths[m] = {5, 0, 32, 8, 1, 13, 17};  // 76 bits
+  Generator g = {2654435769u + uint64_t(n)};
+  uint32_t *words = zeros<uint32_t>(n * m), *found = zeros<uint32_t>(n * m);
+  for (int64_t i = 0; i < n * m; i++)
+    words[i] = uint32_t(g.next() & ((uint64_t(1) << widths[i % m]) - 1));
+  const int64_t row = is_aligned ? 10 : (n * 76 + 7) / 8;
+  uint8_t *packed = zeros<uint8_t>(is_aligned ? n * row : row);
+  skvq_pack_words(reinterpret_cast<char *>(words), n, m, m * 4, 4, 4, widths, is_aligned,
+                  packed);
+  skvq_unpack_words(packed, n, m, row, row, 4, widths, is_aligned, found);
+  Hash hash;
+  hash.add(packed, is_aligned ? n * row : row);
+  printf("bits n=%d aligned=%d: %d %016llx\n", int(n), int(is_aligned),
+         memcmp(words, found, size_t(n * m * 4)), (unsigned long long)hash.value);
+  free(words);
+  free(found);
+  free(packed);
+}
+
 }  // namespace
 
 int main() {
@@ -381,5 +404,9 @@ int main() {
       run_cells<float>(n, has_buckets);
       run_cells<double>(n, has_buckets);
     }
+  for (int64_t n = 0; n < 20; n++) {
+    run_bits(n, false);
+    run_bits(n, true);
+  }
   return 0;
 }

@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from threadpoolctl import threadpool_limits
 
+from skvq.codes import pack, unpack
 from skvq.nearest import (
     Columns,
     EqualCells,
@@ -472,3 +473,54 @@ def test_cells_at_the_ends_of_the_dtype():
         for size in (3, 60):
             edges = [np.linspace(low / 2, high / 2, size)] * 2
             assert_array_equal(cells_between(X, edges), reached(X, edges))
+
+
+# -- packed codes ----------------------------------------------------------------------
+
+
+def packed_plainly(codes, sizes, row_aligned):
+    """The bits as text, then as bytes."""
+    widths = [(size - 1).bit_length() for size in sizes]
+    rows = []
+    for row in codes.tolist():
+        pairs = zip(row, widths, strict=True)
+        rows.append("".join(f"{code:0{width}b}" for code, width in pairs if width))
+    if not row_aligned:
+        rows = ["".join(rows)]
+    text = "".join(row + "0" * (-len(row) % 8) for row in rows)
+    return [int(text[i : i + 8], 2) for i in range(0, len(text), 8)]
+
+
+@pytest.mark.parametrize("row_aligned", [True, False])
+@pytest.mark.parametrize("most", [2, 300, 2**16, 2**32])
+def test_packed_codes(row_aligned, most):
+    rng = np.random.default_rng(most)
+    for m in (1, 2, 3, 8, 40):
+        bits = rng.integers(0, most.bit_length(), size=m)
+        sizes = [*(1 + rng.integers(0, 2**bits)).tolist()[1:], most]
+        codes = np.stack([rng.integers(0, size, 100) for size in sizes], axis=1)
+        for n in N_ROWS:
+            expected = packed_plainly(codes[:n], sizes, row_aligned)
+            packed = pack(codes[:n], sizes, row_aligned=row_aligned)
+            assert_array_equal(packed.ravel(), expected)
+            found = unpack(packed, sizes, row_aligned=row_aligned, n_samples=n)
+            assert_array_equal(found, codes[:n])
+        for name, given in strided(codes):
+            if not name.startswith("repeated"):
+                packed = pack(given, sizes, row_aligned=row_aligned)
+                assert_array_equal(packed.ravel(), expected, name)
+
+
+@pytest.mark.parametrize("dtype", "u1 i1 u2 i2 u4 i4 u8 i8 >u2 >i8".split())
+def test_packed_codes_of_all_types(dtype):
+    rng = np.random.default_rng(0)
+    sizes = (120, 1, 5, 100, 2)
+    codes = np.stack([rng.integers(0, size, 60) for size in sizes], axis=1)
+    for method in ("columns", "radix"):
+        with using("numpy"):
+            expected = pack(codes, sizes, method=method)
+        found = pack(codes.astype(dtype), sizes, method=method)
+        assert_array_equal(found, expected)
+        for name, given in strided(found):
+            if not name.startswith("repeated"):
+                assert_array_equal(unpack(given, sizes, method=method), codes, name)

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.sparse import csc_array
 
 from skvq._checks import check_unmasked
-from skvq.nearest.backends import host_levels, host_scan, products
+from skvq.nearest.backends import host_bits, host_levels, host_scan, products
 from skvq.nearest.backends.arrays import to_host
 from skvq.nearest.backends.base import (
     DOUBTFUL,
@@ -509,6 +509,24 @@ class NumpyBackend(Backend):
             the order of the best is the scanner's own affair.
         """
         return partial(partial, host_scan.scan_rows, codes, tables)
+
+    def pack_words(self, words, widths, row_aligned):
+        """Return words as bytes, each in so many bits, the highest bits first.
+
+        Parameters
+        ----------
+        words : ndarray of int, shape (n_rows, n_words)
+            Not negative, and no longer than their widths.
+        widths : sequence of int
+            Bits of the words of each column, up to 32.
+        row_aligned : bool
+            Whether a row begins with a byte of its own.
+        """
+        return host_bits.pack_words(words, widths, row_aligned)
+
+    def unpack_words(self, packed, n_rows, widths, row_aligned, dtype):
+        """Return the words (n_rows, n_words) that were packed, in an unsigned dtype."""
+        return host_bits.unpack_words(packed, n_rows, widths, row_aligned, dtype)
 
     # -- cells of scalar levels ------------------------------------------------------
 

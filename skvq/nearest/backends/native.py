@@ -169,6 +169,16 @@ class NativeBackend(NumpyBackend):
             ),
             ("advance", None, [pointer, integer, integer, integer, *[pointer] * 5]),
             ("scores", None, [pointer, integer, pointer, pointer, integer]),
+            (
+                "pack_words",
+                None,
+                [pointer, *[integer] * 5, pointer, integer, pointer],
+            ),
+            (
+                "unpack_words",
+                None,
+                [pointer, *[integer] * 5, pointer, integer, pointer],
+            ),
             ("padding", ctypes.c_int32, [ctypes.c_int32]),
             (
                 "improve",
@@ -518,6 +528,44 @@ class NativeBackend(NumpyBackend):
         if native_scan.takes(codes):
             return native_scan.Scanner(self.library, codes, tables)
         return super().scanner(codes, tables)
+
+    def pack_words(self, words, widths, row_aligned):
+        """Return words as bytes, each in so many bits, the highest bits first."""
+        if not words.dtype.isnative:
+            words = words.astype(words.dtype.newbyteorder("="))
+        (n, m), n_bits = words.shape, sum(widths)
+        widths = np.array(widths, np.int32)
+        shape = (n, -(-n_bits // 8)) if row_aligned else (-(-n * n_bits // 8),)
+        packed = np.empty(shape, np.uint8)
+        self.library.skvq_pack_words(
+            words.ctypes.data,
+            n,
+            m,
+            *words.strides,
+            words.itemsize,
+            widths.ctypes.data,
+            row_aligned,
+            packed.ctypes.data,
+        )
+        return packed
+
+    def unpack_words(self, packed, n_rows, widths, row_aligned, dtype):
+        """Return the words (n_rows, n_words) that were packed, in an unsigned dtype."""
+        if packed.strides[-1] != 1:
+            packed = np.ascontiguousarray(packed)
+        widths = np.array(widths, np.int32)
+        words = np.empty((n_rows, len(widths)), dtype)
+        self.library.skvq_unpack_words(
+            packed.ctypes.data,
+            *words.shape,
+            packed.strides[0],
+            packed.shape[-1],
+            words.itemsize,
+            widths.ctypes.data,
+            row_aligned,
+            words.ctypes.data,
+        )
+        return words
 
     # -- sums of rows ----------------------------------------------------------------
 
