@@ -15,6 +15,7 @@
 #include "../../skvq/nearest/native/search.cc"
 #include "../../skvq/nearest/native/sums.cc"
 #include "../../skvq/nearest/native/trellis.cc"
+#include "../../skvq/nearest/native/units.cc"
 
 namespace {
 
@@ -393,6 +394,23 @@ void run_bits(int64_t n, bool is_aligned) {
   free(packed);
 }
 
+template <class T>
+void run_units(int64_t n, int d) {
+  Generator g = {1013904223u + uint64_t(n * 31 + d)};
+  T *x = numbers<T>(g, n * d), *units = zeros<T>(n * d);
+  char *scratch = zeros<char>(skvq_unit_rows_scratch(d));
+  Rows rows = {reinterpret_cast<char *>(x), n, d * int64_t(sizeof(T)), sizeof(T),
+               type_of<T>, d};
+  skvq_unit_rows(&rows, sizeof(T) == 8, units, scratch);
+  Hash hash;
+  hash.add(units, n * d * int64_t(sizeof(T)));
+  printf("units %d n=%d d=%d: %016llx\n", int(sizeof(T)), int(n), d,
+         (unsigned long long)hash.value);
+  free(x);
+  free(units);
+  free(scratch);
+}
+
 }  // namespace
 
 int main() {
@@ -404,6 +422,10 @@ int main() {
       run_cells<float>(n, has_buckets);
       run_cells<double>(n, has_buckets);
     }
+  for (int d = 1; d < 40; d++) {
+    run_units<float>(17, d);
+    run_units<double>(17, d);
+  }
   for (int64_t n = 0; n < 20; n++) {
     run_bits(n, false);
     run_bits(n, true);

@@ -17,6 +17,7 @@ from skvq.nearest import (
     Tables,
     accumulate,
     cells_between,
+    engine_of,
     equal_cells,
     improve_sums,
     native,
@@ -99,6 +100,32 @@ def test_other_products(metric, d):
         codes, found = nearest(X[:n], table, metric)
         assert_allclose(found, D[:n].min(axis=1), rtol=1e-4, atol=1e-5)
         assert_allclose(found, D[np.arange(n), codes], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_unit_rows(dtype):
+    rng = np.random.default_rng(0)
+    ends = np.finfo(dtype)
+    for d in WIDTHS:
+        X = rng.normal(size=(100, d))
+        X[X == 0] = 1
+        X /= np.abs(X).max(axis=1, keepdims=True)
+        # Squares overflow or vanish; the last row is of denormals, but for one column.
+        magnitudes = np.ldexp(1.0, rng.integers(ends.minexp, ends.maxexp - 1, (100, 1)))
+        X = (X * magnitudes).astype(dtype)
+        X[-1] = 0
+        X[-1, 0] = ends.smallest_subnormal
+        exact = X / np.abs(X).max(axis=1, keepdims=True).astype(np.longdouble)
+        exact /= np.sqrt((exact * exact).sum(axis=1, keepdims=True))
+        for n in N_ROWS:
+            units = engine_of(X).unit_rows(X[:n])
+            assert units.dtype == dtype
+            assert_allclose(units, exact[:n], rtol=2 * ends.eps, atol=ends.tiny)
+        for name, given in strided(X[:40]):
+            found = engine_of(X).unit_rows(given)
+            assert_array_equal(found, engine_of(X).unit_rows(np.array(given)), name)
+    zeros = np.zeros((2, 3), dtype)
+    assert np.isnan(engine_of(X).unit_rows(zeros)).all()
 
 
 @pytest.mark.parametrize("widths", [[1], [1, 1, 1], [2, 2], [3, 5, 4], [8, 8], [16, 1]])

@@ -158,6 +158,8 @@ class NativeBackend(NumpyBackend):
             ),
             ("search", integer, [pointer] * 4),
             ("search_scratch", integer, [pointer]),
+            ("unit_rows", None, [pointer, integer, pointer, pointer]),
+            ("unit_rows_scratch", integer, [integer]),
             ("sums", None, [pointer] * 6),
             ("sums_scratch", integer, [integer]),
             ("panel", ctypes.c_int32, [ctypes.c_int32]),
@@ -416,7 +418,7 @@ class NativeBackend(NumpyBackend):
     def nearest_rows(self, x, form, metric, dtype, distances):
         """Return codes and state of a tile of rows, and distances if asked for."""
         if metric == "cosine":
-            x = self.unit_rows(self.cast(x, dtype))
+            x = self._unit_rows(x, scratch("unit rows", x.shape, dtype))
         here = distances and metric != "inner_product" and form.scale == 1.0
         codes, state, found, _ = self._search(x, form.packed, np.intp, here)
         code = codes[:, 0]
@@ -430,6 +432,22 @@ class NativeBackend(NumpyBackend):
                 place = place[code]
             found = self.distances_of(x, form, metric, place)
         return code, state[0], found
+
+    def unit_rows(self, x):
+        """Return rows divided by their norms; those of zeros become NaN."""
+        if x.dtype not in (np.float32, np.float64):
+            return super().unit_rows(x)
+        return self._unit_rows(x, np.empty(x.shape, x.dtype))
+
+    def _unit_rows(self, x, units: np.ndarray) -> np.ndarray:
+        rows, _kept = self.rows(x)
+        self.library.skvq_unit_rows(
+            ctypes.byref(rows),
+            units.dtype == np.float64,
+            units.ctypes.data,
+            self.memory(self.library.skvq_unit_rows_scratch(x.shape[1])),
+        )
+        return units
 
     def most_run_scores(self, n_codewords):
         """Return the most scores of a row in a run of subspaces: there is no limit."""
