@@ -520,6 +520,23 @@ class PublishedFSQ:
         return ((zhat * half + half) * self.basis).sum(axis=-1).astype(np.uint32)
 
 
+@pytest.mark.parametrize("size", [2, 3, 8, 255, 2000])
+@pytest.mark.parametrize("formula", ["corrected", "paper"])
+def test_fsq_codes_are_not_rounded_by_the_dtype(formula, size):
+    published = PublishedFSQ([size], corrected=formula == "corrected")
+    fsq = FiniteScalarQuantizer(size, formula=formula).fit(gaussian(3000, 1))
+    # Next to the borders, where tanh of float32 is not sure of the code.
+    codes = fsq.transform(np.linspace(-9, 9, 10**5)[:, None])[:, 0]
+    x = np.linspace(-9, 9, 10**5)[np.flatnonzero(np.diff(codes))]
+    x = (x[:, None] + np.linspace(0, 2e-4, 200)).astype(np.float32).ravel()[:, None]
+    bounded = published.bound(x.astype(np.float64))
+    clear = np.abs(bounded - np.floor(bounded) - 0.5) > 1e-12 * size
+    expected = np.clip(np.round(bounded) + size // 2, 0, size - 1)
+    assert clear.any()
+    assert_array_equal(fsq.transform(x)[clear], expected[clear])
+    assert_array_equal(fsq.transform(x), fsq.transform(x.astype(np.float64)))
+
+
 @pytest.mark.parametrize("levels", LEVEL_SETS, ids=str)
 @pytest.mark.parametrize("formula", ["corrected", "paper"])
 def test_fsq_is_the_published_one(levels, formula):

@@ -577,10 +577,6 @@ class NumpyBackend(Backend):
         """Return the products of the first 1, 2, ... entries of each row."""
         return np.cumprod(x, axis=1)
 
-    def repeated(self, row, n_rows):
-        """Return a row over and over: whole tiles are combined in one run, not many."""
-        return np.repeat(row[None], n_rows, axis=0)
-
 
 class _Rows(NamedTuple):
     """A tile of rows, in scratch memory."""
