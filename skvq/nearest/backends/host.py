@@ -530,6 +530,10 @@ class NumpyBackend(Backend):
 
     # -- cells of scalar levels ------------------------------------------------------
 
+    def equal_cells(self, X, cells, dtype):
+        """Return the cells (n_rows, n_columns) of floating X in equal cells."""
+        return host_levels.equal_cells(self, X, cells, dtype)
+
     def edges(self, edges):
         """Return edges of columns, each ascending, as `cells_between` takes them."""
         return edges

@@ -4,11 +4,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from skvq.nearest.backends import levels
 from skvq.nearest.backends.levels import tile_rows
 from skvq.nearest.threads import map_plain_tiles, scratch
 
 # What an element costs, in multiply-adds, for the choice of threads.
 _WORK = 40.0
+
+
+def equal_cells(be, X: np.ndarray, cells: levels.EqualCells, dtype) -> np.ndarray:
+    """Return the cells of X; see `Backend.equal_cells`."""
+    codes = np.empty(X.shape, dtype)
+
+    def work(begin: int, end: int) -> None:
+        codes[begin:end] = levels.equal_cells(be, X[begin:end], cells, dtype)
+
+    # It has some copies of a tile in memory.
+    tile = max(1, tile_rows(X.shape[1], len(X)) // 4)
+    map_plain_tiles(lambda: work, len(X), tile, _WORK * X.shape[1])
+    return codes
 
 
 def cells_between(X: np.ndarray, edges: Sequence[np.ndarray], dtype) -> np.ndarray:
