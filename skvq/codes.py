@@ -24,7 +24,7 @@ from scipy import sparse as sp
 
 from skvq._checks import check_unmasked
 from skvq._validation import followed_backend
-from skvq.nearest import Backend
+from skvq.nearest import Backend, engine_of
 
 __all__ = [
     "from_token_ids",
@@ -43,8 +43,8 @@ Order = Literal["C", "F"]
 # to 2**32 reach exactly 2**64 - 1.
 _LIMB_BITS = 32
 _MAX_SIZE = 2**_LIMB_BITS
-# Bits handled at a time, one byte each while loose: a tile that stays in cache.
-_TILE_BITS = 2**20
+# Words handled at a time: a tile that stays in cache, also with a byte for each bit.
+_TILE_WORDS = 2**16
 
 
 def smallest_dtype(size: int) -> np.dtype[Any]:
@@ -175,20 +175,19 @@ def pack(
            [1, 3, 4]], dtype=uint8)
     """
     sizes = _check_sizes(sizes)
-    layout = _layout(sizes, method)
+    widths = _widths(sizes, method)
     be, codes = _check_codes(codes, sizes)
-    n_bits = len(layout.keep)
+    n_bits = sum(widths)
     packed = np.empty(_packed_shape(len(codes), n_bits, row_aligned), dtype=np.uint8)
-    for rows in _tiles(len(codes), layout):
-        words = codes[rows]
-        if method == "radix":
-            words = _to_limbs(words, sizes, layout.n_words)
-        bits = np.unpackbits(_as_bytes(words, layout.word), axis=1)
-        bits = np.take(bits, layout.keep, axis=1)
-        if row_aligned:
-            packed[rows] = np.packbits(bits, axis=1)
-        else:  # a tile has a multiple of 8 rows, hence starts on a whole byte
-            packed[_stream_slice(rows, n_bits)] = np.packbits(bits)
+    if n_bits:
+        engine: Any = engine_of(codes)
+        for rows in _tiles(len(codes), len(widths)):
+            words = codes[rows]
+            if method == "radix":
+                words = _to_limbs(words, sizes, len(widths))
+            # A tile has a multiple of 8 rows, hence starts on a whole byte.
+            place = rows if row_aligned else _stream_slice(rows, n_bits)
+            packed[place] = engine.pack_words(words, widths, row_aligned)
     return _sent(be, packed)
 
 
@@ -246,24 +245,20 @@ def unpack(
     array([[0, 1]], dtype=uint8)
     """
     sizes = _check_sizes(sizes)
-    layout = _layout(sizes, method)
-    n_bits = len(layout.keep)
+    widths = _widths(sizes, method)
+    n_bits = sum(widths)
     be = followed_backend(packed)
     packed = be.to_host(packed)
     packed, n_samples = _check_packed(packed, n_bits, row_aligned, n_samples)
     if not n_bits:
         return _sent(be, np.zeros((n_samples, len(sizes)), dtype=np.uint8))
     codes = np.empty((n_samples, len(sizes)), dtype=smallest_dtype(max(sizes)))
-    for rows in _tiles(n_samples, layout):
+    engine: Any = engine_of(packed)
+    dtype = np.uint32 if method == "radix" else codes.dtype
+    for rows in _tiles(n_samples, len(widths)):
+        part = packed[rows if row_aligned else _stream_slice(rows, n_bits)]
         n_rows = rows.stop - rows.start
-        if row_aligned:
-            kept = np.unpackbits(packed[rows], axis=1)[:, :n_bits]
-        else:
-            stream = packed[_stream_slice(rows, n_bits)]
-            kept = np.unpackbits(stream, count=n_rows * n_bits)
-        bits = np.zeros((n_rows, layout.n_words * 8 * layout.word.itemsize), np.uint8)
-        bits[:, layout.keep] = kept.reshape(n_rows, n_bits)
-        words = np.packbits(bits, axis=1).view(layout.word)
+        words = engine.unpack_words(part, n_rows, widths, row_aligned, dtype)
         if method == "radix":
             words = _from_limbs(words, sizes, rows.start)
         else:
@@ -566,30 +561,17 @@ def _check_decoded(words: NDArray[Any], sizes: tuple[int, ...], start: int) -> N
                 )
 
 
-# Bit layout
+# Bits
 
 
-class _Layout(NamedTuple):
-    """How a row becomes bits: as words of whole bytes, of which some bits are kept."""
-
-    word: np.dtype[Any]  # big-endian, so that unpackbits sees the high bits first
-    n_words: int
-    keep: NDArray[np.intp]
-
-
-def _layout(sizes: tuple[int, ...], method: str) -> _Layout:
+def _widths(sizes: tuple[int, ...], method: str) -> list[int]:
+    """Return the bits of the words that a row is: its codes, or limbs of its id."""
     if method == "columns":
-        word = smallest_dtype(max(sizes)).newbyteorder(">")
-        ends = 8 * word.itemsize * np.arange(1, len(sizes) + 1)
-        kept = [
-            np.arange(end - (size - 1).bit_length(), end)
-            for end, size in zip(ends.tolist(), sizes, strict=True)
-        ]
-        return _Layout(word, len(sizes), np.concatenate(kept))
+        return [(size - 1).bit_length() for size in sizes]
     n_bits = _n_bits(sizes, method)
-    n_limbs = -(-n_bits // _LIMB_BITS)
-    end = n_limbs * _LIMB_BITS
-    return _Layout(np.dtype(">u4"), n_limbs, np.arange(end - n_bits, end))
+    n_rest = max(0, -(-n_bits // _LIMB_BITS) - 1)
+    highest = [n_bits - n_rest * _LIMB_BITS] if n_bits else []
+    return [*highest, *[_LIMB_BITS] * n_rest]
 
 
 def _n_bits(sizes: tuple[int, ...], method: str) -> int:
@@ -624,19 +606,14 @@ def _packed_shape(n_samples: int, n_bits: int, row_aligned: bool) -> tuple[int, 
     return (-(-n_samples * n_bits // 8),)
 
 
-def _tiles(n_samples: int, layout: _Layout) -> Iterator[slice]:
-    bits_per_row = max(1, 8 * layout.word.itemsize * layout.n_words)
-    n_rows = max(8, _TILE_BITS // bits_per_row // 8 * 8)
+def _tiles(n_samples: int, n_words: int) -> Iterator[slice]:
+    n_rows = max(8, _TILE_WORDS // n_words // 8 * 8)
     for start in range(0, n_samples, n_rows):
         yield slice(start, min(start + n_rows, n_samples))
 
 
 def _stream_slice(rows: slice, n_bits: int) -> slice:
     return slice(rows.start * n_bits // 8, -(-rows.stop * n_bits // 8))
-
-
-def _as_bytes(words: NDArray[Any], word: np.dtype[Any]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(words, dtype=word).view(np.uint8)
 
 
 # Mixed radix

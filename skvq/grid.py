@@ -1,8 +1,6 @@
 """Scalar schemes: each feature replaced by the level of its cell on the line."""
 
-from collections.abc import Callable
 from numbers import Integral
-from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -516,54 +514,40 @@ class _Tanh:
         else:
             self.scale = (levels - 1) * (1 + 1e-3) / 2
             self.shift = np.arctanh(self.offset / self.scale)
+        rows = zip(sizes, self.scale, self.shift, self.offset, strict=True)
+        self._edges = nearest.Columns([self._borders(*row) for row in rows])
 
-    def bounded(self, X):
-        """Return the bounded values of X, in its dtype."""
-        dtype = nearest.backend_of(X).numpy_dtype(X)
-        return self._over_tiles(X, dtype, lambda values: values)
+    @staticmethod
+    def _borders(size, scale, shift, offset):
+        """Return where the bounded value is halfway between two integers.
+
+        Only tanh(0) is met exactly; it belongs above, as half to even has it.
+        """
+        bounded = np.arange(1, size) - size // 2 - 0.5
+        # As printed, the range does not hold all of a thousand levels and more.
+        shares = np.clip((bounded + offset) / scale, -1, 1)
+        with np.errstate(divide="ignore"):
+            return np.arctanh(shares) - shift
 
     def encode(self, X):
         """Return the codes of X."""
-        be, sizes = nearest.backend_of(X), np.asarray(self.sizes)
-        dtype = be.code_dtype(smallest_dtype(max(self.sizes)))
-        half, last = self._rows_beside(X, sizes // 2, sizes - 1)
-        # From a thousand levels on, 1 + 1e-3 reaches beyond the last integer.
-        may_leave = max(self.sizes) > 500
+        return nearest.cells_between(X, self._edges, smallest_dtype(max(self.sizes)))
 
-        def cells(values):
-            n = values.shape[0]
-            values = be.xp.round(values)  # half to even
-            values += half(n)
-            if may_leave:
-                values = be.xp.maximum(values, be.xp.zeros_like(values))
-                values = be.xp.minimum(values, last(n))
-            return values
-
-        return self._over_tiles(X, dtype, cells)
-
-    def _over_tiles(self, X, dtype, finish: Callable[[Any], Any]):
-        """Bound tile after tile; join what `finish` makes of them."""
-        be, (n_rows, n_columns) = nearest.backend_of(X), X.shape
+    def bounded(self, X):
+        """Return the bounded values of X, in its dtype."""
+        be = nearest.backend_of(X)
+        dtype = be.numpy_dtype(X)
         rows = self.scale, self.shift, self.offset
-        scale, shift, offset = self._rows_beside(X, *rows)
+        scale, shift, offset = (be.send(row.astype(dtype)) for row in rows)
 
         def tile(cut: slice) -> tuple:
-            x = X[cut, :]
-            n = x.shape[0]
-            z = be.xp.tanh(x + shift(n))
-            z *= scale(n)
-            z -= offset(n)
-            return (finish(z),)
+            z = be.xp.tanh(X[cut, :] + shift)
+            z *= scale
+            z -= offset
+            return (z,)
 
-        plan, outputs = nearest.row_plan(n_columns), [((n_columns,), dtype)]
-        return be.over_rows(n_rows, plan, tile, outputs)[0]
-
-    def _rows_beside(self, X, *rows):
-        """Return functions that give rows to be combined with so many of X."""
-        be, (n_rows, n_columns) = nearest.backend_of(X), X.shape
-        dtype, most = be.numpy_dtype(X), nearest.tile_rows(n_columns, n_rows)
-        repeated = [be.repeated(row.astype(dtype), most) for row in rows]
-        return [lambda n, row=row: row[: min(n, row.shape[0]), :] for row in repeated]
+        plan, outputs = nearest.row_plan(X.shape[1]), [((X.shape[1],), dtype)]
+        return be.over_rows(X.shape[0], plan, tile, outputs)[0]
 
 
 class _Spread:

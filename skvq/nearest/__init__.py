@@ -884,7 +884,7 @@ def equal_cells(X, cells: EqualCells, dtype=np.intp):
     >>> equal_cells(np.array([[1.0, 0.4], [9.0, 0.5]]), cells).tolist()
     [[1, 0], [3, 1]]
     """
-    be = backend_of(X)
+    be = engine_of(X)
     X = be.matrix(X, "X")
     _check_columns(X, "X", len(cells.sizes))
     dtype = check_code_dtype(dtype, max(cells.sizes, default=1) - 1)
@@ -948,7 +948,7 @@ def cells_between(X, edges: Columns | Sequence, dtype=np.intp):
     >>> cells_between(np.array([[1.0, 0.4], [9.0, 0.5]]), edges).tolist()
     [[1, 0], [2, 1]]
     """
-    be, edges = backend_of(X), as_columns(edges, "edges")
+    be, edges = engine_of(X), as_columns(edges, "edges")
     X = be.matrix(X, "X")
     _check_columns(X, "X", len(edges))
     dtype = check_code_dtype(dtype, max(map(len, edges.arrays), default=0))

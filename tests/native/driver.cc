@@ -9,11 +9,14 @@
 #include <string.h>
 
 #include "../../skvq/nearest/native/beam.cc"
+#include "../../skvq/nearest/native/bits.cc"
 #include "../../skvq/nearest/native/bytes.h"
+#include "../../skvq/nearest/native/cells.cc"
 #include "../../skvq/nearest/native/improve.cc"
 #include "../../skvq/nearest/native/search.cc"
 #include "../../skvq/nearest/native/sums.cc"
 #include "../../skvq/nearest/native/trellis.cc"
+#include "../../skvq/nearest/native/units.cc"
 
 // Some names are those of other kernels.
 namespace scans {
@@ -395,7 +398,7 @@ void run_beam(int64_t n, int64_t n_sums, int64_t size, int d, int64_t width) {
   skvq_choose(&packed.stage, &asked.choice, rest, scratch);
   skvq_advance(&packed.stage, n, n_sums, width, rest, asked.parent, asked.code, next,
                norms);
-  skvq_move(sizeof(T) == 8, n * width, d, next, packed.rows, asked.code, 1);
+  skvq_move(type_of<T>, n * width, d, next, packed.rows, asked.code, 1);
   Hash hash;
   asked.add_to(hash);
   hash.add(next, n * width * d * int64_t(sizeof(T)));
@@ -615,10 +618,103 @@ void run_all() {
   run_look_up<T>(9, 256, 64, 32, 1e-6);
 }
 
+// Rows of three columns, by edges -60, -59, ... 60 of each, and by 121 equal cells.
+template <class T>
+void run_cells(int64_t n, bool has_buckets) {
+  constexpr int d = 3, size = 121, period = d * 16;
+  Generator g = {1812433253u + uint64_t(n)};
+  T edges[size * period], start[period], per_unit[period], last[period];
+  double low[period], width[period], sizes[period], top[period];
+  int32_t buckets[d * size];
+  int64_t begin[d] = {0, size + 1, 2 * (size + 1)}, first[d] = {0, size, 2 * size};
+  for (int at = 0; at < period; at++) {
+    start[at] = low[at] = -60;
+    per_unit[at] = 1;
+    last[at] = top[at] = size - 1;
+    width[at] = sizes[at] = size;
+    for (int e = 0; e < size; e++) edges[e * period + at] = T(e - 60);
+  }
+  for (int at = 0; has_buckets && at < d * size; at++) buckets[at] = at % size;
+  for (int at = 0; has_buckets && at < d * (size + 1); at++)
+    edges[at] = at % (size + 1) < size ? T(at % (size + 1) - 60) : T(__builtin_nan(""));
+  Edges cut = {type_of<T>, period, size,    edges, begin, start, per_unit, last,
+               has_buckets ? buckets : nullptr,    first, 1};
+  EqualCells equal = {type_of<T>, period, start, per_unit, last,
+                      1e-4,       low,    width, sizes,    top};
+  T *x = numbers<T>(g, n * d);
+  for (int64_t i = 0; i < n * d; i++) x[i] /= 8;
+  Rows rows = {reinterpret_cast<char *>(x), n, d * int64_t(sizeof(T)), sizeof(T),
+               type_of<T>, d};
+  uint16_t *codes = zeros<uint16_t>(2 * n * d);
+  char *scratch = zeros<char>(skvq_cells_scratch(period));
+  skvq_cells_between(&cut, &rows, codes, 2, scratch);
+  skvq_equal_cells(&equal, &rows, codes + n * d, 2, scratch);
+  Hash hash;
+  hash.add(codes, 4 * n * d);
+  printf("cells %d n=%d buckets=%d: %016llx\n", int(sizeof(T)), int(n),
+         int(has_buckets), (unsigned long long)hash.value);
+  free(x);
+  free(codes);
+  free(scratch);
+}
+
+// Words of 0 to 32 bits, packed and unpacked.
+void run_bits(int64_t n, bool is_aligned) {
+  constexpr int64_t m = 7;
+  const int32_t widths[m] = {5, 0, 32, 8, 1, 13, 17};  // 76 bits
+  Generator g = {2654435769u + uint64_t(n)};
+  uint32_t *words = zeros<uint32_t>(n * m), *found = zeros<uint32_t>(n * m);
+  for (int64_t i = 0; i < n * m; i++)
+    words[i] = uint32_t(g.next() & ((uint64_t(1) << widths[i % m]) - 1));
+  const int64_t row = is_aligned ? 10 : (n * 76 + 7) / 8;
+  uint8_t *packed = zeros<uint8_t>(is_aligned ? n * row : row);
+  skvq_pack_words(reinterpret_cast<char *>(words), n, m, m * 4, 4, 4, widths, is_aligned,
+                  packed);
+  skvq_unpack_words(packed, n, m, row, row, 4, widths, is_aligned, found);
+  Hash hash;
+  hash.add(packed, is_aligned ? n * row : row);
+  printf("bits n=%d aligned=%d: %d %016llx\n", int(n), int(is_aligned),
+         memcmp(words, found, size_t(n * m * 4)), (unsigned long long)hash.value);
+  free(words);
+  free(found);
+  free(packed);
+}
+
+template <class T>
+void run_units(int64_t n, int d) {
+  Generator g = {1013904223u + uint64_t(n * 31 + d)};
+  T *x = numbers<T>(g, n * d), *units = zeros<T>(n * d);
+  char *scratch = zeros<char>(skvq_unit_rows_scratch(d));
+  Rows rows = {reinterpret_cast<char *>(x), n, d * int64_t(sizeof(T)), sizeof(T),
+               type_of<T>, d};
+  skvq_unit_rows(&rows, type_of<T>, units, scratch);
+  Hash hash;
+  hash.add(units, n * d * int64_t(sizeof(T)));
+  printf("units %d n=%d d=%d: %016llx\n", int(sizeof(T)), int(n), d,
+         (unsigned long long)hash.value);
+  free(x);
+  free(units);
+  free(scratch);
+}
+
 }  // namespace
 
 int main() {
   run_all<float>();
   run_all<double>();
+  const int64_t counts[] = {0, 1, 5, 37, 20000};
+  for (int64_t n : counts)
+    for (int has_buckets = 0; has_buckets < 2; has_buckets++) {
+      run_cells<float>(n, has_buckets);
+      run_cells<double>(n, has_buckets);
+    }
+  for (int d = 1; d < 40; d++) {
+    run_units<float>(17, d);
+    run_units<double>(17, d);
+  }
+  for (int64_t n = 0; n < 20; n++) {
+    run_bits(n, false);
+    run_bits(n, true);
+  }
   return 0;
 }

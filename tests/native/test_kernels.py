@@ -2,16 +2,23 @@
 
 import ctypes
 import threading
+from itertools import cycle
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from threadpoolctl import threadpool_limits
 
+from skvq.codes import pack, unpack
 from skvq.nearest import (
+    Columns,
+    EqualCells,
     Table,
     Tables,
     accumulate,
+    cells_between,
+    engine_of,
+    equal_cells,
     improve_sums,
     native,
     nearest,
@@ -94,6 +101,32 @@ def test_other_products(metric, d):
         codes, found = nearest(X[:n], table, metric)
         assert_allclose(found, D[:n].min(axis=1), rtol=1e-4, atol=1e-5)
         assert_allclose(found, D[np.arange(n), codes], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_unit_rows(dtype):
+    rng = np.random.default_rng(0)
+    ends = np.finfo(dtype)
+    for d in WIDTHS:
+        X = rng.normal(size=(100, d))
+        X[X == 0] = 1
+        X /= np.abs(X).max(axis=1, keepdims=True)
+        # Squares overflow or vanish; the last row is of denormals, but for one column.
+        magnitudes = np.ldexp(1.0, rng.integers(ends.minexp, ends.maxexp - 1, (100, 1)))
+        X = (X * magnitudes).astype(dtype)
+        X[-1] = 0
+        X[-1, 0] = ends.smallest_subnormal
+        exact = X / np.abs(X).max(axis=1, keepdims=True).astype(np.longdouble)
+        exact /= np.sqrt((exact * exact).sum(axis=1, keepdims=True))
+        for n in N_ROWS:
+            units = engine_of(X).unit_rows(X[:n])
+            assert units.dtype == dtype
+            assert_allclose(units, exact[:n], rtol=2 * ends.eps, atol=ends.tiny)
+        for name, given in strided(X[:40]):
+            found = engine_of(X).unit_rows(given)
+            assert_array_equal(found, engine_of(X).unit_rows(np.array(given)), name)
+    zeros = np.zeros((2, 3), dtype)
+    assert np.isnan(engine_of(X).unit_rows(zeros)).all()
 
 
 @pytest.mark.parametrize("widths", [[1], [1, 1, 1], [2, 2], [3, 5, 4], [8, 8], [16, 1]])
@@ -475,12 +508,16 @@ def test_flush_to_zero_changes_nothing():
     X = np.full((20, 1), 2e-40, np.float32)
     expected = nearest(X, table, return_distances=False)[0]
     assert_array_equal(expected, np.ones(20))
+    edges = [np.arange(1, 50, dtype=np.float32) * np.float32(1e-42)]
+    cells = cells_between(X, edges)
     with Flushing():
         # Or the test says nothing.
         assert np.float32(1e-30) * np.float32(1e-10) == 0
         found = nearest(X, table, return_distances=False)[0]
+        found_cells = cells_between(X, edges)
         assert np.float32(1e-30) * np.float32(1e-10) == 0
     assert_array_equal(found, expected)
+    assert_array_equal(found_cells, cells)
 
 
 def test_threads_change_nothing(monkeypatch):
@@ -567,3 +604,156 @@ def test_inner_products_with_equal_codewords(scaled):
         codes, found = nearest(X, table, "inner_product")
         assert_array_equal(codes, expected.argmax(axis=1))
         assert_allclose(found, -expected.max(axis=1), rtol=1e-5)
+
+
+# -- cells of scalar levels ------------------------------------------------------------
+
+
+def beside(values, dtype):
+    """The finite numbers of a dtype at values, and next to them."""
+    with np.errstate(over="ignore"):
+        x = np.asarray(values, np.float64).astype(dtype)
+        x = np.concatenate([x, np.nextafter(x, -np.inf), np.nextafter(x, np.inf)])
+    return x[np.isfinite(x)]
+
+
+def columns_of(values, n, rng):
+    """Rows of which each column has numbers of its own, over and over."""
+    parts = [rng.permutation(np.resize(rng.permutation(x), n)) for x in values]
+    return np.stack(parts, axis=1)
+
+
+def reached(X, edges):
+    pairs = zip(edges, X.T.astype(np.float64), strict=True)
+    found = [np.searchsorted(edge, x, side="right") for edge, x in pairs]
+    return np.stack(found, axis=1)
+
+
+# Numbers of edges of the columns in turn: none, counted, looked up; one long column.
+N_EDGES = [[0], [1, 0, 3], [32, 5], [33, 1, 0, 40], [299], [0, 0, 0, 70]]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("d", [1, 2, 3, 8, 9, 40])
+def test_cells_between(dtype, d):
+    rng = np.random.default_rng(d)
+    for n_edges in N_EDGES:
+        # Some are equal, and of several magnitudes: all in one bucket but a few.
+        scales = 10.0 ** rng.uniform(-9, 4, 2)
+        edges = [
+            np.sort(np.rint(rng.normal(size=size) * 200) * rng.choice(scales, size))
+            for size in np.resize(n_edges, d)
+        ]
+        X = columns_of([beside([*edge, 0, 1], dtype) for edge in edges], 100, rng)
+        expected = reached(X, edges)
+        prepared = Columns(edges)
+        for n, wanted in zip(N_ROWS, cycle([np.uint16, np.uint32, np.intp])):
+            codes = cells_between(X[:n], prepared, wanted)
+            assert codes.dtype == wanted
+            assert_array_equal(codes, expected[:n])
+        if max(n_edges) < 256:
+            assert_array_equal(cells_between(X, prepared, np.uint8), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("d", [1, 2, 3, 8, 9, 40])
+def test_equal_cells(dtype, d):
+    rng = np.random.default_rng(d)
+    low = np.resize([-3.0, 0.0, 0.1, 5.0, -1e5, 1e6], d)
+    high = low + np.resize([6.0, 256.0, 0.2, 0.0, 3e5, 1.0], d)
+    for sizes in ([1], [7, 256], [300, 2, 1], [2**18 + 1, 5, 1000]):
+        cells = EqualCells(low, high, tuple(map(int, np.resize(sizes, d))))
+        edges = [
+            a + np.arange(1, size) * (b - a) / size if b > a else np.zeros(0)
+            for a, b, size in zip(low, high, cells.sizes, strict=True)
+        ]
+        some = [beside([*rng.permutation(edge)[:50], 0, 1e4], dtype) for edge in edges]
+        X = columns_of(some, 100, rng)
+        expected = reached(X, edges)
+        for n, wanted in zip(N_ROWS, cycle([np.uint32, np.intp])):
+            assert_array_equal(equal_cells(X[:n], cells, wanted), expected[:n])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cells_of_rows_in_memory_of_all_kinds(dtype):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 9)).astype(dtype)
+    cells = EqualCells(np.full(9, -2.0), np.full(9, 2.0), (5, 16, 300) * 3)
+    for size in (3, 60):
+        edges = Columns([np.sort(rng.normal(size=size)) for _ in range(9)])
+        for name, given in [*strided(X), ("swapped", X.astype(X.dtype.newbyteorder()))]:
+            plain = np.array(given, dtype)
+            codes = cells_between(given, edges, ">u2")
+            assert_array_equal(codes, reached(plain, edges.arrays), name)
+            codes = equal_cells(given, cells)
+            assert_array_equal(codes, equal_cells(plain, cells), name)
+
+
+def test_cells_at_the_ends_of_the_dtype():
+    """Of ranges that overflow, or are denormal; and of more cells than are compiled."""
+    for low, high in [(-1.7e308, 1.7e308), (0.0, 1e-310), (-3e38, 3e38), (0.0, 4e-45)]:
+        for size in (7, 2**32):
+            cells = EqualCells(np.full(2, low), np.full(2, high), (size, 3))
+            shares = np.linspace(0, 1, 30)
+            X = np.stack([low * (1 - shares) + high * shares] * 2, axis=1)
+            for dtype in (np.float32, np.float64):
+                with np.errstate(over="ignore"):
+                    x = X.astype(dtype)
+                x = x[np.isfinite(x).all(axis=1)]
+                found = equal_cells(x, cells)
+                with using("numpy"):
+                    assert_array_equal(found, equal_cells(x, cells))
+        for size in (3, 60):
+            edges = [np.linspace(low / 2, high / 2, size)] * 2
+            assert_array_equal(cells_between(X, edges), reached(X, edges))
+
+
+# -- packed codes ----------------------------------------------------------------------
+
+
+def packed_plainly(codes, sizes, row_aligned):
+    """The bits as text, then as bytes."""
+    widths = [(size - 1).bit_length() for size in sizes]
+    rows = []
+    for row in codes.tolist():
+        pairs = zip(row, widths, strict=True)
+        rows.append("".join(f"{code:0{width}b}" for code, width in pairs if width))
+    if not row_aligned:
+        rows = ["".join(rows)]
+    text = "".join(row + "0" * (-len(row) % 8) for row in rows)
+    return [int(text[i : i + 8], 2) for i in range(0, len(text), 8)]
+
+
+@pytest.mark.parametrize("row_aligned", [True, False])
+@pytest.mark.parametrize("most", [2, 300, 2**16, 2**32])
+def test_packed_codes(row_aligned, most):
+    rng = np.random.default_rng(most)
+    for m in (1, 2, 3, 8, 40):
+        bits = rng.integers(0, most.bit_length(), size=m)
+        sizes = [*(1 + rng.integers(0, 2**bits)).tolist()[1:], most]
+        codes = np.stack([rng.integers(0, size, 100) for size in sizes], axis=1)
+        for n in N_ROWS:
+            expected = packed_plainly(codes[:n], sizes, row_aligned)
+            packed = pack(codes[:n], sizes, row_aligned=row_aligned)
+            assert_array_equal(packed.ravel(), expected)
+            found = unpack(packed, sizes, row_aligned=row_aligned, n_samples=n)
+            assert_array_equal(found, codes[:n])
+        for name, given in strided(codes):
+            if not name.startswith("repeated"):
+                packed = pack(given, sizes, row_aligned=row_aligned)
+                assert_array_equal(packed.ravel(), expected, name)
+
+
+@pytest.mark.parametrize("dtype", "u1 i1 u2 i2 u4 i4 u8 i8 >u2 >i8".split())
+def test_packed_codes_of_all_types(dtype):
+    rng = np.random.default_rng(0)
+    sizes = (120, 1, 5, 100, 2)
+    codes = np.stack([rng.integers(0, size, 60) for size in sizes], axis=1)
+    for method in ("columns", "radix"):
+        with using("numpy"):
+            expected = pack(codes, sizes, method=method)
+        found = pack(codes.astype(dtype), sizes, method=method)
+        assert_array_equal(found, expected)
+        for name, given in strided(found):
+            if not name.startswith("repeated"):
+                assert_array_equal(unpack(given, sizes, method=method), codes, name)

@@ -730,10 +730,6 @@ class Backend:
         """Return the products of the first 1, 2, ... entries of each row."""
         return levels.running(self, x, operator.mul)
 
-    def repeated(self, row: np.ndarray, n_rows: int) -> Any:
-        """Return a row of the host as what is combined with tiles of so many rows."""
-        return self.send(row)[None, :]
-
     def weighted_rows(self, X: Any, weights: Any, rows: slice) -> Any:
         """Return rows in float64, each extended by one and times its weight."""
         x = self.with_one(self.cast(X[rows, :], np.float64))

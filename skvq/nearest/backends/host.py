@@ -7,7 +7,7 @@ import numpy as np
 from scipy.sparse import csc_array
 
 from skvq._checks import check_unmasked, naming
-from skvq.nearest.backends import host_levels, host_scan, products
+from skvq.nearest.backends import host_bits, host_levels, host_scan, products
 from skvq.nearest.backends.arrays import to_host
 from skvq.nearest.backends.base import (
     DOUBTFUL,
@@ -344,15 +344,33 @@ class NumpyBackend(Backend):
         """
         return partial(partial, host_scan.scan_rows, codes, tables)
 
+    def pack_words(self, words, widths, row_aligned):
+        """Return words as bytes, each in so many bits, the highest bits first.
+
+        Parameters
+        ----------
+        words : ndarray of int, shape (n_rows, n_words)
+            Not negative, and no longer than their widths.
+        widths : sequence of int
+            Bits of the words of each column, up to 32.
+        row_aligned : bool
+            Whether a row begins with a byte of its own.
+        """
+        return host_bits.pack_words(words, widths, row_aligned)
+
+    def unpack_words(self, packed, n_rows, widths, row_aligned, dtype):
+        """Return the words (n_rows, n_words) that were packed, in an unsigned dtype."""
+        return host_bits.unpack_words(packed, n_rows, widths, row_aligned, dtype)
+
     # -- cells of scalar levels ------------------------------------------------------
 
     def equal_cells(self, X, cells, dtype):
         """Return the cells (n_rows, n_columns) of floating X in equal cells."""
-        return host_levels.equal_cells(X, cells, dtype)
+        return host_levels.equal_cells(self, X, cells, dtype)
 
     def edges(self, edges):
         """Return edges of columns, each ascending, as `cells_between` takes them."""
-        return host_levels.Edges(edges)
+        return edges
 
     def cells_between(self, X, edges, dtype):
         """Return how many edges of its column each value of floating X has reached."""
@@ -396,10 +414,6 @@ class NumpyBackend(Backend):
     def running_products(self, x):
         """Return the products of the first 1, 2, ... entries of each row."""
         return np.cumprod(x, axis=1)
-
-    def repeated(self, row, n_rows):
-        """Return a row over and over: whole tiles are combined in one run, not many."""
-        return np.repeat(row[None], n_rows, axis=0)
 
 
 class _CarefulResiduals(Residuals):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from skvq.nearest.backends import native_scan
+from skvq.nearest.backends import native_levels, native_scan
 from skvq.nearest.backends.base import DOUBTFUL, Sums
 from skvq.nearest.backends.host import NumpyBackend, doubtful
 from skvq.nearest.backends.native_trellis import NativeTrellisSearch
@@ -189,6 +189,8 @@ class NativeBackend(NumpyBackend):
             ),
             ("search", integer, [pointer] * 4),
             ("search_scratch", integer, [pointer]),
+            ("unit_rows", None, [pointer, ctypes.c_int32, pointer, pointer]),
+            ("unit_rows_scratch", integer, [integer]),
             ("sums", None, [pointer] * 6),
             ("sums_scratch", integer, [integer]),
             ("panel", ctypes.c_int32, [ctypes.c_int32]),
@@ -200,6 +202,16 @@ class NativeBackend(NumpyBackend):
             ("extend", None, [*[integer] * 4, *[pointer] * 4]),
             ("advance", None, [pointer, integer, integer, integer, *[pointer] * 5]),
             ("scores", None, [pointer, integer, pointer, pointer, integer]),
+            (
+                "pack_words",
+                None,
+                [pointer, *[integer] * 5, pointer, integer, pointer],
+            ),
+            (
+                "unpack_words",
+                None,
+                [pointer, *[integer] * 5, pointer, integer, pointer],
+            ),
             ("padding", ctypes.c_int32, [ctypes.c_int32]),
             (
                 "improve",
@@ -214,6 +226,7 @@ class NativeBackend(NumpyBackend):
         ):
             function = getattr(library, f"skvq_{name}")
             function.restype, function.argtypes = result, arguments
+        native_levels.declare(library)
         native_scan.declare(library)
         self.group = library.skvq_group()
 
@@ -274,7 +287,7 @@ class NativeBackend(NumpyBackend):
     def _panels(self, rows, constants, codewords) -> tuple[_Stage, tuple]:
         dtype = rows.dtype
         size, d = rows.shape
-        width = self.library.skvq_panel(dtype == np.float64)
+        width = self.library.skvq_panel(TYPES[dtype.name])
         n_panels = -(-size // width)
         panels = np.zeros((n_panels * width, d), dtype)
         panels[:size] = -rows
@@ -318,7 +331,7 @@ class NativeBackend(NumpyBackend):
         """
         rows = [stage.rows for stage in stages]
         sizes = [len(each) for each in rows]
-        unit = self.library.skvq_unit(search.dtype == np.float64)
+        unit = self.library.skvq_unit(TYPES[search.dtype.name])
         padded = [-(-size // unit) * unit for size in sizes]
         n_products = sum(wide * sum(sizes[:j]) for j, wide in enumerate(padded))
         spared = sum(
@@ -344,7 +357,7 @@ class NativeBackend(NumpyBackend):
         dtype, n_tables = factors[0].rows.dtype, len(factors)
         sizes = np.array([len(factor.rows) for factor in factors], np.int64)
         unit = self.library.skvq_padding(TYPES[dtype.name])
-        panel = self.library.skvq_panel(dtype == np.float64)
+        panel = self.library.skvq_panel(TYPES[dtype.name])
         unit = math.lcm(unit, panel)
         padded = -(-sizes // unit) * unit
         total = int(padded.sum() * sizes.sum()) * dtype.itemsize
@@ -471,7 +484,7 @@ class NativeBackend(NumpyBackend):
     def nearest_rows(self, x, form, metric, dtype, distances):
         """Return codes and state of a tile of rows, and distances if asked for."""
         if metric == "cosine":
-            x = self.unit_rows(self.cast(x, dtype))
+            x = self._unit_rows(x, scratch("unit rows", x.shape, dtype))
         book, here = form.packed, metric != "inner_product"
         codes, state, found, _ = self._search(x, book, np.intp, distances and here)
         code = codes[:, 0]
@@ -481,6 +494,22 @@ class NativeBackend(NumpyBackend):
             place = code if book.place is None else book.place[code]
             found = self.distances_of(x, form, metric, place)
         return code, state[0], found
+
+    def unit_rows(self, x):
+        """Return rows divided by their norms; those of zeros become NaN."""
+        if x.dtype not in (np.float32, np.float64):
+            return super().unit_rows(x)
+        return self._unit_rows(x, np.empty(x.shape, x.dtype))
+
+    def _unit_rows(self, x, units: np.ndarray) -> np.ndarray:
+        rows, _kept = self.rows(x)
+        self.library.skvq_unit_rows(
+            ctypes.byref(rows),
+            TYPES[units.dtype.name],
+            units.ctypes.data,
+            self.memory(self.library.skvq_unit_rows_scratch(x.shape[1])),
+        )
+        return units
 
     def most_run_scores(self, n_codewords):
         """Return the most scores of a row in a run of subspaces: there is no limit."""
@@ -546,7 +575,7 @@ class NativeBackend(NumpyBackend):
         """Add codewords, times 1 or -1, to rows where they are."""
         codes = np.ascontiguousarray(codes, np.int64)
         self.library.skvq_move(
-            x.dtype == np.float64,
+            TYPES[x.dtype.name],
             *x.shape,
             x.ctypes.data,
             codewords.ctypes.data,
@@ -558,6 +587,24 @@ class NativeBackend(NumpyBackend):
         """Return what finds paths through a trellis."""
         return NativeTrellisSearch(self.library, form)
 
+    # -- cells of scalar levels ------------------------------------------------------
+
+    def equal_cells(self, X, cells, dtype):
+        """Return the cells (n_rows, n_columns) of floating X in equal cells."""
+        found = native_levels.equal_cells(self, X, cells, dtype)
+        return super().equal_cells(X, cells, dtype) if found is None else found
+
+    def edges(self, edges):
+        """Return edges of columns, each ascending, as `cells_between` takes them."""
+        is_wide = edges[0].itemsize > 8
+        return super().edges(edges) if is_wide else native_levels.Edges(self, edges)
+
+    def cells_between(self, X, edges, dtype):
+        """Return how many edges of its column each value of floating X has reached."""
+        if X.itemsize > 8:
+            return super().cells_between(X, edges, dtype)
+        return native_levels.cells_between(self, X, edges, dtype)
+
     # -- packed codes ----------------------------------------------------------------
 
     def scanner(self, codes, tables):
@@ -565,6 +612,44 @@ class NativeBackend(NumpyBackend):
         if native_scan.takes(codes):
             return native_scan.Scanner(self.library, codes, tables)
         return super().scanner(codes, tables)
+
+    def pack_words(self, words, widths, row_aligned):
+        """Return words as bytes, each in so many bits, the highest bits first."""
+        if not words.dtype.isnative:
+            words = words.astype(words.dtype.newbyteorder("="))
+        (n, m), n_bits = words.shape, sum(widths)
+        widths = np.array(widths, np.int32)
+        shape = (n, -(-n_bits // 8)) if row_aligned else (-(-n * n_bits // 8),)
+        packed = np.empty(shape, np.uint8)
+        self.library.skvq_pack_words(
+            words.ctypes.data,
+            n,
+            m,
+            *words.strides,
+            words.itemsize,
+            widths.ctypes.data,
+            row_aligned,
+            packed.ctypes.data,
+        )
+        return packed
+
+    def unpack_words(self, packed, n_rows, widths, row_aligned, dtype):
+        """Return the words (n_rows, n_words) that were packed, in an unsigned dtype."""
+        if packed.strides[-1] != 1:
+            packed = np.ascontiguousarray(packed)
+        widths = np.array(widths, np.int32)
+        words = np.empty((n_rows, len(widths)), dtype)
+        self.library.skvq_unpack_words(
+            packed.ctypes.data,
+            *words.shape,
+            packed.strides[0],
+            packed.shape[-1],
+            words.itemsize,
+            widths.ctypes.data,
+            row_aligned,
+            words.ctypes.data,
+        )
+        return words
 
     # -- sums of rows ----------------------------------------------------------------
 

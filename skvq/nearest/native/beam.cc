@@ -566,13 +566,13 @@ void errors(const PartialSums &paths, int64_t n, int64_t n_sums, int d, double *
 }  // namespace
 
 // Codewords of a panel of this type, as they are to be packed.
-SKVQ_API int32_t skvq_panel(int32_t is_double) {
-  return is_double ? panel_width<double> : panel_width<float>;
+SKVQ_API int32_t skvq_panel(int32_t type) {
+  return type == kFloat64 ? panel_width<double> : panel_width<float>;
 }
 
 // Numbers that the products of a codeword with those of a table are padded to.
-SKVQ_API int32_t skvq_unit(int32_t is_double) {
-  return is_double ? unit<double> : unit<float>;
+SKVQ_API int32_t skvq_unit(int32_t type) {
+  return type == kFloat64 ? unit<double> : unit<float>;
 }
 
 // Bytes for a choice with so many sums of so many codes; of none, by their residuals.
@@ -658,11 +658,11 @@ SKVQ_API void skvq_advance(const Stage *stage, int64_t n, int64_t n_sums, int64_
 }
 
 // Adds codewords, times 1 or -1, to rows where they are.
-SKVQ_API void skvq_move(int32_t is_double, int64_t n, int64_t d, void *rows,
+SKVQ_API void skvq_move(int32_t type, int64_t n, int64_t d, void *rows,
                         const void *codewords, const int64_t *codes, int32_t sign) {
   FloatMode mode;
   for (int64_t i = 0; i < n; i++) {
-    if (is_double) {
+    if (type == kFloat64) {
       double *x = static_cast<double *>(rows) + i * d;
       add_codeword(x, static_cast<const double *>(codewords) + codes[i] * d,
                    double(sign), int(d), x);

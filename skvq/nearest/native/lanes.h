@@ -58,6 +58,10 @@ template <>
 struct Int<double> {
   using type = int64_t;
 };
+template <>
+struct Int<int32_t> {
+  using type = int32_t;
+};
 
 // A vector of one register, one of so many bytes, and the same at any address.
 template <class T, int N = kVectorBytes / int(sizeof(T))>

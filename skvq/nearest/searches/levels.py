@@ -29,7 +29,7 @@ def row_plan(n_columns: int, copies: int = 4, work: float = _WORK) -> Plan:
 
 def cells_between(be: Backend, X: Any, edges: Columns, dtype: Any) -> Any:
     """Return the cells of X; see `skvq.nearest.cells_between`."""
-    own = be.numpy_dtype(X)
+    own = be.numpy_dtype(X).newbyteorder("=")
 
     def make() -> Any:
         return be.edges([rounded_up(edge, own) for edge in edges.arrays])
