@@ -39,6 +39,10 @@ SKVQ_INLINE uint64_t at_most(Bytes a, Bytes b) {
 #elif defined(__AVX2__)
   const __m256i least = _mm256_min_epu8(__m256i(a), __m256i(b));
   return uint32_t(_mm256_movemask_epi8(_mm256_cmpeq_epi8(least, __m256i(a))));
+#elif defined(SKVQ_VECTOR_BYTES)
+  uint64_t bits = 0;
+  for (int i = 0; i < kVectorBytes; ++i) bits |= uint64_t(a[i] <= b[i]) << i;
+  return bits;
 #else
   // A bit of its own for each byte of a half, then the sum of the half.
   typedef uint64_t Halves __attribute__((vector_size(16)));
@@ -58,7 +62,9 @@ SKVQ_INLINE Bytes table_16(const uint8_t *table) {
 #elif defined(__AVX2__)
   return Bytes(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table)));
 #else
-  return load<uint8_t>(table);
+  Bytes found;
+  for (int i = 0; i < kVectorBytes; ++i) found[i] = table[i % 16];
+  return found;
 #endif
 }
 

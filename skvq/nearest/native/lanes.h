@@ -27,7 +27,9 @@ namespace {
 
 // -- the shape of the registers --------------------------------------------------------
 
-#if defined(__AVX512F__)
+#if defined(SKVQ_VECTOR_BYTES)  // tests: the shapes of a processor that is not there
+constexpr int kVectorBytes = SKVQ_VECTOR_BYTES;
+#elif defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
 #elif defined(__AVX2__)
 constexpr int kVectorBytes = 32;
