@@ -25,6 +25,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+# Numbers of which it does not show that they are looked at one by one.
+_FEW_NUMBERS = 2**14
+
 
 def check_samples(
     estimator, X, *, reset: bool, min_samples: int = 1, finite: bool = True
@@ -86,10 +89,6 @@ def _is_plain(estimator, X) -> bool:
         and not hasattr(estimator, "feature_names_in_")
         and bool(np.isfinite(X).all())
     )
-
-
-# Numbers of which it does not show that they are looked at one by one.
-_FEW_NUMBERS = 2**14
 
 
 def check_reconstructions(estimator, X) -> Any:

@@ -405,24 +405,6 @@ def test_an_error_in_a_thread_reaches_the_caller(two_threads):
     assert_nearest(nearest(X, table)[0], X, table, dtype=np.float32)
 
 
-class _Blas:
-    def __init__(self, path, architecture):
-        self.filepath, self.architecture = path, architecture
-
-
-class TestOwnBlas:
-    """The kernels that count are those of the BLAS that NumPy multiplies with."""
-
-    NUMPY = _Blas("/lib/site-packages/numpy.libs/libopenblas64.so", "SkylakeX")
-    OTHER = _Blas("/lib/site-packages/faiss_cpu.libs/libopenblas.so", "Zen")
-
-    def test_another_librarys_is_left_out(self):
-        assert threads._numpys_own([self.OTHER, self.NUMPY]) == [self.NUMPY]
-
-    def test_without_one_of_its_own_all_count(self):
-        assert threads._numpys_own([self.OTHER]) == [self.OTHER]
-
-
 class TestJobs:
     """Independent jobs, each on a thread of its own where there are enough."""
 

@@ -285,3 +285,11 @@ def test_what_failed_is_not_kept(rows, codebooks):
         with pytest.raises(ValueError, match="row 4 of the codebook is zero"):
             engine.nearest(rows, table, "cosine")
     engine.nearest(rows, table)
+
+
+def test_few_forms_are_kept():
+    tables = Tables([np.eye(4), np.eye(4)])
+    for beam_size in range(1, 40):
+        engine.nearest_best(np.ones((3, 4)), tables, beam_size)
+    assert len(tables._forms) <= 16
+    assert all(len(table._forms) <= 16 for table in tables)

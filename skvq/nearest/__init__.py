@@ -354,10 +354,12 @@ def nearest_best(
             f"with {n} samples and at most {len(tables)} codes."
         )
     _check_codes(be, begin, [len(table) for table in tables[: shape[2]]], "begin")
+    if not shape[1]:
+        raise ValueError(f"begin has shape {shape}; expected at least one sum a row.")
     options = _beam.Options(
         beam_size,
         n_best,
-        stage_weights,
+        _checked_weights(stage_weights, len(tables)),
         _check_biases(bias, tables),
         bool(return_distances),
         dtype,
@@ -367,6 +369,27 @@ def nearest_best(
         return _beam.nearest_best(be, x, begun, tables, options)
 
     return be.call(search, X, begin)
+
+
+def _checked_weights(weights, n_tables: int) -> np.ndarray | None:
+    """Return weights of stages, in float64; raise unless there is one for each."""
+    if weights is None:
+        return None
+    with naming("stage_weights"):
+        found = np.asarray(
+            fetched(check_unmasked(weights, "stage_weights")), dtype=np.float64
+        )
+    if found.shape != (n_tables,):
+        raise ValueError(
+            f"stage_weights has shape {found.shape}; expected ({n_tables},), one for "
+            "each of codebooks."
+        )
+    if not np.isfinite(found).all() or (found < 0).any() or not found[-1] > 0:
+        raise ValueError(
+            f"stage_weights={weights!r}; expected finite numbers, none negative and "
+            "the last one positive."
+        )
+    return found
 
 
 def improve_sums(
@@ -928,7 +951,7 @@ def cells_between(X, edges: Columns | Sequence, dtype=np.intp):
     Parameters
     ----------
     X : array of shape (n_samples, n_columns)
-        Floating values.
+        Real numbers; of NaN, any cell is found.
     edges : sequence of 1-d ndarrays, or Columns
         Of each column, ascending; they may be equal, or none at all.  What `Columns`
         were made ready for is not done again.

@@ -23,7 +23,7 @@ import numpy as np
 
 from skvq._checks import check_counts, check_unmasked, is_sequence, naming
 from skvq.nearest.backends.base import Backend
-from skvq.nearest.backends.choice import backend_of
+from skvq.nearest.backends.choice import backend_of, is_array
 from skvq.nearest.backends.host import HOST
 from skvq.nearest.backends.host_scan import check_codes, columns_of
 from skvq.nearest.distinct import unique_rows
@@ -48,6 +48,8 @@ _MORE_TERMS = 6
 # ordinary data (of rows with gaps of one or two tolerances, one in a thousand).
 # Candidates for the careful search, which costs few rows a second look, take more.
 _SURE, _NEAR = 2.0, 6.0
+# Forms that are kept of a table: a search for each of many beams would have its own.
+_MOST_FORMS = 16
 # Rows of packed codes that are checked at a time.
 _CHECKED_ROWS = 2**16
 # Distances that differ by a smaller share of the larger are the same to the searches.
@@ -106,7 +108,10 @@ class _Kept:
             return self._forms[key]
         except KeyError:
             # Of two threads that both make it, one wins.
-            return self._forms.setdefault(key, make())
+            found = self._forms.setdefault(key, make())
+        for old in list(self._forms)[:-_MOST_FORMS]:
+            self._forms.pop(old, None)
+        return found
 
 
 class Table(_Kept):
@@ -266,9 +271,16 @@ class Columns(_Kept):
                 f"{name}={arrays!r}; expected a sequence of arrays, one a column."
             )
         with naming(name):
-            for j, array in enumerate(arrays):
+            own = [array if is_array(array) else np.asarray(array) for array in arrays]
+            for j, array in enumerate(own):
                 check_unmasked(array, f"{name}[{j}]")
-        self.arrays, self._forms = tuple(arrays), {}
+        for j, array in enumerate(own):
+            if len(array.shape) != 1:
+                shape = tuple(array.shape)
+                raise ValueError(
+                    f"{name}[{j}] has shape {shape}; expected one dimension."
+                )
+        self.arrays, self._forms = tuple(own), {}
 
     def __len__(self) -> int:
         return len(self.arrays)
@@ -430,10 +442,12 @@ def as_table(codebook, name: str = "codebook") -> Table:
 
 def as_tables(codebooks) -> Tables:
     """Return tables of a sequence of array-likes; itself if it is one."""
-    if isinstance(codebooks, Tables):
-        return codebooks
-    tables = Tables.__new__(Tables)
-    tables._set(_named(codebooks))
+    tables = codebooks
+    if not isinstance(codebooks, Tables):
+        tables = Tables.__new__(Tables)
+        tables._set(_named(codebooks))
+    if not len(tables):
+        raise ValueError("codebooks is empty; expected at least one table.")
     return tables
 
 
@@ -864,6 +878,7 @@ def make_runs(tables: Sequence[Flat], most_scores: int) -> list[Run]:
             last < len(tables)
             and last - first < most
             and tables[last].weights.shape == shape
+            and tables[last].margin == tables[first].margin
         ):
             last += 1
         run = tables[first:last]

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from contextvars import copy_context
-from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
@@ -127,16 +126,6 @@ class _Hold:
         assert self._user is not None
         self._guard.leave(self._user)
         self._user = None  # nobody need be told any more
-
-
-def _numpys_own(libraries: list) -> list:
-    """Of the BLAS libraries in the process, that of NumPy's wheel; all if it has none.
-
-    Others bring their own, of another version: SciPy, faiss, torch.
-    """
-    folders = {"numpy", "numpy.libs"}
-    own = [one for one in libraries if folders & set(Path(one.filepath).parts)]
-    return own or libraries
 
 
 def _available_cores() -> int:

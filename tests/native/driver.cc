@@ -468,7 +468,7 @@ void run_improve(int64_t n, const int64_t *sizes, int n_tables) {
   Generator g = {521288629u + uint64_t(n)};
   int64_t starts[9] = {}, order[24];
   for (int j = 0; j < n_tables; j++)
-    starts[j + 1] = starts[j] + (sizes[j] + padding<T> - 1) / padding<T> * padding<T>;
+    starts[j + 1] = starts[j] + (sizes[j] + panel_width<T> - 1) / panel_width<T> * panel_width<T>;
   // Padded alike whatever the registers, the numbers are those of no padding.
   const void *products[64] = {};
   for (int j = 0; j < n_tables; j++)

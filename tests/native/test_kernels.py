@@ -757,3 +757,98 @@ def test_packed_codes_of_all_types(dtype):
         for name, given in strided(found):
             if not name.startswith("repeated"):
                 assert_array_equal(unpack(given, sizes, method=method), codes, name)
+
+
+# -- both engines of the host ----------------------------------------------------------
+
+
+@pytest.fixture(params=["numpy", "native"])
+def engine(request):
+    with using(request.param):
+        yield request.param
+
+
+def test_more_edges_than_float32_tells_apart(engine):
+    n = 2**22
+    X = np.array([[5e6, 5e6], [0, n - 1]], np.float32)
+    edges = np.arange(n, dtype=np.float32)
+    assert_array_equal(cells_between(X, [edges, edges]), [[n, n], [1, n]])
+
+
+def test_cells_of_what_may_be_given(engine):
+    assert cells_between([[1], [2]], [[0.5, 2]]).tolist() == [[1], [2]]
+    assert cells_between(np.zeros((3, 0)), []).shape == (3, 0)
+    with pytest.raises(ValueError, match=r"edges\[1\] are not in ascending order"):
+        cells_between(np.zeros((2, 2)), [[1.0], [2.0, 1.0]])
+    with pytest.raises(ValueError, match=r"edges\[0\] has shape \(1, 1\)"):
+        cells_between(np.zeros((2, 1)), [[[1.0]]])
+
+
+def test_sums_of_rows_without_features(engine):
+    sums, counts = accumulate(np.zeros((3, 0)), [0, 1, 1], 2)
+    assert sums.shape == (2, 0)
+    assert_array_equal(counts, [1, 2])
+
+
+def test_products_beyond_the_dtype(engine):
+    x = np.array([[1e20]], np.float32)
+    codes, found = nearest(x, x, "inner_product")
+    assert_array_equal(codes, [0])
+    assert_allclose(found, [-1e40], rtol=1e-6)
+
+
+def test_a_table_that_is_exact_beside_one_that_is_not(engine):
+    """The codes of the first are those of it alone."""
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(4000, 4)) + 300).astype(np.float32)
+    table = (rng.normal(size=(64, 4)) + 300).astype(np.float32)
+    rough = table.copy()
+    rough[0] = -300
+    tables = Tables([Table(rough, exact=False), Table(rough)])
+    codes = nearest_product(np.hstack([X, X]), tables)
+    assert_array_equal(codes[:, 1], distances(X, rough).argmin(axis=1))
+
+
+@pytest.mark.parametrize("far", [1e20, 1e22, 1e23, 1e25])
+def test_several_sums_beside_a_far_codeword(engine, far):
+    rng = np.random.default_rng(0)
+    table = make(rng, (16, 20), np.float32)
+    X, table[-1] = make(rng, (5, 20), np.float32), far
+    codes, found = nearest_best(X, [table], 8, n_best=2)
+    expected = np.sort(distances(X, table), axis=1)[:, :2]
+    assert_allclose(found, expected, rtol=1e-5)
+    assert_array_equal(codes[:, 0, 0], distances(X, table).argmin(axis=1))
+
+
+def test_weights_of_stages_are_checked(engine):
+    X, tables = np.ones((2, 3)), [np.eye(3), np.eye(3)]
+    for weights in ([1, 0], [1], [1, 1, 1], [np.nan, 1], [-1, 1], ["a", 1]):
+        with pytest.raises(ValueError, match="stage_weights"):
+            nearest_best(X, tables, 2, stage_weights=weights)
+    with pytest.raises(ValueError, match="at least one sum"):
+        nearest_best(X, tables, 2, begin=np.zeros((2, 0, 1), int))
+    for search in (
+        lambda: nearest_best(X, [], 2),
+        lambda: nearest_product(X, []),
+        lambda: improve_sums(X, [], np.zeros((2, 0), int), n_rounds=1),
+    ):
+        with pytest.raises(ValueError, match="codebooks is empty"):
+            search()
+
+
+def test_sums_of_tiny_numbers_are_improved(engine):
+    """Until none of the codes alone can be better."""
+    rng = np.random.default_rng(0)
+    tables = [1e-22 * rng.normal(size=(7, 3)) for _ in range(3)]
+    for table in tables:
+        table[0] = 1
+    tables = [table.astype(np.float32) for table in tables]
+    X = (1e-22 * rng.normal(size=(300, 3))).astype(np.float32)
+    codes = rng.integers(1, 7, (300, 3))
+    codes, _ = improve_sums(X, tables, codes, n_rounds=1, n_sweeps=12)
+    left = X.astype(float) - sum(
+        t[codes[:, j]].astype(float) for j, t in enumerate(tables)
+    )
+    for j, table in enumerate(tables):
+        others = left + table[codes[:, j]].astype(float)
+        assert_array_equal(distances(others, table).argmin(axis=1), codes[:, j])

@@ -157,12 +157,6 @@ def device_of(array: Any) -> Any:
     return array.device if _compat is None else _compat.device(array)
 
 
-def numpy_dtype(array: Any) -> np.dtype:
-    """Return NumPy's dtype of the same name as an array's; float32 for bfloat16."""
-    name = str(array.dtype).rpartition(".")[2]
-    return np.dtype(np.float32 if name == "bfloat16" else name)
-
-
 def to_host(array: Any) -> np.ndarray:
     """Return any array as one of NumPy, itself if it is one."""
     make = maker_of(array)

@@ -1,7 +1,7 @@
 """What the searches ask of an array library; here, of any that follows the standard.
 
 A search is written once, over these methods.  A subclass says how its library does one
-of them better: in scratch memory and on threads (NumPy), by index (PyTorch), by kernels
+of them better: on threads (NumPy), by index (PyTorch), by kernels
 of its own (CuPy).
 
 Of a tile of rows a search returns arrays, which `over_rows` joins; nothing is written
@@ -30,8 +30,8 @@ TILE_ELEMENTS = 2**21
 # Up to so many smallest are found one after the other.
 MAX_ROUNDS = 8
 
-# What a tile says of each of its rows.
-SURE, COARSE, DOUBTFUL, OUT_OF_REACH = 0, 1, 2, 3
+# What a tile says of each of its rows; 0 of those that are sure.
+COARSE, DOUBTFUL, OUT_OF_REACH = 1, 2, 3
 
 
 class Plan(NamedTuple):
@@ -343,10 +343,6 @@ class Backend:
             array = array * 2.0**step
             exponent -= step
         return array
-
-    def cumulated(self, values: Any) -> Any:
-        """Return running sums down the rows."""
-        return self.xp.cumulative_sum(values, axis=0)
 
     def repeat(self, array: Any, times: int, axis: int) -> Any:
         """Repeat each entry along an axis."""
@@ -816,7 +812,8 @@ class Residuals:
         """Return the state of the rows of which several sums were chosen."""
         xp, best = self.be.xp, self.norms()[:, 0]
         out = ~(xp.isfinite(self.most) & xp.isfinite(best))
-        near = ~(best > stage.margin.coarse * self.most)
+        margin = stage.margin
+        near = ~(best > margin.coarse * self.most + margin.least)
         return self.be.cast(near | out, np.uint8) * DOUBTFUL
 
 

@@ -15,9 +15,6 @@ from skvq.nearest.backends.base import (
     OUT_OF_REACH,
     Backend,
     Plan,
-    Residuals,
-    Sums,
-    less,
 )
 from skvq.nearest.threads import even_chunk, map_jobs, map_plain_tiles, map_tiles
 
@@ -161,10 +158,6 @@ class NumpyBackend(Backend):
     def permuted(self, array, axes):
         """Return an array with its axes in another order."""
         return array.transpose(axes)
-
-    def cumulated(self, values):
-        """Return running sums down the rows."""
-        return np.cumsum(values, axis=0)
 
     def repeat(self, array, times, axis):
         """Repeat each entry along an axis."""
@@ -416,87 +409,6 @@ class NumpyBackend(Backend):
         return np.cumprod(x, axis=1)
 
 
-class _CarefulResiduals(Residuals):
-    """Residuals that are not shifted, so that their differences are exact."""
-
-    centre: Any = 0.0
-
-    def shift(self, centre) -> None:
-        """Take a centre from all of them, for the next choice alone."""
-        self.centre = centre
-
-    def choose(self, loss, stage):
-        """Return sum and codeword of the best candidates, by exact distances."""
-        raw = self.rest
-        scores, least = self.scores(raw - self.centre, loss, stage)
-        self.centre = 0.0
-        n, n_codewords = len(raw), len(stage.rows)
-        room = stage.margin.slack * (4 * self.most + least)
-        kth = np.partition(scores, stage.width - 1, axis=1)[:, stage.width - 1]
-        row, place = np.nonzero(scores <= (kth + room)[:, None])
-        parent, code = np.divmod(place, n_codewords)
-        found = np.empty(len(row))
-        step = max(1, 2**18 // raw.shape[2])
-        for low in range(0, len(row), step):
-            cut = slice(low, low + step)
-            gaps = raw[row[cut], parent[cut]] - stage.exact[code[cut]]
-            found[cut] = np.einsum("ij,ij->i", gaps, gaps)
-        share = 1.0 / (stage.weight + stage.ahead)
-        if loss is not None:
-            found += loss[row, parent] * share
-        if stage.bias is not None:
-            found += stage.bias[code] * share
-        order = np.lexsort((place, found, row))
-        first = np.searchsorted(row[order], np.arange(n))
-        best = place[order][first[:, None] + np.arange(stage.width)]
-        return *np.divmod(best, n_codewords), np.zeros(n, np.uint8)
-
-    def advance(self, parent, code, stage) -> None:
-        """Put the residuals of the chosen sums in place of those before."""
-        super().advance(parent, code, stage._replace(rows=stage.exact))
-
-    def doubtful(self, stage) -> np.ndarray:
-        """Return that all rows are sure."""
-        return np.zeros(len(self.rest), np.uint8)
-
-
-class _CarefulSums(Sums):
-    """Sums anew from what was given in every step, and without an error."""
-
-    def __init__(self, be, x, factors, centre, search) -> None:
-        super().__init__(be, x, factors, centre, search)
-        self.given = x * search.scale
-        self.codes: list = []
-
-    def _less(self, but: int | None) -> tuple:
-        """Return what all codewords but one leave, and the digits that it has lost."""
-        left = self.given, np.zeros_like(self.given)
-        for j, factor in enumerate(self.factors):
-            if j != but:
-                left = less(*left, factor.exact[self.codes[j]])
-        return left
-
-    def leave(self, codes):
-        """Set what the codewords leave of the rows; return its squared norms."""
-        self.codes = list(codes)
-        left = np.add(*self._less(None))
-        return np.einsum("ij,ij->i", left, left)
-
-    def step(self, j, column, size):
-        """Return the nearest codes to what the other tables leave, and their state."""
-        factor, (high, low) = self.factors[j], self._less(j)
-
-        def between(row, codeword):
-            gaps = (high[row] - factor.exact[codeword]) + low[row]
-            return 0.5 * np.einsum("ij,ij->i", gaps, gaps)
-
-        # Nothing of what is left has been rounded away.
-        size = None if size is None else 0.0
-        left = (high - factor.centre) + low
-        self.codes[j], state = self.chosen(left, factor, size, between)
-        return self.codes[j], state
-
-
 def _of_rows(between, rows, row, codeword):
     """Return what scores stand for, of pairs of some of the rows and codewords."""
     return between(rows[row], codeword)
@@ -518,7 +430,7 @@ def doubtful(norms, distances, form) -> tuple:
     margin, state = form.margin, np.zeros(len(norms), np.uint8)
     norms = norms + norms.dtype.type(margin.least)
     sure = distances > norms.dtype.type(margin.share) * norms
-    sure &= norms < np.inf
+    sure &= (norms < np.inf) & (distances < np.inf)
     few = np.flatnonzero(~sure)
     norms, distances = norms[few], distances[few]
     finite = np.isfinite(norms) & np.isfinite(distances)
@@ -537,48 +449,4 @@ def _smallest_by_bound(scores: np.ndarray, k: int) -> np.ndarray:
     return where[order][first[:, None] + np.arange(k)]
 
 
-class CarefulBackend(NumpyBackend):
-    """The host, for the few rows whose best scores are too near to each other.
-
-    It computes in float64, and decides between near scores by the distances themselves,
-    from the differences of what was given: their rounding is a share of the distance.
-    """
-
-    @property
-    def key(self):
-        """What tells this backend's arrays from those of others."""
-        return ("careful",)
-
-    def settled(self, scores, codes, norms, distances, table, between):
-        """Decide by distances between all scores within the room of the best."""
-        few, room, state = doubtful(norms, distances, table)
-        scores = scores[few]
-        best = scores[np.arange(len(few)), codes[few]]
-        row, codeword = np.nonzero(scores <= (best + room)[:, None])
-        several = np.bincount(row, minlength=len(few)) > 1
-        row, codeword = (each[several[row]] for each in (row, codeword))
-        if row.size:
-            found = between(few[row], codeword)
-            # By row, then by distance; of equals the first.
-            order = np.lexsort((codeword, found, row))
-            chosen, at = np.unique(row[order], return_index=True)
-            codes[few[chosen]] = codeword[order][at]
-        return codes, state
-
-    def argmin_products(self, y, norms, block, between):
-        """Return index and score of the best product of each row, and state."""
-        index, _, state = super().argmin_products(y, norms, block, between)
-        # As exact as they are compared, also with those of other blocks.
-        return index, between(np.arange(len(y)), index - block.first), state
-
-    def residuals(self, x, n_sums, search):
-        """Return what so many empty sums leave of a tile of rows."""
-        return _CarefulResiduals(self, x, n_sums, search)
-
-    def sums(self, x, factors, centre, search):
-        """Return sums of codewords for a tile of rows, to be improved."""
-        return _CarefulSums(self, x, factors, centre, search)
-
-
 HOST = NumpyBackend()
-CAREFUL = CarefulBackend()

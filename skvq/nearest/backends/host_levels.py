@@ -1,4 +1,4 @@
-"""Cells of scalar levels in NumPy's arrays: in scratch memory, on threads."""
+"""Cells of scalar levels in NumPy's arrays, on threads."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def equal_cells(be, X: np.ndarray, cells: levels.EqualCells, dtype) -> np.ndarra
         codes[begin:end] = levels.equal_cells(be, X[begin:end], cells, dtype)
 
     # It has some copies of a tile in memory.
-    tile = max(1, tile_rows(X.shape[1], len(X)) // 4)
+    tile = tile_rows(4 * X.shape[1], len(X))
     map_plain_tiles(lambda: work, len(X), tile, _WORK * X.shape[1])
     return codes
 

@@ -81,7 +81,8 @@ class EqualCells:
     def start(self, dtype: Any) -> np.ndarray:
         """Return from where on cells are counted: below the range, by the doubt.
 
-        No value then comes out above its cell, and none more than one below it.
+        No value then comes out above its cell, and none more than one below it, unless
+        cells are narrower than numbers are apart.
         """
         per_cell = self.per_unit
         return self.low + np.divide(

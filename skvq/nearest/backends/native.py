@@ -5,7 +5,6 @@ What belongs to a table is packed once, by `NativeBackend.sent`, and kept with i
 """
 
 import ctypes
-import math
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -141,6 +140,7 @@ class _Pairs(NamedTuple):
     stages: list  # of the scores that a row has alone
     starts: np.ndarray
     slack: float
+    least: float
 
 
 class _LookUps(NamedTuple):
@@ -212,7 +212,6 @@ class NativeBackend(NumpyBackend):
                 None,
                 [pointer, *[integer] * 5, pointer, integer, pointer],
             ),
-            ("padding", ctypes.c_int32, [ctypes.c_int32]),
             (
                 "improve",
                 None,
@@ -313,13 +312,15 @@ class NativeBackend(NumpyBackend):
         for other in others:
             scores = np.zeros((len(other), padded))
             other = other.astype(np.float64, order="C")
-            self.library.skvq_scores(
-                ctypes.byref(plain),
-                len(other),
-                other.ctypes.data,
-                scores.ctypes.data,
-                padded,
-            )
+            step = max(1, _CALL_WORK // max(1, rows.size))
+            for low in range(0, len(other), step):
+                self.library.skvq_scores(
+                    ctypes.byref(plain),
+                    min(step, len(other) - low),
+                    other[low:].ctypes.data,
+                    scores[low:].ctypes.data,
+                    padded,
+                )
             scores[:, len(rows) :] = 0
             found.append(scores.astype(rows.dtype))
         return found
@@ -356,9 +357,7 @@ class NativeBackend(NumpyBackend):
         """Return the products of all codewords; None if they are too many to keep."""
         dtype, n_tables = factors[0].rows.dtype, len(factors)
         sizes = np.array([len(factor.rows) for factor in factors], np.int64)
-        unit = self.library.skvq_padding(TYPES[dtype.name])
-        panel = self.library.skvq_panel(TYPES[dtype.name])
-        unit = math.lcm(unit, panel)
+        unit = self.library.skvq_panel(TYPES[dtype.name])
         padded = -(-sizes // unit) * unit
         total = int(padded.sum() * sizes.sum()) * dtype.itemsize
         if n_tables > _MOST_TABLES or total > _PRODUCT_BYTES:
@@ -380,8 +379,8 @@ class NativeBackend(NumpyBackend):
             for factor in factors
         ]
         kept = *arrays, *products
-        slack = max(factor.margin.slack for factor in factors)
-        return _Pairs(pairs, kept, stages, starts, slack)
+        margin = max(factor.margin for factor in factors)
+        return _Pairs(pairs, kept, stages, starts, margin.slack, margin.least)
 
     def _book(
         self,
@@ -660,7 +659,7 @@ class NativeBackend(NumpyBackend):
         codes = np.ascontiguousarray(codes, np.int64)
         if weights is not None:
             weights = np.ascontiguousarray(weights, np.float64)
-        size, most = self.library.skvq_sums_scratch(d), max(1, 2**23 // d)
+        size, most = self.library.skvq_sums_scratch(d), max(1, 2**23 // max(1, d))
         for low in range(0, len(rows), most):
             some, _kept = self.rows(rows[low : low + most])
             self.library.skvq_sums(
@@ -820,7 +819,7 @@ class _Residuals:
         """Return the state of the rows of which several sums were chosen."""
         margin, best = stage.margin, self.norms().min(axis=1)
         few = margin.left * self.most if self.settled else margin.coarse * self._reach()
-        sure = (best > few) & (self.most < np.inf)
+        sure = (best > few + margin.least) & (self.most < np.inf)
         return (~sure).astype(np.uint8) * np.uint8(DOUBTFUL)
 
 
@@ -901,21 +900,23 @@ class _Sums(Sums):
                     int(starts[-1]),
                 )
         found = np.stack(codes, axis=1).astype(np.int64, copy=False)
-        steps = np.tile(np.asarray(order, np.int64), n_sweeps)
+        steps = np.array(order, np.int64)
         # Scores are sums of what is as large as the squares that are reached.
-        room = (4 * self.pairs.slack * size).astype(dtype, copy=False)
+        pairs = self.pairs
+        room = (pairs.slack * (4 * size + 3 * pairs.least)).astype(dtype, copy=False)
         state = np.zeros(n, np.uint8)
-        library.skvq_improve(
-            ctypes.byref(self.pairs.pairs),
-            n,
-            self.scores.ctypes.data,
-            found.ctypes.data,
-            steps.ctypes.data,
-            len(steps),
-            len(steps) - len(order),
-            room.ctypes.data,
-            state.ctypes.data,
-        )
+        for sweep in range(n_sweeps):  # a call each: an interrupt waits for it
+            library.skvq_improve(
+                ctypes.byref(pairs.pairs),
+                n,
+                self.scores.ctypes.data,
+                found.ctypes.data,
+                steps.ctypes.data,
+                len(steps),
+                0 if sweep == n_sweeps - 1 else len(steps),
+                room.ctypes.data,
+                state.ctypes.data,
+            )
         return list(found.T), state
 
     def leave(self, codes):

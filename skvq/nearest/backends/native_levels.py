@@ -96,6 +96,9 @@ def _bucketed(arrays: Sequence[np.ndarray], dtype: np.dtype) -> tuple[int, dict,
     """
     starts, scales = np.zeros((2, len(arrays)), dtype)
     sizes = np.array([_BUCKETS * (len(edge) + 1) for edge in arrays])
+    # Never rounded up: there is no bucket behind the last.
+    last = (sizes - 1).astype(dtype)
+    last = np.where(last > sizes - 1, np.nextafter(last, dtype.type(0)), last)
     before, most = [], 0
     for j, edge in enumerate(arrays):
         bucket = np.zeros(len(edge), np.intp)
@@ -105,7 +108,7 @@ def _bucketed(arrays: Sequence[np.ndarray], dtype: np.dtype) -> tuple[int, dict,
                 starts[j] = edge[0]
                 scales[j] = min(sizes[j] / float(span), float(np.finfo(dtype).max))
                 place = (edge - starts[j]) * scales[j]
-                bucket = np.minimum(place, sizes[j] - 1).astype(np.intp)
+                bucket = np.minimum(place, last[j]).astype(np.intp)
         counts = np.bincount(bucket, minlength=sizes[j])
         most = max(most, int(counts.max()))
         before.append(np.cumsum(counts) - counts)
@@ -116,7 +119,7 @@ def _bucketed(arrays: Sequence[np.ndarray], dtype: np.dtype) -> tuple[int, dict,
     places = {
         "start": starts,
         "per_unit": scales,
-        "last": (sizes - 1).astype(dtype),
+        "last": last,
     }
     tables = {
         "edges": np.concatenate(edges),

@@ -53,9 +53,6 @@ namespace {
 
 // Residuals that meet a panel of codewords at a time.
 constexpr int kResiduals = kVectorBytes == 64 ? 6 : kVectorBytes == 32 ? 6 : 5;
-constexpr int kPanelVectors = kVectorBytes == 64 ? 4 : 2;
-template <class T>
-constexpr int panel_width = kPanelVectors *lanes<T>;
 
 // Scores are padded to a multiple of so many vectors, of which the smallest are kept.
 constexpr int kMinima = 256 / kVectorBytes;

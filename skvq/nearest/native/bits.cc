@@ -96,8 +96,11 @@ SKVQ_API void skvq_unpack_words(const uint8_t *packed, int64_t n, int64_t m, int
     case 2:
       return unpack(packed, n, m, row, n_bytes, widths, is_aligned,
                     static_cast<uint16_t *>(words));
-    default:
+    case 4:
       return unpack(packed, n, m, row, n_bytes, widths, is_aligned,
                     static_cast<uint32_t *>(words));
+    default:
+      return unpack(packed, n, m, row, n_bytes, widths, is_aligned,
+                    static_cast<uint64_t *>(words));
   }
 }

@@ -20,9 +20,7 @@ namespace {
 
 constexpr int kMostTables = 64;
 // Vectors of scores at a time; each set has a best of its own.
-constexpr int kSets = kVectorBytes == 64 ? 4 : 2;
-template <class T>
-constexpr int padding = kSets *lanes<T>;
+constexpr int kSets = kPanelVectors;
 
 // Returns the best codeword of table j, and how far the second best score is from it.
 template <class T>
@@ -44,7 +42,7 @@ SKVQ_INLINE int64_t best_of_table(const Pairs &pairs, int j, const T *own,
     best[e] = second[e] = all<V>(infinity<T>);
     at[e] = M{};
   }
-  for (int64_t k = 0; k < width; k += padding<T>) {
+  for (int64_t k = 0; k < width; k += panel_width<T>) {
     V score[kSets];
     for (int e = 0; e < kSets; e++) score[e] = load(own + k + e * lanes<T>);
     for (int o = 0; o < n_others; o++)
@@ -122,11 +120,6 @@ void improve(const Pairs &pairs, int64_t n, const T *scores, int64_t *codes,
 }
 
 }  // namespace
-
-// Scores of a table of a type are padded to a multiple of so many.
-SKVQ_API int32_t skvq_padding(int32_t type) {
-  return type == kFloat32 ? padding<float> : padding<double>;
-}
 
 // Takes the best codeword of the tables in an order, each in place of the one before.
 // From one step on, rows whose second best score is within their room are marked.

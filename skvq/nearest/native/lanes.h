@@ -47,9 +47,6 @@ constexpr int kGroup = 8;
 constexpr int kVectors = 3;
 #endif
 
-// Rows or codewords beside each other where it is no matter of speed how many.
-constexpr int kEight = 8;
-
 template <class T>
 struct Int;
 template <>
@@ -76,6 +73,10 @@ struct Vector {
 
 template <class T>
 constexpr int lanes = kVectorBytes / int(sizeof(T));
+// Codewords of a panel, where they lie in the lanes; scores of a table are padded to it.
+constexpr int kPanelVectors = kVectorBytes == 64 ? 4 : 2;
+template <class T>
+constexpr int panel_width = kPanelVectors *lanes<T>;
 // Rows of a tile.
 template <class T>
 constexpr int tile_rows = kVectors * lanes<T>;

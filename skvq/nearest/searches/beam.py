@@ -15,7 +15,7 @@ import numpy as np
 
 from skvq._checks import check_memory
 from skvq.nearest.backends.base import COARSE, Backend, Plan, less
-from skvq.nearest.backends.host import CAREFUL
+from skvq.nearest.backends.careful import CAREFUL
 from skvq.nearest.searches.flat import check_finite, check_reach, finished
 from skvq.nearest.tables import (
     Margin,
@@ -69,7 +69,7 @@ class Stage(NamedTuple):
 
 
 class Search:
-    """What all tiles share: the tables, made ready, and the sizes of the scratch."""
+    """What all tiles share: the tables, made ready, and the sizes of a tile."""
 
     def __init__(self, tables: Tables, n_sums: int, n_begun: int, options, dtype):
         self.dtype = dtype

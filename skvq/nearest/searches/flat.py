@@ -8,7 +8,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from skvq.nearest.backends.base import COARSE, Backend, Plan
-from skvq.nearest.backends.host import CAREFUL
+from skvq.nearest.backends.careful import CAREFUL
 from skvq.nearest.metrics import (
     PRODUCT_METRICS,
     Metric,
@@ -122,16 +122,11 @@ def finished(be: Backend, X, codes, state, found: list, again, exact) -> list:
         def distances(x: np.ndarray, rows: np.ndarray) -> tuple:
             return (exact(x, be.to_host(be.take(codes, rows))),)
 
-        outputs[1:] = _again_by_host(be, X, rows, outputs[1:], distances)
+        outputs[1:] = searched_again(be, X, rows, outputs[1:], distances)
     return outputs
 
 
 def searched_again(be: Backend, X, rows: np.ndarray, outputs: list, again) -> list:
-    """Return outputs in which some rows are those of a careful search."""
-    return _again_by_host(be, X, rows, outputs, again)
-
-
-def _again_by_host(be: Backend, X, rows: np.ndarray, outputs: list, again) -> list:
     """Return outputs in which some rows are what is made of them on the host.
 
     Parameters

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skvq.nearest.backends.base import OUT_OF_REACH, Backend, Plan, less
-from skvq.nearest.backends.host import CAREFUL
+from skvq.nearest.backends.careful import CAREFUL
 from skvq.nearest.searches.beam import coarse, common_scale, exact_errors
 from skvq.nearest.searches.flat import check_finite, check_reach, finished
 from skvq.nearest.tables import (

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skvq.nearest.backends.base import COARSE, DOUBTFUL, Backend, Plan
+from skvq.nearest.backends.careful import CAREFUL
 from skvq.nearest.backends.choice import backend_of
-from skvq.nearest.backends.host import CAREFUL
 from skvq.nearest.searches.flat import check_finite, check_reach, finished
 from skvq.nearest.tables import (
     Margin,

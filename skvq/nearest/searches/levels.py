@@ -29,10 +29,18 @@ def row_plan(n_columns: int, copies: int = 4, work: float = _WORK) -> Plan:
 
 def cells_between(be: Backend, X: Any, edges: Columns, dtype: Any) -> Any:
     """Return the cells of X; see `skvq.nearest.cells_between`."""
+    if be.numpy_dtype(X).kind != "f":
+        X = be.cast(X, np.float64)
     own = be.numpy_dtype(X).newbyteorder("=")
 
     def make() -> Any:
+        for j, edge in enumerate(edges.arrays):
+            if not (edge[1:] >= edge[:-1]).all():
+                raise ValueError(f"edges[{j}] are not in ascending order.")
         return be.edges([rounded_up(edge, own) for edge in edges.arrays])
+
+    if not X.shape[1]:
+        return be.zeros(X.shape, dtype)
 
     return be.cells_between(X, edges.form(("edges", own, be.key), make), dtype)
 
@@ -41,8 +49,8 @@ def rounded_up(edges: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Return edges in `dtype` that its numbers pass exactly if they pass these."""
     with np.errstate(over="ignore"):
         rounded = edges.astype(dtype)
-    low = rounded < edges
-    rounded[low] = np.nextafter(rounded[low], np.inf, dtype=dtype)
+        low = rounded < edges
+        rounded[low] = np.nextafter(rounded[low], np.inf, dtype=dtype)
     return rounded
 
 
