@@ -98,6 +98,23 @@ SKVQ_INLINE Weighed<T> weighed(const Codebook &book, const OneTable<T> &table,
   return {T(0.5) * (norm + T(book.reach)), distance < 0 ? -distance : distance};
 }
 
+// Scores of several groups for one row, in flight: a chain of multiply-adds waits for
+// itself.  Of fewer groups than that, the last one over again.
+constexpr int kFlight = 4;
+template <class T, bool Direct>
+SKVQ_INLINE void flight_scores(const OneTable<T> &table, const T *x, int stride, int d,
+                               int64_t low, Eight<T> (&score)[kFlight]) {
+  const T *c[kFlight];
+  for (int f = 0; f < kFlight; f++) {
+    int64_t q = low + f < table.n_groups ? low + f : table.n_groups - 1;
+    score[f] = load_eight(table.constants + q * kGroup);
+    c[f] = table.groups + q * kGroup * d;
+  }
+  for (int k = 0; k < d; k++)
+    for (int f = 0; f < kFlight; f++)
+      add_feature<Direct>(score[f], x[int64_t(k) * stride], c[f] + int64_t(k) * kGroup);
+}
+
 // The nearest of all codewords whose score is at most `limit`, by the distances of what
 // was given, in float64.
 template <class T, bool Direct>
@@ -107,19 +124,22 @@ __attribute__((noinline)) int64_t nearest_of_near(const OneTable<T> &table,
                                                   T limit) {
   double least_found = 0;
   int64_t found = -1;
-  for (int64_t q = 0; q < table.n_groups; q++) {
-    Eight<T> score = row_scores<T, 0, Direct>(
-        x, stride, d, table.groups + q * kGroup * d, table.constants + q * kGroup);
-    T own[8];
-    for (int p = 0; p < Eight<T>::parts; p++)
-      store(own + p * Eight<T>::width, score.v[p]);
-    for (int j = 0; j < kGroup && q * kGroup + j < size; j++) {
-      if (!(own[j] <= limit)) continue;
-      double distance =
-          squared_distance(given, table.exact + (q * kGroup + j) * d, d, table.scale);
-      if (found < 0 || distance < least_found) {
-        found = q * kGroup + j;
-        least_found = distance;
+  for (int64_t low = 0; low < table.n_groups; low += kFlight) {
+    Eight<T> score[kFlight];
+    flight_scores<T, Direct>(table, x, stride, d, low, score);
+    for (int f = 0; f < kFlight; f++) {
+      T own[8];
+      for (int p = 0; p < Eight<T>::parts; p++)
+        store(own + p * Eight<T>::width, score[f].v[p]);
+      for (int j = 0; j < kGroup; j++) {
+        const int64_t code = (low + f) * kGroup + j;
+        if (!(own[j] <= limit) || code >= size) continue;
+        double distance =
+            squared_distance(given, table.exact + code * d, d, table.scale);
+        if (found < 0 || distance < least_found) {
+          found = code;
+          least_found = distance;
+        }
       }
     }
   }
@@ -287,7 +307,7 @@ int search_row(const Codebook &book, int64_t j, const Rows &rows, int64_t i,
                 const Found &found, Scratch scratch) {
   typedef typename Eight<T>::V V;
   typedef typename Eight<T>::M M;
-  constexpr int parts = Eight<T>::parts, flight = 4;
+  constexpr int parts = Eight<T>::parts;
   const OneTable<T> table(book, j);
   const int d = book.width;
   T *x = scratch.take<T>(d);
@@ -304,25 +324,15 @@ int search_row(const Codebook &book, int64_t j, const Rows &rows, int64_t i,
     best[p] = second[p] = all<V>(infinity<T>);
     group[p] = M{};
   }
-  for (int64_t low = 0; low < table.n_groups; low += flight) {
-    // Of fewer groups than are in flight, the last is looked at again: no harm.
-    Eight<T> score[flight];
-    const T *c[flight];
-    int64_t q[flight];
-    for (int f = 0; f < flight; f++) {
-      q[f] = low + f < table.n_groups ? low + f : table.n_groups - 1;
-      score[f] = load_eight(table.constants + q[f] * kGroup);
-      c[f] = table.groups + q[f] * kGroup * d;
-    }
-    for (int k = 0; k < d; k++)
-      for (int f = 0; f < flight; f++)
-        add_feature<Direct>(score[f], x[k], c[f] + int64_t(k) * kGroup);
-    for (int f = 0; f < flight && low + f < table.n_groups; f++)
+  for (int64_t low = 0; low < table.n_groups; low += kFlight) {
+    Eight<T> score[kFlight];
+    flight_scores<T, Direct>(table, x, 1, d, low, score);
+    for (int f = 0; f < kFlight && low + f < table.n_groups; f++)
       for (int p = 0; p < parts; p++) {
         V v = score[f].v[p];
         second[p] = smaller(second[p], larger(v, best[p]));
         M is_less = v < best[p];
-        group[p] = is_less ? M{} + typename Int<T>::type(q[f]) : group[p];
+        group[p] = is_less ? M{} + typename Int<T>::type(low + f) : group[p];
         best[p] = smaller(v, best[p]);
       }
   }

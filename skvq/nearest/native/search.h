@@ -157,17 +157,6 @@ SKVQ_INLINE void add_feature(Eight<T> &score, T x, const T *codewords) {
   }
 }
 
-// Scores of a group for one row, whose features are `stride` numbers apart.
-template <class T, int D, bool Direct>
-SKVQ_INLINE Eight<T> row_scores(const T *x, int stride, int d, const T *group,
-                                const T *constants) {
-  const int width = D ? D : d;
-  Eight<T> score = load_eight(constants);
-  for (int k = 0; k < width; k++)
-    add_feature<Direct>(score, x[int64_t(k) * stride], group + int64_t(k) * kGroup);
-  return score;
-}
-
 // The first of a group's scores that is no larger than the best of them; and the second
 // best, of the group and of what was known before.
 template <class T>
