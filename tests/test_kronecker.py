@@ -127,7 +127,7 @@ def test_equal_rows_and_zero_products_give_the_lowest_codes():
     ("tables", "message"),
     [
         ([np.ones((2, 2)), np.ones((2, 2))], "do not multiply to the 6 features"),
-        ([], "do not multiply"),
+        ([], "codebooks is empty"),
         ([np.ones((2, 2)), np.ones((0, 3))], r"codebooks\[1\] has no codewords"),
         ([np.ones((2, 2)), np.full((2, 3), np.nan)], r"codebooks\[1\] contains NaN"),
         ([np.full((2, 2), 1e200), np.full((2, 3), 1e200)], "too large"),

@@ -45,9 +45,9 @@ _ROUNDING = 0.17
 _MORE_TERMS = 6
 # Standard deviations of a difference of scores: a row that exceeds them, with a gap
 # between its codewords that is as small as the tolerance, is one in some 10^8 of
-# ordinary data (of rows with gaps of one or two tolerances, one in a thousand).
+# ordinary data (of rows with gaps of one or two tolerances, one in some thousands).
 # Candidates for the careful search, which costs few rows a second look, take more.
-_SURE, _NEAR = 2.0, 6.0
+_SURE, _NEAR = 2.5, 6.0
 # Forms that are kept of a table: a search for each of many beams would have its own.
 _MOST_FORMS = 16
 # Rows of packed codes that are checked at a time.
