@@ -1,5 +1,6 @@
 """Scalar schemes: each feature replaced by the level of its cell on the line."""
 
+from functools import cached_property
 from numbers import Integral
 
 import numpy as np
@@ -514,8 +515,15 @@ class _Tanh:
         else:
             self.scale = (levels - 1) * (1 + 1e-3) / 2
             self.shift = np.arctanh(self.offset / self.scale)
-        rows = zip(sizes, self.scale, self.shift, self.offset, strict=True)
-        self._edges = nearest.Columns([self._borders(*row) for row in rows])
+
+    def __getstate__(self) -> dict:
+        # What follows from the rest is found again.
+        return {k: v for k, v in vars(self).items() if k != "_edges"}
+
+    @cached_property
+    def _edges(self) -> nearest.Columns:
+        rows = zip(self.sizes, self.scale, self.shift, self.offset, strict=True)
+        return nearest.Columns([self._borders(*row) for row in rows])
 
     @staticmethod
     def _borders(size, scale, shift, offset):
