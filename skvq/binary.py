@@ -143,8 +143,9 @@ class BinaryQuantizer(BaseQuantizer):
 
     def _decode(self, codes):
         be, n_features = nearest.backend_of(codes), self.n_features_in_
-        low = 0 - self.scale_  # not -scale_, which has negative zeros
-        result = be.xp.where(codes[:, :n_features] > 0, self.scale_, low)
+        result = be.cast(codes[:, :n_features], be.numpy_dtype(self.scale_))
+        result = (2 * result - 1) * self.scale_
+        result += 0  # and no zero is negative
         if self._radius_ is None or not self._radius_.sizes:
             return result
         lengths = self._radius_.decode(codes[:, n_features:])

@@ -153,7 +153,9 @@ class UniformQuantizer(BaseQuantizer):
             return {**found, "_codec_": codec}
         low, high = yield from self._range(rows, sizes, shares)
         _warn_of_points(low, high, sizes, "n_levels")
-        clipped = yield from weighted_mean(rows, _outside, low, high)
+        clipped = np.zeros(d)
+        if self.feature_range != "minmax":  # which has nothing outside
+            clipped = yield from weighted_mean(rows, _outside, low, high)
         return {
             **found,
             "_codec_": Grid(low, high, sizes),
