@@ -197,3 +197,8 @@ def _readable(n_bytes: float) -> str:
         if n_bytes >= size:
             return f"{n_bytes / size:.3g} {unit}"
     return f"{n_bytes:.0f} bytes"
+
+
+def class_name(cls: type) -> str:
+    """Return what a class is called in messages, with its module."""
+    return f"{cls.__module__}.{cls.__qualname__}"

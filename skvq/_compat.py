@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import (
     StrOptions,
     validate_parameter_constraints,
 )
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import _check_sample_weight
 
@@ -34,6 +35,7 @@ __all__ = [
     "_fit_context",
     "available_unless",
     "is_library_followed",
+    "output_container",
     "validate_parameter_constraints",
 ]
 
@@ -45,6 +47,11 @@ def is_library_followed(name: str) -> bool:
     libraries where the user has switched on scikit-learn's ``array_api_dispatch``.
     """
     return name == "cupy" or (name != "numpy" and get_config()["array_api_dispatch"])
+
+
+def output_container(estimator: Any) -> str:
+    """Return in which container `transform` of an estimator is to answer."""
+    return _get_output_config("transform", estimator)["dense"]
 
 
 class Interval(_Interval):

@@ -18,8 +18,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_array, validate_data
 
 from skvq import nearest
-from skvq._checks import as_plain, check_unmasked, naming
-from skvq._compat import _check_sample_weight, is_library_followed
+from skvq._checks import as_plain, check_unmasked, class_name, naming
+from skvq._compat import is_library_followed
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,6 +40,9 @@ def check_samples(
     """
     if not reset and _is_plain(estimator, X) and len(X) >= min_samples:
         return X
+    if nearest.is_dask(X):
+        return _check_dask(estimator, X, reset, min_samples)
+    _refuse_streams(X)
     be = backend_of_samples(estimator, X)
     if not be.on_host:
         return _check_on_device(be, estimator, X, reset, min_samples, finite)
@@ -96,6 +99,8 @@ def check_reconstructions(estimator, X) -> Any:
 
     What a later step has made of a dataframe has no names, and is no less welcome.
     """
+    if nearest.is_dask(X):
+        return _check_dask(estimator, X, reset=False, min_samples=1, named=False)
     be = backend_of_samples(estimator, X)
     X = check_matrix(be, _as_numpy(estimator, X) if be.on_host else X, "X")
     if X.shape[1] != estimator.n_features_in_:
@@ -130,6 +135,9 @@ def backend_of_samples(estimator, X) -> nearest.Backend:
     scikit-learn's ``array_api_dispatch``.  Without it, an array of, say, torch is what
     NumPy makes of it, as everywhere in scikit-learn.
     """
+    if nearest.is_dask(X):
+        # Of the library of its blocks.
+        X = getattr(X, "_meta", None)
     be = nearest.backend_of(X)
     fitted = be.name == _home(estimator).name
     if not getattr(estimator, "_follows_namespace", False):
@@ -215,6 +223,82 @@ def _check_on_device(be, estimator, X, reset, min_samples: int, finite: bool) ->
     return X
 
 
+def _check_dask(estimator, X, reset: bool, min_samples: int, named: bool = True) -> Any:
+    """Return a collection of Dask's as an array, by what is known without computing."""
+    name, of_names, array = type(estimator).__name__, X, X
+    # Of the class: a delayed value seems to have every attribute.
+    if hasattr(type(X), "to_dask_array"):
+        of_names, array = X._meta, X.to_dask_array()
+        if reset and named:
+            raise ValueError(
+                f"X is a dataframe of Dask's, whose lengths {name} does not know: give "
+                "X.to_dask_array(lengths=True)."
+            )
+    if not hasattr(type(array), "rechunk"):
+        raise TypeError(
+            f"X is a {class_name(type(X))}; of Dask's collections "
+            "arrays and dataframes are taken."
+        )
+    if array.ndim != 2:
+        raise ValueError(
+            f"Expected 2D array, got {array.ndim}D array instead: {name} takes X of "
+            f"shape (n_samples, n_features). {_HOW_TO_FLATTEN}"
+        )
+    if type(array._meta) is not np.ndarray:
+        raise ValueError(
+            f"X has chunks of {class_name(type(array._meta))}; of Dask arrays, those "
+            "of NumPy's are taken: X.map_blocks(...) converts them."
+        )
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"X has dtype {array.dtype}; {name} takes real numbers.")
+    for what, found, least in (
+        ("sample", array.shape[0], min_samples),
+        ("feature", array.shape[1], 1),
+    ):
+        if found < least:  # not, if it is unknown
+            raise ValueError(
+                f"Found array with {found} {what}(s) (shape={array.shape}) while a "
+                f"minimum of {least} is required by {name}."
+            )
+    if named:
+        validate_data(estimator, of_names, reset=reset, skip_check_array=True)
+    elif array.shape[1] != estimator.n_features_in_:
+        raise ValueError(
+            f"X has {array.shape[1]} features, but {name} is expecting "
+            f"{estimator.n_features_in_} features as input."
+        )
+    return array
+
+
+def all_in_memory(name: str, value: object) -> str:
+    """Return why a Dask array is not learned from, with a value of a parameter."""
+    return (
+        f"{name}={value!r} learns from all rows in memory, and X is a Dask array: "
+        "compute() it, or some of its rows, first."
+    )
+
+
+def _refuse_streams(X) -> None:
+    """Raise if X is no matrix, but what gives parts of one."""
+    what = None
+    if isinstance(X, str | bytes | os.PathLike):
+        what = "a path"
+    elif isinstance(X, Iterator):
+        what = f"a {type(X).__name__}"
+    elif isinstance(X, list | tuple) and X and getattr(X[0], "ndim", 0) > 1:
+        what = f"a {type(X).__name__} of matrices"
+    elif any(hasattr(X, name) for name in ("iter_batches", "to_batches")) and not (
+        hasattr(X, "__dataframe__") or hasattr(X, "__array__")
+    ):
+        what = f"a {class_name(type(X))}"
+    if what is not None:
+        raise ValueError(
+            f"Expected 2D array, got {what} instead: give batches of it to partial_fit "
+            "one by one, or make one array with dask.array.from_delayed, "
+            "dask.array.from_zarr or dask.dataframe.read_parquet."
+        )
+
+
 def check_matrix(be: nearest.Backend, X, name: str, **options) -> Any:
     """Return a 2-d array of a backend; raise unless it is finite and real.
 
@@ -246,137 +330,6 @@ def check_matrix(be: nearest.Backend, X, name: str, **options) -> Any:
     if not be.is_finite(X):
         raise ValueError(f"{name} contains NaN or infinity.")
     return X
-
-
-def check_weights(sample_weight, X) -> Any:
-    """Validate sample weights: finite, not negative, not all zero; float64 or None.
-
-    They are of the library of X; or come from another one, and go there.  They come
-    back times a power of two, the largest below 1: of weights that form a mean, only
-    the ratios count, and neither do sums of these overflow.
-    """
-    if sample_weight is None:
-        return None
-    weights = _scaled_weights(sample_weight, X)[0]
-    heavy = weights > 0
-    if np.ptp(weights[heavy]) == 0:
-        # Equal ones are as none, to the last bit.
-        weights = heavy.astype(np.float64)
-    return nearest.backend_of(X).like(weights)
-
-
-def _scaled_weights(sample_weight, X) -> tuple[np.ndarray, int]:
-    """Return valid weights, divided by a power of two, on the host; and its exponent.
-
-    The largest is then in [1/2, 1).  What is too small beside it for a float is zero.
-    """
-    check_unmasked(sample_weight, "sample_weight")
-    # A vector of the host is checked quickly, and its message names the entry.
-    X = np.broadcast_to(np.float64(0), (X.shape[0], 1))
-    sample_weight = nearest.backend_of(sample_weight).to_host(sample_weight)
-    with naming("sample_weight"):
-        weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
-    negative = np.flatnonzero(weights < 0)
-    if negative.size:
-        raise ValueError(
-            f"Negative values in sample_weight: sample_weight[{negative[0]}] = "
-            f"{weights[negative[0]]}; expected weights of zero or more."
-        )
-    if not weights.any():
-        raise ValueError(
-            "All sample_weight are zero; expected at least one positive weight."
-        )
-    exponent = int(np.frexp(weights.max())[1])
-    return np.ldexp(weights, -exponent), exponent
-
-
-def drop_zero_weights(X, weights):
-    """Return X and weights without the rows that weigh nothing.
-
-    Weights of one are None, so that they are the same as none to the last bit.
-    """
-    if weights is None:
-        return X, weights
-    be, host = nearest.backend_of(X), nearest.backend_of(weights).to_host(weights)
-    if not host.all():
-        rows = np.flatnonzero(host)
-        X, host = be.take(X, rows), host[rows]
-    return X, None if (host == 1).all() else be.like(host)
-
-
-# A weight that counts as one: a mantissa in [1/2, 1), and the exponent of two.
-WeightUnit = tuple[float, int]
-ONE: WeightUnit = (0.5, 1)
-# Means of weights that were divided by their mean differ from one by rounding.
-_ROUNDING = 1e-12
-# How much more, or less, the heaviest row of a batch may weigh than the unit.
-_MAX_RATIO = 1e100
-
-
-def weights_in_units(
-    X, sample_weight, *, unit: WeightUnit | None = None, stream: bool = False
-) -> tuple[Any, WeightUnit]:
-    """Validate the weights that something is learned with, and rid them of their scale.
-
-    What all weights have in common changes nothing then: equal ones become None, and
-    of others that differ by a power of two the same bits are left.
-
-    Parameters
-    ----------
-    X : array of shape (n_samples, n_features)
-        The samples.
-    sample_weight : array-like of shape (n_samples,) or None
-        As the user gives them; None: all are one.
-    unit : WeightUnit, optional
-        The weight that is to count as one, from an earlier call; None: it is chosen.
-    stream : bool
-        What counts as one: the mean of these weights, since those of a stream meet
-        numbers of rows; or the power of two next below, which they are divided by
-        without rounding, where their ratios are all that counts.
-
-    Returns
-    -------
-    weights : array of shape (n_samples,) or None
-        In units, in the library of X; None: all are one.
-    unit : WeightUnit
-        What counts as one.
-
-    Raises
-    ------
-    ValueError
-        If the weights are not valid, or of another order than a given unit.
-    """
-    if sample_weight is None:
-        if unit in (None, ONE):
-            return None, ONE
-        weights, exponent = np.ones(X.shape[0]), 0
-    else:
-        weights, exponent = _scaled_weights(sample_weight, X)
-    if unit is None:
-        unit = _unit_of(weights[weights > 0], exponent, stream)
-    mantissa, power = unit
-    with np.errstate(over="ignore"):
-        weights = np.ldexp(weights, exponent - power) / mantissa
-    largest = float(weights.max())
-    if not 1 / _MAX_RATIO < largest < _MAX_RATIO:
-        raise ValueError(
-            f"The largest sample_weight of this batch is {largest:.3g} times the mean "
-            f"of the first batch's, {float(np.ldexp(mantissa, power)):.3g}; expected "
-            f"weights of one scale, at most {_MAX_RATIO:.0e} times as large or small."
-        )
-    equal = bool((weights == 1).all())
-    return None if equal else nearest.backend_of(X).like(weights), unit
-
-
-def _unit_of(weights: np.ndarray, exponent: int, stream: bool) -> WeightUnit:
-    constant = bool((weights == weights[0]).all())
-    mantissa, power = np.frexp(weights[0] if constant else weights.mean())
-    if mantissa > 1 - _ROUNDING:
-        mantissa, power = 0.5, power + 1
-    # So weights of mean one stay as they are, those of a part for example.
-    if mantissa < 0.5 + _ROUNDING or not (stream or constant):
-        mantissa = 0.5
-    return float(mantissa), int(power) + exponent
 
 
 def check_codes(estimator, codes, sizes: Sequence[int], widths: Sequence[int]) -> Any:

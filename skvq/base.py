@@ -49,24 +49,29 @@ from skvq import nearest
 from skvq._arrays import as_indices, to_host
 from skvq._checks import check_count
 from skvq._compat import UNUSED, Accepted, _fit_context, available_unless
+from skvq._dask import batches, check_lazy_codes, dask_rows, lazily
 from skvq._validation import (
-    ONE,
     as_it_is_now,
     backend_of_samples,
     check_codes,
     check_same_library,
     check_samples,
-    check_weights,
     copy_to_fit,
-    drop_zero_weights,
     in_own_context,
     one_warning,
     plain_parameters,
     take_over,
-    weights_in_units,
 )
 from skvq._version import __version__
+from skvq._weights import (
+    ONE,
+    WeightUnit,
+    check_weights,
+    drop_zero_weights,
+    weights_in_units,
+)
 from skvq.codes import from_token_ids, smallest_dtype
+from skvq.learning.finite import check_finite
 from skvq.learning.rows import Block, Learner, Rows, run
 
 # Silent until the user configures logging.  Parts log their own fits, so that a nesting
@@ -78,6 +83,9 @@ logger = logging.getLogger("skvq")
 # be copied while another is computed.
 _TILES_PER_BLOCK = 8
 _ON_DEVICE = 64
+
+# What is asked of Dask's collections, beside fits.
+_OF_COLLECTIONS = ("transform", "quantize", "score")
 
 # The first version whose pickles are laid out as these are.
 _FIRST_READ = (0, 2)
@@ -148,6 +156,10 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _why_no_partial_fit(self) -> str:
         return "the scheme does not learn from a stream."
 
+    def _needs_rows_in_memory(self) -> str | None:
+        """Return why a Dask array is not learned from; None: it is."""
+        return None
+
     def _template(self) -> "BaseQuantizer":
         """Return the quantizer that parts are clones of."""
         raise AssertionError("of nesting schemes alone")  # pragma: no cover
@@ -198,7 +210,8 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training samples; at least two.
+            Training samples; at least two.  May be a memory map; or a Dask array, of
+            known chunk lengths, whose rows stay where they are.
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), optional
@@ -214,14 +227,8 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         with one_warning(), new._computing():
             new._check_backend(X)
             X = check_samples(new, X, reset=True, min_samples=2, finite=False)
-            weights, unit = weights_in_units(
-                X, sample_weight, stream=new._can_partial_fit()
-            )
-            # All rows, those of weight zero too, before any is used.
-            with np.errstate(over="ignore"):
-                run(check_finite(X))
-            new._weight_unit_ = unit
-            run(new._learn(Rows(X, weights)))
+            rows, new._weight_unit_ = new._rows_to_fit(X, sample_weight)
+            run(new._learn(rows))
         take_over(self, new)
         return self
 
@@ -236,7 +243,9 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            The batch; one row suffices.
+            The batch; one row suffices.  Each chunk of a Dask array is a batch, in
+            their order: unlike those of other methods, the result depends on the
+            chunks.
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), optional
@@ -252,18 +261,8 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         new = copy_to_fit(self, fitted=True)
         with one_warning(), new._computing():
-            first = not new.__sklearn_is_fitted__()
-            if not first:
-                check_same_library(new, X, "partial_fit")
-            new._check_backend(X)
-            X = check_samples(new, X, reset=first)
-            weights, new._weight_unit_ = weights_in_units(
-                X,
-                sample_weight,
-                unit=None if first else getattr(new, "_weight_unit_", ONE),
-                stream=True,
-            )
-            new._learn_batch(X, weights)
+            for batch, weights in batches(X, sample_weight):
+                new._take_batch(batch, weights)
         take_over(self, new)
         return self
 
@@ -279,12 +278,15 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Returns
         -------
         codes : ndarray of shape (n_samples, n_codes)
-            Codes in the smallest unsigned dtype that holds the largest codebook's.
+            Codes in the smallest unsigned dtype that holds the largest codebook's; of
+            Dask's collections a Dask array, which is computed when it is asked for.
             They are names, not quantities: a model that is to learn from them takes
             `QuantizedFeatures` instead.
         """
         self = as_it_is_now(self)
         X = self._check_input(X, "transform")
+        if nearest.is_dask(X):
+            return lazily(self, "transform", X)
         sizes = self.codebook_sizes_
         be = nearest.backend_of(X)
         dtype = be.code_dtype(smallest_dtype(max(sizes)))
@@ -313,6 +315,9 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self = as_it_is_now(self)
         check_is_fitted(self)
         widths = self._decodable_widths()
+        if nearest.is_dask(codes):
+            codes = check_lazy_codes(self, codes, widths)
+            return lazily(self, "inverse_transform", codes)
         codes = check_codes(self, codes, self.codebook_sizes_, widths)
         return self._decode(self._home_.like(codes))
 
@@ -332,6 +337,8 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         self = as_it_is_now(self)
         X = self._check_input(X, "quantize")
+        if nearest.is_dask(X):
+            return lazily(self, "quantize", X)
         with self._computing(X):
             blocks = over_blocks(X, self._quantize)
             return nearest.backend_of(X).gathered(X.shape[0], blocks)
@@ -357,9 +364,12 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         self = as_it_is_now(self)
         X = self._check_input(X, "score")
-        weights = check_weights(sample_weight, X)
+        if nearest.is_dask(X):
+            rows, _ = dask_rows(X, sample_weight)
+        else:
+            rows = Rows(X, check_weights(sample_weight, X))
         with self._computing(X):
-            return -run(mean_distortion(Rows(X, weights), self))
+            return -run(mean_distortion(rows, self))
 
     @in_own_context
     def full_codebook(self, max_size=2**20):
@@ -499,11 +509,46 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     # -- what the public methods share ---------------------------------------------
 
+    def _rows_to_fit(self, X, sample_weight) -> tuple[Rows, WeightUnit]:
+        """Return valid rows, and what counts as one of their weights."""
+        if nearest.is_dask(X):
+            why = self._needs_rows_in_memory()
+            if why is not None:
+                raise ValueError(f"{type(self).__name__}: {why}")
+            return dask_rows(X, sample_weight)
+        weights, unit = weights_in_units(
+            X, sample_weight, stream=self._can_partial_fit()
+        )
+        # All rows, those of weight zero too, before any is used.
+        with np.errstate(over="ignore"):
+            run(check_finite(X))
+        return Rows(X, weights), unit
+
+    def _take_batch(self, X, sample_weight) -> None:
+        """Learn from one batch of a stream, as the user gives it."""
+        first = not self.__sklearn_is_fitted__()
+        if not first:
+            check_same_library(self, X, "partial_fit")
+        self._check_backend(X)
+        X = check_samples(self, X, reset=first)
+        weights, self._weight_unit_ = weights_in_units(
+            X,
+            sample_weight,
+            unit=None if first else getattr(self, "_weight_unit_", ONE),
+            stream=True,
+        )
+        self._learn_batch(X, weights)
+
     def _check_input(self, X, method: str):
         """Check in order: fitted, then the library of X, then X itself."""
         check_is_fitted(self)
         check_same_library(self, X, method)
         self._check_backend(X)
+        if nearest.is_dask(X) and method not in _OF_COLLECTIONS:
+            raise TypeError(
+                f"{type(self).__name__}.{method} takes no Dask collections: apply it "
+                "to the chunks with dask.array.map_blocks."
+            )
         return check_samples(self, X, reset=False)
 
     def _quantize(self, X):
@@ -559,7 +604,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         by the work that all of them are.
         """
         backend = getattr(self, "backend", "auto")
-        if X is not None and hasattr(self, "backend"):
+        if not (X is None or nearest.is_dask(X)) and hasattr(self, "backend"):
             backend = nearest.settle(backend, X, X.shape[1] * max(self.codebook_sizes_))
         return nearest.using(backend)
 
@@ -597,32 +642,6 @@ def _with_arrays(value, function):
     if type(value) in (tuple, list):
         return type(value)(_with_arrays(item, function) for item in value)
     return value
-
-
-def check_finite(X) -> Learner[None]:
-    """Raise a ValueError that names the first row of X which is not finite."""
-    if nearest.backend_of(X).numpy_dtype(X).kind != "f":
-        return
-    (row,) = yield Rows(X).fold(_first_infinite, join=_smaller)
-    if row == np.inf:
-        return
-    values = to_host(X[int(row) : int(row) + 1, :])[0]
-    column = int(np.argmin(np.isfinite(values.astype(np.float64))))
-    what = "a value too large for float64, the widest dtype that is computed in"
-    if not np.isfinite(values[column]):
-        what = "NaN" if np.isnan(values[column]) else "infinity"
-    raise ValueError(f"Input X contains {what}: in row {int(row)}, column {column}.")
-
-
-def _first_infinite(block: Block) -> tuple:
-    be = block.be
-    if be.is_finite(block.x):
-        return (np.inf,)
-    return (block.first + be.flagged(~be.xp.all(be.xp.isfinite(block.x), axis=1))[0],)
-
-
-def _smaller(a: tuple, b: tuple) -> tuple:
-    return (min(a[0], b[0]),)
 
 
 def mean_distortion(rows: Rows, quantizer: BaseQuantizer) -> Learner[float]:

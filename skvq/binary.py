@@ -8,7 +8,12 @@ from skvq import nearest
 from skvq._compat import SIZE, Interval, StrOptions
 from skvq._validation import first_followed, warn_of_some
 from skvq.base import BaseQuantizer
-from skvq.learning.radius import RADII, check_radius_memory, fit_radius
+from skvq.learning.radius import (
+    RADII,
+    check_radius_memory,
+    fit_radius,
+    radius_in_memory,
+)
 from skvq.learning.scalar import weighted_mean
 
 
@@ -132,6 +137,9 @@ class BinaryQuantizer(BaseQuantizer):
             "_radius_": radius,
             "codebook_sizes_": (2,) * n_features + sizes,
         }
+
+    def _needs_rows_in_memory(self):
+        return radius_in_memory(self.radius) if self.spherical else None
 
     def _encode(self, X):
         be = nearest.backend_of(X)

@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
-from skvq._validation import check_weights
+from skvq._weights import check_weights
 from skvq.metrics import code_usage, distortion, perplexity, rate_distortion_curve
 from skvq.nearest.distinct import unique_rows
 

@@ -11,15 +11,16 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._compat import Accepted, _fit_context
+from skvq._dask import check_container
 from skvq._validation import (
     check_reconstructions,
     check_same_library,
     check_samples,
-    check_weights,
     copy_to_fit,
     in_own_context,
     take_over,
 )
+from skvq._weights import check_weights
 from skvq.base import QUANTIZER, BaseQuantizer
 
 
@@ -88,7 +89,9 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         new = copy_to_fit(self, fitted=False)
         X = check_samples(new, X, reset=True, min_samples=2)
-        weights = check_weights(sample_weight, X)
+        weights = sample_weight
+        if not nearest.is_dask(X):
+            weights = check_weights(sample_weight, X)
         new.quantizer_ = clone(self.quantizer).fit(X, None, sample_weight=weights)
         check_is_fitted(new.quantizer_)  # a frozen one may not be
         if new.quantizer_.n_features_in_ != new.n_features_in_:
@@ -115,6 +118,8 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         check_same_library(self, X, "transform")
+        if nearest.is_dask(X):
+            check_container(self)
         return self.quantizer_.quantize(check_samples(self, X, reset=False))
 
     def inverse_transform(self, X):

@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvq import nearest
 from skvq._checks import check_memory, check_unmasked
 from skvq._compat import NUMBERS, SIZE, SIZES, Interval, StrOptions
-from skvq._validation import as_it_is_now, check_codes, warn_of_some
+from skvq._validation import all_in_memory, as_it_is_now, check_codes, warn_of_some
 from skvq.base import BaseQuantizer, over_blocks
 from skvq.codes import smallest_dtype
 from skvq.coding.levels import Grid, Levels, LevelTables
@@ -232,6 +232,11 @@ class UniformQuantizer(BaseQuantizer):
             "them.",
         )
         return Levels(tables, sizes)
+
+    def _needs_rows_in_memory(self):
+        if self.levels == "lloyd-max" and self.density == "data":
+            return all_in_memory("levels", self.levels)
+        return None
 
     def _encode(self, X):
         return self._codec_.encode(X)
@@ -493,6 +498,9 @@ class FiniteScalarQuantizer(BaseQuantizer):
             "_dtype_": rows.dtype,
             "codebook_sizes_": sizes,
         }
+
+    def _needs_rows_in_memory(self):
+        return all_in_memory("bound", self.bound) if self.bound == "cdf" else None
 
     def _encode(self, X):
         return self._squash_.encode(X)

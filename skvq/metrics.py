@@ -42,13 +42,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array, check_consistent_length
 
 from skvq._checks import check_counts, check_unmasked, is_sequence, naming
-from skvq._validation import (
-    check_matrix,
-    check_weights,
-    drop_zero_weights,
-    first_followed,
-    followed_backend,
-)
+from skvq._validation import check_matrix, first_followed, followed_backend
+from skvq._weights import check_weights, drop_zero_weights
 from skvq.model_selection import neg_bits, neg_reconstruction_error
 from skvq.nearest import HOST, Backend, Metric, accumulate, backend_of, paired
 

@@ -27,7 +27,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import check_is_fitted
 
-from skvq._validation import check_matrix, check_weights, followed_backend
+from skvq._validation import check_matrix, followed_backend
+from skvq._weights import check_weights
 from skvq.nearest import paired
 
 __all__ = [

@@ -177,6 +177,12 @@ def why_no_stream(template) -> str:
     )
 
 
+def why_in_memory(template) -> str | None:
+    """Return why a scheme of such parts does not learn from a Dask array, if so."""
+    why = template._needs_rows_in_memory()
+    return why and f"its part, {template!r}: {why}"
+
+
 def parts_elements(template, n_codewords, widths) -> int:
     """Return how many numbers the tables of parts hold.
 

@@ -27,6 +27,7 @@ from skvq.parts import (
     make_parts,
     parts_elements,
     searched_tables,
+    why_in_memory,
     why_no_stream,
 )
 from skvq.vector import VectorQuantizer
@@ -266,6 +267,9 @@ class ProductQuantizer(BaseQuantizer):
             shares = n_subspaces if self.share_codebook else 1
             found["distortion_"] = shares * sum(part.distortion_ for part in fitted)
         return found
+
+    def _needs_rows_in_memory(self):
+        return why_in_memory(self._template())
 
     def _can_partial_fit(self) -> bool:
         return hasattr(self._template(), "partial_fit")

@@ -50,6 +50,7 @@ from skvq.parts import (
     part_sizes,
     parts_elements,
     searched_tables,
+    why_in_memory,
     why_no_stream,
 )
 from skvq.staged import StagedQuantizer
@@ -521,6 +522,9 @@ class ResidualQuantizer(StagedQuantizer):
                 "positive."
             )
         return weights
+
+    def _needs_rows_in_memory(self):
+        return why_in_memory(self._template())
 
     def _can_partial_fit(self):
         return (

@@ -21,7 +21,12 @@ from skvq.coding.directions import (
     tree_levels,
 )
 from skvq.coding.levels import Grid, Levels
-from skvq.learning.radius import RADII, check_radius_memory, fit_radius
+from skvq.learning.radius import (
+    RADII,
+    check_radius_memory,
+    fit_radius,
+    radius_in_memory,
+)
 from skvq.learning.scalar import (
     GAUSSIAN,
     Density,
@@ -167,6 +172,9 @@ class SphericalQuantizer(BaseQuantizer):
             "_dtype_": rows.dtype,
             "codebook_sizes_": cells.sizes + radius.sizes,
         }
+
+    def _needs_rows_in_memory(self):
+        return radius_in_memory(self.radius)
 
     def _angle_cells(self, angles: list["_Angle"], x_bytes: int) -> Grid | Levels:
         if not angles:  # of one feature the sign is left

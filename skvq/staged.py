@@ -8,7 +8,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._arrays import as_indices
-from skvq._validation import as_it_is_now, check_codes, check_weights
+from skvq._validation import as_it_is_now, check_codes
+from skvq._weights import check_weights
 from skvq.base import BaseQuantizer, over_blocks
 from skvq.learning.rows import Block, Rows, execute
 

@@ -7,7 +7,13 @@ from sklearn.utils import check_random_state
 from skvq import nearest
 from skvq._checks import check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, Accepted, Interval, StrOptions
-from skvq._validation import check_table, copy_to_fit, in_fitted_dtype, warn
+from skvq._validation import (
+    all_in_memory,
+    check_table,
+    copy_to_fit,
+    in_fitted_dtype,
+    warn,
+)
 from skvq.base import BaseQuantizer
 from skvq.learning import online
 from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
@@ -354,6 +360,18 @@ class VectorQuantizer(BaseQuantizer):
 
     def _can_partial_fit(self) -> bool:
         return self.learning in _ONLINE
+
+    def _needs_rows_in_memory(self):
+        if self.learning in _ONLINE:
+            return (
+                f"learning={self.learning!r} does not see the rows of a Dask array in "
+                "its own order: call partial_fit, which takes chunk by chunk."
+            )
+        if isinstance(self.init, str) and self.init == "splitting":
+            return all_in_memory("init", self.init)
+        if nearest.check_metric(self.metric) == "cityblock":
+            return all_in_memory("metric", self.metric)
+        return None
 
     def _why_no_partial_fit(self) -> str:
         return f"learning={self.learning!r}; {', '.join(_ONLINE)} learn from a stream."

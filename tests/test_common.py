@@ -127,6 +127,7 @@ HOOKS = {
     "_partial_fit",
     "_can_partial_fit",
     "_why_no_partial_fit",
+    "_needs_rows_in_memory",
     "_decodable_widths",
     "_can_encode_best",
     "_encode_best",

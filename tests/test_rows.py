@@ -157,6 +157,8 @@ def test_blocks_have_a_power_of_two_of_rows():
 class Cluster:
     """Parts on other machines: requests come pickled, and pieces in any order."""
 
+    is_local = False
+
     def __init__(self, X, weights, n_blocks, fan_in):
         here = Part(X, weights)
         self.n_features, self.dtype = here.n_features, here.dtype
@@ -191,7 +193,8 @@ class Cluster:
                     for i in range(0, len(pieces), self.fan_in)
                 ]
             states = [stacks[j][1] for stacks in found]
-            results.append(request.result(pieces[0], states, self.n_blocks))
+            value = close(pieces[0], request.of_blocks(self.n_blocks), join)
+            results.append(request.result(value, states))
         return results
 
     @staticmethod
@@ -203,12 +206,6 @@ class Cluster:
         state = state_of(request)
         there = request._replace(source=None, views=tuple(views), state=state)
         return pickle.loads(pickle.dumps(there))
-
-
-def rows_of(source):
-    rows = Rows.__new__(Rows)
-    rows._set(source)
-    return rows
 
 
 FAR = np.concatenate([np.eye(3)[:2], np.full((4, 3), 1e3)]).astype(np.float32)
@@ -301,7 +298,7 @@ def samples(n_samples=200, dtype=np.float32):
 def test_any_cut_gives_the_same_bits(learner, weighted, n_blocks, fan_in, tiny_blocks):
     X, weights = samples()
     weights = weights if weighted else None
-    rows = rows_of(Cluster(X, weights, n_blocks, fan_in))
+    rows = Rows.of(Cluster(X, weights, n_blocks, fan_in))
     same_bits(run(learner(rows)), run(learner(Rows(X, weights))))
 
 
@@ -343,7 +340,7 @@ def test_blocks_without_rows_play_no_part(learner, tiny_blocks):
     weights[3 * size : 5 * size] = weights[8 * size : 9 * size] = 0
     kept = weights > 0
     if learner is not LEARNERS["all-rows"]:
-        found = run(learner(rows_of(Cluster(X, weights, 2, 2))))
+        found = run(learner(Rows.of(Cluster(X, weights, 2, 2))))
         same_bits(found, run(learner(Rows(X, weights))))
     (mean, n) = asked(Rows(X, weights).fold(weighted_sums))
     assert_allclose(mean, weights[kept] @ X[kept], rtol=1e-6)

@@ -17,6 +17,10 @@ MAY_ASK = {
     "_validation.py": 3,
     # The namespace in which a loss is written down, for automatic differentiation.
     "losses.py": 2,
+    # What a class is called in messages.
+    "_checks.py": 1,
+    # Chunks of Dask's arrays are NumPy's.
+    "learning/partitions.py": 1,
     # A file of NumPy's holds an array or an archive.
     "_cli/sources.py": 1,
 }

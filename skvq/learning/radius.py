@@ -14,7 +14,7 @@ away, or code it in one of three ways, each a few code columns behind their own.
 import numpy as np
 
 from skvq._checks import check_memory
-from skvq._validation import warn
+from skvq._validation import all_in_memory, warn
 from skvq.coding.levels import Grid, Levels
 from skvq.coding.radius import Float32Radius, RadiusCode, ScalarRadius
 from skvq.learning.levels import best_levels
@@ -28,6 +28,11 @@ def check_radius_memory(how: str, n_levels: int, x_bytes: int) -> None:
     """Raise if levels of the length are out of proportion to X; see `fit_radius`."""
     if how == "learned":
         check_memory(f"Levels of radius_levels={n_levels}", 3 * 8 * n_levels, x_bytes)
+
+
+def radius_in_memory(how: str) -> str | None:
+    """Return why the lengths of a Dask array's rows are not learned from."""
+    return all_in_memory("radius", how) if how == "learned" else None
 
 
 def fit_radius(how: str, rows: Rows, n_levels: int) -> Learner[RadiusCode]:

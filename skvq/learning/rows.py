@@ -202,7 +202,7 @@ def close(stack: Sequence[Piece], n_blocks: int, join: Callable = add) -> tuple:
     value: Any = None
     for piece in reversed(stack):
         value = _joined(piece.value, value, join)
-    return tuple(nearest.backend_of(v).to_host(v) for v in value)
+    return tuple(nearest.backend_of(v).to_host(v) for v in value or ())
 
 
 # -- requests --------------------------------------------------------------------------
@@ -234,12 +234,14 @@ class Request(NamedTuple):
             return None, found
         return found if self.keeps else (found, None)
 
-    def result(self, stack: Sequence[Piece], state: Any, n_blocks: int) -> Any:
-        """Return what the learner gets."""
+    def of_blocks(self, n_blocks: int) -> int:
+        """Return how many blocks it looks at, where there are so many."""
+        return n_blocks if self.blocks is None else len(self.blocks)
+
+    def result(self, value: Any, state: Any) -> Any:
+        """Return what the learner gets of sums over all blocks, and of a state."""
         if self.join is None:
             return state
-        n_blocks = n_blocks if self.blocks is None else len(self.blocks)
-        value = close(stack, n_blocks, self.join)
         return (value, state) if self.keeps else value
 
 
@@ -316,9 +318,20 @@ class Part:
         Number of the first block.
     first : int
         Number of the first row that weighs something.
+    weighted : bool
+        Whether there are weights other than one, here or in other parts.
     """
 
-    def __init__(self, X: Any, weights: Any = None, place: int = 0, first: int = 0):
+    is_local = True
+
+    def __init__(
+        self,
+        X: Any,
+        weights: Any = None,
+        place: int = 0,
+        first: int = 0,
+        weighted: bool = False,
+    ):
         be = nearest.backend_of(X)
         self.X, self.place = be.matrix(X, "X"), place
         n_samples, self.n_features = self.X.shape
@@ -336,7 +349,7 @@ class Part:
             counts = np.add.reduceat(heavy, starts, dtype=np.intp)
             self.heavy = None if heavy.all() else heavy
             # Equal weights are none, so that they are the same to the last bit.
-            if not (host[heavy] == 1).all():
+            if weighted or not (host[heavy] == 1).all():
                 self.weights = be.like(weights, np.float64)
         self.firsts = first + np.append(0, np.cumsum(counts))
 
@@ -395,12 +408,14 @@ class Part:
 
     def execute(self, requests: Sequence[Request]) -> list:
         """Return the results of requests, in one pass over the blocks."""
-        return [
-            request.result(pieces, states, self.n_blocks)
-            for request, (pieces, states) in zip(
-                requests, self.stacks(requests), strict=True
-            )
-        ]
+        results = []
+        for request, (pieces, states) in zip(
+            requests, self.stacks(requests), strict=True
+        ):
+            count = request.of_blocks(self.n_blocks)
+            value = close(pieces, count, request.join or add)
+            results.append(request.result(value, states))
+        return results
 
     def _taken(self) -> int:
         """Return the bytes of rows that are in memory already."""
@@ -421,9 +436,14 @@ class Part:
         n_bytes = max(0, like.n_bytes - self._taken())
         if not _held.take(n_bytes):
             return None
-        part = copy(self)
+        part = self.stored_as(views)
         weakref.finalize(part, _held.take, -n_bytes)
         part.n_features, part.firsts = like.n_features, like.firsts
+        return part
+
+    def stored_as(self, views: Sequence[View]) -> "Part":
+        """Return other rows, made by views, in memory."""
+        part = copy(self)
         part.stored = [seen(block, views, place) for place, block in self.blocks()]
         return part
 
@@ -509,6 +529,13 @@ class Rows:
 
     def __init__(self, X: Any, weights: Any = None) -> None:
         self._set(Part(X, weights))
+
+    @classmethod
+    def of(cls, source: Any) -> "Rows":
+        """Return the rows of a source, which is a `Part` or does as one."""
+        rows = object.__new__(cls)
+        rows._set(source)
+        return rows
 
     def _set(self, source: Any) -> None:
         self.source: Any = source
@@ -718,6 +745,11 @@ def everything(block: Block) -> tuple:
 
 def in_memory(rows: Rows) -> Learner[tuple[np.ndarray, np.ndarray | None]]:
     """Return all rows and their weights on the host; where there is no other way."""
+    if not rows.source.is_local and rows.n_bytes > HELD_BYTES:
+        raise ValueError(
+            f"All of {rows.n_rows} rows are needed in memory, which is not done with a "
+            "Dask array: give some of them, or compute() them."
+        )
     X, weights = yield rows.gather(everything, most=rows.n_rows)
     return X, weights if rows.weighted else None
 

@@ -51,6 +51,7 @@ from skvq.nearest.backends.choice import (
     engine_of,
     goes_to_device,
     is_array,
+    is_dask,
     register_backend,
     settle,
     using,
@@ -92,7 +93,7 @@ from skvq.nearest.tables import (
     compute_dtype,
     fetched,
 )
-from skvq.nearest.threads import map_jobs, single_threaded_blas
+from skvq.nearest.threads import map_jobs, one_thread, single_threaded_blas
 from skvq.nearest.trellis import Trellis
 
 __all__ = [
@@ -123,12 +124,14 @@ __all__ = [
     "goes_to_device",
     "improve_sums",
     "is_array",
+    "is_dask",
     "kronecker_rows",
     "map_jobs",
     "nearest",
     "nearest_best",
     "nearest_kronecker",
     "nearest_product",
+    "one_thread",
     "paired",
     "register_backend",
     "row_norms",

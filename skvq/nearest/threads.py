@@ -139,6 +139,14 @@ def _available_cores() -> int:
 single_threaded_blas = _BlasGuard()
 
 
+def blas() -> str:
+    """Return which BLAS computes, and for which processor it has chosen its code."""
+    found = single_threaded_blas._found().lib_controllers
+    facts = ("internal_api", "version", "architecture")
+    each = {" ".join(str(getattr(one, fact, "")) for fact in facts) for one in found}
+    return ", ".join(sorted(each))
+
+
 class _Pool:
     """Threads that wait between calls: starting them anew costs 0.1 ms each time.
 
@@ -226,6 +234,19 @@ class _Share(threading.local):
 
 
 _share = _Share()
+
+
+class one_thread(AbstractContextManager[None]):
+    """Let the engine compute on the calling thread alone, inside the block.
+
+    For callers that run several such blocks at a time.
+    """
+
+    def __enter__(self) -> None:
+        self._before, _share.most = _share.most, 1
+
+    def __exit__(self, *_: object) -> None:
+        _share.most = self._before
 
 
 def map_tiles(

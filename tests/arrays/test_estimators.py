@@ -2,6 +2,7 @@
 
 import pickle
 
+import dask.array
 import numpy as np
 import pytest
 from arrays.followers import (
@@ -16,8 +17,9 @@ from arrays.followers import (
 )
 from arrays.libraries import library_name, load, make, put
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
 from sklearn.exceptions import NotFittedError
-from table import TABLE, BinaryQuantizer, each, vq
+from table import TABLE, BinaryQuantizer, each, mixture, vq
 
 from skvq import QuantizedFeatures, VectorQuantizer
 from skvq._arrays import to_host
@@ -264,3 +266,17 @@ def test_backends_that_do_not_take_an_array(other):
     for backend in {"numpy", "cupy"} - {other.__name__}:
         with pytest.raises(ValueError, match=f"backend='{backend}'"):
             VectorQuantizer(4, backend=backend).fit(X)
+
+
+def test_arrays_of_dask_are_what_their_blocks_are():
+    """... under dispatch as well: no generic engine computes all of them."""
+    X = mixture(300)
+    lazy = dask.array.from_array(X, chunks=(70, 4))
+    expected = VectorQuantizer(4, random_state=0).fit(X)
+    with config_context(array_api_dispatch=True):
+        found = VectorQuantizer(4, random_state=0).fit(lazy)
+        codes = found.transform(lazy)
+    assert isinstance(codes, dask.array.Array)
+    assert type(found.codebooks_[0]) is np.ndarray
+    assert_array_equal(found.codebooks_[0], expected.codebooks_[0])
+    assert_array_equal(codes.compute(), expected.transform(X))

@@ -112,6 +112,24 @@ def maker_of(array: Any) -> Callable[[Any], Any] | None:
     return None
 
 
+def is_dask(value: Any) -> bool:
+    """Whether this is a collection of Dask's, which is not imported for that.
+
+    Parameters
+    ----------
+    value : object
+        Anything.
+
+    Returns
+    -------
+    is_dask : bool
+    """
+    if isinstance(value, np.ndarray):
+        return False
+    module = type(value).__module__.partition(".")[0]
+    return module in ("dask", "dask_expr") and hasattr(value, "__dask_graph__")
+
+
 # -- arrays of other libraries, and NumPy's --------------------------------------------
 
 

@@ -80,6 +80,10 @@ class Backend:
         """The name under which the library is imported."""
         return library_of_namespace(self.xp)
 
+    def fingerprint(self) -> str:
+        """Return what the bits of results depend on, in words."""
+        return f"{self.name} on {self.device}"
+
     # -- where and how ---------------------------------------------------------------
 
     def call(self, search: Callable, X: Any, *beside: Any) -> Any:

@@ -50,6 +50,7 @@ from skvq.nearest.backends.arrays import (
     array_namespace,
     device_of,
     import_namespace,
+    is_dask,
     is_foreign,
     maker_of,
     register_backend,
@@ -305,12 +306,23 @@ def backend_of(array: Any) -> Backend:
     -------
     backend : Backend
         Of the library and the device that hold it.
+
+    Raises
+    ------
+    TypeError
+        If it is a collection of Dask's, which the engine does not compute.
     """
     if isinstance(array, np.ndarray | np.generic):
         return HOST
     make = maker_of(array)
     if make is not None:
         return make(array)
+    if is_dask(array):
+        raise TypeError(
+            f"a {type(array).__module__}.{type(array).__name__} is not computed here: "
+            "apply the function to its chunks with dask.array.map_blocks, or compute() "
+            "it first."
+        )
     if is_foreign(array):
         return Backend(array_namespace(array), device_of(array))
     return HOST

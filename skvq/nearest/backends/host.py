@@ -16,7 +16,13 @@ from skvq.nearest.backends.base import (
     Backend,
     Plan,
 )
-from skvq.nearest.threads import even_chunk, map_jobs, map_plain_tiles, map_tiles
+from skvq.nearest.threads import (
+    blas,
+    even_chunk,
+    map_jobs,
+    map_plain_tiles,
+    map_tiles,
+)
 
 # Numbers of a tile of what is no search.
 _TILE_ELEMENTS = 2**19
@@ -42,6 +48,10 @@ class NumpyBackend(Backend):
 
     def __init__(self) -> None:
         super().__init__(np, None)
+
+    def fingerprint(self) -> str:
+        """Return what the bits of results depend on, in words."""
+        return f"NumPy {np.__version__} with {blas()}"
 
     # -- where and how ---------------------------------------------------------------
 

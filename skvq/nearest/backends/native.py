@@ -14,7 +14,7 @@ from skvq.nearest.backends import native_levels, native_scan
 from skvq.nearest.backends.base import DOUBTFUL, Sums
 from skvq.nearest.backends.host import NumpyBackend, doubtful
 from skvq.nearest.backends.native_trellis import NativeTrellisSearch
-from skvq.nearest.native import TYPES
+from skvq.nearest.native import TYPES, sources_of
 from skvq.nearest.threads import scratch
 
 # Multiply-adds of a call into the library: a few milliseconds, so that an interrupt is
@@ -177,9 +177,14 @@ class NativeBackend(NumpyBackend):
 
     is_compiled = True
 
+    def fingerprint(self):
+        """Return what the bits of results depend on, in words."""
+        return f"the compiled engine {self._sources} and {super().fingerprint()}"
+
     def __init__(self, library: ctypes.CDLL) -> None:
         super().__init__()
         self.library = library
+        self._sources = sources_of(library)
         pointer, integer = ctypes.c_void_p, ctypes.c_int64
         for name, result, arguments in (
             (

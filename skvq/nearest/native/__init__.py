@@ -208,12 +208,17 @@ def _open(path: Path) -> ctypes.CDLL:
         raise _NoLibraryError(f"{path.name} cannot be loaded: {error}.") from None
     sources = digest(_FOLDER)
     # An installed wheel has no sources.
-    if sources is not None and _said(library, "skvq_sources") != sources:
+    if sources is not None and sources_of(library) != sources:
         raise _StaleError(
             f"{path.name} was compiled from other sources than those beside it in "
             f"{_FOLDER}; run `pip install -e .` again in {_FOLDER.parents[2]}."
         )
     return library
+
+
+def sources_of(library: ctypes.CDLL) -> str:
+    """Return the digest of the sources that a library was compiled from."""
+    return _said(library, "skvq_sources")
 
 
 def _said(library: ctypes.CDLL, name: str) -> str:

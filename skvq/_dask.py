@@ -1,0 +1,138 @@
+"""Dask's collections at the border: what is done with them chunk by chunk.
+
+Nothing here imports Dask before one of its collections has come.
+"""
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+
+from skvq import nearest
+from skvq._compat import output_container
+from skvq._validation import copy_to_fit
+from skvq._weights import WeightUnit, check_weight_shape
+from skvq.learning.rows import Rows
+
+
+def dask_rows(X: Any, sample_weight: Any) -> tuple[Rows, WeightUnit]:
+    """Return the rows of a Dask array; see `skvq.learning.partitions`."""
+    module = importlib.import_module("skvq.learning.partitions")
+    return module.dask_rows(X, sample_weight)
+
+
+def check_container(estimator: Any) -> None:
+    """Raise if `transform` is to answer in dataframes, which would compute all rows."""
+    container = output_container(estimator)
+    if container != "default":
+        raise ValueError(
+            f"The output of transform is set to {container!r}, for which all rows of "
+            "a Dask collection would be computed: set_output(transform='default')."
+        )
+
+
+def lazily(estimator: Any, method: str, X: Any) -> Any:
+    """Return what a method makes of a Dask array, computed when it is asked for.
+
+    Parameters
+    ----------
+    estimator : estimator
+        As it is now; fitting it again later changes nothing.
+    method : str
+        One that takes X and returns a row for each of its rows.
+    X : dask.array.Array of shape (n_samples, n_columns)
+        The lengths of its chunks may be unknown.
+
+    Returns
+    -------
+    found : dask.array.Array
+        In the same chunks of rows.
+    """
+    dask = importlib.import_module("dask")
+    array = importlib.import_module("dask.array")
+    if method == "transform":
+        check_container(estimator)
+    X = X.rechunk({1: -1})
+    # Chunks have no names, and their answer is an array.
+    estimator = copy_to_fit(estimator, fitted=True)
+    vars(estimator).pop("feature_names_in_", None)
+    estimator._sklearn_output_config = {"transform": "default"}
+    # Of ones: some metrics know no zero rows; and of codes, 0 is always one.
+    value = 0 if method == "inverse_transform" else 1
+    row = np.full((1, X.shape[1]), value, X.dtype)
+    empty = getattr(estimator, method)(row)[:0]
+    name = f"skvq-{method}-{uuid4().hex}"
+    shared = dask.delayed(estimator, name=f"{name}-by", pure=False, traverse=False)
+    return array.map_blocks(
+        _on_chunk,
+        X,
+        estimator=shared,
+        method=method,
+        empty=empty,
+        dtype=empty.dtype,
+        chunks=(X.chunks[0], (empty.shape[1],)),
+        meta=empty,
+        name=name,
+    )
+
+
+def _on_chunk(x: Any, estimator: Any, method: str, empty: np.ndarray) -> np.ndarray:
+    if len(x) == 0:
+        return empty
+    with nearest.one_thread():
+        return getattr(estimator, method)(x)
+
+
+def batches(X: Any, sample_weight: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield batches of a stream, with their weights: each chunk of a Dask collection.
+
+    All else is one batch.
+    """
+    if not nearest.is_dask(X):
+        yield X, sample_weight
+        return
+    dask = importlib.import_module("dask")
+    X = X.rechunk({1: -1}) if hasattr(X, "rechunk") else X
+    chunks = np.ravel(X.to_delayed())
+    weights: Any = [None] * len(chunks)
+    if sample_weight is not None:
+        weights = _cut_like(X, sample_weight)
+    for pair in zip(chunks, weights, strict=True):
+        batch, own = dask.compute(*pair)
+        if len(batch):
+            yield batch, own
+
+
+def _cut_like(X: Any, sample_weight: Any) -> Any:
+    """Return weights in the chunks of X."""
+    array = importlib.import_module("dask.array")
+    lengths = X.chunks[0] if hasattr(X, "chunks") else (np.nan,)
+    known = not np.isnan(lengths).any()
+    if not known and not nearest.is_dask(sample_weight):
+        raise ValueError(
+            "sample_weight cannot be cut as X is, whose chunks have unknown lengths: "
+            "give a Dask array of the same chunks, or X.compute_chunk_sizes() first."
+        )
+    weights = array.asarray(sample_weight)
+    if known:
+        check_weight_shape(weights, X.shape[0])
+        weights = weights.rechunk((lengths,))
+    if weights.ndim != 1 or weights.numblocks[0] != len(np.ravel(X.to_delayed())):
+        raise ValueError(
+            f"sample_weight has chunks {weights.chunks}; expected one for each of X's."
+        )
+    return np.ravel(weights.to_delayed())
+
+
+def check_lazy_codes(estimator: Any, codes: Any, widths: tuple[int, ...]) -> Any:
+    """Return codes as a Dask array; raise if their shape is seen to be wrong."""
+    codes = codes.to_dask_array() if hasattr(codes, "to_dask_array") else codes
+    if codes.ndim != 2 or codes.shape[1] not in widths:
+        expected = " or ".join(str(width) for width in widths)
+        raise ValueError(
+            f"codes has shape {codes.shape}, but {type(estimator).__name__} decodes "
+            f"{expected} columns."
+        )
+    return codes

@@ -1,0 +1,448 @@
+"""Rows of a Dask array: looked at where they are, so that sums alone come back.
+
+A partition is some consecutive blocks, as many as one of the array's own chunks has
+room for.  In a pass, one task for each partition gives what its blocks do, tasks above
+these join siblings, and the last one closes the sums: what reaches the client is as
+large as a sum is, however many partitions there are.  What stays beside the rows stays
+on the workers.  Tasks compute on one thread, since Dask runs several of them at a time.
+
+Functions and arguments of a pass, tables for example, are one value of the graph, on
+which all of its tasks depend.  Names of tasks are numbers: nothing is hashed for them.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from itertools import accumulate
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import dask
+import dask.array
+import numpy as np
+
+from skvq import nearest
+from skvq._validation import warn
+from skvq._weights import (
+    ONE,
+    WeightsSeen,
+    WeightUnit,
+    check_weight_shape,
+    in_units,
+    look_at_weights,
+    unit_of_all,
+)
+from skvq.learning.finite import first_infinite, refusal
+from skvq.learning.rows import (
+    HELD_BYTES,
+    Block,
+    Part,
+    Piece,
+    Request,
+    Rows,
+    View,
+    add,
+    block_rows,
+    close,
+    merge,
+)
+
+# How many results one task joins.
+_FAN_IN = 8
+# Tables may be as large as they are: a pass has one of each.
+_LARGE_TABLES = {"distributed.admin.large-graph-warning-threshold": "1TB"}
+
+
+def dask_rows(X: Any, sample_weight: Any = None) -> tuple[Rows, WeightUnit]:
+    """Return the rows of a Dask array, and what counts as one of their weights.
+
+    Parameters
+    ----------
+    X : dask.array.Array of shape (n_samples, n_features)
+        Real numbers, in chunks of NumPy's of known lengths.  That they are finite is
+        seen in the first pass.
+    sample_weight : dask.array.Array or array-like of shape (n_samples,), optional
+        Weights of the samples.
+
+    Raises
+    ------
+    ValueError
+        If the weights are not valid.
+    """
+    if np.isnan(X.shape[0]):
+        raise ValueError(
+            "X has chunks of unknown lengths: call X.compute_chunk_sizes() first."
+        )
+    X = _in_whole_blocks(X)
+    if sample_weight is None:
+        return Rows.of(Partitions(X)), ONE
+    weights = dask.array.asarray(sample_weight)
+    check_weight_shape(weights, X.shape[0])
+    weights = weights.rechunk((X.chunks[0],))
+    size = block_rows(X.shape[1])
+    look = dask.delayed(look_at_weights, pure=False)
+    starts = _starts(X.chunks[0])
+    chunks = weights.to_delayed()
+    seen = dask.compute(
+        *(look(w, start, size) for w, start in zip(chunks, starts, strict=True))
+    )
+    exponent, unit, are_one = unit_of_all(seen)
+    if are_one and all(one.n_heavy.sum() == one.n_rows for one in seen):
+        return Rows.of(Partitions(X)), unit
+    scale = _Scale(exponent, unit, not are_one)
+    return Rows.of(Partitions(X, _Weights(chunks, seen, scale))), unit
+
+
+def _in_whole_blocks(X: Any) -> Any:
+    """Return the array in chunks of whole blocks, of about the size of its own."""
+    n_features = X.shape[1]
+    size = block_rows(n_features)
+    if X.numblocks[1] == 1 and not any(start % size for start in _starts(X.chunks[0])):
+        return X
+    rows, columns = map(max, X.chunks)
+    n_blocks = max(1, rows * columns // (size * n_features))
+    return X.rechunk({0: n_blocks * size, 1: -1})
+
+
+def _starts(lengths: Sequence[int]) -> list[int]:
+    return list(accumulate(lengths, initial=0))[:-1]
+
+
+class _Scale(NamedTuple):
+    """How weights are counted."""
+
+    exponent: int  # of all of them
+    unit: WeightUnit
+    differ: bool  # whether there are others than zero and one
+
+
+class _Weights(NamedTuple):
+    """Weights, in partitions like those of the rows."""
+
+    chunks: Sequence[Any]
+    seen: Sequence[WeightsSeen]
+    scale: _Scale
+
+
+class _Place(NamedTuple):
+    """What a partition is told of itself."""
+
+    sample: int  # number of its first row, those of weight zero counted
+    block: int  # of its first block
+    first: int  # of its first row that weighs something
+    dtype: np.dtype
+    weights: _Scale | None
+
+
+class _Partition(NamedTuple):
+    """A partition as an argument of tasks."""
+
+    x: Any  # its rows, or its `Part`
+    w: Any
+    place: _Place
+    n_blocks: int
+
+
+class _Pass(NamedTuple):
+    """What all partitions are asked, without sources and states."""
+
+    backend: str
+    requests: tuple[Request, ...]
+
+
+class _Found(NamedTuple):
+    """What some partitions have given."""
+
+    stacks: list[list[Piece]]  # of each request
+    wrong: tuple[float, str]  # the first row that is not finite; what to say of it
+    engines: frozenset[str]
+
+
+class _Kept(NamedTuple):
+    """What stays beside the rows."""
+
+    parts: dict[int, Any]  # of all requests of a pass, by the number of the partition
+    place: int  # which of them it is
+
+
+class Partitions:
+    """The rows of a Dask array, a source of `Rows` as `Part` is.
+
+    Parameters
+    ----------
+    X : dask.array.Array
+        In chunks of whole blocks and of all features.
+    weights : _Weights, optional
+        In chunks like those of X.
+    """
+
+    is_local = False
+
+    def __init__(self, X: Any, weights: _Weights | None = None) -> None:
+        n_samples, self.n_features = X.shape
+        self.dtype = nearest.compute_dtype(X.dtype)
+        self.weighted = weights is not None and weights.scale.differ
+        size = block_rows(self.n_features)
+        lengths = X.chunks[0]
+        self.n_blocks = -(-n_samples // size)
+        if weights is None:
+            of_blocks = np.full(self.n_blocks, size)
+            of_blocks[-1] = n_samples - size * (self.n_blocks - 1)
+        else:
+            of_blocks = np.concatenate([one.n_heavy for one in weights.seen])
+        self.firsts = np.append(0, np.cumsum(of_blocks))
+        self._unchecked = set(range(len(lengths)))
+        self._engines: frozenset[str] = frozenset()
+        self._parts = []
+        chunks = X.to_delayed().ravel()
+        for j, sample in enumerate(_starts(lengths)):
+            block = sample // size
+            scale = None if weights is None else weights.scale
+            place = _Place(sample, block, int(self.firsts[block]), X.dtype, scale)
+            self._parts.append(
+                _Partition(
+                    chunks[j],
+                    None if weights is None else weights.chunks[j],
+                    place,
+                    -(-lengths[j] // size),
+                )
+            )
+
+    @property
+    def be(self) -> nearest.Backend:
+        """Who computes with what comes back."""
+        return nearest.HOST
+
+    def room(self, n_bytes: int) -> int:
+        """Return 0: parts learn side by side, with one pass for all of them."""
+        return 0
+
+    def is_ready(self) -> bool:
+        """Whether the rows are as they are learned from."""
+        return True
+
+    def execute(self, requests: Sequence[Request]) -> list:
+        """Return the results of requests, in one pass over the partitions."""
+        keeps = any(request.keeps for request in requests)
+        given = _shared(_Pass(nearest.chosen(), tuple(map(_bare, requests))))
+        found, kept = [], {}
+        looked_at = self._looked_at(requests)
+        for j in looked_at:
+            states = [_states(request, j) for request in requests]
+            task = self._task(_look, j, given, states, j in self._unchecked, keeps)
+            if keeps:
+                task, kept[j] = _FIRST(task), _SECOND(task)
+            found.append(task)
+        joins = [request.join or add for request in requests]
+        while len(found) > 1:
+            groups = (found[i : i + _FAN_IN] for i in range(0, len(found), _FAN_IN))
+            found = [_JOIN(joins, *group) for group in groups]
+        counts = [request.of_blocks(self.n_blocks) for request in requests]
+        end = _CLOSE(found[0], joins, counts)
+        with dask.config.set(_LARGE_TABLES):
+            if keeps:
+                end, *states = dask.persist(end, *kept.values())
+                kept = dict(zip(kept, states, strict=True))
+            values, (_, why), engines = end.compute()
+        if why:
+            raise ValueError(why)
+        self._unchecked -= set(looked_at)
+        self._compare(engines)
+        return [
+            request.result(value, _Kept(kept, i))
+            for i, (request, value) in enumerate(zip(requests, values, strict=True))
+        ]
+
+    def _task(self, function: Any, j: int, *arguments: Any) -> Any:
+        x, w, place, _ = self._parts[j]
+        name = f"skvq{function.__name__}-{uuid4().hex}-{j}"
+        task = dask.delayed(function, pure=False)
+        return task(x, w, place, *arguments, dask_key_name=name)
+
+    def _looked_at(self, requests: Sequence[Request]) -> list[int]:
+        """Return the numbers of the partitions that a pass needs."""
+        if not requests or any(request.blocks is None for request in requests):
+            return list(range(len(self._parts)))
+        asked = np.unique(np.concatenate([request.blocks for request in requests]))
+        starts = [part.place.block for part in self._parts]
+        return np.unique(np.searchsorted(starts, asked, side="right") - 1).tolist()
+
+    def _compare(self, engines: frozenset[str]) -> None:
+        """Warn if workers compute in different ways, once."""
+        before, self._engines = self._engines, self._engines | engines
+        if len(before) < 2 <= len(self._engines):
+            warn(
+                "the workers of Dask compute in different ways, so that the result "
+                "depends, by rounding, on which of them does what: "
+                f"{'; '.join(sorted(self._engines))}."
+            )
+
+    def held(self, views: tuple[View, ...], like: Rows) -> "Partitions | None":
+        """Return other rows, made once by views, on the workers; None if they are many.
+
+        Of many rows it is for the user to say what is to be in memory, by `persist`.
+        """
+        if like.n_bytes > HELD_BYTES:
+            return None
+        if self._unchecked:
+            self.execute([])
+        request = Request(None, views, _nothing, (), None, None, True, None)
+        given = _shared(_Pass(nearest.chosen(), (_bare(request),)))
+        tasks = [
+            self._task(_hold, j, given, [_states(request, j)])
+            for j in range(len(self._parts))
+        ]
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        other.n_features, other.firsts = like.n_features, like.firsts
+        other.dtype = like.dtype
+        other._parts = [
+            part._replace(x=made, w=None)
+            for part, made in zip(self._parts, dask.persist(*tasks), strict=True)
+        ]
+        return other
+
+
+def _bare(request: Request) -> Request:
+    """Return a request without what only the client has."""
+    views = tuple(view._replace(state=None) for view in request.views)
+    return request._replace(source=None, state=None, views=views)
+
+
+def _states(request: Request, j: int) -> list | None:
+    """Return what a partition has kept for a request, and for its views."""
+    states = [request.state, *(view.state for view in request.views)]
+    if all(state is None for state in states):
+        return None
+    # The lists of a pass as they are: one task less for each.
+    return [None if own is None else (own.parts[j], own.place) for own in states]
+
+
+def _with_states(request: Request, states: list | None) -> Request:
+    if states is None:
+        return request
+    state, *of_views = (None if own is None else own[0][own[1]] for own in states)
+    pairs = zip(request.views, of_views, strict=True)
+    views = tuple(view._replace(state=own) for view, own in pairs)
+    return request._replace(state=state, views=views)
+
+
+def _shared(value: Any) -> Any:
+    """Return a value that the tasks of a pass have in common."""
+    name = f"skvq-asked-{uuid4().hex}"
+    return dask.delayed(value, name=name, pure=False, traverse=False)
+
+
+# -- what runs on the workers ----------------------------------------------------------
+
+
+def _part_of(x: Any, w: Any, place: _Place) -> Part:
+    if isinstance(x, Part):
+        return x
+    if w is not None and place.weights is not None:
+        exponent, unit, differ = place.weights
+        w = in_units(w, exponent, unit) if differ else (w > 0).astype(np.float64)
+        return Part(x, w, place.block, place.first, weighted=differ)
+    return Part(x, None, place.block, place.first)
+
+
+def _as_declared(x: Any, place: _Place) -> Any:
+    """Return rows in the dtype that their array has said they are in."""
+    if isinstance(x, Part):
+        return x
+    if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"X has a chunk that is a {type(x).__name__}; expected arrays of NumPy's."
+        )
+    return x.astype(place.dtype, copy=False)
+
+
+def _look(
+    x: Any,
+    w: Any,
+    place: _Place,
+    asked: _Pass,
+    states: list,
+    check: bool,
+    keep: bool,
+) -> Any:
+    """Return what a partition gives, and what stays beside its rows."""
+    with nearest.using(asked.backend), nearest.one_thread():
+        x = _as_declared(x, place)
+        wrong = _first_wrong(x, place) if check else _RIGHT
+        pieces: list[list[Piece]] = [[] for _ in asked.requests]
+        kept: list[list] = [[] for _ in asked.requests]
+        if wrong == _RIGHT and asked.requests:
+            pairs = zip(asked.requests, states, strict=True)
+            requests = [_with_states(request, own) for request, own in pairs]
+            stacks = _part_of(x, w, place).stacks(requests)
+            pieces, kept = ([found[i] for found in stacks] for i in (0, 1))
+        found = _Found(pieces, wrong, frozenset([_engine(asked.backend)]))
+        return (found, kept) if keep else found
+
+
+# No row, and nothing to say of it.
+_RIGHT = (math.inf, "")
+
+
+def _first_wrong(x: Any, place: _Place) -> tuple[float, str]:
+    if isinstance(x, Part) or x.dtype.kind != "f":
+        return _RIGHT
+    part = Part(x, None, place.block, place.sample)
+    with np.errstate(over="ignore"):
+        found = (first_infinite(block) for _, block in part.blocks())
+        row = min(found, default=math.inf)
+    if row == math.inf:
+        return _RIGHT
+    return row, refusal(int(row), x[int(row) - place.sample])
+
+
+def _hold(x: Any, w: Any, place: _Place, asked: _Pass, states: list) -> Part:
+    """Return a partition of other rows, in memory."""
+    with nearest.using(asked.backend), nearest.one_thread():
+        (request,) = map(_with_states, asked.requests, states)
+        return _part_of(_as_declared(x, place), w, place).stored_as(request.views)
+
+
+def _join(joins: Sequence[Any], *found: _Found) -> _Found:
+    """Join what neighbours have given."""
+    stacks = [
+        merge(*(one.stacks[i] for one in found), join=join)
+        for i, join in enumerate(joins)
+    ]
+    engines = frozenset().union(*(one.engines for one in found))
+    return _Found(stacks, min(one.wrong for one in found), engines)
+
+
+def _close(found: _Found, joins: Sequence[Any], counts: Sequence[int]) -> tuple:
+    """Return the sums over all partitions, and what there is to say of them."""
+    if found.wrong != _RIGHT:
+        return None, found.wrong, found.engines
+    values = [
+        close(stack, count, join)
+        for stack, count, join in zip(found.stacks, counts, joins, strict=True)
+    ]
+    return values, found.wrong, found.engines
+
+
+def _first(pair: tuple) -> Any:
+    return pair[0]
+
+
+def _second(pair: tuple) -> Any:
+    return pair[1]
+
+
+def _nothing(block: Block) -> tuple:
+    return ()
+
+
+@cache
+def _engine(backend: str) -> str:
+    """Return what the bits of a result depend on, here."""
+    return nearest.engine_of(np.empty(0)).fingerprint()
+
+
+_FIRST, _SECOND, _JOIN, _CLOSE = (
+    dask.delayed(function, pure=False) for function in (_first, _second, _join, _close)
+)

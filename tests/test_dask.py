@@ -1,0 +1,651 @@
+"""Dask's collections: the same bits as in memory, and nothing computed unasked."""
+
+import pickle
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import dask
+import dask.array as da
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pytest
+from dask.delayed import Delayed
+from numpy.testing import assert_array_equal
+from sklearn import config_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from table import BY_NAME, each, mixture, pq, rq, vq
+
+import skvq
+from skvq import (
+    BinaryQuantizer,
+    FiniteScalarQuantizer,
+    QuantizedFeatures,
+    SphericalQuantizer,
+    UniformQuantizer,
+    codes,
+    metrics,
+    nearest,
+)
+from skvq.learning import rows as seam
+from skvq.learning.partitions import dask_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+# Learners of each scheme; and those that take hundreds of passes, by themselves.
+LEARNERS = [
+    BY_NAME[name]
+    for name in (
+        "vq-defaults",
+        "vq-k-means++",
+        "vq-random",
+        "vq-progressive",
+        "vq-farthest",
+        "vq-cosine",
+        "pq-defaults",
+        "pq-shared",
+        "rq-beam",
+        "rq-shared",
+        "rq-refined",
+        "aq-shared",
+        "kronecker-3",
+        "kronecker-shared",
+        "multiscale-map",
+        "multiscale-smooth",
+        "uniform-defaults",
+        "uniform-quantile",
+        "fsq-defaults",
+        "spherical-defaults",
+        "spherical-float32-radius",
+        "binary-defaults",
+        "features-vq",
+    )
+]
+LONG = [BY_NAME["rq-defaults"], BY_NAME["aq-exhaustive"]]
+# Whole blocks, or what has to be cut anew; all columns, or some.
+CHUNKS = [(300, 6), (64, 6), (50, 4), ((7, 0, 200, 93), 3)]
+
+
+@pytest.fixture(autouse=True)
+def synchronous():
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
+@pytest.fixture
+def tiny_blocks(monkeypatch):
+    monkeypatch.setattr("skvq.learning.rows.BLOCK_ELEMENTS", 64 * 6)
+
+
+def lazy(X, chunks=(64, -1)):
+    """Return an array that tells when it is computed."""
+    if X.ndim == 1 or X.shape[1] != 6:
+        chunks = -1 if X.ndim == 1 else (chunks[0], -1)
+    return da.from_array(X, chunks=chunks)
+
+
+def counted(X, computed, chunk=64):
+    """Return an array whose chunks are noted when they are computed."""
+
+    def load(block_info=None):
+        ((start, stop), _) = block_info[None]["array-location"]
+        computed.append(start)
+        return X[start:stop]
+
+    lengths = [min(chunk, len(X) - start) for start in range(0, len(X), chunk)]
+    return da.map_blocks(
+        load, chunks=(tuple(lengths), (X.shape[1],)), dtype=X.dtype, meta=X[:0]
+    )
+
+
+def tables(estimator):
+    return getattr(estimator, "quantizer_", estimator).codebooks_
+
+
+def distortion(estimator):
+    return getattr(estimator, "quantizer_", estimator).distortion_
+
+
+def assert_same(a, b):
+    for one, other in zip(tables(a), tables(b), strict=True):
+        assert one.tobytes() == other.tobytes()
+        assert type(one) is type(other)
+    assert distortion(a) == distortion(b)
+
+
+# -- fits ------------------------------------------------------------------------------
+
+
+@each([*LEARNERS, *LONG])
+def test_a_fit_has_the_bits_of_one_in_memory(row, tiny_blocks, tmp_path):
+    X = row.data(300)
+    weights = np.arange(len(X)) % 4 * 0.5
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    expected = row.make().fit(mapped, sample_weight=weights)
+    for i, chunks in enumerate(CHUNKS[-1:] if row in LONG else CHUNKS):
+        w = lazy(weights) if i % 2 else weights
+        assert_same(row.make().fit(lazy(X, chunks), sample_weight=w), expected)
+    if row not in LONG:
+        assert_same(row.make().fit(lazy(X)), row.make().fit(X))
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        np.full(300, 3.0),
+        np.full(300, 0.9999999999999),
+        np.where(np.arange(300) < 130, 0, 7.0),
+        np.where(np.arange(300) < 130, 1, 1e300),
+        np.arange(300) % 3,
+        np.ones(300, bool),
+    ],
+    ids=["equal", "almost one", "none in some", "huge", "integers", "bools"],
+)
+def test_weights_are_in_the_same_unit(weights, tiny_blocks):
+    X = mixture(300)
+    expected = vq().fit(X, sample_weight=weights)
+    found = vq().fit(lazy(X), sample_weight=lazy(weights))
+    assert_same(found, expected)
+    score = expected.score(X, sample_weight=weights)
+    assert found.score(lazy(X), sample_weight=weights) == pytest.approx(
+        score, rel=1e-14
+    )
+
+
+def test_fitted_attributes_are_numpys(tiny_blocks):
+    X = mixture(300)
+    estimator = pq().fit(lazy(X))
+    copy = pickle.loads(pickle.dumps(estimator))
+    assert_array_equal(copy.transform(X), estimator.transform(X))
+    assert b"dask" not in pickle.dumps(estimator)
+
+
+def test_whole_blocks_are_not_cut_anew(tiny_blocks):
+    X = mixture(300)
+    array = lazy(X, ((0, 128, 64, 64, 44), 6))
+    rows, _ = dask_rows(array, None)
+    assert [part.n_blocks for part in rows.source._parts] == [0, 2, 1, 1, 1]
+    assert_same(vq().fit(array), vq().fit(X))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64, np.float16, bool])
+def test_dtypes(dtype, tiny_blocks):
+    X = np.abs(mixture(300)).astype(dtype)
+    assert_same(vq().fit(lazy(X)), vq().fit(X))
+
+
+def test_chunks_are_in_the_dtype_that_the_array_names(tiny_blocks):
+    X = mixture(300)
+    array = lazy(X).map_blocks(lambda x: x.astype(np.float64), dtype=np.float32)
+    assert_same(vq().fit(array), vq().fit(X))
+
+
+def test_a_pipeline_and_a_grid(tiny_blocks):
+    X = mixture(300)
+    grid = {"n_codewords": [2, 5]}
+    found = GridSearchCV(vq(), grid, cv=3).fit(lazy(X))
+    expected = GridSearchCV(vq(), grid, cv=3).fit(X)
+    assert_array_equal(
+        found.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"]
+    )
+    pipeline = make_pipeline(QuantizedFeatures(vq(8)), pq()).fit(lazy(X))
+    expected = make_pipeline(QuantizedFeatures(vq(8)), pq()).fit(X)
+    assert_array_equal(pipeline.transform(lazy(X)).compute(), expected.transform(X))
+
+
+def test_batches_are_chunks_in_their_order():
+    X, weights = mixture(300), np.arange(300) % 3 + 0.5
+    row = BY_NAME["vq-minibatch"]
+    found = row.make().partial_fit(lazy(X, (70, 4)), sample_weight=lazy(weights))
+    expected = row.make()
+    for start in range(0, 300, 70):
+        cut = slice(start, start + 70)
+        expected.partial_fit(X[cut], sample_weight=weights[cut])
+    assert_same(found, expected)
+    frame = dd.from_pandas(pd.DataFrame(X, columns=list("abcdef")), npartitions=3)
+    found = row.make().partial_fit(frame)
+    assert list(found.feature_names_in_) == list("abcdef")
+    unknown = frame.to_dask_array()
+    assert_same(row.make().partial_fit(unknown), found)
+    with pytest.raises(ValueError, match="unknown lengths"):
+        row.make().partial_fit(unknown, sample_weight=weights)
+    with pytest.raises(ValueError, match="expected one for each"):
+        row.make().partial_fit(unknown, sample_weight=lazy(weights))
+
+
+def test_a_batch_that_fails_changes_nothing():
+    X = mixture(300)
+    estimator = BY_NAME["vq-minibatch"].make().partial_fit(X)
+    before = pickle.dumps(estimator)
+    X[250, 2] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        estimator.partial_fit(lazy(X))
+    assert pickle.dumps(estimator) == before
+
+
+# -- what is seen in the first pass ----------------------------------------------------
+
+
+@each(LEARNERS)
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_rows_that_are_not_finite_are_named(row, value, tiny_blocks):
+    X = row.data(300)
+    X[211, 1] = X[290, 0] = value
+    what = "NaN" if np.isnan(value) else "infinity"
+    words = f"Input X contains {what}: in row 211, column 1."
+    weights = np.where(np.arange(300) == 211, 0, 1)
+    for w in (None, weights):
+        estimator = row.make()
+        with pytest.raises(ValueError, match=re.escape(words)):
+            estimator.fit(lazy(X), sample_weight=w)
+        assert not hasattr(estimator, "n_features_in_")
+
+
+def test_few_blocks_are_looked_at_where_few_are_asked_for(tiny_blocks):
+    X, computed = mixture(300), []
+    rows, _ = dask_rows(counted(X, computed), None)
+    before = len(computed)
+    (found,) = seam.run(_first_rows(rows))
+    assert_array_equal(found, X[:3])
+    assert computed[before:] == [0]
+
+
+def _first_rows(rows):
+    return (
+        yield rows.gather(
+            seam.picked, np.arange(3), most=3, blocks=rows.blocks_between(0, 3)
+        )
+    )
+
+
+def test_rows_are_seen_once_a_pass(tiny_blocks):
+    X, computed = mixture(300), []
+    UniformQuantizer(8).fit(counted(X, computed))
+    # The range and the distortion; finite or not is seen in the first of them.
+    assert len(computed) == 2 * 5
+
+
+def test_workers_that_differ_are_told_of(tiny_blocks, monkeypatch):
+    engines = iter(["one", "another"] * 100)
+    monkeypatch.setattr(
+        "skvq.learning.partitions._engine", lambda backend: next(engines)
+    )
+    with pytest.warns(ConvergenceWarning, match=r"different ways.*: another; one\."):
+        vq().fit(lazy(mixture(300)))
+
+
+def test_held_rows_are_made_once(tiny_blocks):
+    X, computed = mixture(300), []
+    rows, _ = dask_rows(counted(X, computed), None)
+    held = rows.view(seam.scaled, 2.0).held()
+    before = len(computed)
+    for _ in range(3):
+        (low, high) = seam.run(_extremes(held))
+        assert_array_equal(low, 2 * X.min(axis=0))
+        assert_array_equal(high, 2 * X.max(axis=0))
+    assert len(computed) == before
+
+
+def _extremes(rows):
+    return (yield rows.fold(seam.extremes, join=seam.wider))
+
+
+def test_many_rows_are_not_held(tiny_blocks, monkeypatch):
+    monkeypatch.setattr("skvq.learning.partitions.HELD_BYTES", 300 * 6 * 4 - 1)
+    rows, _ = dask_rows(lazy(mixture(300)), None)
+    view = rows.view(seam.scaled, 2.0)
+    assert view.held() is view
+
+
+def test_nothing_large_is_named_or_copied(tiny_blocks):
+    """... into the names of tasks, or into each of them."""
+    X = mixture(300)
+    table = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    graphs = []
+    with dask.config.set(delayed_optimize=lambda graph, keys: _seen(graph, graphs)):
+        vq(40, init=table, max_iter=2).fit(lazy(X))
+    for graph in graphs:
+        large = [key for key, task in graph.items() if _bytes(task) > table.nbytes]
+        assert len([key for key in large if "skvq" in str(key)]) <= 1
+        assert all(len(str(key)) < 200 for key in graph)
+
+
+def _seen(graph, graphs):
+    graphs.append(dict(graph))
+    return graph
+
+
+def _bytes(task):
+    return len(pickle.dumps(task))
+
+
+def test_what_comes_back_is_as_large_as_a_sum(tiny_blocks, monkeypatch):
+    """... however many partitions there are."""
+    sizes, compute = {}, Delayed.compute
+
+    def noted(self, **kwargs):
+        found = compute(self, **kwargs)
+        sizes[n].append(len(pickle.dumps(found)))
+        return found
+
+    monkeypatch.setattr(Delayed, "compute", noted)
+    for n in (640, 6400):
+        sizes[n] = []
+        vq(8, init="random", max_iter=3).fit(lazy(mixture(n), (64, 6)))
+    # But for numbers: one or the other digit more.
+    assert max(sizes[6400]) <= 1.1 * max(sizes[640])
+
+
+# -- what is lazy ----------------------------------------------------------------------
+
+
+@each(LEARNERS)
+def test_lazy_results_are_what_is_computed(row):
+    X = row.data(300, seed=3)
+    estimator = row.fitted()
+    for chunks in CHUNKS:
+        array = lazy(X, chunks)
+        for method in ("transform", "quantize"):
+            if not hasattr(estimator, method):
+                continue
+            found, expected = getattr(estimator, method)(array), None
+            expected = getattr(estimator, method)(X)
+            _assert_lazily(found, expected, array)
+    if row.codes:
+        given = estimator.transform(X)
+        found = estimator.inverse_transform(da.from_array(given, chunks=(70, 1)))
+        _assert_lazily(found, estimator.inverse_transform(given), None)
+
+
+def _assert_lazily(found, expected, array):
+    assert isinstance(found, da.Array)
+    assert found.dtype == expected.dtype and found.shape == expected.shape
+    assert found._meta.dtype == expected.dtype and found._meta.ndim == 2
+    if array is not None:
+        assert found.chunks[0] == array.chunks[0]
+    computed = found.compute()
+    assert computed.dtype == expected.dtype
+    assert_array_equal(computed, expected)
+    for block in found.blocks:
+        assert block.compute().shape[1] == found.shape[1]
+
+
+def test_nothing_is_computed_before_it_is_asked_for():
+    X, computed = mixture(300), []
+    array = counted(X, computed)
+    estimator = pq().fit(X)
+    found = estimator.transform(array), estimator.quantize(array)
+    back = estimator.inverse_transform(found[0])
+    QuantizedFeatures(pq()).fit(X).transform(array)
+    assert computed == []
+    assert_array_equal(back.compute(), estimator.quantize(X))
+
+
+def test_what_was_fitted_then_answers():
+    X = mixture(300)
+    estimator = vq().fit(X)
+    expected = estimator.quantize(X)
+    found = estimator.quantize(lazy(X))
+    estimator.fit(X + 10)
+    assert_array_equal(found.compute(), expected)
+
+
+def test_unknown_lengths():
+    X = mixture(300)
+    estimator = pq().fit(X)
+    array = lazy(X)
+    some = array[array[:, 0] > 0]
+    found = estimator.transform(some)
+    assert np.isnan(found.shape[0])
+    assert_array_equal(found.compute(), estimator.transform(X[X[:, 0] > 0]))
+    none = array[array[:, 0] > 1e9]
+    assert estimator.transform(none).compute().shape == (0, 3)
+
+
+def test_dataframes():
+    X = pd.DataFrame(mixture(300), columns=list("abcdef"))
+    frame = dd.from_pandas(X, npartitions=4)
+    estimator = pq().fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = estimator.transform(frame)
+        assert_array_equal(found.compute(), estimator.transform(X))
+    assert_array_equal(
+        estimator.inverse_transform(
+            dd.from_pandas(pd.DataFrame(estimator.transform(X)), npartitions=3)
+        ).compute(),
+        estimator.quantize(X),
+    )
+    with pytest.raises(ValueError, match="feature names should match"):
+        estimator.transform(frame[list("bacdef")])
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        estimator.transform(frame.to_dask_array())
+    with pytest.raises(ValueError, match=r"to_dask_array\(lengths=True\)"):
+        pq().fit(frame)
+    assert_same(pq().fit(frame.to_dask_array(lengths=True)), pq().fit(X.to_numpy()))
+
+
+def test_an_invalid_code_raises_when_it_is_computed():
+    estimator = vq().fit(mixture(300))
+    found = estimator.inverse_transform(da.from_array([[0], [1], [9]], chunks=1))
+    with pytest.raises(ValueError, match=r"codes\[0, 0\] = 9 is not a code"):
+        found.compute()
+
+
+def test_a_row_that_is_not_finite_raises_when_it_is_computed():
+    X = mixture(300)
+    estimator = vq().fit(X)
+    X[7, 2] = np.inf
+    with pytest.raises(ValueError, match="infinity"):
+        estimator.transform(lazy(X)).compute()
+
+
+@pytest.mark.parametrize("container", ["pandas", "polars"])
+def test_dataframes_would_compute_all_rows(container):
+    X = mixture(300)
+    for estimator in (vq().fit(X), QuantizedFeatures(vq()).fit(X)):
+        with config_context(transform_output=container):
+            with pytest.raises(ValueError, match=r"set_output\(transform='default'\)"):
+                estimator.transform(lazy(X))
+        array = estimator.transform(lazy(X))
+        with config_context(transform_output=container):
+            assert isinstance(array.compute(), np.ndarray)
+        estimator.set_output(transform=container)
+        with pytest.raises(ValueError, match=r"set_output\(transform='default'\)"):
+            estimator.transform(lazy(X))
+        estimator.set_output(transform="default")
+        estimator.transform(lazy(X))
+
+
+def test_scores(tiny_blocks):
+    X, weights = mixture(300), np.arange(300) % 4
+    for estimator in (vq().fit(X), vq(metric="cosine").fit(X), rq().fit(X)):
+        for w in (None, weights):
+            found = estimator.score(lazy(X, (50, 4)), sample_weight=w)
+            assert type(found) is float
+            assert found == estimator.score(X, sample_weight=w)
+
+
+# -- what is refused -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: vq(metric="cityblock"), "metric='cityblock' learns from all rows"),
+        (lambda: vq(metric="manhattan"), "metric='manhattan' learns from all rows"),
+        (lambda: vq(init="splitting"), "init='splitting' learns from all rows"),
+        (lambda: vq(learning="minibatch"), "learning='minibatch'.*partial_fit"),
+        (lambda: vq(learning="ema"), "learning='ema'.*partial_fit"),
+        (lambda: vq(learning="sgd"), "learning='sgd'.*partial_fit"),
+        (lambda: pq(quantizer=vq(init="splitting")), "its part, .*init='splitting'"),
+        (lambda: rq(quantizer=vq(learning="ema")), "its part, .*partial_fit"),
+        (lambda: UniformQuantizer(4, levels="lloyd-max"), "levels='lloyd-max'"),
+        (lambda: FiniteScalarQuantizer(4, bound="cdf"), "bound='cdf'"),
+        (lambda: SphericalQuantizer(4, radius="learned"), "radius='learned'"),
+        (
+            lambda: BinaryQuantizer(spherical=True, radius="learned"),
+            "radius='learned'",
+        ),
+        (lambda: QuantizedFeatures(vq(init="splitting")), "init='splitting'"),
+    ],
+)
+def test_learners_of_all_rows(make, words):
+    X, computed = mixture(300), []
+    estimator = make()
+    with pytest.raises(ValueError, match=words):
+        estimator.fit(counted(X, computed))
+    assert computed == [] and not hasattr(estimator, "n_features_in_")
+    estimator.fit(X).transform(lazy(X)).compute()
+
+
+def test_all_rows_do_not_come_by_another_way(tiny_blocks, monkeypatch):
+    monkeypatch.setattr("skvq.learning.rows.HELD_BYTES", 100)
+    rows, _ = dask_rows(lazy(mixture(300)), None)
+    with pytest.raises(ValueError, match="needed in memory"):
+        seam.run(seam.in_memory(rows))
+
+
+X_LAZY = da.ones((10, 2), chunks=5)
+
+
+@pytest.mark.parametrize(
+    "X, error, words",
+    [
+        (X_LAZY[X_LAZY[:, 0] > 0], ValueError, r"compute_chunk_sizes\(\)"),
+        (X_LAZY[:, 0], ValueError, "Expected 2D array, got 1D array"),
+        (X_LAZY.astype(complex), ValueError, "dtype complex128"),
+        (X_LAZY.astype(object), ValueError, "dtype object"),
+        (X_LAZY[:1], ValueError, r"1 sample\(s\)"),
+        (X_LAZY[:0], ValueError, r"0 sample\(s\)"),
+        (X_LAZY[:, :0], ValueError, r"0 feature\(s\)"),
+        (dask.delayed(np.ones((3, 2))), TypeError, "dask.delayed.Delayed"),
+        (X_LAZY.map_blocks(np.ma.masked_array), ValueError, "chunks of numpy.ma"),
+        (
+            X_LAZY.map_blocks(np.ma.masked_array, meta=np.ones((0, 0))),
+            TypeError,
+            "MaskedArray",
+        ),
+    ],
+)
+def test_arrays_that_are_no_rows(X, error, words):
+    with pytest.raises(error, match=words):
+        vq(2).fit(X)
+
+
+def test_other_numbers_of_features():
+    X = mixture(300)
+    for method in ("transform", "quantize", "score"):
+        with pytest.raises(ValueError, match="expecting 6 features"):
+            getattr(vq().fit(X), method)(lazy(X[:, :5]))
+    features = QuantizedFeatures(vq()).fit(X)
+    assert_array_equal(features.inverse_transform(lazy(X)).compute(), X)
+    with pytest.raises(ValueError, match="expecting 6 features"):
+        features.inverse_transform(lazy(X[:, :5]))
+    with pytest.raises(ValueError, match="decodes 3 columns"):
+        pq().fit(X).inverse_transform(da.zeros((5, 2), dtype=int))
+
+
+@pytest.mark.parametrize(
+    "weights, words",
+    [
+        (np.ones(299), "expected (300,)"),
+        (np.ones((300, 2)), "expected (300,)"),
+        (np.where(np.arange(300) == 211, -1, 1), "sample_weight[211] = -1"),
+        (np.where(np.arange(300) == 211, np.nan, 1), "sample_weight[211] = nan"),
+        (np.where(np.arange(300) == 211, np.inf, 1), "sample_weight[211] = inf"),
+        (np.zeros(300), "All sample_weight are zero"),
+        (np.full(300, "a"), "expected real numbers"),
+    ],
+)
+def test_weights_that_are_none(weights, words, tiny_blocks):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        vq().fit(lazy(mixture(300)), sample_weight=da.from_array(weights, chunks=64))
+    with pytest.raises(ValueError, match=re.escape(words)):
+        vq().fit(lazy(mixture(300)), sample_weight=weights)
+
+
+def test_weights_of_dask_for_rows_in_memory():
+    with pytest.raises(TypeError, match="compute"):
+        vq().fit(mixture(300), sample_weight=da.ones(300))
+
+
+ARRAY = da.ones((10, 2), dtype=int, chunks=5)
+
+
+@pytest.mark.parametrize(
+    "function, arguments",
+    [
+        (metrics.distortion, (ARRAY, ARRAY)),
+        (metrics.psnr, (ARRAY, ARRAY)),
+        (metrics.perplexity, (ARRAY,)),
+        (metrics.code_usage, (ARRAY, [2, 2])),
+        (metrics.collision_rate, (ARRAY,)),
+        (codes.pack, (ARRAY, [2, 2])),
+        (codes.unpack, (ARRAY, [2, 2])),
+        (codes.token_ids, (ARRAY, [2, 2])),
+        (codes.from_token_ids, (ARRAY[:, 0], [2, 2])),
+        (codes.one_hot, (ARRAY, [2, 2])),
+        (nearest.nearest, (ARRAY, np.ones((2, 2)))),
+        (nearest.paired, (ARRAY, ARRAY)),
+        (skvq.binary.hamming_distances, (ARRAY.astype(np.uint8),)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_functions_name_map_blocks(function, arguments):
+    with pytest.raises(TypeError, match="map_blocks"):
+        function(*arguments)
+
+
+def test_methods_name_map_blocks():
+    X = mixture(300)
+    residual = rq().fit(X)
+    zeros = da.zeros((3, 6), dtype=int)
+    for method in (
+        lambda: list(residual.staged_score(lazy(X))),
+        lambda: list(residual.staged_inverse_transform(residual.transform(lazy(X)))),
+        lambda: FiniteScalarQuantizer(4).fit(X).bounded_values(lazy(X)),
+        lambda: FiniteScalarQuantizer(4).fit(X).code_values(zeros),
+    ):
+        with pytest.raises(TypeError, match="map_blocks"):
+            method()
+
+
+class Dataset:
+    """What gives its rows in batches, as those of Parquet files do."""
+
+    def to_batches(self):
+        return iter([])
+
+
+@pytest.mark.parametrize(
+    "X, what",
+    [
+        ((x for x in np.ones((3, 2))), "a generator"),
+        (iter([1]), "a list_iterator"),
+        ("X.npy", "a path"),
+        (Path("X.npy"), "a path"),
+        ([np.ones((3, 2)), np.ones((3, 2))], "a list of matrices"),
+        ((np.ones((3, 2)),), "a tuple of matrices"),
+        (Dataset(), "Dataset"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_gives_parts_of_a_matrix(X, what):
+    with pytest.raises(ValueError, match=f"{what}.*partial_fit.*dask.array.from_"):
+        vq().fit(X)
+
+
+def test_dask_is_not_imported_without_its_collections():
+    code = (
+        "import sys, numpy as np, skvq; X = np.ones((4, 2)); X[0] = 0; "
+        "vq = skvq.VectorQuantizer(2).fit(X); vq.transform(X); vq.score(X); "
+        "assert not {'dask', 'distributed'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
