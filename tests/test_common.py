@@ -655,6 +655,7 @@ DEGENERATE = {
 }
 
 
+@pytest.mark.long
 @ignore_few
 @every_row
 @pytest.mark.parametrize("kind", DEGENERATE)
@@ -707,6 +708,7 @@ def _assert_right(row, estimator, X):
         assert -estimator.score(X) <= best.mean() * (1 + 1e-3) + 1e-9 * reach
 
 
+@pytest.mark.long
 @ignore_few
 @every_row
 @pytest.mark.parametrize(
@@ -751,6 +753,7 @@ def test_weights_equal_repeats(row):
     assert_array_equal(a.transform(X), b.transform(X))
 
 
+@pytest.mark.long
 @each([row for row in TABLE if row.weights == "statistical"])
 @pytest.mark.long
 def test_weights_equal_repeats_in_the_mean(row):
