@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dask
 import dask.array as da
+import dask.bag as bag
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
@@ -217,6 +218,25 @@ def test_batches_are_chunks_in_their_order():
         row.make().partial_fit(unknown, sample_weight=weights)
     with pytest.raises(ValueError, match="expected one for each"):
         row.make().partial_fit(unknown, sample_weight=lazy(weights))
+
+
+@pytest.mark.parametrize(
+    "X, error, words",
+    [
+        (da.ones((10, 2))[:, 0], ValueError, "Expected 2D array, got 1D array"),
+        (da.ones((10, 2))[None], ValueError, "Expected 2D array, got 3D array"),
+        (da.ones((10, 2))[:0], ValueError, r"0 sample\(s\)"),
+        (da.ones((10, 2))[da.zeros(10) > 0], ValueError, r"0 sample\(s\)"),
+        (dask.delayed(np.ones((3, 2))), TypeError, "dask.delayed.Delayed"),
+        (bag.from_sequence([[1, 2], [3, 4]], npartitions=1), TypeError, "dask.bag"),
+    ],
+    ids=["vector", "cube", "empty", "all left out", "delayed", "bag"],
+)
+def test_collections_that_are_no_batches(X, error, words):
+    estimator = BY_NAME["vq-minibatch"].make()
+    with pytest.raises(error, match=words):
+        estimator.partial_fit(X)
+    assert not hasattr(estimator, "n_features_in_")
 
 
 def test_a_batch_that_fails_changes_nothing():
