@@ -228,7 +228,7 @@ def _check_dask(estimator, X, reset: bool, min_samples: int, named: bool = True)
     name, of_names, array = type(estimator).__name__, X, X
     check_collection(name, X)
     if hasattr(type(X), "to_dask_array"):
-        of_names, array = X._meta, X.to_dask_array()
+        of_names, array = X._meta, _of_one_dtype(X).to_dask_array()
         if reset and named:
             raise ValueError(
                 f"X is a dataframe of Dask's, whose lengths {name} does not know: give "
@@ -240,7 +240,10 @@ def _check_dask(estimator, X, reset: bool, min_samples: int, named: bool = True)
             "of NumPy's are taken: X.map_blocks(...) converts them."
         )
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"X has dtype {array.dtype}; {name} takes real numbers.")
+        how = ""
+        if array.dtype == object:
+            how = " Of nullable columns, X.astype('float64') makes them."
+        raise ValueError(f"X has dtype {array.dtype}; {name} takes real numbers.{how}")
     for what, found, least in (
         ("sample", array.shape[0], min_samples),
         ("feature", array.shape[1], 1),

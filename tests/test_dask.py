@@ -451,6 +451,23 @@ def test_dataframes():
     assert_same(pq().fit(frame.to_dask_array(lengths=True)), pq().fit(X.to_numpy()))
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda X: X.astype("Float32"),
+        lambda X: X.assign(a=X.a.astype(int).astype("Int16")),
+        lambda X: X.assign(a=X.a > 0),
+        lambda X: X.assign(a=(X.a > 0).astype("boolean"), b=X.b.astype("float64")),
+    ],
+    ids=["nullable", "some nullable", "bool beside float", "nullable bool"],
+)
+def test_dataframes_of_which_pandas_makes_objects(changed):
+    X = pd.DataFrame(mixture(300), columns=list("abcdef"))
+    estimator, X = pq().fit(X), changed(X)
+    found = estimator.transform(dd.from_pandas(X, npartitions=4))
+    assert_array_equal(found.compute(), estimator.transform(X))
+
+
 def test_an_invalid_code_raises_when_it_is_computed():
     estimator = vq().fit(mixture(300))
     found = estimator.inverse_transform(da.from_array([[0], [1], [9]], chunks=1))
