@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 import dask
@@ -33,6 +34,7 @@ from skvq import (
     metrics,
     nearest,
 )
+from skvq.learning import partitions
 from skvq.learning import rows as seam
 from skvq.learning.partitions import dask_rows
 
@@ -298,6 +300,21 @@ def test_workers_that_differ_are_told_of(tiny_blocks, monkeypatch):
     )
     with pytest.warns(ConvergenceWarning, match=r"different ways.*: another; one\."):
         vq().fit(lazy(mixture(300)))
+
+
+def test_fits_at_once_leave_the_configuration_as_it_is(tiny_blocks):
+    """... whichever of them ends first."""
+    key, X = "distributed.admin.large-graph-warning-threshold", mixture(300)
+    with dask.config.set({key: "7MB"}):
+        one, other = ExitStack(), ExitStack()
+        one.enter_context(partitions._large_tables)
+        other.enter_context(partitions._large_tables)
+        assert dask.config.get(key) == "1TB"
+        one.close()
+        assert dask.config.get(key) == "1TB"
+        vq().fit(lazy(X))
+        other.close()
+        assert dask.config.get(key) == "7MB"
 
 
 def test_held_rows_are_made_once(tiny_blocks):

@@ -11,6 +11,7 @@ which all of its tasks depend.  Names of tasks are numbers: nothing is hashed fo
 """
 
 import math
+import threading
 from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
@@ -51,6 +52,33 @@ from skvq.learning.rows import (
 _FAN_IN = 8
 # Tables may be as large as they are: a pass has one of each.
 _LARGE_TABLES = {"distributed.admin.large-graph-warning-threshold": "1TB"}
+
+
+class _LargeTables:
+    """Lets graphs be large while passes run, in any threads.
+
+    Dask's configuration is one for all of them: what a thread puts back while another
+    is in its own pass, that one would put back again.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._running = threading.Lock(), 0
+        self._set: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._running == 0:
+                self._set = dask.config.set(_LARGE_TABLES)
+            self._running += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._running -= 1
+            if self._running == 0:
+                self._set.__exit__(*error)
+
+
+_large_tables = _LargeTables()
 
 
 def dask_rows(X: Any, sample_weight: Any = None) -> tuple[Rows, WeightUnit]:
@@ -239,7 +267,7 @@ class Partitions:
             found = [_JOIN(joins, *group) for group in groups]
         counts = [request.of_blocks(self.n_blocks) for request in requests]
         end = _CLOSE(found[0], joins, counts)
-        with dask.config.set(_LARGE_TABLES):
+        with _large_tables:
             if keeps:
                 end, *states = dask.persist(end, *kept.values())
                 kept = dict(zip(kept, states, strict=True))
