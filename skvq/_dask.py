@@ -13,7 +13,7 @@ import numpy as np
 from skvq import nearest
 from skvq._compat import output_container
 from skvq._validation import check_collection, copy_to_fit
-from skvq._weights import WeightUnit, check_weight_shape
+from skvq._weights import WeightUnit, check_weight_shape, weights_as_given
 from skvq.learning.rows import Rows
 
 
@@ -123,7 +123,7 @@ def _cut_like(X: Any, sample_weight: Any) -> Any:
             "sample_weight cannot be cut as X is, whose chunks have unknown lengths: "
             "give a Dask array of the same chunks, or X.compute_chunk_sizes() first."
         )
-    weights = array.asarray(sample_weight)
+    weights = array.asarray(weights_as_given(sample_weight))
     if known:
         check_weight_shape(weights, X.shape[0])
         weights = weights.rechunk((lengths,))

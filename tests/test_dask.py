@@ -145,10 +145,21 @@ def test_a_fit_has_the_bits_of_one_in_memory(row, tiny_blocks, tmp_path):
         np.full(300, 0.9999999999999),
         np.where(np.arange(300) < 130, 0, 7.0),
         np.where(np.arange(300) < 130, 1, 1e300),
+        np.where(np.arange(300) % 2, 1e-300, 1e300),
+        np.select([np.arange(300) % 2 == 1, np.arange(300) < 5], [1e-300, 1e300], 1),
         np.arange(300) % 3,
         np.ones(300, bool),
     ],
-    ids=["equal", "almost one", "none in some", "huge", "integers", "bools"],
+    ids=[
+        "equal",
+        "almost one",
+        "none in some",
+        "huge",
+        "too small beside others",
+        "too small beside some",
+        "integers",
+        "bools",
+    ],
 )
 def test_weights_are_in_the_same_unit(weights, tiny_blocks):
     X = mixture(300)
@@ -360,6 +371,22 @@ def _seen(graph, graphs):
 
 def _bytes(task):
     return len(pickle.dumps(task))
+
+
+def test_weights_of_the_client_are_put_beside_the_rows_once(tiny_blocks):
+    graphs, weights = [], np.random.default_rng(0).random(300)
+    with dask.config.set(delayed_optimize=lambda graph, keys: _seen(graph, graphs)):
+        vq(init="random", max_iter=2).fit(lazy(mixture(300)), sample_weight=weights)
+    assert graphs
+    for graph in graphs:
+        assert not any(
+            isinstance(task, np.ndarray) and len(task) == 300 and task.ndim == 1
+            for task in map(_given, graph.values())
+        )
+
+
+def _given(task):
+    return getattr(task, "value", task)
 
 
 def test_what_comes_back_is_as_large_as_a_sum(tiny_blocks, monkeypatch):
@@ -623,6 +650,30 @@ def test_weights_that_are_none(weights, words, tiny_blocks):
         vq().fit(lazy(mixture(300)), sample_weight=da.from_array(weights, chunks=64))
     with pytest.raises(ValueError, match=re.escape(words)):
         vq().fit(lazy(mixture(300)), sample_weight=weights)
+
+
+def test_kinds_of_weights(tiny_blocks):
+    X, weights = mixture(300), np.arange(300) % 4 * 0.5
+    expected = vq().fit(X, sample_weight=weights)
+    for made in (
+        list,
+        pd.Series,
+        lambda w: pd.Series(w, dtype="Float64"),
+        lambda w: w.astype(object),
+        lambda w: pd.Series(w, index=np.arange(300)[::-1]),
+    ):
+        assert_same(vq().fit(lazy(X), sample_weight=made(weights)), expected)
+    series = dd.from_pandas(pd.Series(weights), npartitions=3)
+    with pytest.raises(ValueError, match=r"to_dask_array\(lengths=True\)"):
+        vq().fit(lazy(X), sample_weight=series)
+    known = series.to_dask_array(lengths=True)
+    assert_same(vq().fit(lazy(X), sample_weight=known), expected)
+    with pytest.raises(TypeError, match=r"sample_weight is a dask\.delayed"):
+        vq().fit(lazy(X), sample_weight=dask.delayed(weights))
+    masked = np.ma.masked_equal(weights, 1.5)
+    for given in (masked, da.from_array(masked, chunks=50)):
+        with pytest.raises(ValueError, match="sample_weight is a masked array"):
+            vq().fit(lazy(X), sample_weight=given)
 
 
 def test_weights_of_dask_for_rows_in_memory():

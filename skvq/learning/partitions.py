@@ -32,6 +32,7 @@ from skvq._weights import (
     in_units,
     look_at_weights,
     unit_of_all,
+    weights_as_given,
 )
 from skvq.learning.finite import first_infinite, refusal
 from skvq.learning.rows import (
@@ -99,26 +100,48 @@ def dask_rows(X: Any, sample_weight: Any = None) -> tuple[Rows, WeightUnit]:
     """
     if np.isnan(X.shape[0]):
         raise ValueError(
-            "X has chunks of unknown lengths: call X.compute_chunk_sizes() first."
+            "X has chunks of unknown lengths: call X.compute_chunk_sizes() first, or, "
+            "of a dataframe, give X.to_dask_array(lengths=True)."
         )
     X = _in_whole_blocks(X)
     if sample_weight is None:
         return Rows.of(Partitions(X)), ONE
-    weights = dask.array.asarray(sample_weight)
+    weights = dask.array.asarray(weights_as_given(sample_weight))
     check_weight_shape(weights, X.shape[0])
     weights = weights.rechunk((X.chunks[0],))
-    size = block_rows(X.shape[1])
-    look = dask.delayed(look_at_weights, pure=False)
-    starts = _starts(X.chunks[0])
+    if not nearest.is_dask(sample_weight):
+        # Those of the client travel once, not in each pass.
+        with _large_tables:
+            weights = weights.persist()
     chunks = weights.to_delayed()
-    seen = dask.compute(
-        *(look(w, start, size) for w, start in zip(chunks, starts, strict=True))
-    )
+    seen = _look_at_all(chunks, X, None)
+    exponent = max(one.exponent for one in seen)
+    if np.ldexp(min(one.smallest for one in seen), -exponent) == 0:
+        seen = _look_at_all(chunks, X, exponent)
     exponent, unit, are_one = unit_of_all(seen)
     if are_one and all(one.n_heavy.sum() == one.n_rows for one in seen):
         return Rows.of(Partitions(X)), unit
     scale = _Scale(exponent, unit, not are_one)
-    return Rows.of(Partitions(X, _Weights(chunks, seen, scale))), unit
+    return Rows.of(Partitions(X, _Weights(weights, chunks, seen, scale))), unit
+
+
+def _look_at_all(chunks: Any, X: Any, exponent: int | None) -> Sequence[WeightsSeen]:
+    """Return what is seen of weights, in chunks like those of X."""
+    lengths, size = X.chunks[0], block_rows(X.shape[1])
+    look = dask.delayed(look_at_weights, pure=False)
+    tasks = [
+        look(w, start, size, exponent)
+        for w, start in zip(chunks, _starts(lengths), strict=True)
+    ]
+    seen = dask.compute(*tasks)
+    for one, length, start in zip(seen, lengths, _starts(lengths), strict=True):
+        if one.n_rows != length:
+            raise ValueError(
+                f"sample_weight has a chunk of {one.n_rows} weights, from number "
+                f"{start} on, where it declares {length}: "
+                "sample_weight.compute_chunk_sizes() counts them."
+            )
+    return seen
 
 
 def _in_whole_blocks(X: Any) -> Any:
@@ -147,6 +170,7 @@ class _Scale(NamedTuple):
 class _Weights(NamedTuple):
     """Weights, in partitions like those of the rows."""
 
+    array: Any
     chunks: Sequence[Any]
     seen: Sequence[WeightsSeen]
     scale: _Scale
@@ -209,6 +233,8 @@ class Partitions:
     def __init__(self, X: Any, weights: _Weights | None = None) -> None:
         n_samples, self.n_features = X.shape
         self.dtype = nearest.compute_dtype(X.dtype)
+        # Chunks do not keep what was persisted; these do: sample_weight, and X itself.
+        self._arrays = X, None if weights is None else weights.array
         self.weighted = weights is not None and weights.scale.differ
         size = block_rows(self.n_features)
         lengths = X.chunks[0]
@@ -369,7 +395,9 @@ def _part_of(x: Any, w: Any, place: _Place) -> Part:
         return x
     if w is not None and place.weights is not None:
         exponent, unit, differ = place.weights
-        w = in_units(w, exponent, unit) if differ else (w > 0).astype(np.float64)
+        w = in_units(w, exponent, unit)
+        # What is equal but for rounding is one; what is too small beside it is zero.
+        w = w if differ else (w > 0).astype(np.float64)
         return Part(x, w, place.block, place.first, weighted=differ)
     return Part(x, None, place.block, place.first)
 
