@@ -200,6 +200,45 @@ def test_chunks_are_in_the_dtype_that_the_array_names(tiny_blocks):
     assert_same(vq().fit(array), vq().fit(X))
 
 
+@pytest.mark.parametrize(
+    "declared, made, what",
+    [
+        (np.int64, lambda x: np.where(x > 5, np.nan, x), "float32.*declares int64"),
+        (np.uint8, lambda x: (100 * x).astype(int), "int64.*declares uint8"),
+        (np.float32, lambda x: x + 1j, "complex64.*declares float32"),
+        (np.float32, lambda x: x.astype(object), "object.*declares float32"),
+    ],
+    ids=["not a number", "narrow", "complex", "objects"],
+)
+def test_no_dtype_is_declared_that_changes_values(declared, made, what, tiny_blocks):
+    meta = np.ones((0, 6), declared)
+    array = lazy(mixture(300)).map_blocks(made, dtype=declared, meta=meta)
+    with pytest.raises(TypeError, match=f"chunk of dtype {what}"):
+        vq().fit(array)
+
+
+@pytest.mark.parametrize(
+    "made, shape",
+    [
+        (lambda x: x[:-5], "(59, 6)"),
+        (lambda x: x[:0], "(0, 6)"),
+        (lambda x: np.append(x, x[:5], axis=0), "(69, 6)"),
+        (lambda x: x[:, :5], "(64, 5)"),
+    ],
+    ids=["fewer", "none", "more", "narrower"],
+)
+def test_chunks_have_the_shape_that_the_array_declares(made, shape, tiny_blocks):
+    X = mixture(300)
+    array = da.map_blocks(made, lazy(X), chunks=lazy(X).chunks, meta=X[:0])
+    words = f"chunk of shape {shape}, from row 0 on, where it declares (64, 6)"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        vq().fit(array)
+    weights = lazy(np.ones(300)).rechunk(64).map_blocks(lambda w: w[:-5], dtype=float)
+    words = "chunk of 59 weights, from number 0 on, where it declares 64"
+    with pytest.raises(ValueError, match=words):
+        vq().fit(lazy(X), sample_weight=weights)
+
+
 def test_a_pipeline_and_a_grid(tiny_blocks):
     X = mixture(300)
     grid = {"n_codewords": [2, 5]}

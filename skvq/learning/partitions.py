@@ -182,6 +182,7 @@ class _Place(NamedTuple):
     sample: int  # number of its first row, those of weight zero counted
     block: int  # of its first block
     first: int  # of its first row that weighs something
+    shape: tuple[int, int]
     dtype: np.dtype
     weights: _Scale | None
 
@@ -252,7 +253,8 @@ class Partitions:
         for j, sample in enumerate(_starts(lengths)):
             block = sample // size
             scale = None if weights is None else weights.scale
-            place = _Place(sample, block, int(self.firsts[block]), X.dtype, scale)
+            first, shape = int(self.firsts[block]), (int(lengths[j]), self.n_features)
+            place = _Place(sample, block, first, shape, X.dtype, scale)
             self._parts.append(
                 _Partition(
                     chunks[j],
@@ -403,12 +405,32 @@ def _part_of(x: Any, w: Any, place: _Place) -> Part:
 
 
 def _as_declared(x: Any, place: _Place) -> Any:
-    """Return rows in the dtype that their array has said they are in."""
+    """Return rows in the dtype that their array has said they are in.
+
+    Raises
+    ------
+    TypeError
+        If they are no array of NumPy's, or of a dtype whose values would be changed by
+        more than rounding.
+    ValueError
+        If they are more, or fewer, or wider than the array has said.
+    """
     if isinstance(x, Part):
         return x
     if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
         raise TypeError(
             f"X has a chunk that is a {type(x).__name__}; expected arrays of NumPy's."
+        )
+    if x.shape != place.shape:
+        raise ValueError(
+            f"X has a chunk of shape {x.shape}, from row {place.sample} on, where it "
+            f"declares {place.shape}: X.compute_chunk_sizes() counts the rows."
+        )
+    rounds = place.dtype.kind == "f" and x.dtype.kind in "biuf"
+    if not (rounds or np.can_cast(x.dtype, place.dtype)):
+        raise TypeError(
+            f"X has a chunk of dtype {x.dtype}, from row {place.sample} on, where it "
+            f"declares {place.dtype}: what makes the chunks has to name their dtype."
         )
     return x.astype(place.dtype, copy=False)
 
