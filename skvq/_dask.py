@@ -12,8 +12,8 @@ import numpy as np
 
 from skvq import nearest
 from skvq._compat import output_container
-from skvq._validation import copy_to_fit
-from skvq._weights import WeightUnit, check_weight_shape
+from skvq._validation import check_collection, copy_to_fit
+from skvq._weights import WeightUnit, check_weight_shape, weights_as_given
 from skvq.learning.rows import Rows
 
 
@@ -79,13 +79,13 @@ def lazily(estimator: Any, method: str, X: Any) -> Any:
 
 
 def _on_chunk(x: Any, estimator: Any, method: str, empty: np.ndarray) -> np.ndarray:
-    if len(x) == 0:
+    if x.shape[0] == 0:
         return empty
     with nearest.one_thread():
         return getattr(estimator, method)(x)
 
 
-def batches(X: Any, sample_weight: Any) -> Iterator[tuple[Any, Any]]:
+def batches(name: str, X: Any, sample_weight: Any) -> Iterator[tuple[Any, Any]]:
     """Yield batches of a stream, with their weights: each chunk of a Dask collection.
 
     All else is one batch.
@@ -94,15 +94,23 @@ def batches(X: Any, sample_weight: Any) -> Iterator[tuple[Any, Any]]:
         yield X, sample_weight
         return
     dask = importlib.import_module("dask")
+    check_collection(name, X)
     X = X.rechunk({1: -1}) if hasattr(X, "rechunk") else X
     chunks = np.ravel(X.to_delayed())
     weights: Any = [None] * len(chunks)
     if sample_weight is not None:
         weights = _cut_like(X, sample_weight)
+    empty = True
     for pair in zip(chunks, weights, strict=True):
         batch, own = dask.compute(*pair)
-        if len(batch):
+        if batch.shape[0]:
+            empty = False
             yield batch, own
+    if empty:
+        raise ValueError(
+            f"Found array with 0 sample(s) in all chunks while a minimum of 1 is "
+            f"required by {name}."
+        )
 
 
 def _cut_like(X: Any, sample_weight: Any) -> Any:
@@ -115,7 +123,7 @@ def _cut_like(X: Any, sample_weight: Any) -> Any:
             "sample_weight cannot be cut as X is, whose chunks have unknown lengths: "
             "give a Dask array of the same chunks, or X.compute_chunk_sizes() first."
         )
-    weights = array.asarray(sample_weight)
+    weights = array.asarray(weights_as_given(sample_weight))
     if known:
         check_weight_shape(weights, X.shape[0])
         weights = weights.rechunk((lengths,))

@@ -226,31 +226,24 @@ def _check_on_device(be, estimator, X, reset, min_samples: int, finite: bool) ->
 def _check_dask(estimator, X, reset: bool, min_samples: int, named: bool = True) -> Any:
     """Return a collection of Dask's as an array, by what is known without computing."""
     name, of_names, array = type(estimator).__name__, X, X
-    # Of the class: a delayed value seems to have every attribute.
+    check_collection(name, X)
     if hasattr(type(X), "to_dask_array"):
-        of_names, array = X._meta, X.to_dask_array()
+        of_names, array = X._meta, _of_one_dtype(X).to_dask_array()
         if reset and named:
             raise ValueError(
                 f"X is a dataframe of Dask's, whose lengths {name} does not know: give "
                 "X.to_dask_array(lengths=True)."
             )
-    if not hasattr(type(array), "rechunk"):
-        raise TypeError(
-            f"X is a {class_name(type(X))}; of Dask's collections "
-            "arrays and dataframes are taken."
-        )
-    if array.ndim != 2:
-        raise ValueError(
-            f"Expected 2D array, got {array.ndim}D array instead: {name} takes X of "
-            f"shape (n_samples, n_features). {_HOW_TO_FLATTEN}"
-        )
     if type(array._meta) is not np.ndarray:
         raise ValueError(
             f"X has chunks of {class_name(type(array._meta))}; of Dask arrays, those "
             "of NumPy's are taken: X.map_blocks(...) converts them."
         )
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"X has dtype {array.dtype}; {name} takes real numbers.")
+        how = ""
+        if array.dtype == object:
+            how = " Of nullable columns, X.astype('float64') makes them."
+        raise ValueError(f"X has dtype {array.dtype}; {name} takes real numbers.{how}")
     for what, found, least in (
         ("sample", array.shape[0], min_samples),
         ("feature", array.shape[1], 1),
@@ -268,6 +261,34 @@ def _check_dask(estimator, X, reset: bool, min_samples: int, named: bool = True)
             f"{estimator.n_features_in_} features as input."
         )
     return array
+
+
+def check_collection(name: str, X) -> None:
+    """Raise unless a collection of Dask's is a matrix."""
+    # Of the class: a delayed value seems to have every attribute.
+    if not any(hasattr(type(X), known) for known in ("rechunk", "to_dask_array")):
+        raise TypeError(
+            f"X is a {class_name(type(X))}; of Dask's collections "
+            "arrays and dataframes are taken."
+        )
+    if X.ndim != 2:
+        raise ValueError(
+            f"Expected 2D array, got {X.ndim}D array instead: {name} takes X of "
+            f"shape (n_samples, n_features). {_HOW_TO_FLATTEN}"
+        )
+
+
+def _of_one_dtype(frame) -> Any:
+    """Return a dataframe in one dtype of NumPy's, if all of its columns are numbers.
+
+    Of nullable columns, and of some that are bool, pandas makes an array of objects,
+    which scikit-learn converts.
+    """
+    dtypes = [getattr(dtype, "numpy_dtype", dtype) for dtype in frame._meta.dtypes]
+    numbers = all(isinstance(one, np.dtype) and one.kind in "biuf" for one in dtypes)
+    if not (dtypes and numbers) or frame._meta.to_numpy().dtype.kind != "O":
+        return frame
+    return frame.astype(np.result_type(*dtypes))
 
 
 def all_in_memory(name: str, value: object) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skvq import nearest
-from skvq._checks import check_unmasked, naming
+from skvq._checks import check_unmasked, class_name, naming
 from skvq._compat import _check_sample_weight
 
 # A weight that counts as one: a mantissa in [1/2, 1), and the exponent of two.
@@ -74,13 +74,40 @@ class WeightsSeen(NamedTuple):
 
 def check_weight_shape(sample_weight: Any, n_samples: int) -> None:
     """Raise unless there is a weight for each sample."""
+    if np.isnan(sample_weight.shape).any():
+        raise ValueError(
+            "sample_weight has chunks of unknown lengths: give "
+            "sample_weight.to_dask_array(lengths=True), of a series, or call "
+            "compute_chunk_sizes(), of an array, first."
+        )
     if sample_weight.shape != (n_samples,):
         raise ValueError(
             f"sample_weight.shape == {sample_weight.shape}, expected {(n_samples,)}!"
         )
 
 
-def look_at_weights(sample_weight: Any, start: int, block: int) -> WeightsSeen:
+def weights_as_given(sample_weight: Any) -> Any:
+    """Return weights for rows of Dask's: such a collection as it is, else an array."""
+    if nearest.is_dask(sample_weight):
+        # Of the class: a delayed value seems to have every attribute.
+        known = ("rechunk", "to_dask_array")
+        if not any(hasattr(type(sample_weight), name) for name in known):
+            raise TypeError(
+                f"sample_weight is a {class_name(type(sample_weight))}; of Dask's "
+                "collections arrays and series are taken."
+            )
+        return sample_weight
+    check_unmasked(sample_weight, "sample_weight")
+    weights = np.asarray(nearest.backend_of(sample_weight).to_host(sample_weight))
+    if weights.dtype.kind != "O":
+        return weights
+    with naming("sample_weight"):
+        return weights.astype(np.float64)
+
+
+def look_at_weights(
+    sample_weight: Any, start: int, block: int, exponent: int | None = None
+) -> WeightsSeen:
     """Validate some of the weights.
 
     Parameters
@@ -91,7 +118,12 @@ def look_at_weights(sample_weight: Any, start: int, block: int) -> WeightsSeen:
         Number of the first.
     block : int
         How many rows a block has.
+    exponent : int, optional
+        That of all weights: those too small beside it for a float are zero, as in
+        memory.
     """
+    check_unmasked(sample_weight, "sample_weight")
+    sample_weight = np.asarray(sample_weight)
     if sample_weight.dtype.kind not in "biuf":
         raise ValueError(
             f"sample_weight has dtype {sample_weight.dtype}; expected real numbers."
@@ -106,6 +138,8 @@ def look_at_weights(sample_weight: Any, start: int, block: int) -> WeightsSeen:
             f"sample_weight: sample_weight[{start + wrong[0]}] = {value}; expected "
             "weights of zero or more."
         )
+    if exponent is not None:
+        weights = np.where(np.ldexp(weights, -exponent) > 0, weights, 0)
     heavy = weights > 0
     counts = np.add.reduceat(heavy, np.arange(0, len(weights), block), dtype=np.intp)
     if not heavy.any():

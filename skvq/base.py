@@ -261,7 +261,8 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         new = copy_to_fit(self, fitted=True)
         with one_warning(), new._computing():
-            for batch, weights in batches(X, sample_weight):
+            name = type(self).__name__
+            for batch, weights in batches(name, X, sample_weight):
                 new._take_batch(batch, weights)
         take_over(self, new)
         return self

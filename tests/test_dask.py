@@ -5,10 +5,12 @@ import re
 import subprocess
 import sys
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 import dask
 import dask.array as da
+import dask.bag as bag
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
@@ -32,6 +34,7 @@ from skvq import (
     metrics,
     nearest,
 )
+from skvq.learning import partitions
 from skvq.learning import rows as seam
 from skvq.learning.partitions import dask_rows
 
@@ -156,10 +159,21 @@ def test_a_fit_has_the_bits_of_one_in_memory(row, tiny_blocks, tmp_path):
         np.full(300, 0.9999999999999),
         np.where(np.arange(300) < 130, 0, 7.0),
         np.where(np.arange(300) < 130, 1, 1e300),
+        np.where(np.arange(300) % 2, 1e-300, 1e300),
+        np.select([np.arange(300) % 2 == 1, np.arange(300) < 5], [1e-300, 1e300], 1),
         np.arange(300) % 3,
         np.ones(300, bool),
     ],
-    ids=["equal", "almost one", "none in some", "huge", "integers", "bools"],
+    ids=[
+        "equal",
+        "almost one",
+        "none in some",
+        "huge",
+        "too small beside others",
+        "too small beside some",
+        "integers",
+        "bools",
+    ],
 )
 def test_weights_are_in_the_same_unit(weights, tiny_blocks):
     X = mixture(300)
@@ -200,6 +214,45 @@ def test_chunks_are_in_the_dtype_that_the_array_names(tiny_blocks):
     assert_same(vq().fit(array), vq().fit(X))
 
 
+@pytest.mark.parametrize(
+    "declared, made, what",
+    [
+        (np.int64, lambda x: np.where(x > 5, np.nan, x), "float32.*declares int64"),
+        (np.uint8, lambda x: (100 * x).astype(int), "int64.*declares uint8"),
+        (np.float32, lambda x: x + 1j, "complex64.*declares float32"),
+        (np.float32, lambda x: x.astype(object), "object.*declares float32"),
+    ],
+    ids=["not a number", "narrow", "complex", "objects"],
+)
+def test_no_dtype_is_declared_that_changes_values(declared, made, what, tiny_blocks):
+    meta = np.ones((0, 6), declared)
+    array = lazy(mixture(300)).map_blocks(made, dtype=declared, meta=meta)
+    with pytest.raises(TypeError, match=f"chunk of dtype {what}"):
+        vq().fit(array)
+
+
+@pytest.mark.parametrize(
+    "made, shape",
+    [
+        (lambda x: x[:-5], "(59, 6)"),
+        (lambda x: x[:0], "(0, 6)"),
+        (lambda x: np.append(x, x[:5], axis=0), "(69, 6)"),
+        (lambda x: x[:, :5], "(64, 5)"),
+    ],
+    ids=["fewer", "none", "more", "narrower"],
+)
+def test_chunks_have_the_shape_that_the_array_declares(made, shape, tiny_blocks):
+    X = mixture(300)
+    array = da.map_blocks(made, lazy(X), chunks=lazy(X).chunks, meta=X[:0])
+    words = f"chunk of shape {shape}, from row 0 on, where it declares (64, 6)"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        vq().fit(array)
+    weights = lazy(np.ones(300)).rechunk(64).map_blocks(lambda w: w[:-5], dtype=float)
+    words = "chunk of 59 weights, from number 0 on, where it declares 64"
+    with pytest.raises(ValueError, match=words):
+        vq().fit(lazy(X), sample_weight=weights)
+
+
 def test_a_pipeline_and_a_grid(tiny_blocks):
     X = mixture(300)
     grid = {"n_codewords": [2, 5]}
@@ -231,6 +284,25 @@ def test_batches_are_chunks_in_their_order():
         row.make().partial_fit(unknown, sample_weight=weights)
     with pytest.raises(ValueError, match="expected one for each"):
         row.make().partial_fit(unknown, sample_weight=lazy(weights))
+
+
+@pytest.mark.parametrize(
+    "X, error, words",
+    [
+        (da.ones((10, 2))[:, 0], ValueError, "Expected 2D array, got 1D array"),
+        (da.ones((10, 2))[None], ValueError, "Expected 2D array, got 3D array"),
+        (da.ones((10, 2))[:0], ValueError, r"0 sample\(s\)"),
+        (da.ones((10, 2))[da.zeros(10) > 0], ValueError, r"0 sample\(s\)"),
+        (dask.delayed(np.ones((3, 2))), TypeError, "dask.delayed.Delayed"),
+        (bag.from_sequence([[1, 2], [3, 4]], npartitions=1), TypeError, "dask.bag"),
+    ],
+    ids=["vector", "cube", "empty", "all left out", "delayed", "bag"],
+)
+def test_collections_that_are_no_batches(X, error, words):
+    estimator = BY_NAME["vq-minibatch"].make()
+    with pytest.raises(error, match=words):
+        estimator.partial_fit(X)
+    assert not hasattr(estimator, "n_features_in_")
 
 
 def test_a_batch_that_fails_changes_nothing():
@@ -294,6 +366,21 @@ def test_workers_that_differ_are_told_of(tiny_blocks, monkeypatch):
         vq().fit(lazy(mixture(300)))
 
 
+def test_fits_at_once_leave_the_configuration_as_it_is(tiny_blocks):
+    """... whichever of them ends first."""
+    key, X = "distributed.admin.large-graph-warning-threshold", mixture(300)
+    with dask.config.set({key: "7MB"}):
+        one, other = ExitStack(), ExitStack()
+        one.enter_context(partitions._large_tables)
+        other.enter_context(partitions._large_tables)
+        assert dask.config.get(key) == "1TB"
+        one.close()
+        assert dask.config.get(key) == "1TB"
+        vq().fit(lazy(X))
+        other.close()
+        assert dask.config.get(key) == "7MB"
+
+
 def test_held_rows_are_made_once(tiny_blocks):
     X, computed = mixture(300), []
     rows, _ = dask_rows(counted(X, computed), None)
@@ -337,6 +424,22 @@ def _seen(graph, graphs):
 
 def _bytes(task):
     return len(pickle.dumps(task))
+
+
+def test_weights_of_the_client_are_put_beside_the_rows_once(tiny_blocks):
+    graphs, weights = [], np.random.default_rng(0).random(300)
+    with dask.config.set(delayed_optimize=lambda graph, keys: _seen(graph, graphs)):
+        vq(init="random", max_iter=2).fit(lazy(mixture(300)), sample_weight=weights)
+    assert graphs
+    for graph in graphs:
+        assert not any(
+            isinstance(task, np.ndarray) and len(task) == 300 and task.ndim == 1
+            for task in map(_given, graph.values())
+        )
+
+
+def _given(task):
+    return getattr(task, "value", task)
 
 
 def test_what_comes_back_is_as_large_as_a_sum(tiny_blocks, monkeypatch):
@@ -443,6 +546,23 @@ def test_dataframes():
     with pytest.raises(ValueError, match=r"to_dask_array\(lengths=True\)"):
         pq().fit(frame)
     assert_same(pq().fit(frame.to_dask_array(lengths=True)), pq().fit(X.to_numpy()))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda X: X.astype("Float32"),
+        lambda X: X.assign(a=X.a.astype(int).astype("Int16")),
+        lambda X: X.assign(a=X.a > 0),
+        lambda X: X.assign(a=(X.a > 0).astype("boolean"), b=X.b.astype("float64")),
+    ],
+    ids=["nullable", "some nullable", "bool beside float", "nullable bool"],
+)
+def test_dataframes_of_which_pandas_makes_objects(changed):
+    X = pd.DataFrame(mixture(300), columns=list("abcdef"))
+    estimator, X = pq().fit(X), changed(X)
+    found = estimator.transform(dd.from_pandas(X, npartitions=4))
+    assert_array_equal(found.compute(), estimator.transform(X))
 
 
 def test_an_invalid_code_raises_when_it_is_computed():
@@ -583,6 +703,30 @@ def test_weights_that_are_none(weights, words, tiny_blocks):
         vq().fit(lazy(mixture(300)), sample_weight=da.from_array(weights, chunks=64))
     with pytest.raises(ValueError, match=re.escape(words)):
         vq().fit(lazy(mixture(300)), sample_weight=weights)
+
+
+def test_kinds_of_weights(tiny_blocks):
+    X, weights = mixture(300), np.arange(300) % 4 * 0.5
+    expected = vq().fit(X, sample_weight=weights)
+    for made in (
+        list,
+        pd.Series,
+        lambda w: pd.Series(w, dtype="Float64"),
+        lambda w: w.astype(object),
+        lambda w: pd.Series(w, index=np.arange(300)[::-1]),
+    ):
+        assert_same(vq().fit(lazy(X), sample_weight=made(weights)), expected)
+    series = dd.from_pandas(pd.Series(weights), npartitions=3)
+    with pytest.raises(ValueError, match=r"to_dask_array\(lengths=True\)"):
+        vq().fit(lazy(X), sample_weight=series)
+    known = series.to_dask_array(lengths=True)
+    assert_same(vq().fit(lazy(X), sample_weight=known), expected)
+    with pytest.raises(TypeError, match=r"sample_weight is a dask\.delayed"):
+        vq().fit(lazy(X), sample_weight=dask.delayed(weights))
+    masked = np.ma.masked_equal(weights, 1.5)
+    for given in (masked, da.from_array(masked, chunks=50)):
+        with pytest.raises(ValueError, match="sample_weight is a masked array"):
+            vq().fit(lazy(X), sample_weight=given)
 
 
 def test_weights_of_dask_for_rows_in_memory():

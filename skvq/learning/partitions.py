@@ -11,6 +11,7 @@ which all of its tasks depend.  Names of tasks are numbers: nothing is hashed fo
 """
 
 import math
+import threading
 from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
@@ -31,6 +32,7 @@ from skvq._weights import (
     in_units,
     look_at_weights,
     unit_of_all,
+    weights_as_given,
 )
 from skvq.learning.finite import first_infinite, refusal
 from skvq.learning.rows import (
@@ -53,6 +55,33 @@ _FAN_IN = 8
 _LARGE_TABLES = {"distributed.admin.large-graph-warning-threshold": "1TB"}
 
 
+class _LargeTables:
+    """Lets graphs be large while passes run, in any threads.
+
+    Dask's configuration is one for all of them: what a thread puts back while another
+    is in its own pass, that one would put back again.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._running = threading.Lock(), 0
+        self._set: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._running == 0:
+                self._set = dask.config.set(_LARGE_TABLES)
+            self._running += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._running -= 1
+            if self._running == 0:
+                self._set.__exit__(*error)
+
+
+_large_tables = _LargeTables()
+
+
 def dask_rows(X: Any, sample_weight: Any = None) -> tuple[Rows, WeightUnit]:
     """Return the rows of a Dask array, and what counts as one of their weights.
 
@@ -71,26 +100,48 @@ def dask_rows(X: Any, sample_weight: Any = None) -> tuple[Rows, WeightUnit]:
     """
     if np.isnan(X.shape[0]):
         raise ValueError(
-            "X has chunks of unknown lengths: call X.compute_chunk_sizes() first."
+            "X has chunks of unknown lengths: call X.compute_chunk_sizes() first, or, "
+            "of a dataframe, give X.to_dask_array(lengths=True)."
         )
     X = _in_whole_blocks(X)
     if sample_weight is None:
         return Rows.of(Partitions(X)), ONE
-    weights = dask.array.asarray(sample_weight)
+    weights = dask.array.asarray(weights_as_given(sample_weight))
     check_weight_shape(weights, X.shape[0])
     weights = weights.rechunk((X.chunks[0],))
-    size = block_rows(X.shape[1])
-    look = dask.delayed(look_at_weights, pure=False)
-    starts = _starts(X.chunks[0])
+    if not nearest.is_dask(sample_weight):
+        # Those of the client travel once, not in each pass.
+        with _large_tables:
+            weights = weights.persist()
     chunks = weights.to_delayed()
-    seen = dask.compute(
-        *(look(w, start, size) for w, start in zip(chunks, starts, strict=True))
-    )
+    seen = _look_at_all(chunks, X, None)
+    exponent = max(one.exponent for one in seen)
+    if np.ldexp(min(one.smallest for one in seen), -exponent) == 0:
+        seen = _look_at_all(chunks, X, exponent)
     exponent, unit, are_one = unit_of_all(seen)
     if are_one and all(one.n_heavy.sum() == one.n_rows for one in seen):
         return Rows.of(Partitions(X)), unit
     scale = _Scale(exponent, unit, not are_one)
-    return Rows.of(Partitions(X, _Weights(chunks, seen, scale))), unit
+    return Rows.of(Partitions(X, _Weights(weights, chunks, seen, scale))), unit
+
+
+def _look_at_all(chunks: Any, X: Any, exponent: int | None) -> Sequence[WeightsSeen]:
+    """Return what is seen of weights, in chunks like those of X."""
+    lengths, size = X.chunks[0], block_rows(X.shape[1])
+    look = dask.delayed(look_at_weights, pure=False)
+    tasks = [
+        look(w, start, size, exponent)
+        for w, start in zip(chunks, _starts(lengths), strict=True)
+    ]
+    seen = dask.compute(*tasks)
+    for one, length, start in zip(seen, lengths, _starts(lengths), strict=True):
+        if one.n_rows != length:
+            raise ValueError(
+                f"sample_weight has a chunk of {one.n_rows} weights, from number "
+                f"{start} on, where it declares {length}: "
+                "sample_weight.compute_chunk_sizes() counts them."
+            )
+    return seen
 
 
 def _in_whole_blocks(X: Any) -> Any:
@@ -119,6 +170,7 @@ class _Scale(NamedTuple):
 class _Weights(NamedTuple):
     """Weights, in partitions like those of the rows."""
 
+    array: Any
     chunks: Sequence[Any]
     seen: Sequence[WeightsSeen]
     scale: _Scale
@@ -130,6 +182,7 @@ class _Place(NamedTuple):
     sample: int  # number of its first row, those of weight zero counted
     block: int  # of its first block
     first: int  # of its first row that weighs something
+    shape: tuple[int, int]
     dtype: np.dtype
     weights: _Scale | None
 
@@ -181,6 +234,8 @@ class Partitions:
     def __init__(self, X: Any, weights: _Weights | None = None) -> None:
         n_samples, self.n_features = X.shape
         self.dtype = nearest.compute_dtype(X.dtype)
+        # Chunks do not keep what was persisted; these do: sample_weight, and X itself.
+        self._arrays = X, None if weights is None else weights.array
         self.weighted = weights is not None and weights.scale.differ
         size = block_rows(self.n_features)
         lengths = X.chunks[0]
@@ -198,7 +253,8 @@ class Partitions:
         for j, sample in enumerate(_starts(lengths)):
             block = sample // size
             scale = None if weights is None else weights.scale
-            place = _Place(sample, block, int(self.firsts[block]), X.dtype, scale)
+            first, shape = int(self.firsts[block]), (int(lengths[j]), self.n_features)
+            place = _Place(sample, block, first, shape, X.dtype, scale)
             self._parts.append(
                 _Partition(
                     chunks[j],
@@ -239,7 +295,7 @@ class Partitions:
             found = [_JOIN(joins, *group) for group in groups]
         counts = [request.of_blocks(self.n_blocks) for request in requests]
         end = _CLOSE(found[0], joins, counts)
-        with dask.config.set(_LARGE_TABLES):
+        with _large_tables:
             if keeps:
                 end, *states = dask.persist(end, *kept.values())
                 kept = dict(zip(kept, states, strict=True))
@@ -341,18 +397,40 @@ def _part_of(x: Any, w: Any, place: _Place) -> Part:
         return x
     if w is not None and place.weights is not None:
         exponent, unit, differ = place.weights
-        w = in_units(w, exponent, unit) if differ else (w > 0).astype(np.float64)
+        w = in_units(w, exponent, unit)
+        # What is equal but for rounding is one; what is too small beside it is zero.
+        w = w if differ else (w > 0).astype(np.float64)
         return Part(x, w, place.block, place.first, weighted=differ)
     return Part(x, None, place.block, place.first)
 
 
 def _as_declared(x: Any, place: _Place) -> Any:
-    """Return rows in the dtype that their array has said they are in."""
+    """Return rows in the dtype that their array has said they are in.
+
+    Raises
+    ------
+    TypeError
+        If they are no array of NumPy's, or of a dtype whose values would be changed by
+        more than rounding.
+    ValueError
+        If they are more, or fewer, or wider than the array has said.
+    """
     if isinstance(x, Part):
         return x
     if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
         raise TypeError(
             f"X has a chunk that is a {type(x).__name__}; expected arrays of NumPy's."
+        )
+    if x.shape != place.shape:
+        raise ValueError(
+            f"X has a chunk of shape {x.shape}, from row {place.sample} on, where it "
+            f"declares {place.shape}: X.compute_chunk_sizes() counts the rows."
+        )
+    rounds = place.dtype.kind == "f" and x.dtype.kind in "biuf"
+    if not (rounds or np.can_cast(x.dtype, place.dtype)):
+        raise TypeError(
+            f"X has a chunk of dtype {x.dtype}, from row {place.sample} on, where it "
+            f"declares {place.dtype}: what makes the chunks has to name their dtype."
         )
     return x.astype(place.dtype, copy=False)
 
