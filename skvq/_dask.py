@@ -13,7 +13,7 @@ import numpy as np
 from skvq import nearest
 from skvq._compat import output_container
 from skvq._validation import check_collection, copy_to_fit
-from skvq._weights import WeightUnit, check_weight_shape, weights_as_given
+from skvq._weights import WeightUnit, weights_as_given
 from skvq.learning.rows import Rows
 
 
@@ -63,6 +63,13 @@ def lazily(estimator: Any, method: str, X: Any) -> Any:
     value = 0 if method == "inverse_transform" else 1
     row = np.full((1, X.shape[1]), value, X.dtype)
     empty = getattr(estimator, method)(row)[:0]
+    if nearest.backend_of(empty) is not nearest.HOST:
+        raise ValueError(
+            f"{type(estimator).__name__} was fitted on arrays of another library than "
+            f"NumPy, in whose arrays {method} answers: Dask arrays of these are not "
+            "made. Load it from a pickle where that library is not installed, or fit "
+            "it on NumPy's arrays."
+        )
     name = f"skvq-{method}-{uuid4().hex}"
     shared = dask.delayed(estimator, name=f"{name}-by", pure=False, traverse=False)
     return array.map_blocks(
@@ -115,7 +122,6 @@ def batches(name: str, X: Any, sample_weight: Any) -> Iterator[tuple[Any, Any]]:
 
 def _cut_like(X: Any, sample_weight: Any) -> Any:
     """Return weights in the chunks of X."""
-    array = importlib.import_module("dask.array")
     lengths = X.chunks[0] if hasattr(X, "chunks") else (np.nan,)
     known = not np.isnan(lengths).any()
     if not known and not nearest.is_dask(sample_weight):
@@ -123,9 +129,10 @@ def _cut_like(X: Any, sample_weight: Any) -> Any:
             "sample_weight cannot be cut as X is, whose chunks have unknown lengths: "
             "give a Dask array of the same chunks, or X.compute_chunk_sizes() first."
         )
-    weights = array.asarray(weights_as_given(sample_weight))
+    weights = weights_as_given(sample_weight, X.shape[0] if known else None)
+    if not nearest.is_dask(weights):
+        return np.split(weights, np.cumsum(lengths)[:-1])
     if known:
-        check_weight_shape(weights, X.shape[0])
         weights = weights.rechunk((lengths,))
     if weights.ndim != 1 or weights.numblocks[0] != len(np.ravel(X.to_delayed())):
         raise ValueError(
@@ -136,8 +143,9 @@ def _cut_like(X: Any, sample_weight: Any) -> Any:
 
 def check_lazy_codes(estimator: Any, codes: Any, widths: tuple[int, ...]) -> Any:
     """Return codes as a Dask array; raise if their shape is seen to be wrong."""
+    check_collection(type(estimator).__name__, codes, "codes")
     codes = codes.to_dask_array() if hasattr(codes, "to_dask_array") else codes
-    if codes.ndim != 2 or codes.shape[1] not in widths:
+    if codes.shape[1] not in widths:
         expected = " or ".join(str(width) for width in widths)
         raise ValueError(
             f"codes has shape {codes.shape}, but {type(estimator).__name__} decodes "

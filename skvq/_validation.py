@@ -263,18 +263,18 @@ def _check_dask(estimator, X, reset: bool, min_samples: int, named: bool = True)
     return array
 
 
-def check_collection(name: str, X) -> None:
-    """Raise unless a collection of Dask's is a matrix."""
+def check_collection(name: str, X, what: str = "X") -> None:
+    """Raise unless a collection of Dask's, which is X or what is said, is a matrix."""
     # Of the class: a delayed value seems to have every attribute.
     if not any(hasattr(type(X), known) for known in ("rechunk", "to_dask_array")):
         raise TypeError(
-            f"X is a {class_name(type(X))}; of Dask's collections "
-            "arrays and dataframes are taken."
+            f"{what} is a {class_name(type(X))}; of Dask's collections arrays and "
+            "dataframes are taken."
         )
     if X.ndim != 2:
         raise ValueError(
-            f"Expected 2D array, got {X.ndim}D array instead: {name} takes X of "
-            f"shape (n_samples, n_features). {_HOW_TO_FLATTEN}"
+            f"Expected 2D array, got {X.ndim}D array instead: {name} takes {what} of "
+            f"two dimensions, a row for each sample. {_HOW_TO_FLATTEN}"
         )
 
 

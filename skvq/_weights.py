@@ -86,8 +86,16 @@ def check_weight_shape(sample_weight: Any, n_samples: int) -> None:
         )
 
 
-def weights_as_given(sample_weight: Any) -> Any:
-    """Return weights for rows of Dask's: such a collection as it is, else an array."""
+def weights_as_given(sample_weight: Any, n_samples: int | None) -> Any:
+    """Return weights for rows of Dask's: an array, of Dask's if they are.
+
+    Parameters
+    ----------
+    sample_weight : collection of Dask's or array-like
+        A number is the weight of each sample.
+    n_samples : int or None
+        How many there are; None, if that is unknown, where they are Dask's.
+    """
     if nearest.is_dask(sample_weight):
         # Of the class: a delayed value seems to have every attribute.
         known = ("rechunk", "to_dask_array")
@@ -96,9 +104,17 @@ def weights_as_given(sample_weight: Any) -> Any:
                 f"sample_weight is a {class_name(type(sample_weight))}; of Dask's "
                 "collections arrays and series are taken."
             )
+        if hasattr(sample_weight, "to_dask_array"):
+            sample_weight = sample_weight.to_dask_array()
+        if n_samples is not None:
+            check_weight_shape(sample_weight, n_samples)
         return sample_weight
     check_unmasked(sample_weight, "sample_weight")
+    assert n_samples is not None
     weights = np.asarray(nearest.backend_of(sample_weight).to_host(sample_weight))
+    if weights.ndim == 0:
+        weights = np.full(n_samples, weights)
+    check_weight_shape(weights, n_samples)
     if weights.dtype.kind != "O":
         return weights
     with naming("sample_weight"):

@@ -18,6 +18,7 @@ import numpy as np
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
+from skvq import nearest
 from skvq._weights import check_weights
 from skvq.metrics import code_usage, distortion, perplexity, rate_distortion_curve
 from skvq.nearest.distinct import unique_rows
@@ -159,6 +160,7 @@ class CodebookDisplay:
                 "grid_resolution must be 2 or more, and eps 0 or more, got "
                 f"{grid_resolution} and {eps}."
             )
+        _check_here(X)
         samples = check_array(X, dtype=np.float64, input_name="X")
         if samples.shape[1] != 2:
             raise ValueError(f"X has {samples.shape[1]} features; expected 2.")
@@ -621,6 +623,7 @@ class CodeUsageDisplay:
         """
         _pyplot(f"{cls.__name__}.from_estimator")
         quantizer = _quantizer_of(estimator)
+        _check_here(X)
         if quantizer is not estimator:
             X = check_array(X, dtype="numeric", input_name="X")
         return cls.from_codes(
@@ -765,6 +768,11 @@ def _quantizer_of(estimator):
             "pipeline, give the step that quantizes, and the samples that it is given."
         )
     return quantizer
+
+
+def _check_here(X) -> None:
+    """Raise if X is a collection of Dask's, all of which would be computed."""
+    nearest.backend_of(X)
 
 
 def _describe(quantizer) -> str:

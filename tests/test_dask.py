@@ -24,6 +24,7 @@ from sklearn.pipeline import make_pipeline
 from table import BY_NAME, mixture, pq, rq, vq
 
 import skvq
+import skvq.display
 from skvq import (
     BinaryQuantizer,
     FiniteScalarQuantizer,
@@ -67,6 +68,10 @@ LEARNERS = [
         "spherical-float32-radius",
         "binary-defaults",
         "features-vq",
+        "pq-of-pq",
+        "rq-weights",
+        "uniform-gaussian",
+        "spherical-uniform-radius",
     )
 ]
 LONG = [BY_NAME["rq-defaults"], BY_NAME["aq-exhaustive"]]
@@ -684,6 +689,8 @@ def test_other_numbers_of_features():
         features.inverse_transform(lazy(X[:, :5]))
     with pytest.raises(ValueError, match="decodes 3 columns"):
         pq().fit(X).inverse_transform(da.zeros((5, 2), dtype=int))
+    with pytest.raises(TypeError, match=r"codes is a dask\.delayed"):
+        pq().fit(X).inverse_transform(dask.delayed(X))
 
 
 @pytest.mark.parametrize(
@@ -759,6 +766,74 @@ ARRAY = da.ones((10, 2), dtype=int, chunks=5)
 def test_functions_name_map_blocks(function, arguments):
     with pytest.raises(TypeError, match="map_blocks"):
         function(*arguments)
+
+
+def test_few_rows_do_not_keep_those_that_they_were_chosen_from(tiny_blocks):
+    X, w = mixture(300), np.arange(300) % 3
+    rows, _ = dask_rows(lazy(X), lazy(w))
+    held = seam.run(rows.chosen(_every_tenth)).held()
+    for part in dask.compute(*(one.x for one in held.source._parts)):
+        assert part.X is part.weights is part.heavy is None
+    (found, weights) = seam.run(seam.in_memory(held))
+    kept = np.flatnonzero(w)
+    assert_array_equal(found, X[kept[kept % 10 == 0]])
+    assert_array_equal(weights, w[kept[kept % 10 == 0]])
+
+
+def _every_tenth(block):
+    numbers = np.flatnonzero(np.arange(300) % 3)[block.first :][: block.n_rows]
+    return np.flatnonzero(numbers % 10 == 0)
+
+
+def test_weights_of_this_machine_are_neither_hashed_nor_sent_again(
+    tiny_blocks, monkeypatch
+):
+    X, weights, persisted = mixture(300), np.arange(300) % 4 * 1.0, []
+    persist = da.Array.persist
+
+    def noted(self, **kwargs):
+        persisted.append(self.chunks)
+        return persist(self, **kwargs)
+
+    monkeypatch.setattr(da.Array, "persist", noted)
+    hashed, tokenize = [], da.core.tokenize
+
+    def spied(*args, **kwargs):
+        # A copy, in some versions.
+        hashed.extend(one for one in args if isinstance(one, np.ndarray))
+        return tokenize(*args, **kwargs)
+
+    array = counted(X, [])
+    monkeypatch.setattr("dask.array.core.tokenize", spied)
+    rows, _ = dask_rows(array, weights)
+    assert hashed == []
+    assert persisted == [((64, 64, 64, 64, 44),)]
+    chunks = dask.compute(*rows.source._parts[1][1:2])
+    assert_array_equal(chunks[0], weights[64:128])
+
+
+def test_a_number_is_the_weight_of_each(tiny_blocks):
+    X = mixture(300)
+    assert_same(vq().fit(lazy(X), sample_weight=2.0), vq().fit(X, sample_weight=2.0))
+
+
+def test_displays_name_map_blocks():
+    X = mixture(300)
+    for display, estimator, array in (
+        (skvq.display.CodeUsageDisplay, vq().fit(X), lazy(X)),
+        (skvq.display.CodebookDisplay, vq().fit(X[:, :2]), lazy(X[:, :2])),
+        (skvq.display.RateDistortionDisplay, vq().fit(X), lazy(X)),
+    ):
+        with pytest.raises(TypeError, match="map_blocks"):
+            display.from_estimator(estimator, array)
+
+
+def test_weights_of_this_machine_for_batches():
+    X, weights = mixture(300), np.arange(300) % 3 + 0.5
+    row = BY_NAME["vq-minibatch"]
+    found = row.make().partial_fit(lazy(X, (70, 6)), sample_weight=weights)
+    expected = row.make().partial_fit(lazy(X, (70, 6)), sample_weight=lazy(weights))
+    assert_same(found, expected)
 
 
 def test_methods_name_map_blocks():

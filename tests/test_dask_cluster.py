@@ -7,8 +7,10 @@ import time
 
 import dask
 import dask.array as da
+import joblib
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from skvq import ResidualQuantizer, VectorQuantizer
@@ -95,6 +97,13 @@ def test_workers_give_the_same_bits(monkeypatch, caplog):
         for one, other in zip(found.codebooks_, residual, strict=True):
             assert one.tobytes() == other.tobytes()
         assert (grid.fit(lazy).cv_results_["mean_test_score"] == scores).all()
+
+        # Whole fits, sent by joblib to the workers.
+        here = X[:2000]
+        alone = grid.fit(here).cv_results_["mean_test_score"]
+        with joblib.parallel_config(backend="dask"):
+            spread = clone(grid).set_params(n_jobs=2).fit(here)
+        assert (spread.cv_results_["mean_test_score"] == alone).all()
 
         # One whose rows, and what stays beside them, are lost on the way.
         kills = KillsAtUpdate(client)

@@ -13,6 +13,7 @@ which all of its tasks depend.  Names of tasks are numbers: nothing is hashed fo
 import math
 import threading
 from collections.abc import Sequence
+from copy import copy
 from functools import cache
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -28,7 +29,6 @@ from skvq._weights import (
     ONE,
     WeightsSeen,
     WeightUnit,
-    check_weight_shape,
     in_units,
     look_at_weights,
     unit_of_all,
@@ -106,12 +106,13 @@ def dask_rows(X: Any, sample_weight: Any = None) -> tuple[Rows, WeightUnit]:
     X = _in_whole_blocks(X)
     if sample_weight is None:
         return Rows.of(Partitions(X)), ONE
-    weights = dask.array.asarray(weights_as_given(sample_weight))
-    check_weight_shape(weights, X.shape[0])
-    weights = weights.rechunk((X.chunks[0],))
-    if not nearest.is_dask(sample_weight):
-        # Those of the client travel once, not in each pass.
+    weights = weights_as_given(sample_weight, X.shape[0])
+    if nearest.is_dask(sample_weight):
+        weights = weights.rechunk((X.chunks[0],))
+    else:
+        # Those of the client travel once, not in each pass; and are not hashed.
         with _large_tables:
+            weights = dask.array.from_array(weights, (X.chunks[0],), name=False)
             weights = weights.persist()
     chunks = weights.to_delayed()
     seen = _look_at_all(chunks, X, None)
@@ -328,8 +329,8 @@ class Partitions:
         before, self._engines = self._engines, self._engines | engines
         if len(before) < 2 <= len(self._engines):
             warn(
-                "the workers of Dask compute in different ways, so that the result "
-                "depends, by rounding, on which of them does what: "
+                "the workers of Dask compute in different ways, so that the result may "
+                "depend, by rounding, on which of them does what: "
                 f"{'; '.join(sorted(self._engines))}."
             )
 
@@ -348,13 +349,14 @@ class Partitions:
             self._task(_hold, j, given, [_states(request, j)])
             for j in range(len(self._parts))
         ]
-        other = object.__new__(type(self))
-        vars(other).update(vars(self))
+        with _large_tables:
+            made = dask.persist(*tasks)
+        other = copy(self)
         other.n_features, other.firsts = like.n_features, like.firsts
         other.dtype = like.dtype
         other._parts = [
-            part._replace(x=made, w=None)
-            for part, made in zip(self._parts, dask.persist(*tasks), strict=True)
+            part._replace(x=x, w=None)
+            for part, x in zip(self._parts, made, strict=True)
         ]
         return other
 
@@ -479,7 +481,10 @@ def _hold(x: Any, w: Any, place: _Place, asked: _Pass, states: list) -> Part:
     """Return a partition of other rows, in memory."""
     with nearest.using(asked.backend), nearest.one_thread():
         (request,) = map(_with_states, asked.requests, states)
-        return _part_of(_as_declared(x, place), w, place).stored_as(request.views)
+        part = _part_of(_as_declared(x, place), w, place).stored_as(request.views)
+    # A few rows do not keep all those that they were chosen from in memory.
+    part.X = part.weights = part.heavy = None
+    return part
 
 
 def _join(joins: Sequence[Any], *found: _Found) -> _Found:

@@ -140,8 +140,10 @@ single_threaded_blas = _BlasGuard()
 
 
 def blas() -> str:
-    """Return which BLAS computes, and for which processor it has chosen its code."""
+    """Return which BLAS computes for NumPy, and for which processor it has chosen its code."""
     found = single_threaded_blas._found().lib_controllers
+    # NumPy's, where it brings its own: of others it depends on who has loaded them.
+    found = [one for one in found if "numpy" in one.filepath] or found
     facts = ("internal_api", "version", "architecture")
     each = {" ".join(str(getattr(one, fact, "")) for fact in facts) for one in found}
     return ", ".join(sorted(each))
