@@ -140,7 +140,7 @@ single_threaded_blas = _BlasGuard()
 
 
 def blas() -> str:
-    """Return which BLAS computes for NumPy, and for which processor it has chosen its code."""
+    """Return which BLAS computes for NumPy, and for which kind of processor."""
     found = single_threaded_blas._found().lib_controllers
     # NumPy's, where it brings its own: of others it depends on who has loaded them.
     found = [one for one in found if "numpy" in one.filepath] or found
