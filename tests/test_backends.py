@@ -93,6 +93,7 @@ def test_cupy_that_is_not_there(make_it, fake_cupy, monkeypatch):
     assert make_it().fit(X).codebook_sizes_  # "auto" says nothing
 
 
+@pytest.mark.long
 def test_numpy_users_import_nothing_else():
     program = (
         "import sys, numpy as np, skvq\n"

@@ -56,7 +56,7 @@ LEARNERS = [
         "rq-beam",
         "rq-shared",
         "rq-refined",
-        "aq-shared",
+        "aq-fixed-ridge",
         "kronecker-3",
         "kronecker-shared",
         "multiscale-map",
@@ -74,7 +74,7 @@ LEARNERS = [
         "spherical-uniform-radius",
     )
 ]
-LONG = [BY_NAME["rq-defaults"], BY_NAME["aq-exhaustive"]]
+LONG = [BY_NAME[name] for name in ("rq-defaults", "aq-exhaustive", "aq-shared")]
 # What the versions of Dask may change is seen in a few.
 SOME = {"vq-defaults", "pq-shared", "rq-beam", "uniform-quantile", "features-vq"}
 

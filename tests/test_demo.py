@@ -121,6 +121,7 @@ def one_scheme(monkeypatch):
 
 
 @pytest.mark.long
+@pytest.mark.long
 def test_the_demo_succeeds_and_tells_its_progress(outcome):
     assert outcome.status == 0, outcome.err
     assert "Written to '.'" in outcome.out

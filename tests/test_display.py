@@ -98,6 +98,7 @@ def test_matplotlib_missing(make, monkeypatch):
         display.plot()
 
 
+@pytest.mark.long
 def test_matplotlib_is_imported_late():
     code = "import sys, skvq.display; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -142,6 +142,7 @@ def table_of(n_samples, seed=0):
     return np.column_stack(columns)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     ("n_samples", "n_levels", "weighted"),

@@ -104,6 +104,7 @@ def _as_type(parameters, kind):
     }
 
 
+@pytest.mark.long
 @ignore_few
 @pytest.mark.parametrize("name", SIZED)
 def test_integers_of_any_width_are_what_they_are(name):

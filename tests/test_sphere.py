@@ -433,6 +433,7 @@ def test_weights_of_lengths_equal_repeats():
 # -- the rest --------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("coordinates", COORDINATES)
 @pytest.mark.long
 def test_high_dimensions(coordinates):

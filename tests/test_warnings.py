@@ -85,6 +85,7 @@ def test_one_warning_of_few_samples(row):
         assert one.filename == __file__
 
 
+@pytest.mark.long
 @each([row for row in TABLE if row.zeros and row.n_features == UNEVEN.shape[1]])
 def test_one_warning_of_uneven_features(row):
     for one in (caught := warned(lambda: row.make().fit(UNEVEN))):

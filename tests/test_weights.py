@@ -75,6 +75,7 @@ def _weights(n_samples, seed=0):
 # -- a factor that all weights have in common ------------------------------------------
 
 
+@pytest.mark.long
 @every_row
 @pytest.mark.long
 def test_equal_weights_are_no_weights(row):
@@ -83,6 +84,7 @@ def test_equal_weights_are_no_weights(row):
     _assert_same_bits(_fit(row.make, X), weighted, X)
 
 
+@pytest.mark.long
 @every_row
 @pytest.mark.long
 def test_powers_of_two_change_no_bit(row):
