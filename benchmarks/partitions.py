@@ -14,6 +14,7 @@ import resource
 import statistics
 import time
 from functools import partial
+from itertools import product
 
 import dask
 import dask.array as da
@@ -137,15 +138,17 @@ def measure_overhead(arguments):
 
 
 def weigh(arguments):
-    """Count the bytes that reach the client, on partitions of a few rows."""
+    """Count the bytes that reach the client."""
     table = _common.Table(
         "What reaches the client in a fit",
-        ["init", "partitions", "V", "largest, in tables", "all, in tables"],
+        ["init", "chunks", "partitions", "V", "largest, in tables", "all, in tables"],
     )
     size, width = (16, 4) if arguments.quick else (4096, 8)
-    counts = (50, 100) if arguments.quick else (1_000, 10_000)
-    before, seam.BLOCK_ELEMENTS = seam.BLOCK_ELEMENTS, 64 * width
-    compute, sizes = Delayed.compute, []
+    many = 1_000 if arguments.quick else 100_000
+    tiny = 64 * width
+    # Chunks of few rows, which become few partitions; and as many of these.
+    settings = [(many // 100, tiny), (many // 10, tiny), (many, seam.BLOCK_ELEMENTS)]
+    before, compute, sizes = seam.BLOCK_ELEMENTS, Delayed.compute, []
 
     def noted(self, **kwargs):
         found = compute(self, **kwargs)
@@ -155,22 +158,26 @@ def weigh(arguments):
     Delayed.compute = noted
     try:
         with dask.config.set(scheduler="synchronous"):
-            for init in INITS[: 2 if arguments.quick else None]:
+            for init, (count, seam.BLOCK_ELEMENTS) in product(INITS, settings):
                 # "progressive" takes some fifty passes.
-                for count in counts[: 1 if init == "progressive" else 2]:
-                    sizes.clear()
-                    X = array(64 * count, width, 64 * max(1, count // 1000))
-                    X = X.rechunk((64, width))
-                    vq = VectorQuantizer(size, init=init, max_iter=1, random_state=0)
-                    vq.fit(X)
-                    n_bytes = 4 * size * width
-                    table.row(
-                        init,
-                        f"{count:,}",
-                        size,
-                        f"{max(sizes) / n_bytes:.1f}",
-                        f"{sum(sizes) / n_bytes:.1f}",
-                    )
+                if init == "progressive":
+                    count //= 10
+                rows = 64 if seam.BLOCK_ELEMENTS == tiny else 10
+                X = array(rows * count, width, rows * max(1, count // 1000))
+                X = X.rechunk((rows, width))
+                n_partitions = len(dask_rows(X)[0].source._parts)
+                vq = VectorQuantizer(size, init=init, max_iter=1, random_state=0)
+                sizes.clear()
+                vq.fit(X)
+                n_bytes = 4 * size * width
+                table.row(
+                    init,
+                    f"{count:,}",
+                    f"{n_partitions:,}",
+                    size,
+                    f"{max(sizes) / n_bytes:.1f}",
+                    f"{sum(sizes) / n_bytes:.1f}",
+                )
     finally:
         Delayed.compute, seam.BLOCK_ELEMENTS = compute, before
 
@@ -213,6 +220,10 @@ def main():
         arguments.repeats = 1
     _common.print_header("Dask arrays", arguments, "Data: generated.")
     parts = {"large": fit_large, "passes": race_passes, "overhead": measure_overhead}
+    if arguments.only in (None, "weigh"):
+        weigh(arguments)
+    if arguments.only == "weigh":
+        return
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as here,
         Client(here),
@@ -220,8 +231,6 @@ def main():
         for name, part in parts.items():
             if arguments.only in (None, name):
                 part(arguments)
-    if arguments.only in (None, "weigh"):
-        weigh(arguments)
 
 
 if __name__ == "__main__":

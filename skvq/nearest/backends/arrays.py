@@ -123,6 +123,7 @@ def is_dask(value: Any) -> bool:
     Returns
     -------
     is_dask : bool
+        Arrays, dataframes, bags and delayed values are.
     """
     if isinstance(value, np.ndarray):
         return False
