@@ -199,6 +199,26 @@ def _readable(n_bytes: float) -> str:
     return f"{n_bytes:.0f} bytes"
 
 
+def check_array_of_dask(value: object, name: str, kinds: str) -> None:
+    """Raise unless a collection of Dask's is an array, or becomes one.
+
+    Parameters
+    ----------
+    value : collection of Dask's
+        Nothing of it is computed.
+    name : str
+        What the message calls it.
+    kinds : str
+        What is taken, in the plural.
+    """
+    # Of the class: a delayed value seems to have every attribute.
+    if not any(hasattr(type(value), one) for one in ("rechunk", "to_dask_array")):
+        raise TypeError(
+            f"{name} is a {class_name(type(value))}; of Dask's collections {kinds} are "
+            "taken."
+        )
+
+
 def class_name(cls: type) -> str:
     """Return what a class is called in messages, with its module."""
     return f"{cls.__module__}.{cls.__qualname__}"

@@ -18,7 +18,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_array, validate_data
 
 from skvq import nearest
-from skvq._checks import as_plain, check_unmasked, class_name, naming
+from skvq._checks import (
+    as_plain,
+    check_array_of_dask,
+    check_unmasked,
+    class_name,
+    naming,
+)
 from skvq._compat import is_library_followed
 
 P = ParamSpec("P")
@@ -265,12 +271,7 @@ def _check_dask(estimator, X, reset: bool, min_samples: int, named: bool = True)
 
 def check_collection(name: str, X, what: str = "X") -> None:
     """Raise unless a collection of Dask's, which is X or what is said, is a matrix."""
-    # Of the class: a delayed value seems to have every attribute.
-    if not any(hasattr(type(X), known) for known in ("rechunk", "to_dask_array")):
-        raise TypeError(
-            f"{what} is a {class_name(type(X))}; of Dask's collections arrays and "
-            "dataframes are taken."
-        )
+    check_array_of_dask(X, what, "arrays and dataframes")
     if X.ndim != 2:
         raise ValueError(
             f"Expected 2D array, got {X.ndim}D array instead: {name} takes {what} of "

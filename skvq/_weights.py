@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skvq import nearest
-from skvq._checks import check_unmasked, class_name, naming
+from skvq._checks import check_array_of_dask, check_unmasked, naming
 from skvq._compat import _check_sample_weight
 
 # A weight that counts as one: a mantissa in [1/2, 1), and the exponent of two.
@@ -97,13 +97,7 @@ def weights_as_given(sample_weight: Any, n_samples: int | None) -> Any:
         How many there are; None, if that is unknown, where they are Dask's.
     """
     if nearest.is_dask(sample_weight):
-        # Of the class: a delayed value seems to have every attribute.
-        known = ("rechunk", "to_dask_array")
-        if not any(hasattr(type(sample_weight), name) for name in known):
-            raise TypeError(
-                f"sample_weight is a {class_name(type(sample_weight))}; of Dask's "
-                "collections arrays and series are taken."
-            )
+        check_array_of_dask(sample_weight, "sample_weight", "arrays and series")
         if hasattr(sample_weight, "to_dask_array"):
             sample_weight = sample_weight.to_dask_array()
         if n_samples is not None:

@@ -45,6 +45,7 @@ from typing import Any
 
 import numpy as np
 
+from skvq._checks import class_name
 from skvq.nearest import native
 from skvq.nearest.backends.arrays import (
     array_namespace,
@@ -319,7 +320,7 @@ def backend_of(array: Any) -> Backend:
         return make(array)
     if is_dask(array):
         raise TypeError(
-            f"a {type(array).__module__}.{type(array).__name__} is not computed here: "
+            f"a {class_name(type(array))} is not computed here: "
             "apply the function to its chunks with dask.array.map_blocks, or compute() "
             "it first."
         )
