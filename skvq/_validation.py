@@ -185,9 +185,11 @@ def _as_numpy(estimator, X) -> Any:
         ) from error
 
 
-def check_same_library(estimator, X, method: str) -> None:
-    """Raise if X is not an array of the library, on the device, of those of `fit`."""
-    home, be = _home(estimator), backend_of_samples(estimator, X)
+def check_same_library(estimator, be: nearest.Backend, method: str) -> None:
+    """Raise unless X's library and device are those of what `fit` was given."""
+    home = _home(estimator)
+    if home is be:
+        return
     fitted, given, places = home.name, be.name, ("", "")
     if fitted == given != "numpy":
         places = f" on {home.device}", f" on {be.device}"

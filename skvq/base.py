@@ -225,7 +225,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         new = copy_to_fit(self, fitted=False)
         with one_warning(), new._computing():
-            new._check_backend(X)
+            new._check_backend(backend_of_samples(new, X))
             X = check_samples(new, X, reset=True, min_samples=2, finite=False)
             rows, new._weight_unit_ = new._rows_to_fit(X, sample_weight)
             run(new._learn(rows))
@@ -529,8 +529,8 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """Learn from one batch of a stream, as the user gives it."""
         first = not self.__sklearn_is_fitted__()
         if not first:
-            check_same_library(self, X, "partial_fit")
-        self._check_backend(X)
+            check_same_library(self, backend_of_samples(self, X), "partial_fit")
+        self._check_backend(backend_of_samples(self, X))
         X = check_samples(self, X, reset=first)
         weights, self._weight_unit_ = weights_in_units(
             X,
@@ -542,9 +542,11 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def _check_input(self, X, method: str):
         """Check in order: fitted, then the library of X, then X itself."""
-        check_is_fitted(self)
-        check_same_library(self, X, method)
-        self._check_backend(X)
+        if not self.__sklearn_is_fitted__():
+            check_is_fitted(self)  # raises; and takes its time to find out
+        be = backend_of_samples(self, X)
+        check_same_library(self, be, method)
+        self._check_backend(be)
         if nearest.is_dask(X) and method not in _OF_COLLECTIONS:
             raise TypeError(
                 f"{type(self).__name__}.{method} takes no Dask collections: apply it "
@@ -593,10 +595,9 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 if name.endswith("_") and not name.startswith("_"):
                     setattr(self, name, _with_arrays(value, be.like))
 
-    def _check_backend(self, X) -> None:
+    def _check_backend(self, be: nearest.Backend) -> None:
         # What is not followed becomes an array of NumPy's, and those are taken always.
-        backend = getattr(self, "backend", "auto")
-        nearest.check_backend(backend, backend_of_samples(self, X))
+        nearest.check_backend(getattr(self, "backend", "auto"), be)
 
     def _computing(self, X=None) -> AbstractContextManager:
         """Let the engine compute in this estimator's backend.

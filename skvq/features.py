@@ -13,6 +13,7 @@ from skvq import nearest
 from skvq._compat import Accepted, _fit_context
 from skvq._dask import check_container
 from skvq._validation import (
+    backend_of_samples,
     check_reconstructions,
     check_same_library,
     check_samples,
@@ -117,7 +118,7 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             The same as ``quantizer_.quantize(X)``.
         """
         check_is_fitted(self)
-        check_same_library(self, X, "transform")
+        check_same_library(self, backend_of_samples(self, X), "transform")
         if nearest.is_dask(X):
             check_container(self)
         return self.quantizer_.quantize(check_samples(self, X, reset=False))
@@ -140,7 +141,7 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             The same numbers; the same array, if it is one.
         """
         check_is_fitted(self)
-        check_same_library(self, X, "inverse_transform")
+        check_same_library(self, backend_of_samples(self, X), "inverse_transform")
         return check_reconstructions(self, X)
 
     # The library and the device are those of the quantizer.

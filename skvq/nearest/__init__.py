@@ -255,9 +255,9 @@ def nearest_product(X, codebooks: Sequence | Tables, *, bias=None, dtype=np.intp
     """
     tables = as_tables(codebooks)
     dtype = _check_dtype_of_tables(dtype, tables)
-    be = backend_for(X, sum(map(_size, tables)))
+    be = backend_for(X, tables.n_numbers)
     X = be.matrix(X, "X")
-    widths = [table.shape[1] for table in tables]
+    widths = tables.widths
     if sum(widths) != X.shape[1]:
         raise ValueError(
             f"The codebooks' widths {widths} add up to {sum(widths)}, but X has "
@@ -1043,7 +1043,7 @@ def _check_path_dtype(dtype, rates, trellis: Trellis, as_levels) -> np.dtype:
 
 
 def _check_dtype_of_tables(dtype, tables: Tables) -> np.dtype:
-    return check_code_dtype(dtype, max(map(len, tables), default=1) - 1)
+    return check_code_dtype(dtype, tables.most_codewords - 1)
 
 
 def _check_columns(X, name: str, n_columns: int) -> None:

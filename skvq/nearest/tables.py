@@ -16,7 +16,7 @@ score is not near; the few other rows are searched again with care (`careful`).
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +56,10 @@ _CHECKED_ROWS = 2**16
 TOLERANCE = {np.dtype(np.float32): 2.0**-18, np.dtype(np.float64): 2.0**-46}
 
 
+# The dtypes that are computed in as they are: asked for by every search.
+_COMPUTED = {np.dtype(np.float32), np.dtype(np.float64)}
+
+
 def compute_dtype(dtype) -> np.dtype:
     """Return the floating dtype that input of `dtype` is computed in.
 
@@ -79,7 +83,10 @@ def compute_dtype(dtype) -> np.dtype:
     >>> compute_dtype(np.uint8), compute_dtype(np.int64)
     (dtype('float32'), dtype('float64'))
     """
-    dtype = np.dtype(dtype).newbyteorder("=")
+    dtype = np.dtype(dtype)
+    if dtype in _COMPUTED:
+        return dtype
+    dtype = dtype.newbyteorder("=")
     narrow = dtype.kind in "biuf" and dtype.itemsize <= 2
     return np.dtype(np.float32 if narrow or dtype == np.float32 else np.float64)
 
@@ -222,15 +229,26 @@ class Tables(_Kept):
     def __getitem__(self, index):
         return self._tables[index]
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype:
         """What searches compute in, but for rows of a wider dtype."""
+        dtypes = (compute_dtype(table.dtype) for table in self)
+        return np.result_type(np.float32, *dtypes)
 
-        def make() -> np.dtype:
-            dtypes = (compute_dtype(table.dtype) for table in self)
-            return np.result_type(np.float32, *dtypes)
+    @cached_property
+    def widths(self) -> list[int]:
+        """Number of features of each."""
+        return [table.shape[1] for table in self]
 
-        return self.form("dtype", make)
+    @cached_property
+    def n_numbers(self) -> int:
+        """How many numbers all of them have."""
+        return sum(math.prod(table.shape) for table in self)
+
+    @cached_property
+    def most_codewords(self) -> int:
+        """Number of codewords of the largest."""
+        return max(map(len, self), default=1)
 
     def __iter__(self) -> Iterator[Table]:
         return iter(self._tables)

@@ -17,10 +17,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from contextvars import copy_context
 from queue import SimpleQueue
+from typing import TypeVar
 
 import numpy as np
 import scipy.linalg  # noqa: F401  loads SciPy's BLAS, so that the guard knows it
 from threadpoolctl import ThreadpoolController
+
+T = TypeVar("T")
 
 # Below this many multiply-adds the start of a thread costs more than it saves.
 MIN_WORK_PER_CALL = 20_000_000
@@ -211,6 +214,7 @@ class _Scratch(threading.local):
 
     def __init__(self) -> None:
         self.buffers: dict[str, np.ndarray] = {}
+        self.addresses: dict[str, int] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype) -> np.ndarray:
         """Return an array, of arbitrary values, that the next call may overwrite."""
@@ -219,7 +223,15 @@ class _Scratch(threading.local):
         buffer = self.buffers.get(name)
         if buffer is None or buffer.nbytes < n_bytes:
             buffer = self.buffers[name] = np.empty(n_bytes, dtype=np.uint8)
+            self.addresses[name] = buffer.ctypes.data
         return buffer[:n_bytes].view(dtype).reshape(shape)
+
+    def address(self, name: str, n_bytes: int) -> int:
+        """Return where so many bytes are, of which the same holds."""
+        buffer = self.buffers.get(name)
+        if buffer is None or buffer.nbytes < n_bytes:
+            self(name, (n_bytes,), np.uint8)
+        return self.addresses[name]
 
 
 scratch = _Scratch()
@@ -332,14 +344,19 @@ def map_plain_tiles(
     """
     if n_rows > tile:
         map_tiles(make_worker, n_rows, tile, work_per_row)
-        return
+    else:
+        alone(lambda: make_worker()(0, n_rows))
 
-    def alone() -> None:
+
+def alone(work: Callable[[], T]) -> T:
+    """Return what one tile of it returns; overflow is not reported by a warning."""
+
+    def quietly() -> T:
         with np.errstate(all="ignore"):
-            make_worker()(0, n_rows)
+            return work()
 
     # In a context of its own, as above.
-    copy_context().run(alone)
+    return copy_context().run(quietly)
 
 
 def _wait_for(running: list[threading.Lock]) -> None:

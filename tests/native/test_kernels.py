@@ -522,12 +522,10 @@ def test_flush_to_zero_changes_nothing():
 
 def test_threads_change_nothing(monkeypatch):
     """As many are used as there may be, each of which takes a part."""
-    from skvq.nearest import threads
-
     rng = np.random.default_rng(0)
     X = rng.normal(size=(60_000, 32)).astype(np.float32)
     table, codes = X[:40], np.arange(len(X)) % 40
-    scratch = threads.scratch.__class__.__call__
+    memory = NativeBackend.memory
     searches = [
         lambda: nearest(X, table),
         lambda: (nearest_product(X, [table[:, :16], table[:, 16:]]),),
@@ -538,14 +536,14 @@ def test_threads_change_nothing(monkeypatch):
         for limit in (1, 2):
             used, together = set(), threading.Barrier(limit)
 
-            def noted(self, *args, used=used, together=together):
+            def noted(n_bytes, used=used, together=together):
                 if threading.get_ident() not in used:
                     used.add(threading.get_ident())
                     # Or one might have done everything before another begins.
                     together.wait(timeout=60)
-                return scratch(self, *args)
+                return memory(n_bytes)
 
-            monkeypatch.setattr(threads.scratch.__class__, "__call__", noted)
+            monkeypatch.setattr(NativeBackend, "memory", staticmethod(noted))
             with threadpool_limits(limit):
                 found.append(search())
             assert len(used) == limit

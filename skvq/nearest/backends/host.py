@@ -17,6 +17,7 @@ from skvq.nearest.backends.base import (
     Plan,
 )
 from skvq.nearest.threads import (
+    alone,
     blas,
     even_chunk,
     map_jobs,
@@ -68,12 +69,20 @@ class NumpyBackend(Backend):
         whole: Any = None
         for rows, part in parts:
             if whole is None:
+                if len(part) == n_rows:
+                    return part.astype(dtype or part.dtype, copy=False)
                 whole = np.empty((n_rows, *part.shape[1:]), dtype or part.dtype)
             whole[rows] = part
         return whole
 
     def over_rows(self, n_rows, plan: Plan, tile, outputs) -> list:
         """Copy what tiles return into arrays; on threads."""
+        if plan.plain and n_rows <= plan.chunk:
+            parts = alone(partial(tile, slice(0, n_rows)))
+            return [
+                np.array(part, dtype)
+                for part, (_, dtype) in zip(parts, outputs, strict=True)
+            ]
         joined = [np.empty((n_rows, *shape), dtype) for shape, dtype in outputs]
 
         def worker(start: int, stop: int) -> None:
@@ -81,16 +90,16 @@ class NumpyBackend(Backend):
             for whole, part in zip(joined, parts, strict=True):
                 whole[start:stop] = part
 
-        run = map_plain_tiles if plan.plain else map_tiles
-        run(lambda: worker, n_rows, plan.chunk, plan.work)
+        map_tiles(lambda: worker, n_rows, plan.chunk, plan.work)
         return joined
 
     # -- arrays ----------------------------------------------------------------------
 
     def matrix(self, X, name):
         """Return a matrix of real numbers as an array; raise if it is none."""
-        with naming(name):
-            X = np.asarray(check_unmasked(X, name))
+        if type(X) is not np.ndarray:
+            with naming(name):
+                X = np.asarray(check_unmasked(X, name))
         if X.ndim != 2:
             raise ValueError(f"{name} has shape {X.shape}; expected two dimensions.")
         if X.dtype.kind not in "biuf":

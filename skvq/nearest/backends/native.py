@@ -17,6 +17,9 @@ from skvq.nearest.backends.native_trellis import NativeTrellisSearch
 from skvq.nearest.native import TYPES, sources_of
 from skvq.nearest.threads import scratch
 
+# The library's numbers of types, of dtypes in the order of this machine's bytes.
+_TYPES = {np.dtype(name): number for name, number in TYPES.items()}
+
 # Multiply-adds of a call into the library: a few milliseconds, so that an interrupt is
 # not waited for, and many times what a call costs.
 _CALL_WORK = 2**27
@@ -462,18 +465,18 @@ class NativeBackend(NumpyBackend):
         """Return rows as the library takes them, and the array that must stay."""
         if x.dtype == np.bool_:
             x = x.view(np.uint8)
-        number = TYPES.get(x.dtype.name)
-        if number is None or not x.dtype.isnative:
+        number = _TYPES.get(x.dtype)
+        if number is None:
             # A copy of a tile alone.
-            dtype = np.float64 if number is None else x.dtype.newbyteorder("=")
-            x = x.astype(dtype)
-            number = TYPES[x.dtype.name]
+            native = x.dtype.newbyteorder("=")
+            x = x.astype(native if native in _TYPES else np.float64)
+            number = _TYPES[x.dtype]
         return _Rows(x.ctypes.data, len(x), *x.strides, number, x.shape[1]), x
 
     @staticmethod
     def memory(n_bytes: int) -> int:
         """Return the address of scratch memory of this thread."""
-        return scratch("native", (n_bytes,), np.uint8).ctypes.data
+        return scratch.address("native", n_bytes)
 
     # -- one table, and tables of subspaces ------------------------------------------
 
@@ -529,8 +532,6 @@ class NativeBackend(NumpyBackend):
         codes, state, *_ = self._search(
             x[:, run.start : run.stop], book, book.code_dtype
         )
-        if not state.any():
-            return codes, np.broadcast_to(np.False_, codes.shape)
         return codes, state.T
 
     def _search(

@@ -22,7 +22,7 @@ def nearest_product(be: Backend, X: Any, tables: Tables, bias, dtype) -> Any:
     codes, unsure = be.over_rows(X.shape[0], plan, tile, outputs)
     if not bool(be.xp.any(unsure)):
         return codes
-    unsure, starts = be.to_host(unsure), np.cumsum([table.shape[1] for table in tables])
+    unsure, starts = be.to_host(unsure), np.cumsum(tables.widths)
     columns = [codes[:, j] for j in range(len(tables))]
     for j in np.flatnonzero(unsure.any(axis=0)):
         # As a table of its own: that search looks closer.
@@ -63,4 +63,6 @@ def _prepared(
 def _tile(be: Backend, X: Any, runs, dtype: np.dtype, rows: slice) -> tuple:
     x = be.product_tile(X[rows, :], dtype)
     found = [be.argmin_run(x, run) for run in runs]
+    if len(runs) == 1:
+        return found[0]
     return tuple(be.concat(list(part), axis=1) for part in zip(*found, strict=True))
