@@ -135,6 +135,8 @@ HOOKS = {
     "_free_tables",
     "_with_tables",
     "_template",
+    "_from_tables",
+    "_n_tables",
     "_table_elements",
     "_searched_table",
     "_check_memory",
@@ -155,6 +157,42 @@ def test_the_contract_is_written_once():
 
 
 # -- the contract ----------------------------------------------------------------------
+
+
+def given_codebooks(quantizer):
+    """Return a quantizer of the same class and parameters, of the tables of another."""
+    parameters = quantizer.get_params(deep=False)
+    if isinstance(quantizer, skvq.MultiScaleQuantizer):
+        parameters |= {"map_shape": quantizer.map_shape_, "kernels": quantizer.kernels_}
+    return type(quantizer).from_codebooks(quantizer.codebooks_, **parameters)
+
+
+@every_quantizer
+def test_codebooks_can_be_given(row):
+    fitted, X = row.fitted(), row.data(seed=1)
+    if not row.tables:
+        with pytest.raises(AttributeError, match="has no from_codebooks"):
+            given_codebooks(fitted)
+        return
+    given = given_codebooks(fitted)
+    codes = fitted.transform(X)
+    assert_array_equal(given.transform(X), codes, strict=True)
+    assert_array_equal(
+        given.inverse_transform(codes), fitted.inverse_transform(codes), strict=True
+    )
+    assert np.isnan(given.distortion_)
+    assert given.score(X) == fitted.score(X)
+    for name in ("codebook_sizes_", "bits_per_sample_", "n_features_in_"):
+        assert getattr(given, name) == getattr(fitted, name), name
+    assert_array_equal(given.get_feature_names_out(), fitted.get_feature_names_out())
+    shared = [
+        [table is other for table in fitted.codebooks_] for other in fitted.codebooks_
+    ]
+    assert shared == [[t is o for t in given.codebooks_] for o in given.codebooks_]
+    # Its sizes are those of the tables, where it is fitted on samples.
+    sizes = clone(given).fit(row.data()).codebook_sizes_
+    assert sizes == fitted.codebook_sizes_
+    assert set(vars(fitted)) - set(vars(given)) <= {"_weight_unit_"}
 
 
 @every_quantizer
