@@ -63,7 +63,7 @@ class Parts:
     """
 
     def __init__(self, parts: Sequence) -> None:
-        self.parts = parts
+        self.parts = tuple(parts)
         tables = [part._searched_table() for part in parts]
         self.tables = None if None in tables else nearest.Tables(tables)
         self.shapes = [_shape(part) for part in parts]
@@ -323,7 +323,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         sizes = [n_codewords]
         if not (n_codewords is None or isinstance(n_codewords, Integral)):
             sizes = part_sizes(n_codewords, n_parts)
-        columns = [self._quantizers(), sizes, list(widths)]
+        columns = [self._templates(), sizes, list(widths)]
         n_given = max(map(len, columns))
         columns = [column * (n_given // len(column)) for column in columns]
         counts = Counter(zip(*columns, strict=True))
@@ -537,22 +537,23 @@ def part_sizes(n_codewords, n_parts: int) -> list[int]:
     return check_counts("n_codewords", sizes)
 
 
-def _elements(quantizer, size: int | None, width: int) -> int:
+def _elements(template: Template, size: int | None, width: int) -> int:
     """Return how many numbers the tables of a part of some features hold."""
-    part = clone(quantizer)
-    if size is not None:
-        _set_size(part, size)
-    part._validate_params()
-    plain_parameters(part)
-    return part._table_elements(width)
+    part = clone(template.quantizer)
+    with template.naming():
+        if size is not None:
+            _set_size(part, size)
+        part._validate_params()
+        plain_parameters(part)
+        return part._table_elements(width)
 
 
 def _set_size(part, size: int) -> None:
     given = part._given_size()
     if given not in (None, size):
         raise ValueError(
-            f"n_codewords={size} cannot be set on the part {part!r}, whose init is a "
-            f"table of {given} codewords: leave n_codewords=None."
+            f"n_codewords={size} cannot be set on the part {type(part).__name__}, "
+            f"whose init is a table of {given} codewords: leave n_codewords=None."
         )
     parameters = part.get_params()
     if "n_codewords" in parameters:
