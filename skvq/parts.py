@@ -63,6 +63,9 @@ class Parts:
     """
 
     def __init__(self, parts: Sequence) -> None:
+        self._set(parts)
+
+    def _set(self, parts: Sequence) -> None:
         self.parts = tuple(parts)
         tables = [part._searched_table() for part in parts]
         self.tables = None if None in tables else nearest.Tables(tables)
@@ -80,8 +83,11 @@ class Parts:
             map(is_, map(vars, parts), self._attributes)
         )
 
-    def __reduce__(self) -> tuple:
-        return Parts, (self.parts,)
+    def __getstate__(self) -> dict:
+        return {"parts": self.parts}
+
+    def __setstate__(self, state: dict) -> None:
+        self._set(state["parts"])
 
 
 class NestingQuantizer(_BaseComposition, BaseQuantizer):
