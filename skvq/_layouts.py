@@ -22,9 +22,9 @@ from skvq.kronecker import KroneckerQuantizer
 from skvq.learning.online import StreamState
 from skvq.multiscale import MultiScaleQuantizer
 from skvq.nearest.tables import Columns, Table, Tables
-from skvq.parts import searched_tables
+from skvq.parts import Parts
 from skvq.product import ProductQuantizer
-from skvq.residual import _TRAINING_BEAM, ResidualQuantizer, Stages
+from skvq.residual import _TRAINING_BEAM, ResidualQuantizer
 from skvq.vector import VectorQuantizer
 
 State = dict[str, Any]
@@ -73,15 +73,16 @@ def _vector(state: State) -> None:
 
 
 def _product(state: State) -> None:
+    state.setdefault("widths", None)
     if "quantizers_" in state:
-        state["_tables_"] = searched_tables(state["quantizers_"])
+        state["_parts_"] = Parts(state["quantizers_"])
 
 
 def _residual(state: State) -> None:
     state.setdefault("fit_beam_size", None)
     if "quantizers_" in state:
         parts = state["quantizers_"]
-        state["_stages_"] = Stages(parts)
+        state["_parts_"] = Parts(parts)
         several = max(state["beam_size"], _TRAINING_BEAM)
         beam = several if parts[0]._can_encode_best() else 1
         state.setdefault("fit_beam_size_", beam)

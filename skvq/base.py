@@ -162,9 +162,12 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """Return why a Dask array is not learned from; None: it is."""
         return None
 
-    def _template(self) -> "BaseQuantizer":
-        """Return the quantizer that parts are clones of."""
-        raise AssertionError("of nesting schemes alone")  # pragma: no cover
+    def _given_size(self) -> int | None:
+        """Return V if a parameter gives the table that stays as it is."""
+        return None
+
+    def _check_as_fitted(self) -> None:
+        """Raise if fitted attributes do not go together, since some were replaced."""
 
     def _table_elements(self, n_features: int) -> int:
         """Return how many numbers its tables hold, if they are many."""
@@ -383,7 +386,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             If a code is not an integer in the range of its column.
         """
         self = as_it_is_now(self)
-        check_is_fitted(self)
+        self._check_fitted()
         widths = self._decodable_widths()
         if nearest.is_dask(codes):
             codes = check_lazy_codes(self, codes, widths)
@@ -461,7 +464,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             If there are more than `max_size` codewords.
         """
         self = as_it_is_now(self)
-        check_is_fitted(self)
+        self._check_fitted()
         max_size = check_count("max_size", max_size, largest=None)
         size = 1
         for n_codewords in self.codebook_sizes_:
@@ -473,38 +476,6 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             )
         codes = from_token_ids(np.arange(size), self.codebook_sizes_)
         return self._decode(self._home_.like(codes.astype(np.intp)))
-
-    def set_params(self, **params):
-        """Set parameters, of parts as well, by ``<part>__<parameter>``.
-
-        Parameters
-        ----------
-        **params : dict
-            Parameters and their values.
-
-        Returns
-        -------
-        self : object
-            The quantizer.
-
-        Raises
-        ------
-        ValueError
-            If there is no such parameter, or the part is None, which stands for a
-            default that is made anew in every fit.
-        """
-        for name, value in params.items():
-            part, _, parameter = name.partition("__")
-            if not parameter or part != "quantizer":
-                continue
-            if params.get(part, getattr(self, part, part)) is None:
-                default = self._template()
-                raise ValueError(
-                    f"{name}={value!r} cannot be set while quantizer=None, which "
-                    f"stands for {default!r}: set quantizer={default!r} first, or with "
-                    "it."
-                )
-        return super().set_params(**params)
 
     # -- fitted attributes that follow from the tables -----------------------------
 
@@ -598,6 +569,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """Learn from one batch of a stream, as the user gives it."""
         first = not self.__sklearn_is_fitted__()
         if not first:
+            self._check_as_fitted()
             check_same_library(self, backend_of_samples(self, X), "partial_fit")
         self._check_backend(backend_of_samples(self, X))
         X = check_samples(self, X, reset=first)
@@ -609,10 +581,14 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         )
         self._learn_batch(X, weights)
 
-    def _check_input(self, X, method: str):
-        """Check in order: fitted, then the library of X, then X itself."""
+    def _check_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():
             check_is_fitted(self)  # raises; and takes its time to find out
+        self._check_as_fitted()
+
+    def _check_input(self, X, method: str):
+        """Check in order: fitted, then the library of X, then X itself."""
+        self._check_fitted()
         be = backend_of_samples(self, X)
         check_same_library(self, be, method)
         self._check_backend(be)

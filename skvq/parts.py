@@ -1,84 +1,514 @@
-"""Parts of the nesting schemes: clones of one quantizer, each with its own settings."""
+"""Parts of the nesting schemes: clones of quantizers, each with its own settings."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate
 from numbers import Integral
-from typing import Any
+from operator import is_
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from joblib import effective_n_jobs
 from sklearn import config_context, get_config
 from sklearn.base import clone
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
-from skvq._checks import check_counts
+from skvq._checks import check_counts, naming
+from skvq._compat import Accepted, _BaseComposition, _VisualBlock
 from skvq._validation import Notice, collected, plain_parameters
+from skvq.base import BaseQuantizer
 from skvq.learning.rows import Learner, Rows, run, together
 
+# Whose entries are checked by `NestingQuantizer`, which tells them apart.
+QUANTIZERS = Accepted(
+    lambda value: isinstance(value, list) and len(value) > 0,
+    "a list of quantizers, or of pairs of a name and a quantizer",
+)
 
-def make_parts(
-    template, n_parts: int, *, n_codewords, random_state, backend: str
-) -> list:
-    """Clone a quantizer for every subspace or stage.
+
+class Template(NamedTuple):
+    """A quantizer that parts are clones of, and what messages call it."""
+
+    label: str
+    quantizer: Any
+
+    def __str__(self) -> str:
+        return f"{self.label}={self.quantizer!r}"
+
+    def naming(self) -> AbstractContextManager:
+        """Let errors name it, where there are several to be confused."""
+        return nullcontext() if self.label == "quantizer" else naming(self.label)
+
+
+class Parts:
+    """Fitted parts, and what searches and checks of every call want of them.
 
     Parameters
     ----------
-    template : quantizer
-        Cloned, never changed.
-    n_parts : int
-        Number of clones.
-    n_codewords : int, sequence of int, or None
-        Set on the clones; None: they keep theirs.
-    random_state : int, RandomState instance or None
-        Seeds the clones; None: they keep theirs.
-    backend : str
-        Set on the clones unless "auto".
+    parts : sequence of quantizers
+        In the order of their codes.
 
-    Returns
-    -------
-    parts : list of quantizers
-
-    Raises
-    ------
-    ValueError
-        If a sequence has another length, or the part has no such parameter.
+    Attributes
+    ----------
+    tables : Tables or None
+        Those in which codes of all parts are the nearest rows, if so.
+    shapes : list of tuple
+        Sizes and number of features of each part.
+    sizes : tuple of int
+        Those of all code columns.
     """
-    parts = [clone(template) for _ in range(n_parts)]
-    if n_codewords is not None:
-        for part, size in zip(parts, part_sizes(n_codewords, n_parts), strict=True):
-            _set_size(part, size)
-    if random_state is not None:
-        rng = check_random_state(random_state)
-        for part in parts:
-            if "random_state" in part.get_params():
+
+    def __init__(self, parts: Sequence) -> None:
+        self._set(parts)
+
+    def _set(self, parts: Sequence) -> None:
+        self.parts = tuple(parts)
+        tables = [part._searched_table() for part in parts]
+        self.tables = None if None in tables else nearest.Tables(tables)
+        self.shapes = [_shape(part) for part in parts]
+        self.sizes = tuple(size for sizes, _ in self.shapes for size in sizes)
+        self._nesting = [one for one in parts if isinstance(one, NestingQuantizer)]
+        # A fit puts another in the place of each, see `take_over`.
+        self._attributes = [vars(part) for part in parts]
+
+    def are(self, parts: Sequence) -> bool:
+        """Whether these are the parts, and none has been fitted since."""
+        for part in self._nesting:
+            part._check_as_fitted()
+        return len(parts) == len(self._attributes) and all(
+            map(is_, map(vars, parts), self._attributes)
+        )
+
+    def __getstate__(self) -> dict:
+        return {"parts": self.parts}
+
+    def __setstate__(self, state: dict) -> None:
+        self._set(state["parts"])
+
+
+class NestingQuantizer(_BaseComposition, BaseQuantizer):
+    """What schemes have in common whose parts are clones of given quantizers.
+
+    A scheme has the parameters `quantizer`, `n_codewords`, `share_codebook`,
+    `random_state` and `backend`, one that counts the parts, whose name is `_COUNT`, and
+    the hook `_default_part()`.  Its fitted parts are `quantizers_`, about which
+    `_parts_` knows.
+    """
+
+    _COUNT: ClassVar[str]
+    # How scikit-learn's diagram shows a list of parts.
+    _DIAGRAM: ClassVar[str]
+
+    quantizer: Any
+    _parts_: Parts
+
+    # -- parameters ----------------------------------------------------------------
+
+    @property
+    def _pairs(self) -> list[tuple[Any, Any]]:
+        """Names and quantizers of a list of parts; empty if there is none."""
+        if not isinstance(self.quantizer, list):
+            return []
+        return [
+            one if _is_pair(one) else (str(j), one)
+            for j, one in enumerate(self.quantizer)
+        ]
+
+    @_pairs.setter
+    def _pairs(self, pairs: list[tuple[Any, Any]]) -> None:
+        self.quantizer = [
+            pair if _is_pair(one) else pair[1]
+            for one, pair in zip(self.quantizer, pairs, strict=True)
+        ]
+
+    def get_params(self, deep=True):
+        """Return the parameters; those of parts as well, by ``<name>__<parameter>``.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether those of parts are among them.  The name of a part is its own in a
+            list of pairs, 0, 1, ... in a list of quantizers, and ``quantizer`` if all
+            parts are clones of one.
+
+        Returns
+        -------
+        params : dict
+            Parameters and their values.
+        """
+        return self._get_params("_pairs", deep=deep)
+
+    def set_params(self, **params):
+        """Set parameters, of parts as well, by ``<name>__<parameter>``.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters and their values.  The name of a part of a list sets the part.
+
+        Returns
+        -------
+        self : object
+            The quantizer.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, or the part is None, which stands for a
+            default that is made anew in every fit.
+        """
+        quantizer = params.get("quantizer", self.quantizer)
+        for name, value in params.items():
+            if name.startswith("quantizer__"):
+                self._check_one(quantizer, name, value)
+        if "quantizer" in params:
+            # First, since it has the parts whose parameters are meant.
+            self.quantizer = params.pop("quantizer")
+        return self._set_params("_pairs", **params)
+
+    def _check_one(self, quantizer, name: str, value) -> None:
+        """Raise if there is no one quantizer that a parameter could be set of."""
+        if quantizer is None:
+            default = self._default_part()
+            raise ValueError(
+                f"{name}={value!r} cannot be set while quantizer=None, which "
+                f"stands for {default!r}: set quantizer={default!r} first, or with "
+                "it."
+            )
+        if isinstance(quantizer, list):
+            raise ValueError(
+                f"{name}={value!r} cannot be set while quantizer is a list: set that "
+                "of a part, by its name or its place, such as 0"
+                f"{name.removeprefix('quantizer')}."
+            )
+
+    def _validate_params(self):
+        super()._validate_params()
+        if self._pairs:
+            self._check_list()
+
+    def _check_list(self) -> None:
+        """Raise if the parameters do not go with a list of parts."""
+        for template in self._templates():
+            if not isinstance(template.quantizer, BaseQuantizer):
+                raise ValueError(
+                    f"{template}; expected an instance of a quantizer of skvq, or a "
+                    "pair of its name and one."
+                )
+        names = [name for name, _ in self._pairs]
+        for name in names:
+            if not isinstance(name, str) or not name:
+                raise ValueError(
+                    f"quantizer holds the name {name!r}; expected a text, not empty."
+                )
+        with naming("quantizer"):
+            self._validate_names(names)
+        if self.n_codewords is not None:
+            raise ValueError(
+                f"n_codewords={self.n_codewords!r} cannot be set on a list of parts: "
+                "give each of them in quantizer its own, and leave n_codewords=None."
+            )
+        if self.share_codebook:
+            raise ValueError(
+                "share_codebook=True takes one quantizer, of which one part serves "
+                "all; quantizer is a list."
+            )
+        for template in self._templates():
+            with template.naming():
+                template.quantizer._validate_params()
+
+    @available_if(lambda self: bool(self._pairs))
+    def _sk_visual_block_(self):
+        return _VisualBlock(
+            self._DIAGRAM,
+            [one for _, one in self._pairs],
+            names=[f"{name}: {type(one).__name__}" for name, one in self._pairs],
+            name_details=[str(one) for _, one in self._pairs],
+        )
+
+    # -- what parts are clones of --------------------------------------------------
+
+    def _default_part(self) -> BaseQuantizer:
+        """Return what None stands for as the quantizer."""
+        raise NotImplementedError
+
+    def _quantizers(self, default=None) -> list:
+        """Return what parts are clones of: one for all of them, or one for each.
+
+        Parameters
+        ----------
+        default : quantizer, optional
+            What None stands for, in place of `_default_part()`.
+        """
+        if self._pairs:
+            return [one for _, one in self._pairs]
+        if self.quantizer is not None:
+            return [self.quantizer]
+        return [self._default_part() if default is None else default]
+
+    def _templates(self, default=None) -> list[Template]:
+        """Return the same, with what messages call them."""
+        labels = ["quantizer"]
+        if self._pairs:
+            labels = [
+                f"quantizer[{one[0]!r}]" if _is_pair(one) else f"quantizer[{j}]"
+                for j, one in enumerate(self.quantizer)
+            ]
+        quantizers = self._quantizers(default)
+        return [Template(*pair) for pair in zip(labels, quantizers, strict=True)]
+
+    def _template_of_each(self, n_parts: int, default=None) -> list[Template]:
+        """Return what each part is a clone of."""
+        templates = self._templates(default)
+        return templates * (n_parts // len(templates))
+
+    def _without(self, condition) -> list[Template]:
+        """Return the templates whose quantizers do not meet a condition."""
+        return [one for one in self._templates() if not condition(one.quantizer)]
+
+    def _n_parts(self) -> int:
+        """Return how many parts the parameters ask for."""
+        return len(self._pairs) or getattr(self, self._COUNT)
+
+    def _count(self) -> str:
+        """Return what says how many parts there are, for messages."""
+        return "len(quantizer)" if self._pairs else self._COUNT
+
+    def _tables_in_words(self) -> str:
+        """Return what determines the size of the tables, for messages."""
+        sizes = "quantizer" if self._pairs else f"n_codewords={self.n_codewords}"
+        return f"Tables of {sizes} for {self._count()}={self._n_parts()}"
+
+    def _new_parts(self, n_parts: int, n_codewords, default=None) -> list:
+        """Return unfitted clones, with the settings that are the scheme's.
+
+        Parameters
+        ----------
+        n_parts : int
+            Their number.
+        n_codewords : int, sequence of int, or None
+            Set on the clones; None: they keep theirs.
+        default : quantizer, optional
+            As in `_templates`.
+
+        Raises
+        ------
+        ValueError
+            If a sequence has another length, or a part has no such parameter.
+        """
+        templates = self._template_of_each(n_parts, default)
+        parts = [clone(one.quantizer) for one in templates]
+        if n_codewords is not None:
+            for part, size in zip(parts, part_sizes(n_codewords, n_parts), strict=True):
+                _set_size(part, size)
+        if self.random_state is not None:
+            rng = check_random_state(self.random_state)
+            for part in _with_parameter(parts, "random_state"):
                 part.set_params(random_state=int(rng.randint(np.iinfo(np.int32).max)))
-    if backend != "auto":
-        for part in parts:
-            if "backend" in part.get_params():
-                part.set_params(backend=backend)
-    return parts
+        if self.backend != "auto":
+            for part in _with_parameter(parts, "backend"):
+                part.set_params(backend=self.backend)
+        return parts
+
+    # -- given tables --------------------------------------------------------------
+
+    def _n_tables(self):
+        counts = [one._n_tables() for one in self._quantizers()]
+        if None in counts:
+            return None
+        return sum(counts) if self._pairs else self._n_parts() * counts[0]
+
+    def _parts_of_tables(self, tables: Sequence[nearest.Table]) -> list:
+        """Return clones that are fitted with given tables; set what follows of parts.
+
+        Parts of the same tables are the same object.
+        """
+        parts: dict[tuple, Any] = {}
+        found = []
+        for template, own in self._dealt(tables):
+            key = id(template.quantizer), *map(id, own)
+            if key not in parts:
+                part = clone(template.quantizer)
+                if "n_codewords" in part.get_params(deep=False):
+                    # What it has is that of parts for which nothing else is said.
+                    part.set_params(n_codewords=type(part)().n_codewords)
+                with template.naming():
+                    part._set_up(own)
+                parts[key] = part
+            found.append(parts[key])
+        if not self._pairs:
+            self._imply_parts(found)
+        return found
+
+    def _dealt(self, tables: Sequence[nearest.Table]) -> list[tuple[Template, list]]:
+        """Return the tables of each part, and what that is a clone of.
+
+        Parts that have one for each feature have equal shares of what others leave.
+        """
+        counts = [one._n_tables() for one in self._quantizers()]
+        n_parts = self._n_parts()
+        if not self._pairs and counts[0] is not None:
+            n_parts = len(tables) // counts[0]
+        templates = self._template_of_each(n_parts)
+        counts = counts * (n_parts // len(counts))
+        n_open = counts.count(None)
+        rest = len(tables) - sum(count for count in counts if count is not None)
+        if rest < n_open or (rest and not n_open):
+            said = ", ".join(
+                f"{one} with {one.quantizer._n_tables() or 'one for each feature'}"
+                for one in self._templates()
+            )
+            raise ValueError(
+                f"codebooks has {len(tables)} tables, which are not those of clones of "
+                f"{said}."
+            )
+        shares = iter(np.array_split(np.arange(rest), max(1, n_open)))
+        sizes = [len(next(shares)) if count is None else count for count in counts]
+        stops = list(accumulate(sizes))
+        return [
+            (template, list(tables[stop - size : stop]))
+            for template, size, stop in zip(templates, sizes, stops, strict=True)
+        ]
+
+    def _imply_parts(self, parts: Sequence) -> None:
+        """Set how many there are, and their sizes, where there is one for each."""
+        self._imply(**{self._COUNT: len(parts)})
+        sizes = [getattr(part, "n_codewords", None) for part in parts]
+        whole = [size for size in sizes if isinstance(size, Integral)]
+        if len(whole) == len(parts):
+            self._imply(n_codewords=one_or_each(whole))
+
+    def _elements_of_parts(self, n_codewords, widths: Sequence[int], n_parts: int):
+        """Return how many numbers the tables of parts hold.
+
+        Parameters
+        ----------
+        n_codewords : int, sequence of int, or None
+            As in `_new_parts`.
+        widths : sequence of int
+            The number of features: one for all parts, or one for each.
+        n_parts : int
+            Their number, which may be very large if they are all alike.
+        """
+        sizes = [n_codewords]
+        if not (n_codewords is None or isinstance(n_codewords, Integral)):
+            sizes = part_sizes(n_codewords, n_parts)
+        columns = [self._templates(), sizes, list(widths)]
+        n_given = max(map(len, columns))
+        columns = [column * (n_given // len(column)) for column in columns]
+        counts = Counter(zip(*columns, strict=True))
+        times = n_parts // n_given
+        return times * sum(_elements(*one) * count for one, count in counts.items())
+
+    @property
+    def _follows_namespace(self) -> bool:  # type: ignore[override]
+        # Before the parameters have been checked, too.
+        quantizers = self._quantizers()
+        return all(getattr(one, "_follows_namespace", False) for one in quantizers)
+
+    def _needs_rows_in_memory(self):
+        for template in self._templates():
+            why = template.quantizer._needs_rows_in_memory()
+            if why is not None:
+                return f"its part, {template}: {why}"
+        return None
+
+    def _can_partial_fit(self):
+        return all(map(_learns_from_streams, self._quantizers()))
+
+    def _why_no_partial_fit(self):
+        template = self._without(_learns_from_streams)[0]
+        why = "."
+        if isinstance(template.quantizer, BaseQuantizer):
+            why = f": {template.quantizer._why_no_partial_fit()}"
+        return f"its part, {template}, has none{why}"
+
+    def _can_encode_best(self):
+        return all(one._can_encode_best() for one in self._quantizers())
+
+    # -- fitted parts --------------------------------------------------------------
+
+    def _check_as_fitted(self) -> None:
+        """Raise if parts or sizes have been replaced by others that do not fit.
+
+        Parts of the same sizes and widths may take the place of others; what searches
+        want of them is made anew then.
+        """
+        parts, known = self.quantizers_, self._parts_
+        if not known.are(parts):
+            self._check_shapes([_shape(part) for part in parts], known.shapes)
+            self._parts_ = Parts(parts)
+        if self.codebook_sizes_ != known.sizes:
+            raise ValueError(
+                f"codebook_sizes_={self.codebook_sizes_} of {type(self).__name__} are "
+                f"not those of its quantizers_, {known.sizes}: fit it anew."
+            )
+
+    def _check_shapes(self, now: list[tuple], then: list[tuple]) -> None:
+        """Raise if sizes and numbers of features are not what they were."""
+        if len(now) != len(then):
+            raise ValueError(
+                f"{type(self).__name__} has {len(now)} quantizers_, and had "
+                f"{len(then)} when it was fitted: fit it anew."
+            )
+        for j, (one, other) in enumerate(zip(now, then, strict=True)):
+            if one != other:
+                raise ValueError(
+                    f"quantizers_[{j}] of {type(self).__name__} has codebook_sizes_="
+                    f"{one[0]} and n_features_in_={one[1]}, which were {other[0]} and "
+                    f"{other[1]} when it was fitted: fit it anew."
+                )
+
+    def _codebooks(self):
+        return [table for part in self.quantizers_ for table in part._codebooks()]
 
 
-def fit_part(part, rows: Rows) -> Learner[list[Notice]]:
+def _is_pair(one) -> bool:
+    return isinstance(one, tuple) and len(one) == 2
+
+
+def _shape(part) -> tuple[tuple[int, ...], int]:
+    """Return sizes and number of features of a fitted part."""
+    check_is_fitted(part)
+    return part.codebook_sizes_, part.n_features_in_
+
+
+def _learns_from_streams(quantizer) -> bool:
+    return hasattr(quantizer, "partial_fit")
+
+
+def _with_parameter(parts, name: str) -> Iterator:
+    return (part for part in parts if name in part.get_params(deep=False))
+
+
+def fit_part(
+    part, rows: Rows, template: Template | None = None
+) -> Learner[list[Notice]]:
     """Fit a part, in place; return what there is to warn of.
 
     Parameters
     ----------
     part : quantizer
-        As `make_parts` gives it.
+        Unfitted, with all settings.
     rows : Rows
         What it learns from.
+    template : Template, optional
+        What it is a clone of, named in errors.
     """
-    part._validate_params()
-    backend = getattr(part, "backend", "auto")
-    nearest.check_backend(backend, rows.be)
-    if backend in ("auto", nearest.chosen()):
-        return (yield from _collecting(part._learn(rows)))
-    # In a backend of its own, which what others ask at the same time has not.
-    with nearest.using(backend):
-        return run(_collecting(part._learn(rows)))
+    with nullcontext() if template is None else template.naming():
+        part._validate_params()
+        backend = getattr(part, "backend", "auto")
+        nearest.check_backend(backend, rows.be)
+        if backend in ("auto", nearest.chosen()):
+            return (yield from _collecting(part._learn(rows)))
+        # In a backend of its own, which what others ask at the same time has not.
+        with nearest.using(backend):
+            return run(_collecting(part._learn(rows)))
 
 
 def _collecting(learner: Learner[None]) -> Learner[list[Notice]]:
@@ -97,7 +527,10 @@ def _collecting(learner: Learner[None]) -> Learner[list[Notice]]:
 
 
 def fit_parts(
-    parts: Sequence, of_parts: Sequence[Rows], n_jobs: int | None
+    parts: Sequence,
+    of_parts: Sequence[Rows],
+    templates: Sequence[Template],
+    n_jobs: int | None,
 ) -> Learner[tuple[list, list[list[Notice]]]]:
     """Fit independent parts, each on rows of its own; these may be views of the same.
 
@@ -107,9 +540,11 @@ def fit_parts(
     Parameters
     ----------
     parts : sequence of quantizers
-        As `make_parts` gives them.
+        Unfitted, with all settings.
     of_parts : sequence of Rows
         Those of each part.
+    templates : sequence of Template
+        What each part is a clone of.
     n_jobs : int or None
         Processes of joblib; None: threads of this one.
 
@@ -122,13 +557,13 @@ def fit_parts(
     """
     room = min(rows.room() for rows in of_parts)
     if room == 0:
-        learners = map(fit_part, parts, of_parts)
+        learners = map(fit_part, parts, of_parts, templates)
         return list(parts), (yield from together(list(learners)))
     n_workers = min(effective_n_jobs(n_jobs), len(parts))
     if n_workers > 1:
         fitted = Parallel(n_jobs=n_workers)(
-            delayed(_fit_held)(part, rows.held())
-            for part, rows in zip(parts, of_parts, strict=True)
+            delayed(_fit_held)(part, rows.held(), template)
+            for part, rows, template in zip(parts, of_parts, templates, strict=True)
         )
         return [part for part, _ in fitted], [notices for _, notices in fitted]
     config = get_config()  # scikit-learn's, which is another in every thread
@@ -138,80 +573,15 @@ def fit_parts(
         def fit(i: int, first=first) -> None:
             j = first + i
             with config_context(**config):
-                notices[j] = _fit_held(parts[j], of_parts[j].held())[1]
+                rows = of_parts[j].held()
+                notices[j] = _fit_held(parts[j], rows, templates[j])[1]
 
         of_parts[0].be.map_jobs(fit, min(room, len(parts) - first))
     return list(parts), notices
 
 
-def _fit_held(part, rows: Rows) -> tuple:
-    return part, run(fit_part(part, rows))
-
-
-def parts_of_tables(template, tables: Sequence[nearest.Table], n_parts: int) -> list:
-    """Return clones of a quantizer that are fitted with given tables.
-
-    Parameters
-    ----------
-    template : quantizer
-        Cloned, never changed.
-    tables : sequence of Table
-        Those of all parts, one part after the other.
-    n_parts : int
-        How many parts there are, where the template does not tell how many tables it
-        has.
-
-    Returns
-    -------
-    parts : list of quantizers
-        Parts of the same tables are the same object.
-
-    Raises
-    ------
-    ValueError
-        If the tables cannot be dealt out.
-    """
-    n_tables, each = len(tables), template._n_tables()
-    if each is not None:
-        if n_tables % each:
-            raise ValueError(
-                f"codebooks has {n_tables} tables, but each part, {template!r}, has "
-                f"{each} of them."
-            )
-        n_parts = n_tables // each
-    parts: dict[tuple, Any] = {}
-    found: list = []
-    for places in np.array_split(np.arange(n_tables), min(n_parts, n_tables)):
-        own = [tables[place] for place in places]
-        key = tuple(map(id, own))
-        if key not in parts:
-            part = clone(template)
-            if "n_codewords" in part.get_params():
-                # What it has is that of parts for which nothing else is said.
-                part.set_params(n_codewords=type(part)().n_codewords)
-            part._set_up(own)
-            parts[key] = part
-        found.append(parts[key])
-    return found
-
-
-def imply_parts(scheme, name: str, parts: Sequence) -> None:
-    """Set the parameters of a scheme that follow from parts of given tables.
-
-    Parameters
-    ----------
-    scheme : quantizer
-        Whose parts they are.
-    name : str
-        Its parameter that says how many.
-    parts : sequence of quantizers
-        From `parts_of_tables`.
-    """
-    scheme._imply(**{name: len(parts)})
-    sizes = [getattr(part, "n_codewords", None) for part in parts]
-    whole = [size for size in sizes if isinstance(size, Integral)]
-    if len(whole) == len(parts):
-        scheme._imply(n_codewords=one_or_each(whole))
+def _fit_held(part, rows: Rows, template: Template) -> tuple:
+    return part, run(fit_part(part, rows, template))
 
 
 def as_shared(tables: Sequence[nearest.Table], asked: bool) -> list[nearest.Table]:
@@ -252,12 +622,6 @@ def one_or_each(sizes: Sequence) -> Any:
     return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
 
 
-def searched_tables(parts: Sequence) -> nearest.Tables | None:
-    """Return the tables in which codes of all parts are the nearest rows, if so."""
-    tables = [part._searched_table() for part in parts]
-    return None if None in tables else nearest.Tables(tables)
-
-
 def check_as_begun(name: str, now, then) -> None:
     """Raise if a parameter that a stream cannot change is not as it was."""
     if now != then:
@@ -273,56 +637,6 @@ def check_sizes_as_begun(n_codewords, parts: Sequence) -> None:
         check_as_begun("n_codewords", now, then)
 
 
-def why_no_stream(template) -> str:
-    """Return why a scheme of such parts does not learn from a stream."""
-    return (
-        f"its part, {template!r}, has none: {template._why_no_partial_fit()}"
-        if hasattr(template, "_why_no_partial_fit")
-        else f"its part, {template!r}, has none."
-    )
-
-
-def why_in_memory(template) -> str | None:
-    """Return why a scheme of such parts does not learn from a Dask array, if so."""
-    why = template._needs_rows_in_memory()
-    return why and f"its part, {template!r}: {why}"
-
-
-def parts_elements(template, n_codewords, widths) -> int:
-    """Return how many numbers the tables of parts hold.
-
-    Parameters
-    ----------
-    template : quantizer
-        What they are clones of.
-    n_codewords : int, sequence of int, or None
-        As in `make_parts`.
-    widths : sequence of int
-        The number of features of each part; a Counter where they are very many.
-
-    Returns
-    -------
-    n_elements : int
-    """
-    counts = Counter(widths)
-    pairs: Counter = Counter()
-    if n_codewords is None or isinstance(n_codewords, Integral):
-        for width, count in counts.items():
-            pairs[n_codewords, width] += count
-    else:
-        sizes = part_sizes(n_codewords, counts.total())
-        pairs.update(zip(sizes, counts.elements(), strict=True))
-    total = 0
-    for (size, width), count in pairs.items():
-        part = clone(template)
-        if size is not None:
-            _set_size(part, size)
-        part._validate_params()
-        plain_parameters(part)
-        total += count * part._table_elements(width)
-    return total
-
-
 def part_sizes(n_codewords, n_parts: int) -> list[int]:
     """Return V of each part, of one int for all or of one for each."""
     if isinstance(n_codewords, Integral):
@@ -336,7 +650,24 @@ def part_sizes(n_codewords, n_parts: int) -> list[int]:
     return check_counts("n_codewords", sizes)
 
 
+def _elements(template: Template, size: int | None, width: int) -> int:
+    """Return how many numbers the tables of a part of some features hold."""
+    part = clone(template.quantizer)
+    with template.naming():
+        if size is not None:
+            _set_size(part, size)
+        part._validate_params()
+        plain_parameters(part)
+        return part._table_elements(width)
+
+
 def _set_size(part, size: int) -> None:
+    given = part._given_size()
+    if given not in (None, size):
+        raise ValueError(
+            f"n_codewords={size} cannot be set on the part {type(part).__name__}, "
+            f"whose init is a table of {given} codewords: leave n_codewords=None."
+        )
     parameters = part.get_params()
     if "n_codewords" in parameters:
         part.set_params(n_codewords=size)

@@ -1,6 +1,7 @@
 """The concatenated scheme: a table for each slice of the features."""
 
 from collections.abc import Iterator
+from itertools import accumulate
 from numbers import Integral
 
 import numpy as np
@@ -18,26 +19,22 @@ from skvq._arrays import (
 from skvq._checks import check_counts, check_memory
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
 from skvq._validation import collected, copy_to_fit, warn, warn_of_parts
-from skvq.base import QUANTIZER, BaseQuantizer
+from skvq.base import QUANTIZER
 from skvq.learning.rows import Rows, columns, stacked
 from skvq.parts import (
+    QUANTIZERS,
+    NestingQuantizer,
+    Parts,
     are_shared,
     as_shared,
     check_as_begun,
     check_sizes_as_begun,
     fit_parts,
-    imply_parts,
-    make_parts,
-    parts_elements,
-    parts_of_tables,
-    searched_tables,
-    why_in_memory,
-    why_no_stream,
 )
 from skvq.vector import VectorQuantizer
 
 
-class ProductQuantizer(BaseQuantizer):
+class ProductQuantizer(NestingQuantizer):
     r"""Cut the features in slices and quantize each on its own.
 
     The concatenated scheme: :math:`f(x, W) = \mathrm{concat}_j f(x_j, W_j)`, with
@@ -52,13 +49,20 @@ class ProductQuantizer(BaseQuantizer):
     n_subspaces : int, default=8
         M, the number of slices.  Widths that do not divide evenly are cut as
         `numpy.array_split` does; with fewer features than slices, each feature is one,
-        and a ConvergenceWarning says so.
+        and a ConvergenceWarning says so.  It plays no part beside `widths`, or a list
+        as `quantizer`, whose lengths are the number of slices.
     n_codewords : int or sequence of int, default=None
         Codewords of every table, or of each; set on the clones of `quantizer`.  None:
-        as they have it (256 for the default).
-    quantizer : quantizer, default=None
+        as they have it (256 for the default), as it has to be beside a list.
+    quantizer : quantizer, or list of quantizers or of (str, quantizer), default=None
         Quantizer of a slice, cloned for each; None: ``VectorQuantizer(tol=1e-3)``.
         Its own default of 1e-4 gains 0.1 to 0.4 % for half as much training again.
+        A list has a quantizer for each slice, with a name or without; their parameters
+        are set by ``<name>__<parameter>``, as in a `Pipeline`, where names that are not
+        given are 0, 1, ...
+    widths : sequence of int, default=None
+        The number of features of each slice, in order; all together those of X.
+        None: as equal as can be.
     share_codebook : bool, default=False
         Whether one table serves all slices, which must then have equal widths.
     n_jobs : int, default=None
@@ -114,7 +118,8 @@ class ProductQuantizer(BaseQuantizer):
     _parameter_constraints = {  # noqa: RUF012
         "n_subspaces": [SIZE],
         "n_codewords": [SIZE, SIZES, None],
-        "quantizer": [QUANTIZER, None],
+        "quantizer": [QUANTIZER, QUANTIZERS, None],
+        "widths": [SIZES, None],
         "share_codebook": ["boolean"],
         "n_jobs": [
             Interval(Integral, None, -1, closed="right"),
@@ -125,12 +130,16 @@ class ProductQuantizer(BaseQuantizer):
         "backend": [StrOptions(set(nearest.BACKENDS))],
     }
 
+    _COUNT = "n_subspaces"
+    _DIAGRAM = "parallel"
+
     def __init__(
         self,
         n_subspaces=8,
         n_codewords=None,
         *,
         quantizer=None,
+        widths=None,
         share_codebook=False,
         n_jobs=None,
         random_state=None,
@@ -139,6 +148,7 @@ class ProductQuantizer(BaseQuantizer):
         self.n_subspaces = n_subspaces
         self.n_codewords = n_codewords
         self.quantizer = quantizer
+        self.widths = widths
         self.share_codebook = share_codebook
         self.n_jobs = n_jobs
         self.random_state = random_state
@@ -146,7 +156,7 @@ class ProductQuantizer(BaseQuantizer):
 
     def _fit(self, rows):
         slices = self._slices(rows.n_features)
-        parts = self._new_parts(slices)
+        parts = self._parts_of(slices)
         self._check_memory(rows)
         width = slices[0].stop
         if self.share_codebook:
@@ -157,14 +167,18 @@ class ProductQuantizer(BaseQuantizer):
                 rows.view(columns, cut.start, cut.stop, width=cut.stop - cut.start)
                 for cut in slices
             ]
-        parts, notices = yield from fit_parts(parts, of_parts, self.n_jobs)
+        templates = self._template_of_each(len(parts))
+        parts, notices = yield from fit_parts(parts, of_parts, templates, self.n_jobs)
         warn_of_parts("table" if self.share_codebook else "subspace", notices)
         return self._found(parts, len(slices))
 
     def _partial_fit(self, X, weights):
         slices = self._slices(X.shape[1])
         if self.__sklearn_is_fitted__():
-            check_as_begun("n_subspaces", len(slices), self.n_subspaces_)
+            check_as_begun(self._count(), len(slices), self.n_subspaces_)
+            now = [cut.stop - cut.start for cut in slices]
+            then = [part.n_features_in_ for part in self.quantizers_]
+            check_as_begun("widths", now, then)
             check_sizes_as_begun(self.n_codewords, self.quantizers_)
             distinct = list({id(part): part for part in self.quantizers_}.values())
             was_shared = len(distinct) < len(slices)
@@ -174,7 +188,7 @@ class ProductQuantizer(BaseQuantizer):
             # stay whole if this batch fails.
             parts = [copy_to_fit(part, fitted=True) for part in distinct]
         else:
-            parts = self._new_parts(slices)
+            parts = self._parts_of(slices)
             self._check_memory(Rows(X))
         n_subspaces = len(slices)
         if self.share_codebook:
@@ -183,23 +197,24 @@ class ProductQuantizer(BaseQuantizer):
                 weights = repeat(weights, n_subspaces, axis=0)
             slices = [slice(None)]
         found = []
-        for part, cut in zip(parts, slices, strict=True):
-            with collected() as notices:
+        templates = self._template_of_each(len(parts))
+        for part, cut, template in zip(parts, slices, templates, strict=True):
+            with collected() as notices, template.naming():
                 part._validate_params()
                 part._learn_batch(_columns(X, cut), weights)
             found.append(notices)
         warn_of_parts("table" if self.share_codebook else "subspace", found)
         return self._found(parts, n_subspaces)
 
-    def _new_parts(self, slices) -> list:
+    def _parts_of(self, slices) -> list:
         """Return unfitted parts: one for each slice, or the one that they share."""
         sizes = self.n_codewords
         if self.share_codebook:
-            widths = {columns.stop - columns.start for columns in slices}
+            widths = {cut.stop - cut.start for cut in slices}
             if len(widths) > 1:
                 raise ValueError(
-                    f"share_codebook=True needs slices of equal width; n_subspaces="
-                    f"{self.n_subspaces} cuts {slices[-1].stop} features in widths "
+                    f"share_codebook=True needs slices of equal width; {self._count()}="
+                    f"{len(slices)} cuts {slices[-1].stop} features in widths "
                     f"{sorted(widths)}."
                 )
             if sizes is not None and not isinstance(sizes, Integral):
@@ -210,91 +225,103 @@ class ProductQuantizer(BaseQuantizer):
                         f"{len(slices)} subspaces; got {sizes}."
                     )
                 sizes = sizes[0]
-        return make_parts(
-            self._template(),
-            1 if self.share_codebook else len(slices),
-            n_codewords=sizes,
-            random_state=self.random_state,
-            backend=self.backend,
-        )
+        return self._new_parts(1 if self.share_codebook else len(slices), sizes)
 
     def _table_elements(self, n_features):
-        n_subspaces = min(self.n_subspaces, n_features)
-        widths = [len(p) for p in np.array_split(np.arange(n_features), n_subspaces)]
+        sizes, widths = self.n_codewords, self._widths_in(n_features)
         if self.share_codebook:
-            sizes = self.n_codewords
             if not (sizes is None or isinstance(sizes, Integral)):
                 sizes = next(iter(sizes))
-            return parts_elements(self._template(), sizes, widths[:1])
-        return parts_elements(self._template(), self.n_codewords, widths)
+            widths = widths[:1]
+        return self._elements_of_parts(sizes, widths, len(widths))
 
     def _check_memory(self, rows) -> None:
         d = rows.n_features
         check_memory(
-            f"Tables of n_codewords={self.n_codewords} for n_subspaces="
-            f"{self.n_subspaces} slices of {d} features",
+            f"{self._tables_in_words()} slices of {d} features",
             rows.dtype.itemsize * self._table_elements(d),
             rows.n_bytes,
         )
 
-    @property
-    def _follows_namespace(self):  # type: ignore[override]
-        return getattr(self._template(), "_follows_namespace", False)
+    def _default_part(self):
+        return VectorQuantizer(tol=1e-3)
 
-    def _template(self):
-        if self.quantizer is None:
-            return VectorQuantizer(tol=1e-3)
-        return self.quantizer
+    def _n_parts(self):
+        return super()._n_parts() if self.widths is None else len(self.widths)
+
+    def _count(self):
+        return super()._count() if self.widths is None else "len(widths)"
+
+    def _check_list(self):
+        super()._check_list()
+        if self.widths is not None and len(self.widths) != len(self.quantizer):
+            raise ValueError(
+                f"widths={self.widths!r} has {len(self.widths)} entries, but quantizer "
+                f"has {len(self.quantizer)}: give a width for each."
+            )
+
+    def _widths_in(self, n_features: int) -> list[int]:
+        """Return the widths of the slices of so many features."""
+        if self.widths is not None:
+            widths = check_counts("widths", self.widths)
+            if sum(widths) != n_features:
+                raise ValueError(
+                    f"widths={widths} are {sum(widths)} together; expected the number "
+                    f"of features, which is {n_features}."
+                )
+            return widths
+        n_parts = min(self._n_parts(), n_features)
+        if n_parts < len(self._pairs):
+            raise ValueError(
+                f"quantizer has {len(self._pairs)} parts, but X has n_features="
+                f"{n_features}: a part takes one feature or more."
+            )
+        cut = np.array_split(np.arange(n_features), n_parts)
+        return [len(columns) for columns in cut]
 
     def _slices(self, n_features: int) -> list[slice]:
-        n_subspaces = min(self.n_subspaces, n_features)
-        if n_subspaces < self.n_subspaces:
+        widths = self._widths_in(n_features)
+        if len(widths) < self._n_parts():
             warn(
                 f"n_subspaces={self.n_subspaces} is more than n_features={n_features}: "
                 "each feature is a subspace."
             )
-        columns = np.array_split(np.arange(n_features), n_subspaces)
-        return [slice(int(part[0]), int(part[-1]) + 1) for part in columns]
+        stops = accumulate(widths)
+        return [slice(s - w, s) for s, w in zip(stops, widths, strict=True)]
 
     def _from_tables(self, tables):
         tables = as_shared(tables, self.share_codebook)
-        parts = parts_of_tables(self._template(), tables, self.n_subspaces)
-        imply_parts(self, "n_subspaces", parts)
-        shared = are_shared(parts)
+        parts = self._parts_of_tables(tables)
+        widths = [part.n_features_in_ for part in parts]
+        n_features = sum(widths)
+        if widths != self._widths_in(n_features):
+            self._imply(widths=tuple(widths))
+        shared = are_shared(parts) and not self._pairs
         self.share_codebook = shared or self.share_codebook
         return {
-            "n_features_in_": sum(part.n_features_in_ for part in parts),
+            "n_features_in_": n_features,
             **self._found(parts[:1] if shared else parts, len(parts)),
         }
 
-    def _n_tables(self):
-        each = self._template()._n_tables()
-        return each and self.n_subspaces * each
+    def _imply_parts(self, parts):
+        if self.widths is None:
+            super()._imply_parts(parts)
 
     def _found(self, fitted: list, n_subspaces: int) -> dict:
         """Return the fitted attributes of the distinct parts."""
         parts = fitted * n_subspaces if self.share_codebook else fitted
-        sizes = [size for part in parts for size in part.codebook_sizes_]
+        known = Parts(parts)
         found = {
             "quantizers_": parts,
             "n_subspaces_": n_subspaces,
-            "codebook_sizes_": tuple(sizes),
-            "_tables_": searched_tables(parts),
+            "codebook_sizes_": known.sizes,
+            "_parts_": known,
         }
         # Squared distances add up over slices; what does not is measured.
         if all(part._score_metric == "sqeuclidean" for part in fitted):
             shares = n_subspaces if self.share_codebook else 1
             found["distortion_"] = shares * sum(part.distortion_ for part in fitted)
         return found
-
-    def _needs_rows_in_memory(self):
-        return why_in_memory(self._template())
-
-    def _can_partial_fit(self) -> bool:
-        return hasattr(self._template(), "partial_fit")
-
-    def _why_no_partial_fit(self) -> str:
-        return why_no_stream(self._template())
 
     def _parts_with_columns(self) -> Iterator[tuple]:
         """Yield each part with its columns of X and its columns of the codes."""
@@ -309,17 +336,14 @@ class ProductQuantizer(BaseQuantizer):
             feature, column = feature + width, column + n_codes
 
     def _encode(self, X):
-        if self._tables_ is not None:
-            return nearest.nearest_product(X, self._tables_)
+        if self._parts_.tables is not None:
+            return nearest.nearest_product(X, self._parts_.tables)
         return join_columns(
             [
                 part._encode(_columns(X, features))
                 for part, features, _ in self._parts_with_columns()
             ]
         )
-
-    def _can_encode_best(self):
-        return self._template()._can_encode_best()
 
     def _encode_best(self, X, n_best):
         """Join the best codes of each slice; the best sums are among their pairs."""
@@ -341,7 +365,9 @@ class ProductQuantizer(BaseQuantizer):
         return join(codes, axis=2)
 
     def _has_free_tables(self):
-        return not self.share_codebook and self._template()._has_free_tables()
+        return not (
+            self.share_codebook or self._without(lambda one: one._has_free_tables())
+        )
 
     def _free_tables(self):
         return [
@@ -359,7 +385,7 @@ class ProductQuantizer(BaseQuantizer):
             part._with_tables(tables[columns])
             for part, _, columns in self._parts_with_columns()
         ]
-        copy._tables_ = searched_tables(copy.quantizers_)
+        copy._parts_ = Parts(copy.quantizers_)
         return copy
 
     def _decode(self, codes):
@@ -369,9 +395,6 @@ class ProductQuantizer(BaseQuantizer):
                 for part, _, columns in self._parts_with_columns()
             ]
         )
-
-    def _codebooks(self):
-        return [table for part in self.quantizers_ for table in part._codebooks()]
 
 
 def _errors(part, x, codes):

@@ -1,10 +1,11 @@
 """The residual scheme: each table quantizes what those before it have left."""
 
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from functools import partial
+from itertools import accumulate, pairwise
 from numbers import Integral
 from typing import Any, NamedTuple, Self
 
@@ -43,19 +44,16 @@ from skvq.learning.random_rows import new_key, some_places, some_rows
 from skvq.learning.rows import Block, Learner, Rows, run
 from skvq.learning.start import few_distinct
 from skvq.parts import (
+    QUANTIZERS,
+    NestingQuantizer,
+    Parts,
+    Template,
     are_shared,
     as_shared,
     check_as_begun,
     check_sizes_as_begun,
     fit_part,
-    imply_parts,
-    make_parts,
     part_sizes,
-    parts_elements,
-    parts_of_tables,
-    searched_tables,
-    why_in_memory,
-    why_no_stream,
 )
 from skvq.staged import StagedQuantizer
 from skvq.vector import VectorQuantizer
@@ -79,7 +77,7 @@ _TRIAL_ROWS_PER_CODEWORD = 128
 _MIN_FALL = 1e-3
 
 
-class ResidualQuantizer(StagedQuantizer):
+class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
     r"""Quantize, then quantize what is left, and so on; add the codewords up.
 
     The residual scheme: :math:`r_0 = x`, :math:`\bar x_j = f(r_{j-1}, W_j)`,
@@ -90,14 +88,18 @@ class ResidualQuantizer(StagedQuantizer):
     Parameters
     ----------
     n_stages : int, default=4
-        M, the number of stages.
+        M, the number of stages.  It plays no part beside a list as `quantizer`, whose
+        length it is.
     n_codewords : int or sequence of int, default=None
         Codewords of every table, or of each; set on the clones of `quantizer`.  None:
-        as they have it (256 for the default).
-    quantizer : quantizer, default=None
+        as they have it (256 for the default), as it has to be beside a list.
+    quantizer : quantizer, or list of quantizers or of (str, quantizer), default=None
         Quantizer of a stage, cloned for each; None: ``VectorQuantizer(tol=5e-4)``, with
         ``init="k-means++"`` where `fit_beam_size` is, or is chosen to be, 1, and
-        ``init="progressive"`` where it is more.
+        ``init="progressive"`` where it is more.  A list has a quantizer for each stage,
+        with a name or without; their parameters are set by ``<name>__<parameter>``, as
+        in a `Pipeline`, where names that are not given are 0, 1, ...  What is asked of
+        a quantizer below is then asked of all of them.
     share_codebook : bool, default=False
         Whether one table serves all stages, learned from the residuals of all of them.
         Its first codeword is zero, so that no stage raises the error.
@@ -184,7 +186,7 @@ class ResidualQuantizer(StagedQuantizer):
     _parameter_constraints = {  # noqa: RUF012
         "n_stages": [SIZE],
         "n_codewords": [SIZE, SIZES, None],
-        "quantizer": [QUANTIZER, None],
+        "quantizer": [QUANTIZER, QUANTIZERS, None],
         "share_codebook": ["boolean"],
         "beam_size": [SIZE],
         "fit_beam_size": [SIZE, None],
@@ -193,6 +195,9 @@ class ResidualQuantizer(StagedQuantizer):
         "random_state": RANDOM_STATE,
         "backend": [StrOptions(set(nearest.BACKENDS))],
     }
+
+    _COUNT = "n_stages"
+    _DIAGRAM = "serial"
 
     def __init__(
         self,
@@ -222,7 +227,7 @@ class ResidualQuantizer(StagedQuantizer):
     # -- learning ------------------------------------------------------------------
 
     def _fit(self, rows):
-        self._check_parts()
+        self._check_together()
         self._check_memory(rows)
         rng = check_random_state(self.random_state)
         ways = self._ways()
@@ -243,7 +248,7 @@ class ResidualQuantizer(StagedQuantizer):
         """
         if self.fit_beam_size is not None:
             return (self.fit_beam_size,)
-        if not self._template()._can_encode_best():
+        if not self._can_encode_best():
             return (1,)
         several = max(self.beam_size, _TRAINING_BEAM)
         return (several,) if self.quantizer is not None else (several, 1)
@@ -288,48 +293,46 @@ class ResidualQuantizer(StagedQuantizer):
         """Return the mean loss under the search that `transform` does."""
         X, weights = held.rows.be.like(held.X), held.weights
         _, losses = _search(
-            Stages(parts), X, self.beam_size, stage_weights=self._checked_weights()
+            Parts(parts), X, self.beam_size, stage_weights=self._checked_weights()
         )
         return average(losses[:, 0], weights)
 
     def _from_tables(self, tables):
         tables = as_shared(tables, self.share_codebook)
-        parts = parts_of_tables(self._template(), tables, self.n_stages)
+        parts = self._parts_of_tables(tables)
         widths = [part.n_features_in_ for part in parts]
         if len(set(widths)) > 1:
             raise ValueError(
                 f"The stages of the given codebooks have {widths} features; expected "
                 "one number for all."
             )
-        imply_parts(self, "n_stages", parts)
-        if isinstance(parts[0], VectorQuantizer) and are_shared(parts):
+        learnable = isinstance(parts[0], VectorQuantizer) and not self._pairs
+        if learnable and are_shared(parts):
             self.share_codebook = True
-        self._check_parts()
+        self._check_together()
         found = {"n_features_in_": widths[0], "fit_beam_size_": 1}
         return {**found, **_found(parts)}
-
-    def _n_tables(self):
-        each = self._template()._n_tables()
-        return each and self.n_stages * each
 
     def _learn_parts(self, rows, rng, beam) -> Learner[list]:
         if self.share_codebook:
             return (yield from self._fit_shared(rows, rng, beam))
-        parts = self._new_parts(self.n_stages, self.n_codewords, beam)
+        default = self._default_part(beam)
+        parts = self._new_parts(self._n_parts(), self.n_codewords, default)
         return (yield from self._fit_stages(parts, rows, rng, beam))
 
     def _partial_fit(self, X, weights):
-        self._check_parts()
+        self._check_together()
+        n_stages = self._n_parts()
         if self.__sklearn_is_fitted__():
-            check_as_begun("n_stages", self.n_stages, len(self.quantizers_))
+            check_as_begun(self._count(), n_stages, len(self.quantizers_))
             check_sizes_as_begun(self.n_codewords, self.quantizers_)
             parts = [copy_to_fit(part, fitted=True) for part in self.quantizers_]
         else:
             self._check_memory(Rows(X))
-            parts = self._new_parts(self.n_stages, self.n_codewords)
+            parts = self._new_parts(n_stages, self.n_codewords)
         rest, found = X, []
-        for part in parts:
-            with collected() as notices:
+        for part, template in zip(parts, self._template_of_each(n_stages), strict=True):
+            with collected() as notices, template.naming():
                 part._validate_params()
                 part._learn_batch(rest, weights)
             found.append(notices)
@@ -342,20 +345,20 @@ class ResidualQuantizer(StagedQuantizer):
         greedy = self.beam_size == 1 and beam > 1
         codes, greedy_codes, n_sums = None, None, 1
         found = []
-        for j, part in enumerate(parts):
-            rest = yield from _residuals(rows, Stages(parts[:j]), codes, n_sums, rng)
-            found.append((yield from fit_part(part, rest.held())))
-            if j == 0:
-                # Before the beam has grown, as if all stages were like this one.
-                widths = [beam] * len(parts)
-                _check_search_memory([part] * len(parts), rows, 0, 1, widths)
+        templates = self._template_of_each(len(parts))
+        for j, (part, template) in enumerate(zip(parts, templates, strict=True)):
+            rest = yield from _residuals(rows, Parts(parts[:j]), codes, n_sums, rng)
+            found.append((yield from fit_part(part, rest.held(), template)))
+            # Before the beam has grown, as if the stages to come were like this one.
+            like = parts[:j] + [part] * (len(parts) - j)
+            _check_search_memory(like, rows, 0, 1, [beam] * len(parts))
             if greedy:
                 greedy_codes, more = yield from _never_worse(
-                    rows, parts[: j + 1], greedy_codes
+                    rows, parts[: j + 1], greedy_codes, template
                 )
                 found[-1] += more
             if j < len(parts) - 1:
-                upto = Stages(parts[: j + 1])
+                upto = Parts(parts[: j + 1])
                 (n_sums,), codes = yield rows.fold(
                     _best_sums, upto, beam, state=codes, join=_first, keep=True
                 )
@@ -370,7 +373,8 @@ class ResidualQuantizer(StagedQuantizer):
         K-means on the residuals of all stages together would not: what serves the first
         stage best raises the error of the last.
         """
-        (part,) = self._new_parts(1, self._shared_size(), beam)
+        default = self._default_part(beam)
+        (part,) = self._new_parts(1, self._shared_size(), default)
         size = int(part.n_codewords)
         # One codeword is the zero, where there is more than one.
         n_learned = max(1, size - 1)
@@ -384,7 +388,7 @@ class ResidualQuantizer(StagedQuantizer):
             return [part._with_tables([table])] * self.n_stages
         n_small = min(n_learned, self.n_stages)
         sizes = [len(some) for some in np.array_split(np.arange(n_learned), n_small)]
-        small = self._new_parts(n_small, sizes, beam)
+        small = self._new_parts(n_small, sizes, default)
         small = yield from self._fit_stages(small, rows, rng, beam)
         tables = [table for one in small for _, table in one._free_tables()]
         table = yield from joint.share(
@@ -433,45 +437,29 @@ class ResidualQuantizer(StagedQuantizer):
 
     # -- parameters ----------------------------------------------------------------
 
-    @property
-    def _follows_namespace(self):  # type: ignore[override]
-        return getattr(self._template(), "_follows_namespace", False)
-
-    def _template(self, beam=_TRAINING_BEAM):
-        """Return the part that is cloned, for stages that learn from so many sums."""
-        if self.quantizer is None:
-            init = "k-means++" if beam == 1 else "progressive"
-            return VectorQuantizer(init=init, tol=5e-4)
-        return self.quantizer
+    def _default_part(self, beam=_TRAINING_BEAM):
+        """Return what None stands for, in stages that learn from so many sums."""
+        init = "k-means++" if beam == 1 else "progressive"
+        return VectorQuantizer(init=init, tol=5e-4)
 
     def _sizes(self) -> list[int]:
+        """Return the number of codewords of each stage, where None is the quantizer."""
         sizes = self.n_codewords
         if sizes is None:
-            sizes = self._template().n_codewords
+            sizes = self._default_part().n_codewords
         return part_sizes(sizes, self.n_stages)
-
-    def _new_parts(self, n_parts, sizes, beam=_TRAINING_BEAM) -> list:
-        return make_parts(
-            self._template(beam),
-            n_parts,
-            n_codewords=sizes,
-            random_state=self.random_state,
-            backend=self.backend,
-        )
 
     def _table_elements(self, n_features):
         if self.share_codebook:
-            return parts_elements(self._template(), self._shared_size(), [n_features])
-        widths = Counter({n_features: self.n_stages})
-        return parts_elements(self._template(), self.n_codewords, widths)
+            return self._elements_of_parts(self._shared_size(), [n_features], 1)
+        return self._elements_of_parts(self.n_codewords, [n_features], self._n_parts())
 
     def _check_memory(self, rows) -> None:
         n = rows.n_rows
         n_bytes = rows.dtype.itemsize * self._table_elements(rows.n_features)
         check_memory(
-            f"Tables of n_codewords={self.n_codewords} for n_stages={self.n_stages}, "
-            f"and the codes of {n} rows,",
-            n_bytes + n * self.n_stages,
+            f"{self._tables_in_words()}, and the codes of {n} rows,",
+            n_bytes + n * self._n_parts(),
             rows.n_bytes,
         )
 
@@ -488,24 +476,26 @@ class ResidualQuantizer(StagedQuantizer):
             )
         return sizes[0]
 
-    def _check_parts(self) -> None:
+    def _check_together(self) -> None:
         """Raise if the parameters do not go together."""
-        part = self._template()
-        name = type(part).__name__
-        self._check_beam(part)
-        self._check_beam(part, "fit_beam_size")
-        if self.n_refine > 0 and not part._has_free_tables():
+        templates = self._templates()
+        self._check_beam(templates)
+        self._check_beam(templates, "fit_beam_size")
+        bound = self._without(lambda one: one._has_free_tables())
+        if self.n_refine > 0 and bound:
             raise ValueError(
                 f"n_refine={self.n_refine} needs stages whose tables are free to move: "
                 "learned ones under metric='sqeuclidean', or products of them; "
-                f"quantizer={part!r} has others. Use n_refine=0."
+                f"{bound[0]} has others. Use n_refine=0."
             )
+        part = templates[0].quantizer
         if self.share_codebook and not (
-            isinstance(part, VectorQuantizer) and part._has_free_tables()
+            isinstance(part, VectorQuantizer) and not bound
         ):
             raise ValueError(
                 "share_codebook=True takes a VectorQuantizer that learns under "
-                f"metric='sqeuclidean' as quantizer; got {name}: {part!r}."
+                f"metric='sqeuclidean' as quantizer; got {type(part).__name__}: "
+                f"{part!r}."
             )
         if self._checked_weights() is None:
             return
@@ -515,17 +505,18 @@ class ResidualQuantizer(StagedQuantizer):
                 "one of the two, or use stage_weights=None."
             )
 
-    def _check_beam(self, part, name="beam_size") -> None:
+    def _check_beam(self, templates: Sequence[Template], name="beam_size") -> None:
         size = getattr(self, name)
-        if size is None:
-            return
         # It may have been changed after the fit, which no constraint has seen.
-        if check_count(name, size) > 1 and not part._can_encode_best():
-            raise ValueError(
-                f"{name}={size} needs stages that find several codes for "
-                "a sample: VectorQuantizer under metric='sqeuclidean', and products or "
-                f"residuals of it; quantizer={part!r} finds one. Use {name}=1."
-            )
+        if size is None or check_count(name, size) == 1:
+            return
+        for template in templates:
+            if not template.quantizer._can_encode_best():
+                raise ValueError(
+                    f"{name}={size} needs stages that find several codes for "
+                    "a sample: VectorQuantizer under metric='sqeuclidean', and "
+                    f"products or residuals of it; {template} finds one. Use {name}=1."
+                )
 
     def _checked_weights(self) -> np.ndarray | None:
         if self.stage_weights is None:
@@ -535,7 +526,7 @@ class ResidualQuantizer(StagedQuantizer):
             weights = np.asarray(self.stage_weights, dtype=np.float64)
         except (TypeError, ValueError):
             weights = np.empty(0)
-        n_stages = self.n_stages
+        n_stages = self._n_parts()
         if self.__sklearn_is_fitted__():
             n_stages = len(self.quantizers_)
         valid = weights.shape == (n_stages,) and np.isfinite(weights).all()
@@ -547,29 +538,25 @@ class ResidualQuantizer(StagedQuantizer):
             )
         return weights
 
-    def _needs_rows_in_memory(self):
-        return why_in_memory(self._template())
-
     def _can_partial_fit(self):
-        return (
-            not self.share_codebook
-            and self.n_refine == 0
-            and hasattr(self._template(), "partial_fit")
-        )
+        chained = not self.share_codebook and self.n_refine == 0
+        return chained and super()._can_partial_fit()
 
     def _why_no_partial_fit(self):
         if self.share_codebook:
             return "share_codebook=True learns from all samples at once."
         if self.n_refine > 0:
             return f"n_refine={self.n_refine} encodes all samples again."
-        return why_no_stream(self._template())
+        return super()._why_no_partial_fit()
 
     # -- codes ---------------------------------------------------------------------
 
     def _encode(self, X):
-        self._check_beam(self.quantizers_[0])
+        self._check_beam(
+            [Template(f"quantizers_[{j}]", q) for j, q in enumerate(self.quantizers_)]
+        )
         codes, _ = _search(
-            self._stages_,
+            self._parts_,
             X,
             check_count("beam_size", self.beam_size),
             stage_weights=self._checked_weights(),
@@ -583,15 +570,9 @@ class ResidualQuantizer(StagedQuantizer):
     def _decodable_widths(self):
         return tuple(np.cumsum(_code_widths(self.quantizers_)).tolist())
 
-    def _codebooks(self):
-        return [table for part in self.quantizers_ for table in part._codebooks()]
-
-    def _can_encode_best(self):
-        return self._template()._can_encode_best()
-
     def _encode_best(self, X, n_best):
         codes, _ = _search(
-            self._stages_,
+            self._parts_,
             X,
             max(check_count("beam_size", self.beam_size), n_best),
             n_best=n_best,
@@ -607,7 +588,7 @@ class ResidualQuantizer(StagedQuantizer):
         whichever rounding favours.  Large codewords first, so that prefixes are coarse.
         """
         # Not by the parameter, which may have been changed after the fit.
-        is_shared = self.quantizers_[0] is self.quantizers_[-1]
+        is_shared = len(self.quantizers_) > len({id(one) for one in self.quantizers_})
         weighted = self.stage_weights is not None
         if not is_shared or self.beam_size == codes.shape[1] == 1 or weighted:
             return codes
@@ -624,26 +605,14 @@ class ResidualQuantizer(StagedQuantizer):
 # -- the search ------------------------------------------------------------------------
 
 
-class Stages:
-    """Parts whose codewords add up, and the tables in which they are searched for."""
-
-    def __init__(self, parts: Sequence) -> None:
-        self.parts = parts
-        self.tables = searched_tables(parts)
-
-
 def _found(parts: list) -> dict:
     """Return the fitted attributes of stages."""
-    sizes = [size for part in parts for size in part.codebook_sizes_]
-    return {
-        "quantizers_": parts,
-        "codebook_sizes_": tuple(sizes),
-        "_stages_": Stages(parts),
-    }
+    known = Parts(parts)
+    return {"quantizers_": parts, "codebook_sizes_": known.sizes, "_parts_": known}
 
 
 def _search(
-    stages: Stages,
+    stages: Parts,
     X: np.ndarray,
     beam_size: int,
     *,
@@ -687,7 +656,7 @@ def _search(
 
 def _encode_with(parts, stacks, shared: bool, beam_size, weights, X, tables) -> tuple:
     """Return codes and losses of rows under tables in place of those of the parts."""
-    stages = Stages(_unstack(parts, stacks, tables, shared))
+    stages = Parts(_unstack(parts, stacks, tables, shared))
     codes, errors = _search(stages, X, beam_size, stage_weights=weights)
     return codes[:, 0, :], errors[:, 0]
 
@@ -790,7 +759,7 @@ class _Trial(NamedTuple):
     held: joint.HeldOut
 
 
-def _residuals(rows, before: Stages, codes, n_sums: int, rng) -> Learner[Rows]:
+def _residuals(rows, before: Parts, codes, n_sums: int, rng) -> Learner[Rows]:
     """Return what some sums of the stages before leave of the rows."""
     if not before.parts:
         return rows
@@ -808,7 +777,7 @@ def _less_sums(block: Block, parts) -> Any:
     return block.x - _last(_partial_sums(parts, codes))
 
 
-def _best_sums(block: Block, stages: Stages, beam: int) -> tuple[tuple, tuple]:
+def _best_sums(block: Block, stages: Parts, beam: int) -> tuple[tuple, tuple]:
     """Return how many sums there are; and their codes, from those before on."""
     begin = block.state[0] if block.state else None
     codes, _ = _search(stages, block.x, beam, n_best=beam, begin=begin, errors=False)
@@ -819,7 +788,7 @@ def _first(a: tuple, b: tuple) -> tuple:
     return a
 
 
-def _never_worse(rows, parts: list, codes) -> Learner[tuple[Any, list]]:
+def _never_worse(rows, parts: list, codes, template) -> Learner[tuple[Any, list]]:
     """Return codes of the greedy search; fit the last stage anew if it is bad for them.
 
     And what there is to warn of then.
@@ -833,7 +802,7 @@ def _never_worse(rows, parts: list, codes) -> Learner[tuple[Any, list]]:
     rest = rows
     if codes is not None:
         rest = rows.view(_less_sums, parts[:-1], state=codes)
-    notices = yield from fit_part(parts[-1], rest.held())
+    notices = yield from fit_part(parts[-1], rest.held(), template)
     _, found = yield rows.fold(_one_more, parts, state=codes, keep=True)
     return found, notices
 
@@ -856,29 +825,58 @@ def _one_more(block: Block, parts: list) -> tuple[tuple, tuple]:
 
 
 def _stacks(parts, shared: bool) -> list[joint.Stack]:
-    """Group the tables of all stages by the features that they span."""
+    """Group the tables of all stages by the features that they span.
+
+    Where stages cut the features in different slices, their tables are cut as well, so
+    that every stage has one piece for each group.
+    """
     stages = [part._free_tables() for part in parts]
-    width, stacks = len(stages[0]), []
-    for k, (features, _) in enumerate(stages[0]):
-        columns = range(k, len(stages) * width, width)
-        sizes = [len(stage[k][1]) for stage in stages]
-        stacks.append(joint.Stack.of(features, columns, sizes, shared))
+    edges = {
+        edge
+        for stage in stages
+        for features, _ in stage
+        for edge in (features.start, features.stop)
+    }
+    first_columns = [0, *accumulate(len(stage) for stage in stages[:-1])]
+    stacks = []
+    for low, high in pairwise(sorted(edges)):
+        spanning = [_spanning(stage, low) for stage in stages]
+        columns = [first + k for first, k in zip(first_columns, spanning, strict=True)]
+        sizes = [len(stage[k][1]) for stage, k in zip(stages, spanning, strict=True)]
+        stacks.append(joint.Stack.of(slice(low, high), columns, sizes, shared))
     return stacks
+
+
+def _spanning(stage, feature: int) -> int:
+    """Return which of the tables of a stage spans a feature."""
+    return next(
+        k for k, (own, _) in enumerate(stage) if own.start <= feature < own.stop
+    )
 
 
 def _stack(parts, stacks, shared: bool) -> list[np.ndarray]:
     stages = [part._free_tables() for part in parts[: 1 if shared else None]]
     return [
-        np.concatenate([stage[k][1] for stage in stages]) for k in range(len(stacks))
+        np.concatenate([_piece(stage, stack.features) for stage in stages])
+        for stack in stacks
     ]
+
+
+def _piece(stage, features: slice) -> np.ndarray:
+    own, table = stage[_spanning(stage, features.start)]
+    return table[:, features.start - own.start : features.stop - own.start]
 
 
 def _unstack(parts, stacks, tables, shared: bool) -> list:
     """Return copies of the parts with the tables that `_stack` would give."""
     if shared:
         return [parts[0]._with_tables(tables)] * len(parts)
-    split = [own.split(table) for own, table in zip(stacks, tables, strict=True)]
-    return [
-        part._with_tables(list(own))
-        for part, own in zip(parts, zip(*split, strict=True), strict=True)
-    ]
+    pieces = [own.split(table) for own, table in zip(stacks, tables, strict=True)]
+    found = []
+    for j, part in enumerate(parts):
+        of_tables: list[list[np.ndarray]] = [[] for _ in part._free_tables()]
+        for stack, of_stages in zip(stacks, pieces, strict=True):
+            k = _spanning(part._free_tables(), stack.features.start)
+            of_tables[k].append(of_stages[j])
+        found.append(part._with_tables([np.hstack(some) for some in of_tables]))
+    return found

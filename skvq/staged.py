@@ -4,7 +4,6 @@ from abc import abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._arrays import as_indices
@@ -39,7 +38,7 @@ class StagedQuantizer(BaseQuantizer):
             The sum of the codewords up to each stage.
         """
         self = as_it_is_now(self)
-        check_is_fitted(self)
+        self._check_fitted()
         widths = self._decodable_widths()
         codes = check_codes(self, codes, self.codebook_sizes_, widths)
         yield from self._partial_sums(self._home_.like(codes))

@@ -41,7 +41,8 @@ class VectorQuantizer(BaseQuantizer):
     Parameters
     ----------
     n_codewords : int, default=256
-        V, the number of codewords.
+        V, the number of codewords.  With ``learning="fixed"`` and a table as `init` it
+        plays no part: V is the number of rows of the table.
     metric : str or callable, default="sqeuclidean"
         Distance that assigns samples and that `score` reports: "sqeuclidean", "cosine"
         (codewords are unit vectors), "manhattan", "inner_product" (minus the product),
@@ -348,16 +349,24 @@ class VectorQuantizer(BaseQuantizer):
         if isinstance(self.init, str):
             return None
         table = nearest.backend_of(self.init).to_host(self.init)
-        shape = self.n_codewords, n_features
+        # What nothing is learned from has any number of rows.
+        size = None if self.learning == "fixed" else self.n_codewords
         meaning = "(n_codewords, n_features)"
-        table = check_table(table, "init", dtype, shape, meaning)
+        if size is None:
+            meaning = f"(n_codewords, {n_features}), the second the number of features"
+        table = check_table(table, "init", dtype, (size, n_features), meaning)
         if nearest.check_metric(self.metric) == "cosine":
             nearest.check_no_zero_rows(table, "init")
             table = unit_rows(table)
         return table
 
+    def _given_size(self):
+        if self.learning == "fixed" and not isinstance(self.init, str):
+            return len(self.init)
+        return None
+
     def _table_elements(self, n_features):
-        return self.n_codewords * n_features
+        return (self._given_size() or self.n_codewords) * n_features
 
     def _check_memory(self, rows) -> None:
         d = rows.n_features

@@ -192,9 +192,9 @@ def _online(learning, **parameters):
     return vq(learning=learning, batch_size=64, **parameters)
 
 
-def _few_batches(learning):
+def _few_batches(learning, **parameters):
     """A part, or the table of a residual scheme, of a learner from streams."""
-    return _online(learning, **FEW_ROUNDS)
+    return _online(learning, **parameters, **FEW_ROUNDS)
 
 
 def _fixed(name, make, **facts):
@@ -462,6 +462,30 @@ TABLE = [
         zeros=False,
         learns=False,
     ),
+    Row("pq-widths", lambda: pq(8, 4, widths=[3, 1, 2]), sklearn_checks=False),
+    Row(
+        "pq-of-list",
+        lambda: pq(
+            quantizer=[vq(), UniformQuantizer(3), ProductQuantizer(2, 3)],
+            n_codewords=None,
+        ),
+        represents=False,
+        sklearn_checks=False,
+        learns=False,
+    ),
+    Row(
+        "pq-of-pairs-widths",
+        lambda: pq(
+            quantizer=[
+                ("fast", _few_batches("minibatch")),
+                ("slow", _few_batches("ema", n_codewords=7)),
+            ],
+            widths=[1, 5],
+            n_codewords=None,
+        ),
+        streams=True,
+        sklearn_checks=False,
+    ),
     # Kronecker products
     _kronecker("kronecker-defaults", lambda: kq(None, 16), sklearn_checks=True),
     _kronecker("kronecker-2", lambda: kq((3, 2), [5, 3])),
@@ -649,6 +673,30 @@ TABLE = [
         "rq-of-manhattan",
         lambda: rq(quantizer=vq(metric="manhattan")),
         learns=False,
+    ),
+    _residual(
+        "rq-of-pairs",
+        lambda: rq(
+            quantizer=[
+                ("direction", vq(metric="cosine")),
+                ("rest", UniformQuantizer(4, feature_range="quantile")),
+            ],
+            n_codewords=None,
+        ),
+        zeros=False,
+        learns=False,
+    ),
+    _residual(
+        "rq-of-list-beam-refined",
+        lambda: rq(
+            quantizer=[
+                _few_rounds(n_codewords=5),
+                ProductQuantizer(2, 3, quantizer=_few_rounds()),
+            ],
+            n_codewords=None,
+            beam_size=3,
+            n_refine=2,
+        ),
     ),
     # The additive scheme
     Row("aq-exhaustive", lambda: aq(), computed=True),

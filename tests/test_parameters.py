@@ -748,7 +748,7 @@ def test_the_order_of_bytes_changes_nothing(estimator):
 
 @pytest.mark.parametrize("outer", [ProductQuantizer, ResidualQuantizer])
 def test_a_parameter_of_a_part_that_is_not_there_yet(outer):
-    part = outer()._template()
+    part = outer()._default_part()
     with pytest.raises(
         ValueError, match="quantizer__max_iter=3 cannot be set"
     ) as error:

@@ -252,7 +252,7 @@ def test_repeats_judge_like_weights(make, monkeypatch):
         seen.append(np.unique(X, axis=0))
         # The mean over the counts that the user gave, whatever is handed on.
         found = loss(rq, parts, held)
-        codes = residual._search(residual.Stages(parts), X, rq.beam_size)[0][:, 0]
+        codes = residual._search(residual.Parts(parts), X, rq.beam_size)[0][:, 0]
         sums = list(residual._partial_sums(parts, codes.astype(np.intp)))[-1]
         errors = np.square(X - sums, dtype=np.float64).sum(axis=1)
         given = None if weights is None else [by_row[x.tobytes()] for x in X]
