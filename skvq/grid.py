@@ -23,6 +23,7 @@ from skvq.learning.scalar import (
     Moments,
     Spans,
     column_range,
+    distinct_of_all,
     equal_shares,
     level_means,
     level_shares,
@@ -46,6 +47,8 @@ from skvq.scalar import (
 ARRAYS = Accepted(is_sequence, "a sequence of arrays")
 # What a range that was given in numbers is called.
 _GIVEN = "(low, high)"
+# How many values of all features are kept, for levels that these share.
+_MOST_VALUES, _VALUES_PER_LEVEL = 2**18, 16
 # Squashes of which nothing is learned.
 _FIXED_BOUNDS = frozenset({"tanh", "clamp"})
 
@@ -132,7 +135,10 @@ class UniformQuantizer(ScalarQuantizer):
 
     The levels for ``density="data"`` are the best there are up to 1024 distinct values,
     found by dynamic programming; beyond, a local optimum that is never worse than that
-    of scikit-learn's ``KBinsDiscretizer(strategy="kmeans")``.
+    of scikit-learn's ``KBinsDiscretizer(strategy="kmeans")``.  With
+    ``share_levels=True``, of more than 262,144 values (16 for each level, if that is
+    more) near ones are merged: memory is that of a block of rows, whatever their
+    number.
 
     References
     ----------
@@ -214,7 +220,7 @@ class UniformQuantizer(ScalarQuantizer):
             # The values of all features are those of one.
             columns, own = rows.view(stacked, 1, width=1, times=d), sizes[:1]
         if self.levels == "lloyd-max" and self.density == "data":
-            tables = yield from self._best_tables(columns, own)
+            tables = yield from self._best_tables(rows, own)
             return {**found, "_codec_": Levels(_of_all(tables, d), sizes)}
         how, shared = self._statistic(), bool(self.share_levels)
         if seen is not None:
@@ -349,7 +355,12 @@ class UniformQuantizer(ScalarQuantizer):
             counts.extend(len(values) for values, _ in pairs)
             return best_levels(pairs, sizes[features])
 
-        tables = yield from of_distinct(rows, learn)
+        if self.share_levels:
+            most = max(_MOST_VALUES, _VALUES_PER_LEVEL * sizes[0])
+            pair = yield from distinct_of_all(rows, most)
+            tables = learn([pair], slice(0, 1))
+        else:
+            tables = yield from of_distinct(rows, learn)
         _warn_of_few(
             self._column_noun(),
             counts,
@@ -428,7 +439,8 @@ class UniformQuantizer(ScalarQuantizer):
         )
 
     def _needs_rows_in_memory(self):
-        if isinstance(self.levels, str) and self._statistic() == "data":
+        learns = isinstance(self.levels, str) and not self.share_levels
+        if learns and self._statistic() == "data":
             return all_in_memory("levels", self.levels)
         return None
 

@@ -24,7 +24,8 @@ from skvq import (
 )
 from skvq.codes import from_signed, to_signed, token_ids
 from skvq.coding.levels import Grid
-from skvq.learning.scalar import Moments
+from skvq.learning.rows import Rows, run
+from skvq.learning.scalar import Moments, distinct_of_all
 
 with np.load(Path(__file__).parent / "data" / "tokenizers.npz") as stored:
     STORED = dict(stored)
@@ -432,26 +433,43 @@ def test_shared_levels_are_those_of_all_values(parameters, weighted):
     assert len({id(table) for table in copy.codebooks_}) == 1
 
 
-def test_shared_levels_of_a_map(tmp_path, monkeypatch):
-    X = mixture(500, 4)
-    np.save(tmp_path / "X.npy", X)
-    expected = UniformQuantizer(5, levels="lloyd-max", share_levels=True).fit(X)
+@pytest.fixture
+def many_blocks(monkeypatch):
     monkeypatch.setattr("skvq.learning.rows.BLOCK_ELEMENTS", 256)
     monkeypatch.setattr("skvq.learning.rows.HELD_BYTES", 0)
-    there = np.load(tmp_path / "X.npy", mmap_mode="r")
-    found = UniformQuantizer(5, levels="lloyd-max", share_levels=True).fit(there)
-    assert_array_equal(found.codebooks_[0], expected.codebooks_[0])
 
 
-def test_shared_levels_of_a_dask_array():
+@pytest.mark.parametrize("how", ["minmax", "quantile", "gaussian", "lloyd-max"])
+def test_shared_levels_of_rows_elsewhere(how, tmp_path, many_blocks):
     da = pytest.importorskip("dask.array")
     X = mixture(500, 4)
-    for how in ("minmax", "quantile", "gaussian"):
-        quantizer = UniformQuantizer(5, feature_range=how, share_levels=True)
-        found = clone(quantizer).fit(da.from_array(X, chunks=(100, 4)))
-        assert_array_equal(found.feature_range_, quantizer.fit(X).feature_range_)
-    with pytest.raises(ValueError, match="levels='lloyd-max' learns from all rows"):
-        UniformQuantizer(levels="lloyd-max", share_levels=True).fit(da.from_array(X))
+    np.save(tmp_path / "X.npy", X)
+    parameters = {"feature_range": how}
+    if how == "lloyd-max":
+        parameters = {"levels": how}
+    quantizer = UniformQuantizer(5, share_levels=True, **parameters).fit(X)
+    for there in (
+        np.load(tmp_path / "X.npy", mmap_mode="r"),
+        da.from_array(X, chunks=(100, 4)),
+    ):
+        found = clone(quantizer).fit(there)
+        assert_array_equal(found.codebooks_[3], quantizer.codebooks_[3])
+
+
+def test_shared_levels_of_more_values_than_are_kept(many_blocks, monkeypatch):
+    X = mixture(3000, 4, dtype=np.float64)
+    X[7, 2] = 100
+    quantizer = UniformQuantizer(6, levels="lloyd-max", share_levels=True)
+    best = quantizer.fit(X).distortion_
+    monkeypatch.setattr("skvq.grid._MOST_VALUES", 500)
+    few = quantizer.fit(X)
+    assert few.distortion_ < 1.005 * best
+    assert few.codebooks_[0][-1] == 100
+    values, weights = run(distinct_of_all(Rows(X), 500))
+    assert 250 < len(values) <= 500
+    assert (np.diff(values) > 0).all()
+    assert weights.sum() == X.size
+    assert values @ weights == pytest.approx(X.sum(), rel=1e-12)
 
 
 def test_shared_levels_that_are_given():

@@ -11,7 +11,7 @@ sorted list, and the best codebook a problem in one dimension.  Here are
 """
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -126,6 +126,57 @@ def distinct(column: Any, weights: Any | None) -> tuple[np.ndarray, np.ndarray]:
         be.to_host(column).astype(np.float64), return_inverse=True
     )
     return values, np.bincount(inverse.ravel(), weights, len(values)).astype(float)
+
+
+def distinct_of_all(rows: Rows, most: int) -> Learner[tuple[np.ndarray, np.ndarray]]:
+    """Return the values of all features together, ascending, and what each weighs.
+
+    Memory is that of a block.  Where there are more distinct values than may be kept,
+    neighbours are merged that make the least error: far values of a tail stay.
+
+    Parameters
+    ----------
+    rows : Rows
+        The samples.
+    most : int
+        How many values may be kept.
+    """
+    values, weights = yield rows.fold(_few_values, most, join=partial(_merged, most))
+    return values, weights
+
+
+def _few_values(block: Block, most: int) -> tuple[np.ndarray, np.ndarray]:
+    be, d = block.be, block.x.shape[1]
+    weights = None if block.w is None else np.repeat(block.host_weights(), d)
+    return _thinned(*distinct(be.xp.reshape(block.x, (-1,)), weights), most)
+
+
+def _merged(most: int, one: tuple, other: tuple) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values that either holds."""
+    values, weights = map(np.concatenate, zip(one, other, strict=True))
+    return _thinned(*distinct(values, weights), most)
+
+
+def _thinned(values, weights, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Merge pairs of neighbours, of least squared error, until there are few values."""
+    while len(values) > most:
+        first = np.arange(0, len(values) - 1, 2)
+        a, b = weights[first], weights[first + 1]
+        # Halves, in parts of the whole range, neither overflow nor vanish.
+        gaps = 0.5 * values[first + 1] - 0.5 * values[first]
+        gaps = gaps / (0.5 * values[-1] - 0.5 * values[0])
+        errors = a * b / (a + b) * gaps**2
+        # No more than half of the pairs at a time: the others may have nearer ones.
+        count = min(len(values) - most, -(-len(first) // 2))
+        first = first[errors <= np.partition(errors, count - 1)[count - 1]]
+        share = weights[first + 1] / (weights[first] + weights[first + 1])
+        values, weights = values.copy(), weights.copy()
+        values[first] = (1 - share) * values[first] + share * values[first + 1]
+        weights[first] += weights[first + 1]
+        kept = np.ones(len(values), dtype=bool)
+        kept[first + 1] = False
+        values, weights = values[kept], weights[kept]
+    return values, weights
 
 
 def equal_shares(values: np.ndarray, weights: np.ndarray, n_cells: int) -> np.ndarray:
