@@ -202,18 +202,6 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """Return a fitted copy with other tables in place of `_free_tables`."""
         raise AssertionError("guarded by _has_free_tables")  # pragma: no cover
 
-    @classmethod
-    def from_codebooks(cls, codebooks, **parameters):
-        """Return a fitted quantizer of given tables."""
-        new = cls(**parameters)
-        new._validate_params()
-        made: dict = {}
-        for table in codebooks:
-            made.setdefault(id(table), nearest.Table(np.asarray(table)))
-        new._assign(new._from_tables([made[id(t)] for t in codebooks]), nearest.HOST)
-        new.distortion_ = float("nan")
-        return new
-
     # -- public methods ------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=False)
