@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -145,6 +146,110 @@ def fit_parts(
 
 def _fit_held(part, rows: Rows) -> tuple:
     return part, run(fit_part(part, rows))
+
+
+def parts_of_tables(template, tables: Sequence[nearest.Table], n_parts: int) -> list:
+    """Return clones of a quantizer that are fitted with given tables.
+
+    Parameters
+    ----------
+    template : quantizer
+        Cloned, never changed.
+    tables : sequence of Table
+        Those of all parts, one part after the other.
+    n_parts : int
+        How many parts there are, where the template does not tell how many tables it
+        has.
+
+    Returns
+    -------
+    parts : list of quantizers
+        Parts of the same tables are the same object.
+
+    Raises
+    ------
+    ValueError
+        If the tables cannot be dealt out.
+    """
+    n_tables, each = len(tables), template._n_tables()
+    if each is not None:
+        if n_tables % each:
+            raise ValueError(
+                f"codebooks has {n_tables} tables, but each part, {template!r}, has "
+                f"{each} of them."
+            )
+        n_parts = n_tables // each
+    parts: dict[tuple, Any] = {}
+    found: list = []
+    for places in np.array_split(np.arange(n_tables), min(n_parts, n_tables)):
+        own = [tables[place] for place in places]
+        key = tuple(map(id, own))
+        if key not in parts:
+            part = clone(template)
+            if "n_codewords" in part.get_params():
+                # What it has is that of parts for which nothing else is said.
+                part.set_params(n_codewords=type(part)().n_codewords)
+            part._set_up(own)
+            parts[key] = part
+        found.append(parts[key])
+    return found
+
+
+def imply_parts(scheme, name: str, parts: Sequence) -> None:
+    """Set the parameters of a scheme that follow from parts of given tables.
+
+    Parameters
+    ----------
+    scheme : quantizer
+        Whose parts they are.
+    name : str
+        Its parameter that says how many.
+    parts : sequence of quantizers
+        From `parts_of_tables`.
+    """
+    scheme._imply(**{name: len(parts)})
+    sizes = [getattr(part, "n_codewords", None) for part in parts]
+    whole = [size for size in sizes if isinstance(size, Integral)]
+    if len(whole) == len(parts):
+        scheme._imply(n_codewords=one_or_each(whole))
+
+
+def as_shared(tables: Sequence[nearest.Table], asked: bool) -> list[nearest.Table]:
+    """Return tables; if one is asked for in place of all, raise unless they are equal.
+
+    Parameters
+    ----------
+    tables : sequence of Table
+        The tables.
+    asked : bool
+        The parameter `share_codebook`.
+    """
+    if not asked:
+        return list(tables)
+    first = tables[0]
+    if not all(np.array_equal(first.codewords, each.codewords) for each in tables):
+        raise ValueError(
+            "share_codebook=True takes one table in all places, but the given "
+            "codebooks differ."
+        )
+    return [first] * len(tables)
+
+
+def are_shared(tables: Sequence) -> bool:
+    """Whether there are several, all of which are the same object."""
+    return len(tables) > 1 and all(each is tables[0] for each in tables)
+
+
+def demand(tables: Sequence, n_tables: int, why: str) -> Sequence:
+    """Return tables; raise unless they are so many."""
+    if len(tables) != n_tables:
+        raise ValueError(f"codebooks has {len(tables)} tables, but {why}.")
+    return tables
+
+
+def one_or_each(sizes: Sequence) -> Any:
+    """Return one size for all, if they are equal."""
+    return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
 
 
 def searched_tables(parts: Sequence) -> nearest.Tables | None:

@@ -21,11 +21,15 @@ from skvq._validation import collected, copy_to_fit, warn, warn_of_parts
 from skvq.base import QUANTIZER, BaseQuantizer
 from skvq.learning.rows import Rows, columns, stacked
 from skvq.parts import (
+    are_shared,
+    as_shared,
     check_as_begun,
     check_sizes_as_begun,
     fit_parts,
+    imply_parts,
     make_parts,
     parts_elements,
+    parts_of_tables,
     searched_tables,
     why_in_memory,
     why_no_stream,
@@ -251,6 +255,21 @@ class ProductQuantizer(BaseQuantizer):
             )
         columns = np.array_split(np.arange(n_features), n_subspaces)
         return [slice(int(part[0]), int(part[-1]) + 1) for part in columns]
+
+    def _from_tables(self, tables):
+        tables = as_shared(tables, self.share_codebook)
+        parts = parts_of_tables(self._template(), tables, self.n_subspaces)
+        imply_parts(self, "n_subspaces", parts)
+        shared = are_shared(parts)
+        self.share_codebook = shared or self.share_codebook
+        return {
+            "n_features_in_": sum(part.n_features_in_ for part in parts),
+            **self._found(parts[:1] if shared else parts, len(parts)),
+        }
+
+    def _n_tables(self):
+        each = self._template()._n_tables()
+        return each and self.n_subspaces * each
 
     def _found(self, fitted: list, n_subspaces: int) -> dict:
         """Return the fitted attributes of the distinct parts."""

@@ -43,12 +43,16 @@ from skvq.learning.random_rows import new_key, some_places, some_rows
 from skvq.learning.rows import Block, Learner, Rows, run
 from skvq.learning.start import few_distinct
 from skvq.parts import (
+    are_shared,
+    as_shared,
     check_as_begun,
     check_sizes_as_begun,
     fit_part,
+    imply_parts,
     make_parts,
     part_sizes,
     parts_elements,
+    parts_of_tables,
     searched_tables,
     why_in_memory,
     why_no_stream,
@@ -287,6 +291,26 @@ class ResidualQuantizer(StagedQuantizer):
             Stages(parts), X, self.beam_size, stage_weights=self._checked_weights()
         )
         return average(losses[:, 0], weights)
+
+    def _from_tables(self, tables):
+        tables = as_shared(tables, self.share_codebook)
+        parts = parts_of_tables(self._template(), tables, self.n_stages)
+        widths = [part.n_features_in_ for part in parts]
+        if len(set(widths)) > 1:
+            raise ValueError(
+                f"The stages of the given codebooks have {widths} features; expected "
+                "one number for all."
+            )
+        imply_parts(self, "n_stages", parts)
+        if isinstance(parts[0], VectorQuantizer) and are_shared(parts):
+            self.share_codebook = True
+        self._check_parts()
+        found = {"n_features_in_": widths[0], "fit_beam_size_": 1}
+        return {**found, **_found(parts)}
+
+    def _n_tables(self):
+        each = self._template()._n_tables()
+        return each and self.n_stages * each
 
     def _learn_parts(self, rows, rng, beam) -> Learner[list]:
         if self.share_codebook:

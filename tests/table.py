@@ -92,6 +92,8 @@ class Row:
         Whether its full codebook is small.
     searches_harder : bool
         Whether `transform` finds better codes than those that `fit` learned from.
+    tables : bool
+        Whether its tables can be given in place of a fit.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Row:
     learns: bool = True
     make_is_small: bool = True
     searches_harder: bool = False
+    tables: bool = True
 
     def data(self, n_samples=320, seed=0, dtype=np.float32):
         return mixture(n_samples, self.n_features, seed, dtype)
@@ -204,6 +207,7 @@ def _fixed(name, make, **facts):
         "weights": "exact",
         "deterministic": True,
         "few": False,
+        "tables": False,
         **facts,
     }
     return Row(name, make, **facts)
