@@ -23,7 +23,8 @@ from skvq.learning.scalar import (
     total_weight,
     weighted_mean,
 )
-from skvq.scalar import ScalarQuantizer, columns_of_tables, one_or_each, shared_tables
+from skvq.parts import one_or_each
+from skvq.scalar import ScalarQuantizer, columns_of_tables, shared_tables
 
 
 class BinaryQuantizer(ScalarQuantizer):
@@ -221,7 +222,7 @@ class BinaryQuantizer(ScalarQuantizer):
                 f"radius={self.radius!r}: the last of codebooks is expected to hold "
                 "lengths, ascending, behind a table of two rows for each feature."
             )
-        self.radius_levels = len(levels)
+        self._imply(radius_levels=len(levels))
         return arrays[:-1], ScalarRadius(Levels.of_tables([levels]))
 
     def _fewest_rows(self):
@@ -234,7 +235,10 @@ class BinaryQuantizer(ScalarQuantizer):
         return not self._learns_radius()
 
     def _why_no_partial_fit(self):
-        return f"radius={self.radius!r}; 'unit' and 'float32' need no samples."
+        return (
+            f"radius={self.radius!r} does not learn from a stream; 'unit' and "
+            "'float32' do."
+        )
 
     def _needs_rows_in_memory(self):
         return radius_in_memory(self.radius) if self.spherical else None

@@ -36,13 +36,8 @@ from skvq.learning.scalar import (
     uniform_reach,
     weighted_mean,
 )
-from skvq.parts import check_as_begun
-from skvq.scalar import (
-    ScalarQuantizer,
-    columns_of_tables,
-    one_or_each,
-    shared_tables,
-)
+from skvq.parts import check_as_begun, one_or_each
+from skvq.scalar import ScalarQuantizer, columns_of_tables, shared_tables
 
 ARRAYS = Accepted(is_sequence, "a sequence of arrays")
 # What a range that was given in numbers is called.
@@ -398,7 +393,7 @@ class UniformQuantizer(ScalarQuantizer):
             levels = levels[:1] * d
         if not isinstance(self.levels, str):
             self._check_as_given(levels)
-        self.n_levels = one_or_each(sizes)
+        self._imply(n_levels=one_or_each(sizes))
         if self.levels == "uniform" and not isinstance(self.feature_range, str):
             low, high = self._given_range(d)
             found.update(self._grid(low, high, sizes))
@@ -432,10 +427,13 @@ class UniformQuantizer(ScalarQuantizer):
 
     def _why_no_partial_fit(self):
         if self.levels == "lloyd-max":
-            return f"density={self.density!r}; 'gaussian' is learned from a stream."
+            return (
+                f"density={self.density!r} does not learn from a stream; 'gaussian' "
+                "does."
+            )
         return (
-            f"feature_range={self.feature_range!r}; 'minmax', 'gaussian' and "
-            "(low, high) are found from a stream."
+            f"feature_range={self.feature_range!r} does not learn from a stream; "
+            "'minmax', 'gaussian' and (low, high) do."
         )
 
     def _needs_rows_in_memory(self):
@@ -825,8 +823,9 @@ class FiniteScalarQuantizer(ScalarQuantizer):
     def _from_tables(self, tables):
         if self.bound not in _FIXED_BOUNDS:
             raise ValueError(
-                f"bound={self.bound!r} is found from samples, of which codebooks do "
-                "not tell: give bound='tanh' or 'clamp', or use UniformQuantizer."
+                "FiniteScalarQuantizer has no from_codebooks with "
+                f"bound={self.bound!r}, which is found from samples: give bound='tanh' "
+                "or 'clamp', or use UniformQuantizer, for the nearest levels."
             )
         arrays = columns_of_tables(tables)
         sizes, dtype = tuple(map(len, arrays)), tables[0].dtype
@@ -840,7 +839,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
                 "decode_to='values': codebooks are not the code values times scale; "
                 "leave decode_to out to decode to any others."
             )
-        self.levels = one_or_each(sizes)
+        self._imply(levels=one_or_each(sizes))
         # Code values are decoded to again by a fit, which learns nothing then.
         self.decode_to = "values" if own else "means"
         return {
@@ -859,7 +858,9 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         return self.bound in _FIXED_BOUNDS
 
     def _why_no_partial_fit(self):
-        return f"bound={self.bound!r}; 'tanh' and 'clamp' learn from a stream."
+        return (
+            f"bound={self.bound!r} does not learn from a stream; 'tanh' and 'clamp' do."
+        )
 
     def _needs_rows_in_memory(self):
         return all_in_memory("bound", self.bound) if self.bound == "cdf" else None

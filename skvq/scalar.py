@@ -67,8 +67,3 @@ def shared_tables(arrays: Sequence[np.ndarray]) -> tuple[nearest.Table, ...]:
     """Return the tables that arrays are; of an array that is there twice, one."""
     made = {id(array): nearest.Table(array) for array in arrays}
     return tuple(made[id(array)] for array in arrays)
-
-
-def one_or_each(values: Sequence) -> object:
-    """Return a value that all columns have, or the tuple of all of them."""
-    return values[0] if len(set(values)) == 1 else tuple(values)

@@ -207,7 +207,6 @@ def _fixed(name, make, **facts):
         "weights": "exact",
         "deterministic": True,
         "few": False,
-        "tables": False,
         **facts,
     }
     return Row(name, make, **facts)
@@ -650,6 +649,7 @@ TABLE = [
         idempotent=False,
         learns=False,
         make_is_small=False,
+        tables=False,
     ),
     _residual(
         "rq-of-manhattan",
@@ -915,8 +915,8 @@ TABLE = [
         streams=True,
         sklearn_checks=False,
     ),
-    _fixed("fsq-cdf", lambda: FiniteScalarQuantizer(4, bound="cdf")),
-    _fixed("fsq-none", lambda: FiniteScalarQuantizer(5, bound="none")),
+    _fixed("fsq-cdf", lambda: FiniteScalarQuantizer(4, bound="cdf"), tables=False),
+    _fixed("fsq-none", lambda: FiniteScalarQuantizer(5, bound="none"), tables=False),
     _fixed(
         "pq-of-fsq",
         lambda: ProductQuantizer(2, quantizer=FiniteScalarQuantizer(4)),
@@ -928,43 +928,51 @@ TABLE = [
         lambda: SphericalQuantizer(),
         learns=False,
         make_is_small=False,
+        tables=False,
     ),
     _fixed(
         "spherical-sizes",
         lambda: SphericalQuantizer([4, 3, 5, 2, 7]),
         learns=False,
         sklearn_checks=False,
+        tables=False,
     ),
     _fixed(
         "spherical-density",
         lambda: SphericalQuantizer(4, angles="density"),
         learns=False,
+        tables=False,
     ),
     _fixed(
         "spherical-tree",
         lambda: SphericalQuantizer(4, coordinates="tree", angles="density"),
         learns=False,
+        tables=False,
     ),
     _fixed(
         "spherical-total-bits",
         lambda: SphericalQuantizer(total_bits=11, angles="density"),
         learns=False,
+        tables=False,
     ),
     _fixed(
         "spherical-uniform-radius",
         lambda: SphericalQuantizer(4, radius="uniform", radius_levels=5),
         learns=False,
+        tables=False,
     ),
     _fixed(
         "spherical-learned-radius",
         lambda: SphericalQuantizer(3, radius="learned", radius_levels=5),
         learns=False,
+        tables=False,
     ),
     _fixed(
         "spherical-float32-radius",
         lambda: SphericalQuantizer(4, coordinates="tree", radius="float32"),
         learns=False,
         make_is_small=False,
+        tables=False,
     ),
     _fixed(
         "pq-of-spherical",
@@ -972,6 +980,7 @@ TABLE = [
             2, quantizer=SphericalQuantizer(4, radius="uniform", radius_levels=4)
         ),
         learns=False,
+        tables=False,
     ),
     # Reconstructions as features
     Row("features-vq", lambda: QuantizedFeatures(vq()), codes=False),
