@@ -17,7 +17,7 @@ from skvq.additive import AdditiveQuantizer
 from skvq.base import BaseQuantizer
 from skvq.coding.levels import Levels, LevelTables
 from skvq.coding.pyramid import Pyramid
-from skvq.grid import FiniteScalarQuantizer, _Distribution
+from skvq.grid import FiniteScalarQuantizer, UniformQuantizer, _Distribution
 from skvq.kronecker import KroneckerQuantizer
 from skvq.learning.online import StreamState
 from skvq.multiscale import MultiScaleQuantizer
@@ -103,7 +103,14 @@ def _multiscale(state: State) -> None:
         state["_codebook_"] = codebook
 
 
+def _uniform(state: State) -> None:
+    state.setdefault("ends", "edges")
+    state.setdefault("share_levels", False)
+
+
 def _finite(state: State) -> None:
+    state.setdefault("scale", 1.0)
+    state.setdefault("decode_to", "means")
     if "_tables_" in state:
         state["_tables_"] = LevelTables(state["_tables_"])
 
@@ -140,6 +147,7 @@ _CONVERTERS: dict[type, Callable[[State], None]] = {
     AdditiveQuantizer: _tables,
     KroneckerQuantizer: _tables,
     MultiScaleQuantizer: _multiscale,
+    UniformQuantizer: _uniform,
     FiniteScalarQuantizer: _finite,
     _Distribution: _distribution,
     Levels: _levels,

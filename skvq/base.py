@@ -158,6 +158,10 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _why_no_partial_fit(self) -> str:
         return "the scheme does not learn from a stream."
 
+    def _fewest_rows(self) -> int:
+        """Return how many rows `fit` needs: one, if it learns nothing from them."""
+        return 2
+
     def _needs_rows_in_memory(self) -> str | None:
         """Return why a Dask array is not learned from; None: it is."""
         return None
@@ -282,8 +286,9 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training samples; at least two.  May be a memory map; or a Dask array, of
-            known chunk lengths, whose rows stay where they are.
+            Training samples; at least two, or one where nothing is learned from them.
+            May be a memory map; or a Dask array, of known chunk lengths, whose rows
+            stay where they are.
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), optional
@@ -298,7 +303,8 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         new = copy_to_fit(self, fitted=False)
         with one_warning(), new._computing():
             new._check_backend(backend_of_samples(new, X))
-            X = check_samples(new, X, reset=True, min_samples=2, finite=False)
+            fewest = new._fewest_rows()
+            X = check_samples(new, X, reset=True, min_samples=fewest, finite=False)
             rows, new._weight_unit_ = new._rows_to_fit(X, sample_weight)
             run(new._learn(rows))
         take_over(self, new)

@@ -1,23 +1,33 @@
 """The binary scheme: the signs of the features."""
 
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
 from skvq import nearest
-from skvq._compat import SIZE, Interval, StrOptions
+from skvq._compat import NUMBERS, SIZE, Interval, StrOptions
 from skvq._validation import first_followed, warn_of_some
-from skvq.base import BaseQuantizer
+from skvq.coding.levels import Levels, is_table
+from skvq.coding.radius import Float32Radius, RadiusCode, ScalarRadius
 from skvq.learning.radius import (
     RADII,
     check_radius_memory,
     fit_radius,
     radius_in_memory,
 )
-from skvq.learning.scalar import weighted_mean
+from skvq.learning.rows import Learner, Rows, run
+from skvq.learning.scalar import (
+    Averages,
+    positive_per_column,
+    total_weight,
+    weighted_mean,
+)
+from skvq.parts import one_or_each
+from skvq.scalar import ScalarQuantizer, columns_of_tables, shared_tables
 
 
-class BinaryQuantizer(BaseQuantizer):
+class BinaryQuantizer(ScalarQuantizer):
     r"""Replace each feature by its sign: one bit each.
 
     The codewords are the corners of a box about the origin,
@@ -32,10 +42,10 @@ class BinaryQuantizer(BaseQuantizer):
     ----------
     spherical : bool, default=False
         Whether codewords are unit vectors, the length of x being coded apart.
-    scale : "fit" or float, default="fit"
+    scale : "fit", float or sequence of float, default="fit"
         With ``spherical=False``: what the signs are multiplied by.  "fit": the mean
-        absolute value of each feature, which has the least squared error; 1 gives
-        lookup-free quantization (LFQ).
+        absolute value of each feature, which has the least squared error; or a number
+        for all features, or one for each.  1 gives lookup-free quantization (LFQ).
     radius : {"unit", "uniform", "learned", "float32"}, default="unit"
         With ``spherical=True``: what becomes of the length of x.  "unit": it is lost,
         and reconstructions have length 1; "uniform": one more code for equal cells
@@ -72,6 +82,8 @@ class BinaryQuantizer(BaseQuantizer):
     :math:`2 - 2 \sqrt{d}\,\Gamma(d/2) / (\sqrt{\pi}\,\Gamma((d+1)/2))`: .398 at d = 64.
     A zero vector has the direction of the first corner.
 
+    `partial_fit` goes on with the mean magnitudes.
+
     References
     ----------
     Yu et al. (2024), "Language Model Beats Diffusion: Tokenizer is Key to Visual
@@ -97,7 +109,11 @@ class BinaryQuantizer(BaseQuantizer):
 
     _parameter_constraints = {  # noqa: RUF012
         "spherical": ["boolean"],
-        "scale": [StrOptions({"fit"}), Interval(Real, 0, None, closed="neither")],
+        "scale": [
+            StrOptions({"fit"}),
+            Interval(Real, 0, None, closed="neither"),
+            NUMBERS,
+        ],
         "radius": [StrOptions(set(RADII))],
         "radius_levels": [SIZE],
     }
@@ -112,31 +128,117 @@ class BinaryQuantizer(BaseQuantizer):
         self.radius_levels = radius_levels
 
     def _fit(self, rows):
-        n_features, dtype, radius = rows.n_features, rows.dtype, None
+        radius = None
         if self.spherical:
-            scale = np.full(n_features, 1 / np.sqrt(n_features))
             check_radius_memory(self.radius, self.radius_levels, rows.n_bytes)
             radius = yield from fit_radius(self.radius, rows, int(self.radius_levels))
-        elif self.scale == "fit":
-            scale = yield from weighted_mean(rows, _magnitudes)
-            warn_of_some(
-                "feature",
-                "all samples are zero, and so are both levels.",
-                [None if value > 0 else 0 for value in scale.astype(dtype)],
+        if self._learns_scale():
+            averages = yield from _mean_magnitudes(rows)
+            return self._of_magnitudes(averages, rows.dtype)
+        return self._of_scale(self._given_scale(rows.n_features), rows.dtype, radius)
+
+    def _partial_fit(self, X, weights):
+        rows = Rows(X, weights)
+        dtype = rows.dtype
+        if hasattr(self, "scale_"):
+            dtype = nearest.backend_of(self.scale_).numpy_dtype(self.scale_)
+        if not self._learns_scale():
+            radius = None
+            if self.spherical:
+                radius = run(fit_radius(self.radius, rows, int(self.radius_levels)))
+            return self._of_scale(self._given_scale(rows.n_features), dtype, radius)
+        seen, averages = self._seen_before(), run(_mean_magnitudes(rows))
+        if seen is not None:
+            averages = seen.joined(averages)
+        return self._of_magnitudes(averages, dtype)
+
+    def _learns_scale(self) -> bool:
+        return not self.spherical and isinstance(self.scale, str)
+
+    def _of_magnitudes(self, averages: Averages, dtype) -> dict[str, Any]:
+        (scale,) = averages.means
+        warn_of_some(
+            "feature",
+            "all samples are zero, and so are both levels.",
+            [None if value > 0 else 0 for value in scale.astype(dtype)],
+        )
+        return {**self._of_scale(scale, dtype, None), "_seen_": averages}
+
+    def _given_scale(self, n_features: int) -> np.ndarray:
+        """Return the scale of each feature, where none is learned."""
+        if self.spherical:
+            return np.full(n_features, 1 / np.sqrt(n_features))
+        return positive_per_column("scale", self.scale, n_features)
+
+    def _of_scale(self, scale: np.ndarray, dtype, radius) -> dict[str, Any]:
+        """Return the fitted attributes."""
+        if scale.max() > float(np.finfo(dtype).max):
+            raise ValueError(
+                f"scale={self.scale!r} is too large for {dtype}, in which X is "
+                "quantized."
             )
-        else:
-            scale = np.full(n_features, float(self.scale))
-            if self.scale > float(np.finfo(dtype).max):
-                raise ValueError(
-                    f"scale={self.scale!r} is too large for {dtype}, in which X is "
-                    "quantized."
-                )
         sizes = () if radius is None else radius.sizes
         return {
             "scale_": scale.astype(dtype),
             "_radius_": radius,
-            "codebook_sizes_": (2,) * n_features + sizes,
+            "codebook_sizes_": (2,) * len(scale) + sizes,
         }
+
+    def _from_tables(self, tables):
+        arrays = columns_of_tables(tables)
+        dtype, radius = tables[0].dtype, None
+        if self.spherical:
+            arrays, radius = self._radius_of(arrays)
+        scale = np.array([_scale_of(j, array) for j, array in enumerate(arrays)])
+        if self._learns_scale():
+            if scale.min() > 0:
+                # What it is, since nothing is known of the samples.
+                self.scale = one_or_each(scale.tolist())
+        else:
+            given = self._given_scale(len(scale))
+            if not np.allclose(scale, given, rtol=4 * np.finfo(dtype).eps, atol=0):
+                what = "spherical=True" if self.spherical else f"scale={self.scale!r}"
+                raise ValueError(
+                    f"{what}: codebooks have the scales {scale}; expected {given}."
+                )
+        found = self._of_scale(scale, dtype, radius)
+        return {**found, "n_features_in_": len(scale)}
+
+    def _radius_of(self, arrays) -> tuple[list[np.ndarray], RadiusCode]:
+        """Return the tables of the signs, and what the others say of the length."""
+        if self.radius == "unit":
+            return arrays, RadiusCode()
+        if self.radius == "float32":
+            code = Float32Radius()
+            if tuple(map(len, arrays[-2:])) != code.sizes or len(arrays) < 3:
+                raise ValueError(
+                    f"radius='float32': the last two of codebooks are expected to have "
+                    f"{code.sizes} rows, as those of a fitted quantizer have."
+                )
+            return arrays[:-2], code
+        levels = arrays[-1].astype(np.float64)
+        if len(arrays) < 2 or not is_table(levels):
+            raise ValueError(
+                f"radius={self.radius!r}: the last of codebooks is expected to hold "
+                "lengths, ascending, behind a table of two rows for each feature."
+            )
+        self._imply(radius_levels=len(levels))
+        return arrays[:-1], ScalarRadius(Levels.of_tables([levels]))
+
+    def _fewest_rows(self):
+        return 2 if self._learns_scale() or self._learns_radius() else 1
+
+    def _learns_radius(self) -> bool:
+        return self.spherical and self.radius not in ("unit", "float32")
+
+    def _can_partial_fit(self):
+        return not self._learns_radius()
+
+    def _why_no_partial_fit(self):
+        return (
+            f"radius={self.radius!r} does not learn from a stream; 'unit' and "
+            "'float32' do."
+        )
 
     def _needs_rows_in_memory(self):
         return radius_in_memory(self.radius) if self.spherical else None
@@ -162,14 +264,31 @@ class BinaryQuantizer(BaseQuantizer):
 
     def _codebooks(self):
         scale = nearest.backend_of(self.scale_).to_host(self.scale_)
-        signs = tuple(np.array([[0 - value], [value]]) for value in scale)
+        pairs = {value: np.array([[0 - value], [value]]) for value in set(scale)}
+        signs = shared_tables([pairs[value] for value in scale])
         if self._radius_ is None:
             return signs
         return signs + self._radius_.tables(scale.dtype)
 
 
+def _mean_magnitudes(rows: Rows) -> Learner[Averages]:
+    weight = yield from total_weight(rows)
+    mean = yield from weighted_mean(rows, _magnitudes)
+    return Averages(weight, (mean,))
+
+
 def _magnitudes(be: nearest.Backend, x):
     return abs(x)
+
+
+def _scale_of(j: int, table: np.ndarray) -> float:
+    """Return the scale of the feature that has a table."""
+    if table.shape != (2,) or not 0 <= table[1] == -table[0]:
+        raise ValueError(
+            f"codebooks[{j}] = {table.tolist()}; expected [[-s], [s]], the two values "
+            "of a sign."
+        )
+    return float(table[1])
 
 
 def hamming_distances(packed_X, packed_Y=None) -> np.ndarray:

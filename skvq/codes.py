@@ -1,4 +1,4 @@
-"""Code arrays in other clothes: packed bits, token ids, one-hot rows.
+"""Code arrays in other clothes: packed bits, signed columns, token ids, one-hot rows.
 
 Quantizers speak of codes as an ``(n_samples, n_codes)`` integer array, one column
 per codebook, because that is what arithmetic and indexing want. Files, sequence
@@ -27,11 +27,13 @@ from skvq._validation import followed_backend
 from skvq.nearest import Backend, engine_of
 
 __all__ = [
+    "from_signed",
     "from_token_ids",
     "one_hot",
     "pack",
     "packed_bits",
     "smallest_dtype",
+    "to_signed",
     "token_ids",
     "unpack",
 ]
@@ -381,6 +383,106 @@ def from_token_ids(
     return _sent(be, _unravel(ids.astype(np.int64, copy=False), sizes, strides))
 
 
+def to_signed(codes: ArrayLike, sizes: Sequence[int]) -> NDArray[Any]:
+    """Turn codes into signed integers about zero, as columns of vector stores want.
+
+    Each column is shifted by half its size: 256 codes are the int8 from -128 to 127,
+    and 255 codes, symmetric, those from -127 to 127.
+
+    Parameters
+    ----------
+    codes : array-like of int, shape (n_samples, n_codes)
+        Codes as `transform` returns them: 0 <= codes[:, j] < sizes[j].
+    sizes : sequence of int, length n_codes
+        Number of codewords V_j behind each code column, 1 to 2**32 each.
+
+    Returns
+    -------
+    signed : ndarray of shape (n_samples, n_codes)
+        ``codes - sizes // 2``, in the smallest signed dtype that holds the largest
+        size: int8 up to 256, int16 up to 65,536, else int32.
+
+    Raises
+    ------
+    TypeError
+        If codes or sizes are not integers.
+    ValueError
+        If the shape of codes doesn't match sizes, or a code is out of range; the
+        message names row and column.
+
+    See Also
+    --------
+    from_signed : The way back.
+
+    Notes
+    -----
+    Of a grid of V equal steps (`UniformQuantizer` without clipping) differences of
+    signed codes are those of the values in steps, so that squared distances are right
+    up to the square of the step, if it is the same for all features.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.codes import to_signed
+    >>> to_signed(np.array([[0, 255], [128, 3]]), (256, 256))
+    array([[-128,  127],
+           [   0, -125]], dtype=int8)
+    """
+    sizes = _check_sizes(sizes)
+    be, codes = _check_codes(codes, sizes)
+    signed = np.empty(codes.shape, dtype=_signed_dtype(max(sizes)))
+    for j, size in enumerate(sizes):
+        signed[:, j] = codes[:, j].astype(np.int64) - size // 2
+    return _sent(be, signed)
+
+
+def from_signed(signed: ArrayLike, sizes: Sequence[int]) -> NDArray[Any]:
+    """Turn signed integers about zero back into codes.
+
+    Parameters
+    ----------
+    signed : array-like of int, shape (n_samples, n_codes)
+        What `to_signed` has made: -(sizes[j] // 2) and upward.
+    sizes : sequence of int, length n_codes
+        The sizes that it was made with.
+
+    Returns
+    -------
+    codes : ndarray of shape (n_samples, n_codes)
+        The codes, in the smallest unsigned dtype that holds the largest size.
+
+    Raises
+    ------
+    TypeError
+        If signed or sizes are not integers.
+    ValueError
+        If the shape of signed doesn't match sizes, or an entry is out of range; the
+        message names row and column.
+
+    See Also
+    --------
+    to_signed : The way here.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.codes import from_signed
+    >>> from_signed(np.array([[-128, 127], [0, -125]], dtype=np.int8), (256, 256))
+    array([[  0, 255],
+           [128,   3]], dtype=uint8)
+    """
+    sizes = _check_sizes(sizes)
+    be, signed = _check_codes(signed, sizes, "signed", [-(size // 2) for size in sizes])
+    codes = np.empty(signed.shape, dtype=smallest_dtype(max(sizes)))
+    for j, size in enumerate(sizes):
+        codes[:, j] = signed[:, j].astype(np.int64) + size // 2
+    return _sent(be, codes)
+
+
+def _signed_dtype(size: int) -> np.dtype[Any]:
+    return np.min_scalar_type(-(size - size // 2))
+
+
 def one_hot(
     codes: ArrayLike,
     sizes: Sequence[int],
@@ -473,38 +575,48 @@ def _sent(be: Backend, array: NDArray[Any]) -> Any:
     return be.send(array.astype(be.code_dtype(array.dtype), copy=False))
 
 
-def _check_codes(codes: Any, sizes: tuple[int, ...]) -> tuple[Backend, NDArray[Any]]:
-    """Return where the answer is to be, and valid codes on the host."""
+def _check_codes(
+    codes: Any,
+    sizes: tuple[int, ...],
+    name: str = "codes",
+    lowest: Sequence[int] | None = None,
+) -> tuple[Backend, NDArray[Any]]:
+    """Return where the answer is to be, and valid codes on the host.
+
+    The lowest code of a column is zero, or what is said.
+    """
     be = followed_backend(codes)
-    codes = np.asarray(check_unmasked(be.to_host(codes), "codes"))
+    codes = np.asarray(check_unmasked(be.to_host(codes), name))
     if codes.ndim != 2:
         raise ValueError(
-            f"codes must be 2-d, of shape (n_samples, n_codes), got {codes.shape}"
+            f"{name} must be 2-d, of shape (n_samples, n_codes), got {codes.shape}"
         )
     if codes.shape[1] != len(sizes):
         raise ValueError(
-            f"codes has {codes.shape[1]} columns, sizes={sizes} has {len(sizes)}: "
+            f"{name} has {codes.shape[1]} columns, sizes={sizes} has {len(sizes)}: "
             "there must be one size per column"
         )
     if codes.dtype.kind not in "iu":
         raise TypeError(
-            f"codes must be integers in every column, got dtype {codes.dtype}"
+            f"{name} must be integers in every column, got dtype {codes.dtype}"
         )
     for j, size in enumerate(sizes):
-        i = _first_out_of_range(codes[:, j], size)
+        low = 0 if lowest is None else lowest[j]
+        i = _first_out_of_range(codes[:, j], size, low)
         if i is not None:
             raise ValueError(
-                f"codes[{i}, {j}] is {codes[i, j]}: column {j} has {size} codewords, "
-                f"0 to {size - 1}"
+                f"{name}[{i}, {j}] is {codes[i, j]}: column {j} has {size} codewords, "
+                f"{low} to {low + size - 1}"
             )
     return be, codes
 
 
-def _first_out_of_range(values: NDArray[Any], size: int) -> int | None:
+def _first_out_of_range(values: NDArray[Any], size: int, low: int = 0) -> int | None:
     # Compared as Python integers, which no dtype can wrap around.
-    if not len(values) or (int(values.min()) >= 0 and int(values.max()) < size):
+    last = low + size - 1
+    if not len(values) or (int(values.min()) >= low and int(values.max()) <= last):
         return None
-    return next(i for i, value in enumerate(values) if not 0 <= int(value) < size)
+    return next(i for i, value in enumerate(values) if not low <= int(value) <= last)
 
 
 def _check_packed(

@@ -1,44 +1,64 @@
 """Scalar schemes: each feature replaced by the level of its cell on the line."""
 
 from functools import cached_property
-from numbers import Integral
+from numbers import Integral, Real
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
-from skvq._checks import check_memory, check_unmasked
-from skvq._compat import NUMBERS, SIZE, SIZES, Interval, StrOptions
+from skvq._checks import check_count, check_memory, check_unmasked, is_sequence
+from skvq._compat import NUMBERS, SIZE, SIZES, Accepted, Interval, StrOptions
 from skvq._validation import all_in_memory, as_it_is_now, check_codes, warn_of_some
-from skvq.base import BaseQuantizer, over_blocks
+from skvq.base import over_blocks
 from skvq.codes import smallest_dtype
-from skvq.coding.levels import Grid, Levels, LevelTables
+from skvq.coding.levels import Grid, Levels, LevelTables, is_table
 from skvq.learning.levels import best_levels
 from skvq.learning.quantiles import quantiles
-from skvq.learning.rows import Learner, Rows
+from skvq.learning.rows import Learner, Rows, run, stacked
 from skvq.learning.scalar import (
     DENSITIES,
+    Averages,
+    Moments,
+    Spans,
     column_range,
+    distinct_of_all,
     equal_shares,
     level_means,
+    level_shares,
     of_distinct,
     per_column,
+    positive_per_column,
     spread,
     standard_levels,
+    total_weight,
     uniform_reach,
     weighted_mean,
 )
+from skvq.parts import check_as_begun, one_or_each
+from skvq.scalar import ScalarQuantizer, columns_of_tables, shared_tables
+
+ARRAYS = Accepted(is_sequence, "a sequence of arrays")
+# What a range that was given in numbers is called.
+_GIVEN = "(low, high)"
+# How many values of all features are kept, for levels that these share.
+_MOST_VALUES, _VALUES_PER_LEVEL = 2**18, 16
+# Squashes of which nothing is learned.
+_FIXED_BOUNDS = frozenset({"tanh", "clamp"})
 
 
-class UniformQuantizer(BaseQuantizer):
+class UniformQuantizer(ScalarQuantizer):
     r"""Cut the range of each feature in equal cells.
 
     The Cartesian codebook: [low, high) is cut in V cells, and level j is the middle of
-    its cell, :math:`W_j = low + (2j + 1)(high - low) / (2V)`.  The nearest level is
-    found by a formula, and no table is kept: V may be as large as one likes, and the
-    cost is the same.  An edge belongs to the cell above it, and values beyond the
-    range to the end cells.  Several features are the concatenated scheme of such
-    grids; the range [0, N) with V = N rounds down to i and adds one half.
+    its cell, :math:`W_j = low + (2j + 1)(high - low) / (2V)`; or, with
+    ``ends="levels"``, low and high are levels themselves, with V - 1 steps between
+    them.  The nearest level is found by a formula, and no table is kept: V may be as
+    large as one likes, and the cost is the same.  An edge belongs to the cell above
+    it, and values beyond the range to the end cells.  Several features are the
+    concatenated scheme of such grids; the range [0, N) with V = N rounds down to i and
+    adds one half.
 
     Parameters
     ----------
@@ -53,24 +73,33 @@ class UniformQuantizer(BaseQuantizer):
         two arrays with one number for each feature, low < high.
     quantile_range : (float, float), default=(0.1, 99.9)
         The quantiles of ``feature_range="quantile"``, in percent.
-    levels : {"uniform", "lloyd-max"}, default="uniform"
-        "uniform": equal cells; "lloyd-max": the levels of least squared error.
+    levels : {"uniform", "lloyd-max"} or sequence of arrays, default="uniform"
+        "uniform": equal cells; "lloyd-max": the levels of least squared error; or the
+        levels themselves, ascending, an array for each feature, or one in all with
+        ``share_levels=True``: nothing is learned then, and `n_levels` plays no part.
     density : {"data", "gaussian", "laplacian"}, default="data"
         With ``levels="lloyd-max"``: what the levels are matched to: the training
         samples themselves, or a density fitted to them.  A Gaussian has their mean and
         standard deviation, a Laplacian their median and mean absolute deviation.
+    ends : {"edges", "levels"}, default="edges"
+        With ``levels="uniform"``: what low and high are.  "edges": the outer edges of V
+        equal cells; "levels": the first and the last level, with V - 1 equal steps
+        between them.
+    share_levels : bool, default=False
+        Whether all features have the same levels, learned from all values together.
 
     Attributes
     ----------
     codebooks_ : tuple of ndarray of shape (V_j, 1)
-        The levels of each feature.
+        The levels of each feature; features that share them have the same array.
     codebook_sizes_ : tuple of int
         V_1..V_d.
     feature_range_ : tuple of two ndarrays of shape (n_features,)
         With ``levels="uniform"``: low and high.
     clipped_share_ : ndarray of shape (n_features,)
         With ``levels="uniform"``: the share of the training weight that lies below low
-        or above high.
+        or above high; of a stream, of each batch by the range that it has led to; NaN,
+        of tables that were given.
     bits_per_sample_ : float
         Sum of log2 V_j.
     distortion_ : float
@@ -85,7 +114,14 @@ class UniformQuantizer(BaseQuantizer):
     Notes
     -----
     Edge j is ``low + j * (high - low) / V`` in float64, and is what values are compared
-    with, whatever their dtype.  Of Gaussian features Lloyd-Max levels leave an error of
+    with, whatever their dtype.  A value in the range is off by (high - low) / (2V) at
+    most; with ``ends="levels"`` by (high - low) / (2(V - 1)), and low and high
+    themselves are exact but for rounding.
+
+    `partial_fit` widens the range of "minmax", goes on with the mean and the standard
+    deviation of "gaussian" (for levels or range), and counts what a given range clips.
+
+    Of Gaussian features Lloyd-Max levels leave an error of
     .363, .1175, .0345 and .0095 of the variance at 1 to 4 bits, the best equal cells
     .363, .1188, .0374 and .0115.  With ``density="data"``, a feature with fewer
     distinct samples than levels is a ConvergenceWarning; its levels are those,
@@ -94,7 +130,10 @@ class UniformQuantizer(BaseQuantizer):
 
     The levels for ``density="data"`` are the best there are up to 1024 distinct values,
     found by dynamic programming; beyond, a local optimum that is never worse than that
-    of scikit-learn's ``KBinsDiscretizer(strategy="kmeans")``.
+    of scikit-learn's ``KBinsDiscretizer(strategy="kmeans")``.  With
+    ``share_levels=True``, of more than 262,144 values (16 for each level, if that is
+    more) near ones are merged: memory is that of a block of rows, whatever their
+    number.
 
     References
     ----------
@@ -116,14 +155,19 @@ class UniformQuantizer(BaseQuantizer):
     [[0.5, 0.5], [2.5, 0.5], [7.5, 1.5]]
     >>> grid.clipped_share_.round(2).tolist()
     [0.0, 0.33]
+    >>> steps = UniformQuantizer(3, feature_range=(-1, 1), ends="levels").fit(X)
+    >>> steps.quantize(X).tolist()
+    [[0.0, -1.0], [1.0, 0.0], [1.0, 1.0]]
     """
 
     _parameter_constraints = {  # noqa: RUF012
         "n_levels": [SIZE, SIZES],
         "feature_range": [StrOptions({"minmax", "quantile", *DENSITIES}), NUMBERS],
         "quantile_range": [NUMBERS],
-        "levels": [StrOptions({"uniform", "lloyd-max"})],
+        "levels": [StrOptions({"uniform", "lloyd-max"}), ARRAYS],
         "density": [StrOptions({"data", *DENSITIES})],
+        "ends": [StrOptions({"edges", "levels"})],
+        "share_levels": ["boolean"],
     }
     _follows_namespace = True
 
@@ -135,59 +179,136 @@ class UniformQuantizer(BaseQuantizer):
         quantile_range=(0.1, 99.9),
         levels="uniform",
         density="data",
+        ends="edges",
+        share_levels=False,
     ):
         self.n_levels = n_levels
         self.feature_range = feature_range
         self.quantile_range = quantile_range
         self.levels = levels
         self.density = density
+        self.ends = ends
+        self.share_levels = share_levels
 
     def _fit(self, rows):
+        return self._learned(rows, None)
+
+    def _partial_fit(self, X, weights):
+        rows, seen = Rows(X, weights), getattr(self, "_seen_", None)
+        if isinstance(self.levels, str) and self._statistic() != _GIVEN:
+            seen = self._seen_before()
+        found = run(self._learned(rows, seen))
+        return {**found, "_dtype_": getattr(self, "_dtype_", rows.dtype)}
+
+    def _learned(self, rows, seen) -> Learner[dict[str, Any]]:
+        """Return what follows from rows, and from what was seen of a stream before."""
         d = rows.n_features
-        sizes = per_column("n_levels", self.n_levels, d, "feature", 1, 2**32)
-        shares = self._quantile_shares()
-        found = {"_dtype_": rows.dtype, "codebook_sizes_": sizes}
+        found: dict[str, Any] = {"_dtype_": rows.dtype}
+        if not isinstance(self.levels, str):
+            return {**found, **_of_tables(self._given_levels(d))}
+        sizes, shares = self._sizes(d), self._quantile_shares()
+        found["codebook_sizes_"] = sizes
         if self.levels == "lloyd-max":
             _check_memory("n_levels", self.n_levels, sizes, rows)
-            codec = yield from self._matched_levels(rows, sizes)
-            return {**found, "_codec_": codec}
-        low, high = yield from self._range(rows, sizes, shares)
-        _warn_of_points(low, high, sizes, "n_levels")
-        clipped = np.zeros(d)
-        if self.feature_range != "minmax":  # which has nothing outside
-            clipped = yield from weighted_mean(rows, _outside, low, high)
-        return {
-            **found,
-            "_codec_": Grid(low, high, sizes),
-            "feature_range_": (low, high),
-            "clipped_share_": clipped,
-        }
+        columns, own = rows, sizes
+        if self.share_levels:
+            # The values of all features are those of one.
+            columns, own = rows.view(stacked, 1, width=1, times=d), sizes[:1]
+        if self.levels == "lloyd-max" and self.density == "data":
+            tables = yield from self._best_tables(rows, own)
+            return {**found, "_codec_": Levels(_of_all(tables, d), sizes)}
+        how, shared = self._statistic(), bool(self.share_levels)
+        if seen is not None:
+            which = "density" if self.levels == "lloyd-max" else "feature_range"
+            check_as_begun(which, how, seen.how)
+            check_as_begun("share_levels", shared, seen.shared)
+        statistics = yield from self._statistics(columns, shares)
+        if seen is not None and how != _GIVEN:
+            statistics = seen.statistics.joined(statistics)
+        if self.levels == "lloyd-max":
+            tables = self._matched_tables(statistics, own)
+            found["_codec_"] = Levels(_of_all(tables, d), sizes)
+            return {**found, "_seen_": _Seen(how, shared, statistics)}
+        low, high = self._range(statistics, own)
+        clipped = yield from self._clipped(columns, low, high)
+        if seen is not None and seen.clipped is not None:
+            clipped = seen.clipped.joined(clipped)
+        outer = low, high, *clipped.means
+        low, high, share = (np.broadcast_to(each, (d,)).copy() for each in outer)
+        found.update(self._grid(low, high, sizes))
+        found["clipped_share_"] = share
+        return {**found, "_seen_": _Seen(how, shared, statistics, clipped)}
 
-    def _range(self, rows, sizes, shares) -> Learner:
-        how = self.feature_range
-        if not isinstance(how, str):
-            return self._given_range(rows.n_features)
+    def _sizes(self, n_features) -> tuple[int, ...]:
+        sizes = per_column("n_levels", self.n_levels, n_features, "feature", 1, 2**32)
+        if self.share_levels and len(set(sizes)) > 1:
+            raise ValueError(
+                f"n_levels={self.n_levels!r}: with share_levels=True all features have "
+                "the same levels; give one int."
+            )
+        return sizes
+
+    def _grid(self, low, high, sizes) -> dict[str, Any]:
+        make = Grid if self.ends == "edges" else Grid.with_ends
+        return {"_codec_": make(low, high, sizes), "feature_range_": (low, high)}
+
+    # -- ranges --------------------------------------------------------------------
+
+    def _statistic(self) -> str:
+        """Return the name of what the range, or the levels, are found from."""
+        if self.levels == "lloyd-max":
+            return self.density
+        return self.feature_range if isinstance(self.feature_range, str) else _GIVEN
+
+    def _statistics(self, rows, shares) -> Learner[Spans | Moments]:
+        how = self._statistic()
+        if how == _GIVEN:
+            return Spans(*self._given_range(rows.n_features))
         if how == "minmax":
-            return (yield from column_range(rows))
+            return Spans(*(yield from column_range(rows)))
         if how == "quantile":
             low, high = yield from quantiles(rows, shares)
-            return low.astype(np.float64), high.astype(np.float64)
-        middle, scale = yield from _moments(how, rows)
-        reach = scale * [uniform_reach(how, size) for size in sizes]
-        return middle - reach, middle + reach
+            return Spans(low.astype(np.float64), high.astype(np.float64))
+        return (yield from _moments(how, rows))
 
-    def _given_range(self, n_features):
+    def _range(self, statistics, sizes):
+        """Return the range that is cut, and warn where it is one point."""
+        if isinstance(statistics, Moments):
+            _, middle, scale = statistics
+            reach = scale * [self._reach(size) for size in sizes]
+            low, high = middle - reach, middle + reach
+        else:
+            low, high = statistics
+        _warn_of_points(self._column_noun(), low, high, sizes, "n_levels")
+        return low, high
+
+    def _reach(self, size: int) -> float:
+        """Return how far the best range for a density reaches, from its middle."""
+        reach = uniform_reach(self.feature_range, size)
+        outermost = max(size - 1, 1) / size
+        return reach if self.ends == "edges" else reach * outermost
+
+    def _clipped(self, rows, low, high) -> Learner[Averages]:
+        """Return the share of the weight beyond the range of each column."""
+        if self._statistic() == "minmax":  # which has nothing outside
+            return Averages(1.0, (np.zeros(len(low)),))
+        weight = yield from total_weight(rows)
+        share = yield from weighted_mean(rows, _outside, low, high)
+        return Averages(weight, (share,))
+
+    def _given_range(self, n_columns):
         try:
             for end in (self.feature_range, *self.feature_range):
                 check_unmasked(end, "feature_range")
             low, high = (
-                np.broadcast_to(np.asarray(end, dtype=np.float64), (n_features,)).copy()
+                np.broadcast_to(np.asarray(end, dtype=np.float64), (n_columns,)).copy()
                 for end in self.feature_range
             )
         except (TypeError, ValueError) as error:
+            arrays = "" if self.share_levels else f" or two arrays of {n_columns}"
             raise ValueError(
                 f"feature_range={self.feature_range!r}: expected (low, high), two "
-                f"numbers or two arrays of {n_features} numbers."
+                f"numbers{arrays and arrays + ' numbers'}."
             ) from error
         if not ((low < high) & np.isfinite(low) & np.isfinite(high)).all():
             raise ValueError(
@@ -208,15 +329,20 @@ class UniformQuantizer(BaseQuantizer):
             )
         return shares
 
-    def _matched_levels(self, rows, sizes) -> Learner[Levels]:
-        if self.density != "data":
-            middle, scale = yield from _moments(self.density, rows)
-            _warn_of_points(middle, middle + scale, sizes, "n_levels")
-            tables = [
-                np.unique(middle[j] + scale[j] * standard_levels(self.density, size))
-                for j, size in enumerate(sizes)
-            ]
-            return Levels(tables, sizes)
+    # -- levels --------------------------------------------------------------------
+
+    def _matched_tables(self, moments, sizes) -> list[np.ndarray]:
+        """Return the levels of least squared error for densities of such moments."""
+        _, middle, scale = moments
+        noun = self._column_noun()
+        _warn_of_points(noun, middle, middle + scale, sizes, "n_levels")
+        return [
+            np.unique(middle[j] + scale[j] * standard_levels(self.density, size))
+            for j, size in enumerate(sizes)
+        ]
+
+    def _best_tables(self, rows, sizes) -> Learner[list[np.ndarray]]:
+        """Return the levels of least squared error for the samples."""
         counts: list[int] = []
 
         def learn(columns, features) -> list:
@@ -224,17 +350,95 @@ class UniformQuantizer(BaseQuantizer):
             counts.extend(len(values) for values, _ in pairs)
             return best_levels(pairs, sizes[features])
 
-        tables = yield from of_distinct(rows, learn)
+        if self.share_levels:
+            most = max(_MOST_VALUES, _VALUES_PER_LEVEL * sizes[0])
+            pair = yield from distinct_of_all(rows, most)
+            tables = learn([pair], slice(0, 1))
+        else:
+            tables = yield from of_distinct(rows, learn)
         _warn_of_few(
+            self._column_noun(),
             counts,
             sizes,
             "{} distinct samples are fewer than n_levels={size}: the codebook repeats "
             "them.",
         )
-        return Levels(tables, sizes)
+        return tables
+
+    def _column_noun(self) -> str:
+        return "set of levels" if self.share_levels else "feature"
+
+    def _given_levels(self, n_features) -> list[np.ndarray]:
+        """Return the arrays of `levels`, one for each feature."""
+        expected = 1 if self.share_levels else n_features
+        if len(self.levels) != expected:
+            how = "with share_levels=True" if self.share_levels else "a feature"
+            raise ValueError(
+                f"levels has {len(self.levels)} entries, but X has {n_features} "
+                f"features; expected {expected}, one array {how}."
+            )
+        arrays = [_as_levels(f"levels[{j}]", a) for j, a in enumerate(self.levels)]
+        return _of_all(arrays, n_features)
+
+    def _from_tables(self, tables):
+        arrays = columns_of_tables(tables)
+        d, dtype = len(arrays), tables[0].dtype
+        own = {id(a): _as_levels(f"codebooks[{j}]", a) for j, a in enumerate(arrays)}
+        levels = [own[id(array)] for array in arrays]
+        sizes = tuple(map(len, levels))
+        found: dict[str, Any] = {"_dtype_": dtype, "n_features_in_": d}
+        found["codebook_sizes_"] = sizes
+        if self.share_levels:
+            _check_all_equal(levels)
+            levels = levels[:1] * d
+        if not isinstance(self.levels, str):
+            self._check_as_given(levels)
+        self._imply(n_levels=one_or_each(sizes))
+        if self.levels == "uniform" and not isinstance(self.feature_range, str):
+            low, high = self._given_range(d)
+            found.update(self._grid(low, high, sizes))
+            _check_middles(found["_codec_"].tables(dtype), levels, self.feature_range)
+            return {**found, "clipped_share_": np.full(d, np.nan)}
+        if self.levels == "uniform":
+            # What they are, since nothing is known of how they were found.
+            self.levels = tuple(levels[:1] if self.share_levels else levels)
+        return {**found, **_of_tables(levels)}
+
+    def _check_as_given(self, levels) -> None:
+        """Raise unless `levels`, if it holds arrays, says the same as the tables."""
+        pairs = zip(self._given_levels(len(levels)), levels, strict=True)
+        for j, (given, table) in enumerate(pairs):
+            if not np.array_equal(given, table):
+                raise ValueError(
+                    f"levels[{j}] differs from codebooks[{j}]: leave levels out, or "
+                    "give the same."
+                )
+
+    # -- what the base class asks --------------------------------------------------
+
+    def _fewest_rows(self):
+        learns = isinstance(self.levels, str) and self._statistic() != _GIVEN
+        return 2 if learns else 1
+
+    def _can_partial_fit(self):
+        if not isinstance(self.levels, str):
+            return True
+        return self._statistic() in (_GIVEN, "minmax", "gaussian")
+
+    def _why_no_partial_fit(self):
+        if self.levels == "lloyd-max":
+            return (
+                f"density={self.density!r} does not learn from a stream; 'gaussian' "
+                "does."
+            )
+        return (
+            f"feature_range={self.feature_range!r} does not learn from a stream; "
+            "'minmax', 'gaussian' and (low, high) do."
+        )
 
     def _needs_rows_in_memory(self):
-        if self.levels == "lloyd-max" and self.density == "data":
+        learns = isinstance(self.levels, str) and not self.share_levels
+        if learns and self._statistic() == "data":
             return all_in_memory("levels", self.levels)
         return None
 
@@ -245,7 +449,65 @@ class UniformQuantizer(BaseQuantizer):
         return self._codec_.decode(codes, self._dtype_)
 
     def _codebooks(self):
-        return self._codec_.tables(self._dtype_)
+        return shared_tables(self._codec_.tables(self._dtype_))
+
+
+class _Seen(NamedTuple):
+    """What a uniform quantizer has seen of a stream."""
+
+    how: str
+    shared: bool
+    statistics: Spans | Moments
+    clipped: Averages | None = None
+
+
+def _of_tables(levels: list[np.ndarray]) -> dict[str, Any]:
+    """Return the fitted attributes of given levels of each feature."""
+    sizes = tuple(map(len, levels))
+    return {"codebook_sizes_": sizes, "_codec_": Levels.of_tables(levels)}
+
+
+def _of_all(tables: list[np.ndarray], n_features: int) -> list[np.ndarray]:
+    """Return a table for each feature: the one that all share, or those there are."""
+    return tables * n_features if len(tables) == 1 else tables
+
+
+def _as_levels(name: str, values) -> np.ndarray:
+    """Return levels that were given, in float64; raise unless they can be levels."""
+    check_unmasked(values, name)
+    try:
+        levels = np.array(nearest.backend_of(values).to_host(values), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected an array of numbers. {error}") from error
+    if levels.ndim != 1 or not len(levels):
+        raise ValueError(f"{name} has shape {levels.shape}; expected (V,), V >= 1.")
+    if not np.isfinite(levels).all():
+        raise ValueError(f"{name} contains NaN or infinity; expected finite levels.")
+    if not is_table(levels):
+        raise ValueError(f"{name}: levels are not ascending; sort them.")
+    return levels
+
+
+def _check_all_equal(levels: list[np.ndarray]) -> None:
+    for j, other in enumerate(levels):
+        if not np.array_equal(levels[0], other):
+            raise ValueError(
+                f"share_levels=True: codebooks[{j}] differs from codebooks[0]; "
+                "expected the same levels for all features."
+            )
+
+
+def _check_middles(middles, levels, feature_range) -> None:
+    """Raise unless given levels are those of a given range, but for rounding."""
+    for j, (middle, table) in enumerate(zip(middles, levels, strict=True)):
+        eps = np.finfo(middle.dtype).eps
+        middle = middle[:, 0].astype(np.float64)
+        gap = np.abs(middle - table).max()
+        if not gap <= 8 * eps * np.abs(middle).max():
+            raise ValueError(
+                f"feature_range={feature_range!r}: codebooks[{j}] is off its levels by "
+                f"{gap:.3g}; expected those, or leave feature_range out."
+            )
 
 
 def _outside(be: nearest.Backend, x, low, high):
@@ -261,17 +523,17 @@ def _check_memory(name: str, given, sizes, rows) -> None:
     )
 
 
-def _warn_of_few(counts, sizes, text: str) -> None:
+def _warn_of_few(noun: str, counts, sizes, text: str) -> None:
     """Warn of features that have a smaller count of something than levels."""
     for size in sorted(set(sizes)):
         few = [
             count if count < size == own else None
             for count, own in zip(counts, sizes, strict=True)
         ]
-        warn_of_some("feature", text.replace("{size}", str(size)), few)
+        warn_of_some(noun, text.replace("{size}", str(size)), few)
 
 
-def _warn_of_points(low, high, sizes, name: str) -> None:
+def _warn_of_points(noun: str, low, high, sizes, name: str) -> None:
     """Warn of features whose range is a point, so that all their levels are equal.
 
     The mean and the spread of a constant feature are so but for rounding.
@@ -279,7 +541,7 @@ def _warn_of_points(low, high, sizes, name: str) -> None:
     rounding = 4 * np.finfo(np.float64).eps * np.maximum(np.abs(low), np.abs(high))
     points = 0.5 * high - 0.5 * low <= rounding
     warn_of_some(
-        "feature",
+        noun,
         f"the range that is cut is one point, and all {name} are equal.",
         [
             0 if size > 1 and point else None
@@ -288,17 +550,19 @@ def _warn_of_points(low, high, sizes, name: str) -> None:
     )
 
 
-def _moments(name: str, rows: Rows) -> Learner[tuple[np.ndarray, np.ndarray]]:
+def _moments(name: str, rows: Rows) -> Learner[Moments]:
     """Fit a density to each column: its middle and its standard deviation."""
+    weight = yield from total_weight(rows)
     if name == "gaussian":
         mean = yield from weighted_mean(rows)
-        return mean, (yield from spread(rows, mean))
+        return Moments(weight, mean, (yield from spread(rows, mean)))
     (median,) = (yield from quantiles(rows, [0.5])).astype(np.float64)
     deviation = yield from weighted_mean(rows, _gaps, median)
     # The median is a sample, and may lie on an edge: to 40 bits the sums of weights and
     # of repeats, which round otherwise, are the same.
     mantissa, exponent = np.frexp(np.sqrt(2.0) * deviation)
-    return median, np.ldexp(np.rint(np.ldexp(mantissa, 40)), exponent - 40)
+    scale = np.ldexp(np.rint(np.ldexp(mantissa, 40)), exponent - 40)
+    return Moments(weight, median, scale)
 
 
 def _gaps(be: nearest.Backend, x, middle):
@@ -353,7 +617,7 @@ def recommended_levels(n_bits: int) -> tuple[int, ...]:
     return _RECOMMENDED[n_bits]
 
 
-class FiniteScalarQuantizer(BaseQuantizer):
+class FiniteScalarQuantizer(ScalarQuantizer):
     r"""Bound each feature, then round it to one of a few integers (FSQ).
 
     A feature z with L levels is squashed to a range that holds L integers, and rounded
@@ -364,20 +628,31 @@ class FiniteScalarQuantizer(BaseQuantizer):
 
     with o = 1/2 for even L, else 0.  The code is
     :math:`\mathrm{round}(b) + \lfloor L/2 \rfloor`.  A row of codes is one token of a
-    codebook of :math:`\prod L_i`, of which no entry needs to be learned.
+    codebook of :math:`\prod L_i`, of which no entry needs to be learned.  The symmetric
+    form has no shift, :math:`b = (L - 1) / 2 \cdot \tanh(z) - o`: its values are L
+    equal steps from -1 to 1, two of them the signs.
 
     Parameters
     ----------
     levels : int or sequence of int, default=8
         L of every feature, or of each, 2 or more; see `recommended_levels`.
-    bound : {"tanh", "cdf", "none"}, default="tanh"
-        The squash.  "tanh": fixed, made for features of about unit scale; "cdf": the
+    bound : {"tanh", "clamp", "cdf", "none"}, default="tanh"
+        The squash.  "tanh": fixed, made for features of about unit scale; "clamp": the
+        same formula with what is beyond -1 and 1 cut off, in place of tanh; "cdf": the
         distribution function of each feature in training, so that every level is used
         equally; "none": linear, end levels at the smallest and the largest value in
         training.
-    formula : {"corrected", "paper"}, default="corrected"
-        With ``bound="tanh"``: the formula above, or the listing of the paper, which has
-        :math:`1 - 10^{-3}` and tan for artanh; for models that were trained with that.
+    formula : {"corrected", "paper", "symmetric"}, default="corrected"
+        With ``bound`` "tanh" or "clamp": the formula above, or the listing of the
+        paper, which has :math:`1 - 10^{-3}` and tan for artanh; or the symmetric form,
+        as in the stages of residual FSQ.  For models that were trained with these.
+    scale : float or sequence of float, default=1.0
+        With ``bound`` "tanh" or "clamp": what samples are divided by before the squash;
+        one for all features, or one for each.
+    decode_to : {"means", "values"}, default="means"
+        Where a level is decoded to: the mean of its training samples; or its code
+        value times `scale`, as in models that are trained with FSQ: with ``bound``
+        "tanh" or "clamp" nothing is learned then.
 
     Attributes
     ----------
@@ -399,21 +674,27 @@ class FiniteScalarQuantizer(BaseQuantizer):
 
     Notes
     -----
-    `inverse_transform` leads back to the space of X: a level is decoded to the mean of
-    its training samples, because the inverse of the squash is far off at the end levels
-    (for a Gaussian feature and 8 levels it is nearly as bad as no code at all).  Levels
-    without samples lie on the line between their neighbours.  The numbers that a model
-    trained with FSQ works with are `bounded_values`, before rounding, and
-    `code_values`, after it.
+    By default `inverse_transform` leads back to the space of X: a level is decoded to
+    the mean of its training samples, because the inverse of the squash is far off at
+    the end levels (for a Gaussian feature and 8 levels it is nearly as bad as no code
+    at all).  Levels without samples lie on the line between their neighbours.  The
+    numbers that a model trained with FSQ works with are `bounded_values`, before
+    rounding, and `code_values`, after it.
 
     The published form shifts even levels by the wrong function; ids differ in about 1%
-    of rows.  L = 2 is degenerate in either form: its border is far from zero.  With
-    "cdf" and "none" cells are half-open intervals and rounding intervals respectively;
-    the codes are the uniform grid's on [0, L) of the bounded value + floor(L/2) + 1/2.
+    of rows.  L = 2 is degenerate in either form: its border is far from zero.  In the
+    symmetric form it is zero, and borders belong above.  With "cdf" and "none" cells
+    are half-open intervals and rounding intervals respectively; the codes are the
+    uniform grid's on [0, L) of the bounded value + floor(L/2) + 1/2.
+
+    With ``bound`` "tanh" or "clamp", `partial_fit` goes on with the means.
 
     References
     ----------
     Mentzer et al. (2024), "Finite Scalar Quantization: VQ-VAE Made Simple", ICLR.
+
+    Parker et al. (2024), "Scaling Transformers for Low-Bitrate High-Quality Speech
+    Coding", arXiv 2411.19842, section 3.2 (the symmetric form).
 
     Examples
     --------
@@ -426,19 +707,36 @@ class FiniteScalarQuantizer(BaseQuantizer):
     [[0, 3, 4]]
     >>> fsq.code_values(codes).tolist()
     [[-1.0, 0.0, 1.0]]
+    >>> signs = FiniteScalarQuantizer(2, formula="symmetric", decode_to="values")
+    >>> signs.fit_transform([[-0.3, 0.0, 5.0]]).tolist()
+    [[0, 1, 1]]
+    >>> signs.quantize([[-0.3, 0.0, 5.0]]).tolist()
+    [[-1.0, 1.0, 1.0]]
     """
 
     _parameter_constraints = {  # noqa: RUF012
         "levels": [Interval(Integral, 2, 2**16, closed="both"), SIZES],
-        "bound": [StrOptions({"tanh", "cdf", "none"})],
-        "formula": [StrOptions({"corrected", "paper"})],
+        "bound": [StrOptions({*_FIXED_BOUNDS, "cdf", "none"})],
+        "formula": [StrOptions({"corrected", "paper", "symmetric"})],
+        "scale": [Interval(Real, 0, None, closed="neither"), NUMBERS],
+        "decode_to": [StrOptions({"means", "values"})],
     }
     _follows_namespace = True
 
-    def __init__(self, levels=8, *, bound="tanh", formula="corrected"):
+    def __init__(
+        self,
+        levels=8,
+        *,
+        bound="tanh",
+        formula="corrected",
+        scale=1.0,
+        decode_to="means",
+    ):
         self.levels = levels
         self.bound = bound
         self.formula = formula
+        self.scale = scale
+        self.decode_to = decode_to
 
     def bounded_values(self, X):
         """Return the bounded values of samples, before they are rounded.
@@ -470,34 +768,99 @@ class FiniteScalarQuantizer(BaseQuantizer):
         -------
         values : ndarray of shape (n_samples, n_features)
             (code - floor(L/2)) / floor(L/2), which is what the published quantizer
-            hands to a decoder.
+            hands to a decoder; 2 code / (L - 1) - 1 in the symmetric form.
         """
         self = as_it_is_now(self)
         check_is_fitted(self)
         sizes = self.codebook_sizes_
         codes = check_codes(self, codes, sizes, self._decodable_widths())
         # Looked up, which is the same in all libraries.
-        values = [(np.arange(size) - size // 2) / (size // 2) for size in sizes]
-        return LevelTables(values).decode(self._home_.like(codes), self._dtype_)
+        values = LevelTables(self._squash_.values())
+        return values.decode(self._home_.like(codes), self._dtype_)
 
     def _fit(self, rows):
         sizes = per_column("levels", self.levels, rows.n_features, "feature", 2, 2**16)
         _check_memory("levels", self.levels, sizes, rows)
-        if self.bound == "tanh":
-            squash: _Tanh | _Spread | _Distribution = _Tanh(sizes, self.formula)
+        if self.bound in _FIXED_BOUNDS:
+            squash: _Squash = self._fixed_squash(sizes)
         elif self.bound == "none":
             low, high = yield from column_range(rows)
-            _warn_of_points(low, high, sizes, "levels")
+            _warn_of_points("feature", low, high, sizes, "levels")
             squash = _Spread(sizes, low, high)
         else:
             squash = yield from _fit_distribution(rows, sizes)
-        means = yield from level_means(rows, squash, sizes)
+        found = {"_squash_": squash, "_dtype_": rows.dtype, "codebook_sizes_": sizes}
+        if self.decode_to == "values":
+            return {**found, "_tables_": LevelTables(self._scaled_values(squash))}
+        averages = yield from _averages_of_levels(rows, squash)
+        return {**found, **_decoded_to(averages, sizes)}
+
+    def _partial_fit(self, X, weights):
+        rows, d = Rows(X, weights), X.shape[1]
+        sizes = per_column("levels", self.levels, d, "feature", 2, 2**16)
+        squash = self._fixed_squash(sizes)
+        dtype = getattr(self, "_dtype_", rows.dtype)
+        found = {"_squash_": squash, "_dtype_": dtype, "codebook_sizes_": sizes}
+        if self.decode_to == "values":
+            return {**found, "_tables_": LevelTables(self._scaled_values(squash))}
+        seen, averages = self._seen_before(), run(_averages_of_levels(rows, squash))
+        if seen is not None:
+            check_as_begun("levels", sizes, self.codebook_sizes_)
+            averages = seen.joined(averages)
+        return {**found, **_decoded_to(averages, sizes)}
+
+    def _fixed_squash(self, sizes) -> "_Tanh":
+        scales = positive_per_column("scale", self.scale, len(sizes))
+        make = _Tanh if self.bound == "tanh" else _Clamp
+        return make(sizes, self.formula, scales)
+
+    def _scaled_values(self, squash) -> list[np.ndarray]:
+        """Return the code values of each feature in the unit of X."""
+        scales = positive_per_column("scale", self.scale, len(squash.sizes))
+        pairs = zip(squash.values(), scales, strict=True)
+        return [values * scale for values, scale in pairs]
+
+    def _from_tables(self, tables):
+        if self.bound not in _FIXED_BOUNDS:
+            raise ValueError(
+                "FiniteScalarQuantizer has no from_codebooks with "
+                f"bound={self.bound!r}, which is found from samples: give bound='tanh' "
+                "or 'clamp', or use UniformQuantizer, for the nearest levels."
+            )
+        arrays = columns_of_tables(tables)
+        sizes, dtype = tuple(map(len, arrays)), tables[0].dtype
+        for j, size in enumerate(sizes):
+            check_count(f"the length of codebooks[{j}]", size, 2, 2**16)
+        squash = self._fixed_squash(sizes)
+        values = self._scaled_values(squash)
+        own = all(map(_is_close, arrays, values))
+        if self.decode_to == "values" and not own:
+            raise ValueError(
+                "decode_to='values': codebooks are not the code values times scale; "
+                "leave decode_to out to decode to any others."
+            )
+        self._imply(levels=one_or_each(sizes))
+        # Code values are decoded to again by a fit, which learns nothing then.
+        self.decode_to = "values" if own else "means"
         return {
             "_squash_": squash,
-            "_tables_": LevelTables(means),
-            "_dtype_": rows.dtype,
+            "_tables_": LevelTables(arrays),
+            "_dtype_": dtype,
             "codebook_sizes_": sizes,
+            "n_features_in_": len(sizes),
         }
+
+    def _fewest_rows(self):
+        learns = self.bound not in _FIXED_BOUNDS or self.decode_to == "means"
+        return 2 if learns else 1
+
+    def _can_partial_fit(self):
+        return self.bound in _FIXED_BOUNDS
+
+    def _why_no_partial_fit(self):
+        return (
+            f"bound={self.bound!r} does not learn from a stream; 'tanh' and 'clamp' do."
+        )
 
     def _needs_rows_in_memory(self):
         return all_in_memory("bound", self.bound) if self.bound == "cdf" else None
@@ -509,22 +872,85 @@ class FiniteScalarQuantizer(BaseQuantizer):
         return self._tables_.decode(codes, self._dtype_)
 
     def _codebooks(self):
-        return self._tables_.tables(self._dtype_)
+        return shared_tables(self._tables_.tables(self._dtype_))
 
 
-class _Tanh:
-    """The squash of the paper, corrected or as it is printed."""
+def _averages_of_levels(rows: Rows, squash: "_Squash") -> Learner[Averages]:
+    weight = yield from total_weight(rows)
+    return Averages(weight, (yield from level_shares(rows, squash, squash.sizes)))
 
-    def __init__(self, sizes, formula: str):
-        self.sizes = sizes
+
+def _decoded_to(averages: Averages, sizes) -> dict[str, Any]:
+    """Return the fitted attributes of levels that are decoded to their means."""
+    parts, shares = averages.means
+    means = level_means(parts, shares, sizes)
+    return {"_tables_": LevelTables(means), "_seen_": averages}
+
+
+def _is_close(given: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether numbers are the expected ones but for the rounding of their dtype."""
+    gap = np.abs(given.astype(np.float64) - expected)
+    return bool(gap.max() <= 4 * np.finfo(given.dtype).eps * np.abs(expected).max())
+
+
+class _Squash:
+    """What bounds samples, and finds the integers that they are rounded to.
+
+    Attributes
+    ----------
+    sizes : tuple of int
+        The levels of each feature.
+    symmetric : bool
+        Whether code values are equal steps from -1 to 1.
+    """
+
+    sizes: tuple[int, ...]
+    symmetric = False
+
+    def values(self) -> list[np.ndarray]:
+        """Return the numbers, in [-1, 1], that the codes of each feature stand for."""
+        made = {}
+        for size in set(self.sizes):
+            code, half = np.arange(size), size // 2
+            steps = 2.0 * code / (size - 1) - 1.0
+            made[size] = steps if self.symmetric else (code - half) / half
+        return [made[size] for size in self.sizes]
+
+
+class _Tanh(_Squash):
+    """The squash of the paper, corrected or as it is printed; or symmetric."""
+
+    # What samples are divided by; of files that were written before it was there, one.
+    unit: np.ndarray = np.ones(1)
+
+    def __init__(self, sizes, formula: str, unit: np.ndarray):
+        self.sizes, self.unit = sizes, unit
+        self.symmetric = formula == "symmetric"
         levels = np.asarray(sizes, dtype=np.float64)
         self.offset = np.where(levels % 2 == 0, 0.5, 0.0)
-        if formula == "paper":
-            self.scale = (levels - 1) * (1 - 1e-3) / 2
-            self.shift = np.tan(self.offset / self.scale)
+        excess = {"corrected": 1e-3, "paper": -1e-3, "symmetric": 0.0}[formula]
+        self.scale = (levels - 1) * (1 + excess) / 2
+        if self.symmetric:
+            self.shift = np.zeros_like(levels)
+        elif formula == "paper":
+            self.shift = self._as_printed(self.offset / self.scale)
         else:
-            self.scale = (levels - 1) * (1 + 1e-3) / 2
-            self.shift = np.arctanh(self.offset / self.scale)
+            self.shift = self._inverse(self.offset / self.scale)
+
+    # What becomes of a number, and its inverse, which ends at infinity; and what the
+    # paper takes for the inverse.
+
+    @staticmethod
+    def _function(be: nearest.Backend, z: Any) -> Any:
+        return be.xp.tanh(z)
+
+    @staticmethod
+    def _inverse(shares: np.ndarray) -> np.ndarray:
+        return np.arctanh(shares)
+
+    @staticmethod
+    def _as_printed(shares: np.ndarray) -> np.ndarray:
+        return np.tan(shares)
 
     def __getstate__(self) -> dict:
         # What follows from the rest is found again.
@@ -532,20 +958,21 @@ class _Tanh:
 
     @cached_property
     def _edges(self) -> nearest.Columns:
-        rows = zip(self.sizes, self.scale, self.shift, self.offset, strict=True)
+        unit = np.broadcast_to(self.unit, self.scale.shape)
+        rows = zip(self.sizes, self.scale, self.shift, self.offset, unit, strict=True)
         return nearest.Columns([self._borders(*row) for row in rows])
 
-    @staticmethod
-    def _borders(size, scale, shift, offset):
+    def _borders(self, size, scale, shift, offset, unit):
         """Return where the bounded value is halfway between two integers.
 
-        Only tanh(0) is met exactly; it belongs above, as half to even has it.
+        Of tanh only zero is met exactly; it belongs above, as half to even has it, and
+        so do all borders of the symmetric form.
         """
         bounded = np.arange(1, size) - size // 2 - 0.5
         # As printed, the range does not hold all of a thousand levels and more.
         shares = np.clip((bounded + offset) / scale, -1, 1)
         with np.errstate(divide="ignore"):
-            return np.arctanh(shares) - shift
+            return (self._inverse(shares) - shift) * unit
 
     def encode(self, X):
         """Return the codes of X."""
@@ -555,11 +982,12 @@ class _Tanh:
         """Return the bounded values of X, in its dtype."""
         be = nearest.backend_of(X)
         dtype = be.numpy_dtype(X)
-        rows = self.scale, self.shift, self.offset
-        scale, shift, offset = (be.send(row.astype(dtype)) for row in rows)
+        unit = np.broadcast_to(self.unit, self.scale.shape)
+        rows = self.scale, self.shift, self.offset, unit
+        scale, shift, offset, unit = (be.send(row.astype(dtype)) for row in rows)
 
         def tile(cut: slice) -> tuple:
-            z = be.xp.tanh(X[cut, :] + shift)
+            z = self._function(be, X[cut, :] / unit + shift)
             z *= scale
             z -= offset
             return (z,)
@@ -568,7 +996,25 @@ class _Tanh:
         return be.over_rows(X.shape[0], plan, tile, outputs)[0]
 
 
-class _Spread:
+class _Clamp(_Tanh):
+    """The same formulas with the identity, cut off at -1 and 1, in place of tanh."""
+
+    @staticmethod
+    def _function(be, z):
+        one = be.xp.ones_like(z)
+        return be.xp.minimum(be.xp.maximum(z, -one), one)
+
+    @staticmethod
+    def _inverse(shares):
+        beyond = np.where(np.abs(shares) < 1, 1.0, np.inf)
+        return shares * beyond
+
+    @staticmethod
+    def _as_printed(shares):
+        return shares
+
+
+class _Spread(_Squash):
     """A linear squash: end levels at the smallest and the largest training value."""
 
     def __init__(self, sizes, low, high):
@@ -619,7 +1065,7 @@ class _Spread:
         return be.over_rows(X.shape[0], plan, tile, outputs)[0]
 
 
-class _Distribution:
+class _Distribution(_Squash):
     """The distribution function of the training samples, straight between edges."""
 
     def __init__(self, sizes, edges, knots):
@@ -677,6 +1123,7 @@ def _fit_distribution(rows: Rows, sizes) -> Learner[_Distribution]:
 
     edges, knots, used = zip(*(yield from of_distinct(rows, cut)), strict=True)
     _warn_of_few(
+        "feature",
         used,
         sizes,
         "{} levels have samples, fewer than levels={size}: edges between levels "

@@ -409,6 +409,10 @@ class VectorQuantizer(BaseQuantizer):
             self.learning, metric, self.decay, self.learning_rate, self.dead_codes
         )
 
+    def _fewest_rows(self):
+        given = self.learning == "fixed" and not isinstance(self.init, str)
+        return 1 if given else 2
+
     def _can_partial_fit(self) -> bool:
         return self.learning in _ONLINE
 

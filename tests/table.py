@@ -65,6 +65,8 @@ class Row:
         Whether quantizing again changes nothing.
     streams : bool
         Whether it has `partial_fit`.
+    given : bool
+        Whether all is given and nothing learned, so that it can be fitted on one row.
     deterministic : bool
         Whether it draws no random numbers at all.
     weights : {"exact", "statistical", None}
@@ -101,6 +103,7 @@ class Row:
     score: Any = "sqeuclidean"
     idempotent: bool = True
     streams: bool = False
+    given: bool = False
     deterministic: bool = False
     weights: str | None = None
     few: bool = True
@@ -204,7 +207,6 @@ def _fixed(name, make, **facts):
         "weights": "exact",
         "deterministic": True,
         "few": False,
-        "tables": False,
         **facts,
     }
     return Row(name, make, **facts)
@@ -314,6 +316,7 @@ TABLE = [
         weights="exact",
         deterministic=True,
         few=False,
+        given=True,
         sklearn_checks=False,
     ),
     # ... metrics
@@ -654,11 +657,13 @@ TABLE = [
         lambda: ResidualQuantizer(2, quantizer=FiniteScalarQuantizer(2)),
         idempotent=False,
         learns=False,
+        streams=True,
     ),
     _fixed(
         "rq-of-binary",
         lambda: ResidualQuantizer(2, quantizer=BinaryQuantizer()),
         idempotent=False,
+        streams=True,
     ),
     _fixed(
         "rq-of-spherical",
@@ -668,6 +673,7 @@ TABLE = [
         idempotent=False,
         learns=False,
         make_is_small=False,
+        tables=False,
     ),
     _residual(
         "rq-of-manhattan",
@@ -744,18 +750,33 @@ TABLE = [
         computed=True,
     ),
     # Signs
-    _fixed("binary-defaults", lambda: BinaryQuantizer(), exact="sqeuclidean"),
+    _fixed(
+        "binary-defaults", lambda: BinaryQuantizer(), exact="sqeuclidean", streams=True
+    ),
     _fixed(
         "binary-lfq",
         lambda: BinaryQuantizer(scale=1),
         exact="sqeuclidean",
         learns=False,
+        given=True,
+        streams=True,
+    ),
+    _fixed(
+        "binary-scales",
+        lambda: BinaryQuantizer(scale=[0.5, 1, 1.5, 2, 2.5, 3]),
+        exact="sqeuclidean",
+        learns=False,
+        given=True,
+        streams=True,
+        sklearn_checks=False,
     ),
     _fixed(
         "binary-spherical",
         lambda: BinaryQuantizer(spherical=True),
         exact="sqeuclidean",
         learns=False,
+        given=True,
+        streams=True,
     ),
     _fixed(
         "binary-spherical-uniform",
@@ -772,11 +793,14 @@ TABLE = [
         lambda: BinaryQuantizer(spherical=True, radius="float32"),
         learns=False,
         make_is_small=False,
+        given=True,
+        streams=True,
     ),
     _fixed(
         "pq-of-binary",
         lambda: ProductQuantizer(3, quantizer=BinaryQuantizer()),
         exact="sqeuclidean",
+        streams=True,
     ),
     # Grids
     _fixed(
@@ -784,12 +808,14 @@ TABLE = [
         lambda: UniformQuantizer(),
         exact="sqeuclidean",
         make_is_small=False,
+        streams=True,
     ),
     _fixed(
         "uniform-4",
         lambda: UniformQuantizer(4),
         exact="sqeuclidean",
         learns=False,
+        streams=True,
     ),
     _fixed(
         "uniform-sizes",
@@ -797,6 +823,7 @@ TABLE = [
         exact="sqeuclidean",
         learns=False,
         sklearn_checks=False,
+        streams=True,
     ),
     _fixed(
         "uniform-two-bytes",
@@ -805,6 +832,8 @@ TABLE = [
         idempotent=True,
         learns=False,
         make_is_small=False,
+        given=True,
+        streams=True,
     ),
     _fixed(
         "uniform-quantile",
@@ -819,6 +848,7 @@ TABLE = [
         lambda: UniformQuantizer(4, feature_range="gaussian"),
         exact="sqeuclidean",
         learns=False,
+        streams=True,
     ),
     _fixed(
         "uniform-laplacian",
@@ -837,6 +867,7 @@ TABLE = [
         lambda: UniformQuantizer(4, levels="lloyd-max", density="gaussian"),
         exact="sqeuclidean",
         learns=False,
+        streams=True,
     ),
     _fixed(
         "lloyd-max-laplacian",
@@ -845,25 +876,99 @@ TABLE = [
         learns=False,
     ),
     _fixed(
+        "uniform-steps",
+        lambda: UniformQuantizer(5, ends="levels"),
+        exact="sqeuclidean",
+        learns=False,
+        streams=True,
+    ),
+    _fixed(
+        "uniform-shared",
+        lambda: UniformQuantizer(16, share_levels=True),
+        exact="sqeuclidean",
+        learns=False,
+        make_is_small=False,
+        streams=True,
+    ),
+    _fixed(
+        "uniform-quantile-shared",
+        lambda: UniformQuantizer(3, feature_range="quantile", share_levels=True),
+        exact="sqeuclidean",
+        learns=False,
+    ),
+    _fixed(
+        "uniform-levels",
+        lambda: UniformQuantizer(levels=[[-3, 0, 2]] * 5 + [[1.0, 4.0]]),
+        exact="sqeuclidean",
+        learns=False,
+        given=True,
+        streams=True,
+        sklearn_checks=False,
+    ),
+    _fixed(
+        "lloyd-max-shared",
+        lambda: UniformQuantizer(4, levels="lloyd-max", share_levels=True),
+        exact="sqeuclidean",
+        learns=False,
+    ),
+    _fixed(
         "pq-of-uniform",
         lambda: ProductQuantizer(3, quantizer=UniformQuantizer(3)),
         exact="sqeuclidean",
         learns=False,
+        streams=True,
     ),
     # Finite scalars
-    _fixed("fsq-defaults", lambda: FiniteScalarQuantizer(), make_is_small=False),
-    _fixed("fsq-5", lambda: FiniteScalarQuantizer(5)),
-    _fixed("fsq-paper", lambda: FiniteScalarQuantizer(4, formula="paper")),
+    _fixed(
+        "fsq-defaults",
+        lambda: FiniteScalarQuantizer(),
+        make_is_small=False,
+        streams=True,
+    ),
+    _fixed("fsq-5", lambda: FiniteScalarQuantizer(5), streams=True),
+    _fixed(
+        "fsq-paper", lambda: FiniteScalarQuantizer(4, formula="paper"), streams=True
+    ),
     _fixed(
         "fsq-sizes",
         lambda: FiniteScalarQuantizer([8, 6, 5, 2, 3, 4]),
         sklearn_checks=False,
+        streams=True,
     ),
-    _fixed("fsq-cdf", lambda: FiniteScalarQuantizer(4, bound="cdf")),
-    _fixed("fsq-none", lambda: FiniteScalarQuantizer(5, bound="none")),
+    _fixed(
+        "fsq-symmetric",
+        lambda: FiniteScalarQuantizer(4, formula="symmetric", scale=2.0),
+        streams=True,
+    ),
+    _fixed(
+        "fsq-values",
+        lambda: FiniteScalarQuantizer(3, decode_to="values"),
+        idempotent=False,
+        learns=False,
+        given=True,
+        streams=True,
+    ),
+    _fixed(
+        "fsq-clamp",
+        lambda: FiniteScalarQuantizer(
+            [2, 3, 4, 5, 2, 3],
+            bound="clamp",
+            formula="symmetric",
+            scale=[1, 2, 3, 4, 5, 6],
+            decode_to="values",
+        ),
+        exact="sqeuclidean",
+        learns=False,
+        given=True,
+        streams=True,
+        sklearn_checks=False,
+    ),
+    _fixed("fsq-cdf", lambda: FiniteScalarQuantizer(4, bound="cdf"), tables=False),
+    _fixed("fsq-none", lambda: FiniteScalarQuantizer(5, bound="none"), tables=False),
     _fixed(
         "pq-of-fsq",
         lambda: ProductQuantizer(2, quantizer=FiniteScalarQuantizer(4)),
+        streams=True,
     ),
     # Angles
     _fixed(
@@ -871,43 +976,51 @@ TABLE = [
         lambda: SphericalQuantizer(),
         learns=False,
         make_is_small=False,
+        tables=False,
     ),
     _fixed(
         "spherical-sizes",
         lambda: SphericalQuantizer([4, 3, 5, 2, 7]),
         learns=False,
         sklearn_checks=False,
+        tables=False,
     ),
     _fixed(
         "spherical-density",
         lambda: SphericalQuantizer(4, angles="density"),
         learns=False,
+        tables=False,
     ),
     _fixed(
         "spherical-tree",
         lambda: SphericalQuantizer(4, coordinates="tree", angles="density"),
         learns=False,
+        tables=False,
     ),
     _fixed(
         "spherical-total-bits",
         lambda: SphericalQuantizer(total_bits=11, angles="density"),
         learns=False,
+        tables=False,
     ),
     _fixed(
         "spherical-uniform-radius",
         lambda: SphericalQuantizer(4, radius="uniform", radius_levels=5),
         learns=False,
+        tables=False,
     ),
     _fixed(
         "spherical-learned-radius",
         lambda: SphericalQuantizer(3, radius="learned", radius_levels=5),
         learns=False,
+        tables=False,
     ),
     _fixed(
         "spherical-float32-radius",
         lambda: SphericalQuantizer(4, coordinates="tree", radius="float32"),
         learns=False,
         make_is_small=False,
+        tables=False,
     ),
     _fixed(
         "pq-of-spherical",
@@ -915,6 +1028,7 @@ TABLE = [
             2, quantizer=SphericalQuantizer(4, radius="uniform", radius_levels=4)
         ),
         learns=False,
+        tables=False,
     ),
     # Reconstructions as features
     Row("features-vq", lambda: QuantizedFeatures(vq()), codes=False),

@@ -24,6 +24,7 @@ from skvq.learning.scalar import (
     distinct,
     equal_shares,
     level_means,
+    level_shares,
     mean_error,
     standard_levels,
     uniform_reach,
@@ -477,10 +478,10 @@ def test_weighted_statistics():
 def test_means_of_empty_levels_lie_between_their_neighbours():
     X = np.array([[1.0], [3.0], [11.0]])
     codec = Levels([np.array([-9, 2, 4.5, 6, 11, 20])])  # codes 1, 1 and 4
-    means = run(level_means(Rows(X), codec, (6,)))[0]
+    (means,) = level_means(*run(level_shares(Rows(X), codec, (6,))), (6,))
     assert_allclose(means, [2, 2, 5, 8, 11, 11])
     rows = Rows(X, np.array([3.0, 1.0, 1.0]))
-    weighted = run(level_means(rows, codec, (6,)))[0]
+    (weighted,) = level_means(*run(level_shares(rows, codec, (6,))), (6,))
     assert_allclose(weighted, [1.5, 1.5, 4 + 2 / 3, 7 + 5 / 6, 11, 11])
 
 

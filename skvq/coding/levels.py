@@ -33,6 +33,29 @@ class Grid(nearest.EqualCells):
         V of each column.
     """
 
+    @classmethod
+    def with_ends(
+        cls, low: np.ndarray, high: np.ndarray, sizes: tuple[int, ...]
+    ) -> "Grid":
+        """Return cells whose first and last levels are low and high.
+
+        There are V - 1 steps between the levels, and half a step beyond the two ends.
+        A column of one level has it in the middle.
+
+        Parameters
+        ----------
+        low, high : ndarray of float64, shape (n_columns,)
+            The levels at the ends.
+        sizes : tuple of int
+            V of each column.
+        """
+        steps = np.asarray(sizes, dtype=np.float64) - 1
+        half = np.divide(
+            0.25 * high - 0.25 * low, steps, out=np.zeros_like(low), where=steps > 0
+        )
+        half *= 2  # which was left for last, lest the width overflow
+        return cls(low - half, high + half, sizes)
+
     def encode(self, X: Any) -> Any:
         """Return the codes (n_rows, n_columns) of floating X."""
         return nearest.equal_cells(X, self, smallest_dtype(max(self.sizes)))
@@ -42,13 +65,16 @@ class Grid(nearest.EqualCells):
         return nearest.equal_levels(codes, self, dtype)
 
     def tables(self, dtype: Any = np.float64) -> tuple[np.ndarray, ...]:
-        """Return the levels of each column, (V, 1)."""
-        return tuple(
-            Grid(self.low[[j]], self.high[[j]], (size,)).decode(
-                np.arange(size)[:, None], dtype
-            )
-            for j, size in enumerate(self.sizes)
+        """Return the levels of each column, (V, 1); equal columns share one array."""
+        columns = list(
+            zip(self.low.tolist(), self.high.tolist(), self.sizes, strict=True)
         )
+        made = {}
+        for low, high, size in set(columns):
+            column = Grid(np.array([low]), np.array([high]), (size,))
+            codes = np.arange(size)[:, None]
+            made[low, high, size] = column.decode(codes, dtype)
+        return tuple(made[column] for column in columns)
 
 
 class LevelTables:
@@ -68,8 +94,10 @@ class LevelTables:
         return nearest.entries(codes, self._tables, dtype)
 
     def tables(self, dtype: Any = np.float64) -> tuple[np.ndarray, ...]:
-        """Return the levels of each column, (V, 1)."""
-        return tuple(table.astype(dtype)[:, None] for table in self._tables.arrays)
+        """Return the levels of each column, (V, 1); a shared table stays one array."""
+        arrays = self._tables.arrays
+        made = {id(table): table.astype(dtype)[:, None] for table in arrays}
+        return tuple(made[id(table)] for table in arrays)
 
 
 class Levels(LevelTables):
@@ -78,21 +106,38 @@ class Levels(LevelTables):
     Parameters
     ----------
     levels : sequence of 1-d arrays
-        Distinct levels of each column, ascending.
+        Levels of each column, ascending; columns may share an array.  Of equal ones the
+        first is found.
     sizes : sequence of int, optional
-        V of each column; where there are fewer distinct levels they are repeated.
+        V of each column; where there are fewer levels they are repeated.
     edges : sequence of 1-d arrays, optional
         Ascending, one fewer than the levels; if they are not halfway between them.
     """
 
     def __init__(self, levels, sizes=None, edges=None):
         if edges is None:
-            edges = [0.5 * table[:-1] + 0.5 * table[1:] for table in levels]
+            halves = {id(table): _halfway(table) for table in levels}
+            edges = [halves[id(table)] for table in levels]
         if sizes is None:
             sizes = [len(table) for table in levels]
         self._edges = nearest.Columns(edges)
         self.sizes = tuple(int(size) for size in sizes)
-        super().__init__(list(map(np.resize, levels, self.sizes)))
+        pairs = list(zip(levels, self.sizes, strict=True))
+        made = {(id(table), size): np.resize(table, size) for table, size in pairs}
+        super().__init__([made[id(table), size] for table, size in pairs])
+
+    @classmethod
+    def of_tables(cls, tables: Sequence[np.ndarray]) -> "Levels":
+        """Return the codec of given tables, which need not be free of repeats.
+
+        Parameters
+        ----------
+        tables : sequence of 1-d arrays
+            Levels of each column: ascending, or some in ascending order that are then
+            repeated.  Columns may share an array.
+        """
+        own = {id(table): _without_repeats(table) for table in tables}
+        return cls([own[id(table)] for table in tables], list(map(len, tables)))
 
     @property
     def edges(self) -> tuple[np.ndarray, ...]:
@@ -103,3 +148,23 @@ class Levels(LevelTables):
         """Return the codes (n_rows, n_columns) of floating X."""
         dtype = smallest_dtype(max(self.sizes))
         return nearest.cells_between(X, self._edges, dtype)
+
+
+def is_table(table: np.ndarray) -> bool:
+    """Whether an array can be a table of `Levels.of_tables`."""
+    table = _without_repeats(table)
+    return bool((table[1:] >= table[:-1]).all())
+
+
+def _without_repeats(table: np.ndarray) -> np.ndarray:
+    """Return the levels that a table repeats from the first on; else all of them."""
+    distinct = np.unique(table)
+    repeats = np.array_equal(table, np.resize(distinct, len(table)))
+    return distinct if repeats else table
+
+
+def _halfway(levels: np.ndarray) -> np.ndarray:
+    """Return the edges between levels; those of equal ones are the next, or nowhere."""
+    edges = 0.5 * levels[:-1] + 0.5 * levels[1:]
+    edges = np.where(levels[:-1] < levels[1:], edges, np.inf)
+    return np.minimum.accumulate(edges[::-1])[::-1]

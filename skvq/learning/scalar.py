@@ -11,7 +11,7 @@ sorted list, and the best codebook a problem in one dimension.  Here are
 """
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from scipy.linalg import solve_banded
 from scipy.optimize import minimize_scalar
 
 from skvq import nearest
-from skvq._checks import check_counts
+from skvq._checks import check_counts, check_unmasked
 from skvq.coding.levels import Grid, Levels  # noqa: F401  old pickles look here
 from skvq.learning.rows import (
     HELD_BYTES,
@@ -75,6 +75,42 @@ def per_column(
     return tuple(check_counts(name, values, smallest, largest))
 
 
+def positive_per_column(name: str, value, n_columns: int) -> np.ndarray:
+    """Return a parameter that is a positive number, or one for each column, in float64.
+
+    Parameters
+    ----------
+    name : str
+        The parameter, named in the messages.
+    value : float or sequence of float
+        What it was given.
+    n_columns : int
+        How many there must be.
+
+    Returns
+    -------
+    numbers : ndarray of float64, shape (n_columns,)
+
+    Raises
+    ------
+    ValueError
+        If a sequence has another length, or an entry is not finite and positive.
+    """
+    check_unmasked(value, name)
+    try:
+        found = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.empty((0, 0))
+    if found.shape not in ((), (n_columns,)):
+        raise ValueError(
+            f"{name}={value!r}; expected one positive number for all of {n_columns} "
+            "features, or a sequence with one for each."
+        )
+    if not ((found > 0) & np.isfinite(found)).all():
+        raise ValueError(f"{name}={value!r}; expected finite numbers above zero.")
+    return np.broadcast_to(found, (n_columns,)).copy()
+
+
 # -- weighted columns ------------------------------------------------------------------
 
 
@@ -90,6 +126,57 @@ def distinct(column: Any, weights: Any | None) -> tuple[np.ndarray, np.ndarray]:
         be.to_host(column).astype(np.float64), return_inverse=True
     )
     return values, np.bincount(inverse.ravel(), weights, len(values)).astype(float)
+
+
+def distinct_of_all(rows: Rows, most: int) -> Learner[tuple[np.ndarray, np.ndarray]]:
+    """Return the values of all features together, ascending, and what each weighs.
+
+    Memory is that of a block.  Where there are more distinct values than may be kept,
+    neighbours are merged that make the least error: far values of a tail stay.
+
+    Parameters
+    ----------
+    rows : Rows
+        The samples.
+    most : int
+        How many values may be kept.
+    """
+    values, weights = yield rows.fold(_few_values, most, join=partial(_merged, most))
+    return values, weights
+
+
+def _few_values(block: Block, most: int) -> tuple[np.ndarray, np.ndarray]:
+    be, d = block.be, block.x.shape[1]
+    weights = None if block.w is None else np.repeat(block.host_weights(), d)
+    return _thinned(*distinct(be.xp.reshape(block.x, (-1,)), weights), most)
+
+
+def _merged(most: int, one: tuple, other: tuple) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values that either holds."""
+    values, weights = map(np.concatenate, zip(one, other, strict=True))
+    return _thinned(*distinct(values, weights), most)
+
+
+def _thinned(values, weights, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Merge pairs of neighbours, of least squared error, until there are few values."""
+    while len(values) > most:
+        first = np.arange(0, len(values) - 1, 2)
+        a, b = weights[first], weights[first + 1]
+        # Halves, in parts of the whole range, neither overflow nor vanish.
+        gaps = 0.5 * values[first + 1] - 0.5 * values[first]
+        gaps = gaps / (0.5 * values[-1] - 0.5 * values[0])
+        errors = a * b / (a + b) * gaps**2
+        # No more than half of the pairs at a time: the others may have nearer ones.
+        count = min(len(values) - most, -(-len(first) // 2))
+        first = first[errors <= np.partition(errors, count - 1)[count - 1]]
+        share = weights[first + 1] / (weights[first] + weights[first + 1])
+        values, weights = values.copy(), weights.copy()
+        values[first] = (1 - share) * values[first] + share * values[first + 1]
+        weights[first] += weights[first + 1]
+        kept = np.ones(len(values), dtype=bool)
+        kept[first + 1] = False
+        values, weights = values[kept], weights[kept]
+    return values, weights
 
 
 def equal_shares(values: np.ndarray, weights: np.ndarray, n_cells: int) -> np.ndarray:
@@ -163,10 +250,15 @@ def _mean(block: Block, share: float, function, args) -> tuple:
 
 def _share_of_one(rows: Rows) -> Learner[float]:
     """Return what weights are multiplied by to sum 1."""
+    return 1.0 / (yield from total_weight(rows))
+
+
+def total_weight(rows: Rows) -> Learner[float]:
+    """Return the sum of the weights of rows."""
     if not rows.weighted:
-        return 1.0 / rows.n_rows
+        return float(rows.n_rows)
     (whole,) = yield rows.fold(_weight)
-    return 1.0 / float(whole)
+    return float(whole)
 
 
 def _weight(block: Block) -> tuple:
@@ -191,13 +283,10 @@ def _squared_gaps(be: nearest.Backend, x: Any, scale, shift) -> Any:
     return gap * gap
 
 
-def level_means(
+def level_shares(
     rows: Rows, codec: Any, sizes: tuple[int, ...]
-) -> Learner[tuple[np.ndarray, ...]]:
-    """Return the mean of the values of each code of each column.
-
-    Codes that have none lie on the line between the means of the nearest codes that
-    have some, and at the ends equal the nearest.
+) -> Learner[tuple[np.ndarray, np.ndarray]]:
+    """Return of each code of each column its part of the mean, and its share of rows.
 
     Parameters
     ----------
@@ -210,13 +299,37 @@ def level_means(
 
     Returns
     -------
-    means : tuple of ndarray of float64, shape (V,)
+    parts, shares : ndarray of float64, shape (sum V,)
+        Column by column.  Over the codes of a column the parts sum to its mean, and the
+        shares to one.
     """
     share = yield from _share_of_one(rows)
-    sums, reached = yield rows.fold(_level_sums, codec, share, sizes)
+    parts, shares = yield rows.fold(_level_sums, codec, share, sizes)
+    return parts, shares
+
+
+def level_means(
+    parts: np.ndarray, shares: np.ndarray, sizes: tuple[int, ...]
+) -> tuple[np.ndarray, ...]:
+    """Return the mean of the values of each code of each column.
+
+    Codes that have none lie on the line between the means of the nearest codes that
+    have some, and at the ends equal the nearest.
+
+    Parameters
+    ----------
+    parts, shares : ndarray of float64, shape (sum V,)
+        As `level_shares` gives them.
+    sizes : tuple of int
+        V of each column.
+
+    Returns
+    -------
+    means : tuple of ndarray of float64, shape (V,)
+    """
     begins = np.cumsum([0, *sizes])
     cuts = [slice(begins[j], begins[j + 1]) for j in range(len(sizes))]
-    return tuple(_filled_means(sums[cut], reached[cut]) for cut in cuts)
+    return tuple(_filled_means(parts[cut], shares[cut]) for cut in cuts)
 
 
 def _level_sums(block: Block, codec, share: float, sizes) -> tuple:
@@ -227,6 +340,75 @@ def _level_sums(block: Block, codec, share: float, sizes) -> tuple:
 def _filled_means(sums, shares):
     used = np.flatnonzero(shares > 0)
     return np.interp(np.arange(len(sums)), used, sums[used] / shares[used])
+
+
+# -- statistics of streams -------------------------------------------------------------
+
+
+class Averages(NamedTuple):
+    """Weighted means of what has been seen of a stream.
+
+    Parameters
+    ----------
+    weight : float
+        Of all rows.
+    means : tuple of ndarray
+        Of whatever is averaged.
+    """
+
+    weight: float
+    means: tuple[np.ndarray, ...]
+
+    def joined(self, other: "Averages") -> "Averages":
+        """Return the means over what both have seen."""
+        weight = self.weight + other.weight
+        share = other.weight / weight
+        pairs = zip(self.means, other.means, strict=True)
+        return Averages(weight, tuple(a + share * (b - a) for a, b in pairs))
+
+
+class Spans(NamedTuple):
+    """The least and the largest values of columns of a stream.
+
+    Parameters
+    ----------
+    low, high : ndarray of float64, shape (n_columns,)
+        The values.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+
+    def joined(self, other: "Spans") -> "Spans":
+        """Return those of what both have seen."""
+        return Spans(*wider(self, other))
+
+
+class Moments(NamedTuple):
+    """Means and standard deviations of columns of a stream.
+
+    Parameters
+    ----------
+    weight : float
+        Of all rows.
+    mean, spread : ndarray of float64, shape (n_columns,)
+        The moments.
+    """
+
+    weight: float
+    mean: np.ndarray
+    spread: np.ndarray
+
+    def joined(self, other: "Moments") -> "Moments":
+        """Return those of what both have seen; no square overflows or vanishes."""
+        weight = self.weight + other.weight
+        share = other.weight / weight
+        gap = other.mean - self.mean
+        within = np.hypot(
+            np.sqrt(1 - share) * self.spread, np.sqrt(share) * other.spread
+        )
+        between = np.sqrt(share * (1 - share)) * gap
+        return Moments(weight, self.mean + share * gap, np.hypot(within, between))
 
 
 # -- levels for a density --------------------------------------------------------------

@@ -125,6 +125,7 @@ def test_weights_as_numpy_does(other, row):
         )
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @each([row for row in FOLLOWING if row.streams])
 def test_streams_as_numpy_does(other, row):
     X = row.data()
