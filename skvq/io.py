@@ -50,8 +50,8 @@ offset  bytes  content
 0       8      ``89 73 6B 76 71 43 0D 0A`` (``\x89skvqC\r\n``)
 8       2      version, 1
 10      1      method of packing: 0 columns, 1 radix
-11      1      flags: bit 0, whether each row starts on a byte of its own; the others
-               are zero
+11      1      flags: bit 0, whether each row starts on a byte of its own; bit 1,
+               whether the least significant bits come first; the others are zero
 12      4      m, the number of code columns, 1 to 2^22
 16      8      number of rows
 24      4      CRC-32 of the packed codes
@@ -88,11 +88,13 @@ True
 """
 
 import math
+import operator
+import os
 import struct
 import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
 
@@ -119,7 +121,7 @@ from skvq._files import (
     check_version,
     enough_memory,
 )
-from skvq.codes import Method, pack, packed_bits, smallest_dtype, unpack
+from skvq.codes import BitOrder, Method, pack, packed_bits, smallest_dtype, unpack
 
 __all__ = [
     "CodeReader",
@@ -139,6 +141,7 @@ _CODES_HEADER = struct.Struct("<8sHBBIQII16s")
 _CRC_OFFSET = 28
 _ALIGNMENT = 64
 _METHODS: tuple[Method, ...] = ("columns", "radix")
+_ORDERS: tuple[BitOrder, ...] = ("big", "little")
 _NO_ID = bytes(16)
 # Columns of codes: no more than a reader can afford to look at before it knows more.
 _MAX_COLUMNS = 2**22
@@ -399,6 +402,7 @@ def save_codes(
     *,
     method: Method = "columns",
     row_aligned: bool = False,
+    bitorder: BitOrder = "big",
     codec_id: str | None = None,
 ) -> None:
     """Write codes to a file.
@@ -415,6 +419,8 @@ def save_codes(
         See `skvq.codes.pack`.
     row_aligned : bool, default=False
         Whether each row starts on a byte of its own.
+    bitorder : {"big", "little"}, default="big"
+        Which bits come first, see `skvq.codes.pack`.
     codec_id : str, optional
         The "id" of `codec_info`, for whoever decodes to compare.
 
@@ -426,7 +432,12 @@ def save_codes(
         If the file cannot be written.
     """
     with CodeWriter(
-        path, sizes, method=method, row_aligned=row_aligned, codec_id=codec_id
+        path,
+        sizes,
+        method=method,
+        row_aligned=row_aligned,
+        bitorder=bitorder,
+        codec_id=codec_id,
     ) as writer:
         writer.write(codes)
 
@@ -479,6 +490,7 @@ class _Header(NamedTuple):
     sizes: tuple[int, ...]
     method: Method
     row_aligned: bool
+    bitorder: BitOrder
     n_samples: int
     crc: int
     codec_id: bytes
@@ -487,9 +499,26 @@ class _Header(NamedTuple):
     @property
     def n_bytes(self) -> int:
         """Bytes of the packed codes."""
+        return self.bytes_of(self.n_samples)
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What `skvq.codes.pack` and `unpack` are told of it."""
+        return {
+            "method": self.method,
+            "row_aligned": self.row_aligned,
+            "bitorder": self.bitorder,
+        }
+
+    def bytes_of(self, n_samples: int) -> int:
+        """Return how many bytes the first rows take."""
         if self.row_aligned:
-            return self.n_samples * -(-self.n_bits // 8)
-        return -(-self.n_samples * self.n_bits // 8)
+            return n_samples * -(-self.n_bits // 8)
+        return -(-n_samples * self.n_bits // 8)
+
+    def whole(self, n_samples: int) -> int:
+        """Return how many of the first rows fill bytes that no other row shares."""
+        return n_samples if self.row_aligned else n_samples // 8 * 8
 
     def check_rows(self) -> None:
         """Raise a ValueError if no byte vouches for the rows, and they are too many."""
@@ -506,7 +535,7 @@ class _Header(NamedTuple):
                 CODES_MAGIC,
                 _CODES_VERSION,
                 _METHODS.index(self.method),
-                int(self.row_aligned),
+                self.row_aligned + 2 * _ORDERS.index(self.bitorder),
                 len(self.sizes),
                 self.n_samples,
                 self.crc,
@@ -524,7 +553,8 @@ class CodeWriter:
     """Write codes to a file in pieces, in bounded memory.
 
     A context manager: the file is there when the block has ended, and not at all if it
-    raised.
+    raised.  One that is appended to has then the new rows as well, or the old ones
+    only.
 
     Parameters
     ----------
@@ -536,13 +566,23 @@ class CodeWriter:
         See `skvq.codes.pack`.
     row_aligned : bool, default=False
         Whether each row starts on a byte of its own.
+    bitorder : {"big", "little"}, default="big"
+        Which bits come first, see `skvq.codes.pack`.
     codec_id : str, optional
         The "id" of `codec_info`, for whoever decodes to compare.
+    append : bool, default=False
+        Whether rows are added to the file, in place, if there is one; all else that is
+        given must be as it is in the file.  A process that is killed meanwhile leaves a
+        file that readers refuse; to append to it again, if to no rows, makes it what it
+        was.  One at a time may append, while nobody reads.
 
     Raises
     ------
     TypeError, ValueError
-        If the sizes, the method or the id are not valid.
+        If the sizes, the method, the order or the id are not valid, or not those of a
+        file that is appended to.
+    FormatError
+        If a file that is appended to holds no codes, or its header is damaged.
 
     Examples
     --------
@@ -559,6 +599,8 @@ class CodeWriter:
     (3, [[0, 1], [5, 2]])
     """
 
+    _file: BinaryIO
+
     def __init__(
         self,
         path: PathLike,
@@ -566,45 +608,91 @@ class CodeWriter:
         *,
         method: Method = "columns",
         row_aligned: bool = False,
+        bitorder: BitOrder = "big",
         codec_id: str | None = None,
+        append: bool = False,
     ):
         n_bits = packed_bits(sizes, method)  # checks both
+        if bitorder not in _ORDERS:
+            raise ValueError(f"bitorder must be 'big' or 'little', got {bitorder!r}")
         if len(sizes) > _MAX_COLUMNS:
             raise ValueError(
                 f"sizes has {len(sizes)} columns; a file of codes has at most "
                 f"{_MAX_COLUMNS}"
             )
+        self._path = path
         self._header = _Header(
             tuple(int(size) for size in sizes),
             method,
             bool(row_aligned),
+            bitorder,
             n_samples=0,
             crc=0,
             codec_id=_NO_ID if codec_id is None else _id_bytes(codec_id),
             n_bits=n_bits,
         )
-        self._atomic = atomic_write(path)
+        self._appends = bool(append) and Path(path).exists()
+        self._writing = atomic_write(path)
+        if self._appends:
+            with Path(path).open("rb") as file:
+                found, _ = _read_codes_header(path, file, longer=True)
+            _check_appendable(path, found, self._header)
+            self._writing = self._appending()
 
     def __enter__(self) -> Self:
         """Open the file."""
-        with ExitStack() as stack:
-            self._file = stack.enter_context(self._atomic)
-            self._file.write(self._header.to_bytes())
-            stack.pop_all()  # it goes on until our own exit
         self._rest = np.empty((0, len(self._header.sizes)), dtype=np.uint8)
+        with ExitStack() as stack:
+            self._file = stack.enter_context(self._writing)
+            if not self._appends:
+                self._file.write(self._header.to_bytes())
+            stack.pop_all()  # it goes on until our own exit
         return self
 
     def __exit__(self, *raised) -> None:
-        """Complete the file, or drop it if the block raised."""
+        """Complete the file, or drop it, or what was added, if the block raised."""
         if raised[0] is not None:
-            self._atomic.__exit__(*raised)
+            self._writing.__exit__(*raised)
             return
         # What fails in here must drop it as well.
         with ExitStack() as stack:
-            stack.push(self._atomic)
+            stack.push(self._writing)
             self._append(self._rest)
+            if self._appends:  # the rows first: else a crash could leave none
+                self._file.flush()
+                os.fsync(self._file.fileno())
             self._file.seek(0)
             self._file.write(self._header.to_bytes())
+
+    @contextmanager
+    def _appending(self) -> Iterator[BinaryIO]:
+        """Open the file behind its rows; put it back as it was if the block raises."""
+        with Path(self._path).open("r+b") as file:
+            old, offset = _read_codes_header(self._path, file, longer=True)
+            end = offset + old.n_bytes
+            whole = old.whole(old.n_samples)
+            place = offset + old.bytes_of(whole)
+            file.seek(place)
+            last = _without_padding(file.read(end - place), old)
+            file.seek(place)
+            file.write(last)
+            file.truncate(end)
+            crc = old.crc if whole == old.n_samples else _crc(file, offset, place)
+            codes = _unpacked(self._path, old, last, old.n_samples - whole)
+            file.seek(place)
+            self._header = old._replace(n_samples=whole, crc=crc)
+            self._rest = codes
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                file.seek(place)
+                file.write(last)
+                file.truncate(end)
+                file.seek(0)
+                file.write(old.to_bytes())
+                raise
 
     @property
     def n_samples(self) -> int:
@@ -629,16 +717,13 @@ class CodeWriter:
         # What does not fill bytes waits for the rows that share them.
         if len(self._rest):
             codes = np.concatenate([self._rest, codes])
-        whole = len(codes) if self._header.row_aligned else len(codes) // 8 * 8
+        whole = self._header.whole(len(codes))
         self._append(codes[:whole])
         self._rest = codes[whole:].copy()
         self._pack(self._rest)  # fails now, not when the file is closed
 
     def _pack(self, codes: NDArray[Any]) -> bytes:
-        header = self._header
-        return pack(
-            codes, header.sizes, method=header.method, row_aligned=header.row_aligned
-        ).tobytes()
+        return pack(codes, self._header.sizes, **self._header.layout).tobytes()
 
     def _append(self, codes: NDArray[Any]) -> None:
         header, packed = self._header, self._pack(codes)
@@ -648,6 +733,54 @@ class CodeWriter:
         header.check_rows()
         self._file.write(packed)
         self._header = header
+
+
+def _check_appendable(path: PathLike, found: _Header, given: _Header) -> None:
+    """Raise unless rows of one kind can be added to a file of another."""
+    for name in ("sizes", "method", "row_aligned", "bitorder"):
+        if getattr(found, name) != getattr(given, name):
+            raise ValueError(
+                f"{name}={getattr(given, name)!r}, but {path}, which is appended to, "
+                f"has {getattr(found, name)!r}"
+            )
+    if given.codec_id not in (_NO_ID, found.codec_id):
+        raise ValueError(
+            f"codec_id={given.codec_id.hex()!r}, but {path}, which is appended to, "
+            f"has {found.codec_id.hex()!r}"
+        )
+
+
+def _without_padding(last: bytes, header: _Header) -> bytes:
+    """Return the bytes of the last rows; what follows them was never completed."""
+    n_bits = (header.n_samples - header.whole(header.n_samples)) * header.n_bits
+    if not n_bits % 8:
+        return last
+    kept = (1 << n_bits % 8) - 1
+    if header.bitorder == "big":
+        kept <<= -n_bits % 8
+    return last[:-1] + bytes([last[-1] & kept])
+
+
+def _crc(file: BinaryIO, begin: int, end: int) -> int:
+    """Return the CRC-32 of some bytes of a file."""
+    file.seek(begin)
+    crc = 0
+    for start in range(begin, end, _CHUNK_BYTES):
+        crc = zlib.crc32(file.read(min(_CHUNK_BYTES, end - start)), crc)
+    return crc
+
+
+def _unpacked(
+    path: PathLike, header: _Header, packed: bytes, n_samples: int
+) -> NDArray[Any]:
+    """Return the codes of some rows; a FormatError if their bytes are none."""
+    array = np.frombuffer(packed, dtype=np.uint8)
+    if header.row_aligned:
+        array = array.reshape(n_samples, -(-header.n_bits // 8))
+    try:
+        return unpack(array, header.sizes, n_samples=n_samples, **header.layout)
+    except ValueError as error:
+        raise FormatError(f"{path} is damaged: {error}") from error
 
 
 def _id_bytes(codec_id: str) -> bytes:
@@ -683,6 +816,8 @@ class CodeReader:
         How they are packed.
     row_aligned : bool
         Whether each row starts on a byte of its own.
+    bitorder : {"big", "little"}
+        Which bits come first.
     n_bits : int
         Bits that a row takes, before any padding.
     codec_id : str or None
@@ -713,6 +848,7 @@ class CodeReader:
         self.sizes = self._header.sizes
         self.method = self._header.method
         self.row_aligned = self._header.row_aligned
+        self.bitorder = self._header.bitorder
         self.n_bits = self._header.n_bits
         known = self._header.codec_id != _NO_ID
         self.codec_id = self._header.codec_id.hex() if known else None
@@ -728,6 +864,35 @@ class CodeReader:
     def __len__(self) -> int:
         """Return the number of rows."""
         return self.n_samples
+
+    def __getitem__(self, rows: int | slice) -> NDArray[Any]:
+        """Return the codes of a row, or of the rows of a slice, of any step."""
+        if not isinstance(rows, slice):
+            row = operator.index(rows)
+            row += self.n_samples * (row < 0)
+            return self.read(row, row + 1)[0]
+        picked = range(*rows.indices(self.n_samples))
+        forward = picked if picked.step > 0 else picked[::-1]
+        if forward.step == 1:
+            codes = self.read(forward.start, max(forward.start, forward.stop))
+        else:
+            codes = self._read_apart(forward)
+        return codes if forward is picked else codes[::-1]
+
+    def _read_apart(self, picked: range) -> NDArray[Any]:
+        """Read rows that do not follow each other, in pieces of bounded size."""
+        shape = len(picked), len(self.sizes)
+        codes = np.empty(shape, dtype=smallest_dtype(max(self.sizes)))
+        n_rows = max(1, self._rows_of_piece() // picked.step)
+        for first in range(0, len(picked), n_rows):
+            piece = picked[first : first + n_rows]
+            found = self.read(piece[0], piece[-1] + 1)
+            codes[first : first + len(piece)] = found[:: picked.step]
+        return codes
+
+    def _rows_of_piece(self) -> int:
+        """Return how many rows take as much as is read at a time."""
+        return max(1, 8 * _CHUNK_BYTES // max(1, self.n_bits, 8 * len(self.sizes)))
 
     def close(self) -> None:
         """Close the file."""
@@ -789,9 +954,7 @@ class CodeReader:
             If the file is damaged; the checksum speaks only after the last piece.
         """
         if n_rows is None:
-            n_rows = max(
-                1, 8 * _CHUNK_BYTES // max(1, self.n_bits, 8 * len(self.sizes))
-            )
+            n_rows = self._rows_of_piece()
         n_rows = -(-max(1, n_rows) // 8) * 8
         crc = 0
         for start in range(0, self.n_samples, n_rows):
@@ -833,11 +996,7 @@ class CodeReader:
 
     def _read_packed(self, start: int, stop: int) -> bytes:
         """Read rows that fill whole bytes, or end with the file."""
-        if self.row_aligned:
-            width = -(-self.n_bits // 8)
-            begin, end = start * width, stop * width
-        else:
-            begin, end = start * self.n_bits // 8, -(-stop * self.n_bits // 8)
+        begin, end = self._header.bytes_of(start), self._header.bytes_of(stop)
         self._file.seek(self._offset + begin)
         packed = self._file.read(end - begin)
         if len(packed) != end - begin:
@@ -845,23 +1004,16 @@ class CodeReader:
         return packed
 
     def _unpack(self, packed: bytes, n_samples: int) -> NDArray[Any]:
-        array = np.frombuffer(packed, dtype=np.uint8)
-        if self.row_aligned:
-            array = array.reshape(n_samples, -(-self.n_bits // 8))
-        try:
-            return unpack(
-                array,
-                self.sizes,
-                method=self.method,
-                row_aligned=self.row_aligned,
-                n_samples=n_samples,
-            )
-        except ValueError as error:
-            raise FormatError(f"{self._path} is damaged: {error}") from error
+        return _unpacked(self._path, self._header, packed, n_samples)
 
 
-def _read_codes_header(path: PathLike, file: BinaryIO) -> tuple[_Header, int]:
-    """Read and check the header; return it and the offset of the packed codes."""
+def _read_codes_header(
+    path: PathLike, file: BinaryIO, *, longer: bool = False
+) -> tuple[_Header, int]:
+    """Read and check the header; return it and the offset of the packed codes.
+
+    The file may be longer than it says, if that is what an append has left.
+    """
     start = file.read(_CODES_HEADER.size)
     check_magic(path, start, CODES_MAGIC, "code")
     if len(start) < _CODES_HEADER.size:
@@ -881,7 +1033,7 @@ def _read_codes_header(path: PathLike, file: BinaryIO) -> tuple[_Header, int]:
     struct.pack_into("<I", header, _CRC_OFFSET, 0)
     if zlib.crc32(header) != header_crc:
         raise FormatError(f"{path} is damaged: the checksum of its header is another")
-    if method >= len(_METHODS) or flags > 1 or any(header[end:]):
+    if method >= len(_METHODS) or flags > 3 or any(header[end:]):
         raise FormatError(
             f"{path} is damaged, or too new: its header has method {method}, flags "
             f"{flags:#x}, or bytes that should be zero"
@@ -894,10 +1046,13 @@ def _read_codes_header(path: PathLike, file: BinaryIO) -> tuple[_Header, int]:
         )
     known = tuple(sizes.tolist()), _METHODS[method]
     n_bits = packed_bits(*known)
-    found = _Header(*known, flags == 1, n_samples, crc, codec_id, n_bits)
+    layout = bool(flags & 1), _ORDERS[flags >> 1]
+    found = _Header(*known, *layout, n_samples, crc, codec_id, n_bits)
     try:
         found.check_rows()
     except ValueError as error:
         raise FormatError(f"{path} is damaged: it has {error}") from error
-    check_size(path, file, offset + found.n_bytes)
+    end = offset + found.n_bytes
+    if not (longer and file.seek(0, os.SEEK_END) > end):
+        check_size(path, file, end)
     return found, offset

@@ -147,7 +147,7 @@ _DESCRIPTION: dict[str, Callable[[Any], bool]] = {
 
 
 def check_codec(estimator: Any, description: Description) -> None:
-    """Raise a ValueError unless a codec that was loaded is what its file says.
+    """Raise unless a codec that was loaded is what its file says, and decodes.
 
     Parameters
     ----------
@@ -163,3 +163,8 @@ def check_codec(estimator: Any, description: Description) -> None:
             f"its description tells of codebooks of {description['codebook_sizes']} "
             f"codewords, the codec has {sizes}"
         )
+    ends = np.array([[0] * len(sizes), [size - 1 for size in sizes]])
+    with np.errstate(all="ignore"):
+        decoded = quantizer.inverse_transform(ends)
+    if tuple(decoded.shape) != (2, quantizer.n_features_in_):
+        raise ValueError("its tables are not of the width that it says")
