@@ -161,13 +161,28 @@ def enough_memory(path: PathLike) -> Iterator[None]:
         raise OSError(errno.ENOMEM, reason, str(path)) from error
 
 
+def is_container(start: bytes) -> bool:
+    """Whether the first bytes of a file, 9 or more, are those of safetensors.
+
+    They are the length of a header, of less than 4 GiB, and a brace.
+    """
+    return start[4:9] == b"\0\0\0\0{"
+
+
+def kind_of(start: bytes) -> str | None:
+    """Return what a file holds, by its first bytes, 9 or more; None: something else."""
+    if start[:8] == CODES_MAGIC:
+        return "codes"
+    if start[:8] == PICKLE_MAGIC or is_container(start):
+        return "a codec"
+    return None
+
+
 def check_magic(path: PathLike, content: bytes, expected: bytes, kind: str) -> None:
     """Raise unless a file begins as those of a kind do."""
     if content[:8] == expected:
         return
-    other = "codes" if content[:8] == CODES_MAGIC else None
-    if content[:8] == PICKLE_MAGIC or content[8:9] == b"{":
-        other = "a codec"
+    other = kind_of(content)
     found = f"it holds {other}" if other else "it does not begin as one"
     raise FormatError(f"{path} is not a skvq {kind} file: {found}")
 

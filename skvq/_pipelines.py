@@ -81,7 +81,7 @@ def find_codec(estimator: Any) -> Codec:
         If it holds several.
     """
     steps = list(flat_steps(estimator))
-    found = [i for i, (_, step) in enumerate(steps) if _has_quantizer(step)]
+    found = [i for i, (_, step) in enumerate(steps) if has_quantizer(step)]
     if not found:
         raise TypeError(
             f"{type(estimator).__name__} holds no quantizer: it must be one, be "
@@ -94,10 +94,13 @@ def find_codec(estimator: Any) -> Codec:
             f"{[steps[i][0] for i in found]}: whose codes are to be measured is not "
             "defined; score them one by one"
         )
-    step = steps[found[0]][1]
+    return codec_with(steps[: found[0]], steps[found[0]][1])
+
+
+def codec_with(before: list[Step], step: Any) -> Codec:
+    """Return the codec of a step that has a quantizer; it must be fitted."""
     check_is_fitted(step)
-    quantizer = step if quantizes(step) else step.quantizer_
-    return Codec(steps[: found[0]], step, quantizer)
+    return Codec(before, step, step if quantizes(step) else step.quantizer_)
 
 
 def flat_steps(estimator: Any, prefix: str = "") -> Iterator[Step]:
@@ -118,7 +121,8 @@ def quantizes(step: Any) -> bool:
     return hasattr(step, "quantize")
 
 
-def _has_quantizer(step: Any) -> bool:
+def has_quantizer(step: Any) -> bool:
+    """Whether a step is a quantizer, or wraps one as features."""
     # Only features made by a quantizer hold one without being one themselves; the
     # parameter says so before the fit, which is missed with a better message later.
     inner = getattr(step, "quantizer_", getattr(step, "quantizer", None))

@@ -120,6 +120,7 @@ from skvq._files import (
     check_size,
     check_version,
     enough_memory,
+    is_container,
 )
 from skvq.codes import BitOrder, Method, pack, packed_bits, smallest_dtype, unpack
 
@@ -266,12 +267,18 @@ def load(
     True
     """
     with enough_memory(path), Path(path).open("rb") as file:
-        if not container.is_container(file.read(9)):
-            return _load_pickle(path, file, allow_pickle)
-        found, description, objects = _read_header(path, file)
-        read = container.map_arrays if mmap else container.read_arrays
-        arrays = read(path, file, found, verify)
-        return _checked(path, description, lambda: load_objects(objects, arrays))
+        return _loaded(path, file, verify, mmap, allow_pickle)
+
+
+def _loaded(
+    path: PathLike, file: BinaryIO, verify: bool, mmap: bool, allow_pickle: bool
+) -> Any:
+    if not is_container(file.read(9)):
+        return _load_pickle(path, file, allow_pickle)
+    found, description, objects = _read_header(path, file)
+    read = container.map_arrays if mmap else container.read_arrays
+    arrays = read(path, file, found, verify)
+    return _checked(path, description, lambda: load_objects(objects, arrays))
 
 
 def _load_pickle(path: PathLike, file: BinaryIO, allow_pickle: bool) -> Any:
@@ -340,7 +347,7 @@ def codec_info(path: PathLike) -> dict[str, Any]:
         If the file cannot be read.
     """
     with enough_memory(path), Path(path).open("rb") as file:
-        if container.is_container(file.read(9)):
+        if is_container(file.read(9)):
             found, description, _ = _read_header(path, file)
             digest = found.digest
         else:

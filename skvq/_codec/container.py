@@ -200,11 +200,6 @@ def _digest(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> st
 # -- reading ---------------------------------------------------------------------------
 
 
-def is_container(start: bytes) -> bool:
-    """Whether the first bytes of a file, 9 or more, are those of a container."""
-    return start[8:9] == b"{"
-
-
 def read_header(path: PathLike, file: BinaryIO) -> Container:
     """Read what is before the tensors, and check it.
 
@@ -240,7 +235,9 @@ def read_header(path: PathLike, file: BinaryIO) -> Container:
         if _digest({"digest": digest, **description}, tensors) != digest:
             raise ValueError("has another checksum")
     except ValueError as error:
-        raise FormatError(f"{path} is damaged: its header {error}") from error
+        raise FormatError(
+            f"{path} is damaged, or not a skvq codec file: its header {error}"
+        ) from error
     expected = 8 + n_bytes + max((tensor.end for tensor in tensors.values()), default=0)
     if size != expected:
         raise FormatError(

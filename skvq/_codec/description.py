@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 import sklearn
 
-from skvq._checks import class_name
-from skvq._pipelines import Codec, find_codec, flat_steps, only_encodes
+from skvq._pipelines import (
+    Codec,
+    codec_with,
+    flat_steps,
+    has_quantizer,
+    only_encodes,
+)
 from skvq._version import __version__
 
 Description = dict[str, Any]
@@ -38,31 +43,22 @@ def codec_of(estimator: Any) -> Codec:
         raise TypeError(
             f"{type(estimator).__name__} is not a codec; its best_estimator_ is one"
         )
-    steps = [step for _, step in flat_steps(estimator)]
-    names = [type(step).__name__ for step in steps]
-    codec = None
-    if steps and (hasattr(steps[-1], "quantize") or hasattr(steps[-1], "quantizer")):
-        codec = find_codec(estimator)
-    if codec is None or codec.step is not steps[-1]:
-        what = f"a pipeline of {', '.join(names)}"
-        if len(names) == 1:
-            what = names[0] if steps[0] is not estimator else _name_of(estimator)
+    steps = list(flat_steps(estimator))
+    names = [type(step).__name__ for _, step in steps]
+    if not steps or not has_quantizer(steps[-1][1]):
+        what = f"a pipeline of {', '.join(names)}" if len(names) != 1 else names[0]
         raise TypeError(
             "a codec is a quantizer, QuantizedFeatures, or a pipeline that ends in one "
             f"of them, not {what}"
         )
-    for name, step in zip(names, steps, strict=True):
+    for name, (_, step) in zip(names, steps, strict=True):
         if not hasattr(step, "inverse_transform") and not only_encodes(step):
             raise TypeError(
                 f"{name} has no inverse_transform: codes could not be decoded through "
                 "it"
             )
-    return codec
-
-
-def _name_of(estimator: Any) -> str:
-    cls = type(estimator)
-    return cls.__name__ if cls.__module__ == "builtins" else class_name(cls)
+    *before, (_, last) = steps
+    return codec_with(before, last)
 
 
 def describe(estimator: Any, details: Mapping[str, Any] | None) -> Description:
