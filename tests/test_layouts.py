@@ -21,7 +21,7 @@ from sklearn.pipeline import Pipeline
 
 import skvq
 from skvq import VectorQuantizer
-from skvq.io import FormatError, codec_info, save
+from skvq.io import codec_info, save
 from skvq.nearest import HOST
 
 pytest.importorskip("numpy._core.numeric")  # where the pickles have arrays from

@@ -59,6 +59,8 @@ def _estimator(cls: type, declared: Declared | None = None) -> Kind:
             _check_attribute(cls, name, attribute, declared)
         if _REQUESTS in state:
             state[_REQUESTS] = dict(_requests(state[_REQUESTS]))
+        if state.get("_home_") == _HOMES[0]:  # as if it had none
+            del state["_home_"]
         return state
 
     def make(state: State) -> Any:
