@@ -204,19 +204,21 @@ def test_another_version_is_a_warning(tmp_path, monkeypatch):
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("method", ["columns", "radix"])
 @pytest.mark.parametrize("row_aligned", [False, True])
+@pytest.mark.parametrize("bitorder", ["big", "little"])
 @pytest.mark.parametrize("n_samples", [0, 1, 8, 37])
-def test_codes_come_back(tmp_path, sizes, method, row_aligned, n_samples):
+def test_codes_come_back(tmp_path, sizes, method, row_aligned, bitorder, n_samples):
     codes = codes_for(sizes, n_samples)
     path = tmp_path / "codes"
-    save_codes(path, codes, sizes, method=method, row_aligned=row_aligned)
+    layout = {"method": method, "row_aligned": row_aligned, "bitorder": bitorder}
+    save_codes(path, codes, sizes, **layout)
     again = load_codes(path)
     np.testing.assert_array_equal(again, codes)
     with CodeReader(path) as reader:
         assert (reader.sizes, reader.method) == (sizes, method)
         assert len(reader) == reader.n_samples == n_samples
-        assert reader.row_aligned == row_aligned
+        assert (reader.row_aligned, reader.bitorder) == (row_aligned, bitorder)
         assert reader.codec_id is None
-        packed = pack(codes, sizes, method=method, row_aligned=row_aligned)
+        packed = pack(codes, sizes, **layout)
         np.testing.assert_array_equal(reader.memory_map(), packed)
         for start, stop in [(0, 0), (0, n_samples), (n_samples // 3, n_samples)]:
             np.testing.assert_array_equal(reader.read(start, stop), codes[start:stop])
@@ -279,6 +281,88 @@ def test_any_rows_can_be_read(tmp_path, row_aligned):
                 reader.read(*rows)
 
 
+@pytest.mark.parametrize("row_aligned", [False, True])
+def test_slices_of_any_step(tmp_path, row_aligned, monkeypatch):
+    codes = codes_for((5, 9, 2), 43)
+    save_codes(tmp_path / "codes", codes, (5, 9, 2), row_aligned=row_aligned)
+    monkeypatch.setattr("skvq.io._CHUNK_BYTES", 30)
+    ends = (None, -99, -7, 0, 5, 42, 99)
+    with CodeReader(tmp_path / "codes") as reader:
+        for step in (None, 1, 3, 50, -1, -4):
+            for start in ends:
+                for stop in ends:
+                    rows = slice(start, stop, step)
+                    np.testing.assert_array_equal(reader[rows], codes[rows])
+        np.testing.assert_array_equal(reader[np.int64(-2)], codes[-2])
+        for row in (43, -44):
+            with pytest.raises(IndexError, match="43 rows"):
+                reader[row]
+
+
+LAYOUTS = [
+    {"method": method, "row_aligned": row_aligned, "bitorder": bitorder}
+    for method in ("columns", "radix")
+    for row_aligned in (False, True)
+    for bitorder in ("big", "little")
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: str([*layout.values()]))
+def test_rows_are_appended(tmp_path, layout, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    codes, sizes, path = codes_for((5, 9, 2), 60), (5, 9, 2), tmp_path / "codes"
+    save_codes(tmp_path / "whole", codes, sizes, **layout)
+    for cuts in ([13], [8, 8, 30], [0, 1, 2, 59]):
+        path.unlink(missing_ok=True)
+        for piece in np.split(codes, cuts):
+            with CodeWriter(path, sizes, append=True, **layout) as writer:
+                writer.write(piece)
+        assert path.read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: str([*layout.values()]))
+def test_appends_that_do_not_end(tmp_path, layout, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    codes, sizes, path = codes_for((5, 9, 2), 60), (5, 9, 2), tmp_path / "codes"
+    save_codes(path, codes[:13], sizes, **layout)
+    before = path.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        with CodeWriter(path, sizes, append=True, **layout) as writer:
+            writer.write(codes[13:])
+            writer._file.flush()
+            raise KeyboardInterrupt
+    assert path.read_bytes() == before
+    with CodeWriter(path, sizes, append=True, **layout) as writer:
+        writer.write(codes[13:])
+        writer._file.flush()
+        (tmp_path / "killed").write_bytes(path.read_bytes())
+    np.testing.assert_array_equal(load_codes(path), codes)
+    with pytest.raises(FormatError, match="damaged"):
+        load_codes(tmp_path / "killed")
+    with CodeWriter(tmp_path / "killed", sizes, append=True, **layout):
+        pass
+    assert (tmp_path / "killed").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sizes": (5, 8)}, r"sizes=\(5, 8\), but .* has \(5, 9\)"),
+        ({"method": "radix"}, "method='radix'"),
+        ({"row_aligned": True}, "row_aligned=True"),
+        ({"bitorder": "little"}, "bitorder='little'"),
+        ({"codec_id": "ab" * 16}, "codec_id='abab"),
+    ],
+)
+def test_rows_of_another_kind_are_not_appended(codes_file, settings, message):
+    before = codes_file.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        CodeWriter(codes_file, **{"sizes": (5, 9), "append": True, **settings})
+    codes_file.write_bytes(before[:-1])
+    with pytest.raises(FormatError, match="damaged"):
+        CodeWriter(codes_file, (5, 9), append=True)
+
+
 def test_what_raises_leaves_no_codes(tmp_path):
     path = tmp_path / "codes"
     with pytest.raises(KeyboardInterrupt), CodeWriter(path, (4,)) as writer:
@@ -315,6 +399,7 @@ def test_wrong_codes_are_refused_at_once(tmp_path, codes, error, message):
         ({"sizes": (0,)}, ValueError, "sizes"),
         ({"sizes": (2.5,)}, TypeError, "sizes"),
         ({"method": "huffman"}, ValueError, "method"),
+        ({"bitorder": "middle"}, ValueError, "bitorder"),
         ({"codec_id": "abc"}, ValueError, "32 hexadecimal digits"),
         ({"codec_id": 3}, ValueError, "32 hexadecimal digits"),
     ],

@@ -2,6 +2,7 @@
 
 import io
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -511,6 +512,26 @@ def test_the_command_line_decodes_behind_it(tmp_path, monkeypatch, capsys):
     skvq.save(QuantizedFeatures(vq()).fit(X), "features")
     assert main(["encode", "X.npy", "features", "-o", "codes"]) == 2
     assert "gives no codes" in capsys.readouterr().err
+
+
+# -- stored files ----------------------------------------------------------------------
+
+
+def test_stored_codecs_load():
+    """``data/codecs_of_version_4.npz.xz``: files, codes and reconstructions of X."""
+    path = Path(__file__).parent / "data" / "codecs_of_version_4.npz.xz"
+    with np.load(io.BytesIO(lzma.decompress(path.read_bytes()))) as archive:
+        stored = dict(archive)
+    names = [key.removesuffix("/codec") for key in stored if key.endswith("/codec")]
+    assert len(names) == 17
+    for name in names:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InconsistentVersionWarning)
+            codec = loaded(stored[f"{name}/codec"].tobytes())
+        codes = codec.transform(stored["X"][:12])
+        assert_array_equal(codes, stored[f"{name}/codes"])
+        found, expected = codec.inverse_transform(codes), stored[f"{name}/X_quant"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 # -- maps ------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ and loads every row of the table of parameters asks for it.
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from skvq.vector import VectorQuantizer
 # Attributes of estimators that neither are parameters nor end in an underscore.
 _REQUESTS, _OUTPUT = "_metadata_request", "_sklearn_output_config"
 _VERSIONS = ("_skvq_version", "_sklearn_version")
+_OTHERS = {_REQUESTS, _OUTPUT, *_VERSIONS}
 # Libraries to whose arrays a codec may go back.  A file must not name what is imported.
 _HOMES = ("numpy", "torch", "cupy", "array_api_strict")
 
@@ -71,14 +73,15 @@ def _estimator(cls: type, declared: Declared | None = None) -> Kind:
     return Kind(name, cls, take, make)
 
 
-def _parameters(cls: Any) -> set[str]:
-    return set(cls._get_param_names())
+@cache
+def _parameters(cls: Any) -> frozenset[str]:
+    return frozenset(cls._get_param_names())
 
 
 def _check_attribute(
     cls: type, name: str, attribute: str, declared: Declared | None
 ) -> None:
-    if attribute in {*_parameters(cls), _REQUESTS, _OUTPUT, *_VERSIONS}:
+    if attribute in _parameters(cls) or attribute in _OTHERS:
         return
     if declared is None:
         known = attribute.endswith("_")
