@@ -13,6 +13,7 @@ from skvq.additive import AdditiveQuantizer
 from skvq.binary import BinaryQuantizer
 from skvq.features import QuantizedFeatures
 from skvq.grid import FiniteScalarQuantizer, UniformQuantizer
+from skvq.io import load, save
 from skvq.kronecker import KroneckerQuantizer
 from skvq.multiscale import MultiScaleQuantizer
 from skvq.product import ProductQuantizer
@@ -33,5 +34,7 @@ __all__ = [
     "UniformQuantizer",
     "VectorQuantizer",
     "__version__",
+    "load",
+    "save",
     "show_versions",
 ]

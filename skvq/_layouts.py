@@ -1,8 +1,8 @@
-"""Fitted estimators of codec files of versions 1 and 2, in the layout of today.
+"""Fitted estimators of codec files that hold pickles, in the layout of today.
 
-Before 0.2 a fitted table was an array, and scalar levels and pyramids had other
-attributes.  What was pickled so is turned object by object: a part has been when the
-estimator that it is of gets its state.
+In files of versions 1 and 2 a fitted table was an array, and scalar levels and pyramids
+had other attributes; in those of version 3 nesting schemes had.  What was pickled so is
+turned object by object: a part has been when what it is a part of gets its state.
 """
 
 import io
@@ -31,15 +31,21 @@ State = dict[str, Any]
 
 
 def loads(content: bytes) -> Any:
-    """Return what a version before 0.2 has pickled."""
+    """Return what a file of versions 1 to 3 has pickled."""
     return _Unpickler(io.BytesIO(content)).load()
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("skvq.residual", "Stages"):
+            return _Gone
         found = super().find_class(module, name)
         is_old = isinstance(found, type) and issubclass(found, tuple(_CONVERTERS))
         return _stand_in(found) if is_old else found
+
+
+class _Gone:
+    """What today is made of the rest."""
 
 
 def _stand_in(cls: type) -> type:
@@ -75,12 +81,14 @@ def _vector(state: State) -> None:
 def _product(state: State) -> None:
     state.setdefault("widths", None)
     if "quantizers_" in state:
+        state.pop("_tables_", None)
         state["_parts_"] = Parts(state["quantizers_"])
 
 
 def _residual(state: State) -> None:
     state.setdefault("fit_beam_size", None)
     if "quantizers_" in state:
+        state.pop("_stages_", None)
         parts = state["quantizers_"]
         state["_parts_"] = Parts(parts)
         several = max(state["beam_size"], _TRAINING_BEAM)
@@ -89,7 +97,7 @@ def _residual(state: State) -> None:
 
 
 def _tables(state: State) -> None:
-    if "_tables_" in state:
+    if "_tables_" in state and not isinstance(state["_tables_"], Tables):
         tables = [Table(table) for table in state["_tables_"]]
         # A shared table was there once.
         times = len(state["codebook_sizes_"]) // len(tables)
@@ -97,7 +105,11 @@ def _tables(state: State) -> None:
 
 
 def _multiscale(state: State) -> None:
-    if "_table_" in state:
+    state.setdefault("metric", "sqeuclidean")
+    if "_table_" not in state:
+        return
+    state.setdefault("biases_", None)
+    if not isinstance(state["_table_"], Table):
         table = state["_table_"] = Table(state["_table_"])
         codebook = Table(state["_codebook_"]) if state["_exponent_"] else table
         state["_codebook_"] = codebook
@@ -111,18 +123,21 @@ def _uniform(state: State) -> None:
 def _finite(state: State) -> None:
     state.setdefault("scale", 1.0)
     state.setdefault("decode_to", "means")
-    if "_tables_" in state:
+    if "_tables_" in state and not isinstance(state["_tables_"], LevelTables):
         state["_tables_"] = LevelTables(state["_tables_"])
 
 
 def _distribution(state: State) -> None:
+    if "_knots" not in state:
+        return
     edges, knots = state["_levels"].edges, state.pop("_knots")
     state.update(vars(_Distribution(state["sizes"], edges, knots)))
 
 
 def _levels(state: State) -> None:
-    state["_edges"] = Columns(state.pop("edges"))
-    state["_tables"] = Columns(state["_tables"])
+    if "edges" in state:
+        state["_edges"] = Columns(state.pop("edges"))
+        state["_tables"] = Columns(state["_tables"])
 
 
 def _pyramid(state: State) -> None:

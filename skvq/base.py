@@ -537,7 +537,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 f"This {type(self).__name__} was pickled by skvq {version}, whose "
                 f"fitted attributes are not those of skvq {__version__}: fit it again, "
                 f"or save it with skvq {version} and skvq.io.save_codec, and load that "
-                "file with skvq.io.load_codec, which converts it."
+                "file with skvq.load(path, allow_pickle=True), which converts it."
             )
         if version != __version__:
             warnings.warn(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 from numbers import Integral
 from typing import Any, Literal, NamedTuple
@@ -40,6 +41,7 @@ __all__ = [
 
 Method = Literal["columns", "radix"]
 Order = Literal["C", "F"]
+BitOrder = Literal["big", "little"]
 
 # One limb times one base plus one carry must fit uint64: 32-bit limbs and bases up
 # to 2**32 reach exactly 2**64 - 1.
@@ -116,6 +118,7 @@ def pack(
     *,
     method: Method = "columns",
     row_aligned: bool = True,
+    bitorder: BitOrder = "big",
 ) -> NDArray[np.uint8]:
     """Pack codes into as few bits as their codebooks need.
 
@@ -135,21 +138,25 @@ def pack(
     row_aligned : bool, default=True
         Whether each row starts on a byte of its own, so that packed rows can be
         indexed. False writes all rows as one stream, padded only at its end.
+    bitorder : {"big", "little"}, default="big"
+        Which bits come first, of a code (or a token id) and of a byte, as in
+        `numpy.packbits`: ``"big"``, the most significant ones; ``"little"``, the least
+        significant ones, as faiss packs codes in rows.
 
     Returns
     -------
     packed : ndarray of uint8
         Shape (n_samples, ceil(n_bits / 8)) with `row_aligned`, else
         (ceil(n_samples * n_bits / 8),), where n_bits is ``packed_bits(sizes,
-        method)``. Most significant bits come first; padding bits are zero.
+        method)``. Padding bits are zero.
 
     Raises
     ------
     TypeError
         If codes or sizes are not integers.
     ValueError
-        If the shape of codes doesn't match sizes, or a code is out of range; the
-        message names row and column.
+        If the shape of codes doesn't match sizes, a code is out of range (the message
+        names row and column), or `method` or `bitorder` is unknown.
 
     See Also
     --------
@@ -178,18 +185,24 @@ def pack(
     """
     sizes = _check_sizes(sizes)
     widths = _widths(sizes, method)
+    _check_bitorder(bitorder)
     be, codes = _check_codes(codes, sizes)
     n_bits = sum(widths)
     packed = np.empty(_packed_shape(len(codes), n_bits, row_aligned), dtype=np.uint8)
     if n_bits:
         engine: Any = engine_of(codes)
+        order = _column_order(method, bitorder)
+        widths = widths[::order]
+        write = engine.pack_words
+        if bitorder == "little":
+            write = partial(_pack_little, engine)
         for rows in _tiles(len(codes), len(widths)):
             words = codes[rows]
             if method == "radix":
                 words = _to_limbs(words, sizes, len(widths))
             # A tile has a multiple of 8 rows, hence starts on a whole byte.
             place = rows if row_aligned else _stream_slice(rows, n_bits)
-            packed[place] = engine.pack_words(words, widths, row_aligned)
+            packed[place] = write(words[:, ::order], widths, row_aligned)
     return _sent(be, packed)
 
 
@@ -199,6 +212,7 @@ def unpack(
     *,
     method: Method = "columns",
     row_aligned: bool = True,
+    bitorder: BitOrder = "big",
     n_samples: int | None = None,
 ) -> NDArray[Any]:
     """Unpack what `pack` has packed.
@@ -214,6 +228,8 @@ def unpack(
         The method that they were packed with.
     row_aligned : bool, default=True
         The alignment that they were packed with.
+    bitorder : {"big", "little"}, default="big"
+        The order of bits that they were packed with.
     n_samples : int, default=None
         Number of rows. Needed where `row_aligned` is False, because a stream does
         not tell; checked where it is given besides.
@@ -248,19 +264,25 @@ def unpack(
     """
     sizes = _check_sizes(sizes)
     widths = _widths(sizes, method)
+    _check_bitorder(bitorder)
     n_bits = sum(widths)
     be = followed_backend(packed)
     packed = be.to_host(packed)
-    packed, n_samples = _check_packed(packed, n_bits, row_aligned, n_samples)
+    packed, n_samples = _check_packed(packed, n_bits, row_aligned, n_samples, bitorder)
     if not n_bits:
         return _sent(be, np.zeros((n_samples, len(sizes)), dtype=np.uint8))
     codes = np.empty((n_samples, len(sizes)), dtype=smallest_dtype(max(sizes)))
     engine: Any = engine_of(packed)
     dtype = np.uint32 if method == "radix" else codes.dtype
+    order = _column_order(method, bitorder)
+    widths = widths[::order]
+    read = engine.unpack_words
+    if bitorder == "little":
+        read = partial(_unpack_little, engine)
     for rows in _tiles(n_samples, len(widths)):
         part = packed[rows if row_aligned else _stream_slice(rows, n_bits)]
         n_rows = rows.stop - rows.start
-        words = engine.unpack_words(part, n_rows, widths, row_aligned, dtype)
+        words = read(part, n_rows, widths, row_aligned, dtype)[:, ::order]
         if method == "radix":
             words = _from_limbs(words, sizes, rows.start)
         else:
@@ -620,7 +642,7 @@ def _first_out_of_range(values: NDArray[Any], size: int, low: int = 0) -> int | 
 
 
 def _check_packed(
-    packed: Any, n_bits: int, row_aligned: bool, n_samples: Any
+    packed: Any, n_bits: int, row_aligned: bool, n_samples: Any, bitorder: str
 ) -> tuple[NDArray[np.uint8], int]:
     packed = np.asarray(check_unmasked(packed, "packed"))
     if packed.dtype != np.uint8:
@@ -645,12 +667,14 @@ def _check_packed(
             f"have {expected} with row_aligned={row_aligned}: it is truncated, too "
             "long, or was packed with other sizes or another method"
         )
-    _check_padding(packed, n_bits if row_aligned else n_samples * n_bits)
+    _check_padding(packed, n_bits if row_aligned else n_samples * n_bits, bitorder)
     return packed, n_samples
 
 
-def _check_padding(packed: NDArray[np.uint8], n_bits: int) -> None:
+def _check_padding(packed: NDArray[np.uint8], n_bits: int, bitorder: str) -> None:
     mask = (1 << -n_bits % 8) - 1
+    if bitorder == "little":
+        mask <<= n_bits % 8
     if mask and np.any(packed[..., -1] & mask):
         where = ""
         if packed.ndim == 2:
@@ -674,6 +698,58 @@ def _check_decoded(words: NDArray[Any], sizes: tuple[int, ...], start: int) -> N
 
 
 # Bits
+
+
+def _check_bitorder(bitorder: Any) -> None:
+    if not isinstance(bitorder, str) or bitorder not in ("big", "little"):
+        raise ValueError(f"bitorder must be 'big' or 'little', got {bitorder!r}")
+
+
+def _column_order(method: str, bitorder: str) -> int:
+    """Return the step through columns from the highest bits of a row's number down.
+
+    With the lowest bits first, the first code is at their end; limbs of a token id are
+    in the order of their places in it always.
+    """
+    return -1 if (method, bitorder) == ("columns", "little") else 1
+
+
+def _pack_little(
+    engine: Any, words: NDArray[Any], widths: list[int], row_aligned: bool
+) -> NDArray[np.uint8]:
+    """Return words as bytes, the lowest bits first: as numbers, written from the end.
+
+    What fills their bytes goes in front of the highest bits.
+    """
+    n, n_bits = len(words), sum(widths)
+    if row_aligned:
+        words = np.pad(words, ((0, 0), (1, 0)))
+        packed = engine.pack_words(words, [-n_bits % 8, *widths], True)
+        return packed[:, ::-1]
+    words = np.pad(words, ((0, -n % 8), (0, 0)))[::-1]
+    packed = engine.pack_words(np.ascontiguousarray(words), widths, False)
+    return packed[::-1][: -(-n * n_bits // 8)]
+
+
+def _unpack_little(
+    engine: Any,
+    packed: NDArray[np.uint8],
+    n_rows: int,
+    widths: list[int],
+    row_aligned: bool,
+    dtype: Any,
+) -> NDArray[Any]:
+    """Return the words (n_rows, n_words) that `_pack_little` has packed."""
+    n_bits = sum(widths)
+    if row_aligned:
+        packed = np.ascontiguousarray(packed[:, ::-1])
+        widths = [-n_bits % 8, *widths]
+        return engine.unpack_words(packed, n_rows, widths, True, dtype)[:, 1:]
+    n_whole = -(-n_rows // 8) * 8
+    packed = np.pad(packed, (0, n_whole * n_bits // 8 - len(packed)))
+    packed = np.ascontiguousarray(packed[::-1])
+    words = engine.unpack_words(packed, n_whole, widths, False, dtype)
+    return words[::-1][:n_rows]
 
 
 def _widths(sizes: tuple[int, ...], method: str) -> list[int]:

@@ -1,9 +1,10 @@
 r"""Codecs and codes in files: written whole or not at all, and checked when read.
 
 ========================  ==========================================================
-`save_codec`              write a fitted quantizer, or a pipeline that ends in one
-`load_codec`              read it back
-`codec_info`              what a codec file says of itself, without unpickling it
+`save`                    write a fitted quantizer, or a pipeline that ends in one
+`load`                    read it back
+`codec_info`              what a codec file says of itself
+`decode`                  what codes stand for, also behind steps that only encode
 `save_codes`              write codes, packed in as few bits as they need
 `load_codes`              read them back
 `CodeWriter`              write codes of any number of rows, in pieces
@@ -11,11 +12,37 @@ r"""Codecs and codes in files: written whole or not at all, and checked when rea
 `atomic_write`            open a file that appears only when it is complete
 ========================  ==========================================================
 
-A codec file holds a pickle: load only what you trust.  A file of codes holds numbers
-only.  Both begin with a header, little-endian, whose first eight bytes also tell a
-file that went through a text mode or lost its eighth bit.
+`save` and `load` are also there as `skvq.save` and `skvq.load`.  Neither kind of file
+holds code: whatever the bytes of a file are, reading it ends in a codec of classes that
+are known, in codes, in `FormatError` or in OSError.
 
-File of codes, version 1:
+A codec file, version 4, is one of safetensors.  Its header has one entry of metadata,
+"skvq", a JSON object:
+
+==================  ================================================================
+key                 content
+==================  ================================================================
+"digest"            SHA-256 of the length of the header and the header, with 64
+                    zeros in place of itself; its first half is the codec's id
+"data"              SHA-256 of all bytes behind the header
+"version"           4
+"steps"             what `codec_info` tells, under these names
+"n_features"
+"codebook_sizes"
+"bits_per_sample"
+"versions"
+"details"
+"objects"           the estimator: a list of classes and their attributes, each
+                    behind those that it refers to; arrays are tensors of the file
+==================  ================================================================
+
+The header has to be, byte for byte, the one that safetensors writes for its content.
+
+Files of versions 1 to 3, of earlier versions of skvq, hold a pickle; `load` reads them
+with ``allow_pickle=True`` only.
+
+A file of codes is little-endian, and its first eight bytes also tell a file that went
+through a text mode or lost its eighth bit.  Version 1:
 
 ======  =====  =====================================================================
 offset  bytes  content
@@ -23,8 +50,8 @@ offset  bytes  content
 0       8      ``89 73 6B 76 71 43 0D 0A`` (``\x89skvqC\r\n``)
 8       2      version, 1
 10      1      method of packing: 0 columns, 1 radix
-11      1      flags: bit 0, whether each row starts on a byte of its own; the others
-               are zero
+11      1      flags: bit 0, whether each row starts on a byte of its own; bit 1,
+               whether the least significant bits come first; the others are zero
 12      4      m, the number of code columns, 1 to 2^22
 16      8      number of rows
 24      4      CRC-32 of the packed codes
@@ -38,40 +65,21 @@ offset  bytes  content
 Where every V_j is 1, codes take no bits, and nothing but the header says how many rows
 there are: such a file holds at most 2^30 codes.
 
-Codec file, version 3:
-
-======  =====  =====================================================================
-offset  bytes  content
-======  =====  =====================================================================
-0       8      ``89 73 6B 76 71 4D 0D 0A`` (``\x89skvqM\r\n``)
-8       2      version, 3
-10      2      zero
-12      4      J, bytes of the description
-16      8      P, bytes of the pickle
-24      32     SHA-256 of all else; its first half is the codec's id
-56      J      description, a JSON object in UTF-8, of no more than 64 levels
-56 + J  P      the estimator, pickled
-======  =====  =====================================================================
-
-Versions 1 and 2, of skvq 0.1, are still read: their estimators had other attributes,
-and are converted.  In version 1 the checksum is that of the description and the pickle,
-without the 24 bytes before.
-
 Examples
 --------
 >>> import tempfile
 >>> from pathlib import Path
 >>> import numpy as np
 >>> from skvq import ProductQuantizer
->>> from skvq.io import codec_info, load_codec, load_codes, save_codec, save_codes
+>>> from skvq.io import codec_info, load, load_codes, save, save_codes
 >>> X = np.random.default_rng(0).normal(size=(1000, 8))
 >>> pq = ProductQuantizer(4, 16, random_state=0).fit(X)
 >>> with tempfile.TemporaryDirectory() as folder:
-...     save_codec(Path(folder, "pq.skvq"), pq)
+...     save(pq, Path(folder, "pq.skvq"))
 ...     save_codes(Path(folder, "X.codes"), pq.transform(X), pq.codebook_sizes_)
 ...     Path(folder, "X.codes").stat().st_size  # 128 + 1000 * 16 / 8
 ...     codec_info(Path(folder, "pq.skvq"))["bits_per_sample"]
-...     again = load_codec(Path(folder, "pq.skvq"))
+...     again = load(Path(folder, "pq.skvq"))
 ...     codes = load_codes(Path(folder, "X.codes"))
 2128
 16.0
@@ -79,31 +87,42 @@ Examples
 True
 """
 
-import errno
-import hashlib
-import json
 import math
+import operator
 import os
-import pickle
-import platform
-import secrets
-import stat
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
-import sklearn
 from numpy.typing import ArrayLike, NDArray
-from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import check_is_fitted
 
-from skvq._version import __version__
-from skvq.codes import Method, pack, packed_bits, smallest_dtype, unpack
+from skvq._codec import (
+    VERSION,
+    check_codec,
+    check_description,
+    codec_of,
+    container,
+    describe,
+    load_objects,
+    save_objects,
+)
+from skvq._files import (
+    CODES_MAGIC,
+    FormatError,
+    PathLike,
+    atomic_write,
+    check_magic,
+    check_size,
+    check_version,
+    enough_memory,
+    is_container,
+)
+from skvq.codes import BitOrder, Method, pack, packed_bits, smallest_dtype, unpack
 
 __all__ = [
     "CodeReader",
@@ -111,26 +130,19 @@ __all__ = [
     "FormatError",
     "atomic_write",
     "codec_info",
-    "load_codec",
+    "decode",
+    "load",
     "load_codes",
-    "save_codec",
+    "save",
     "save_codes",
 ]
 
-PathLike = str | os.PathLike[str]
-
-_CODEC_VERSION = 3
-_CODEC_MAGIC = b"\x89skvqM\r\n"
-_CODEC_HEADER = struct.Struct("<8sHHIQ32s")
-_DIGEST_OFFSET = 24
-# What a description nests, details included: less than what a parser can.
-_MAX_DEPTH = 64
 _CODES_VERSION = 1
-_CODES_MAGIC = b"\x89skvqC\r\n"
 _CODES_HEADER = struct.Struct("<8sHBBIQII16s")
 _CRC_OFFSET = 28
 _ALIGNMENT = 64
 _METHODS: tuple[Method, ...] = ("columns", "radix")
+_ORDERS: tuple[BitOrder, ...] = ("big", "little")
 _NO_ID = bytes(16)
 # Columns of codes: no more than a reader can afford to look at before it knows more.
 _MAX_COLUMNS = 2**22
@@ -144,163 +156,32 @@ _MAX_EXPANSION = 1024
 _CHUNK_BYTES = 2**22
 
 
-class FormatError(ValueError):
-    """A file is not what it should be: of another kind, damaged, or too new."""
-
-
-# -- writing -----------------------------------------------------------------------
-
-
-@contextmanager
-def atomic_write(path: PathLike) -> Iterator[BinaryIO]:
-    """Open a binary file that appears under its name only when it is complete.
-
-    It is written under another name in the same directory, and renamed when the block
-    ends and all of it is on the disk.  If the block raises, it is deleted, and a file
-    that was there before stays.  A process that is killed may leave it behind: files
-    named ``.skvq-``, 16 hexadecimal digits, ``.tmp`` can be deleted when nobody writes.
-
-    A file that is replaced hands on its permissions: the bits for reading, writing and
-    executing, and owner and group where the process may set them; where it may not set
-    the group, another group gets the bits of all others.  New files have the usual
-    permissions.
-
-    Parameters
-    ----------
-    path : path-like
-        Name of the file; that of a link means the file that it points to.
-
-    Yields
-    ------
-    file : binary file
-        Open for writing; it can be read and sought as well.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written, or is no regular file: a device, a directory
-        or a loop of links must not be replaced.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> from skvq.io import atomic_write
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with atomic_write(Path(folder, "notes")) as file:
-    ...         _ = file.write(b"complete")
-    ...         before = Path(folder, "notes").exists()
-    ...     before, Path(folder, "notes").read_bytes()
-    (False, b'complete')
-    """
-    before = _regular_file(path)
-    target = Path(os.path.realpath(path))
-    # Short, since the target may have the longest name that there can be.
-    temporary = target.with_name(f".skvq-{secrets.token_hex(8)}.tmp")
-    try:
-        descriptor = _create(temporary, path, 0o666 if before is None else 0o600)
-        try:
-            # Of a duplicate, so that whoever closes the file doesn't take ours.
-            with open(os.dup(descriptor), "w+b") as file:
-                yield file
-            if before is not None:
-                _keep_permissions(descriptor, before)
-            # On the disk before it has its name: else a crash of the machine could
-            # leave the name, and no content.
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, target)
-        _sync_directory(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _regular_file(path: PathLike) -> os.stat_result | None:
-    """Return the status of a file that may be replaced; None if there is none."""
-    try:
-        # Not of the resolved name: that of a loop of links is a name like any other.
-        status = Path(path).stat()
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(f"'{path}' is not a regular file")
-    return status
-
-
-def _create(temporary: Path, path: PathLike, mode: int) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    try:
-        return os.open(temporary, flags, mode)
-    except OSError as error:  # of a name that nobody has asked for
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def _keep_permissions(descriptor: int, before: os.stat_result) -> None:
-    """Give a file the owner, as far as we may, and the bits of the one it replaces."""
-    if sys.platform == "win32":
-        return
-    mode = stat.S_IMODE(before.st_mode) & 0o777
-    own = os.fstat(descriptor)
-    if (own.st_uid, own.st_gid) != (before.st_uid, before.st_gid):
-        try:
-            os.fchown(descriptor, before.st_uid, before.st_gid)
-        except OSError:
-            if not _has_group(descriptor, before.st_gid):
-                # Another group gets no more than anybody.
-                mode = mode & 0o707 | (mode & 0o007) << 3
-    if stat.S_IMODE(own.st_mode) != mode:
-        os.fchmod(descriptor, mode)
-
-
-def _has_group(descriptor: int, group: int) -> bool:
-    """Give a file to a group; return whether it belongs to it."""
-    try:
-        os.fchown(descriptor, -1, group)
-    except OSError:
-        return False
-    return True
-
-
-def _sync_directory(folder: Path) -> None:
-    """Wait until the names in a directory are on the disk, where that can be asked."""
-    if sys.platform == "win32":  # directories cannot be opened
-        return
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:  # one that may be written, and not read
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
 # -- codecs ------------------------------------------------------------------------
 
 
-def save_codec(
-    path: PathLike, estimator: Any, details: Mapping[str, Any] | None = None
+def save(
+    estimator: Any, path: PathLike, *, details: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a fitted codec to a file.
+    """Write a fitted codec to a file that holds no code.
 
     Parameters
     ----------
+    estimator : quantizer, QuantizedFeatures or Pipeline
+        Fitted; a pipeline ends in one of the others.  It may be in a FrozenEstimator,
+        and the steps of a pipeline may be: StandardScaler, MinMaxScaler, MaxAbsScaler,
+        RobustScaler, QuantileTransformer, Normalizer, PCA, IncrementalPCA,
+        TruncatedSVD, GaussianRandomProjection, VarianceThreshold.
     path : path-like
         Name of the file; one of that name is replaced.
-    estimator : quantizer or Pipeline
-        Fitted; of a pipeline, the last step is the quantizer.
     details : mapping, optional
         Anything else that `codec_info` shall tell, as JSON can hold it.
 
     Raises
     ------
     TypeError
-        If the estimator is no quantizer and no pipeline that ends in one, or `details`
-        cannot be written as JSON.
+        If the estimator is no codec, or holds what a file does not: code, such as a
+        metric of your own, or objects of other classes; or `details` cannot be written
+        as JSON.
     ValueError
         If `details` holds numbers that are not finite, or nests more than 62 levels.
     sklearn.exceptions.NotFittedError
@@ -310,284 +191,212 @@ def save_codec(
 
     See Also
     --------
-    load_codec : The way back, and what is to be trusted.
+    load : The way back, with an example.
     """
-    description = _describe(estimator, details)
-    content = pickle.dumps(estimator, protocol=pickle.HIGHEST_PROTOCOL)
-    header = _CODEC_HEADER.pack(
-        _CODEC_MAGIC, _CODEC_VERSION, 0, len(description), len(content), bytes(32)
-    )[:_DIGEST_OFFSET]
-    digest = _digest(header, description, content)
+    description = describe(estimator, details)
+    objects, arrays = save_objects(estimator)
+    try:
+        content = container.pack(
+            {"version": VERSION, **description, "objects": objects}, arrays
+        )
+    except ValueError as error:
+        raise ValueError(f"what describes the codec {error}") from error
     with atomic_write(path) as file:
-        file.write(header + digest + description)
         file.write(content)
 
 
-def _digest(*parts: bytes) -> bytes:
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(part)
-    return found.digest()
-
-
-def load_codec(path: PathLike) -> Any:
-    """Read a codec from a file.
-
-    .. warning::
-        The file holds a pickle, and unpickling can run any code.  Load only files from
-        sources that you trust.  The checksum in the file tells damage, not malice.
+def load(
+    path: PathLike,
+    *,
+    verify: bool = True,
+    mmap: bool = False,
+    allow_pickle: bool = False,
+) -> Any:
+    """Read a codec from a file; nothing in it is run.
 
     Parameters
     ----------
     path : path-like
-        File that `save_codec` has written.
+        File that `save` has written.
+    verify : bool, default=True
+        Whether all of the file is read, and its checksum compared.  False: that of the
+        header is, which covers all but the numbers in the tables.
+    mmap : bool, default=False
+        Whether the tables stay in the file, mapped into memory; all arrays of the
+        estimator are read-only then.  The file must not be changed meanwhile; `save`
+        puts another in its place, which does no harm.
+    allow_pickle : bool, default=False
+        Whether files of versions 1 to 3 are read, which hold a pickle.  Unpickling can
+        run any code, and their checksum tells damage, not malice: set it for files from
+        sources that you trust, and save them anew.
 
     Returns
     -------
-    estimator : quantizer or Pipeline
+    estimator : quantizer, QuantizedFeatures or Pipeline
         The fitted estimator.
 
     Raises
     ------
     FormatError
-        If the file is no codec, is damaged, or needs what is not installed.
+        If the file is no codec, is damaged, holds a class that is not known, or holds
+        a pickle that is not allowed.
     OSError
         If the file cannot be read.
 
     Warns
     -----
     sklearn.exceptions.InconsistentVersionWarning
-        If it was written by another version of scikit-learn, or of skvq that is no
-        older than 0.2: what older ones have written is converted.
+        If it was written by another version of scikit-learn or of skvq.
+
+    See Also
+    --------
+    save : Writes the file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import skvq
+    >>> X = np.random.default_rng(0).normal(size=(1000, 8))
+    >>> pq = skvq.ProductQuantizer(4, 16, random_state=0).fit(X)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     skvq.save(pq, Path(folder, "pq.skvq"))
+    ...     again = skvq.load(Path(folder, "pq.skvq"))
+    >>> bool((again.transform(X) == pq.transform(X)).all())
+    True
     """
-    with _enough_memory(path):
-        info, content, version = _read_codec(path)
-        try:
-            estimator = _unpickled(content, version)
-            sizes = [int(size) for size in _quantizer_of(estimator).codebook_sizes_]
-        except (MemoryError, Warning):  # a warning: where the user made them errors
-            raise
-        except Exception as error:  # unpickling raises whatever a class's code raises
-            raise FormatError(
-                f"{path} cannot be unpickled: {type(error).__name__}: {error}"
-            ) from error
-    if sizes != info["codebook_sizes"]:
+    with enough_memory(path), Path(path).open("rb") as file:
+        return _loaded(path, file, verify, mmap, allow_pickle)
+
+
+def _loaded(
+    path: PathLike, file: BinaryIO, verify: bool, mmap: bool, allow_pickle: bool
+) -> Any:
+    if not is_container(file.read(9)):
+        return _load_pickle(path, file, allow_pickle)
+    found, description, objects = _read_header(path, file)
+    read = container.map_arrays if mmap else container.read_arrays
+    arrays = read(path, file, found, verify)
+    return _checked(path, description, lambda: load_objects(objects, arrays))
+
+
+def _load_pickle(path: PathLike, file: BinaryIO, allow_pickle: bool) -> Any:
+    from skvq._codec import pickled
+
+    found = pickled.read_pickled(path, file)
+    if not allow_pickle:
         raise FormatError(
-            f"{path} is damaged: its description tells of codebooks of "
-            f"{info['codebook_sizes']} codewords, the codec has {sizes}"
+            f"{path} has version {found.version} of the format of codec files, which "
+            "holds a pickle, and unpickling can run any code: if you trust where it "
+            "comes from, load it with allow_pickle=True, and save it anew"
         )
+    return _checked(path, found.description, lambda: pickled.unpickle(found))
+
+
+def _checked(path: PathLike, description: dict[str, Any], make: Any) -> Any:
+    """Return what is made of a file; raise a FormatError unless it is its codec."""
+    try:
+        estimator = make()
+        check_codec(estimator, description)
+    except (MemoryError, Warning):  # a warning: where the user made them errors
+        raise
+    except Exception as error:  # what is made raises whatever its class does
+        raise FormatError(
+            f"{path} cannot be read as a codec: {type(error).__name__}: {error}"
+        ) from error
     return estimator
 
 
+def _read_header(
+    path: PathLike, file: BinaryIO
+) -> tuple[container.Container, dict[str, Any], Any]:
+    """Read the header of a file; return it, what it tells, and its objects."""
+    found = container.read_header(path, file)
+    version = found.description.get("version")
+    if type(version) is not int:
+        raise FormatError(f"{path} is damaged: its version is none")
+    check_version(path, version, VERSION)
+    try:
+        description = check_description(found.description, ("version", "objects"))
+    except ValueError as error:
+        raise FormatError(f"{path} is damaged: its description {error}") from error
+    return found, description, found.description["objects"]
+
+
 def codec_info(path: PathLike) -> dict[str, Any]:
-    """Read what a codec file says of itself; nothing in it is run.
+    """Read what a codec file says of itself; no estimator is made.
 
     Parameters
     ----------
     path : path-like
-        File that `save_codec` has written.
+        File that `save` has written.
 
     Returns
     -------
     info : dict
         "id", a name of the content in hexadecimal, which files of codes refer to;
         "steps", the classes; "n_features"; "codebook_sizes"; "bits_per_sample";
-        "versions", of skvq and what it needs; "details", those of `save_codec`.
+        "versions", of skvq and what it needs; "details", those of `save`.
 
     Raises
     ------
     FormatError
-        If the file is no codec, or is damaged.
+        If the file is no codec, or its header is damaged.
     OSError
         If the file cannot be read.
     """
-    with _enough_memory(path):
-        return _read_codec(path)[0]
+    with enough_memory(path), Path(path).open("rb") as file:
+        if is_container(file.read(9)):
+            found, description, _ = _read_header(path, file)
+            digest = found.digest
+        else:
+            from skvq._codec import pickled
+
+            old = pickled.read_pickled(path, file)
+            description, digest = old.description, old.digest
+    return {"id": digest[:32], **description}
 
 
-def _read_codec(path: PathLike) -> tuple[dict[str, Any], bytes, int]:
-    with Path(path).open("rb") as file:
-        start = file.read(_CODEC_HEADER.size)
-        _check_magic(path, start, _CODEC_MAGIC, "codec")
-        if len(start) < _CODEC_HEADER.size:
-            raise FormatError(f"{path} is damaged: it ends within its header")
-        fields = _CODEC_HEADER.unpack(start)
-        _, version, zero, n_description, n_pickle, digest = fields
-        _check_version(path, version, _CODEC_VERSION)
-        # Before anything is read that a damaged number asks for.
-        _check_size(path, file, _CODEC_HEADER.size + n_description + n_pickle)
-        file.seek(_CODEC_HEADER.size)
-        text, content = file.read(n_description), file.read(n_pickle)
-    covered = start[:_DIGEST_OFFSET] if version > 1 else b""
-    if zero:
-        raise FormatError(f"{path} is damaged, or too new: its bytes 10 and 11 are set")
-    if _digest(covered, text, content) != digest:
-        raise FormatError(f"{path} is damaged: its checksum is another")
-    try:
-        description = _parse_description(text)
-    except ValueError as error:
-        raise FormatError(f"{path} is damaged: its description {error}") from error
-    return {"id": digest[:16].hex(), **description}, content, version
+def decode(estimator: Any, codes: ArrayLike) -> Any:
+    """Return what codes stand for, as far back as the steps of a pipeline lead.
 
+    It is the estimator's `inverse_transform`, where there is one.  A `Normalizer` has
+    none: the length that it takes away is in no code.  Such a step leaves the rows as
+    they are, so what is returned are rows of length one, back through the steps before.
 
-def _unpickled(content: bytes, version: int) -> Any:
-    if version > 2:
-        return pickle.loads(content)
-    from skvq import _layouts  # all schemes, which nobody else needs here
+    Parameters
+    ----------
+    estimator : quantizer, QuantizedFeatures or Pipeline
+        A fitted codec.
+    codes : array-like of int, shape (n_samples, n_codes)
+        Codes as its `transform` gives them.
 
-    return _layouts.loads(content)
+    Returns
+    -------
+    X_quant : ndarray of shape (n_samples, n_features)
+        The reconstructions.
 
+    Raises
+    ------
+    TypeError
+        If the estimator is no codec.
+    ValueError
+        If a code is not an integer in the range of its column.
 
-@contextmanager
-def _enough_memory(path: PathLike) -> Iterator[None]:
-    """Say of what there is too little memory, as the system would say it."""
-    try:
-        yield
-    except MemoryError as error:
-        reason = os.strerror(errno.ENOMEM)
-        raise OSError(errno.ENOMEM, reason, str(path)) from error
-
-
-# What a codec file says of itself
-
-
-def _describe(estimator: Any, details: Mapping[str, Any] | None) -> bytes:
-    quantizer = _quantizer_of(estimator)
-    description = {
-        "steps": [type(step).__name__ for step in _steps(estimator)],
-        "n_features": _n_features(estimator),
-        "codebook_sizes": [int(size) for size in quantizer.codebook_sizes_],
-        "bits_per_sample": float(quantizer.bits_per_sample_),
-        "versions": {
-            "skvq": __version__,
-            "scikit-learn": sklearn.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        "details": dict(details or {}),
-    }
-    try:
-        text = json.dumps(description, allow_nan=False).encode()
-    except RecursionError:
-        raise ValueError(f"details nests more than {_MAX_DEPTH - 2} levels") from None
-    try:
-        _parse_description(text)
-    except ValueError as error:
-        raise ValueError(f"what describes the codec {error}") from error
-    return text
-
-
-def _parse_description(text: bytes) -> dict[str, Any]:
-    """Return a description; raise a ValueError unless it is one."""
-    try:
-        found = json.loads(text.decode(), parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ValueError(f"nests more than {_MAX_DEPTH} levels") from None
-    except ValueError as error:
-        raise ValueError(f"is no JSON: {error}") from error
-    if not isinstance(found, dict) or found.keys() != _DESCRIPTION.keys():
-        raise ValueError(f"is no object with the keys {', '.join(_DESCRIPTION)}")
-    for key, is_valid in _DESCRIPTION.items():
-        if not is_valid(found[key]):
-            raise ValueError(f"has {key} that are not valid")
-    if _depth(found) > _MAX_DEPTH:
-        raise ValueError(f"nests more than {_MAX_DEPTH} levels")
-    return found
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _is_whole(value: Any, largest: int) -> bool:
-    return type(value) is int and 1 <= value <= largest
-
-
-def _are_strings(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, str) for value in values)
-
-
-# Each key of a description, and what it must hold.
-_DESCRIPTION: dict[str, Callable[[Any], bool]] = {
-    "steps": lambda v: isinstance(v, list) and len(v) > 0 and _are_strings(v),
-    "n_features": lambda v: v is None or _is_whole(v, sys.maxsize),
-    "codebook_sizes": lambda v: (
-        isinstance(v, list) and len(v) > 0 and all(_is_whole(V, 2**32) for V in v)
-    ),
-    "bits_per_sample": lambda v: type(v) in (int, float) and 0 <= v < 2**53,
-    "versions": lambda v: isinstance(v, dict) and _are_strings(v.values()),
-    "details": lambda v: isinstance(v, dict),
-}
-
-
-def _depth(value: Any) -> int:
-    """Return how many levels of lists and objects there are, one in the other."""
-    level, depth = [value], 0
-    while level := [item for item in level if isinstance(item, list | dict)]:
-        depth += 1
-        level = [
-            inner
-            for item in level
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-    return depth
-
-
-def _steps(estimator: Any) -> list[Any]:
-    if not isinstance(estimator, Pipeline):
-        return [estimator]
-    steps = [step for _, step in estimator.steps]
-    return [step for step in steps if step is not None and step != "passthrough"]
-
-
-def _quantizer_of(estimator: Any) -> Any:
-    """Return the quantizer whose codes the estimator's `transform` gives; check it."""
-    steps = _steps(estimator)
-    names = [type(step).__name__ for step in steps]
-    if not steps or not hasattr(steps[-1], "quantize"):
-        what = f"a pipeline of {', '.join(names)}" if len(names) != 1 else names[0]
-        raise TypeError(
-            f"a codec is a quantizer, or a pipeline that ends in one, not {what}"
-        )
-    check_is_fitted(steps[-1])
-    for name, step in zip(names, steps, strict=True):
-        if not hasattr(step, "inverse_transform"):
-            raise TypeError(
-                f"{name} has no inverse_transform: codes could not be decoded through "
-                "it"
-            )
-    return steps[-1]
-
-
-def _n_features(estimator: Any) -> int | None:
-    # Some transformers, and pipelines that begin with one, don't keep it.
-    n_features = getattr(estimator, "n_features_in_", None)
-    return None if n_features is None else int(n_features)
-
-
-def _check_magic(path: PathLike, content: bytes, expected: bytes, kind: str) -> None:
-    if content[:8] == expected:
-        return
-    other = {_CODES_MAGIC: "codes", _CODEC_MAGIC: "a codec"}.get(content[:8])
-    found = f"it holds {other}" if other else "it does not begin as one"
-    raise FormatError(f"{path} is not a skvq {kind} file: {found}")
-
-
-def _check_version(path: PathLike, version: int, newest: int) -> None:
-    if not 1 <= version <= newest:
-        known = "version 1" if newest == 1 else f"versions 1 to {newest}"
-        raise FormatError(
-            f"{path} has version {version} of its format; skvq {__version__} reads "
-            f"{known}"
-        )
-
-
-def _check_size(path: PathLike, file: BinaryIO, expected: int) -> None:
-    size = file.seek(0, os.SEEK_END)
-    if size != expected:
-        raise FormatError(
-            f"{path} is damaged: it has {size} bytes, and should have {expected}"
-        )
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import Normalizer
+    >>> from skvq import VectorQuantizer
+    >>> from skvq.io import decode
+    >>> X = np.array([[0.0, 2.0], [0.0, 4.0], [3.0, 0.0]])
+    >>> codec = make_pipeline(Normalizer(), VectorQuantizer(2, random_state=0)).fit(X)
+    >>> decode(codec, codec.transform(X)).tolist()
+    [[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]
+    """
+    return codec_of(estimator).decode(codes)
 
 
 # -- codes -------------------------------------------------------------------------
@@ -600,6 +409,7 @@ def save_codes(
     *,
     method: Method = "columns",
     row_aligned: bool = False,
+    bitorder: BitOrder = "big",
     codec_id: str | None = None,
 ) -> None:
     """Write codes to a file.
@@ -616,6 +426,8 @@ def save_codes(
         See `skvq.codes.pack`.
     row_aligned : bool, default=False
         Whether each row starts on a byte of its own.
+    bitorder : {"big", "little"}, default="big"
+        Which bits come first, see `skvq.codes.pack`.
     codec_id : str, optional
         The "id" of `codec_info`, for whoever decodes to compare.
 
@@ -627,7 +439,12 @@ def save_codes(
         If the file cannot be written.
     """
     with CodeWriter(
-        path, sizes, method=method, row_aligned=row_aligned, codec_id=codec_id
+        path,
+        sizes,
+        method=method,
+        row_aligned=row_aligned,
+        bitorder=bitorder,
+        codec_id=codec_id,
     ) as writer:
         writer.write(codes)
 
@@ -654,7 +471,7 @@ def load_codes(path: PathLike) -> NDArray[Any]:
     OSError
         If the file cannot be read, or there is too little memory for its codes.
     """
-    with CodeReader(path) as reader, _enough_memory(path):
+    with CodeReader(path) as reader, enough_memory(path):
         dtype = smallest_dtype(max(reader.sizes))
         shape = reader.n_samples, len(reader.sizes)
         n_bytes = math.prod(shape) * dtype.itemsize
@@ -680,6 +497,7 @@ class _Header(NamedTuple):
     sizes: tuple[int, ...]
     method: Method
     row_aligned: bool
+    bitorder: BitOrder
     n_samples: int
     crc: int
     codec_id: bytes
@@ -688,9 +506,26 @@ class _Header(NamedTuple):
     @property
     def n_bytes(self) -> int:
         """Bytes of the packed codes."""
+        return self.bytes_of(self.n_samples)
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What `skvq.codes.pack` and `unpack` are told of it."""
+        return {
+            "method": self.method,
+            "row_aligned": self.row_aligned,
+            "bitorder": self.bitorder,
+        }
+
+    def bytes_of(self, n_samples: int) -> int:
+        """Return how many bytes the first rows take."""
         if self.row_aligned:
-            return self.n_samples * -(-self.n_bits // 8)
-        return -(-self.n_samples * self.n_bits // 8)
+            return n_samples * -(-self.n_bits // 8)
+        return -(-n_samples * self.n_bits // 8)
+
+    def whole(self, n_samples: int) -> int:
+        """Return how many of the first rows fill bytes that no other row shares."""
+        return n_samples if self.row_aligned else n_samples // 8 * 8
 
     def check_rows(self) -> None:
         """Raise a ValueError if no byte vouches for the rows, and they are too many."""
@@ -704,10 +539,10 @@ class _Header(NamedTuple):
     def to_bytes(self) -> bytes:
         header = bytearray(
             _CODES_HEADER.pack(
-                _CODES_MAGIC,
+                CODES_MAGIC,
                 _CODES_VERSION,
                 _METHODS.index(self.method),
-                int(self.row_aligned),
+                self.row_aligned + 2 * _ORDERS.index(self.bitorder),
                 len(self.sizes),
                 self.n_samples,
                 self.crc,
@@ -725,7 +560,8 @@ class CodeWriter:
     """Write codes to a file in pieces, in bounded memory.
 
     A context manager: the file is there when the block has ended, and not at all if it
-    raised.
+    raised.  One that is appended to has then the new rows as well, or the old ones
+    only.
 
     Parameters
     ----------
@@ -737,13 +573,23 @@ class CodeWriter:
         See `skvq.codes.pack`.
     row_aligned : bool, default=False
         Whether each row starts on a byte of its own.
+    bitorder : {"big", "little"}, default="big"
+        Which bits come first, see `skvq.codes.pack`.
     codec_id : str, optional
         The "id" of `codec_info`, for whoever decodes to compare.
+    append : bool, default=False
+        Whether rows are added to the file, in place, if there is one; all else that is
+        given must be as it is in the file.  A process that is killed meanwhile leaves a
+        file that readers refuse; to append to it again, if to no rows, makes it what it
+        was.  One at a time may append, while nobody reads.
 
     Raises
     ------
     TypeError, ValueError
-        If the sizes, the method or the id are not valid.
+        If the sizes, the method, the order or the id are not valid, or not those of a
+        file that is appended to.
+    FormatError
+        If a file that is appended to holds no codes, or its header is damaged.
 
     Examples
     --------
@@ -760,6 +606,8 @@ class CodeWriter:
     (3, [[0, 1], [5, 2]])
     """
 
+    _file: BinaryIO
+
     def __init__(
         self,
         path: PathLike,
@@ -767,45 +615,91 @@ class CodeWriter:
         *,
         method: Method = "columns",
         row_aligned: bool = False,
+        bitorder: BitOrder = "big",
         codec_id: str | None = None,
+        append: bool = False,
     ):
         n_bits = packed_bits(sizes, method)  # checks both
+        if bitorder not in _ORDERS:
+            raise ValueError(f"bitorder must be 'big' or 'little', got {bitorder!r}")
         if len(sizes) > _MAX_COLUMNS:
             raise ValueError(
                 f"sizes has {len(sizes)} columns; a file of codes has at most "
                 f"{_MAX_COLUMNS}"
             )
+        self._path = path
         self._header = _Header(
             tuple(int(size) for size in sizes),
             method,
             bool(row_aligned),
+            bitorder,
             n_samples=0,
             crc=0,
             codec_id=_NO_ID if codec_id is None else _id_bytes(codec_id),
             n_bits=n_bits,
         )
-        self._atomic = atomic_write(path)
+        self._appends = bool(append) and Path(path).exists()
+        self._writing = atomic_write(path)
+        if self._appends:
+            with Path(path).open("rb") as file:
+                found, _ = _read_codes_header(path, file, longer=True)
+            _check_appendable(path, found, self._header)
+            self._writing = self._appending()
 
     def __enter__(self) -> Self:
         """Open the file."""
-        with ExitStack() as stack:
-            self._file = stack.enter_context(self._atomic)
-            self._file.write(self._header.to_bytes())
-            stack.pop_all()  # it goes on until our own exit
         self._rest = np.empty((0, len(self._header.sizes)), dtype=np.uint8)
+        with ExitStack() as stack:
+            self._file = stack.enter_context(self._writing)
+            if not self._appends:
+                self._file.write(self._header.to_bytes())
+            stack.pop_all()  # it goes on until our own exit
         return self
 
     def __exit__(self, *raised) -> None:
-        """Complete the file, or drop it if the block raised."""
+        """Complete the file, or drop it, or what was added, if the block raised."""
         if raised[0] is not None:
-            self._atomic.__exit__(*raised)
+            self._writing.__exit__(*raised)
             return
         # What fails in here must drop it as well.
         with ExitStack() as stack:
-            stack.push(self._atomic)
+            stack.push(self._writing)
             self._append(self._rest)
+            if self._appends:  # the rows first: else a crash could leave none
+                self._file.flush()
+                os.fsync(self._file.fileno())
             self._file.seek(0)
             self._file.write(self._header.to_bytes())
+
+    @contextmanager
+    def _appending(self) -> Iterator[BinaryIO]:
+        """Open the file behind its rows; put it back as it was if the block raises."""
+        with Path(self._path).open("r+b") as file:
+            old, offset = _read_codes_header(self._path, file, longer=True)
+            end = offset + old.n_bytes
+            whole = old.whole(old.n_samples)
+            place = offset + old.bytes_of(whole)
+            file.seek(place)
+            last = _without_padding(file.read(end - place), old)
+            file.seek(place)
+            file.write(last)
+            file.truncate(end)
+            crc = old.crc if whole == old.n_samples else _crc(file, offset, place)
+            codes = _unpacked(self._path, old, last, old.n_samples - whole)
+            file.seek(place)
+            self._header = old._replace(n_samples=whole, crc=crc)
+            self._rest = codes
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                file.seek(place)
+                file.write(last)
+                file.truncate(end)
+                file.seek(0)
+                file.write(old.to_bytes())
+                raise
 
     @property
     def n_samples(self) -> int:
@@ -830,16 +724,13 @@ class CodeWriter:
         # What does not fill bytes waits for the rows that share them.
         if len(self._rest):
             codes = np.concatenate([self._rest, codes])
-        whole = len(codes) if self._header.row_aligned else len(codes) // 8 * 8
+        whole = self._header.whole(len(codes))
         self._append(codes[:whole])
         self._rest = codes[whole:].copy()
         self._pack(self._rest)  # fails now, not when the file is closed
 
     def _pack(self, codes: NDArray[Any]) -> bytes:
-        header = self._header
-        return pack(
-            codes, header.sizes, method=header.method, row_aligned=header.row_aligned
-        ).tobytes()
+        return pack(codes, self._header.sizes, **self._header.layout).tobytes()
 
     def _append(self, codes: NDArray[Any]) -> None:
         header, packed = self._header, self._pack(codes)
@@ -849,6 +740,54 @@ class CodeWriter:
         header.check_rows()
         self._file.write(packed)
         self._header = header
+
+
+def _check_appendable(path: PathLike, found: _Header, given: _Header) -> None:
+    """Raise unless rows of one kind can be added to a file of another."""
+    for name in ("sizes", "method", "row_aligned", "bitorder"):
+        if getattr(found, name) != getattr(given, name):
+            raise ValueError(
+                f"{name}={getattr(given, name)!r}, but {path}, which is appended to, "
+                f"has {getattr(found, name)!r}"
+            )
+    if given.codec_id not in (_NO_ID, found.codec_id):
+        raise ValueError(
+            f"codec_id={given.codec_id.hex()!r}, but {path}, which is appended to, "
+            f"has {found.codec_id.hex()!r}"
+        )
+
+
+def _without_padding(last: bytes, header: _Header) -> bytes:
+    """Return the bytes of the last rows; what follows them was never completed."""
+    n_bits = (header.n_samples - header.whole(header.n_samples)) * header.n_bits
+    if not n_bits % 8:
+        return last
+    kept = (1 << n_bits % 8) - 1
+    if header.bitorder == "big":
+        kept <<= -n_bits % 8
+    return last[:-1] + bytes([last[-1] & kept])
+
+
+def _crc(file: BinaryIO, begin: int, end: int) -> int:
+    """Return the CRC-32 of some bytes of a file."""
+    file.seek(begin)
+    crc = 0
+    for start in range(begin, end, _CHUNK_BYTES):
+        crc = zlib.crc32(file.read(min(_CHUNK_BYTES, end - start)), crc)
+    return crc
+
+
+def _unpacked(
+    path: PathLike, header: _Header, packed: bytes, n_samples: int
+) -> NDArray[Any]:
+    """Return the codes of some rows; a FormatError if their bytes are none."""
+    array = np.frombuffer(packed, dtype=np.uint8)
+    if header.row_aligned:
+        array = array.reshape(n_samples, -(-header.n_bits // 8))
+    try:
+        return unpack(array, header.sizes, n_samples=n_samples, **header.layout)
+    except ValueError as error:
+        raise FormatError(f"{path} is damaged: {error}") from error
 
 
 def _id_bytes(codec_id: str) -> bytes:
@@ -884,6 +823,8 @@ class CodeReader:
         How they are packed.
     row_aligned : bool
         Whether each row starts on a byte of its own.
+    bitorder : {"big", "little"}
+        Which bits come first.
     n_bits : int
         Bits that a row takes, before any padding.
     codec_id : str or None
@@ -914,6 +855,7 @@ class CodeReader:
         self.sizes = self._header.sizes
         self.method = self._header.method
         self.row_aligned = self._header.row_aligned
+        self.bitorder = self._header.bitorder
         self.n_bits = self._header.n_bits
         known = self._header.codec_id != _NO_ID
         self.codec_id = self._header.codec_id.hex() if known else None
@@ -929,6 +871,35 @@ class CodeReader:
     def __len__(self) -> int:
         """Return the number of rows."""
         return self.n_samples
+
+    def __getitem__(self, rows: int | slice) -> NDArray[Any]:
+        """Return the codes of a row, or of the rows of a slice, of any step."""
+        if not isinstance(rows, slice):
+            row = operator.index(rows)
+            row += self.n_samples * (row < 0)
+            return self.read(row, row + 1)[0]
+        picked = range(*rows.indices(self.n_samples))
+        forward = picked if picked.step > 0 else picked[::-1]
+        if forward.step == 1:
+            codes = self.read(forward.start, max(forward.start, forward.stop))
+        else:
+            codes = self._read_apart(forward)
+        return codes if forward is picked else codes[::-1]
+
+    def _read_apart(self, picked: range) -> NDArray[Any]:
+        """Read rows that do not follow each other, in pieces of bounded size."""
+        shape = len(picked), len(self.sizes)
+        codes = np.empty(shape, dtype=smallest_dtype(max(self.sizes)))
+        n_rows = max(1, self._rows_of_piece() // picked.step)
+        for first in range(0, len(picked), n_rows):
+            piece = picked[first : first + n_rows]
+            found = self.read(piece[0], piece[-1] + 1)
+            codes[first : first + len(piece)] = found[:: picked.step]
+        return codes
+
+    def _rows_of_piece(self) -> int:
+        """Return how many rows take as much as is read at a time."""
+        return max(1, 8 * _CHUNK_BYTES // max(1, self.n_bits, 8 * len(self.sizes)))
 
     def close(self) -> None:
         """Close the file."""
@@ -967,7 +938,7 @@ class CodeReader:
         # Eight rows of a stream fill whole bytes.
         first = start if self.row_aligned else start // 8 * 8
         last = stop if self.row_aligned else min(-(-stop // 8) * 8, self.n_samples)
-        with _enough_memory(self._path):
+        with enough_memory(self._path):
             codes = self._unpack(self._read_packed(first, last), last - first)
         return codes[start - first : stop - first]
 
@@ -990,14 +961,12 @@ class CodeReader:
             If the file is damaged; the checksum speaks only after the last piece.
         """
         if n_rows is None:
-            n_rows = max(
-                1, 8 * _CHUNK_BYTES // max(1, self.n_bits, 8 * len(self.sizes))
-            )
+            n_rows = self._rows_of_piece()
         n_rows = -(-max(1, n_rows) // 8) * 8
         crc = 0
         for start in range(0, self.n_samples, n_rows):
             stop = min(start + n_rows, self.n_samples)
-            with _enough_memory(self._path):
+            with enough_memory(self._path):
                 packed = self._read_packed(start, stop)
                 codes = self._unpack(packed, stop - start)
             crc = zlib.crc32(packed, crc)
@@ -1034,11 +1003,7 @@ class CodeReader:
 
     def _read_packed(self, start: int, stop: int) -> bytes:
         """Read rows that fill whole bytes, or end with the file."""
-        if self.row_aligned:
-            width = -(-self.n_bits // 8)
-            begin, end = start * width, stop * width
-        else:
-            begin, end = start * self.n_bits // 8, -(-stop * self.n_bits // 8)
+        begin, end = self._header.bytes_of(start), self._header.bytes_of(stop)
         self._file.seek(self._offset + begin)
         packed = self._file.read(end - begin)
         if len(packed) != end - begin:
@@ -1046,30 +1011,23 @@ class CodeReader:
         return packed
 
     def _unpack(self, packed: bytes, n_samples: int) -> NDArray[Any]:
-        array = np.frombuffer(packed, dtype=np.uint8)
-        if self.row_aligned:
-            array = array.reshape(n_samples, -(-self.n_bits // 8))
-        try:
-            return unpack(
-                array,
-                self.sizes,
-                method=self.method,
-                row_aligned=self.row_aligned,
-                n_samples=n_samples,
-            )
-        except ValueError as error:
-            raise FormatError(f"{self._path} is damaged: {error}") from error
+        return _unpacked(self._path, self._header, packed, n_samples)
 
 
-def _read_codes_header(path: PathLike, file: BinaryIO) -> tuple[_Header, int]:
-    """Read and check the header; return it and the offset of the packed codes."""
+def _read_codes_header(
+    path: PathLike, file: BinaryIO, *, longer: bool = False
+) -> tuple[_Header, int]:
+    """Read and check the header; return it and the offset of the packed codes.
+
+    The file may be longer than it says, if that is what an append has left.
+    """
     start = file.read(_CODES_HEADER.size)
-    _check_magic(path, start, _CODES_MAGIC, "code")
+    check_magic(path, start, CODES_MAGIC, "code")
     if len(start) < _CODES_HEADER.size:
         raise FormatError(f"{path} is damaged: it ends within its header")
     fields = _CODES_HEADER.unpack(start)
     _, version, method, flags, n_codes, n_samples, crc, header_crc, codec_id = fields
-    _check_version(path, version, _CODES_VERSION)
+    check_version(path, version, _CODES_VERSION)
     # Before anything is read that a damaged number asks for.
     if not 1 <= n_codes <= _MAX_COLUMNS:
         raise FormatError(f"{path} is damaged: it has {n_codes} columns of codes")
@@ -1082,7 +1040,7 @@ def _read_codes_header(path: PathLike, file: BinaryIO) -> tuple[_Header, int]:
     struct.pack_into("<I", header, _CRC_OFFSET, 0)
     if zlib.crc32(header) != header_crc:
         raise FormatError(f"{path} is damaged: the checksum of its header is another")
-    if method >= len(_METHODS) or flags > 1 or any(header[end:]):
+    if method >= len(_METHODS) or flags > 3 or any(header[end:]):
         raise FormatError(
             f"{path} is damaged, or too new: its header has method {method}, flags "
             f"{flags:#x}, or bytes that should be zero"
@@ -1095,10 +1053,13 @@ def _read_codes_header(path: PathLike, file: BinaryIO) -> tuple[_Header, int]:
         )
     known = tuple(sizes.tolist()), _METHODS[method]
     n_bits = packed_bits(*known)
-    found = _Header(*known, flags == 1, n_samples, crc, codec_id, n_bits)
+    layout = bool(flags & 1), _ORDERS[flags >> 1]
+    found = _Header(*known, *layout, n_samples, crc, codec_id, n_bits)
     try:
         found.check_rows()
     except ValueError as error:
         raise FormatError(f"{path} is damaged: it has {error}") from error
-    _check_size(path, file, offset + found.n_bytes)
+    end = offset + found.n_bytes
+    if not (longer and file.seek(0, os.SEEK_END) > end):
+        check_size(path, file, end)
     return found, offset

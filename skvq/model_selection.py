@@ -15,18 +15,17 @@ scorer for what takes only one: `score` of the search, searches by successive ha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from scipy.sparse import issparse
 from sklearn import get_config
-from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
-from sklearn.utils.validation import check_is_fitted
 
+from skvq._pipelines import Codec, find_codec, quantizes
 from skvq._validation import check_matrix, followed_backend
 from skvq._weights import check_weights
 from skvq.nearest import paired
@@ -125,6 +124,11 @@ class ReconstructionErrorScorer(_RoutedScorer):
     ----------
     sample_weight : bool, str or None, default=None
         The metadata request; see `set_score_request`.
+    behind : bool, default=False
+        Where steps of a pipeline only encode, as `Normalizer` does, whose lengths are
+        in no code: whether the error is measured behind the last one of them, between
+        what it gives and what is decoded back to there.  False: such a step is a
+        TypeError.
 
     Notes
     -----
@@ -148,6 +152,7 @@ class ReconstructionErrorScorer(_RoutedScorer):
     """
 
     sample_weight: bool | str | None = None
+    behind: bool = field(default=False, kw_only=True)
 
     def __call__(
         self, estimator: Any, X: Any, y: Any = None, sample_weight: Any = None
@@ -179,7 +184,7 @@ class ReconstructionErrorScorer(_RoutedScorer):
             If it holds several quantizers, if decoding doesn't lead back to the shape
             of X, or if X or the weights are not valid.
         """
-        X_quant = _find_codec(estimator).reconstruct(X)
+        X, X_quant = _reconstructed(find_codec(estimator), X, self.behind)
         be = followed_backend(X)
         X = X.toarray() if issparse(X) else X
         X = check_matrix(be, X, "X")
@@ -245,7 +250,7 @@ class BitsScorer(_RoutedScorer):
         ValueError
             If it holds several.
         """
-        return -float(_find_codec(estimator).quantizer.bits_per_sample_)
+        return -float(find_codec(estimator).quantizer.bits_per_sample_)
 
 
 neg_reconstruction_error = ReconstructionErrorScorer()
@@ -275,6 +280,8 @@ class neg_error_within(_RoutedScorer):
         The most bits per sample that a codec may take; above 0 and finite.
     sample_weight : bool, str or None, default=None
         The metadata request; see `set_score_request`.
+    behind : bool, default=False
+        As in `ReconstructionErrorScorer`.
 
     Raises
     ------
@@ -309,6 +316,7 @@ class neg_error_within(_RoutedScorer):
 
     bits: float
     sample_weight: bool | str | None = field(default=None, kw_only=True)
+    behind: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         _check_budget(self.bits)
@@ -350,7 +358,8 @@ class neg_error_within(_RoutedScorer):
         bits, budget = -neg_bits(estimator), float(self.bits)
         if bits > budget * _ROUNDING:
             return _WORST_WITHIN * (1 + bits - budget)
-        error = neg_reconstruction_error(estimator, X, sample_weight=sample_weight)
+        scorer = ReconstructionErrorScorer(behind=self.behind)
+        error = scorer(estimator, X, sample_weight=sample_weight)
         return max(error, _WORST_WITHIN)
 
 
@@ -479,68 +488,18 @@ def _mean_test(
     return np.asarray(cv_results[prefix + key], dtype=np.float64)
 
 
-class _Codec(NamedTuple):
-    """The part of an estimator from X to codes: preprocessing, then one quantizer."""
-
-    before: list[tuple[str, Any]]
-    step: Any  # the quantizer, or what wraps it as features
-    quantizer: Any
-
-    def reconstruct(self, X: Any) -> Any:
-        for name, step in self.before:
-            if not hasattr(step, "inverse_transform"):
-                raise TypeError(
-                    f"step {name!r} ({type(step).__name__}) has no inverse_transform: "
-                    "the reconstruction can't be taken back through it to the space "
-                    "of X, where the error is measured"
-                )
-        for _, step in self.before:
-            X = step.transform(X)
-        # Features are taken from their own step, which knows its feature names.
-        X = (self.step.quantize if _quantizes(self.step) else self.step.transform)(X)
-        for _, step in reversed(self.before):
-            X = step.inverse_transform(X)
-        return X
-
-
-def _find_codec(estimator: Any) -> _Codec:
-    steps = list(_flat_steps(estimator))
-    found = [i for i, (_, step) in enumerate(steps) if _has_quantizer(step)]
-    if not found:
-        raise TypeError(
-            f"{type(estimator).__name__} holds no quantizer: it must be one, be "
-            "QuantizedFeatures, or be a pipeline with one of them among its steps, "
-            f"which are {[name for name, _ in steps]}"
-        )
-    if len(found) > 1:
-        raise ValueError(
-            f"{type(estimator).__name__} holds several quantizers, in the steps "
-            f"{[steps[i][0] for i in found]}: whose codes are to be measured is not "
-            "defined; score them one by one"
-        )
-    step = steps[found[0]][1]
-    check_is_fitted(step)
-    quantizer = step if _quantizes(step) else step.quantizer_
-    return _Codec(steps[: found[0]], step, quantizer)
-
-
-def _flat_steps(estimator: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield names and estimators of the steps, those of nested pipelines in place."""
-    estimator = getattr(estimator, "best_estimator_", estimator)
-    if not isinstance(estimator, Pipeline):
-        yield prefix.removesuffix("__") or type(estimator).__name__, estimator
-        return
-    for name, step in estimator.steps:
-        if step is not None and step != "passthrough":
-            yield from _flat_steps(step, f"{prefix}{name}__")
-
-
-def _quantizes(step: Any) -> bool:
-    return hasattr(step, "quantize")
-
-
-def _has_quantizer(step: Any) -> bool:
-    # Only features made by a quantizer hold one without being one themselves; the
-    # parameter says so before the fit, which is missed with a better message later.
-    inner = getattr(step, "quantizer_", getattr(step, "quantizer", None))
-    return _quantizes(step) or _quantizes(inner)
+def _reconstructed(codec: Codec, X: Any, behind: bool) -> tuple[Any, Any]:
+    """Return samples and reconstructions, in the space where they are compared."""
+    first = codec.behind() if behind else 0
+    codec.check_invertible(first)
+    for _, step in codec.before[:first]:
+        X = step.transform(X)
+    X_quant = X
+    for _, step in codec.before[first:]:
+        X_quant = step.transform(X_quant)
+    # Features are taken from their own step, which knows its feature names.
+    step = codec.step
+    X_quant = (step.quantize if quantizes(step) else step.transform)(X_quant)
+    for _, step in reversed(codec.before[first:]):
+        X_quant = step.inverse_transform(X_quant)
+    return X, X_quant

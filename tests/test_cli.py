@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 import skvq
 from skvq import ProductQuantizer, VectorQuantizer, __main__, metrics
 from skvq._cli import codec, compare, console, schemes, sources
-from skvq.io import codec_info, load_codec, load_codes, save_codec, save_codes
+from skvq.io import codec_info, load, load_codes, save, save_codes
 
 Outcome = namedtuple("Outcome", "status out err")
 ROOT = Path(skvq.__file__).parents[1]
@@ -93,7 +93,7 @@ def X():
 def pq(X):
     """A codec of X, written by the library."""
     pq = ProductQuantizer(2, 16, random_state=0).fit(X)
-    save_codec("pq.skvq", pq)
+    save(pq, "pq.skvq")
     return pq
 
 
@@ -129,7 +129,7 @@ def test_codes_are_packed_as_asked(X, packing):
     assert json.loads(succeed("info", "X.codes", "--json"))["packed_bits"] == (
         9 if packing == "columns" else 7
     )
-    codes = load_codec("X.skvq").transform(X)
+    codes = load("X.skvq").transform(X)
     np.testing.assert_array_equal(load_codes("X.codes"), codes)
 
 
@@ -149,7 +149,7 @@ def test_pipelines(X, small_chunks):
     succeed("fit", "X.npy", "standard+pca:4+pq:2x16", "-o", "X.skvq")
     succeed("encode", "X.npy", "X.skvq", "-o", "X.codes")
     succeed("decode", "X.codes", "X.skvq", "-o", "Y.npy")
-    codec = load_codec("X.skvq")
+    codec = load("X.skvq")
     expected = codec.inverse_transform(codec.transform(X))
     np.testing.assert_allclose(np.load("Y.npy"), expected, rtol=1e-5)
     details = codec_info("X.skvq")["details"]
@@ -162,7 +162,7 @@ def test_fit_on_a_sample(X, small_chunks):
     succeed(*arguments, "-o", "a")
     succeed(*arguments, "-o", "b", "--seed", "0")
     succeed(*arguments, "-o", "c", "--seed", "1")
-    tables = [load_codec(name).codebooks_[0] for name in "abc"]
+    tables = [load(name).codebooks_[0] for name in "abc"]
     np.testing.assert_array_equal(tables[0], tables[1])
     assert not np.array_equal(tables[0], tables[2])
     rows = np.sort(np.random.default_rng(0).choice(500, 100, False, shuffle=False))
@@ -177,7 +177,7 @@ def test_a_sample_of_more_rows_is_all(X):
     out = succeed("fit", "X.npy", "vq:8", "-o", "a", "--rows", "1000")
     assert "500 of 500 rows" in out
     expected = VectorQuantizer(8, random_state=0).fit(X)
-    np.testing.assert_array_equal(load_codec("a").codebooks_[0], expected.codebooks_[0])
+    np.testing.assert_array_equal(load("a").codebooks_[0], expected.codebooks_[0])
 
 
 def test_the_same_command_writes_the_same_bytes(X):
@@ -188,7 +188,7 @@ def test_the_same_command_writes_the_same_bytes(X):
 
 def test_the_distortion_of_another_metric_is_still_the_squared_error(X):
     succeed("fit", "X.npy", "vq:8,metric=cosine", "-o", "a")
-    error = metrics.distortion(X, load_codec("a").quantize(X))
+    error = metrics.distortion(X, load("a").quantize(X))
     assert codec_info("a")["details"]["distortion"] == pytest.approx(error)
 
 
@@ -366,7 +366,7 @@ def test_names_of_columns_are_kept_and_compared():
     first, *lines = Path("Y.csv").read_text().splitlines()
     assert first == "a,b,c,d,e,f"
     Y = np.array([line.split(",") for line in lines], dtype=np.float64)
-    np.testing.assert_array_equal(Y, load_codec("a").quantize(X.astype(np.float64)))
+    np.testing.assert_array_equal(Y, load("a").quantize(X.astype(np.float64)))
 
 
 def test_tables_have_no_more_digits_than_they_need(X):
@@ -1116,7 +1116,7 @@ def test_as_a_process(X):
     done = call("fit", "X.npy", "pca+pq:2x4", "-o", "a")
     assert (done.returncode, done.stderr) == (0, "")
     # What a process has pickled from its __main__, no other could read.
-    assert isinstance(load_codec("a"), Pipeline)
+    assert isinstance(load("a"), Pipeline)
     done = call("fit", "X.npy", "pq:2x", "-o", "a")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 

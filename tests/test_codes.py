@@ -1,5 +1,6 @@
 import math
 import re
+from itertools import product
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from skvq.codes import (
 
 METHODS = ["columns", "radix"]
 LAYOUTS = [(method, aligned) for method in METHODS for aligned in (True, False)]
+ORDERS = ["big", "little"]
 each_layout = pytest.mark.parametrize(("method", "row_aligned"), LAYOUTS)
 
 a_size = st.one_of(
@@ -67,7 +69,7 @@ def python_token(row, sizes):
     return token
 
 
-def python_bits(row, sizes, method):
+def python_bits(row, sizes, method, bitorder):
     """One row as a string of zeros and ones, with Python's own integers."""
     if method == "columns":
         numbers = [
@@ -76,27 +78,29 @@ def python_bits(row, sizes, method):
         ]
     else:
         numbers = [(python_token(row, sizes), (math.prod(sizes) - 1).bit_length())]
-    return "".join(f"{number:0{width}b}" for number, width in numbers if width)
+    bits = [f"{number:0{width}b}" for number, width in numbers if width]
+    return "".join(bits if bitorder == "big" else [one[::-1] for one in bits])
 
 
-def python_bytes(bits):
+def python_bytes(bits, bitorder):
     bits += "0" * (-len(bits) % 8)
-    return [int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)]
+    found = [bits[i : i + 8] for i in range(0, len(bits), 8)]
+    return [int(one if bitorder == "big" else one[::-1], 2) for one in found]
 
 
-def python_pack(rows, sizes, method, row_aligned):
-    bits = [python_bits(row, sizes, method) for row in rows]
+def python_pack(rows, sizes, method, row_aligned, bitorder):
+    bits = [python_bits(row, sizes, method, bitorder) for row in rows]
     if not row_aligned:
-        return np.array(python_bytes("".join(bits)), dtype=np.uint8)
+        return np.array(python_bytes("".join(bits), bitorder), dtype=np.uint8)
     n_bytes = -(-packed_bits(sizes, method) // 8)
-    packed = [python_bytes(row) for row in bits]
+    packed = [python_bytes(row, bitorder) for row in bits]
     return np.array(packed, dtype=np.uint8).reshape(len(rows), n_bytes)
 
 
 def check_pack(rows, sizes):
     codes = as_codes(rows, sizes)
-    for method, row_aligned in LAYOUTS:
-        layout = {"method": method, "row_aligned": row_aligned}
+    for (method, row_aligned), bitorder in product(LAYOUTS, ORDERS):
+        layout = {"method": method, "row_aligned": row_aligned, "bitorder": bitorder}
         packed = pack(codes, sizes, **layout)
         assert packed.dtype == np.uint8
         np.testing.assert_array_equal(packed, python_pack(rows, sizes, **layout))
@@ -120,12 +124,13 @@ def test_pack_holds_the_extreme_codes(sizes):
 
 
 @each_layout
+@pytest.mark.parametrize("bitorder", ORDERS)
 @pytest.mark.parametrize("sizes", [(256,) * 8, (5, 1000, 1, 3), (300,) * 11])
-def test_pack_and_unpack_agree_across_row_tiles(sizes, method, row_aligned):
+def test_pack_and_unpack_agree_across_row_tiles(sizes, method, row_aligned, bitorder):
     # enough rows for many tiles, and no multiple of eight
     n_samples = 40_003
     codes = random_codes(sizes, n_samples)
-    layout = {"method": method, "row_aligned": row_aligned}
+    layout = {"method": method, "row_aligned": row_aligned, "bitorder": bitorder}
     packed = pack(codes, sizes, **layout)
     back = unpack(packed, sizes, n_samples=n_samples, **layout)
     np.testing.assert_array_equal(back, codes)
@@ -375,6 +380,10 @@ def test_bad_sizes(sizes, error, message):
 
 
 def test_bad_options():
+    with pytest.raises(ValueError, match="bitorder must be 'big' or 'little'"):
+        pack([[1]], (2,), bitorder="middle")
+    with pytest.raises(ValueError, match="bitorder must be 'big' or 'little'"):
+        unpack(np.zeros((1, 1), np.uint8), (2,), bitorder=None)
     zeros = np.zeros((1, 2), dtype=np.uint8)
     with pytest.raises(ValueError, match="method must be 'columns' or 'radix'"):
         pack(zeros, (2, 2), method="bits")
@@ -433,6 +442,22 @@ def test_padding_bits_that_are_not_zero(method):
     stream[-1] |= 2
     with pytest.raises(ValueError, match="padding bits at the end of packed"):
         unpack(stream, (4, 4, 4), method=method, row_aligned=False, n_samples=5)
+
+
+def test_the_lowest_bits_first_are_as_numpy_and_faiss_have_them():
+    codes = random_codes((32, 32, 32))
+    bits = np.unpackbits(codes[:, :, None], axis=2, bitorder="little")[:, :, :5]
+    rows = np.packbits(bits.reshape(len(codes), 15), axis=1, bitorder="little")
+    np.testing.assert_array_equal(pack(codes, (32,) * 3, bitorder="little"), rows)
+    stream = pack(codes, (32,) * 3, bitorder="little", row_aligned=False)
+    np.testing.assert_array_equal(stream, np.packbits(bits, bitorder="little"))
+    rows[3, -1] |= 128
+    with pytest.raises(ValueError, match="padding bits at the end of row 3"):
+        unpack(rows, (32,) * 3, bitorder="little")
+    faiss = pytest.importorskip("faiss")
+    codes = random_codes((1024,) * 7).astype(np.int32)
+    found = pack(codes, (1024,) * 7, bitorder="little")
+    np.testing.assert_array_equal(found, faiss.pack_bitstrings(codes, 10))
 
 
 @pytest.mark.parametrize("row_aligned", [True, False])

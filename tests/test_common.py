@@ -341,6 +341,32 @@ def test_pickle_and_joblib(row, tmp_path):
         fresh.transform(X)
 
 
+@every_row
+def test_codec_files(row, tmp_path, monkeypatch):
+    """... bring back all that there is: what was loaded is saved as the same bytes."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    X, estimator, path = row.data(), row.fitted(), tmp_path / "codec"
+    if callable(getattr(estimator, "metric", None)):
+        with pytest.raises(TypeError, match="is code"):
+            skvq.save(estimator, path)
+        return
+    skvq.save(estimator, path)
+    content = path.read_bytes()
+    copy, mapped = skvq.load(path), skvq.load(path, mmap=True, verify=False)
+    assert vars(copy).keys() == vars(estimator).keys()
+    for again in (copy, mapped):
+        assert_array_equal(again.transform(X), estimator.transform(X))
+    if row.streams:
+        expected = pickle.loads(pickle.dumps(estimator))
+        for again in (expected, copy, mapped):
+            (again if row.codes else again.quantizer_).partial_fit(X[:50])
+        assert_array_equal(copy.transform(X), expected.transform(X))
+        assert_array_equal(mapped.transform(X), expected.transform(X))
+    skvq.save(skvq.load(path), path)
+    assert path.read_bytes() == content
+    assert repr(clone(copy)) == repr(clone(estimator))
+
+
 @ignore_few
 @each([row for row in TABLE if row.sklearn_checks])
 def test_one_feature_and_few_rows(row):

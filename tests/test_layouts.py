@@ -3,7 +3,8 @@
 ``data/codecs_before_0.2.npz.xz`` holds, for each version of codec files, small codecs
 of every scheme, fitted on X, as skvq 0.1 wrote them: the bytes of the file; the codes,
 reconstructions and bounded values of the first rows; and the codebooks after one batch
-more of a stream.
+more of a stream.  ``data/codecs_of_version_3.npz.xz`` holds codecs of skvq before
+pickles were given up, on an X of their own: the files, codes and reconstructions.
 """
 
 import io
@@ -19,14 +20,21 @@ from sklearn.base import clone
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.pipeline import Pipeline
 
+import skvq
 from skvq import VectorQuantizer
-from skvq.io import codec_info, load_codec, save_codec
+from skvq.io import FormatError, codec_info, save
 from skvq.nearest import HOST
 
 pytest.importorskip("numpy._core.numeric")  # where the pickles have arrays from
-PATH = Path(__file__).parent / "data" / "codecs_before_0.2.npz.xz"
-with np.load(io.BytesIO(lzma.decompress(PATH.read_bytes()))) as stored:
-    STORED = dict(stored)
+DATA = Path(__file__).parent / "data"
+
+
+def stored(name):
+    with np.load(io.BytesIO(lzma.decompress((DATA / name).read_bytes()))) as archive:
+        return dict(archive)
+
+
+STORED = stored("codecs_before_0.2.npz.xz")
 X = STORED["X"]
 NAMES = sorted(key.removesuffix("/codec") for key in STORED if key.endswith("/codec"))
 STREAMS = [name for name in NAMES if f"{name}/after" in STORED]
@@ -41,7 +49,7 @@ def load(path):
     """Load a codec of whatever scikit-learn, but of no other skvq."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?!.*skvq)", InconsistentVersionWarning)
-        return load_codec(path)
+        return skvq.load(path, allow_pickle=True)
 
 
 @pytest.fixture
@@ -69,8 +77,8 @@ def check_codes(codec, name):
 def test_old_codecs_are_converted(name, codec, tmp_path):
     assert kept(name)[8:10] == struct.pack("<H", int(name[0]))
     check_codes(codec, name)
-    save_codec(tmp_path / "new", codec)
-    assert (tmp_path / "new").read_bytes()[8:10] == b"\3\0"
+    save(codec, tmp_path / "new")
+    assert (tmp_path / "new").read_bytes()[8:9] == b"{"
     check_codes(load(tmp_path / "new"), name)
     sizes = codec_info(tmp_path / "old")["codebook_sizes"]
     assert codec_info(tmp_path / "new")["codebook_sizes"] == sizes
@@ -115,7 +123,7 @@ def test_old_pickles_are_refused(name):
         warnings.simplefilter("ignore", InconsistentVersionWarning)  # scikit-learn's
         with pytest.raises(
             pickle.UnpicklingError,
-            match=r"skvq 0\.1\.0\.dev0.*fit it again.*load_codec",
+            match=r"skvq 0\.1\.0\.dev0.*fit it again.*load",
         ):
             pickle.loads(bare)
 
@@ -123,3 +131,19 @@ def test_old_pickles_are_refused(name):
 def test_pickles_of_no_version_are_refused():
     with pytest.raises(pickle.UnpicklingError, match="skvq unknown"):
         VectorQuantizer().__setstate__({})
+
+
+def test_codecs_of_version_3_load(tmp_path):
+    later, path = stored("codecs_of_version_3.npz.xz"), tmp_path / "codec"
+    names = [key.removesuffix("/codec") for key in later if key.endswith("/codec")]
+    assert len(names) == 17
+    for name in names:
+        path.write_bytes(later[f"{name}/codec"].tobytes())
+        assert codec_info(path)["details"] == {"note": name}
+        with pytest.raises(FormatError, match=r"version 3 .*allow_pickle=True"):
+            skvq.load(path)
+        codec = load(path)
+        codes = codec.transform(later["X"][:12])
+        np.testing.assert_array_equal(codes, later[f"{name}/codes"])
+        found, expected = codec.inverse_transform(codes), later[f"{name}/X_quant"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -33,16 +33,19 @@ from skvq.io import (
     FormatError,
     atomic_write,
     codec_info,
-    load_codec,
-    save_codec,
+    decode,
+    load,
+    save,
 )
-from skvq.model_selection import neg_reconstruction_error
+from skvq.model_selection import ReconstructionErrorScorer
 
 # Endings that mean other formats than packed codes, and would mislead.
 _NOT_CODES = (".npz", ".csv", ".tsv", ".parquet")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 # Rows of a table that are strings at a time.
 _CSV_ROWS = 256
+# Of fits, wherever the codes lead back to.
+_ERROR = ReconstructionErrorScorer(behind=True)
 
 
 # -- options -----------------------------------------------------------------------
@@ -139,8 +142,7 @@ def _add_encode(commands: Any, common: argparse.ArgumentParser) -> None:
         "encode",
         parents=[common],
         help="turn data into codes",
-        description="Turn the rows of a file into codes, in bounded memory. A codec "
-        "file holds a pickle: use only those that you trust.",
+        description="Turn the rows of a file into codes, in bounded memory.",
     )
     encode.add_argument("data", type=Path, metavar="DATA", help="the samples")
     encode.add_argument(
@@ -157,6 +159,7 @@ def _add_encode(commands: Any, common: argparse.ArgumentParser) -> None:
         "where numbers of codewords are no powers of two; default: %(default)s",
     )
     sources.add_options(encode)
+    _add_allow_pickle(encode)
     encode.set_defaults(run=_encode)
 
 
@@ -165,8 +168,7 @@ def _add_decode(commands: Any, common: argparse.ArgumentParser) -> None:
         "decode",
         parents=[common],
         help="turn codes back into data",
-        description="Turn codes back into samples, in bounded memory. A codec file "
-        "holds a pickle: use only those that you trust.",
+        description="Turn codes back into samples, in bounded memory.",
     )
     decode.add_argument(
         "codes", type=Path, metavar="CODES", help="what encode has written"
@@ -180,7 +182,17 @@ def _add_decode(commands: Any, common: argparse.ArgumentParser) -> None:
         action="store_true",
         help="decode although the codes were made by another codec",
     )
+    _add_allow_pickle(decode)
     decode.set_defaults(run=_decode)
+
+
+def _add_allow_pickle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="read CODEC also if an earlier skvq wrote it: it holds a pickle then, "
+        "which can run any code",
+    )
 
 
 def _add_output(parser: argparse.ArgumentParser, name: str, text: str) -> None:
@@ -246,7 +258,7 @@ def _fit(arguments: argparse.Namespace) -> None:
         "columns": source.columns,
     }
     with user_errors(arguments.scheme):
-        save_codec(arguments.output, estimator, details)
+        save(estimator, arguments.output, details=details)
     _report_fit(arguments, seconds)
 
 
@@ -358,12 +370,12 @@ def check_finite(
 
 
 def _distortion(estimator: Any, X: np.ndarray, progress: Progress) -> float:
-    """Return the mean squared error on the rows of the fit, in their own space."""
+    """Return the mean squared error on the rows of the fit, where codes lead back."""
     metric = getattr(estimator, "metric", "sqeuclidean")
     if not isinstance(estimator, Pipeline) and metric == "sqeuclidean":
         return float(estimator.distortion_)
     with progress.step("measuring the distortion"):
-        return -neg_reconstruction_error(estimator, X)
+        return -_ERROR(estimator, X)
 
 
 def _report_fit(arguments: argparse.Namespace, seconds: float) -> None:
@@ -420,7 +432,7 @@ def _encode(arguments: argparse.Namespace) -> None:
             f"codes are not written as {suffix}: give an .npy file, or any other "
             "ending, such as .codes, for packed codes"
         )
-    estimator, info = open_codec(arguments.codec)
+    estimator, info = open_codec(arguments.codec, arguments.allow_pickle)
     source = open_data(arguments)
     _check_same_data(source, info, arguments.codec)
     progress = Progress(arguments.progress)
@@ -439,13 +451,15 @@ def _encode(arguments: argparse.Namespace) -> None:
     _report_encode(arguments, source, sizes, seconds)
 
 
-def open_codec(path: Path) -> tuple[Any, dict[str, Any]]:
+def open_codec(path: Path, allow_pickle: bool) -> tuple[Any, dict[str, Any]]:
     """Read a codec and what it says of itself.
 
     Parameters
     ----------
     path : Path
         The file.
+    allow_pickle : bool
+        Whether it may hold a pickle.
 
     Returns
     -------
@@ -456,11 +470,15 @@ def open_codec(path: Path) -> tuple[Any, dict[str, Any]]:
     """
     try:
         info = codec_info(path)
-        return load_codec(path), info
+        estimator = load(path, allow_pickle=allow_pickle)
     except OSError as error:
         raise CommandError(f"cannot read {path}: {error.strerror}") from error
     except FormatError as error:
-        raise CommandError(first_line(error)) from error
+        message = first_line(error).replace("allow_pickle=True", "--allow-pickle")
+        raise CommandError(message) from error
+    if info["steps"][-1] == "QuantizedFeatures":
+        raise CommandError(f"{path} ends in QuantizedFeatures, which gives no codes")
+    return estimator, info
 
 
 def _check_same_data(source: sources.Source, info: dict[str, Any], codec: Path) -> None:
@@ -561,7 +579,7 @@ def _decode(arguments: argparse.Namespace) -> None:
             f"cannot write {arguments.output}: samples are written as "
             f"{', '.join(['.npy', *_SEPARATORS])}"
         )
-    estimator, info = open_codec(arguments.codec)
+    estimator, info = open_codec(arguments.codec, arguments.allow_pickle)
     progress = Progress(arguments.progress)
     began = time.perf_counter()
     with _open_codes(arguments, info) as (codes, n_rows):
@@ -642,7 +660,7 @@ def _samples_of(
         for start, codes in numbered:
             context = f"{path}, rows from {start}" if start else f"{path}"
             with user_errors(context):
-                samples = estimator.inverse_transform(codes)
+                samples = decode(estimator, codes)
             yield samples
     except FormatError as error:
         raise CommandError(first_line(error)) from error

@@ -15,6 +15,7 @@ from skvq._cli.console import (
     say,
     say_json,
 )
+from skvq._files import kind_of
 from skvq.io import CodeReader, FormatError, codec_info
 
 
@@ -44,10 +45,10 @@ def _info(arguments: argparse.Namespace) -> None:
     path = arguments.file
     try:
         with path.open("rb") as file:
-            start = file.read(8)
-        if start.startswith(b"\x89skvqM"):
+            kind = kind_of(file.read(9))
+        if kind == "a codec":
             facts, lines = _codec(path)
-        elif start.startswith(b"\x89skvqC"):
+        elif kind == "codes":
             facts, lines = _codes(path)
         else:
             facts, lines = _data(arguments)

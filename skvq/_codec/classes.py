@@ -1,0 +1,293 @@
+"""The classes that a codec file may be of, by the names that they have in files.
+
+Whoever adds a class that fitted quantizers keep adds a line here; the test that saves
+and loads every row of the table of parameters asks for it.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils.metadata_routing import MetadataRequest
+
+from skvq._codec.encoding import Kind, State
+from skvq._codec.transformers import TRANSFORMERS, Declared
+from skvq.additive import AdditiveQuantizer
+from skvq.base import BaseQuantizer
+from skvq.binary import BinaryQuantizer
+from skvq.coding.levels import Grid, Levels, LevelTables
+from skvq.coding.pyramid import Pyramid, Smoothing
+from skvq.coding.radius import Float32Radius, RadiusCode, ScalarRadius
+from skvq.features import QuantizedFeatures
+from skvq.grid import (
+    FiniteScalarQuantizer,
+    UniformQuantizer,
+    _Clamp,
+    _Distribution,
+    _Seen,
+    _Spread,
+    _Tanh,
+)
+from skvq.kronecker import KroneckerQuantizer
+from skvq.learning.online import StreamState
+from skvq.learning.scalar import Averages, Moments, Spans
+from skvq.multiscale import MultiScaleQuantizer
+from skvq.nearest.tables import Columns, Table, Tables
+from skvq.parts import Parts
+from skvq.product import ProductQuantizer
+from skvq.residual import ResidualQuantizer
+from skvq.sphere import SphericalQuantizer
+from skvq.vector import VectorQuantizer
+
+# Attributes of estimators that neither are parameters nor end in an underscore.
+_REQUESTS, _OUTPUT = "_metadata_request", "_sklearn_output_config"
+_VERSIONS = ("_skvq_version", "_sklearn_version")
+_OTHERS = {_REQUESTS, _OUTPUT, *_VERSIONS}
+# Libraries to whose arrays a codec may go back.  A file must not name what is imported.
+_HOMES = ("numpy", "torch", "cupy", "array_api_strict")
+
+
+# -- estimators ------------------------------------------------------------------------
+
+
+def _estimator(cls: type, declared: Declared | None = None) -> Kind:
+    """Return the kind of an estimator; if declared, of these fitted attributes only."""
+    package = cls.__module__.split(".")[0]
+    name = f"{package}.{cls.__name__}"
+    if declared is not None:
+        name = f"{declared.module}.{cls.__name__}"
+
+    def take(estimator: Any) -> State:
+        state = dict(estimator.__getstate__())
+        for attribute in state:
+            _check_attribute(cls, name, attribute, declared)
+        if _REQUESTS in state:
+            state[_REQUESTS] = dict(_requests(state[_REQUESTS]))
+        if state.get("_home_") == _HOMES[0]:  # as if it had none
+            del state["_home_"]
+        return state
+
+    def make(state: State) -> Any:
+        for attribute in state:
+            _check_attribute(cls, name, attribute, declared)
+        return _made(cls, name, state, declared)
+
+    return Kind(name, cls, take, make)
+
+
+@cache
+def _parameters(cls: Any) -> frozenset[str]:
+    return frozenset(cls._get_param_names())
+
+
+def _check_attribute(
+    cls: type, name: str, attribute: str, declared: Declared | None
+) -> None:
+    if attribute in _parameters(cls) or attribute in _OTHERS:
+        return
+    if declared is None:
+        known = attribute.endswith("_")
+    else:
+        known = attribute in declared.attributes or attribute in declared.optional
+    if not known:
+        raise TypeError(
+            f"{name} has an attribute {attribute!r}, which is neither a parameter nor "
+            "a fitted attribute that skvq knows"
+        )
+
+
+def _requests(found: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what each method asks for of the metadata that are routed."""
+    for method, requests in vars(found).items():
+        if getattr(requests, "requests", None):
+            yield method, dict(requests.requests)
+
+
+def _made(cls: Any, name: str, state: State, declared: Declared | None) -> Any:
+    state, names = dict(state), _parameters(cls)
+    parameters = {key: state.pop(key) for key in list(state) if key in names}
+    requests, output = state.pop(_REQUESTS, None), state.get(_OUTPUT)
+    if output is not None and not isinstance(output, dict):
+        raise ValueError(f"{name} has an output configuration that is none")
+    if declared is not None:
+        missing = set(declared.attributes) - state.keys()
+        if missing and state.keys() - {_OUTPUT, *_VERSIONS}:
+            raise ValueError(f"{name} has no {sorted(missing)[0]}")
+    estimator = cls(**parameters)
+    if state.get("_home_", "numpy") not in _HOMES:
+        state["_home_"] = "numpy"
+    estimator.__setstate__(state)
+    estimator._validate_params()
+    if requests is not None:
+        estimator._metadata_request = _routing(estimator, requests)
+    if isinstance(estimator, BaseQuantizer) and estimator.__sklearn_is_fitted__():
+        _check_fitted(estimator)
+    return estimator
+
+
+def _routing(estimator: BaseEstimator, requests: dict[str, Any]) -> MetadataRequest:
+    routing = estimator.get_metadata_routing()
+    for method, asked in requests.items():
+        for parameter, alias in asked.items():
+            getattr(routing, method).add_request(param=parameter, alias=alias)
+    return routing
+
+
+def _check_fitted(quantizer: Any) -> None:
+    """Raise unless the sizes of a quantizer are sizes, and those of its parts."""
+    sizes, width = quantizer.codebook_sizes_, quantizer.n_features_in_
+    if type(sizes) is not tuple or not sizes or not all(map(_is_size, sizes)):
+        raise ValueError("its codebook_sizes_ are none")
+    if not _is_size(width):
+        raise ValueError("its n_features_in_ is none")
+    parts = vars(quantizer).get("quantizers_")
+    if parts is None:
+        return
+    if not all(isinstance(part, BaseQuantizer) for part in parts):
+        raise ValueError("its quantizers_ are none")
+    if sum((part.codebook_sizes_ for part in parts), ()) != sizes:
+        raise ValueError("its codebook_sizes_ are not those of its quantizers_")
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= 2**32
+
+
+# -- what they keep --------------------------------------------------------------------
+
+
+def _plain(name: str, cls: type, check: Callable[[Any], Any] | None = None) -> Kind:
+    """Return the kind of a class whose attributes are all there is to it."""
+
+    def take(value: Any) -> State:
+        return dict(value.__getstate__() or {})
+
+    def make(state: State) -> Any:
+        value: Any = object.__new__(cls)
+        vars(value).update(state)
+        if check is not None:
+            check(value)
+        return value
+
+    return Kind(name, cls, take, make)
+
+
+def _named_tuple(name: str, cls: Any) -> Kind:
+    return Kind(name, cls, cls._asdict, lambda state: cls(**state))
+
+
+def _locked(array: Any) -> np.ndarray:
+    """Return an array that nobody can write into, so that tables need no copy of it."""
+    owner = array
+    while isinstance(owner, np.ndarray):
+        owner.flags.writeable = False
+        owner = owner.base
+    return array
+
+
+def _take_table(table: Table) -> State:
+    return {"codewords": table.codewords, "exact": table.exact}
+
+
+def _make_table(state: State) -> Table:
+    return Table(_locked(state.pop("codewords")), **state)
+
+
+def _take_columns(columns: Columns) -> State:
+    """Return columns as one array, which is read many times faster than thousands."""
+    distinct = list({id(array): array for array in columns.arrays}.values())
+    number = {id(array): i for i, array in enumerate(distinct)}
+    return {
+        "values": np.concatenate(distinct),
+        "lengths": np.array([len(array) for array in distinct], dtype=np.int64),
+        "of_column": np.array([number[id(array)] for array in columns.arrays]),
+    }
+
+
+def _make_columns(state: State) -> Columns:
+    values, lengths, of_column = (
+        state[name] for name in ("values", "lengths", "of_column")
+    )
+    if (lengths < 0).any() or lengths.sum() != len(values):
+        raise ValueError("its columns have other lengths than it says")
+    distinct = np.split(_locked(values), np.cumsum(lengths)[:-1])
+    return Columns([distinct[i] for i in of_column.tolist()])
+
+
+def _check_levels(levels: Levels) -> None:
+    if [len(table) for table in levels._tables.arrays] != list(levels.sizes):
+        raise ValueError("its levels are not as many as it says")
+
+
+def _take_random_state(rng: np.random.RandomState) -> State:
+    name, key, position, has_gauss, gauss = rng.get_state()
+    if name != "MT19937":
+        raise TypeError(f"a RandomState of {name} is none that skvq reads")
+    return {"key": key, "position": position, "has_gauss": has_gauss, "gauss": gauss}
+
+
+def _make_random_state(state: State) -> np.random.RandomState:
+    rng = np.random.RandomState(0)
+    names = "key", "position", "has_gauss", "gauss"
+    rng.set_state(("MT19937", *(state[name] for name in names)))
+    return rng
+
+
+_QUANTIZERS = (
+    AdditiveQuantizer,
+    BinaryQuantizer,
+    FiniteScalarQuantizer,
+    KroneckerQuantizer,
+    MultiScaleQuantizer,
+    ProductQuantizer,
+    QuantizedFeatures,
+    ResidualQuantizer,
+    SphericalQuantizer,
+    UniformQuantizer,
+    VectorQuantizer,
+)
+_KINDS = (
+    *map(_estimator, _QUANTIZERS),
+    *(_estimator(cls, declared) for cls, declared in TRANSFORMERS.items()),
+    Kind("skvq.nearest.Table", Table, _take_table, _make_table),
+    Kind(
+        "skvq.nearest.Tables",
+        Tables,
+        lambda tables: {"tables": list(tables)},
+        lambda state: Tables(state["tables"]),
+    ),
+    Kind("skvq.nearest.Columns", Columns, _take_columns, _make_columns),
+    _plain("skvq.coding.Grid", Grid),
+    _plain("skvq.coding.Levels", Levels, _check_levels),
+    _plain("skvq.coding.LevelTables", LevelTables),
+    _plain("skvq.coding.RadiusCode", RadiusCode),
+    _plain("skvq.coding.ScalarRadius", ScalarRadius),
+    _plain("skvq.coding.Float32Radius", Float32Radius),
+    _plain("skvq.coding.Pyramid", Pyramid),
+    _named_tuple("skvq.coding.Smoothing", Smoothing),
+    _plain("skvq.grid.Tanh", _Tanh),
+    _plain("skvq.grid.Spread", _Spread),
+    _plain("skvq.grid.Distribution", _Distribution),
+    _plain("skvq.learning.StreamState", StreamState),
+    Kind(
+        "skvq.parts.Parts",
+        Parts,
+        lambda parts: {"parts": list(parts.parts)},
+        lambda state: Parts(state["parts"]),
+    ),
+    _plain("skvq.grid.Clamp", _Clamp),
+    _named_tuple("skvq.grid.Seen", _Seen),
+    _named_tuple("skvq.learning.Averages", Averages),
+    _named_tuple("skvq.learning.Spans", Spans),
+    _named_tuple("skvq.learning.Moments", Moments),
+    Kind(
+        "numpy.random.RandomState",
+        np.random.RandomState,
+        _take_random_state,
+        _make_random_state,
+    ),
+)
+BY_CLASS = {kind.cls: kind for kind in _KINDS}
+BY_NAME = {kind.name: kind for kind in _KINDS}

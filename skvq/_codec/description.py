@@ -1,0 +1,166 @@
+"""What a codec file says of itself."""
+
+import platform
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import sklearn
+
+from skvq._pipelines import (
+    Codec,
+    codec_with,
+    flat_steps,
+    has_quantizer,
+    only_encodes,
+)
+from skvq._version import __version__
+
+Description = dict[str, Any]
+
+
+def codec_of(estimator: Any) -> Codec:
+    """Return the quantizer whose codes a codec gives, and the steps before it.
+
+    Parameters
+    ----------
+    estimator : object
+        What is to be saved, or was loaded.
+
+    Returns
+    -------
+    codec : Codec
+
+    Raises
+    ------
+    TypeError
+        If it is no codec.
+    sklearn.exceptions.NotFittedError
+        If it is not fitted.
+    """
+    if hasattr(estimator, "best_estimator_"):
+        raise TypeError(
+            f"{type(estimator).__name__} is not a codec; its best_estimator_ is one"
+        )
+    steps = list(flat_steps(estimator))
+    names = [type(step).__name__ for _, step in steps]
+    if not steps or not has_quantizer(steps[-1][1]):
+        what = f"a pipeline of {', '.join(names)}" if len(names) != 1 else names[0]
+        raise TypeError(
+            "a codec is a quantizer, QuantizedFeatures, or a pipeline that ends in one "
+            f"of them, not {what}"
+        )
+    for name, (_, step) in zip(names, steps, strict=True):
+        if not hasattr(step, "inverse_transform") and not only_encodes(step):
+            raise TypeError(
+                f"{name} has no inverse_transform: codes could not be decoded through "
+                "it"
+            )
+    *before, (_, last) = steps
+    return codec_with(before, last)
+
+
+def describe(estimator: Any, details: Mapping[str, Any] | None) -> Description:
+    """Return what a file says of a codec.
+
+    Parameters
+    ----------
+    estimator : object
+        The codec.
+    details : mapping or None
+        What the user adds.
+
+    Returns
+    -------
+    description : dict
+        With the keys of `check_description`.
+
+    Raises
+    ------
+    TypeError
+        If it is no codec.
+    """
+    quantizer = codec_of(estimator).quantizer
+    # Some transformers, and pipelines that begin with one, don't keep it.
+    n_features = getattr(estimator, "n_features_in_", None)
+    return {
+        "steps": [type(step).__name__ for _, step in flat_steps(estimator)],
+        "n_features": None if n_features is None else int(n_features),
+        "codebook_sizes": [int(size) for size in quantizer.codebook_sizes_],
+        "bits_per_sample": float(quantizer.bits_per_sample_),
+        "versions": {
+            "skvq": __version__,
+            "scikit-learn": sklearn.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "details": dict(details or {}),
+    }
+
+
+def check_description(found: Any, more: Iterable[str] = ()) -> Description:
+    """Return a description without what is not of it; raise a ValueError if it is none.
+
+    Parameters
+    ----------
+    found : object
+        What JSON has brought.
+    more : iterable of str
+        Keys that it must have beside those of a description.
+
+    Returns
+    -------
+    description : dict
+    """
+    if not isinstance(found, dict) or found.keys() != {*_DESCRIPTION, *more}:
+        raise ValueError(f"is no object with the keys {', '.join(_DESCRIPTION)}")
+    for key, is_valid in _DESCRIPTION.items():
+        if not is_valid(found[key]):
+            raise ValueError(f"has {key} that are not valid")
+    return {key: found[key] for key in _DESCRIPTION}
+
+
+def _is_whole(value: Any, largest: int) -> bool:
+    return type(value) is int and 1 <= value <= largest
+
+
+def _are_strings(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+# Each key of a description, and what it must hold.
+_DESCRIPTION: dict[str, Callable[[Any], bool]] = {
+    "steps": lambda v: isinstance(v, list) and len(v) > 0 and _are_strings(v),
+    "n_features": lambda v: v is None or _is_whole(v, sys.maxsize),
+    "codebook_sizes": lambda v: (
+        isinstance(v, list) and len(v) > 0 and all(_is_whole(V, 2**32) for V in v)
+    ),
+    "bits_per_sample": lambda v: type(v) in (int, float) and 0 <= v < 2**53,
+    "versions": lambda v: isinstance(v, dict) and _are_strings(v.values()),
+    "details": lambda v: isinstance(v, dict),
+}
+
+
+def check_codec(estimator: Any, description: Description) -> None:
+    """Raise unless a codec that was loaded is what its file says, and decodes.
+
+    Parameters
+    ----------
+    estimator : object
+        The codec.
+    description : dict
+        What the file says.
+    """
+    quantizer = codec_of(estimator).quantizer
+    sizes = [int(size) for size in quantizer.codebook_sizes_]
+    if sizes != description["codebook_sizes"]:
+        raise ValueError(
+            f"its description tells of codebooks of {description['codebook_sizes']} "
+            f"codewords, the codec has {sizes}"
+        )
+    ends = np.array([[0] * len(sizes), [size - 1 for size in sizes]])
+    with np.errstate(all="ignore"):
+        decoded = quantizer.inverse_transform(ends)
+    if tuple(decoded.shape) != (2, quantizer.n_features_in_):
+        raise ValueError("its tables are not of the width that it says")

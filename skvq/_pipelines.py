@@ -1,0 +1,129 @@
+"""A codec in a pipeline: the steps up to its quantizer, and the way back."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import Normalizer
+from sklearn.utils.validation import check_is_fitted
+
+Step = tuple[str, Any]
+
+
+class Codec(NamedTuple):
+    """The part of an estimator from X to codes: preprocessing, then one quantizer."""
+
+    before: list[Step]
+    step: Any  # the quantizer, or what wraps it as features
+    quantizer: Any
+
+    def behind(self) -> int:
+        """Return how many steps there are up to the last one that only encodes."""
+        numbers = [
+            i for i, (_, step) in enumerate(self.before, 1) if only_encodes(step)
+        ]
+        return max(numbers, default=0)
+
+    def check_invertible(self, first: int = 0) -> None:
+        """Raise a TypeError if rows cannot go back through the steps from one on."""
+        for name, step in self.before[first:]:
+            if only_encodes(step):
+                raise TypeError(
+                    f"step {name!r} ({type(step).__name__}) has no inverse_transform: "
+                    "the reconstruction can't be taken back through it to the space "
+                    "of X, where the error is measured; "
+                    "ReconstructionErrorScorer(behind=True) measures it behind it"
+                )
+            _check_inverse(name, step)
+
+    def decode(self, codes: Any) -> Any:
+        """Return what codes stand for; steps that only encode leave it as it is."""
+        X = self.step.inverse_transform(codes)
+        for name, step in reversed(self.before):
+            if not only_encodes(step):
+                _check_inverse(name, step)
+                X = step.inverse_transform(X)
+        return X
+
+
+def _check_inverse(name: str, step: Any) -> None:
+    if not hasattr(step, "inverse_transform"):
+        raise TypeError(
+            f"step {name!r} ({type(step).__name__}) has no inverse_transform: "
+            "the reconstruction can't be taken back through it to the space of X"
+        )
+
+
+def only_encodes(step: Any) -> bool:
+    """Whether a step is left as it is on the way back: what it takes away is lost."""
+    return isinstance(step, Normalizer)
+
+
+def find_codec(estimator: Any) -> Codec:
+    """Return the quantizer in an estimator, and the steps before it.
+
+    Parameters
+    ----------
+    estimator : object
+        Fitted quantizer, `QuantizedFeatures`, or pipeline with one of them; of a
+        fitted search, its best estimator is looked at.
+
+    Returns
+    -------
+    codec : Codec
+
+    Raises
+    ------
+    TypeError
+        If it holds no quantizer.
+    ValueError
+        If it holds several.
+    """
+    steps = list(flat_steps(estimator))
+    found = [i for i, (_, step) in enumerate(steps) if has_quantizer(step)]
+    if not found:
+        raise TypeError(
+            f"{type(estimator).__name__} holds no quantizer: it must be one, be "
+            "QuantizedFeatures, or be a pipeline with one of them among its steps, "
+            f"which are {[name for name, _ in steps]}"
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"{type(estimator).__name__} holds several quantizers, in the steps "
+            f"{[steps[i][0] for i in found]}: whose codes are to be measured is not "
+            "defined; score them one by one"
+        )
+    return codec_with(steps[: found[0]], steps[found[0]][1])
+
+
+def codec_with(before: list[Step], step: Any) -> Codec:
+    """Return the codec of a step that has a quantizer; it must be fitted."""
+    check_is_fitted(step)
+    return Codec(before, step, step if quantizes(step) else step.quantizer_)
+
+
+def flat_steps(estimator: Any, prefix: str = "") -> Iterator[Step]:
+    """Yield names and estimators of the steps, those of nested pipelines in place."""
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    if isinstance(estimator, FrozenEstimator):
+        estimator = estimator.estimator
+    if not isinstance(estimator, Pipeline):
+        yield prefix.removesuffix("__") or type(estimator).__name__, estimator
+        return
+    for name, step in estimator.steps:
+        if step is not None and step != "passthrough":
+            yield from flat_steps(step, f"{prefix}{name}__")
+
+
+def quantizes(step: Any) -> bool:
+    """Whether a step is a quantizer."""
+    return hasattr(step, "quantize")
+
+
+def has_quantizer(step: Any) -> bool:
+    """Whether a step is a quantizer, or wraps one as features."""
+    # Only features made by a quantizer hold one without being one themselves; the
+    # parameter says so before the fit, which is missed with a better message later.
+    inner = getattr(step, "quantizer_", getattr(step, "quantizer", None))
+    return quantizes(step) or quantizes(inner)
