@@ -14,7 +14,7 @@ from skvq.learning import additive as learning
 from skvq.learning import least_squares, rotation
 from skvq.learning.rows import Learner
 from skvq.learning.start import few_distinct, repeat_cyclically
-from skvq.parts import fit_part, part_sizes
+from skvq.parts import are_shared, as_shared, fit_part, one_or_each, part_sizes
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer
 from skvq.vector import VectorQuantizer
@@ -189,9 +189,7 @@ class AdditiveQuantizer(BaseQuantizer):
         sizes = part_sizes(self.n_codewords, self.n_codebooks)
         self._check_shared(sizes)
         rng = check_random_state(self.random_state)
-        seed = self.random_state
-        if not isinstance(seed, Integral):
-            seed = int(rng.randint(np.iinfo(np.int32).max))
+        seed = self._search_seed(rng)
         few = yield from few_distinct(rows, max(sizes))
         if few is not None:
             warn(
@@ -216,7 +214,7 @@ class AdditiveQuantizer(BaseQuantizer):
             )
         found = {
             "_tables_": learned.tables,
-            "_seed_": int(seed),
+            "_seed_": seed,
             "ridge_": learned.strengths,
             "n_iter_": max(1, len(learned.strengths)),
             "codebook_sizes_": tuple(sizes),
@@ -225,6 +223,35 @@ class AdditiveQuantizer(BaseQuantizer):
             # Not searched for again as `transform` does, which takes as long as rounds.
             found["distortion_"] = learned.distortion
         return found
+
+    def _from_tables(self, tables):
+        tables = as_shared(tables, self.share_codebook)
+        widths, sizes = [table.shape[1] for table in tables], list(map(len, tables))
+        if len(set(widths)) > 1:
+            raise ValueError(
+                f"The given codebooks have {widths} features; expected one number for "
+                "all, since codewords add up."
+            )
+        self._imply(n_codebooks=len(tables), n_codewords=one_or_each(sizes))
+        self.share_codebook = self.share_codebook or are_shared(tables)
+        self._check_shared(sizes)
+        return {
+            "n_features_in_": widths[0],
+            "_tables_": nearest.Tables(tables),
+            "_seed_": self._search_seed(check_random_state(self.random_state)),
+            "ridge_": (),
+            "n_iter_": 1,
+            "codebook_sizes_": tuple(sizes),
+        }
+
+    def _n_tables(self):
+        return self.n_codebooks
+
+    def _search_seed(self, rng) -> int:
+        """Return the seed of the search's schedule."""
+        if isinstance(self.random_state, Integral):
+            return int(self.random_state)
+        return int(rng.randint(np.iinfo(np.int32).max))
 
     def _residual_start(self):
         """Return the learner of the stacked tables from which learning starts."""

@@ -26,6 +26,7 @@ arrays.  What they keep is NumPy's: tables know what they are on a device
 what NumPy makes of X.
 """
 
+import inspect
 import logging
 import pickle
 import re
@@ -53,6 +54,7 @@ from skvq._dask import batches, check_lazy_codes, dask_rows, lazily
 from skvq._validation import (
     as_it_is_now,
     backend_of_samples,
+    check_codebooks,
     check_codes,
     check_same_library,
     check_samples,
@@ -201,7 +203,74 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """Return a fitted copy with other tables in place of `_free_tables`."""
         raise AssertionError("guarded by _has_free_tables")  # pragma: no cover
 
+    # What is to be known of tables that are brought along.
+
+    def _from_tables(self, tables: list[nearest.Table]) -> dict[str, Any]:
+        """Return fitted attributes for given tables; set parameters that follow.
+
+        What a scheme has beside tables is a keyword of its own.
+        """
+        raise AttributeError(
+            f"{type(self).__name__} has no from_codebooks: its codebook is a formula "
+            "of its parameters, which `fit` sets up."
+        )
+
+    def _n_tables(self) -> int | None:
+        """Return how many tables it has, before it is fitted; None: one a feature."""
+        return None
+
     # -- public methods ------------------------------------------------------------
+
+    @classmethod
+    def from_codebooks(cls, codebooks, **parameters) -> Self:
+        """Return a quantizer that is fitted: its codebooks are given, not learned.
+
+        Parameters
+        ----------
+        codebooks : sequence of array-likes of shape (n_codewords, n_features)
+            The tables W_1..W_m, in the order of the code columns; also for one a
+            sequence.  They give the number of features, and the dtype of
+            reconstructions.  One that comes several times, as the same object, is one
+            table that is shared.
+        **parameters : dict
+            Parameters of the class.  Sizes follow from the tables.  And, by name, what
+            some schemes have beside tables: see the notes.
+
+        Returns
+        -------
+        quantizer : object
+            As if `fit` had found these tables.  `distortion_` is NaN: there were no
+            samples to measure it on.
+
+        Raises
+        ------
+        ValueError
+            If the tables do not fit each other, or the parameters.
+        AttributeError
+            If the scheme has no tables.
+
+        Notes
+        -----
+        ``cls.from_codebooks(other.codebooks_, **other.get_params(deep=False))`` gives
+        the codes of `other`.  Beyond tables, `VectorQuantizer` takes the running
+        `counts` and `sums` of a stream, and `MultiScaleQuantizer` the `kernels` and
+        `biases` of its convolutions.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skvq import ResidualQuantizer
+        >>> coarse, fine = np.array([[0.0], [10.0]]), np.array([[-1.0], [1.0]])
+        >>> rq = ResidualQuantizer.from_codebooks([coarse, fine])
+        >>> rq.transform([[0.7], [9.2]]).tolist(), rq.bits_per_sample_
+        ([[0, 1], [1, 0]], 2.0)
+        """
+        hook = inspect.signature(cls._from_tables).parameters
+        beside = {name: parameters.pop(name) for name in hook if name in parameters}
+        new = cls(**parameters)
+        tables = check_codebooks(codebooks)
+        new._set_up(tables, backend_of_samples(new, codebooks[0]), beside)
+        return new
 
     @_fit_context(prefer_skip_nested_validation=False)
     @in_own_context
@@ -552,6 +621,23 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             self.distortion_,
         )
 
+    def _set_up(self, tables, be: nearest.Backend = nearest.HOST, beside=None) -> None:
+        """Set this estimator, new or a part, to given tables."""
+        self._validate_params()
+        found = self._from_tables(tables, **(beside or {}))
+        self._assign({"distortion_": np.nan, **found}, be)
+
+    def _imply(self, **sizes: Any) -> None:
+        """Set parameters to what given tables tell; raise if they were to be else."""
+        defaults = inspect.signature(type(self)).parameters
+        for name, value in sizes.items():
+            given = getattr(self, name)
+            if given is not defaults[name].default and not _agree(given, value):
+                raise ValueError(
+                    f"{name}={given!r}, but the given codebooks tell {name}={value!r}."
+                )
+            setattr(self, name, value)
+
     def _learn_batch(self, X, weights) -> None:
         """Do the same with one batch of a stream."""
         plain_parameters(self)
@@ -620,6 +706,14 @@ def _with_arrays(value, function):
     if type(value) in (tuple, list):
         return type(value)(_with_arrays(item, function) for item in value)
     return value
+
+
+def _agree(given, value) -> bool:
+    """Whether a parameter says the same, for all or for each."""
+    try:
+        return bool(np.all(np.asarray(given) == np.asarray(value)))
+    except ValueError:
+        return False
 
 
 def mean_distortion(rows: Rows, quantizer: BaseQuantizer) -> Learner[float]:

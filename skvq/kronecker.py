@@ -14,7 +14,7 @@ from skvq.base import BaseQuantizer
 from skvq.learning import kronecker as learning
 from skvq.learning.rows import Learner, scaled
 from skvq.learning.start import few_distinct, ordinary_scale
-from skvq.parts import part_sizes
+from skvq.parts import are_shared, as_shared, one_or_each, part_sizes
 
 # More than that takes seconds for each row.
 _MAX_CODEWORDS = 2**32
@@ -197,6 +197,27 @@ class KroneckerQuantizer(BaseQuantizer):
             found["distortion_"] = learned.distortion
         return found
 
+    def _from_tables(self, tables):
+        tables = as_shared(tables, self.share_codebook)
+        shape = tuple(table.shape[1] for table in tables)
+        sizes = list(map(len, tables))
+        self._imply(factor_sizes=shape)
+        if self.fixed_factors is None:  # which have sizes of their own
+            self._imply(n_codewords=one_or_each(sizes))
+        self.share_codebook = self.share_codebook or are_shared(tables)
+        self._check_shared(shape, sizes, [], None)
+        _check_product(sizes)
+        return {
+            "n_features_in_": math.prod(shape),
+            "_tables_": nearest.Tables(tables),
+            "factor_sizes_": shape,
+            "n_iter_": 1,
+            "codebook_sizes_": tuple(sizes),
+        }
+
+    def _n_tables(self):
+        return 2 if self.factor_sizes is None else len(self.factor_sizes)
+
     def _learn_tables(
         self, rows, problem, exponent, start
     ) -> Learner[learning.LearnedTables]:
@@ -259,11 +280,7 @@ class KroneckerQuantizer(BaseQuantizer):
                         f"n_codewords[{j}] is {sizes[j]}."
                     )
                 sizes[j] = len(table)
-        if math.prod(sizes) > _MAX_CODEWORDS:
-            raise ValueError(
-                f"n_codewords={sizes} multiply to more than {_MAX_CODEWORDS} "
-                "codewords, all of which the search compares."
-            )
+        _check_product(sizes)
         n_bytes = 8 * sum(n * d for n, d in zip(sizes, shape, strict=True))
         check_memory(f"Tables of n_codewords={sizes}", n_bytes, x_bytes)
         return tuple(sizes)
@@ -295,6 +312,15 @@ class KroneckerQuantizer(BaseQuantizer):
 
     def _codebooks(self):
         return self._tables_
+
+
+def _check_product(sizes) -> None:
+    """Raise if there are more codewords than the search can compare."""
+    if math.prod(sizes) > _MAX_CODEWORDS:
+        raise ValueError(
+            f"n_codewords={sizes} multiply to more than {_MAX_CODEWORDS} "
+            "codewords, all of which the search compares."
+        )
 
 
 def _factor_sizes(factor_sizes, n_features: int) -> tuple[int, ...]:

@@ -8,7 +8,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
-from skvq._checks import LARGEST_SIZE, check_memory, is_sequence
+from skvq._checks import (
+    LARGEST_SIZE,
+    check_memory,
+    check_unmasked,
+    is_sequence,
+    naming,
+)
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
 from skvq._validation import as_it_is_now, check_codes, in_fitted_dtype, warn
 from skvq.coding.pyramid import (
@@ -18,8 +24,9 @@ from skvq.coding.pyramid import (
     kernel_of_scales,
 )
 from skvq.learning import multiscale as learning
-from skvq.learning.rows import Learner, scaled, stacked
+from skvq.learning.rows import Learner, Rows, run, scaled, stacked
 from skvq.learning.start import few_distinct, ordinary_scale
+from skvq.parts import as_shared, demand
 from skvq.staged import StagedQuantizer
 from skvq.vector import VectorQuantizer
 
@@ -64,6 +71,11 @@ class MultiScaleQuantizer(StagedQuantizer):
         none, :math:`\phi` is the identity.
     smoothing : float, default=0.5
         :math:`\rho` in :math:`\phi(h) = (1 - \rho) h + \rho\,\mathrm{conv}(h)`.
+    metric : {"sqeuclidean", "cosine"}, default="sqeuclidean"
+        By which the nearest codeword of a token is found.  "cosine" is for codebooks
+        that are given, see `from_codebooks`: codewords are what they are, of any
+        length, and so no error falls by it that could be learned.  Tokens of zeros are
+        given the first codeword.
     max_iter : int, default=20
         Largest number of rounds: code all samples, solve for codebook and convolutions.
     tol : float, default=1e-3
@@ -90,6 +102,8 @@ class MultiScaleQuantizer(StagedQuantizer):
     kernels_ : ndarray of shape (n_smoothers, 3, 3, n_channels, n_channels) or None
         Convolutions from the input channels (last but one) to the output channels
         (last); of sequences (n_smoothers, 3, 1, ...).  None if there are none.
+    biases_ : ndarray of shape (n_smoothers, n_channels) or None
+        What each convolution adds everywhere, of given ones.
     n_iter_ : int
         Number of rounds.
     distortion_ : float
@@ -113,7 +127,9 @@ class MultiScaleQuantizer(StagedQuantizer):
     Fewer distinct tokens than codewords is a ConvergenceWarning.  Fewer than four of
     them for each codeword are coded by the start, small tables of each scale.
 
-    The convolutions have no bias: a token of zeros adds nothing.
+    The convolutions that are learned have no bias: a token of zeros adds nothing.
+    `from_codebooks` takes ``kernels`` and ``biases`` of given ones, shaped as the
+    attributes are, and takes ``[W]`` for the one codebook.
 
     References
     ----------
@@ -142,6 +158,7 @@ class MultiScaleQuantizer(StagedQuantizer):
         "n_codewords": [SIZE],
         "n_smoothers": [Interval(Integral, 0, LARGEST_SIZE, closed="both")],
         "smoothing": [Interval(Real, 0, 1, closed="right")],
+        "metric": [StrOptions({"sqeuclidean", "cosine"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
         "random_state": RANDOM_STATE,
@@ -157,6 +174,7 @@ class MultiScaleQuantizer(StagedQuantizer):
         *,
         n_smoothers=0,
         smoothing=0.5,
+        metric="sqeuclidean",
         max_iter=20,
         tol=1e-3,
         random_state=None,
@@ -167,6 +185,7 @@ class MultiScaleQuantizer(StagedQuantizer):
         self.n_codewords = n_codewords
         self.n_smoothers = n_smoothers
         self.smoothing = smoothing
+        self.metric = metric
         self.max_iter = max_iter
         self.tol = tol
         self.random_state = random_state
@@ -175,13 +194,16 @@ class MultiScaleQuantizer(StagedQuantizer):
     # -- learning ------------------------------------------------------------------
 
     def _fit(self, rows):
+        if self.metric != "sqeuclidean":
+            raise ValueError(
+                f"metric={self.metric!r} cannot be learned, and is for from_codebooks: "
+                "use metric='sqeuclidean'."
+            )
         map_shape = _map_shape(self.map_shape, rows.n_features)
-        flat = len(map_shape) == 2
-        shape = (map_shape[0], 1, map_shape[1]) if flat else map_shape
-        grids = _grids(self.scales, shape[:2], flat=flat)
+        flat, shape, grids = self._grids_of(map_shape)
         self._check_memory(rows, shape, grids)
         scale = yield from ordinary_scale(rows)
-        exponent = 1 - int(np.frexp(scale)[1])
+        exponent = self._exponent_of(scale)
         if exponent >= np.finfo(rows.dtype).maxexp - 2:
             raise ValueError(
                 f"X has values of {2.0 ** (exponent - 1):.3g} or more, too large for "
@@ -196,23 +218,76 @@ class MultiScaleQuantizer(StagedQuantizer):
             learned = yield from self._learn_tokens(tokens, pyramid)
         else:
             learned = yield from self._learn_scales(rows, tokens, pyramid)
-        tables = [learned.table, np.ldexp(learned.table, exponent)]
-        table, codebook = map(nearest.Table, tables)
-        smoothing = learned.pyramid.smoothing
+        codebook = nearest.Table(np.ldexp(learned.table, exponent))
         found = {
-            "_table_": table,
-            "_exponent_": exponent,
-            "_codebook_": codebook,
-            "_pyramid_": learned.pyramid,
-            "kernels_": None if smoothing is None else smoothing.kernels,
-            "map_shape_": map_shape,
-            "scales_": tuple(h for h, _ in grids) if flat else tuple(grids),
+            **_found(learned.table, codebook, exponent, learned.pyramid, map_shape),
             "n_iter_": learned.n_iter,
-            "codebook_sizes_": (self.n_codewords,) * sum(h * w for h, w in grids),
         }
         if learned.distortion is not None and not exponent:
             found["distortion_"] = learned.distortion
         return found
+
+    def _grids_of(self, map_shape) -> tuple[bool, tuple[int, ...], list]:
+        """Return whether maps are sequences, (height, width, channels), and scales."""
+        flat = len(map_shape) == 2
+        shape = (map_shape[0], 1, map_shape[1]) if flat else map_shape
+        return flat, shape, _grids(self.scales, shape[:2], flat=flat)
+
+    def _from_tables(self, tables, kernels=None, biases=None):
+        if self.map_shape is None:
+            raise ValueError(
+                "map_shape=None: codebooks do not tell how large the maps are; "
+                "expected (height, width, channels) or (length, channels)."
+            )
+        n_features = math.prod(map(int, self.map_shape))
+        map_shape = _map_shape(self.map_shape, n_features)
+        flat, shape, grids = self._grids_of(map_shape)
+        n_tokens = sum(h * w for h, w in grids)
+        if len(tables) != 1:
+            demand(tables, n_tokens, f"there are {n_tokens} tokens, of one table: [W]")
+        table = as_shared(tables, True)[0]
+        if table.shape[1] != shape[2]:
+            raise ValueError(
+                f"The given codebook has {table.shape[1]} features, but map_shape="
+                f"{self.map_shape!r} has {shape[2]} channels."
+            )
+        self._imply(n_codewords=len(table))
+        # As for samples as large as the codewords.
+        exponent = self._exponent_of(run(ordinary_scale(Rows(table.codewords))))
+        own = np.ldexp(table.codewords, -exponent)
+        smoothing = self._given_smoothing(kernels, biases, shape, grids, flat, exponent)
+        pyramid = Pyramid(shape, grids, table.dtype, smoothing, self.metric)
+        return {
+            "n_features_in_": n_features,
+            **_found(own, table, exponent, pyramid, map_shape),
+            "n_iter_": 1,
+        }
+
+    def _exponent_of(self, scale: float) -> int:
+        """Return the power of two that maps are divided by, of 1 or such a scale."""
+        return 1 - int(np.frexp(scale)[1])
+
+    def _given_smoothing(
+        self, kernels, biases, shape, grids, flat, exponent
+    ) -> Smoothing | None:
+        if kernels is None:
+            if biases is not None:
+                raise ValueError("biases are given without kernels; expected both.")
+            if self.n_smoothers:
+                raise ValueError(
+                    f"n_smoothers={self.n_smoothers}, but kernels is None; expected "
+                    "the convolutions."
+                )
+            return None
+        n_channels = shape[2]
+        size = 3, 1 if flat else 3, n_channels, n_channels
+        kernels = _given_array("kernels", kernels, ("n_smoothers", *size))
+        self._imply(n_smoothers=len(kernels))
+        if biases is not None:
+            biases = _given_array("biases", biases, (len(kernels), n_channels))
+            biases = np.ldexp(biases, -exponent)
+        of_scale = kernel_of_scales(len(kernels), len(grids))
+        return Smoothing(kernels, of_scale, float(self.smoothing), biases)
 
     def _check_memory(self, rows, shape, grids) -> None:
         n_channels, x_bytes = shape[2], rows.n_bytes
@@ -330,6 +405,38 @@ class MultiScaleQuantizer(StagedQuantizer):
         with nearest.single_threaded_blas():
             tokens = pyramid.shrink(maps, scale)
         return reshape(tokens, (-1, pyramid.n_tokens[scale], pyramid.n_channels))
+
+
+def _found(own, codebook, exponent: int, pyramid: Pyramid, map_shape) -> dict:
+    """Return fitted attributes of a codebook, scaled to compute with and as it is."""
+    smoothing, grids = pyramid.smoothing, pyramid.scales
+    biases = None if smoothing is None else smoothing.biases
+    return {
+        "_table_": nearest.Table(own),
+        "_exponent_": exponent,
+        "_codebook_": codebook,
+        "_pyramid_": pyramid,
+        "kernels_": None if smoothing is None else smoothing.kernels,
+        "biases_": None if biases is None else np.ldexp(biases, exponent),
+        "map_shape_": map_shape,
+        "scales_": tuple(h for h, _ in grids) if len(map_shape) == 2 else tuple(grids),
+        "codebook_sizes_": (len(codebook),) * sum(pyramid.n_tokens),
+    }
+
+
+def _given_array(name: str, given, shape: tuple) -> np.ndarray:
+    """Return an array of finite numbers of a shape; a name in it stands for any."""
+    given = nearest.backend_of(given).to_host(given)
+    check_unmasked(given, name)
+    with naming(name):
+        array = np.array(given, dtype=np.float64)
+    expected = tuple(n for n in shape if not isinstance(n, str))
+    free = len(shape) - len(expected)
+    if array.ndim != len(shape) or array.shape[free:] != expected or 0 in array.shape:
+        raise ValueError(f"{name} has shape {array.shape}; expected {shape}.")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} contains NaN or infinity.")
+    return array
 
 
 def _map_shape(map_shape, n_features: int) -> tuple[int, ...]:

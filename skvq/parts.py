@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from numbers import Integral
 from operator import is_
 from typing import Any, ClassVar, NamedTuple
@@ -336,6 +337,95 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         times = n_parts // n_given
         return times * sum(_elements(*one) * count for one, count in counts.items())
 
+    def _n_tables_of_each(self) -> list[int | None]:
+        """Return how many tables parts have, of one for all or of each."""
+        return [one._n_tables() for one in self._quantizers()]
+
+    def _n_tables(self):
+        each = self._n_tables_of_each()
+        known = [size for size in each if size is not None]
+        times = self._n_parts() // len(each)
+        return sum(known) * times if len(known) == len(each) else None
+
+    def _deal(self, n_tables: int) -> list[int]:
+        """Return how many of given tables each part has.
+
+        Those of which it is not known, since they have one a feature, have equal shares
+        of what the others leave.
+        """
+        each = self._n_tables_of_each()
+        if len(each) == 1 and not self._pairs:
+            # As many parts as there are tables for.
+            size, n_parts = each[0], min(self._n_parts(), n_tables)
+            if size is None:
+                return list(map(len, np.array_split(np.arange(n_tables), n_parts)))
+            each = each * (n_tables // size)
+        left = n_tables - sum(size for size in each if size is not None)
+        n_open = each.count(None)
+        share = left // n_open if n_open else 0
+        if share * n_open != left or (n_open and share == 0):
+            have = [
+                f"{one} has {one.quantizer._n_tables() or 'one a feature'}"
+                for one in self._templates()
+            ]
+            raise ValueError(
+                f"codebooks has {n_tables} tables, but each part, {', '.join(have)}."
+            )
+        return [share if size is None else size for size in each]
+
+    def _parts_of_tables(self, tables: Sequence[nearest.Table]) -> list:
+        """Return parts of given tables, and set the parameters that follow from them.
+
+        Parameters
+        ----------
+        tables : sequence of Table
+            Those of all parts, one part after the other.
+
+        Returns
+        -------
+        parts : list of quantizers
+            Clones of one quantizer with the same tables are the same object.
+
+        Raises
+        ------
+        ValueError
+            If the tables cannot be dealt out.
+        """
+        tables = as_shared(tables, self.share_codebook)
+        sizes = self._deal(len(tables))
+        dealt, found = iter(tables), {}
+        parts = []
+        for j, template in enumerate(self._template_of_each(len(sizes))):
+            own = list(islice(dealt, sizes[j]))
+            key = (j if self._pairs else None, *map(id, own))
+            if key not in found:
+                found[key] = self._part_of_tables(template, own)
+            parts.append(found[key])
+        self._imply_from(parts)
+        return parts
+
+    def _part_of_tables(self, template: Template, tables: list[nearest.Table]):
+        part = clone(template.quantizer)
+        if not self._pairs and "n_codewords" in part.get_params(deep=False):
+            # What it has is that of parts for which nothing else is said.
+            part.set_params(n_codewords=type(part)().n_codewords)
+        with template.naming():
+            part._set_up(tables)
+        return part
+
+    def _imply_from(self, parts: list) -> None:
+        """Set the parameters that follow from parts of given tables."""
+        if self._pairs:
+            names = [name for name, _ in self._pairs]
+            self._pairs = list(zip(names, map(clone, parts), strict=True))
+            return
+        if self._count() == self._COUNT:
+            self._imply(**{self._COUNT: len(parts)})
+        sizes = [getattr(part, "n_codewords", None) for part in parts]
+        whole = [size for size in sizes if isinstance(size, Integral)]
+        if len(whole) == len(parts):
+            self._imply(n_codewords=one_or_each(whole))
+
     @property
     def _follows_namespace(self) -> bool:  # type: ignore[override]
         # Before the parameters have been checked, too.
@@ -513,6 +603,44 @@ def fit_parts(
 
 def _fit_held(part, rows: Rows, template: Template) -> tuple:
     return part, run(fit_part(part, rows, template))
+
+
+def as_shared(tables: Sequence[nearest.Table], asked: bool) -> list[nearest.Table]:
+    """Return tables; if one is asked for in place of all, raise unless they are equal.
+
+    Parameters
+    ----------
+    tables : sequence of Table
+        The tables.
+    asked : bool
+        The parameter `share_codebook`.
+    """
+    if not asked:
+        return list(tables)
+    first = tables[0]
+    if not all(np.array_equal(first.codewords, each.codewords) for each in tables):
+        raise ValueError(
+            "share_codebook=True takes one table in all places, but the given "
+            "codebooks differ."
+        )
+    return [first] * len(tables)
+
+
+def are_shared(tables: Sequence) -> bool:
+    """Whether there are several, all of which are the same object."""
+    return len(tables) > 1 and all(each is tables[0] for each in tables)
+
+
+def demand(tables: Sequence, n_tables: int, why: str) -> Sequence:
+    """Return tables; raise unless they are so many."""
+    if len(tables) != n_tables:
+        raise ValueError(f"codebooks has {len(tables)} tables, but {why}.")
+    return tables
+
+
+def one_or_each(sizes: Sequence) -> Any:
+    """Return one size for all, if they are equal."""
+    return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
 
 
 def check_as_begun(name: str, now, then) -> None:

@@ -48,6 +48,7 @@ from skvq.parts import (
     NestingQuantizer,
     Parts,
     Template,
+    are_shared,
     check_as_begun,
     check_sizes_as_begun,
     fit_part,
@@ -294,6 +295,20 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             Parts(parts), X, self.beam_size, stage_weights=self._checked_weights()
         )
         return average(losses[:, 0], weights)
+
+    def _from_tables(self, tables):
+        parts = self._parts_of_tables(tables)
+        widths = [part.n_features_in_ for part in parts]
+        if len(set(widths)) > 1:
+            raise ValueError(
+                f"The stages of the given codebooks have {widths} features; expected "
+                "one number for all."
+            )
+        if isinstance(parts[0], VectorQuantizer) and are_shared(parts):
+            self.share_codebook = True
+        self._check_together()
+        found = {"n_features_in_": widths[0], "fit_beam_size_": 1}
+        return {**found, **_found(parts)}
 
     def _learn_parts(self, rows, rng, beam) -> Learner[list]:
         if self.share_codebook:

@@ -2,10 +2,11 @@
 
 from numbers import Integral, Real
 
+import numpy as np
 from sklearn.utils import check_random_state
 
 from skvq import nearest
-from skvq._checks import check_memory, is_sequence
+from skvq._checks import check_memory, check_unmasked, is_sequence, naming
 from skvq._compat import RANDOM_STATE, SIZE, Accepted, Interval, StrOptions
 from skvq._validation import (
     all_in_memory,
@@ -20,7 +21,7 @@ from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
 from skvq.learning.lloyd import Learned, lloyd, mean_distance
 from skvq.learning.rows import Learner, Rows, no_zero_rows, unit
 from skvq.learning.start import INITS, few_distinct, initialise, repeat_cyclically
-from skvq.parts import check_as_begun
+from skvq.parts import check_as_begun, demand
 
 _ONLINE = ("minibatch", "ema", "sgd")
 
@@ -297,6 +298,47 @@ class VectorQuantizer(BaseQuantizer):
         }
         return found if stream is None else {**found, "_stream_": stream}
 
+    def _from_tables(self, tables, counts=None, sums=None):
+        (table,) = demand(tables, 1, "VectorQuantizer has one table")
+        self._imply(n_codewords=len(table))
+        if nearest.check_metric(self.metric) == "cosine":
+            # Codewords stay as they are, and are what codes are decoded to.
+            nearest.check_no_zero_rows(table.codewords, "codebooks[0]")
+        found = {
+            "n_features_in_": table.shape[1],
+            "_table_": table,
+            "n_iter_": 1,
+            "codebook_sizes_": (len(table),),
+        }
+        if self.learning in _ONLINE:
+            self._check_learnable()
+            return {**found, "_stream_": self._resumed(table, counts, sums)}
+        if counts is not None or sums is not None:
+            raise ValueError(
+                "counts and sums are those of a stream, but "
+                f"learning={self.learning!r} learns from none; "
+                f"{', '.join(_ONLINE)} do."
+            )
+        return found
+
+    def _resumed(self, table, counts, sums) -> online.StreamState:
+        """Return the state of a stream that goes on from a table."""
+        codebook = table.codewords
+        if nearest.check_metric(self.metric) == "cosine":
+            codebook = unit_rows(codebook)
+        if counts is None:
+            if sums is not None:
+                raise ValueError("sums are given without counts; expected both.")
+            return online.start(codebook, weight=float(self.learning == "ema"))
+        counts = _checked_counts(counts, len(codebook))
+        if sums is not None:
+            shape, meaning = codebook.shape, "(n_codewords, n_features)"
+            sums = check_table(sums, "sums", np.float64, shape, meaning)
+        return online.resumed(codebook, counts, sums)
+
+    def _n_tables(self):
+        return 1
+
     def _start_stream(self, table) -> online.StreamState:
         # Averages that start from nothing would replace a given table at once.
         given = self.learning == "ema" and not isinstance(self.init, str)
@@ -421,3 +463,22 @@ class VectorQuantizer(BaseQuantizer):
 
     def _searched_table(self):
         return self._table_ if self.metric == "sqeuclidean" else None
+
+
+def _checked_counts(counts, n_codewords: int) -> np.ndarray:
+    """Return weights of cells, in float64; raise unless there is one for each."""
+    counts = nearest.backend_of(counts).to_host(counts)
+    check_unmasked(counts, "counts")
+    with naming("counts"):
+        found = np.array(counts, dtype=np.float64)
+    if found.shape != (n_codewords,):
+        raise ValueError(
+            f"counts has shape {found.shape}; expected ({n_codewords},), one for each "
+            "codeword."
+        )
+    if not np.isfinite(found).all() or (found < 0).any():
+        raise ValueError(
+            f"counts ranges from {found.min()} to {found.max()}; expected finite "
+            "numbers of zero or more."
+        )
+    return found

@@ -90,6 +90,8 @@ class Row:
         Whether its full codebook is small.
     searches_harder : bool
         Whether `transform` finds better codes than those that `fit` learned from.
+    tables : bool
+        Whether its tables can be given in place of a fit.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Row:
     learns: bool = True
     make_is_small: bool = True
     searches_harder: bool = False
+    tables: bool = True
 
     def data(self, n_samples=320, seed=0, dtype=np.float32):
         return mixture(n_samples, self.n_features, seed, dtype)
@@ -201,6 +204,7 @@ def _fixed(name, make, **facts):
         "weights": "exact",
         "deterministic": True,
         "few": False,
+        "tables": False,
         **facts,
     }
     return Row(name, make, **facts)
@@ -468,6 +472,7 @@ TABLE = [
         represents=False,
         sklearn_checks=False,
         learns=False,
+        tables=False,
     ),
     Row(
         "pq-of-pairs-widths",
@@ -681,6 +686,7 @@ TABLE = [
         ),
         zeros=False,
         learns=False,
+        tables=False,
     ),
     _residual(
         "rq-of-list-beam-refined",

@@ -136,6 +136,8 @@ HOOKS = {
     "_with_tables",
     "_given_size",
     "_check_as_fitted",
+    "_from_tables",
+    "_n_tables",
     "_table_elements",
     "_searched_table",
     "_check_memory",
@@ -156,6 +158,47 @@ def test_the_contract_is_written_once():
 
 
 # -- the contract ----------------------------------------------------------------------
+
+
+def given_codebooks(quantizer):
+    """Return a quantizer of the same class and parameters, of the tables of another."""
+    parameters = quantizer.get_params(deep=False)
+    if isinstance(quantizer, skvq.MultiScaleQuantizer):
+        parameters |= {"map_shape": quantizer.map_shape_, "kernels": quantizer.kernels_}
+    return type(quantizer).from_codebooks(quantizer.codebooks_, **parameters)
+
+
+@every_quantizer
+def test_codebooks_can_be_given(row):
+    fitted, X = row.fitted(), row.data(seed=1)
+    if not row.tables:
+        with pytest.raises(AttributeError, match="has no from_codebooks"):
+            given_codebooks(fitted)
+        return
+    given = given_codebooks(fitted)
+    codes = fitted.transform(X)
+    assert_array_equal(given.transform(X), codes, strict=True)
+    assert_array_equal(
+        given.inverse_transform(codes), fitted.inverse_transform(codes), strict=True
+    )
+    assert np.isnan(given.distortion_)
+    assert given.score(X) == fitted.score(X)
+    for name in ("codebook_sizes_", "bits_per_sample_", "n_features_in_"):
+        assert getattr(given, name) == getattr(fitted, name), name
+    assert_array_equal(given.get_feature_names_out(), fitted.get_feature_names_out())
+    assert _places(given.codebooks_) == _places(fitted.codebooks_)
+    assert set(vars(fitted)) - set(vars(given)) <= {"_weight_unit_"}
+
+
+def _places(tables):
+    """Return for each table the first place of the same object."""
+    return [next(i for i, one in enumerate(tables) if one is each) for each in tables]
+
+
+@each([row for row in ONE_OF_EACH if row.codes and row.tables])
+def test_fit_after_given_codebooks_has_their_sizes(row):
+    given = given_codebooks(row.fitted())
+    assert clone(given).fit(row.data()).codebook_sizes_ == given.codebook_sizes_
 
 
 @every_quantizer

@@ -92,6 +92,8 @@ class Smoothing(NamedTuple):
     kernels: np.ndarray  # (n_kernels, 3, 3, C, C), or (n_kernels, 3, 1, C, C)
     of_scale: tuple[int, ...]
     rho: float
+    # (n_kernels, C), what each adds everywhere; None: nothing, as where it is learned.
+    biases: np.ndarray | None = None
 
 
 def kernel_of_scales(n_kernels: int, n_scales: int) -> tuple[int, ...]:
@@ -124,16 +126,28 @@ class Pyramid:
         What to compute in.
     smoothing : Smoothing, optional
         phi; None: the identity.
+    metric : {"sqeuclidean", "cosine"}, default="sqeuclidean"
+        By which the nearest codeword of a token is found.
     """
 
-    def __init__(self, map_shape, scales, dtype, smoothing: Smoothing | None = None):
+    def __init__(
+        self,
+        map_shape,
+        scales,
+        dtype,
+        smoothing: Smoothing | None = None,
+        metric: nearest.Metric = "sqeuclidean",
+    ):
+        self.metric = metric
         self.map_shape = tuple(map_shape)
         self.scales = list(scales)
         self.dtype = np.dtype(dtype)
         self.smoothing = smoothing
         if smoothing is not None:
-            kernels = smoothing.kernels.astype(self.dtype)
-            self.smoothing = smoothing._replace(kernels=kernels)
+            kernels, biases = smoothing.kernels.astype(self.dtype), smoothing.biases
+            if biases is not None:
+                biases = biases.astype(self.dtype)
+            self.smoothing = smoothing._replace(kernels=kernels, biases=biases)
         self._of_scale = smoothing.of_scale if smoothing else (0,) * len(self.scales)
         height, width, self.n_channels = self.map_shape
         self.n_features = height * width * self.n_channels
@@ -193,17 +207,21 @@ class Pyramid:
         return _along_axes(maps, self._up[scale])
 
     def smooth(self, maps: Any, kernel: int, *, transposed: bool = False) -> Any:
-        """Apply phi with a kernel, or its transpose."""
+        """Apply phi with a kernel, or the transpose of its linear part."""
         if self.smoothing is None:
             return maps
         rho, weights = self.smoothing.rho, self.smoothing.kernels[kernel]
         if transposed:
             weights = weights[::-1, ::-1].swapaxes(2, 3)
-        return (1 - rho) * maps + rho * _convolve(maps, weights)
+        smoothed = (1 - rho) * maps + rho * _convolve(maps, weights)
+        if self.smoothing.biases is None or transposed:
+            return smoothed
+        return smoothed + rho * backend_of(maps).like(self.smoothing.biases[kernel])
 
     def with_smoothing(self, smoothing: Smoothing) -> "Pyramid":
         """Return a pyramid of the same scales and another phi."""
-        return Pyramid(self.map_shape, self.scales, self.dtype, smoothing)
+        scales, dtype = self.scales, self.dtype
+        return Pyramid(self.map_shape, scales, dtype, smoothing, self.metric)
 
     def encode(self, X: Any, table: nearest.Table, dtype=np.intp) -> tuple[Any, Any]:
         """Code rows scale by scale, each what the ones before have left.
@@ -240,7 +258,13 @@ class Pyramid:
         """Return codes (n, n_tokens) of the tokens of a scale, and what they leave."""
         xp = backend_of(maps).xp
         tokens = xp.reshape(self.shrink(maps, scale), (-1, self.n_channels))
-        codes, _ = nearest.nearest(tokens, table, return_distances=False)
+        if self.metric == "cosine":
+            # Zeros have no direction, and are given the first codeword.
+            known = xp.any(tokens != 0, axis=1)[:, None]
+            tokens = xp.where(
+                known, tokens, backend_of(tokens).like(table.codewords[0])
+            )
+        codes, _ = nearest.nearest(tokens, table, self.metric, return_distances=False)
         codes = xp.reshape(codes, (-1, self.n_tokens[scale]))
         return codes, maps - self.grow(table.rows(codes), scale)
 

@@ -114,6 +114,26 @@ def start(codebook: np.ndarray, weight: float = 0.0) -> StreamState:
     )
 
 
+def resumed(
+    codebook: np.ndarray, counts: np.ndarray, sums: np.ndarray | None
+) -> StreamState:
+    """Return the state of a stream that has gone on elsewhere.
+
+    Parameters
+    ----------
+    codebook : ndarray of shape (n_codewords, n_features)
+        The table.
+    counts : ndarray of shape (n_codewords,)
+        Running, or decayed, weight of the rows of each cell.
+    sums : ndarray of shape (n_codewords, n_features) or None
+        Their sums; None: the codewords times the weights.
+    """
+    state = start(codebook)
+    if sums is None:
+        sums = codebook.astype(np.float64) * counts[:, None]
+    return replace(state, sums=sums, counts=counts, support=counts.copy(), n_batches=1)
+
+
 def moved(state: StreamState, codebook: np.ndarray) -> StreamState:
     """Return the state after its codewords have moved, with the weights they had.
 
