@@ -22,8 +22,6 @@ from skvq.kronecker import KroneckerQuantizer
 from skvq.learning.online import StreamState
 from skvq.multiscale import MultiScaleQuantizer
 from skvq.nearest.tables import Columns, Table, Tables
-from skvq.parts import Parts
-from skvq.product import ProductQuantizer
 from skvq.residual import _TRAINING_BEAM, ResidualQuantizer
 from skvq.vector import VectorQuantizer
 
@@ -72,17 +70,9 @@ def _vector(state: State) -> None:
         state["_table_"] = Table(state.pop("_codebook_"))
 
 
-def _product(state: State) -> None:
-    state.setdefault("widths", None)
-    if "quantizers_" in state:
-        state["_parts_"] = Parts(state["quantizers_"])
-
-
 def _residual(state: State) -> None:
-    state.setdefault("fit_beam_size", None)
     if "quantizers_" in state:
         parts = state["quantizers_"]
-        state["_parts_"] = Parts(parts)
         several = max(state["beam_size"], _TRAINING_BEAM)
         beam = several if parts[0]._can_encode_best() else 1
         state.setdefault("fit_beam_size_", beam)
@@ -135,7 +125,6 @@ def _stream(state: State) -> None:
 _CONVERTERS: dict[type, Callable[[State], None]] = {
     BaseQuantizer: _quantizer,
     VectorQuantizer: _vector,
-    ProductQuantizer: _product,
     ResidualQuantizer: _residual,
     AdditiveQuantizer: _tables,
     KroneckerQuantizer: _tables,

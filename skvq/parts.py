@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from itertools import islice
 from numbers import Integral
 from operator import is_
@@ -105,7 +106,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
     _DIAGRAM: ClassVar[str]
 
     quantizer: Any
-    _parts_: Parts
+    _made_anew = ("_parts_",)
 
     # -- parameters ----------------------------------------------------------------
 
@@ -453,6 +454,11 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         return all(one._can_encode_best() for one in self._quantizers())
 
     # -- fitted parts --------------------------------------------------------------
+
+    @cached_property
+    def _parts_(self) -> Parts:
+        """What is known of the fitted parts; set by a fit, made anew after loading."""
+        return Parts(self.quantizers_)
 
     def _check_as_fitted(self) -> None:
         """Raise if parts or sizes have been replaced by others that do not fit.

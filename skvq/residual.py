@@ -75,6 +75,9 @@ _TRIAL_ROWS_PER_CODEWORD = 128
 # Rounds of refinement end with one that lowers the loss by this share of it or less.
 _MIN_FALL = 1e-3
 
+# What pickles in codec files of version 3 call them.
+Stages = Parts
+
 
 class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
     r"""Quantize, then quantize what is left, and so on; add the codewords up.

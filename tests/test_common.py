@@ -136,6 +136,7 @@ HOOKS = {
     "_with_tables",
     "_given_size",
     "_check_as_fitted",
+    "_made_anew",
     "_from_tables",
     "_n_tables",
     "_table_elements",
