@@ -17,12 +17,11 @@ from skvq.additive import AdditiveQuantizer
 from skvq.base import BaseQuantizer
 from skvq.coding.levels import Levels, LevelTables
 from skvq.coding.pyramid import Pyramid
-from skvq.grid import FiniteScalarQuantizer, UniformQuantizer, _Distribution
+from skvq.grid import FiniteScalarQuantizer, _Distribution
 from skvq.kronecker import KroneckerQuantizer
 from skvq.learning.online import StreamState
 from skvq.multiscale import MultiScaleQuantizer
 from skvq.nearest.tables import Columns, Table, Tables
-from skvq.parts import Parts
 from skvq.product import ProductQuantizer
 from skvq.residual import _TRAINING_BEAM, ResidualQuantizer
 from skvq.vector import VectorQuantizer
@@ -79,18 +78,14 @@ def _vector(state: State) -> None:
 
 
 def _product(state: State) -> None:
-    state.setdefault("widths", None)
     if "quantizers_" in state:
         state.pop("_tables_", None)
-        state["_parts_"] = Parts(state["quantizers_"])
 
 
 def _residual(state: State) -> None:
-    state.setdefault("fit_beam_size", None)
     if "quantizers_" in state:
         state.pop("_stages_", None)
         parts = state["quantizers_"]
-        state["_parts_"] = Parts(parts)
         several = max(state["beam_size"], _TRAINING_BEAM)
         beam = several if parts[0]._can_encode_best() else 1
         state.setdefault("fit_beam_size_", beam)
@@ -105,7 +100,6 @@ def _tables(state: State) -> None:
 
 
 def _multiscale(state: State) -> None:
-    state.setdefault("metric", "sqeuclidean")
     if "_table_" not in state:
         return
     state.setdefault("biases_", None)
@@ -115,14 +109,7 @@ def _multiscale(state: State) -> None:
         state["_codebook_"] = codebook
 
 
-def _uniform(state: State) -> None:
-    state.setdefault("ends", "edges")
-    state.setdefault("share_levels", False)
-
-
 def _finite(state: State) -> None:
-    state.setdefault("scale", 1.0)
-    state.setdefault("decode_to", "means")
     if "_tables_" in state and not isinstance(state["_tables_"], LevelTables):
         state["_tables_"] = LevelTables(state["_tables_"])
 
@@ -162,7 +149,6 @@ _CONVERTERS: dict[type, Callable[[State], None]] = {
     AdditiveQuantizer: _tables,
     KroneckerQuantizer: _tables,
     MultiScaleQuantizer: _multiscale,
-    UniformQuantizer: _uniform,
     FiniteScalarQuantizer: _finite,
     _Distribution: _distribution,
     Levels: _levels,

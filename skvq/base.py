@@ -121,6 +121,8 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     # Whether the hooks take arrays of any library.
     _follows_namespace = False
+    # Fitted attributes that follow from others, and are not pickled.
+    _made_anew: tuple[str, ...] = ()
 
     # Codes are the method's data, not metadata to be routed.
     __metadata_request__inverse_transform = {"codes": UNUSED}  # noqa: RUF012
@@ -523,6 +525,8 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def __getstate__(self):
         state = {**super().__getstate__(), "_skvq_version": __version__}
+        for name in self._made_anew:
+            state.pop(name, None)
         if "_home_" in state:
             # Parts are estimators, and see to themselves.
             state = {name: _with_arrays(v, to_host) for name, v in state.items()}
@@ -548,6 +552,9 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 ),
                 stacklevel=2,
             )
+        # Parameters that are newer than the pickle.
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            state.setdefault(name, parameter.default)
         # If the library cannot be imported, or has no device, arrays stay NumPy's.
         be = nearest.default_backend(state.pop("_home_", "numpy"))
         super().__setstate__(state)

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import accumulate
+from functools import cached_property
+from itertools import islice
 from numbers import Integral
 from operator import is_
 from typing import Any, ClassVar, NamedTuple
@@ -105,7 +106,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
     _DIAGRAM: ClassVar[str]
 
     quantizer: Any
-    _parts_: Parts
+    _made_anew = ("_parts_",)
 
     # -- parameters ----------------------------------------------------------------
 
@@ -315,74 +316,6 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                 part.set_params(backend=self.backend)
         return parts
 
-    # -- given tables --------------------------------------------------------------
-
-    def _n_tables(self):
-        counts = [one._n_tables() for one in self._quantizers()]
-        if None in counts:
-            return None
-        return sum(counts) if self._pairs else self._n_parts() * counts[0]
-
-    def _parts_of_tables(self, tables: Sequence[nearest.Table]) -> list:
-        """Return clones that are fitted with given tables; set what follows of parts.
-
-        Parts of the same tables are the same object.
-        """
-        parts: dict[tuple, Any] = {}
-        found = []
-        for template, own in self._dealt(tables):
-            key = id(template.quantizer), *map(id, own)
-            if key not in parts:
-                part = clone(template.quantizer)
-                if "n_codewords" in part.get_params(deep=False):
-                    # What it has is that of parts for which nothing else is said.
-                    part.set_params(n_codewords=type(part)().n_codewords)
-                with template.naming():
-                    part._set_up(own)
-                parts[key] = part
-            found.append(parts[key])
-        if not self._pairs:
-            self._imply_parts(found)
-        return found
-
-    def _dealt(self, tables: Sequence[nearest.Table]) -> list[tuple[Template, list]]:
-        """Return the tables of each part, and what that is a clone of.
-
-        Parts that have one for each feature have equal shares of what others leave.
-        """
-        counts = [one._n_tables() for one in self._quantizers()]
-        n_parts = self._n_parts()
-        if not self._pairs and counts[0] is not None:
-            n_parts = len(tables) // counts[0]
-        templates = self._template_of_each(n_parts)
-        counts = counts * (n_parts // len(counts))
-        n_open = counts.count(None)
-        rest = len(tables) - sum(count for count in counts if count is not None)
-        if rest < n_open or (rest and not n_open):
-            said = ", ".join(
-                f"{one} with {one.quantizer._n_tables() or 'one for each feature'}"
-                for one in self._templates()
-            )
-            raise ValueError(
-                f"codebooks has {len(tables)} tables, which are not those of clones of "
-                f"{said}."
-            )
-        shares = iter(np.array_split(np.arange(rest), max(1, n_open)))
-        sizes = [len(next(shares)) if count is None else count for count in counts]
-        stops = list(accumulate(sizes))
-        return [
-            (template, list(tables[stop - size : stop]))
-            for template, size, stop in zip(templates, sizes, stops, strict=True)
-        ]
-
-    def _imply_parts(self, parts: Sequence) -> None:
-        """Set how many there are, and their sizes, where there is one for each."""
-        self._imply(**{self._COUNT: len(parts)})
-        sizes = [getattr(part, "n_codewords", None) for part in parts]
-        whole = [size for size in sizes if isinstance(size, Integral)]
-        if len(whole) == len(parts):
-            self._imply(n_codewords=one_or_each(whole))
-
     def _elements_of_parts(self, n_codewords, widths: Sequence[int], n_parts: int):
         """Return how many numbers the tables of parts hold.
 
@@ -404,6 +337,95 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         counts = Counter(zip(*columns, strict=True))
         times = n_parts // n_given
         return times * sum(_elements(*one) * count for one, count in counts.items())
+
+    def _n_tables_of_each(self) -> list[int | None]:
+        """Return how many tables parts have, of one for all or of each."""
+        return [one._n_tables() for one in self._quantizers()]
+
+    def _n_tables(self):
+        each = self._n_tables_of_each()
+        known = [size for size in each if size is not None]
+        times = self._n_parts() // len(each)
+        return sum(known) * times if len(known) == len(each) else None
+
+    def _deal(self, n_tables: int) -> list[int]:
+        """Return how many of given tables each part has.
+
+        Those of which it is not known, since they have one a feature, have equal shares
+        of what the others leave.
+        """
+        each = self._n_tables_of_each()
+        if len(each) == 1 and not self._pairs:
+            # As many parts as there are tables for.
+            size, n_parts = each[0], min(self._n_parts(), n_tables)
+            if size is None:
+                return list(map(len, np.array_split(np.arange(n_tables), n_parts)))
+            each = each * (n_tables // size)
+        left = n_tables - sum(size for size in each if size is not None)
+        n_open = each.count(None)
+        share = left // n_open if n_open else 0
+        if share * n_open != left or (n_open and share == 0):
+            have = [
+                f"{one} has {one.quantizer._n_tables() or 'one a feature'}"
+                for one in self._templates()
+            ]
+            raise ValueError(
+                f"codebooks has {n_tables} tables, but each part, {', '.join(have)}."
+            )
+        return [share if size is None else size for size in each]
+
+    def _parts_of_tables(self, tables: Sequence[nearest.Table]) -> list:
+        """Return parts of given tables, and set the parameters that follow from them.
+
+        Parameters
+        ----------
+        tables : sequence of Table
+            Those of all parts, one part after the other.
+
+        Returns
+        -------
+        parts : list of quantizers
+            Clones of one quantizer with the same tables are the same object.
+
+        Raises
+        ------
+        ValueError
+            If the tables cannot be dealt out.
+        """
+        tables = as_shared(tables, self.share_codebook)
+        sizes = self._deal(len(tables))
+        dealt, found = iter(tables), {}
+        parts = []
+        for j, template in enumerate(self._template_of_each(len(sizes))):
+            own = list(islice(dealt, sizes[j]))
+            key = (j if self._pairs else None, *map(id, own))
+            if key not in found:
+                found[key] = self._part_of_tables(template, own)
+            parts.append(found[key])
+        self._imply_from(parts)
+        return parts
+
+    def _part_of_tables(self, template: Template, tables: list[nearest.Table]):
+        part = clone(template.quantizer)
+        if not self._pairs and "n_codewords" in part.get_params(deep=False):
+            # What it has is that of parts for which nothing else is said.
+            part.set_params(n_codewords=type(part)().n_codewords)
+        with template.naming():
+            part._set_up(tables)
+        return part
+
+    def _imply_from(self, parts: list) -> None:
+        """Set the parameters that follow from parts of given tables."""
+        if self._pairs:
+            names = [name for name, _ in self._pairs]
+            self._pairs = list(zip(names, map(clone, parts), strict=True))
+            return
+        if self._count() == self._COUNT:
+            self._imply(**{self._COUNT: len(parts)})
+        sizes = [getattr(part, "n_codewords", None) for part in parts]
+        whole = [size for size in sizes if isinstance(size, Integral)]
+        if len(whole) == len(parts):
+            self._imply(n_codewords=one_or_each(whole))
 
     @property
     def _follows_namespace(self) -> bool:  # type: ignore[override]
@@ -432,6 +454,11 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         return all(one._can_encode_best() for one in self._quantizers())
 
     # -- fitted parts --------------------------------------------------------------
+
+    @cached_property
+    def _parts_(self) -> Parts:
+        """What is known of the fitted parts; set by a fit, made anew after loading."""
+        return Parts(self.quantizers_)
 
     def _check_as_fitted(self) -> None:
         """Raise if parts or sizes have been replaced by others that do not fit.

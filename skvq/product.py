@@ -26,7 +26,6 @@ from skvq.parts import (
     NestingQuantizer,
     Parts,
     are_shared,
-    as_shared,
     check_as_begun,
     check_sizes_as_begun,
     fit_parts,
@@ -290,22 +289,23 @@ class ProductQuantizer(NestingQuantizer):
         return [slice(s - w, s) for s, w in zip(stops, widths, strict=True)]
 
     def _from_tables(self, tables):
-        tables = as_shared(tables, self.share_codebook)
         parts = self._parts_of_tables(tables)
         widths = [part.n_features_in_ for part in parts]
         n_features = sum(widths)
-        if widths != self._widths_in(n_features):
-            self._imply(widths=tuple(widths))
-        shared = are_shared(parts) and not self._pairs
+        if self.widths is not None or widths != self._widths_in(n_features):
+            self._imply(widths=widths)
+        shared = are_shared(parts)
         self.share_codebook = shared or self.share_codebook
-        return {
-            "n_features_in_": n_features,
-            **self._found(parts[:1] if shared else parts, len(parts)),
-        }
+        found = self._found(parts[:1] if shared else parts, len(parts))
+        return {"n_features_in_": n_features, **found}
 
-    def _imply_parts(self, parts):
+    def _n_tables_of_each(self):
+        each = super()._n_tables_of_each()
         if self.widths is None:
-            super()._imply_parts(parts)
+            return each
+        each = each * (len(self.widths) // len(each))
+        pairs = zip(each, self.widths, strict=True)
+        return [width if size is None else size for size, width in pairs]
 
     def _found(self, fitted: list, n_subspaces: int) -> dict:
         """Return the fitted attributes of the distinct parts."""

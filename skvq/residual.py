@@ -49,7 +49,6 @@ from skvq.parts import (
     Parts,
     Template,
     are_shared,
-    as_shared,
     check_as_begun,
     check_sizes_as_begun,
     fit_part,
@@ -298,7 +297,6 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         return average(losses[:, 0], weights)
 
     def _from_tables(self, tables):
-        tables = as_shared(tables, self.share_codebook)
         parts = self._parts_of_tables(tables)
         widths = [part.n_features_in_ for part in parts]
         if len(set(widths)) > 1:
@@ -306,8 +304,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
                 f"The stages of the given codebooks have {widths} features; expected "
                 "one number for all."
             )
-        learnable = isinstance(parts[0], VectorQuantizer) and not self._pairs
-        if learnable and are_shared(parts):
+        if isinstance(parts[0], VectorQuantizer) and are_shared(parts):
             self.share_codebook = True
         self._check_together()
         found = {"n_features_in_": widths[0], "fit_beam_size_": 1}

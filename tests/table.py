@@ -475,6 +475,7 @@ TABLE = [
         represents=False,
         sklearn_checks=False,
         learns=False,
+        tables=False,
     ),
     Row(
         "pq-of-pairs-widths",
@@ -691,6 +692,7 @@ TABLE = [
         ),
         zeros=False,
         learns=False,
+        tables=False,
     ),
     _residual(
         "rq-of-list-beam-refined",

@@ -139,6 +139,7 @@ HOOKS = {
     "_n_tables",
     "_given_size",
     "_check_as_fitted",
+    "_made_anew",
     "_table_elements",
     "_searched_table",
     "_check_memory",

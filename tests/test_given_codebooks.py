@@ -265,7 +265,7 @@ W, V = tables_of(2)
             ProductQuantizer,
             [W, V, W],
             {"quantizer": ResidualQuantizer(2)},
-            "has 3 tables, which are not those of clones of .* with 2",
+            "has 3 tables, but each part.* has 2",
         ),
         (
             KroneckerQuantizer,

@@ -496,3 +496,53 @@ def test_a_fixed_table_has_the_size_that_it_has():
         ValueError, match=r"n_codewords=4 cannot .* table of 5 codewords"
     ):
         rq.set_params(n_codewords=4).fit(X)
+
+
+# -- given codebooks -------------------------------------------------------------------
+
+
+def test_given_codebooks_are_dealt_out_to_the_parts():
+    X = directions()
+    parts = [
+        ("a", VectorQuantizer(8, metric="cosine")),
+        ("b", ProductQuantizer(2, widths=[2, 4])),
+        ("c", VectorQuantizer(5)),
+    ]
+    rq = ResidualQuantizer(quantizer=parts, random_state=0).fit(X)
+    quantizer = [VectorQuantizer(metric="cosine"), parts[1], VectorQuantizer()]
+    given = ResidualQuantizer.from_codebooks(rq.codebooks_, quantizer=quantizer)
+    assert_array_equal(given.transform(X), rq.transform(X))
+    assert_array_equal(given.quantize(X), rq.quantize(X))
+    # What they tell is set where a fit would look for it, and not on what was given.
+    assert [part.n_codewords for _, part in given._pairs] == [8, 256, 5]
+    assert quantizer[0].n_codewords == 256
+    assert given.n_codewords is None
+    assert clone(given).fit(X).codebook_sizes_ == rq.codebook_sizes_
+
+
+def test_given_codebooks_tell_the_widths():
+    X = mixture()
+    pq = ProductQuantizer(3, 4, widths=[3, 1, 2], random_state=0).fit(X)
+    given = ProductQuantizer.from_codebooks(pq.codebooks_)
+    assert given.widths == [3, 1, 2]
+    assert (given.n_subspaces, given.n_codewords) == (3, 4)
+    assert_array_equal(given.transform(X), pq.transform(X))
+    assert ProductQuantizer.from_codebooks(pq.codebooks_[:1] * 2).widths is None
+    with pytest.raises(ValueError, match=r"widths=\[2, 2, 2\], but .*=\[3, 1, 2\]"):
+        ProductQuantizer.from_codebooks(pq.codebooks_, widths=[2, 2, 2])
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "message"),
+    [
+        ([vq(), vq()], r"has 3 tables, but each part, quantizer\[0\]=.* has 1, quant"),
+        ([vq(4), vq(4), ("c", vq(5))], r"quantizer\['c'\]: n_codewords=5, but .*=4"),
+        ([vq(4), ProductQuantizer(2)], r"n_features|features"),
+    ],
+)
+def test_given_codebooks_that_do_not_fit_the_parts(quantizer, message):
+    table = np.ones((4, 2)) * [[0], [1], [2], [3]]
+    with pytest.raises(ValueError, match=message):
+        ResidualQuantizer.from_codebooks(
+            [table, table + 1, table / 2], quantizer=quantizer
+        )

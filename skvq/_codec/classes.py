@@ -35,7 +35,6 @@ from skvq.learning.online import StreamState
 from skvq.learning.scalar import Averages, Moments, Spans
 from skvq.multiscale import MultiScaleQuantizer
 from skvq.nearest.tables import Columns, Table, Tables
-from skvq.parts import Parts
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer
 from skvq.sphere import SphericalQuantizer
@@ -271,12 +270,6 @@ _KINDS = (
     _plain("skvq.grid.Spread", _Spread),
     _plain("skvq.grid.Distribution", _Distribution),
     _plain("skvq.learning.StreamState", StreamState),
-    Kind(
-        "skvq.parts.Parts",
-        Parts,
-        lambda parts: {"parts": list(parts.parts)},
-        lambda state: Parts(state["parts"]),
-    ),
     _plain("skvq.grid.Clamp", _Clamp),
     _named_tuple("skvq.grid.Seen", _Seen),
     _named_tuple("skvq.learning.Averages", Averages),
