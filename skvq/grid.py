@@ -206,38 +206,43 @@ class UniformQuantizer(ScalarQuantizer):
         found: dict[str, Any] = {"_dtype_": rows.dtype}
         if not isinstance(self.levels, str):
             return {**found, **_of_tables(self._given_levels(d))}
-        sizes, shares = self._sizes(d), self._quantile_shares()
-        found["codebook_sizes_"] = sizes
+        found["codebook_sizes_"] = sizes = self._sizes(d)
         if self.levels == "lloyd-max":
             _check_memory("n_levels", self.n_levels, sizes, rows)
-        columns, own = rows, sizes
+        if self.levels == "lloyd-max" and self.density == "data":
+            tables = yield from self._best_tables(rows, sizes)
+            return {**found, "_codec_": Levels(_of_all(tables, d), sizes)}
+        return {**found, **(yield from self._of_statistics(rows, sizes, seen))}
+
+    def _of_statistics(self, rows, sizes, seen) -> Learner[dict[str, Any]]:
+        """Return the codec that a few statistics of the features lead to."""
+        d, columns, own = rows.n_features, rows, sizes
         if self.share_levels:
             # The values of all features are those of one.
             columns, own = rows.view(stacked, 1, width=1, times=d), sizes[:1]
-        if self.levels == "lloyd-max" and self.density == "data":
-            tables = yield from self._best_tables(rows, own)
-            return {**found, "_codec_": Levels(_of_all(tables, d), sizes)}
         how, shared = self._statistic(), bool(self.share_levels)
         if seen is not None:
             which = "density" if self.levels == "lloyd-max" else "feature_range"
             check_as_begun(which, how, seen.how)
             check_as_begun("share_levels", shared, seen.shared)
-        statistics = yield from self._statistics(columns, shares)
+        statistics = yield from self._statistics(columns, self._quantile_shares())
         if seen is not None and how != _GIVEN:
             statistics = seen.statistics.joined(statistics)
         if self.levels == "lloyd-max":
-            tables = self._matched_tables(statistics, own)
-            found["_codec_"] = Levels(_of_all(tables, d), sizes)
-            return {**found, "_seen_": _Seen(how, shared, statistics)}
+            tables = _of_all(self._matched_tables(statistics, own), d)
+            now = _Seen(how, shared, statistics)
+            return {"_codec_": Levels(tables, sizes), "_seen_": now}
         low, high = self._range(statistics, own)
         clipped = yield from self._clipped(columns, low, high)
         if seen is not None and seen.clipped is not None:
             clipped = seen.clipped.joined(clipped)
         outer = low, high, *clipped.means
         low, high, share = (np.broadcast_to(each, (d,)).copy() for each in outer)
-        found.update(self._grid(low, high, sizes))
-        found["clipped_share_"] = share
-        return {**found, "_seen_": _Seen(how, shared, statistics, clipped)}
+        return {
+            **self._grid(low, high, sizes),
+            "clipped_share_": share,
+            "_seen_": _Seen(how, shared, statistics, clipped),
+        }
 
     def _sizes(self, n_features) -> tuple[int, ...]:
         sizes = per_column("n_levels", self.n_levels, n_features, "feature", 1, 2**32)
@@ -250,7 +255,13 @@ class UniformQuantizer(ScalarQuantizer):
 
     def _grid(self, low, high, sizes) -> dict[str, Any]:
         make = Grid if self.ends == "edges" else Grid.with_ends
-        return {"_codec_": make(low, high, sizes), "feature_range_": (low, high)}
+        codec = make(low, high, sizes)
+        if not np.isfinite([codec.low, codec.high]).all():
+            raise ValueError(
+                f"ends={self.ends!r}: the cells of the outermost levels would reach "
+                "beyond the numbers of float64; scale X, or use ends='edges'."
+            )
+        return {"_codec_": codec, "feature_range_": (low, high)}
 
     # -- ranges --------------------------------------------------------------------
 
@@ -351,6 +362,7 @@ class UniformQuantizer(ScalarQuantizer):
             return best_levels(pairs, sizes[features])
 
         if self.share_levels:
+            sizes = sizes[:1]
             most = max(_MOST_VALUES, _VALUES_PER_LEVEL * sizes[0])
             pair = yield from distinct_of_all(rows, most)
             tables = learn([pair], slice(0, 1))

@@ -375,6 +375,9 @@ def test_a_range_of_nearly_all_numbers_has_ends_too():
     quantizer = UniformQuantizer(3, feature_range=(-largest, largest), ends="levels")
     table = quantizer.fit([[0.0]]).codebooks_[0][:, 0]
     assert_allclose(table, [-largest, 0, largest], atol=1e290)
+    quantizer.set_params(n_levels=2, feature_range=(-4 * largest, 4 * largest))
+    with pytest.raises(ValueError, match="ends='levels': the cells of the outermost"):
+        quantizer.fit([[0.0]])
 
 
 def test_codes_of_sentence_transformers():

@@ -54,7 +54,8 @@ class Grid(nearest.EqualCells):
             0.25 * high - 0.25 * low, steps, out=np.zeros_like(low), where=steps > 0
         )
         half *= 2  # which was left for last, lest the width overflow
-        return cls(low - half, high + half, sizes)
+        with np.errstate(over="ignore"):  # infinite, of nearly all numbers there are
+            return cls(low - half, high + half, sizes)
 
     def encode(self, X: Any) -> Any:
         """Return the codes (n_rows, n_columns) of floating X."""
