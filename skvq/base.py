@@ -554,7 +554,8 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             )
         # Parameters that are newer than the pickle.
         for name, parameter in inspect.signature(type(self)).parameters.items():
-            state.setdefault(name, parameter.default)
+            if name not in vars(self):
+                state.setdefault(name, parameter.default)
         # If the library cannot be imported, or has no device, arrays stay NumPy's.
         be = nearest.default_backend(state.pop("_home_", "numpy"))
         super().__setstate__(state)

@@ -440,6 +440,9 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                 return f"its part, {template}: {why}"
         return None
 
+    def _fewest_rows(self):
+        return max(one._fewest_rows() for one in self._quantizers())
+
     def _can_partial_fit(self):
         return all(map(_learns_from_streams, self._quantizers()))
 

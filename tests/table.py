@@ -475,7 +475,6 @@ TABLE = [
         represents=False,
         sklearn_checks=False,
         learns=False,
-        tables=False,
     ),
     Row(
         "pq-of-pairs-widths",
@@ -692,7 +691,6 @@ TABLE = [
         ),
         zeros=False,
         learns=False,
-        tables=False,
     ),
     _residual(
         "rq-of-list-beam-refined",

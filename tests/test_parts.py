@@ -453,7 +453,9 @@ def test_parts_of_parts_are_looked_at():
 
 @BOTH
 @pytest.mark.parametrize("how", ["replaced", "in the list", "fitted anew"])
-@pytest.mark.parametrize("carry", [lambda x: x, copy.deepcopy, None], ids=str)
+@pytest.mark.parametrize(
+    "carry", [lambda x: x, copy.deepcopy, None], ids=["itself", "copied", "pickled"]
+)
 def test_parts_of_the_same_sizes_may_be_replaced(cls, how, carry):
     X = mixture(100)
     carry = carry or (lambda one: pickle.loads(pickle.dumps(one)))
