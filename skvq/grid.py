@@ -4,12 +4,11 @@ from functools import cached_property
 from numbers import Integral
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._checks import check_memory, check_unmasked
 from skvq._compat import NUMBERS, SIZE, SIZES, Interval, StrOptions
-from skvq._validation import all_in_memory, as_it_is_now, check_codes, warn_of_some
+from skvq._validation import all_in_memory, as_it_is_now, warn_of_some
 from skvq.base import BaseQuantizer, over_blocks
 from skvq.codes import smallest_dtype
 from skvq.coding.levels import Grid, Levels, LevelTables
@@ -473,12 +472,12 @@ class FiniteScalarQuantizer(BaseQuantizer):
             hands to a decoder.
         """
         self = as_it_is_now(self)
-        check_is_fitted(self)
-        sizes = self.codebook_sizes_
-        codes = check_codes(self, codes, sizes, self._decodable_widths())
+        codes = self._check_codes(codes, "code_values")
         # Looked up, which is the same in all libraries.
-        values = [(np.arange(size) - size // 2) / (size // 2) for size in sizes]
-        return LevelTables(values).decode(self._home_.like(codes), self._dtype_)
+        values = [
+            (np.arange(size) - size // 2) / (size // 2) for size in self.codebook_sizes_
+        ]
+        return LevelTables(values).decode(codes, self._dtype_)
 
     def _fit(self, rows):
         sizes = per_column("levels", self.levels, rows.n_features, "feature", 2, 2**16)
@@ -530,6 +529,11 @@ class _Tanh:
         # What follows from the rest is found again.
         return {k: v for k, v in vars(self).items() if k != "_edges"}
 
+    @property
+    def edges(self) -> tuple[np.ndarray, ...]:
+        """The edges between the cells of each column."""
+        return self._edges.arrays
+
     @cached_property
     def _edges(self) -> nearest.Columns:
         rows = zip(self.sizes, self.scale, self.shift, self.offset, strict=True)
@@ -575,6 +579,11 @@ class _Spread:
         self.sizes, self.low, self.high = sizes, low, high
         tables, edges = zip(*map(self._column, range(len(sizes))), strict=True)
         self._levels = Levels(tables, edges=edges)
+
+    @property
+    def edges(self) -> tuple[np.ndarray, ...]:
+        """The edges between the cells of each column."""
+        return self._levels.edges
 
     def _column(self, j):
         """Return the codes of a column, and the least values that have them."""
@@ -634,6 +643,11 @@ class _Distribution:
         self._levels = Levels([cuts[:-1] for cuts in knots], edges=edges)
         self._slopes = LevelTables(slopes)
         self._first, self._last = (np.array([cut[i] for cut in knots]) for i in (0, -1))
+
+    @property
+    def edges(self) -> tuple[np.ndarray, ...]:
+        """The edges between the cells of each column."""
+        return self._levels.edges
 
     def encode(self, X):
         """Return the codes of X."""
