@@ -91,7 +91,7 @@ def to_faiss(estimator: BaseQuantizer) -> Any:
     >>> X = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
     >>> pq = ProductQuantizer(4, 256, random_state=0).fit(X)
     >>> index = to_faiss(pq)
-    >>> (index.sa_encode(X) == pq.transform(X)).all()
+    >>> bool((index.sa_encode(X) == pq.transform(X)).all())
     True
     """
     return _index(fitted(estimator), library("faiss", "faiss-cpu"))
@@ -270,8 +270,8 @@ def from_faiss(index: Any) -> Any:
     >>> index = faiss.IndexScalarQuantizer(8, faiss.ScalarQuantizer.QT_8bit)
     >>> index.train(X)
     >>> grid = from_faiss(index)
-    >>> grid.codebook_sizes_[0], (grid.transform(X) == index.sa_encode(X)).mean() > 0.99
-    (256, True)
+    >>> bool((grid.transform(X) == index.sa_encode(X)).mean() > 0.99)
+    True
     """
     faiss = library("faiss", "faiss-cpu")
     if isinstance(index, faiss.Index):

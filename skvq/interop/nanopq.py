@@ -40,7 +40,7 @@ def to_nanopq(estimator: BaseQuantizer) -> Any:
     >>> from skvq.interop import to_nanopq
     >>> X = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
     >>> quantizer = ProductQuantizer(4, 16, random_state=0).fit(X)
-    >>> (to_nanopq(quantizer).encode(X) == quantizer.transform(X)).all()
+    >>> bool((to_nanopq(quantizer).encode(X) == quantizer.transform(X)).all())
     True
     """
     estimator = fitted(estimator)
@@ -89,7 +89,7 @@ def from_nanopq(pq: Any) -> ProductQuantizer:
     >>> from skvq.interop import from_nanopq
     >>> X = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
     >>> pq = nanopq.PQ(M=4, Ks=16, verbose=False).fit(X)
-    >>> (from_nanopq(pq).transform(X) == pq.encode(X)).all()
+    >>> bool((from_nanopq(pq).transform(X) == pq.encode(X)).all())
     True
     """
     nanopq = library("nanopq", "nanopq")

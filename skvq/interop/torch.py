@@ -79,7 +79,7 @@ def to_torch(estimator: BaseQuantizer) -> Any:
     >>> X = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
     >>> pq = ProductQuantizer(4, 16, random_state=0).fit(X)
     >>> codec = to_torch(pq)
-    >>> (codec.encode(torch.from_numpy(X)).numpy() == pq.transform(X)).all()
+    >>> bool((codec.encode(torch.from_numpy(X)).numpy() == pq.transform(X)).all())
     True
     """
     estimator = fitted(estimator)
