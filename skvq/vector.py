@@ -468,5 +468,8 @@ def _checked_counts(counts, n_codewords: int) -> np.ndarray:
             "codeword."
         )
     if not np.isfinite(found).all() or (found < 0).any():
-        raise ValueError(f"counts={counts!r}; expected finite numbers of zero or more.")
+        raise ValueError(
+            f"counts ranges from {found.min()} to {found.max()}; expected finite "
+            "numbers of zero or more."
+        )
     return found

@@ -69,9 +69,9 @@ def slow_grid(f, grid, resample):
     return result
 
 
-def slow_smooth(h, kernel, rho):
+def slow_smooth(h, kernel, rho, bias=0.0):
     """(1 - rho) h + rho conv(h), place by place."""
-    result = (1 - rho) * h
+    result = (1 - rho) * h + rho * bias
     tall, wide = kernel.shape[0] // 2, kernel.shape[1] // 2
     for i, j in np.ndindex(*h.shape[:2]):
         for di, dj in np.ndindex(*kernel.shape[:2]):
@@ -81,7 +81,7 @@ def slow_smooth(h, kernel, rho):
     return result
 
 
-def slow_encode(f, grids, table, kernels=None, of_scale=None, rho=0.5):
+def slow_encode(f, grids, table, kernels=None, of_scale=None, rho=0.5, biases=None):
     """Return codes, and the reconstruction after each scale."""
     rest, total, codes, sums = f.astype(np.float64), np.zeros(f.shape), [], []
     for k, grid in enumerate(grids):
@@ -90,7 +90,8 @@ def slow_encode(f, grids, table, kernels=None, of_scale=None, rho=0.5):
         e = table[found].reshape(*grid, -1).astype(np.float64)
         h = e if grid == f.shape[:2] else slow_grid(e, f.shape[:2], slow_cubic)
         if kernels is not None:
-            h = slow_smooth(h, kernels[of_scale[k]], rho)
+            bias = 0.0 if biases is None else biases[of_scale[k]]
+            h = slow_smooth(h, kernels[of_scale[k]], rho, bias)
         rest, total = rest - h, total + h
         codes.extend(found)
         sums.append(total.ravel())
