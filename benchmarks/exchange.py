@@ -96,7 +96,7 @@ def main():
 
 def there_and_back(table, data, arguments: argparse.Namespace):
     train, test = data.train, data.test
-    size, d = (16, train.shape[1]) if arguments.quick else (256, train.shape[1])
+    size, d = 8 if arguments.quick else 256, train.shape[1]
     bits = size.bit_length() - 1
     fitted = {
         "flat": VectorQuantizer(size, random_state=0),

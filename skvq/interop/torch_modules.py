@@ -57,9 +57,11 @@ class Codec(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the reconstruction of x; its gradient is that of x."""
-        quantized = self.decode(self.encode(x.detach())).to(x.dtype)
+        quantized = self.decode(self.encode(x.detach()))
+        if not x.is_floating_point():
+            return quantized
         # Zeros that carry the gradient, and leave the codewords as they are.
-        return quantized + (x - x.detach())
+        return quantized.to(x.dtype) + (x - x.detach())
 
     def encoder(self) -> nn.Module:
         """Return a module whose `forward` is `encode`."""

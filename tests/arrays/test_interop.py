@@ -204,12 +204,14 @@ def assert_modules_are_torch_s(torch, codec, x, codes):
     assert torch.equal(copy.decode(codes), quantized)
 
 
-def test_modules_take_half_precision():
+def test_modules_take_half_precision_and_integers():
     torch = load("torch")
     codec = to_torch(BY_NAME["pq-uneven"].fitted())
     x = torch.from_numpy(BY_NAME["pq-uneven"].data(20)).half()
     assert torch.equal(codec.encode(x), codec.encode(x.float()))
     assert codec(x).dtype == torch.float16
+    whole = x.round().to(torch.int8)
+    assert torch.equal(codec(whole), codec(whole.float()))
 
 
 def test_values_beside_edges_and_beyond_the_range():
