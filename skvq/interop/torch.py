@@ -109,7 +109,7 @@ class _Converter:
 
     def levels(self, edges: Any, tables: Any) -> Any:
         """Return the module of cells between edges, which are decoded to levels."""
-        return self.modules.Levels(edges, [table[:, 0] for table in tables])
+        return self.modules.Levels(edges, [np.asarray(table)[:, 0] for table in tables])
 
 
 # Why schemes have no module.
