@@ -53,7 +53,7 @@ def check_samples(
     be = backend_of_samples(estimator, X)
     if not be.on_host:
         return _check_on_device(be, estimator, X, reset, min_samples, finite)
-    X = _as_numpy(estimator, X)
+    X = as_numpy(X, "X")
     check_unmasked(X, "X")
     try:
         # The quick test for NaN is a sum, in which huge values of both signs cancel.
@@ -109,7 +109,7 @@ def check_reconstructions(estimator, X) -> Any:
     if nearest.is_dask(X):
         return _check_dask(estimator, X, reset=False, min_samples=1, named=False)
     be = backend_of_samples(estimator, X)
-    X = check_matrix(be, _as_numpy(estimator, X) if be.on_host else X, "X")
+    X = check_matrix(be, X, "X")
     if X.shape[1] != estimator.n_features_in_:
         raise ValueError(
             f"X has {X.shape[1]} features, but {type(estimator).__name__} is expecting "
@@ -172,21 +172,23 @@ def first_followed(*arrays) -> nearest.Backend:
     return next((be for be in backends if be is not nearest.HOST), nearest.HOST)
 
 
-def _as_numpy(estimator, X) -> Any:
+def as_numpy(array, name: str) -> Any:
     """Return what NumPy makes of another library's array; all else as it is."""
-    name = nearest.backend_of(X).name
-    if name == "numpy":
-        return X
+    be = nearest.backend_of(array)
+    if be is nearest.HOST:
+        return array
     try:
-        return np.asarray(X)
+        return np.asarray(array)
     except (TypeError, RuntimeError, ValueError) as error:
         raise TypeError(
-            f"{type(estimator).__name__} computes with NumPy, which cannot read X, an "
-            f"array of {name}: copy it to the host."
+            f"NumPy, in which this is computed, cannot read {name}, an array of "
+            f"{be.name}: {be.remedy(array, name)}."
         ) from error
 
 
-def check_same_library(estimator, be: nearest.Backend, method: str) -> None:
+def check_same_library(
+    estimator, be: nearest.Backend, method: str, what: str = "X"
+) -> None:
     """Raise unless X's library and device are those of what `fit` was given."""
     home = _home(estimator)
     if home is be:
@@ -198,7 +200,8 @@ def check_same_library(estimator, be: nearest.Backend, method: str) -> None:
         raise ValueError(
             f"Inputs passed to {type(estimator).__name__}.{method}() must use the same "
             "namespace and the same device as those passed to fit(). The estimator was "
-            f"fitted on arrays of {fitted}{places[0]}; X is one of {given}{places[1]}."
+            f"fitted on arrays of {fitted}{places[0]}; {what} is one of {given}"
+            f"{places[1]}."
         )
 
 
@@ -339,6 +342,7 @@ def check_matrix(be: nearest.Backend, X, name: str, **options) -> Any:
         Of scikit-learn's `check_array`, for NumPy's arrays.
     """
     if be.on_host:
+        X = as_numpy(X, name)
         with naming(name):
             check_unmasked(X, name)
             X = check_array(X, dtype="numeric", input_name=name, **options)

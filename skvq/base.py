@@ -382,25 +382,25 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         ----------
         codes : array-like of shape (n_samples, n_codes)
             Codes as `transform` gives them; integral floats and dataframes will do.
+            Arrays of another library than NumPy follow the rule of `transform`.
 
         Returns
         -------
         X_quant : ndarray of shape (n_samples, n_features)
-            The reconstructions.
+            The reconstructions, where the tables are.
 
         Raises
         ------
         ValueError
-            If a code is not an integer in the range of its column.
+            If a code is not an integer in the range of its column; if the codes are of
+            another library than NumPy, and of another one than the tables.
         """
         self = as_it_is_now(self)
         self._check_fitted()
-        widths = self._decodable_widths()
         if nearest.is_dask(codes):
-            codes = check_lazy_codes(self, codes, widths)
+            codes = check_lazy_codes(self, codes, self._decodable_widths())
             return lazily(self, "inverse_transform", codes)
-        codes = check_codes(self, codes, self.codebook_sizes_, widths)
-        return self._decode(self._home_.like(codes))
+        return self._decode(self._check_codes(codes, "inverse_transform"))
 
     @in_own_context
     def quantize(self, X):
@@ -613,6 +613,20 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             )
         return check_samples(self, X, reset=False)
 
+    def _check_codes(self, codes, method: str, widths: tuple[int, ...] | None = None):
+        """Check that it is fitted, and return valid codes where the tables are.
+
+        Those of the host, which files hold and no library computes in, are sent there.
+        """
+        self._check_fitted()
+        be = backend_of_samples(self, codes)
+        if be is not nearest.HOST:
+            check_same_library(self, be, method, "codes")
+        if widths is None:
+            widths = self._decodable_widths()
+        codes = check_codes(self, codes, self.codebook_sizes_, widths)
+        return self._home_.like(codes)
+
     def _quantize(self, X):
         return self._decode(as_indices(self._encode(X)))
 
@@ -665,7 +679,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _assign(self, found: dict[str, Any], be: nearest.Backend) -> None:
         """Set fitted attributes; what users see goes to where X is."""
         self.__dict__.update(found)
-        if be is not nearest.HOST:
+        if be is not nearest.HOST or self._home_ is not nearest.HOST:
             self._home_ = be
             for name, value in list(vars(self).items()):
                 if name.endswith("_") and not name.startswith("_"):

@@ -5,12 +5,11 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._checks import check_count, check_memory, check_unmasked, is_sequence
 from skvq._compat import NUMBERS, SIZE, SIZES, Accepted, Interval, StrOptions
-from skvq._validation import all_in_memory, as_it_is_now, check_codes, warn_of_some
+from skvq._validation import all_in_memory, as_it_is_now, warn_of_some
 from skvq.base import over_blocks
 from skvq.codes import smallest_dtype
 from skvq.coding.levels import Grid, Levels, LevelTables, is_table
@@ -783,12 +782,10 @@ class FiniteScalarQuantizer(ScalarQuantizer):
             hands to a decoder; 2 code / (L - 1) - 1 in the symmetric form.
         """
         self = as_it_is_now(self)
-        check_is_fitted(self)
-        sizes = self.codebook_sizes_
-        codes = check_codes(self, codes, sizes, self._decodable_widths())
+        codes = self._check_codes(codes, "code_values")
         # Looked up, which is the same in all libraries.
         values = LevelTables(self._squash_.values())
-        return values.decode(self._home_.like(codes), self._dtype_)
+        return values.decode(codes, self._dtype_)
 
     def _fit(self, rows):
         sizes = per_column("levels", self.levels, rows.n_features, "feature", 2, 2**16)
@@ -968,6 +965,11 @@ class _Tanh(_Squash):
         # What follows from the rest is found again.
         return {k: v for k, v in vars(self).items() if k != "_edges"}
 
+    @property
+    def edges(self) -> tuple[np.ndarray, ...]:
+        """The edges between the cells of each column."""
+        return self._edges.arrays
+
     @cached_property
     def _edges(self) -> nearest.Columns:
         unit = np.broadcast_to(self.unit, self.scale.shape)
@@ -1034,6 +1036,11 @@ class _Spread(_Squash):
         tables, edges = zip(*map(self._column, range(len(sizes))), strict=True)
         self._levels = Levels(tables, edges=edges)
 
+    @property
+    def edges(self) -> tuple[np.ndarray, ...]:
+        """The edges between the cells of each column."""
+        return self._levels.edges
+
     def _column(self, j):
         """Return the codes of a column, and the least values that have them."""
         size, code = self.sizes[j], np.arange(self.sizes[j])
@@ -1092,6 +1099,11 @@ class _Distribution(_Squash):
         self._levels = Levels([cuts[:-1] for cuts in knots], edges=edges)
         self._slopes = LevelTables(slopes)
         self._first, self._last = (np.array([cut[i] for cut in knots]) for i in (0, -1))
+
+    @property
+    def edges(self) -> tuple[np.ndarray, ...]:
+        """The edges between the cells of each column."""
+        return self._levels.edges
 
     def encode(self, X):
         """Return the codes of X."""

@@ -16,7 +16,7 @@ from skvq._checks import (
     naming,
 )
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
-from skvq._validation import as_it_is_now, check_codes, in_fitted_dtype, warn
+from skvq._validation import as_it_is_now, in_fitted_dtype, warn
 from skvq.coding.pyramid import (
     Pyramid,
     Smoothing,
@@ -396,10 +396,10 @@ class MultiScaleQuantizer(StagedQuantizer):
                 f"{type(self).__name__} has the one scale {self.scales_}: there is no "
                 "next one."
             )
-        codes = check_codes(self, codes, self.codebook_sizes_, widths[:-1])
+        codes = self._check_codes(codes, "next_scale_input", widths[:-1])
         scale = widths.index(codes.shape[1]) + 1
         pyramid = self._pyramid_
-        maps = self._decode(self._home_.like(codes))
+        maps = self._decode(codes)
         reshape = nearest.backend_of(maps).xp.reshape
         maps = reshape(maps, (-1, *pyramid.map_shape))
         with nearest.single_threaded_blas():

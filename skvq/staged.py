@@ -7,7 +7,7 @@ import numpy as np
 
 from skvq import nearest
 from skvq._arrays import as_indices
-from skvq._validation import as_it_is_now, check_codes
+from skvq._validation import as_it_is_now
 from skvq._weights import check_weights
 from skvq.base import BaseQuantizer, over_blocks
 from skvq.learning.rows import Block, Rows, execute
@@ -38,10 +38,8 @@ class StagedQuantizer(BaseQuantizer):
             The sum of the codewords up to each stage.
         """
         self = as_it_is_now(self)
-        self._check_fitted()
-        widths = self._decodable_widths()
-        codes = check_codes(self, codes, self.codebook_sizes_, widths)
-        yield from self._partial_sums(self._home_.like(codes))
+        codes = self._check_codes(codes, "staged_inverse_transform")
+        yield from self._partial_sums(codes)
 
     def staged_score(self, X, y=None, sample_weight=None):
         """Score the partial sums: the rate-distortion curve of one fitted model.

@@ -22,12 +22,19 @@ MODULES = [
     for module in pkgutil.walk_packages(skvq.__path__, "skvq.")
     # Compiled libraries look like modules, and are none.
     if not module.name.endswith("__main__") and ".native._" not in module.name
+    # It imports torch.
+    if module.name != "skvq.interop.torch_modules"
 ]
+# What examples import that is not needed otherwise.
+PEERS = ("faiss", "nanopq", "torch")
 ESTIMATORS = [name for name in skvq.__all__ if inspect.isclass(getattr(skvq, name))]
 
 
 @pytest.mark.parametrize("name", ["skvq", *MODULES])
 def test_doctests(name):
+    package, _, peer = name.rpartition(".")
+    if package == "skvq.interop" and peer in PEERS:
+        pytest.importorskip(peer)
     failed, _ = doctest.testmod(
         importlib.import_module(name), optionflags=doctest.ELLIPSIS
     )
@@ -40,8 +47,9 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "page"}
     for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S):
-        if "import torch" in block:
-            pytest.importorskip("torch")
+        for peer in PEERS:
+            if f"import {peer}" in block:
+                pytest.importorskip(peer)
         exec(compile(block, page.name, "exec"), namespace)
 
 

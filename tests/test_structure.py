@@ -14,7 +14,7 @@ ASKS = re.compile(
 # Outside of the backends, who may ask, how often, and why.
 MAY_ASK = {
     # scikit-learn validates NumPy's arrays, and other libraries' only by request.
-    "_validation.py": 3,
+    "_validation.py": 2,
     # The namespace in which a loss is written down, for automatic differentiation.
     "losses.py": 2,
     # What a class is called in messages.

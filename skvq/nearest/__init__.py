@@ -44,6 +44,7 @@ from skvq.nearest.backends.base import Plan as Plan
 from skvq.nearest.backends.choice import (
     BACKENDS,
     backend_for,
+    backend_in,
     backend_of,
     check_backend,
     chosen,
@@ -109,6 +110,7 @@ __all__ = [
     "Tables",
     "Trellis",
     "accumulate",
+    "backend_in",
     "backend_of",
     "cells_between",
     "check_backend",

@@ -213,6 +213,9 @@ def test_schemes_that_stay_on_the_host(other):
     features = QuantizedFeatures(quantizer)
     for estimator in (quantizer, features):
         assert not estimator.__sklearn_tags__().array_api_support
+    if other.__name__ == "cupy":
+        with pytest.raises(TypeError, match=r"cannot read X, .* cupy: give X\.get\(\)"):
+            quantizer.fit(put(other, X))
     if other.__name__ == "torch":
         codes = quantizer.fit(put(other, X)).transform(put(other, X))
         assert_array_equal(codes, BinaryQuantizer().fit_transform(X))

@@ -276,6 +276,10 @@ class Backend:
         """Return an array of the library as one of NumPy's."""
         return standard_to_host(array)
 
+    def remedy(self, array: Any, name: str) -> str:
+        """Return what to do with an array that NumPy cannot read, for messages."""
+        return "copy it to the host"
+
     def like(self, array: Any, dtype: Any = None) -> Any:
         """Return an array of any library as one of this, on the device."""
         here = self.on_device(array)

@@ -362,6 +362,43 @@ def default_backend(name: str) -> Backend | None:
     return None if xp is None else backend_of(xp.zeros(0))
 
 
+def backend_in(xp: Any, device: Any = None) -> Backend:
+    """Return the backend of a library and one of its devices.
+
+    Parameters
+    ----------
+    xp : module
+        The library, or its namespace.
+    device : object, optional
+        As the library names it; None: where it puts arrays by default.
+
+    Returns
+    -------
+    backend : Backend
+        Of arrays that are there.
+
+    Raises
+    ------
+    ValueError
+        If it is no library of arrays, or has no such device.
+    """
+    name = getattr(xp, "__name__", repr(xp))
+    try:
+        be = backend_of(xp.asarray(0.0))
+    except Exception as error:
+        # What a library raises when it finds no driver is its own invention.
+        raise ValueError(
+            f"xp={name}; expected a library of arrays that works here, such as "
+            "numpy, torch or cupy."
+        ) from error
+    if device is None or (be is HOST and device == "cpu"):
+        return be
+    try:
+        return backend_of(be.xp.zeros(0, device=device))
+    except Exception as error:
+        raise ValueError(f"device={device!r}: {be.name} has none such.") from error
+
+
 def backend_for(X: Any, per_row: float) -> Backend:
     """Return the backend that computes a search in the rows of X.
 

@@ -84,6 +84,10 @@ class CupyBackend(Backend):
         """Return an array of the device as one of NumPy's."""
         return array.get()
 
+    def remedy(self, array: Any, name: str) -> str:
+        """Return what to do with an array that NumPy cannot read, for messages."""
+        return f"give {name}.get()"
+
     def contiguous(self, array: Any) -> Any:
         """Return an array with its rows one after the other in memory.
 

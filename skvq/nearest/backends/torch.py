@@ -36,7 +36,19 @@ class TorchBackend(Backend):
 
     def to_host(self, array):
         """Return an array of the library as one of NumPy's."""
+        if array.dtype == self.xp.bfloat16:  # which NumPy does not have
+            array = array.float()
         return array.detach().cpu().numpy()
+
+    def remedy(self, array, name):
+        """Return what to do with an array that NumPy cannot read, for messages."""
+        calls = {
+            ".detach()": array.requires_grad,
+            ".cpu()": array.device.type != "cpu",
+            ".float()": array.dtype == self.xp.bfloat16,
+        }
+        needed = "".join(call for call, needs in calls.items() if needs)
+        return f"give {name}{needed}" if needed else super().remedy(array, name)
 
     def contiguous(self, array):
         """Return an array with its rows one after the other in memory."""

@@ -1,0 +1,102 @@
+"""What the exchange with every library has in common."""
+
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from skvq._checks import class_name
+from skvq._validation import as_it_is_now
+from skvq.base import BaseQuantizer
+
+
+def library(name: str, package: str) -> Any:
+    """Import a library that is not needed elsewhere.
+
+    Parameters
+    ----------
+    name : str
+        Under which it is imported.
+    package : str
+        What is to be installed.
+
+    Raises
+    ------
+    ImportError
+        If it is not there, with what to do.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f"This needs {name}: pip install {package}") from error
+
+
+def fitted(estimator: Any) -> Any:
+    """Return a quantizer as it is now; raise unless it is a fitted one."""
+    if not isinstance(estimator, BaseQuantizer):
+        raise TypeError(
+            f"estimator is a {class_name(type(estimator))}; expected a fitted "
+            "quantizer of skvq."
+        )
+    check_is_fitted(estimator)
+    return as_it_is_now(estimator)
+
+
+def float32_tables(estimator: BaseQuantizer, peer: str) -> list[np.ndarray]:
+    """Return the tables of parts that are searched by squared distances, in float32.
+
+    Parameters
+    ----------
+    estimator : ProductQuantizer or ResidualQuantizer
+        Fitted.
+    peer : str
+        What the messages call the library that takes nothing else.
+    """
+    for part in estimator.quantizers_:
+        if part._searched_table() is None:
+            raise ValueError(
+                f"{type(estimator).__name__} has {part!r} as a part; {peer} takes "
+                "VectorQuantizer under metric='sqeuclidean'."
+            )
+    return [
+        in_float32(table, f"codebooks_[{j}]", peer)
+        for j, table in enumerate(estimator._codebooks())
+    ]
+
+
+def in_float32(array: Any, name: str, peer: str) -> np.ndarray:
+    """Return numbers in float32; raise if that is too narrow for them."""
+    with np.errstate(over="ignore"):
+        found = np.asarray(array, dtype=np.float32)
+    if not np.isfinite(found).all():
+        raise ValueError(
+            f"{name} has numbers too large for float32, in which {peer} computes."
+        )
+    return found
+
+
+def one_for_all(
+    values: Iterable[int], estimator: BaseQuantizer, what: str, peer: str
+) -> int:
+    """Return what all of some numbers are; raise if they are not one.
+
+    Parameters
+    ----------
+    values : iterable of int
+        The numbers.
+    estimator : quantizer
+        Whose they are.
+    what : str
+        What they count, for "tables of 2, 4 ...".
+    peer : str
+        What the message calls the library that takes one for all.
+    """
+    found = sorted(set(values))
+    if len(found) > 1:
+        raise ValueError(
+            f"{type(estimator).__name__} has tables of {', '.join(map(str, found))} "
+            f"{what}; {peer} takes one number for all."
+        )
+    return found[0]

@@ -1,0 +1,365 @@
+"""Quantizers from and to faiss: flat, product, residual, additive and scalar ones."""
+
+from collections.abc import Sequence
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+
+from skvq import nearest
+from skvq._checks import class_name
+from skvq.additive import AdditiveQuantizer
+from skvq.base import BaseQuantizer
+from skvq.coding.levels import Grid
+from skvq.grid import UniformQuantizer
+from skvq.interop.common import (
+    fitted,
+    float32_tables,
+    in_float32,
+    library,
+    one_for_all,
+)
+from skvq.product import ProductQuantizer
+from skvq.residual import ResidualQuantizer
+from skvq.vector import VectorQuantizer
+
+# Metrics of flat indexes.  Unit codewords are nearest by cosine where products are
+# largest.
+_METRICS = {
+    "sqeuclidean": "METRIC_L2",
+    "inner_product": "METRIC_INNER_PRODUCT",
+    "cityblock": "METRIC_L1",
+    "chebyshev": "METRIC_Linf",
+}
+_AS_GOOD = {"cosine": "inner_product", "euclidean": "sqeuclidean"}
+# Types of scalar quantizers with equal cells, and their levels.  The first of each size
+# has a range for every feature; the others one for all.
+_SCALARS = {
+    "QT_8bit": 256,
+    "QT_6bit": 64,
+    "QT_4bit": 16,
+    "QT_8bit_uniform": 256,
+    "QT_4bit_uniform": 16,
+}
+
+
+def to_faiss(estimator: BaseQuantizer) -> Any:
+    """Return an index of faiss that has the same tables.
+
+    Parameters
+    ----------
+    estimator : quantizer
+        Fitted: a `VectorQuantizer` under a metric that faiss has; a
+        `ProductQuantizer` or a `ResidualQuantizer` of such parts under
+        ``metric="sqeuclidean"``; an `AdditiveQuantizer` with joint codes; or a
+        `UniformQuantizer` with 16, 64 or 256 equal cells for each feature.
+
+    Returns
+    -------
+    index : faiss.Index
+        An `IndexFlat` of the codewords, whose nearest is the code; or, trained and
+        without rows, an `IndexPQ`, `IndexResidualQuantizer` (of the same beam),
+        `IndexLocalSearchQuantizer` or `IndexScalarQuantizer`.  `sa_encode` of these
+        packs codes as ``skvq.codes.pack(codes, sizes, bitorder="little")`` does; the
+        quantizer within, such as ``index.pq``, lives as long as the index.
+
+    Raises
+    ------
+    ImportError
+        If faiss is not there.
+    TypeError
+        If the scheme has no counterpart in faiss.
+    ValueError
+        If its parameters, or the sizes of its tables, have none.
+
+    See Also
+    --------
+    from_faiss : The way back.
+
+    Notes
+    -----
+    faiss computes in float32, and takes tables of 2^b rows: codes are equal where the
+    two nearest codewords differ by more than rounding, reconstructions up to rounding.
+    Additive codes are searched for otherwise: the same codes are decoded to the same
+    rows, but each side finds codes of its own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import ProductQuantizer
+    >>> from skvq.interop import to_faiss
+    >>> X = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
+    >>> pq = ProductQuantizer(4, 256, random_state=0).fit(X)
+    >>> index = to_faiss(pq)
+    >>> bool((index.sa_encode(X) == pq.transform(X)).all())
+    True
+    """
+    return _index(fitted(estimator), library("faiss", "faiss-cpu"))
+
+
+@singledispatch
+def _index(estimator: Any, faiss: Any) -> Any:
+    """Return the index of a scheme; each that has one is registered."""
+    raise TypeError(
+        f"{type(estimator).__name__} has no counterpart in faiss; VectorQuantizer, "
+        "ProductQuantizer, ResidualQuantizer, AdditiveQuantizer and UniformQuantizer "
+        "have."
+    )
+
+
+@_index.register(VectorQuantizer)
+def _flat(estimator, faiss):
+    metric = str(nearest.check_metric(estimator.metric))
+    faiss_metric = _METRICS.get(_AS_GOOD.get(metric, metric))
+    if faiss_metric is None:
+        raise ValueError(
+            f"metric={estimator.metric!r} has no counterpart in a flat index of faiss; "
+            f"{sorted([*_METRICS, *_AS_GOOD])} have."
+        )
+    (table,) = estimator._codebooks()
+    table = in_float32(table, "codebooks_[0]", "faiss")
+    if metric == "cosine" and not np.allclose(np.linalg.norm(table, axis=1), 1):
+        raise ValueError(
+            "metric='cosine' with codewords that are no unit vectors: faiss has a flat "
+            "index for unit vectors alone, which is searched by products."
+        )
+    index = faiss.IndexFlat(table.shape[1], getattr(faiss, faiss_metric))
+    index.add(table)
+    return index
+
+
+@_index.register(ProductQuantizer)
+def _product(estimator, faiss):
+    tables = float32_tables(estimator, "faiss")
+    width = one_for_all((t.shape[1] for t in tables), estimator, "features", "faiss")
+    bits = one_for_all(_bits(tables, estimator), estimator, "bits", "faiss")
+    index = faiss.IndexPQ(len(tables) * width, len(tables), bits)
+    faiss.copy_array_to_vector(np.concatenate(tables).ravel(), index.pq.centroids)
+    index.is_trained = True
+    return index
+
+
+@_index.register(ResidualQuantizer)
+def _residual(estimator, faiss):
+    if estimator.stage_weights is not None and estimator.beam_size > 1:
+        raise ValueError(
+            f"stage_weights={estimator.stage_weights!r} with beam_size="
+            f"{estimator.beam_size}: beams of faiss keep what is best at the end; use "
+            "stage_weights=None or beam_size=1."
+        )
+    tables = float32_tables(estimator, "faiss")
+    bits = faiss.UInt64Vector()
+    faiss.copy_array_to_vector(np.array(_bits(tables, estimator), np.uint64), bits)
+    index = faiss.IndexResidualQuantizer(tables[0].shape[1], bits)
+    index.rq.max_beam_size = int(estimator.beam_size)
+    return _with_sums(index, index.rq, tables, faiss)
+
+
+@_index.register(AdditiveQuantizer)
+def _additive(estimator, faiss):
+    if estimator.assignment != "joint":
+        raise ValueError(
+            f"assignment={estimator.assignment!r}: faiss searches for the codes of a "
+            "row together, as assignment='joint' does."
+        )
+    tables = [
+        in_float32(table, f"codebooks_[{j}]", "faiss")
+        for j, table in enumerate(estimator._codebooks())
+    ]
+    bits = one_for_all(_bits(tables, estimator), estimator, "bits", "faiss")
+    width = tables[0].shape[1]
+    index = faiss.IndexLocalSearchQuantizer(width, len(tables), bits)
+    # Codes that its search replaces at random: no more than there are.
+    index.lsq.nperts = min(index.lsq.nperts, len(tables))
+    return _with_sums(index, index.lsq, tables, faiss)
+
+
+@_index.register(UniformQuantizer)
+def _scalar(estimator, faiss):
+    codec = estimator._codec_
+    sizes = set(codec.sizes)
+    kinds = {size: name for name, size in reversed(_SCALARS.items())}
+    if not isinstance(codec, Grid) or len(sizes) > 1 or not sizes <= set(kinds):
+        raise ValueError(
+            f"UniformQuantizer with levels={estimator.levels!r} and n_levels="
+            f"{estimator.n_levels!r}: scalar quantizers of faiss have equal cells, "
+            f"{', '.join(map(str, sorted(kinds)))} of them for all features."
+        )
+    (size,) = sizes
+    index = faiss.IndexScalarQuantizer(
+        len(codec.sizes), getattr(faiss.ScalarQuantizer, kinds[size])
+    )
+    # All but one of the cells lie within the range of faiss; the last begins at its
+    # end.
+    width = (codec.high - codec.low) * ((size - 1) / size)
+    trained = in_float32(np.concatenate([codec.low, width]), "feature_range_", "faiss")
+    faiss.copy_array_to_vector(trained, index.sq.trained)
+    index.is_trained = True
+    return index
+
+
+def _with_sums(index, quantizer, tables: list, faiss):
+    """Give tables whose codewords add up to the quantizer of an index; return that."""
+    stacked = np.concatenate(tables).ravel()
+    faiss.copy_array_to_vector(stacked, quantizer.codebooks)
+    quantizer.is_trained = index.is_trained = True
+    return index
+
+
+def _bits(tables: Sequence, estimator) -> list[int]:
+    """Return log2 of the sizes of tables; raise unless they are whole numbers."""
+    sizes = list(map(len, tables))
+    for size in sizes:
+        if size < 2 or size & (size - 1):
+            raise ValueError(
+                f"{type(estimator).__name__} has a table of {size} codewords; faiss "
+                "takes powers of two, from 2 on."
+            )
+    return [size.bit_length() - 1 for size in sizes]
+
+
+def from_faiss(index: Any) -> Any:
+    """Return a quantizer that has the tables of one of faiss.
+
+    Parameters
+    ----------
+    index : faiss.Index or faiss.Quantizer
+        Trained: an `IndexFlat`, whose rows become codewords; an `IndexPQ`,
+        `IndexResidualQuantizer`, `IndexLocalSearchQuantizer` or
+        `IndexScalarQuantizer`; or the `ProductQuantizer`, `ResidualQuantizer`,
+        `LocalSearchQuantizer` or `ScalarQuantizer` in one.  Rows that an index holds
+        stay there.
+
+    Returns
+    -------
+    quantizer : quantizer
+        Fitted; `distortion_` is NaN.  A `VectorQuantizer`, `ProductQuantizer`,
+        `ResidualQuantizer` (of the same beam), `AdditiveQuantizer` or
+        `UniformQuantizer`.
+
+    Raises
+    ------
+    ImportError
+        If faiss is not there.
+    TypeError
+        If it is something else of faiss, or of another library.
+    ValueError
+        If it is not trained, or a flat index without rows; if its metric, or the type
+        of a scalar quantizer, has no counterpart here.
+
+    See Also
+    --------
+    to_faiss : The way there.
+
+    Notes
+    -----
+    The codes of an index are those of its rows, packed with the lowest bit first:
+    ``faiss.vector_to_array(index.codes).reshape(index.ntotal, -1)`` is read by
+    ``skvq.codes.unpack(packed, quantizer.codebook_sizes_, bitorder="little")``.
+
+    A scalar quantizer of b bits in faiss cuts its range [vmin, vmin + vdiff] in
+    2^b - 1 cells, and has one more for the upper end and beyond; each is decoded to its
+    middle.  The range of the `UniformQuantizer` is longer by that cell.
+
+    Examples
+    --------
+    >>> import faiss
+    >>> import numpy as np
+    >>> from skvq.interop import from_faiss
+    >>> X = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
+    >>> index = faiss.IndexScalarQuantizer(8, faiss.ScalarQuantizer.QT_8bit)
+    >>> index.train(X)
+    >>> grid = from_faiss(index)
+    >>> bool((grid.transform(X) == index.sa_encode(X)).mean() > 0.99)
+    True
+    """
+    faiss = library("faiss", "faiss-cpu")
+    if isinstance(index, faiss.Index):
+        index = faiss.downcast_index(index)
+        if not index.is_trained:
+            raise ValueError(f"index, a {_name(index)}, is not trained.")
+    readers = {
+        faiss.IndexFlat: _read_flat,
+        faiss.IndexPQ: lambda index, _: _read_product(index.pq, faiss),
+        faiss.IndexResidualQuantizer: lambda index, _: _read_residual(index.rq, faiss),
+        faiss.IndexLocalSearchQuantizer: lambda index, _: _read_additive(
+            index.lsq, faiss
+        ),
+        faiss.IndexScalarQuantizer: lambda index, _: _read_scalar(index.sq, faiss),
+        faiss.ProductQuantizer: _read_product,
+        faiss.ResidualQuantizer: _read_residual,
+        faiss.LocalSearchQuantizer: _read_additive,
+        faiss.ScalarQuantizer: _read_scalar,
+    }
+    for kind, read in readers.items():
+        if isinstance(index, kind):
+            return read(index, faiss)
+    raise TypeError(
+        f"index is a {class_name(type(index))}; expected one of "
+        f"{', '.join(kind.__name__ for kind in readers)} of faiss."
+    )
+
+
+def _name(value: Any) -> str:
+    return type(value).__name__
+
+
+def _read_flat(index, faiss) -> VectorQuantizer:
+    metrics = {getattr(faiss, name): metric for metric, name in _METRICS.items()}
+    metric = metrics.get(index.metric_type)
+    if metric is None:
+        raise ValueError(
+            f"index has the metric {index.metric_type} of faiss; expected one of "
+            f"{', '.join(_METRICS.values())}."
+        )
+    if index.ntotal == 0:
+        raise ValueError(f"index, a {_name(index)}, has no rows to be codewords.")
+    learning = "lloyd" if metric in ("sqeuclidean", "cityblock") else "fixed"
+    rows = index.reconstruct_n(0, index.ntotal)
+    return VectorQuantizer.from_codebooks([rows], metric=metric, learning=learning)
+
+
+def _read_product(pq, faiss) -> ProductQuantizer:
+    centroids = faiss.vector_to_array(pq.centroids)
+    return ProductQuantizer.from_codebooks(
+        list(centroids.reshape(pq.M, pq.ksub, pq.dsub))
+    )
+
+
+def _read_residual(rq, faiss) -> ResidualQuantizer:
+    return ResidualQuantizer.from_codebooks(
+        _read_sums(rq, faiss), beam_size=int(rq.max_beam_size)
+    )
+
+
+def _read_additive(lsq, faiss) -> AdditiveQuantizer:
+    return AdditiveQuantizer.from_codebooks(_read_sums(lsq, faiss))
+
+
+def _read_sums(quantizer, faiss) -> list[np.ndarray]:
+    """Return the tables of a quantizer whose codewords add up."""
+    if not quantizer.is_trained:
+        raise ValueError(f"index, a {_name(quantizer)}, is not trained.")
+    stacked = faiss.vector_to_array(quantizer.codebooks).reshape(-1, quantizer.d)
+    ends = faiss.vector_to_array(quantizer.codebook_offsets).astype(np.intp)
+    return np.split(stacked, ends[1:-1])
+
+
+def _read_scalar(sq, faiss) -> UniformQuantizer:
+    kinds = {getattr(faiss.ScalarQuantizer, name): name for name in _SCALARS}
+    if sq.qtype not in kinds:
+        raise ValueError(
+            f"index has the qtype {sq.qtype} of faiss; expected one of "
+            f"{', '.join(_SCALARS)}, which have equal cells."
+        )
+    size = _SCALARS[kinds[sq.qtype]]
+    trained = faiss.vector_to_array(sq.trained).astype(np.float64)
+    if trained.size == 0:
+        raise ValueError(f"index, a {_name(sq)}, is not trained.")
+    low, width = (np.resize(part, sq.d) for part in np.split(trained, 2))
+    high = low + width * (size / (size - 1))
+    tables = Grid(low, high, (size,) * sq.d).tables(np.float32)
+    if (width > 0).all():
+        return UniformQuantizer.from_codebooks(tables, feature_range=(low, high))
+    # Of constant features, whose range is a point, there are levels alone.
+    return UniformQuantizer.from_codebooks(tables)
