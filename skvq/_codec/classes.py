@@ -50,10 +50,8 @@ _HOMES = ("numpy", "torch", "cupy", "array_api_strict")
 
 def _estimator(cls: type, declared: Declared | None = None) -> Kind:
     """Return the kind of an estimator; if declared, of these fitted attributes only."""
-    package = cls.__module__.split(".")[0]
-    name = f"{package}.{cls.__name__}"
-    if declared is not None:
-        name = f"{declared.module}.{cls.__name__}"
+    module = "skvq" if declared is None else declared.module
+    name = f"{module}.{cls.__name__}"
 
     def take(estimator: Any) -> State:
         state = dict(estimator.__getstate__())
@@ -177,7 +175,7 @@ def _named_tuple(name: str, cls: Any) -> Kind:
 def _locked(array: Any) -> np.ndarray:
     """Return an array that nobody can write into, so that tables need no copy of it."""
     owner = array
-    while isinstance(owner, np.ndarray):
+    while getattr(owner, "flags", None) is not None:
         owner.flags.writeable = False
         owner = owner.base
     return array
