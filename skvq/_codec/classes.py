@@ -210,6 +210,14 @@ def _make_columns(state: State) -> Columns:
     return Columns([distinct[i] for i in of_column.tolist()])
 
 
+def _check_grid(grid: Grid) -> None:
+    shape = (len(grid.sizes),)
+    if grid.low.shape != shape or grid.high.shape != shape:
+        raise ValueError("its ranges are not as many as its columns")
+    if not grid.low.dtype == grid.high.dtype == np.float64:
+        raise ValueError("its ranges are not of float64")
+
+
 def _check_levels(levels: Levels) -> None:
     if [len(table) for table in levels._tables.arrays] != list(levels.sizes):
         raise ValueError("its levels are not as many as it says")
@@ -223,6 +231,8 @@ def _take_random_state(rng: np.random.RandomState) -> State:
 
 
 def _make_random_state(state: State) -> np.random.RandomState:
+    if not 0 <= state["position"] <= len(state["key"]):
+        raise ValueError("a RandomState of it is none")
     rng = np.random.RandomState(0)
     names = "key", "position", "has_gauss", "gauss"
     rng.set_state(("MT19937", *(state[name] for name in names)))
@@ -253,7 +263,7 @@ _KINDS = (
         lambda state: Tables(state["tables"]),
     ),
     Kind("skvq.nearest.Columns", Columns, _take_columns, _make_columns),
-    _plain("skvq.coding.Grid", Grid),
+    _plain("skvq.coding.Grid", Grid, _check_grid),
     _plain("skvq.coding.Levels", Levels, _check_levels),
     _plain("skvq.coding.LevelTables", LevelTables),
     _plain("skvq.coding.RadiusCode", RadiusCode),
