@@ -38,6 +38,7 @@ from sklearn.random_projection import GaussianRandomProjection
 import skvq
 from skvq import (
     BinaryQuantizer,
+    FiniteScalarQuantizer,
     ProductQuantizer,
     QuantizedFeatures,
     UniformQuantizer,
@@ -231,6 +232,13 @@ def test_what_tables_are_made_of_is_checked(tmp_path):
 
     with pytest.raises(FormatError, match="other lengths than it says"):
         loaded(changed_objects(levels, longer))
+    squash = saved(FiniteScalarQuantizer(3).fit(X), tmp_path)
+
+    def huge(objects):
+        state(objects, "skvq.grid.Tanh")["sizes"] = {"tuple": [2**40] * 4}
+
+    with pytest.raises(FormatError, match="that it keeps"):
+        loaded(changed_objects(squash, huge))
     seeded = vq().set_params(random_state=np.random.RandomState(0)).fit(X)
 
     def beyond(objects):

@@ -136,6 +136,11 @@ def _check_fitted(quantizer: Any) -> None:
         raise ValueError("its codebook_sizes_ are none")
     if not _is_size(width):
         raise ValueError("its n_features_in_ is none")
+    for kept in vars(quantizer).values():
+        found = _sizes_of(kept)
+        # Those of a length stand behind those of a direction.
+        if found and found not in (sizes[: len(found)], sizes[-len(found) :]):
+            raise ValueError(f"its codebook_sizes_ are not the {found} that it keeps")
     parts = vars(quantizer).get("quantizers_")
     if parts is None:
         return
@@ -143,6 +148,13 @@ def _check_fitted(quantizer: Any) -> None:
         raise ValueError("its quantizers_ are none")
     if sum((part.codebook_sizes_ for part in parts), ()) != sizes:
         raise ValueError("its codebook_sizes_ are not those of its quantizers_")
+
+
+def _sizes_of(kept: Any) -> tuple[int, ...]:
+    """Return the numbers of levels that something has, from which more may be made."""
+    if isinstance(kept, LevelTables):
+        return tuple(map(len, kept._tables.arrays))
+    return tuple(getattr(kept, "sizes", ()))
 
 
 def _is_size(value: Any) -> bool:
