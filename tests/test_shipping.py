@@ -38,6 +38,7 @@ from sklearn.random_projection import GaussianRandomProjection
 import skvq
 from skvq import (
     BinaryQuantizer,
+    FiniteScalarQuantizer,
     ProductQuantizer,
     QuantizedFeatures,
     UniformQuantizer,
@@ -210,6 +211,47 @@ def test_a_file_imports_nothing(small):
     assert "this" not in sys.modules and found._home_.name == "numpy"
 
 
+def test_what_tables_are_made_of_is_checked(tmp_path):
+    def state(objects, name):
+        return next(o["state"] for o in objects if o["class"] == name)
+
+    grid = saved(UniformQuantizer(3).fit(X), tmp_path)
+
+    def fewer(objects):
+        state(objects, "skvq.coding.Grid")["sizes"] = {"tuple": [3] * 5}
+
+    with pytest.raises(FormatError, match="not as many as its columns"):
+        loaded(changed_objects(grid, fewer))
+    levels = saved(UniformQuantizer(3, levels="lloyd-max").fit(X), tmp_path)
+
+    def other(objects):
+        state(objects, "skvq.coding.Levels")["sizes"] = {"tuple": [3, 3, 3, 2]}
+
+    with pytest.raises(FormatError, match="levels are not as many"):
+        loaded(changed_objects(levels, other))
+
+    def longer(objects):
+        lengths = state(objects, "skvq.nearest.Columns")
+        lengths["lengths"] = lengths["of_column"]
+
+    with pytest.raises(FormatError, match="other lengths than it says"):
+        loaded(changed_objects(levels, longer))
+    squash = saved(FiniteScalarQuantizer(3).fit(X), tmp_path)
+
+    def huge(objects):
+        state(objects, "skvq.grid.Tanh")["sizes"] = {"tuple": [2**40] * 4}
+
+    with pytest.raises(FormatError, match="that it keeps"):
+        loaded(changed_objects(squash, huge))
+    seeded = vq().set_params(random_state=np.random.RandomState(0)).fit(X)
+
+    def beyond(objects):
+        state(objects, "numpy.random.RandomState")["position"] = 10**6
+
+    with pytest.raises(FormatError, match="RandomState"):
+        loaded(changed_objects(saved(seeded, tmp_path), beyond))
+
+
 def test_tables_of_other_sizes_are_refused(tmp_path):
     content = saved(vq().fit(X), tmp_path)
     text, arrays = unpacked(content)
@@ -368,6 +410,19 @@ def test_values_of_all_kinds(tmp_path):
     assert_array_equal(
         clone(again).fit(X).codebooks_, clone(estimator).fit(X).codebooks_
     )
+
+
+def test_arrays_of_all_dtypes(tmp_path):
+    estimator = vq().fit(X)
+    names = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
+    estimator.extra_ = [
+        np.arange(6).reshape(2, 3).astype(name)
+        for name in [*names, "float16", "float32", "float64"]
+    ]
+    again = loaded(saved(estimator, tmp_path)).extra_
+    for one, other in zip(again, estimator.extra_, strict=True):
+        assert one.dtype == other.dtype and one.flags.writeable
+        assert_array_equal(one, other)
 
 
 def test_what_is_shared_is_one_object(tmp_path):
@@ -537,6 +592,23 @@ def test_stored_codecs_load():
         assert_array_equal(codes, stored[f"{name}/codes"])
         found, expected = codec.inverse_transform(codes), stored[f"{name}/X_quant"]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_command_line_unpickles_on_request_only(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("numpy._core.numeric")  # where the pickle has its arrays from
+    monkeypatch.chdir(tmp_path)
+    path = Path(__file__).parent / "data" / "codecs_of_version_3.npz.xz"
+    with np.load(io.BytesIO(lzma.decompress(path.read_bytes()))) as archive:
+        np.save("X.npy", archive["X"])
+        Path("old").write_bytes(archive["product/codec"].tobytes())
+    assert main(["info", "old"]) == 0
+    assert main(["encode", "X.npy", "old", "-o", "codes"]) == 2
+    assert "load it with --allow-pickle" in capsys.readouterr().err
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InconsistentVersionWarning)
+        assert main(["encode", "X.npy", "old", "-o", "codes", "--allow-pickle"]) == 0
+        assert main(["decode", "codes", "old", "-o", "Y.npy", "--allow-pickle"]) == 0
+    capsys.readouterr()
 
 
 # -- maps ------------------------------------------------------------------------------

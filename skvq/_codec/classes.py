@@ -53,10 +53,8 @@ _HOMES = ("numpy", "torch", "cupy", "array_api_strict")
 
 def _estimator(cls: type, declared: Declared | None = None) -> Kind:
     """Return the kind of an estimator; if declared, of these fitted attributes only."""
-    package = cls.__module__.split(".")[0]
-    name = f"{package}.{cls.__name__}"
-    if declared is not None:
-        name = f"{declared.module}.{cls.__name__}"
+    module = "skvq" if declared is None else declared.module
+    name = f"{module}.{cls.__name__}"
 
     def take(estimator: Any) -> State:
         state = dict(estimator.__getstate__())
@@ -141,6 +139,11 @@ def _check_fitted(quantizer: Any) -> None:
         raise ValueError("its codebook_sizes_ are none")
     if not _is_size(width):
         raise ValueError("its n_features_in_ is none")
+    for kept in vars(quantizer).values():
+        found = _sizes_of(kept)
+        # Those of a length stand behind those of a direction.
+        if found and found not in (sizes[: len(found)], sizes[-len(found) :]):
+            raise ValueError(f"its codebook_sizes_ are not the {found} that it keeps")
     parts = vars(quantizer).get("quantizers_")
     if parts is None:
         return
@@ -148,6 +151,13 @@ def _check_fitted(quantizer: Any) -> None:
         raise ValueError("its quantizers_ are none")
     if sum((part.codebook_sizes_ for part in parts), ()) != sizes:
         raise ValueError("its codebook_sizes_ are not those of its quantizers_")
+
+
+def _sizes_of(kept: Any) -> tuple[int, ...]:
+    """Return the numbers of levels that something has, from which more may be made."""
+    if isinstance(kept, LevelTables):
+        return tuple(map(len, kept._tables.arrays))
+    return tuple(getattr(kept, "sizes", ()))
 
 
 def _is_size(value: Any) -> bool:
@@ -180,7 +190,7 @@ def _named_tuple(name: str, cls: Any) -> Kind:
 def _locked(array: Any) -> np.ndarray:
     """Return an array that nobody can write into, so that tables need no copy of it."""
     owner = array
-    while isinstance(owner, np.ndarray):
+    while getattr(owner, "flags", None) is not None:
         owner.flags.writeable = False
         owner = owner.base
     return array
@@ -215,6 +225,14 @@ def _make_columns(state: State) -> Columns:
     return Columns([distinct[i] for i in of_column.tolist()])
 
 
+def _check_grid(grid: Grid) -> None:
+    shape = (len(grid.sizes),)
+    if grid.low.shape != shape or grid.high.shape != shape:
+        raise ValueError("its ranges are not as many as its columns")
+    if not grid.low.dtype == grid.high.dtype == np.float64:
+        raise ValueError("its ranges are not of float64")
+
+
 def _check_levels(levels: Levels) -> None:
     if [len(table) for table in levels._tables.arrays] != list(levels.sizes):
         raise ValueError("its levels are not as many as it says")
@@ -228,6 +246,8 @@ def _take_random_state(rng: np.random.RandomState) -> State:
 
 
 def _make_random_state(state: State) -> np.random.RandomState:
+    if not 0 <= state["position"] <= len(state["key"]):
+        raise ValueError("a RandomState of it is none")
     rng = np.random.RandomState(0)
     names = "key", "position", "has_gauss", "gauss"
     rng.set_state(("MT19937", *(state[name] for name in names)))
@@ -258,7 +278,7 @@ _KINDS = (
         lambda state: Tables(state["tables"]),
     ),
     Kind("skvq.nearest.Columns", Columns, _take_columns, _make_columns),
-    _plain("skvq.coding.Grid", Grid),
+    _plain("skvq.coding.Grid", Grid, _check_grid),
     _plain("skvq.coding.Levels", Levels, _check_levels),
     _plain("skvq.coding.LevelTables", LevelTables),
     _plain("skvq.coding.RadiusCode", RadiusCode),

@@ -37,6 +37,7 @@ from skvq._codec.container import DTYPES, dtype_name
 State = dict[str, Any]
 
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+_SCALARS = {dtype.type for dtype in DTYPES.values()}
 # What messages call the whole.
 _ROOT = "codec"
 _PLAIN = (type(None), bool, int, str)
@@ -131,7 +132,7 @@ class _Encoder:
             return {"slice": [self._value(end, path) for end in ends]}
         if isinstance(value, np.dtype) and dtype_name(value):
             return {"dtype": value.name}
-        if isinstance(value, np.generic) and dtype_name(value.dtype):
+        if type(value) in _SCALARS:
             return {"scalar": [value.dtype.name, self._value(value.item(), path)]}
         if type(value) in (np.ndarray, np.memmap):
             return self._array(value, path)

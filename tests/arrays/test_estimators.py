@@ -1,6 +1,8 @@
 """Estimators on arrays of other libraries do as they do on NumPy's."""
 
+import os
 import pickle
+import tempfile
 
 import dask.array
 import numpy as np
@@ -21,6 +23,7 @@ from sklearn import config_context
 from sklearn.exceptions import NotFittedError
 from table import TABLE, BinaryQuantizer, each, mixture, vq
 
+import skvq
 from skvq import QuantizedFeatures, VectorQuantizer
 from skvq._arrays import to_host
 from skvq.nearest import HOST, backend_of
@@ -89,7 +92,15 @@ def _assert_stages_are_alike(estimator, reference, X, given, codes):
 
 
 def _assert_pickles_are_of_the_host(estimator, given, codes, monkeypatch):
-    data, expected = pickle.dumps(estimator), to_host(codes)
+    """... and codec files as well."""
+    expected = to_host(codes)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "codec")
+        skvq.save(estimator, path)
+        copy = skvq.load(path)
+        assert library_name(copy.codebooks_[0]) == library_name(given)
+        assert_array_equal(to_host(copy.transform(given)), expected)
+    data = pickle.dumps(estimator)
     with monkeypatch.context() as patch:
         # Loading does not need the library, nor does use without it.
         patch.setattr(
