@@ -15,6 +15,7 @@ from skvq.features import QuantizedFeatures
 from skvq.grid import FiniteScalarQuantizer, UniformQuantizer
 from skvq.kronecker import KroneckerQuantizer
 from skvq.multiscale import MultiScaleQuantizer
+from skvq.neighbors import QuantizedNeighbors
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer
 from skvq.sphere import SphericalQuantizer
@@ -28,6 +29,7 @@ __all__ = [
     "MultiScaleQuantizer",
     "ProductQuantizer",
     "QuantizedFeatures",
+    "QuantizedNeighbors",
     "ResidualQuantizer",
     "SphericalQuantizer",
     "UniformQuantizer",

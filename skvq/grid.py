@@ -13,6 +13,7 @@ from skvq._validation import all_in_memory, as_it_is_now, check_codes, warn_of_s
 from skvq.base import BaseQuantizer, over_blocks
 from skvq.codes import smallest_dtype
 from skvq.coding.levels import Grid, Levels, LevelTables
+from skvq.coding.sums import level_entries
 from skvq.learning.levels import best_levels
 from skvq.learning.quantiles import quantiles
 from skvq.learning.rows import Learner, Rows
@@ -240,6 +241,12 @@ class UniformQuantizer(BaseQuantizer):
 
     def _encode(self, X):
         return self._codec_.encode(X)
+
+    def _entries(self, X, metric):
+        return level_entries(X, self._codebooks(), metric)
+
+    def _is_concatenation(self):
+        return True
 
     def _decode(self, codes):
         return self._codec_.decode(codes, self._dtype_)
@@ -504,6 +511,12 @@ class FiniteScalarQuantizer(BaseQuantizer):
 
     def _encode(self, X):
         return self._squash_.encode(X)
+
+    def _entries(self, X, metric):
+        return level_entries(X, self._codebooks(), metric)
+
+    def _is_concatenation(self):
+        return True
 
     def _decode(self, codes):
         return self._tables_.decode(codes, self._dtype_)

@@ -177,6 +177,17 @@ def why_no_stream(template) -> str:
     )
 
 
+def why_no_sums(parts: Sequence) -> str | None:
+    """Return why distances are no sums over the codes of such parts, if so."""
+    for part in parts:
+        why = part._why_no_sums()
+        if why is None and part._n_scales():
+            why = "it codes a length of its own, a factor that others do not have."
+        if why is not None:
+            return f"its part, {part!r}: {why}"
+    return None
+
+
 def why_in_memory(template) -> str | None:
     """Return why a scheme of such parts does not learn from a Dask array, if so."""
     why = template._needs_rows_in_memory()

@@ -29,6 +29,7 @@ from skvq.parts import (
     searched_tables,
     why_in_memory,
     why_no_stream,
+    why_no_sums,
 )
 from skvq.vector import VectorQuantizer
 
@@ -342,6 +343,21 @@ class ProductQuantizer(BaseQuantizer):
         ]
         copy._tables_ = searched_tables(copy.quantizers_)
         return copy
+
+    def _why_no_sums(self):
+        return why_no_sums(getattr(self, "quantizers_", [self._template()]))
+
+    def _entries(self, X, metric):
+        return np.concatenate(
+            [
+                part._entries(X[:, features], metric)
+                for part, features, _ in self._parts_with_columns()
+            ],
+            axis=1,
+        )
+
+    def _is_concatenation(self):
+        return all(part._is_concatenation() for part in self.quantizers_)
 
     def _decode(self, codes):
         return join_columns(

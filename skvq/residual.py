@@ -52,6 +52,7 @@ from skvq.parts import (
     searched_tables,
     why_in_memory,
     why_no_stream,
+    why_no_sums,
 )
 from skvq.staged import StagedQuantizer
 from skvq.vector import VectorQuantizer
@@ -555,6 +556,17 @@ class ResidualQuantizer(StagedQuantizer):
 
     def _decode(self, codes):
         return _last(_partial_sums(self.quantizers_, codes))
+
+    def _why_no_sums(self):
+        return why_no_sums(getattr(self, "quantizers_", [self._template()]))
+
+    def _entries(self, X, metric):
+        return np.concatenate(
+            [part._entries(X, metric) for part in self.quantizers_], axis=1
+        )
+
+    def _is_concatenation(self):
+        return len(self.quantizers_) == 1 and self.quantizers_[0]._is_concatenation()
 
     def _decodable_widths(self):
         return tuple(np.cumsum(_code_widths(self.quantizers_)).tolist())
