@@ -230,21 +230,22 @@ class QuantizedNeighbors(
         """Keep packed codes, and the terms of their rows."""
         sizes = self.quantizer_.codebook_sizes_
         summed = sizes[: len(sizes) - self.quantizer_._n_scales()]
-        found, beside = [], []
+        terms: list[np.ndarray | None] = [None, None]
+        beside = []
         for rows in _tiles(len(packed), self.n_features_in_, _ROW_ELEMENTS):
             codes = unpack(packed[rows], sizes).astype(np.intp)
-            found.append(self.quantizer_._row_terms(codes, _SUMMED[self._metric_]))
+            found = self.quantizer_._row_terms(codes, _SUMMED[self._metric_])
+            terms = [
+                _with_rows(term, len(packed), rows, part)
+                for term, part in zip(terms, found, strict=True)
+            ]
             if len(summed) < len(sizes):
                 beside.append(pack(codes[:, : len(summed)], summed))
-        factor, offset = (
-            None if parts[0] is None else np.concatenate(parts)
-            for parts in zip(*found, strict=True)
-        )
         self.n_samples_fit_ = len(packed)
         self._codes_ = packed
         scanned = np.concatenate(beside) if beside else packed
         # What is scanned, as `nearest.scan` takes it.
-        self._scanned_: tuple = (scanned, summed, factor, offset)
+        self._scanned_: tuple = (scanned, summed, *terms)
         if prepared:
             self._scanned_ = (nearest.Packed(*self._scanned_), None, None, None)
 
@@ -475,6 +476,20 @@ def _tiles(n_rows: int, per_row: int, elements: int) -> Iterator[slice]:
     step = max(1, elements // max(1, per_row))
     for start in range(0, n_rows, step):
         yield slice(start, min(start + step, n_rows))
+
+
+def _with_rows(term: np.ndarray | None, n_rows: int, rows: slice, part) -> Any:
+    """Return numbers of all rows with those of some, in a wider dtype if they need it.
+
+    Not joined at the end, when they would be there twice.
+    """
+    if part is None:
+        return None
+    if term is None:
+        term = np.empty(n_rows, part.dtype)
+    term = term.astype(np.promote_types(term.dtype, part.dtype), copy=False)
+    term[rows] = part
+    return term
 
 
 def _without(own: np.ndarray, distances, indices) -> tuple[np.ndarray, np.ndarray]:
