@@ -309,7 +309,9 @@ class QuantizedNeighbors(
         check_is_fitted(self)
         k = self.n_neighbors if n_neighbors is None else n_neighbors
         k = check_count("n_neighbors", k)
-        if self.rerank is not None and self._rows_ is None:
+        # It may have been changed after the fit, which no constraint has seen.
+        most = 0 if self.rerank is None else check_count("rerank", self.rerank)
+        if most and self._rows_ is None:
             raise ValueError(
                 f"rerank={self.rerank} needs the rows, which were not kept with "
                 "rerank=None: fit anew, or use rerank=None."
@@ -326,9 +328,11 @@ class QuantizedNeighbors(
             )
         distances = np.empty((n_queries, k))
         indices = np.empty((n_queries, k), np.intp)
-        n_entries = sum(self.quantizer_.codebook_sizes_) + 4 * max(k, self.rerank or 0)
+        # The nearest by their codes, of which the k nearest are kept.
+        n_near = min(max(k + alone, most), self.n_samples_fit_)
+        n_entries = sum(self.quantizer_.codebook_sizes_) + 4 * n_near
         for rows in _tiles(n_queries, n_entries, _QUERY_ELEMENTS):
-            found = self._search(self._queries(X, rows), k + alone)
+            found = self._search(self._queries(X, rows), k + alone, n_near)
             if alone:
                 found = _without(np.arange(rows.start, rows.stop), *found)
             distances[rows], indices[rows] = found
@@ -343,15 +347,14 @@ class QuantizedNeighbors(
             return self._decoded(np.arange(rows.start, rows.stop))
         return np.asarray(X[rows])
 
-    def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _search(self, queries: np.ndarray, k: int, n_near: int) -> tuple:
         """Return distances and indices of the k nearest rows of each query."""
         metric = _SUMMED[self._metric_]
         table = self.quantizer_._distance_table(queries.astype(np.float64), metric)
         codes, sizes, factor, offset = self._scanned_
-        n_found = min(max(k, self.rerank or 0), self.n_samples_fit_)
-        near, _ = nearest.scan(codes, sizes, table, n_found, factor, offset)
+        near, _ = nearest.scan(codes, sizes, table, n_near, factor, offset)
         distances = np.empty(near.shape)
-        per_query = n_found * queries.shape[1]
+        per_query = n_near * queries.shape[1]
         for some in _tiles(len(queries), per_query, _ROW_ELEMENTS):
             distances[some] = self._distances(queries[some], near[some], metric)
         order = np.lexsort((near, distances), axis=1)[:, :k]
