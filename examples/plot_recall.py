@@ -65,10 +65,11 @@ true = NearestNeighbors(n_neighbors=1).fit(rows).kneighbors(queries)[1]
 # -----------
 # Those that quantize features one by one come after PCA, as many components as the
 # budget has codes for: distances are then those in its space, which a pipeline would
-# give to both sides.  All learn from the rows that they encode.
+# give to both sides.  All learn from the rows that they encode, some of them in few
+# rounds, for a quick figure.
 
 seed = {"random_state": 0}
-few = {"max_iter": 10}  # for a quick figure
+few = {"max_iter": 10}
 schemes = {
     "naive": [VectorQuantizer(V, **few, **seed) for V in (16, 64, 256)],
     "product": [ProductQuantizer(m, 64, **seed) for m in (2, 4, 8, 16)],
@@ -76,7 +77,9 @@ schemes = {
         ResidualQuantizer(m, 16, fit_beam_size=5, beam_size=5, **seed)
         for m in (3, 6, 12)
     ],
-    "additive": [AdditiveQuantizer(m, 16, max_iter=3, ridge=0.1, **seed) for m in (3, 6)],
+    "additive": [
+        AdditiveQuantizer(m, 16, max_iter=3, ridge=0.1, **seed) for m in (3, 6)
+    ],
     "multi-scale": [
         MultiScaleQuantizer((4, 4, 8), scales, 64, max_iter=3, **seed)
         for scales in ((1, 2), (1, 2, 4))
