@@ -1,7 +1,9 @@
-"""Measure the memory that the transformation of a large mapped file takes.
+"""Measure the memory that large mapped files take: to transform, and to search.
 
-Claim: transforming a memory-mapped float32 file of 2 GB grows resident memory by less
-than 150 MB beyond the codes and beyond the pages of the file.
+Claims: transforming a memory-mapped float32 file of 2 GB grows resident memory by less
+than 150 MB beyond the codes and beyond the pages of the file.  The anonymous memory of
+a process that searches 100 MB of mapped codes stays under 200 MB, with all that it has
+imported.
 
 How: the quantizer is fitted on a sample and pickled here.  A fresh process loads it,
 maps the file, and transforms it, while a thread reads the process's RssAnon from
@@ -26,10 +28,16 @@ from pathlib import Path
 
 import numpy as np
 
-from skvq import ProductQuantizer, VectorQuantizer
+from skvq import (
+    ProductQuantizer,
+    QuantizedNeighbors,
+    ResidualQuantizer,
+    VectorQuantizer,
+)
 
 N_FEATURES = 128
 LIMIT_MB = 150
+N_CODES, MAPPED_BYTES, MOST_MB = 8, 10**8, 200
 QUICK_GIGABYTES = 0.05
 _SAMPLE_SECONDS = 0.002
 _PIECE_ROWS = 50_000
@@ -92,6 +100,20 @@ def measure(pickled, path):
     )
 
 
+def measure_search(pickled, path):
+    """Search codes in the file and print what it took; in a process of its own."""
+    quantizer = pickle.loads(Path(pickled).read_bytes())
+    codes = np.memmap(path, np.uint8, "r").reshape(-1, N_CODES)
+    queries = np.random.default_rng(1).normal(size=(100, quantizer.n_features_in_))
+    start = time.perf_counter()
+    with PeakSampler() as sampler:
+        search = QuantizedNeighbors(quantizer, 100).fit_codes(codes, packed=True)
+        ready = time.perf_counter()
+        search.kneighbors(queries)
+    seconds = ready - start, time.perf_counter() - ready
+    print(json.dumps({"peak": sampler.peak, "seconds": seconds}))
+
+
 def write_noise(path, n_rows):
     """Write a .npy file piece by piece; the values play no part in the memory."""
     rng = np.random.default_rng(0)
@@ -103,11 +125,11 @@ def write_noise(path, n_rows):
             rng.standard_normal((size, N_FEATURES), np.float32).tofile(file)
 
 
-def run_apart(quantizer, folder, path):
+def run_apart(quantizer, folder, path, how="--measure"):
     """Measure in a fresh process, so that no earlier work has left memory to reuse."""
     pickled = folder / "quantizer.pickle"
     pickled.write_bytes(pickle.dumps(quantizer))
-    command = [sys.executable, __file__, "--measure", str(pickled), str(path)]
+    command = [sys.executable, __file__, how, str(pickled), str(path)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)
 
@@ -141,22 +163,51 @@ def compare(arguments):
             )
 
 
+def compare_searches(arguments):
+    n_bytes = MAPPED_BYTES // (100 if arguments.quick else 1)
+    table = _common.Table(
+        f"100 nearest rows of 100 queries in {n_bytes / 1e6:.0f} MB of mapped codes",
+        [
+            *("quantizer", "rows", "fit_codes, seconds", "kneighbors, seconds"),
+            *("anonymous memory MB", "target", "verdict"),
+        ],
+    )
+    X = np.random.default_rng(0).normal(size=(1000, 16)).astype(np.float32)
+    part = VectorQuantizer(256, learning="fixed", init="random", random_state=0)
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name, "codes")
+        np.random.default_rng(0).integers(0, 256, n_bytes, np.uint8).tofile(path)
+        for make in (ProductQuantizer, ResidualQuantizer):
+            quantizer = make(N_CODES, quantizer=part).fit(X)
+            found = run_apart(quantizer, Path(name), path, "--measure-search")
+            table.row(
+                *(make.__name__, f"{n_bytes // N_CODES:,}"),
+                *(f"{seconds:.1f}" for seconds in found["seconds"]),
+                *(f"{found['peak'] / 1e6:.0f}", f"< {MOST_MB}"),
+                _common.verdict(found["peak"] < MOST_MB * 1e6),
+            )
+
+
 def main():
     parser = _common.parser(__doc__.splitlines()[0], repeats=3)
     parser.add_argument(
         "--gigabytes", type=float, default=2.0, help="size of the file (default: 2)"
     )
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--measure-search", nargs=2, help=argparse.SUPPRESS)
     arguments = _common.settle(parser.parse_args())
     if not Path("/proc/self/status").exists():
         print("needs Linux: reads /proc/self/status")
     elif arguments.measure:
         measure(*arguments.measure)
+    elif arguments.measure_search:
+        measure_search(*arguments.measure_search)
     else:
         if arguments.quick:
             arguments.gigabytes = QUICK_GIGABYTES
         _common.print_header("Memory", arguments, "Data: normal noise.")
         compare(arguments)
+        compare_searches(arguments)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from skvq.grid import FiniteScalarQuantizer, UniformQuantizer
 from skvq.io import load, save
 from skvq.kronecker import KroneckerQuantizer
 from skvq.multiscale import MultiScaleQuantizer
+from skvq.neighbors import QuantizedNeighbors
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer
 from skvq.sphere import SphericalQuantizer
@@ -29,6 +30,7 @@ __all__ = [
     "MultiScaleQuantizer",
     "ProductQuantizer",
     "QuantizedFeatures",
+    "QuantizedNeighbors",
     "ResidualQuantizer",
     "SphericalQuantizer",
     "UniformQuantizer",

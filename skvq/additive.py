@@ -10,6 +10,7 @@ from skvq._checks import check_count, check_memory
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
 from skvq._validation import warn
 from skvq.base import BaseQuantizer
+from skvq.coding.sums import codeword_entries
 from skvq.learning import additive as learning
 from skvq.learning import least_squares, rotation
 from skvq.learning.rows import Learner
@@ -384,6 +385,14 @@ class AdditiveQuantizer(BaseQuantizer):
         if self._tables_[0] is not self._tables_[-1]:
             return codes
         return nearest.backend_of(codes).xp.sort(codes, axis=1)
+
+    def _entries(self, X, metric):
+        return np.concatenate(
+            [codeword_entries(X, table, metric) for table in self._tables_], axis=1
+        )
+
+    def _is_concatenation(self):
+        return len(self._tables_) == 1
 
     def _decode(self, codes):
         return learning.decode(codes, self._tables_)

@@ -310,6 +310,9 @@ class KroneckerQuantizer(BaseQuantizer):
             [table.rows(codes[:, j]) for j, table in enumerate(self._tables_)]
         )
 
+    def _why_no_sums(self):
+        return "its reconstruction is a product of codewords, not a sum of them."
+
     def _codebooks(self):
         return self._tables_
 

@@ -26,6 +26,12 @@ Of codes:
 `collision_rate`          share of the samples that share all their codes
 ========================  ==========================================================
 
+Of searches:
+
+========================  ==========================================================
+`recall_at_k`             share of the true neighbours among the first k found
+========================  ==========================================================
+
 Errors are measured in float64 by `skvq.nearest.paired`, whatever the dtype of the
 samples.  Arrays of CuPy, and of other libraries where scikit-learn's dispatch is on,
 are measured on their device, and what is returned for each column is an array of it.
@@ -41,7 +47,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array, check_consistent_length
 
-from skvq._checks import check_counts, check_unmasked, is_sequence, naming
+from skvq._checks import (
+    check_count,
+    check_counts,
+    check_unmasked,
+    is_sequence,
+    naming,
+)
 from skvq._validation import check_matrix, first_followed, followed_backend
 from skvq._weights import check_weights, drop_zero_weights
 from skvq.model_selection import neg_bits, neg_reconstruction_error
@@ -58,6 +70,7 @@ __all__ = [
     "perplexity",
     "psnr",
     "rate_distortion_curve",
+    "recall_at_k",
     "sqnr",
 ]
 
@@ -612,6 +625,81 @@ def collision_rate(
         words.ravel(), return_inverse=True, return_counts=True
     )
     return HOST.average(counts[inverse] > 1, weights)
+
+
+# -- of searches -------------------------------------------------------------------
+
+
+def recall_at_k(
+    neighbors: ArrayLike,
+    neighbors_found: ArrayLike,
+    *,
+    k: int | None = None,
+    n_true: int = 1,
+    sample_weight: ArrayLike | None = None,
+) -> float:
+    """Share of the true nearest neighbours that are among the first k found.
+
+    With ``n_true=1``, the recall@k of product quantization: the share of the queries
+    whose nearest neighbour is found; with ``n_true=k``, what other benchmarks of
+    approximate searches call so.
+
+    Parameters
+    ----------
+    neighbors : array-like of int, shape (n_queries, n_neighbors)
+        Indices of the true neighbours, the nearest first: those of a search over the
+        rows themselves, as of scikit-learn's `NearestNeighbors`.
+    neighbors_found : array-like of int, shape (n_queries, n_neighbors_found)
+        Indices that were found, the best first; -1 stands for none.
+    k : int, default=None
+        How many of those that were found count; None: all.
+    n_true : int, default=1
+        How many of the true neighbours are looked for.
+    sample_weight : array-like of shape (n_queries,), optional
+        Weights of the queries.
+
+    Returns
+    -------
+    recall : float
+        From 0 (none is found) to 1 (all are).
+
+    Raises
+    ------
+    ValueError
+        If there are fewer columns than `k` or `n_true`, numbers of queries differ, or
+        indices are not integers.
+
+    References
+    ----------
+    Jegou, Douze and Schmid (2011), "Product Quantization for Nearest Neighbor Search",
+    IEEE TPAMI 33(1), section V-A.
+
+    Examples
+    --------
+    >>> from skvq.metrics import recall_at_k
+    >>> true, found = [[3, 1], [7, 2]], [[3, 9, 1], [4, 7, 8]]
+    >>> recall_at_k(true, found, k=1), recall_at_k(true, found, k=3)
+    (0.5, 1.0)
+    >>> recall_at_k(true, found, n_true=2)
+    0.75
+    """
+    true = _check_neighbors(neighbors, "neighbors")
+    found = _check_neighbors(neighbors_found, "neighbors_found")
+    check_consistent_length(true, found)
+    n_true = check_count("n_true", n_true, largest=true.shape[1])
+    k = check_count("k", found.shape[1] if k is None else k, largest=found.shape[1])
+    weights = check_weights(sample_weight, true)
+    shares = np.zeros(len(true))
+    for column in true[:, :n_true].T:
+        shares += (found[:, :k] == column[:, None]).any(axis=1)
+    return HOST.average(shares / n_true, weights)
+
+
+def _check_neighbors(indices: Any, name: str) -> NDArray[Any]:
+    indices = _check_numbers(backend_of(indices).to_host(indices), name)
+    if indices.dtype.kind not in "iu":
+        raise ValueError(f"{name} has dtype {indices.dtype}; expected integers.")
+    return indices
 
 
 def _shares(codes: NDArray[Any], weights: NDArray[Any] | None) -> list[NDArray[Any]]:

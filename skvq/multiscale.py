@@ -23,6 +23,7 @@ from skvq.coding.pyramid import (
     identity_kernels,
     kernel_of_scales,
 )
+from skvq.coding.sums import codeword_entries
 from skvq.learning import multiscale as learning
 from skvq.learning.rows import Learner, Rows, run, scaled, stacked
 from skvq.learning.start import few_distinct, ordinary_scale
@@ -364,6 +365,33 @@ class MultiScaleQuantizer(StagedQuantizer):
 
     def _decodable_widths(self):
         return tuple(span.stop for span in self._pyramid_.columns)
+
+    def _why_no_sums(self):
+        if not self._smooths():
+            return None
+        return (
+            f"with n_smoothers={self.n_smoothers}, what a token stands for is not the "
+            "interpolation of its codeword alone, but that after a convolution."
+        )
+
+    def _smooths(self) -> bool:
+        if self.__sklearn_is_fitted__():
+            return self._pyramid_.smoothing is not None
+        return self.n_smoothers > 0
+
+    def _entries(self, X, metric):
+        # What tokens grow to is linear in them, and its transpose brings X to them.
+        pyramid = self._pyramid_
+        maps = X.reshape(-1, *pyramid.map_shape)
+        return np.concatenate(
+            [
+                codeword_entries(
+                    tokens.reshape(-1, pyramid.n_channels), self._codebook_, metric
+                ).reshape(len(X), -1)
+                for tokens in pyramid.grow_transposed(maps)
+            ],
+            axis=1,
+        )
 
     def _codebooks(self):
         return (self._codebook_,) * len(self.codebook_sizes_)

@@ -458,6 +458,15 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
 
     # -- fitted parts --------------------------------------------------------------
 
+    def _why_no_sums(self):
+        for part in getattr(self, "quantizers_", self._quantizers()):
+            why = part._why_no_sums()
+            if why is None and part._n_scales():
+                why = "it codes a length of its own, a factor that others do not have."
+            if why is not None:
+                return f"its part, {part!r}: {why}"
+        return None
+
     @cached_property
     def _parts_(self) -> Parts:
         """What is known of the fitted parts; set by a fit, made anew after loading."""

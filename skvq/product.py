@@ -388,6 +388,18 @@ class ProductQuantizer(NestingQuantizer):
         copy._parts_ = Parts(copy.quantizers_)
         return copy
 
+    def _entries(self, X, metric):
+        return np.concatenate(
+            [
+                part._entries(X[:, features], metric)
+                for part, features, _ in self._parts_with_columns()
+            ],
+            axis=1,
+        )
+
+    def _is_concatenation(self):
+        return all(part._is_concatenation() for part in self.quantizers_)
+
     def _decode(self, codes):
         return join_columns(
             [

@@ -564,6 +564,14 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
     def _decode(self, codes):
         return _last(_partial_sums(self.quantizers_, codes))
 
+    def _entries(self, X, metric):
+        return np.concatenate(
+            [part._entries(X, metric) for part in self.quantizers_], axis=1
+        )
+
+    def _is_concatenation(self):
+        return len(self.quantizers_) == 1 and self.quantizers_[0]._is_concatenation()
+
     def _decodable_widths(self):
         return tuple(np.cumsum(_code_widths(self.quantizers_)).tolist())
 

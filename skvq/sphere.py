@@ -233,6 +233,9 @@ class SphericalQuantizer(BaseQuantizer):
         outputs = [((self.n_features_in_,), self._dtype_)]
         return be.over_rows(codes.shape[0], plan, tile, outputs)[0]
 
+    def _why_no_sums(self):
+        return "its codes are angles, whose sines and cosines multiply."
+
     def _codebooks(self):
         cells = self._cells_.tables(self._dtype_)
         return cells + self._radius_.tables(self._dtype_)

@@ -16,6 +16,7 @@ from skvq._validation import (
     warn,
 )
 from skvq.base import BaseQuantizer
+from skvq.coding.sums import codeword_entries
 from skvq.learning import online
 from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
 from skvq.learning.lloyd import Learned, lloyd, mean_distance
@@ -464,6 +465,12 @@ class VectorQuantizer(BaseQuantizer):
 
     def _codebooks(self):
         return (self._table_,)
+
+    def _entries(self, X, metric):
+        return codeword_entries(X, self._table_, metric)
+
+    def _is_concatenation(self):
+        return True
 
     def _searched_table(self):
         return self._table_ if self.metric == "sqeuclidean" else None

@@ -22,6 +22,7 @@ from skvq import (
     MultiScaleQuantizer,
     ProductQuantizer,
     QuantizedFeatures,
+    QuantizedNeighbors,
     ResidualQuantizer,
     SphericalQuantizer,
     UniformQuantizer,
@@ -1060,7 +1061,11 @@ DEFAULTS = [
     UniformQuantizer(),
     FiniteScalarQuantizer(),
     SphericalQuantizer(),
+    QuantizedNeighbors(VectorQuantizer()),
 ]
+
+# Public estimators of neither codes nor reconstructions: they have tests of their own.
+OTHERS = {QuantizedNeighbors}
 
 QUANTIZERS = [row for row in TABLE if row.codes]
 STREAMS = [row for row in TABLE if row.streams]

@@ -26,6 +26,7 @@ from table import (
     DEFAULTS,
     NESTED,
     ONE_OF_EACH,
+    OTHERS,
     QUANTIZERS,
     STREAMS,
     TABLE,
@@ -39,6 +40,7 @@ from table import (
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import skvq
+from skvq import nearest as engine
 from skvq.base import BaseQuantizer
 from skvq.codes import token_ids
 
@@ -111,8 +113,8 @@ def test_every_public_estimator_is_in_the_table():
         for value in vars(skvq).values()
         if inspect.isclass(value) and hasattr(value, "fit")
     }
-    assert {type(row.make()) for row in TABLE} == public
-    assert {type(row.make()) for row in ONE_OF_EACH} == public
+    assert {type(row.make()) for row in TABLE} | OTHERS == public
+    assert {type(row.make()) for row in ONE_OF_EACH} | OTHERS == public
     assert {type(estimator) for estimator in DEFAULTS} == public
 
 
@@ -143,6 +145,11 @@ HOOKS = {
     "_table_elements",
     "_searched_table",
     "_check_memory",
+    "_why_no_sums",
+    "_entries",
+    "_is_concatenation",
+    "_n_scales",
+    "_scales",
 }
 
 
@@ -277,6 +284,46 @@ def test_score_and_distortion(row):
             assert scored < quantizer.distortion_ < 1.1 * scored
         else:
             assert quantizer.distortion_ == pytest.approx(scored, rel=1e-4)
+
+
+# Why reconstructions of a row are no sums of what single codes stand for.
+NO_SUMS = {
+    "kronecker": "a product of codewords",
+    "spherical": "angles",
+    "multiscale-smooth": "n_smoothers=2",
+}
+
+
+@every_quantizer
+@pytest.mark.parametrize("metric", ["sqeuclidean", "cosine", "inner_product"])
+def test_distances_are_sums_over_codes(row, metric):
+    quantizer, X = row.fitted(), row.data(40, seed=1)
+    for name, why in NO_SUMS.items():
+        if name in row.name and "binary" not in row.name:
+            assert not hasattr(row.make(), "distance_table")
+            with pytest.raises(AttributeError, match=f"(?s)no row_terms: .*{why}"):
+                quantizer.row_terms  # noqa: B018
+            return
+    codes, queries = quantizer.transform(X), row.data(7, seed=2)
+    decoded = quantizer.inverse_transform(codes)
+    codes, decoded = (each[decoded.any(axis=1)] for each in (codes, decoded))
+    table = quantizer.distance_table(queries, metric)
+    factor, offset = quantizer.row_terms(codes, metric)
+    assert table.dtype == np.float64
+    assert {type(term) for term in (factor, offset)} <= {np.ndarray, type(None)}
+    found, start = np.zeros((len(queries), len(codes))), 0
+    for size, column in zip(quantizer.codebook_sizes_, codes.T, strict=True):
+        if start < table.shape[1]:  # columns of lengths are in the factor
+            found += table[:, start + column.astype(int)]
+            start += size
+    assert start == table.shape[1]
+    scaled = metric == "sqeuclidean" and factor is not None
+    norms = np.square(queries, dtype=np.float64).sum(axis=1, keepdims=True)
+    found = found * (1 if factor is None else factor) + (norms if scaled else 0)
+    found += (0 if offset is None else offset) + (metric == "cosine")
+    pairs = np.repeat(queries, len(codes), axis=0), np.tile(decoded, (len(queries), 1))
+    expected = engine.paired(*pairs, metric).reshape(found.shape)
+    assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
 
 
 @every_row

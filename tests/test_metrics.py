@@ -393,3 +393,42 @@ def test_page():
     test = doctest.DocTestParser().get_doctest(text, {}, page.name, str(page), 0)
     assert test.examples
     assert doctest.DocTestRunner().run(test).failed == 0
+
+
+# -- of searches -------------------------------------------------------------------
+
+
+def test_recall_at_k():
+    true = RNG.permuted(np.tile(np.arange(30), (40, 1)), axis=1)[:, :10]
+    found = RNG.permuted(np.tile(np.arange(30), (40, 1)), axis=1)[:, :12]
+    found[::3, 4:] = -1  # nothing
+    for k, n_true in ((1, 1), (5, 1), (12, 1), (10, 10), (12, 3)):
+        shares = [
+            len({*a[:n_true]} & {*b[:k]}) / n_true
+            for a, b in zip(true.tolist(), found.tolist(), strict=True)
+        ]
+        given = {"k": k, "n_true": n_true}
+        recall = metrics.recall_at_k(true, found, **given)
+        assert type(recall) is float
+        assert recall == pytest.approx(np.mean(shares))
+        weighted = metrics.recall_at_k(true, found, **given, sample_weight=WEIGHTS)
+        assert weighted == pytest.approx(np.average(shares, weights=WEIGHTS))
+    assert metrics.recall_at_k(true, true[:, ::-1]) == 1
+    assert metrics.recall_at_k(true, found) == metrics.recall_at_k(true, found, k=12)
+
+
+@pytest.mark.parametrize(
+    ("true", "found", "given", "message"),
+    [
+        ([[1, 2]], [[1, 2]], {"k": 3}, "k=3"),
+        ([[1, 2]], [[1, 2]], {"k": 0}, "k=0"),
+        ([[1, 2]], [[1, 2]], {"n_true": 3}, "n_true=3"),
+        ([[1, 2]], [[1, 2], [1, 2]], {}, "inconsistent numbers"),
+        ([[1.5, 2]], [[1, 2]], {}, "neighbors has dtype float64"),
+        ([[1, 2]], [[1, np.nan]], {}, "neighbors_found"),
+        ([1, 2], [[1, 2]], {}, "2D array"),
+    ],
+)
+def test_recalls_that_are_refused(true, found, given, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.recall_at_k(true, found, **given)

@@ -24,7 +24,12 @@ from sklearn.exceptions import NotFittedError
 from table import TABLE, BinaryQuantizer, each, mixture, vq
 
 import skvq
-from skvq import QuantizedFeatures, VectorQuantizer
+from skvq import (
+    ProductQuantizer,
+    QuantizedFeatures,
+    QuantizedNeighbors,
+    VectorQuantizer,
+)
 from skvq._arrays import to_host
 from skvq.nearest import HOST, backend_of
 from skvq.nearest.backends.base import Backend
@@ -70,6 +75,16 @@ def test_as_numpy_does(other, row, monkeypatch):
         estimator.inverse_transform(put(other, to_host(codes).astype(float) - 999))
     if hasattr(estimator, "staged_score"):
         _assert_stages_are_alike(estimator, reference, X, given, codes)
+    if in_full and hasattr(estimator, "distance_table"):
+        for found, expected in (
+            (estimator.distance_table(given), reference.distance_table(X)),
+            (
+                estimator.row_terms(codes, "cosine")[0],
+                reference.row_terms(to_host(codes), "cosine")[0],
+            ),
+        ):
+            assert library_name(found) == other.__name__
+            assert_allclose(to_host(found), expected, rtol=1e-5, atol=1e-5)
     if in_full:
         _assert_pickles_are_of_the_host(estimator, given, codes, monkeypatch)
 
@@ -295,3 +310,19 @@ def test_arrays_of_dask_are_what_their_blocks_are():
     assert type(found.codebooks_[0]) is np.ndarray
     assert_array_equal(found.codebooks_[0], expected.codebooks_[0])
     assert_array_equal(codes.compute(), expected.transform(X))
+
+
+def test_searches_read_arrays_of_a_device(other):
+    """Queries, and reconstructions, are read to the host, where codes are."""
+    if other.__name__ != "torch":
+        pytest.skip("others are not read by NumPy")
+    X = mixture(60)
+    with config_context(array_api_dispatch=True):
+        quantizer = ProductQuantizer(2, 4, random_state=0).fit(put(other, X))
+        search = QuantizedNeighbors(quantizer, 3)
+        search.fit_codes(quantizer.transform(put(other, X)))
+        found = search.kneighbors(put(other, X))
+    expected = QuantizedNeighbors(ProductQuantizer(2, 4, random_state=0), 3).fit(X)
+    for a, b in zip(found, expected.kneighbors(X), strict=True):
+        assert isinstance(a, np.ndarray)
+        assert_allclose(a, b, rtol=1e-5)
