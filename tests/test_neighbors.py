@@ -22,13 +22,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from table import BY_NAME, each, mixture, pq, rq
 
+import skvq
 from skvq import (
     BinaryQuantizer,
     KroneckerQuantizer,
     ProductQuantizer,
     QuantizedNeighbors,
+    ResidualQuantizer,
     SphericalQuantizer,
     UniformQuantizer,
+    VectorQuantizer,
     neighbors,
 )
 from skvq import nearest as engine
@@ -478,3 +481,24 @@ def test_memory_of_a_search_in_a_map(tmp_path):
     assert size == 10**8
     assert growth < 10**8
     assert most < 2 * 10**8
+
+
+def test_directions_and_buckets_of_what_is_left(tmp_path):
+    """One estimator: cosine codewords, shared levels of the rest; kept and searched."""
+    X = mixture(300, 8)
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    codec = ResidualQuantizer(
+        quantizer=[
+            ("direction", VectorQuantizer(16, metric="cosine", random_state=0)),
+            ("rest", UniformQuantizer(4, levels="lloyd-max", share_levels=True)),
+        ]
+    ).fit(X)
+    skvq.save(codec, tmp_path / "codec")
+    codec = skvq.load(tmp_path / "codec")
+    assert len({id(table) for table in codec.codebooks_[1:]}) == 1
+    assert 0 < codec.distortion_ < 0.3 * VectorQuantizer(16).fit(X).distortion_
+    search = QuantizedNeighbors(codec, 5, metric="inner_product")
+    distances, indices = search.fit_codes(codec.transform(X)).kneighbors(X[:20])
+    products = -X[:20].astype(np.float64) @ codec.quantize(X).astype(np.float64).T
+    assert_allclose(distances, np.sort(products, axis=1)[:, :5], rtol=1e-6)
+    assert_allclose(np.take_along_axis(products, indices, axis=1), distances, rtol=1e-6)
