@@ -389,6 +389,21 @@ def test_pickle_and_joblib(row, tmp_path):
         fresh.transform(X)
 
 
+# Of the classes of what quantizers keep, those that others do not have.
+KEEPING_MORE = {"vq-ema", "fsq-cdf", "fsq-none", "multiscale-smooth", "rq-of-pairs"}
+KEEPING_MORE |= {"spherical-learned-radius", "binary-spherical-float32"}
+
+
+@each([*ONE_OF_EACH, *(row for row in QUANTIZERS if row.name in KEEPING_MORE)])
+def test_skops(row):
+    """It takes objects apart by their states, where `pickle` calls what makes them."""
+    skops = pytest.importorskip("skops.io")
+    data = skops.dumps(row.fitted())
+    copy = skops.loads(data, trusted=skops.get_untrusted_types(data=data))
+    X = row.data()
+    assert_array_equal(copy.transform(X), row.fitted().transform(X))
+
+
 @every_row
 def test_codec_files(row, tmp_path, monkeypatch):
     """... bring back all that there is: what was loaded is saved as the same bytes."""

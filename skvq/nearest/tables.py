@@ -16,7 +16,7 @@ score is not near; the few other rows are searched again with care (`careful`).
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,6 +95,10 @@ class _Kept:
     """What is made of a table once, and not pickled or copied with it."""
 
     _forms: dict[Hashable, Any]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # As it was made: what is read back may be written to.
+        self.__init__(**state)  # type: ignore[misc]
 
     def form(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return what was made of the table once.
@@ -202,8 +206,8 @@ class Table(_Kept):
         be = backend_of(codes)
         return be.look_up(self.on(be), codes)
 
-    def __reduce__(self) -> tuple:
-        return partial(Table, exact=self.exact), (self.codewords,)
+    def __getstate__(self) -> dict[str, Any]:
+        return {"codewords": self.codewords, "exact": self.exact}
 
 
 class Tables(_Kept):
@@ -253,8 +257,8 @@ class Tables(_Kept):
     def __iter__(self) -> Iterator[Table]:
         return iter(self._tables)
 
-    def __reduce__(self) -> tuple:
-        return Tables, (self._tables,)
+    def __getstate__(self) -> dict[str, Any]:
+        return {"tables": list(self._tables)}
 
 
 class Columns(_Kept):
@@ -303,8 +307,8 @@ class Columns(_Kept):
     def __len__(self) -> int:
         return len(self.arrays)
 
-    def __reduce__(self) -> tuple:
-        return Columns, (self.arrays,)
+    def __getstate__(self) -> dict[str, Any]:
+        return {"arrays": list(self.arrays)}
 
 
 class Packed(_Kept):
@@ -387,8 +391,13 @@ class Packed(_Kept):
     def __len__(self) -> int:
         return len(self.packed)
 
-    def __reduce__(self) -> tuple:
-        return Packed, (self.packed, self.sizes, self.factor, self.offset)
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "packed": self.packed,
+            "sizes": self.sizes,
+            "factor": self.factor,
+            "offset": self.offset,
+        }
 
     @property
     def dtypes(self) -> list[np.dtype]:
