@@ -44,11 +44,12 @@ def pytest_sessionstart(session):
 
 
 def pytest_addoption(parser):
-    """Let a run that looks for what versions of packages change take fewer rows."""
+    """Let a run that looks for what versions of packages change take fewer cases."""
     parser.addoption(
-        "--few-rows",
+        "--few-cases",
         action="store_true",
-        help="of the table of parameters, one row of each class, and a third of others",
+        help="of each test three cases, and one row of each class; all cases of those "
+        "that are marked",
     )
 
 
@@ -64,14 +65,20 @@ def pytest_collection_modifyitems(config, items):
         # What has no row keeps its place in its file.
         return places.setdefault((item.path, row_of(item) or item.nodeid), len(places))
 
-    if config.getoption("--few-rows"):
-        from table import ONE_OF_EACH, TABLE
+    if config.getoption("--few-cases"):
+        from table import ONE_OF_EACH
 
-        few = {row.name for row in [*ONE_OF_EACH, *TABLE[::3]]}
-        left = [item for item in items if row_of(item) and row_of(item) not in few]
-        config.hook.pytest_deselected(items=left)
-        left = set(left)
-        items[:] = [item for item in items if item not in left]
+        one_of_each = {row.name for row in ONE_OF_EACH}
+        cases = {}
+        for item in items:
+            cases.setdefault(getattr(item, "function", item), []).append(item)
+        kept = set()
+        for some in cases.values():
+            every = some[0].get_closest_marker("every_case")
+            kept.update(some if every else [some[0], some[len(some) // 2], some[-1]])
+            kept.update(item for item in some if row_of(item) in one_of_each)
+        config.hook.pytest_deselected(items=[one for one in items if one not in kept])
+        items[:] = [item for item in items if item in kept]
     items.sort(key=place)
 
 

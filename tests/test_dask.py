@@ -58,7 +58,6 @@ LEARNERS = [
         "rq-refined",
         "aq-fixed-ridge",
         "kronecker-3",
-        "kronecker-shared",
         "multiscale-map",
         "multiscale-smooth",
         "uniform-defaults",
@@ -69,12 +68,11 @@ LEARNERS = [
         "binary-defaults",
         "features-vq",
         "pq-of-pq",
-        "rq-weights",
         "uniform-gaussian",
         "spherical-uniform-radius",
     )
 ]
-LONG = [BY_NAME[name] for name in ("rq-defaults", "aq-exhaustive", "aq-shared")]
+LONG = [BY_NAME[name] for name in ("rq-defaults", "aq-shared")]
 # What the versions of Dask may change is seen in a few.
 SOME = {"vq-defaults", "pq-shared", "rq-beam", "uniform-quantile", "features-vq"}
 
