@@ -10,7 +10,6 @@ from skvq._compat import NUMBERS, SIZE, Interval, StrOptions
 from skvq._validation import first_followed, warn_of_some
 from skvq.coding.levels import Levels, is_table
 from skvq.coding.radius import Float32Radius, RadiusCode, ScalarRadius
-from skvq.coding.sums import level_entries
 from skvq.learning.radius import (
     RADII,
     check_radius_memory,
@@ -262,12 +261,6 @@ class BinaryQuantizer(ScalarQuantizer):
         lengths = self._radius_.decode(codes[:, n_features:])
         result *= be.cast(lengths, be.numpy_dtype(result))[:, None]
         return result
-
-    def _entries(self, X, metric):
-        return level_entries(X, self._codebooks()[: self.n_features_in_], metric)
-
-    def _is_concatenation(self):
-        return True
 
     def _n_scales(self):
         if self.__sklearn_is_fitted__():

@@ -13,7 +13,6 @@ from skvq._validation import all_in_memory, as_it_is_now, warn_of_some
 from skvq.base import over_blocks
 from skvq.codes import smallest_dtype
 from skvq.coding.levels import Grid, Levels, LevelTables, is_table
-from skvq.coding.sums import level_entries
 from skvq.learning.levels import best_levels
 from skvq.learning.quantiles import quantiles
 from skvq.learning.rows import Learner, Rows, run, stacked
@@ -457,12 +456,6 @@ class UniformQuantizer(ScalarQuantizer):
     def _encode(self, X):
         return self._codec_.encode(X)
 
-    def _entries(self, X, metric):
-        return level_entries(X, self._codebooks(), metric)
-
-    def _is_concatenation(self):
-        return True
-
     def _decode(self, codes):
         return self._codec_.decode(codes, self._dtype_)
 
@@ -883,12 +876,6 @@ class FiniteScalarQuantizer(ScalarQuantizer):
 
     def _encode(self, X):
         return self._squash_.encode(X)
-
-    def _entries(self, X, metric):
-        return level_entries(X, self._codebooks(), metric)
-
-    def _is_concatenation(self):
-        return True
 
     def _decode(self, codes):
         return self._tables_.decode(codes, self._dtype_)
