@@ -617,11 +617,11 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         self = as_it_is_now(self)
         check_is_fitted(self)
-        metric, sizes = check_sum_metric(metric), self.codebook_sizes_
-        codes = check_codes(self, codes, sizes, (len(sizes),))
+        metric = check_sum_metric(metric)
+        codes = self._check_codes(codes, "row_terms", (self._n_features_out,))
         factor, offset = (
             None if term is None else self._home_.send(term)
-            for term in self._row_terms(codes, metric)
+            for term in self._row_terms(to_host(codes), metric)
         )
         return factor, offset
 
