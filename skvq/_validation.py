@@ -421,7 +421,7 @@ def check_table(
     Parameters
     ----------
     table : array-like
-        NumPy's, or of its kind.
+        Of any library.
     name : str
         The parameter, named in the messages.
     dtype : dtype
@@ -432,7 +432,7 @@ def check_table(
         What the shape stands for.
     """
     expected = f"{meaning} = {shape}" if shape[0] is not None else meaning
-    check_unmasked(table, name)
+    table = check_unmasked(nearest.backend_of(table).to_host(table), name)
     try:
         table = check_array(table, dtype=dtype, copy=True, input_name=name)
     except (TypeError, ValueError) as error:
@@ -442,6 +442,34 @@ def check_table(
     if table.shape != (shape[0] or len(table), shape[1]):
         raise ValueError(f"{name} has shape {table.shape}; expected {expected}.")
     return table
+
+
+def check_numbers(given, name: str, shape: tuple[int | str, ...]) -> np.ndarray:
+    """Return a copy, in float64, of finite numbers; raise unless they have a shape.
+
+    Parameters
+    ----------
+    given : array-like
+        Of any library.
+    name : str
+        The parameter, named in the messages.
+    shape : tuple of int or str
+        What is expected; a text stands for any length of one or more.
+    """
+    given = check_unmasked(nearest.backend_of(given).to_host(given), name)
+    try:
+        found = np.array(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected an array of numbers. {error}") from error
+    fits = found.ndim == len(shape) and all(
+        length > 0 if isinstance(wanted, str) else length == wanted
+        for length, wanted in zip(found.shape, shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{name} has shape {found.shape}; expected {shape}.")
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name} contains NaN or infinity.")
+    return found
 
 
 def check_codebooks(codebooks) -> list[nearest.Table]:

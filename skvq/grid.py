@@ -9,7 +9,12 @@ import numpy as np
 from skvq import nearest
 from skvq._checks import check_count, check_memory, check_unmasked, is_sequence
 from skvq._compat import NUMBERS, SIZE, SIZES, Accepted, Interval, StrOptions
-from skvq._validation import all_in_memory, as_it_is_now, warn_of_some
+from skvq._validation import (
+    all_in_memory,
+    as_it_is_now,
+    check_numbers,
+    warn_of_some,
+)
 from skvq.base import over_blocks
 from skvq.codes import smallest_dtype
 from skvq.coding.levels import Grid, Levels, LevelTables, is_table
@@ -485,15 +490,7 @@ def _of_all(tables: list[np.ndarray], n_features: int) -> list[np.ndarray]:
 
 def _as_levels(name: str, values) -> np.ndarray:
     """Return levels that were given, in float64; raise unless they can be levels."""
-    check_unmasked(values, name)
-    try:
-        levels = np.array(nearest.backend_of(values).to_host(values), dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: expected an array of numbers. {error}") from error
-    if levels.ndim != 1 or not len(levels):
-        raise ValueError(f"{name} has shape {levels.shape}; expected (V,), V >= 1.")
-    if not np.isfinite(levels).all():
-        raise ValueError(f"{name} contains NaN or infinity; expected finite levels.")
+    levels = check_numbers(values, name, ("n_levels",))
     if not is_table(levels):
         raise ValueError(f"{name}: levels are not ascending; sort them.")
     return levels

@@ -261,7 +261,6 @@ class KroneckerQuantizer(BaseQuantizer):
         tables = []
         for j, table in enumerate(given):
             if table is not None or sizes is not None:
-                table = nearest.backend_of(table).to_host(table)
                 expected = None if sizes is None else sizes[j], shape[j]
                 meaning = f"(n_codewords, {shape[j]})"
                 table = check_table(table, f"{name}[{j}]", dtype, expected, meaning)

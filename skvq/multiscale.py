@@ -8,15 +8,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
-from skvq._checks import (
-    LARGEST_SIZE,
-    check_memory,
-    check_unmasked,
-    is_sequence,
-    naming,
-)
+from skvq._checks import LARGEST_SIZE, check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
-from skvq._validation import as_it_is_now, in_fitted_dtype, warn
+from skvq._validation import as_it_is_now, check_numbers, in_fitted_dtype, warn
 from skvq.coding.pyramid import (
     Pyramid,
     Smoothing,
@@ -282,10 +276,10 @@ class MultiScaleQuantizer(StagedQuantizer):
             return None
         n_channels = shape[2]
         size = 3, 1 if flat else 3, n_channels, n_channels
-        kernels = _given_array("kernels", kernels, ("n_smoothers", *size))
+        kernels = check_numbers(kernels, "kernels", ("n_smoothers", *size))
         self._imply(n_smoothers=len(kernels))
         if biases is not None:
-            biases = _given_array("biases", biases, (len(kernels), n_channels))
+            biases = check_numbers(biases, "biases", (len(kernels), n_channels))
             biases = np.ldexp(biases, -exponent)
         of_scale = kernel_of_scales(len(kernels), len(grids))
         return Smoothing(kernels, of_scale, float(self.smoothing), biases)
@@ -450,21 +444,6 @@ def _found(own, codebook, exponent: int, pyramid: Pyramid, map_shape) -> dict:
         "scales_": tuple(h for h, _ in grids) if len(map_shape) == 2 else tuple(grids),
         "codebook_sizes_": (len(codebook),) * sum(pyramid.n_tokens),
     }
-
-
-def _given_array(name: str, given, shape: tuple) -> np.ndarray:
-    """Return an array of finite numbers of a shape; a name in it stands for any."""
-    given = nearest.backend_of(given).to_host(given)
-    check_unmasked(given, name)
-    with naming(name):
-        array = np.array(given, dtype=np.float64)
-    expected = tuple(n for n in shape if not isinstance(n, str))
-    free = len(shape) - len(expected)
-    if array.ndim != len(shape) or array.shape[free:] != expected or 0 in array.shape:
-        raise ValueError(f"{name} has shape {array.shape}; expected {shape}.")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} contains NaN or infinity.")
-    return array
 
 
 def _map_shape(map_shape, n_features: int) -> tuple[int, ...]:
