@@ -23,7 +23,6 @@ from skvq._checks import (
     check_array_of_dask,
     check_unmasked,
     class_name,
-    is_sequence,
     naming,
 )
 from skvq._compat import is_library_followed
@@ -470,42 +469,6 @@ def check_numbers(given, name: str, shape: tuple[int | str, ...]) -> np.ndarray:
     if not np.isfinite(found).all():
         raise ValueError(f"{name} contains NaN or infinity.")
     return found
-
-
-def check_codebooks(codebooks) -> list[nearest.Table]:
-    """Return tables that are given in place of learned ones, in one floating dtype.
-
-    Parameters
-    ----------
-    codebooks : sequence of array-likes of shape (n_codewords, n_features)
-        Of any library; one that comes more than once stays one table.
-
-    Raises
-    ------
-    ValueError
-        If it is no sequence of matrices of finite numbers.
-    """
-    expected = "expected a sequence of 2-d tables, [W] for one"
-    shape = getattr(codebooks, "shape", None)
-    if not is_sequence(codebooks) or (shape is not None and len(shape) != 3):
-        found = f"={codebooks!r}" if shape is None else f" has shape {tuple(shape)}"
-        raise ValueError(f"codebooks{found}; {expected}.")
-    given = list(codebooks)
-    if not given:
-        raise ValueError(f"codebooks is empty; {expected}.")
-    distinct = {}
-    for j, table in enumerate(given):
-        if id(table) not in distinct:
-            table = nearest.backend_of(table).to_host(table)
-            name = f"codebooks[{j}]"
-            distinct[id(given[j])] = check_matrix(nearest.HOST, table, name)
-    dtype = np.result_type(
-        *(nearest.compute_dtype(table.dtype) for table in distinct.values())
-    )
-    tables = {
-        key: nearest.Table(table.astype(dtype)) for key, table in distinct.items()
-    }
-    return [tables[id(table)] for table in given]
 
 
 def in_fitted_dtype(X, dtype: np.dtype) -> Any:

@@ -8,6 +8,7 @@ from sklearn.utils import check_random_state
 from skvq import nearest
 from skvq._checks import check_count, check_memory
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
+from skvq._given import are_shared, as_shared, one_or_each
 from skvq._validation import warn
 from skvq.base import BaseQuantizer
 from skvq.coding.sums import codeword_entries
@@ -15,7 +16,7 @@ from skvq.learning import additive as learning
 from skvq.learning import least_squares, rotation
 from skvq.learning.rows import Learner
 from skvq.learning.start import few_distinct, repeat_cyclically
-from skvq.parts import are_shared, as_shared, fit_part, one_or_each, part_sizes
+from skvq.parts import fit_part, part_sizes
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer
 from skvq.vector import VectorQuantizer

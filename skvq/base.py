@@ -53,10 +53,10 @@ from skvq._arrays import as_indices, to_host
 from skvq._checks import check_count, check_memory, naming
 from skvq._compat import UNUSED, Accepted, _fit_context, available_unless
 from skvq._dask import batches, check_lazy_codes, dask_rows, lazily
+from skvq._given import check_codebooks
 from skvq._validation import (
     as_it_is_now,
     backend_of_samples,
-    check_codebooks,
     check_codes,
     check_same_library,
     check_samples,

@@ -7,6 +7,7 @@ import numpy as np
 
 from skvq import nearest
 from skvq._compat import NUMBERS, SIZE, Interval, StrOptions
+from skvq._given import one_or_each
 from skvq._validation import first_followed, warn_of_some
 from skvq.coding.levels import Levels, is_table
 from skvq.coding.radius import Float32Radius, RadiusCode, ScalarRadius
@@ -23,7 +24,6 @@ from skvq.learning.scalar import (
     total_weight,
     weighted_mean,
 )
-from skvq.parts import one_or_each
 from skvq.scalar import ScalarQuantizer, columns_of_tables, shared_tables
 
 

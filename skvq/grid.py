@@ -9,6 +9,7 @@ import numpy as np
 from skvq import nearest
 from skvq._checks import check_count, check_memory, check_unmasked, is_sequence
 from skvq._compat import NUMBERS, SIZE, SIZES, Accepted, Interval, StrOptions
+from skvq._given import as_shared, one_or_each
 from skvq._validation import (
     all_in_memory,
     as_it_is_now,
@@ -40,7 +41,7 @@ from skvq.learning.scalar import (
     uniform_reach,
     weighted_mean,
 )
-from skvq.parts import check_as_begun, one_or_each
+from skvq.parts import check_as_begun
 from skvq.scalar import ScalarQuantizer, columns_of_tables, shared_tables
 
 ARRAYS = Accepted(is_sequence, "a sequence of arrays")
@@ -397,16 +398,17 @@ class UniformQuantizer(ScalarQuantizer):
         return _of_all(arrays, n_features)
 
     def _from_tables(self, tables):
+        tables = as_shared(tables, self.share_levels, "share_levels=True")
         arrays = columns_of_tables(tables)
         d, dtype = len(arrays), tables[0].dtype
         own = {id(a): _as_levels(f"codebooks[{j}]", a) for j, a in enumerate(arrays)}
         levels = [own[id(array)] for array in arrays]
         sizes = tuple(map(len, levels))
-        found: dict[str, Any] = {"_dtype_": dtype, "n_features_in_": d}
-        found["codebook_sizes_"] = sizes
-        if self.share_levels:
-            _check_all_equal(levels)
-            levels = levels[:1] * d
+        found = {
+            "_dtype_": dtype,
+            "n_features_in_": d,
+            "codebook_sizes_": sizes,
+        }
         if not isinstance(self.levels, str):
             self._check_as_given(levels)
         self._imply(n_levels=one_or_each(sizes))
@@ -494,15 +496,6 @@ def _as_levels(name: str, values) -> np.ndarray:
     if not is_table(levels):
         raise ValueError(f"{name}: levels are not ascending; sort them.")
     return levels
-
-
-def _check_all_equal(levels: list[np.ndarray]) -> None:
-    for j, other in enumerate(levels):
-        if not np.array_equal(levels[0], other):
-            raise ValueError(
-                f"share_levels=True: codebooks[{j}] differs from codebooks[0]; "
-                "expected the same levels for all features."
-            )
 
 
 def _check_middles(middles, levels, feature_range) -> None:

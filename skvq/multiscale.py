@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvq import nearest
 from skvq._checks import LARGEST_SIZE, check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
+from skvq._given import as_shared, demand
 from skvq._validation import as_it_is_now, check_numbers, in_fitted_dtype, warn
 from skvq.coding.pyramid import (
     Pyramid,
@@ -21,7 +22,6 @@ from skvq.coding.sums import codeword_entries
 from skvq.learning import multiscale as learning
 from skvq.learning.rows import Learner, Rows, run, scaled, stacked
 from skvq.learning.start import few_distinct, ordinary_scale
-from skvq.parts import as_shared, demand
 from skvq.staged import StagedQuantizer
 from skvq.vector import VectorQuantizer
 
@@ -240,7 +240,7 @@ class MultiScaleQuantizer(StagedQuantizer):
         n_tokens = sum(h * w for h, w in grids)
         if len(tables) != 1:
             demand(tables, n_tokens, f"there are {n_tokens} tokens, of one table: [W]")
-        table = as_shared(tables, True)[0]
+        table = as_shared(tables, True, type(self).__name__)[0]
         if table.shape[1] != shape[2]:
             raise ValueError(
                 f"The given codebook has {table.shape[1]} features, but map_shape="

@@ -36,6 +36,7 @@ from skvq._compat import (
     Interval,
     StrOptions,
 )
+from skvq._given import are_shared
 from skvq._validation import collected, copy_to_fit, warn_of_parts
 from skvq.base import QUANTIZER
 from skvq.codes import smallest_dtype
@@ -48,7 +49,6 @@ from skvq.parts import (
     NestingQuantizer,
     Parts,
     Template,
-    are_shared,
     check_as_begun,
     check_sizes_as_begun,
     fit_part,

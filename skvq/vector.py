@@ -7,6 +7,7 @@ from sklearn.utils import check_random_state
 from skvq import nearest
 from skvq._checks import check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, Accepted, Interval, StrOptions
+from skvq._given import demand
 from skvq._validation import (
     all_in_memory,
     check_numbers,
@@ -22,7 +23,7 @@ from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
 from skvq.learning.lloyd import Learned, lloyd, mean_distance
 from skvq.learning.rows import Learner, Rows, no_zero_rows, unit
 from skvq.learning.start import INITS, few_distinct, initialise, repeat_cyclically
-from skvq.parts import check_as_begun, demand
+from skvq.parts import check_as_begun
 
 _ONLINE = ("minibatch", "ema", "sgd")
 
