@@ -1,7 +1,8 @@
 """The contract of every quantizer, stated once.
 
-The public methods live here and only here: they check that the estimator is fitted,
-validate at the border, cut the rows in blocks and call the hooks of the scheme.
+The public methods live here and only here, those of searches among codes in
+`skvq._sums`: they check that the estimator is fitted, validate at the border, cut the
+rows in blocks and call the hooks of the scheme.
 
 ========================  ==========================================================
 hook                      what a scheme does in it
@@ -12,6 +13,8 @@ hook                      what a scheme does in it
 ``_encode(X)``            codes (n_samples, n_codes) of a block of rows
 ``_decode(codes)``        reconstruction (n_samples, n_features) of a block of codes
 ``_codebooks()``          W_1..W_m, in the order of the code columns
+``_from_tables(tables)``  for given W_1..W_m, fitted attributes as `_fit` returns them;
+                          parameters that follow from the tables are set
 ``_entries(X, metric)``   what each code adds to distances, if its reconstruction is a
                           sum of what codes stand for (see `SumsOfCodes`)
 ========================  ==========================================================

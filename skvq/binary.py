@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from skvq import nearest
+from skvq._arrays import to_host
 from skvq._compat import NUMBERS, SIZE, Interval, StrOptions
 from skvq._given import one_or_each
 from skvq._validation import first_followed, warn_of_some
@@ -271,7 +272,7 @@ class BinaryQuantizer(ScalarQuantizer):
         return self._radius_.decode(codes[:, self.n_features_in_ :])
 
     def _codebooks(self):
-        scale = nearest.backend_of(self.scale_).to_host(self.scale_)
+        scale = to_host(self.scale_)
         pairs = {value: np.array([[0 - value], [value]]) for value in set(scale)}
         signs = shared_tables([pairs[value] for value in scale])
         if self._radius_ is None:
@@ -351,7 +352,7 @@ def hamming_distances(packed_X, packed_Y=None) -> np.ndarray:
 
 
 def _as_bytes(packed, name: str) -> np.ndarray:
-    packed = np.asarray(nearest.backend_of(packed).to_host(packed))
+    packed = to_host(packed)
     if packed.ndim != 2 or packed.dtype != np.uint8:
         raise ValueError(
             f"{name} has dtype {packed.dtype} and {packed.ndim} dimensions; expected "
