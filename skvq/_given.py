@@ -84,6 +84,16 @@ def demand(tables: Sequence, n_tables: int, why: str) -> Sequence:
     return tables
 
 
+def one_width(widths: Sequence[int]) -> int:
+    """Return how many features tables, or stages, have; raise if they differ."""
+    if len(set(widths)) > 1:
+        raise ValueError(
+            f"The given codebooks have {widths} features; expected one number for all, "
+            "since codewords add up."
+        )
+    return widths[0]
+
+
 def one_or_each(sizes: Sequence) -> Any:
     """Return one size for all, if they are equal."""
     return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
