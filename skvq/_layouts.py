@@ -17,7 +17,8 @@ from skvq.additive import AdditiveQuantizer
 from skvq.base import BaseQuantizer
 from skvq.coding.levels import Levels, LevelTables
 from skvq.coding.pyramid import Pyramid
-from skvq.grid import FiniteScalarQuantizer, _Distribution
+from skvq.coding.squash import Distribution
+from skvq.grid import FiniteScalarQuantizer
 from skvq.kronecker import KroneckerQuantizer
 from skvq.learning.online import StreamState
 from skvq.multiscale import MultiScaleQuantizer
@@ -118,7 +119,7 @@ def _distribution(state: State) -> None:
     if "_knots" not in state:
         return
     edges, knots = state["_levels"].edges, state.pop("_knots")
-    state.update(vars(_Distribution(state["sizes"], edges, knots)))
+    state.update(vars(Distribution(state["sizes"], edges, knots)))
 
 
 def _levels(state: State) -> None:
@@ -150,7 +151,7 @@ _CONVERTERS: dict[type, Callable[[State], None]] = {
     KroneckerQuantizer: _tables,
     MultiScaleQuantizer: _multiscale,
     FiniteScalarQuantizer: _finite,
-    _Distribution: _distribution,
+    Distribution: _distribution,
     Levels: _levels,
     Pyramid: _pyramid,
     StreamState: _stream,

@@ -23,7 +23,6 @@ from skvq._checks import (
     check_array_of_dask,
     check_unmasked,
     class_name,
-    is_sequence,
     naming,
 )
 from skvq._compat import is_library_followed
@@ -421,7 +420,7 @@ def check_table(
     Parameters
     ----------
     table : array-like
-        NumPy's, or of its kind.
+        Of any library.
     name : str
         The parameter, named in the messages.
     dtype : dtype
@@ -432,7 +431,7 @@ def check_table(
         What the shape stands for.
     """
     expected = f"{meaning} = {shape}" if shape[0] is not None else meaning
-    check_unmasked(table, name)
+    table = check_unmasked(nearest.backend_of(table).to_host(table), name)
     try:
         table = check_array(table, dtype=dtype, copy=True, input_name=name)
     except (TypeError, ValueError) as error:
@@ -444,40 +443,32 @@ def check_table(
     return table
 
 
-def check_codebooks(codebooks) -> list[nearest.Table]:
-    """Return tables that are given in place of learned ones, in one floating dtype.
+def check_numbers(given, name: str, shape: tuple[int | str, ...]) -> np.ndarray:
+    """Return a copy, in float64, of finite numbers; raise unless they have a shape.
 
     Parameters
     ----------
-    codebooks : sequence of array-likes of shape (n_codewords, n_features)
-        Of any library; one that comes more than once stays one table.
-
-    Raises
-    ------
-    ValueError
-        If it is no sequence of matrices of finite numbers.
+    given : array-like
+        Of any library.
+    name : str
+        The parameter, named in the messages.
+    shape : tuple of int or str
+        What is expected; a text stands for any length of one or more.
     """
-    expected = "expected a sequence of 2-d tables, [W] for one"
-    shape = getattr(codebooks, "shape", None)
-    if not is_sequence(codebooks) or (shape is not None and len(shape) != 3):
-        found = f"={codebooks!r}" if shape is None else f" has shape {tuple(shape)}"
-        raise ValueError(f"codebooks{found}; {expected}.")
-    given = list(codebooks)
-    if not given:
-        raise ValueError(f"codebooks is empty; {expected}.")
-    distinct = {}
-    for j, table in enumerate(given):
-        if id(table) not in distinct:
-            table = nearest.backend_of(table).to_host(table)
-            name = f"codebooks[{j}]"
-            distinct[id(given[j])] = check_matrix(nearest.HOST, table, name)
-    dtype = np.result_type(
-        *(nearest.compute_dtype(table.dtype) for table in distinct.values())
+    given = check_unmasked(nearest.backend_of(given).to_host(given), name)
+    try:
+        found = np.array(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected an array of numbers. {error}") from error
+    fits = found.ndim == len(shape) and all(
+        length > 0 if isinstance(wanted, str) else length == wanted
+        for length, wanted in zip(found.shape, shape, strict=True)
     )
-    tables = {
-        key: nearest.Table(table.astype(dtype)) for key, table in distinct.items()
-    }
-    return [tables[id(table)] for table in given]
+    if not fits:
+        raise ValueError(f"{name} has shape {found.shape}; expected {shape}.")
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name} contains NaN or infinity.")
+    return found
 
 
 def in_fitted_dtype(X, dtype: np.dtype) -> Any:

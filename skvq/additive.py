@@ -8,6 +8,7 @@ from sklearn.utils import check_random_state
 from skvq import nearest
 from skvq._checks import check_count, check_memory
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
+from skvq._given import are_shared, as_shared, one_or_each, one_width
 from skvq._validation import warn
 from skvq.base import BaseQuantizer
 from skvq.coding.sums import codeword_entries
@@ -15,7 +16,7 @@ from skvq.learning import additive as learning
 from skvq.learning import least_squares, rotation
 from skvq.learning.rows import Learner
 from skvq.learning.start import few_distinct, repeat_cyclically
-from skvq.parts import are_shared, as_shared, fit_part, one_or_each, part_sizes
+from skvq.parts import fit_part, part_sizes
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer
 from skvq.vector import VectorQuantizer
@@ -227,17 +228,13 @@ class AdditiveQuantizer(BaseQuantizer):
 
     def _from_tables(self, tables):
         tables = as_shared(tables, self.share_codebook)
-        widths, sizes = [table.shape[1] for table in tables], list(map(len, tables))
-        if len(set(widths)) > 1:
-            raise ValueError(
-                f"The given codebooks have {widths} features; expected one number for "
-                "all, since codewords add up."
-            )
+        n_features = one_width([table.shape[1] for table in tables])
+        sizes = list(map(len, tables))
         self._imply(n_codebooks=len(tables), n_codewords=one_or_each(sizes))
         self.share_codebook = self.share_codebook or are_shared(tables)
         self._check_shared(sizes)
         return {
-            "n_features_in_": widths[0],
+            "n_features_in_": n_features,
             "_tables_": nearest.Tables(tables),
             "_seed_": self._search_seed(check_random_state(self.random_state)),
             "ridge_": (),

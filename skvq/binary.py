@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from skvq import nearest
+from skvq._arrays import to_host
 from skvq._compat import NUMBERS, SIZE, Interval, StrOptions
+from skvq._given import one_or_each
 from skvq._validation import first_followed, warn_of_some
 from skvq.coding.levels import Levels, is_table
 from skvq.coding.radius import Float32Radius, RadiusCode, ScalarRadius
-from skvq.coding.sums import level_entries
 from skvq.learning.radius import (
     RADII,
     check_radius_memory,
@@ -24,7 +25,6 @@ from skvq.learning.scalar import (
     total_weight,
     weighted_mean,
 )
-from skvq.parts import one_or_each
 from skvq.scalar import ScalarQuantizer, columns_of_tables, shared_tables
 
 
@@ -263,12 +263,6 @@ class BinaryQuantizer(ScalarQuantizer):
         result *= be.cast(lengths, be.numpy_dtype(result))[:, None]
         return result
 
-    def _entries(self, X, metric):
-        return level_entries(X, self._codebooks()[: self.n_features_in_], metric)
-
-    def _is_concatenation(self):
-        return True
-
     def _n_scales(self):
         if self.__sklearn_is_fitted__():
             return len(self.codebook_sizes_) - self.n_features_in_
@@ -278,7 +272,7 @@ class BinaryQuantizer(ScalarQuantizer):
         return self._radius_.decode(codes[:, self.n_features_in_ :])
 
     def _codebooks(self):
-        scale = nearest.backend_of(self.scale_).to_host(self.scale_)
+        scale = to_host(self.scale_)
         pairs = {value: np.array([[0 - value], [value]]) for value in set(scale)}
         signs = shared_tables([pairs[value] for value in scale])
         if self._radius_ is None:
@@ -358,7 +352,7 @@ def hamming_distances(packed_X, packed_Y=None) -> np.ndarray:
 
 
 def _as_bytes(packed, name: str) -> np.ndarray:
-    packed = np.asarray(nearest.backend_of(packed).to_host(packed))
+    packed = to_host(packed)
     if packed.ndim != 2 or packed.dtype != np.uint8:
         raise ValueError(
             f"{name} has dtype {packed.dtype} and {packed.ndim} dimensions; expected "

@@ -1,6 +1,5 @@
 """Scalar schemes: each feature replaced by the level of its cell on the line."""
 
-from functools import cached_property
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -9,11 +8,16 @@ import numpy as np
 from skvq import nearest
 from skvq._checks import check_count, check_memory, check_unmasked, is_sequence
 from skvq._compat import NUMBERS, SIZE, SIZES, Accepted, Interval, StrOptions
-from skvq._validation import all_in_memory, as_it_is_now, warn_of_some
+from skvq._given import as_shared, one_or_each
+from skvq._validation import (
+    all_in_memory,
+    as_it_is_now,
+    check_numbers,
+    warn_of_some,
+)
 from skvq.base import over_blocks
-from skvq.codes import smallest_dtype
 from skvq.coding.levels import Grid, Levels, LevelTables, is_table
-from skvq.coding.sums import level_entries
+from skvq.coding.squash import Clamp, Distribution, Spread, Squash, Tanh
 from skvq.learning.levels import best_levels
 from skvq.learning.quantiles import quantiles
 from skvq.learning.rows import Learner, Rows, run, stacked
@@ -36,7 +40,7 @@ from skvq.learning.scalar import (
     uniform_reach,
     weighted_mean,
 )
-from skvq.parts import check_as_begun, one_or_each
+from skvq.parts import check_as_begun
 from skvq.scalar import ScalarQuantizer, columns_of_tables, shared_tables
 
 ARRAYS = Accepted(is_sequence, "a sequence of arrays")
@@ -44,6 +48,8 @@ ARRAYS = Accepted(is_sequence, "a sequence of arrays")
 _GIVEN = "(low, high)"
 # How many values of all features are kept, for levels that these share.
 _MOST_VALUES, _VALUES_PER_LEVEL = 2**18, 16
+# Where files and pickles of earlier versions look for squashes.
+_Tanh, _Spread, _Distribution = Tanh, Spread, Distribution
 # Squashes of which nothing is learned.
 _FIXED_BOUNDS = frozenset({"tanh", "clamp"})
 
@@ -393,16 +399,17 @@ class UniformQuantizer(ScalarQuantizer):
         return _of_all(arrays, n_features)
 
     def _from_tables(self, tables):
+        tables = as_shared(tables, self.share_levels, "share_levels=True")
         arrays = columns_of_tables(tables)
         d, dtype = len(arrays), tables[0].dtype
         own = {id(a): _as_levels(f"codebooks[{j}]", a) for j, a in enumerate(arrays)}
         levels = [own[id(array)] for array in arrays]
         sizes = tuple(map(len, levels))
-        found: dict[str, Any] = {"_dtype_": dtype, "n_features_in_": d}
-        found["codebook_sizes_"] = sizes
-        if self.share_levels:
-            _check_all_equal(levels)
-            levels = levels[:1] * d
+        found = {
+            "_dtype_": dtype,
+            "n_features_in_": d,
+            "codebook_sizes_": sizes,
+        }
         if not isinstance(self.levels, str):
             self._check_as_given(levels)
         self._imply(n_levels=one_or_each(sizes))
@@ -457,12 +464,6 @@ class UniformQuantizer(ScalarQuantizer):
     def _encode(self, X):
         return self._codec_.encode(X)
 
-    def _entries(self, X, metric):
-        return level_entries(X, self._codebooks(), metric)
-
-    def _is_concatenation(self):
-        return True
-
     def _decode(self, codes):
         return self._codec_.decode(codes, self._dtype_)
 
@@ -492,27 +493,10 @@ def _of_all(tables: list[np.ndarray], n_features: int) -> list[np.ndarray]:
 
 def _as_levels(name: str, values) -> np.ndarray:
     """Return levels that were given, in float64; raise unless they can be levels."""
-    check_unmasked(values, name)
-    try:
-        levels = np.array(nearest.backend_of(values).to_host(values), dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: expected an array of numbers. {error}") from error
-    if levels.ndim != 1 or not len(levels):
-        raise ValueError(f"{name} has shape {levels.shape}; expected (V,), V >= 1.")
-    if not np.isfinite(levels).all():
-        raise ValueError(f"{name} contains NaN or infinity; expected finite levels.")
+    levels = check_numbers(values, name, ("n_levels",))
     if not is_table(levels):
         raise ValueError(f"{name}: levels are not ascending; sort them.")
     return levels
-
-
-def _check_all_equal(levels: list[np.ndarray]) -> None:
-    for j, other in enumerate(levels):
-        if not np.array_equal(levels[0], other):
-            raise ValueError(
-                f"share_levels=True: codebooks[{j}] differs from codebooks[0]; "
-                "expected the same levels for all features."
-            )
 
 
 def _check_middles(middles, levels, feature_range) -> None:
@@ -798,11 +782,11 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         sizes = per_column("levels", self.levels, rows.n_features, "feature", 2, 2**16)
         _check_memory("levels", self.levels, sizes, rows)
         if self.bound in _FIXED_BOUNDS:
-            squash: _Squash = self._fixed_squash(sizes)
+            squash: Squash = self._fixed_squash(sizes)
         elif self.bound == "none":
             low, high = yield from column_range(rows)
             _warn_of_points("feature", low, high, sizes, "levels")
-            squash = _Spread(sizes, low, high)
+            squash = Spread(sizes, low, high)
         else:
             squash = yield from _fit_distribution(rows, sizes)
         found = {"_squash_": squash, "_dtype_": rows.dtype, "codebook_sizes_": sizes}
@@ -825,9 +809,9 @@ class FiniteScalarQuantizer(ScalarQuantizer):
             averages = seen.joined(averages)
         return {**found, **_decoded_to(averages, sizes)}
 
-    def _fixed_squash(self, sizes) -> "_Tanh":
+    def _fixed_squash(self, sizes) -> "Tanh":
         scales = positive_per_column("scale", self.scale, len(sizes))
-        make = _Tanh if self.bound == "tanh" else _Clamp
+        make = Tanh if self.bound == "tanh" else Clamp
         return make(sizes, self.formula, scales)
 
     def _scaled_values(self, squash) -> list[np.ndarray]:
@@ -884,12 +868,6 @@ class FiniteScalarQuantizer(ScalarQuantizer):
     def _encode(self, X):
         return self._squash_.encode(X)
 
-    def _entries(self, X, metric):
-        return level_entries(X, self._codebooks(), metric)
-
-    def _is_concatenation(self):
-        return True
-
     def _decode(self, codes):
         return self._tables_.decode(codes, self._dtype_)
 
@@ -897,7 +875,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         return shared_tables(self._tables_.tables(self._dtype_))
 
 
-def _averages_of_levels(rows: Rows, squash: "_Squash") -> Learner[Averages]:
+def _averages_of_levels(rows: Rows, squash: "Squash") -> Learner[Averages]:
     weight = yield from total_weight(rows)
     return Averages(weight, (yield from level_shares(rows, squash, squash.sizes)))
 
@@ -915,238 +893,7 @@ def _is_close(given: np.ndarray, expected: np.ndarray) -> bool:
     return bool(gap.max() <= 4 * np.finfo(given.dtype).eps * np.abs(expected).max())
 
 
-class _Squash:
-    """What bounds samples, and finds the integers that they are rounded to.
-
-    Attributes
-    ----------
-    sizes : tuple of int
-        The levels of each feature.
-    symmetric : bool
-        Whether code values are equal steps from -1 to 1.
-    """
-
-    sizes: tuple[int, ...]
-    symmetric = False
-
-    def values(self) -> list[np.ndarray]:
-        """Return the numbers, in [-1, 1], that the codes of each feature stand for."""
-        made = {}
-        for size in set(self.sizes):
-            code, half = np.arange(size), size // 2
-            steps = 2.0 * code / (size - 1) - 1.0
-            made[size] = steps if self.symmetric else (code - half) / half
-        return [made[size] for size in self.sizes]
-
-
-class _Tanh(_Squash):
-    """The squash of the paper, corrected or as it is printed; or symmetric."""
-
-    # What samples are divided by; of files that were written before it was there, one.
-    unit: np.ndarray = np.ones(1)
-
-    def __init__(self, sizes, formula: str, unit: np.ndarray):
-        self.sizes, self.unit = sizes, unit
-        self.symmetric = formula == "symmetric"
-        levels = np.asarray(sizes, dtype=np.float64)
-        self.offset = np.where(levels % 2 == 0, 0.5, 0.0)
-        excess = {"corrected": 1e-3, "paper": -1e-3, "symmetric": 0.0}[formula]
-        self.scale = (levels - 1) * (1 + excess) / 2
-        if self.symmetric:
-            self.shift = np.zeros_like(levels)
-        elif formula == "paper":
-            self.shift = self._as_printed(self.offset / self.scale)
-        else:
-            self.shift = self._inverse(self.offset / self.scale)
-
-    # What becomes of a number, and its inverse, which ends at infinity; and what the
-    # paper takes for the inverse.
-
-    @staticmethod
-    def _function(be: nearest.Backend, z: Any) -> Any:
-        return be.xp.tanh(z)
-
-    @staticmethod
-    def _inverse(shares: np.ndarray) -> np.ndarray:
-        return np.arctanh(shares)
-
-    @staticmethod
-    def _as_printed(shares: np.ndarray) -> np.ndarray:
-        return np.tan(shares)
-
-    def __getstate__(self) -> dict:
-        # What follows from the rest is found again.
-        return {k: v for k, v in vars(self).items() if k != "_edges"}
-
-    @property
-    def edges(self) -> tuple[np.ndarray, ...]:
-        """The edges between the cells of each column."""
-        return self._edges.arrays
-
-    @cached_property
-    def _edges(self) -> nearest.Columns:
-        unit = np.broadcast_to(self.unit, self.scale.shape)
-        rows = zip(self.sizes, self.scale, self.shift, self.offset, unit, strict=True)
-        return nearest.Columns([self._borders(*row) for row in rows])
-
-    def _borders(self, size, scale, shift, offset, unit):
-        """Return where the bounded value is halfway between two integers.
-
-        Of tanh only zero is met exactly; it belongs above, as half to even has it, and
-        so do all borders of the symmetric form.
-        """
-        bounded = np.arange(1, size) - size // 2 - 0.5
-        # As printed, the range does not hold all of a thousand levels and more.
-        shares = np.clip((bounded + offset) / scale, -1, 1)
-        with np.errstate(divide="ignore"):
-            return (self._inverse(shares) - shift) * unit
-
-    def encode(self, X):
-        """Return the codes of X."""
-        return nearest.cells_between(X, self._edges, smallest_dtype(max(self.sizes)))
-
-    def bounded(self, X):
-        """Return the bounded values of X, in its dtype."""
-        be = nearest.backend_of(X)
-        dtype = be.numpy_dtype(X)
-        unit = np.broadcast_to(self.unit, self.scale.shape)
-        rows = self.scale, self.shift, self.offset, unit
-        scale, shift, offset, unit = (be.send(row.astype(dtype)) for row in rows)
-
-        def tile(cut: slice) -> tuple:
-            z = self._function(be, X[cut, :] / unit + shift)
-            z *= scale
-            z -= offset
-            return (z,)
-
-        plan, outputs = nearest.row_plan(X.shape[1]), [((X.shape[1],), dtype)]
-        return be.over_rows(X.shape[0], plan, tile, outputs)[0]
-
-
-class _Clamp(_Tanh):
-    """The same formulas with the identity, cut off at -1 and 1, in place of tanh."""
-
-    @staticmethod
-    def _function(be, z):
-        one = be.xp.ones_like(z)
-        return be.xp.minimum(be.xp.maximum(z, -one), one)
-
-    @staticmethod
-    def _inverse(shares):
-        beyond = np.where(np.abs(shares) < 1, 1.0, np.inf)
-        return shares * beyond
-
-    @staticmethod
-    def _as_printed(shares):
-        return shares
-
-
-class _Spread(_Squash):
-    """A linear squash: end levels at the smallest and the largest training value."""
-
-    def __init__(self, sizes, low, high):
-        self.sizes, self.low, self.high = sizes, low, high
-        tables, edges = zip(*map(self._column, range(len(sizes))), strict=True)
-        self._levels = Levels(tables, edges=edges)
-
-    @property
-    def edges(self) -> tuple[np.ndarray, ...]:
-        """The edges between the cells of each column."""
-        return self._levels.edges
-
-    def _column(self, j):
-        """Return the codes of a column, and the least values that have them."""
-        size, code = self.sizes[j], np.arange(self.sizes[j])
-        # Scaled by a power of two, which is exact, the width does not overflow.
-        exponent = int(np.frexp(max(abs(self.low[j]), abs(self.high[j])))[1])
-        low, high = np.ldexp([self.low[j], self.high[j]], -exponent)
-        edges = low + (code[1:] - 0.5) * (high - low) / (size - 1)
-        edges = np.ldexp(edges, exponent)
-        # The bounded value is rounded half to even: every other edge belongs below.
-        below = (code[1:] - size // 2) % 2 == 1
-        edges[below] = np.nextafter(edges[below], np.inf)
-        return code.astype(np.float64), np.maximum.accumulate(edges)
-
-    def encode(self, X):
-        """Return the codes of X."""
-        return self._levels.encode(X)
-
-    def bounded(self, X):
-        """Return the bounded values of X, in its dtype."""
-        be = nearest.backend_of(X)
-        dtype = be.numpy_dtype(X)
-        last = np.asarray(self.sizes) - 1
-        half = np.asarray(self.sizes) // 2
-        exponent = np.frexp(np.maximum(np.abs(self.low), np.abs(self.high)))[1]
-        low, high = np.ldexp([self.low, self.high], -exponent)
-        width = np.where(high > low, high - low, 1.0)
-        exponent = be.send(-exponent.astype(np.int64))
-        rows = np.stack([low, width, last, half])
-        low, width, last, half = (be.send(row) for row in rows)
-
-        def tile(cut: slice) -> tuple:
-            # What overflows is beyond the range, and kept from it.
-            z = be.ldexp(be.cast(X[cut, :], np.float64), exponent)
-            z -= low
-            z *= last
-            z /= width
-            z = be.xp.minimum(be.xp.maximum(z, be.xp.zeros_like(last)), last)
-            return (z - half,)
-
-        plan, outputs = nearest.row_plan(X.shape[1], 6), [((X.shape[1],), dtype)]
-        return be.over_rows(X.shape[0], plan, tile, outputs)[0]
-
-
-class _Distribution(_Squash):
-    """The distribution function of the training samples, straight between edges."""
-
-    def __init__(self, sizes, edges, knots):
-        self.sizes = sizes
-        gaps = list(map(np.diff, knots))
-        with np.errstate(over="ignore"):  # of denormal gaps
-            slopes = [
-                np.divide(1.0, gap, out=np.zeros_like(gap), where=gap > 0)
-                for gap in gaps
-            ]
-        # Where each cell begins, and the height that it has to the unit.
-        self._levels = Levels([cuts[:-1] for cuts in knots], edges=edges)
-        self._slopes = LevelTables(slopes)
-        self._first, self._last = (np.array([cut[i] for cut in knots]) for i in (0, -1))
-
-    @property
-    def edges(self) -> tuple[np.ndarray, ...]:
-        """The edges between the cells of each column."""
-        return self._levels.edges
-
-    def encode(self, X):
-        """Return the codes of X."""
-        return self._levels.encode(X)
-
-    def bounded(self, X):
-        """Return the bounded values of X, in its dtype."""
-        # What `numpy.interp` does, from the cells on.
-        be, sizes = nearest.backend_of(X), np.asarray(self.sizes, dtype=np.float64)
-        codes, dtype = self.encode(X), be.numpy_dtype(X)
-        rows = self._first, self._last, sizes, sizes // 2
-        first, last, size, half = map(be.send, rows)
-
-        def tile(cut: slice) -> tuple:
-            x, cell = be.cast(X[cut, :], np.float64), codes[cut, :]
-            gap, zero = x - self._levels.decode(cell), be.xp.zeros_like(x)
-            share = be.xp.where(gap > 0, self._slopes.decode(cell) * gap, zero)
-            # An infinite slope is that of a gap without width.
-            share = be.xp.minimum(share, be.xp.ones_like(x))
-            share += be.cast(cell, np.float64)
-            share = be.xp.where(x < first, zero, share)
-            share = be.xp.where(x >= last, size + zero, share)
-            share -= 0.5
-            return (share - half,)
-
-        plan, outputs = nearest.row_plan(X.shape[1], 8), [((X.shape[1],), dtype)]
-        return be.over_rows(X.shape[0], plan, tile, outputs)[0]
-
-
-def _fit_distribution(rows: Rows, sizes) -> Learner[_Distribution]:
+def _fit_distribution(rows: Rows, sizes) -> Learner[Distribution]:
     """Find edges between levels of equal weight, and warn where they coincide."""
 
     def cut(columns, features) -> list:
@@ -1166,4 +913,4 @@ def _fit_distribution(rows: Rows, sizes) -> Learner[_Distribution]:
         "{} levels have samples, fewer than levels={size}: edges between levels "
         "coincide, where too many samples are equal.",
     )
-    return _Distribution(sizes, edges, knots)
+    return Distribution(sizes, edges, knots)

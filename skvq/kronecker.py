@@ -9,12 +9,13 @@ from sklearn.utils import check_random_state
 from skvq import nearest
 from skvq._checks import check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
+from skvq._given import are_shared, as_shared, one_or_each
 from skvq._validation import check_table, warn
 from skvq.base import BaseQuantizer
 from skvq.learning import kronecker as learning
 from skvq.learning.rows import Learner, scaled
 from skvq.learning.start import few_distinct, ordinary_scale
-from skvq.parts import are_shared, as_shared, one_or_each, part_sizes
+from skvq.parts import part_sizes
 
 # More than that takes seconds for each row.
 _MAX_CODEWORDS = 2**32
@@ -261,7 +262,6 @@ class KroneckerQuantizer(BaseQuantizer):
         tables = []
         for j, table in enumerate(given):
             if table is not None or sizes is not None:
-                table = nearest.backend_of(table).to_host(table)
                 expected = None if sizes is None else sizes[j], shape[j]
                 meaning = f"(n_codewords, {shape[j]})"
                 table = check_table(table, f"{name}[{j}]", dtype, expected, meaning)

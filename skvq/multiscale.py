@@ -8,15 +8,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
-from skvq._checks import (
-    LARGEST_SIZE,
-    check_memory,
-    check_unmasked,
-    is_sequence,
-    naming,
-)
+from skvq._checks import LARGEST_SIZE, check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
-from skvq._validation import as_it_is_now, in_fitted_dtype, warn
+from skvq._given import as_shared, demand
+from skvq._validation import as_it_is_now, check_numbers, in_fitted_dtype, warn
 from skvq.coding.pyramid import (
     Pyramid,
     Smoothing,
@@ -27,7 +22,6 @@ from skvq.coding.sums import codeword_entries
 from skvq.learning import multiscale as learning
 from skvq.learning.rows import Learner, Rows, run, scaled, stacked
 from skvq.learning.start import few_distinct, ordinary_scale
-from skvq.parts import as_shared, demand
 from skvq.staged import StagedQuantizer
 from skvq.vector import VectorQuantizer
 
@@ -246,7 +240,7 @@ class MultiScaleQuantizer(StagedQuantizer):
         n_tokens = sum(h * w for h, w in grids)
         if len(tables) != 1:
             demand(tables, n_tokens, f"there are {n_tokens} tokens, of one table: [W]")
-        table = as_shared(tables, True)[0]
+        table = as_shared(tables, True, type(self).__name__)[0]
         if table.shape[1] != shape[2]:
             raise ValueError(
                 f"The given codebook has {table.shape[1]} features, but map_shape="
@@ -282,10 +276,10 @@ class MultiScaleQuantizer(StagedQuantizer):
             return None
         n_channels = shape[2]
         size = 3, 1 if flat else 3, n_channels, n_channels
-        kernels = _given_array("kernels", kernels, ("n_smoothers", *size))
+        kernels = check_numbers(kernels, "kernels", ("n_smoothers", *size))
         self._imply(n_smoothers=len(kernels))
         if biases is not None:
-            biases = _given_array("biases", biases, (len(kernels), n_channels))
+            biases = check_numbers(biases, "biases", (len(kernels), n_channels))
             biases = np.ldexp(biases, -exponent)
         of_scale = kernel_of_scales(len(kernels), len(grids))
         return Smoothing(kernels, of_scale, float(self.smoothing), biases)
@@ -450,21 +444,6 @@ def _found(own, codebook, exponent: int, pyramid: Pyramid, map_shape) -> dict:
         "scales_": tuple(h for h, _ in grids) if len(map_shape) == 2 else tuple(grids),
         "codebook_sizes_": (len(codebook),) * sum(pyramid.n_tokens),
     }
-
-
-def _given_array(name: str, given, shape: tuple) -> np.ndarray:
-    """Return an array of finite numbers of a shape; a name in it stands for any."""
-    given = nearest.backend_of(given).to_host(given)
-    check_unmasked(given, name)
-    with naming(name):
-        array = np.array(given, dtype=np.float64)
-    expected = tuple(n for n in shape if not isinstance(n, str))
-    free = len(shape) - len(expected)
-    if array.ndim != len(shape) or array.shape[free:] != expected or 0 in array.shape:
-        raise ValueError(f"{name} has shape {array.shape}; expected {shape}.")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} contains NaN or infinity.")
-    return array
 
 
 def _map_shape(map_shape, n_features: int) -> tuple[int, ...]:

@@ -81,17 +81,18 @@ class QuantizedNeighbors(
         Number of rows that are searched.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of features, if `fit` has seen any.
 
     See Also
     --------
-    sklearn.neighbors.NearestNeighbors : Exact neighbours, of rows that are kept whole.
-    sklearn.neighbors.KNeighborsTransformer : Their graph as a step of a pipeline.
     skvq.nearest.scan : The search, without estimators.
 
     Notes
     -----
+    The methods are those of scikit-learn's `NearestNeighbors`, which keeps rows whole,
+    and of its `KNeighborsTransformer`.
+
     All codes are read for every query, on all threads: n rows of m codes take about n m
     look-ups.  There is no index that would spare most of them, such as inverted lists
     or a graph of neighbours; see the page on searching codes.

@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvq import nearest
 from skvq._checks import check_counts, naming
 from skvq._compat import Accepted, _BaseComposition, _VisualBlock
+from skvq._given import as_shared, one_or_each
 from skvq._validation import Notice, collected, plain_parameters
 from skvq.base import BaseQuantizer
 from skvq.learning.rows import Learner, Rows, run, together
@@ -621,44 +622,6 @@ def fit_parts(
 
 def _fit_held(part, rows: Rows, template: Template) -> tuple:
     return part, run(fit_part(part, rows, template))
-
-
-def as_shared(tables: Sequence[nearest.Table], asked: bool) -> list[nearest.Table]:
-    """Return tables; if one is asked for in place of all, raise unless they are equal.
-
-    Parameters
-    ----------
-    tables : sequence of Table
-        The tables.
-    asked : bool
-        The parameter `share_codebook`.
-    """
-    if not asked:
-        return list(tables)
-    first = tables[0]
-    if not all(np.array_equal(first.codewords, each.codewords) for each in tables):
-        raise ValueError(
-            "share_codebook=True takes one table in all places, but the given "
-            "codebooks differ."
-        )
-    return [first] * len(tables)
-
-
-def are_shared(tables: Sequence) -> bool:
-    """Whether there are several, all of which are the same object."""
-    return len(tables) > 1 and all(each is tables[0] for each in tables)
-
-
-def demand(tables: Sequence, n_tables: int, why: str) -> Sequence:
-    """Return tables; raise unless they are so many."""
-    if len(tables) != n_tables:
-        raise ValueError(f"codebooks has {len(tables)} tables, but {why}.")
-    return tables
-
-
-def one_or_each(sizes: Sequence) -> Any:
-    """Return one size for all, if they are equal."""
-    return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
 
 
 def check_as_begun(name: str, now, then) -> None:

@@ -18,6 +18,7 @@ from skvq._arrays import (
 )
 from skvq._checks import check_counts, check_memory
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
+from skvq._given import are_shared
 from skvq._validation import collected, copy_to_fit, warn, warn_of_parts
 from skvq.base import QUANTIZER
 from skvq.learning.rows import Rows, columns, stacked
@@ -25,7 +26,6 @@ from skvq.parts import (
     QUANTIZERS,
     NestingQuantizer,
     Parts,
-    are_shared,
     check_as_begun,
     check_sizes_as_begun,
     fit_parts,

@@ -36,6 +36,7 @@ from skvq._compat import (
     Interval,
     StrOptions,
 )
+from skvq._given import are_shared, one_width
 from skvq._validation import collected, copy_to_fit, warn_of_parts
 from skvq.base import QUANTIZER
 from skvq.codes import smallest_dtype
@@ -48,7 +49,6 @@ from skvq.parts import (
     NestingQuantizer,
     Parts,
     Template,
-    are_shared,
     check_as_begun,
     check_sizes_as_begun,
     fit_part,
@@ -298,16 +298,11 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
 
     def _from_tables(self, tables):
         parts = self._parts_of_tables(tables)
-        widths = [part.n_features_in_ for part in parts]
-        if len(set(widths)) > 1:
-            raise ValueError(
-                f"The stages of the given codebooks have {widths} features; expected "
-                "one number for all."
-            )
+        n_features = one_width([part.n_features_in_ for part in parts])
         if isinstance(parts[0], VectorQuantizer) and are_shared(parts):
             self.share_codebook = True
         self._check_together()
-        found = {"n_features_in_": widths[0], "fit_beam_size_": 1}
+        found = {"n_features_in_": n_features, "fit_beam_size_": 1}
         return {**found, **_found(parts)}
 
     def _learn_parts(self, rows, rng, beam) -> Learner[list]:

@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq.base import BaseQuantizer
+from skvq.coding.sums import level_entries
 
 
 class ScalarQuantizer(BaseQuantizer):
@@ -42,6 +43,13 @@ class ScalarQuantizer(BaseQuantizer):
                 "it to go on from there."
             )
         return getattr(self, "_seen_", None)
+
+    def _entries(self, X, metric):
+        # Tables behind those of the features are of a length.
+        return level_entries(X, self._codebooks()[: self.n_features_in_], metric)
+
+    def _is_concatenation(self):
+        return True
 
 
 def columns_of_tables(tables: Sequence[nearest.Table]) -> list[np.ndarray]:

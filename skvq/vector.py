@@ -2,14 +2,15 @@
 
 from numbers import Integral, Real
 
-import numpy as np
 from sklearn.utils import check_random_state
 
 from skvq import nearest
-from skvq._checks import check_memory, check_unmasked, is_sequence, naming
+from skvq._checks import check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, Accepted, Interval, StrOptions
+from skvq._given import demand
 from skvq._validation import (
     all_in_memory,
+    check_numbers,
     check_table,
     copy_to_fit,
     in_fitted_dtype,
@@ -22,7 +23,7 @@ from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
 from skvq.learning.lloyd import Learned, lloyd, mean_distance
 from skvq.learning.rows import Learner, Rows, no_zero_rows, unit
 from skvq.learning.start import INITS, few_distinct, initialise, repeat_cyclically
-from skvq.parts import check_as_begun, demand
+from skvq.parts import check_as_begun
 
 _ONLINE = ("minibatch", "ema", "sgd")
 
@@ -331,10 +332,14 @@ class VectorQuantizer(BaseQuantizer):
             if sums is not None:
                 raise ValueError("sums are given without counts; expected both.")
             return online.start(codebook, weight=float(self.learning == "ema"))
-        counts = _checked_counts(counts, len(codebook))
+        counts = check_numbers(counts, "counts", (len(codebook),))
+        if counts.min() < 0:
+            raise ValueError(
+                f"counts ranges from {counts.min()} to {counts.max()}; expected "
+                "numbers of zero or more."
+            )
         if sums is not None:
-            shape, meaning = codebook.shape, "(n_codewords, n_features)"
-            sums = check_table(sums, "sums", np.float64, shape, meaning)
+            sums = check_numbers(sums, "sums", codebook.shape)
         return online.resumed(codebook, counts, sums)
 
     def _n_tables(self):
@@ -349,13 +354,12 @@ class VectorQuantizer(BaseQuantizer):
         """Return the init array in a dtype, or None if `init` is a name."""
         if isinstance(self.init, str):
             return None
-        table = nearest.backend_of(self.init).to_host(self.init)
         # What nothing is learned from has any number of rows.
         size = None if self.learning == "fixed" else self.n_codewords
         meaning = "(n_codewords, n_features)"
         if size is None:
             meaning = f"(n_codewords, {n_features}), the second the number of features"
-        table = check_table(table, "init", dtype, (size, n_features), meaning)
+        table = check_table(self.init, "init", dtype, (size, n_features), meaning)
         if nearest.check_metric(self.metric) == "cosine":
             nearest.check_no_zero_rows(table, "init")
             table = unit_rows(table)
@@ -474,22 +478,3 @@ class VectorQuantizer(BaseQuantizer):
 
     def _searched_table(self):
         return self._table_ if self.metric == "sqeuclidean" else None
-
-
-def _checked_counts(counts, n_codewords: int) -> np.ndarray:
-    """Return weights of cells, in float64; raise unless there is one for each."""
-    counts = nearest.backend_of(counts).to_host(counts)
-    check_unmasked(counts, "counts")
-    with naming("counts"):
-        found = np.array(counts, dtype=np.float64)
-    if found.shape != (n_codewords,):
-        raise ValueError(
-            f"counts has shape {found.shape}; expected ({n_codewords},), one for each "
-            "codeword."
-        )
-    if not np.isfinite(found).all() or (found < 0).any():
-        raise ValueError(
-            f"counts ranges from {found.min()} to {found.max()}; expected finite "
-            "numbers of zero or more."
-        )
-    return found

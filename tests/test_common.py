@@ -41,6 +41,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import skvq
 from skvq import nearest as engine
+from skvq._sums import SumsOfCodes
 from skvq.base import BaseQuantizer
 from skvq.codes import token_ids
 
@@ -158,11 +159,11 @@ HOOKS = {
 def test_the_contract_is_written_once():
     """No scheme overrides what is shared, so that any row proves it for all."""
     shared = {"__getstate__", "__setstate__", "__sklearn_is_fitted__"}
-    for name in set(vars(BaseQuantizer)) - HOOKS:
+    for name in {*vars(BaseQuantizer), *vars(SumsOfCodes)} - HOOKS:
         # Python and scikit-learn write these into every class.
         if not name.startswith(("__", "_abc", "_sklearn", "set_")):
             shared.add(name)
-    assert {"fit", "transform", "_learn", "_check_input"} < shared
+    assert {"fit", "transform", "_learn", "_check_input", "row_terms"} < shared
     for cls in {type(row.make()) for row in QUANTIZERS}:
         for scheme in cls.__mro__[: cls.__mro__.index(BaseQuantizer)]:
             assert not shared & set(vars(scheme)), scheme

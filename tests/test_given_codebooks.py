@@ -260,7 +260,7 @@ W, V = tables_of(2)
         (ResidualQuantizer, [W, V[:, :3]], {}, r"have \[6, 3\] features"),
         (AdditiveQuantizer, [W, V[:, :3]], {}, r"have \[6, 3\] features"),
         (ResidualQuantizer, [W, V], {"n_stages": 3}, "n_stages=3, but the given"),
-        (ResidualQuantizer, [W, V], {"share_codebook": True}, "codebooks differ"),
+        (ResidualQuantizer, [W, V], {"share_codebook": True}, r"\[1\] differs from"),
         (
             ProductQuantizer,
             [W, V, W],
@@ -286,6 +286,12 @@ W, V = tables_of(2)
             [W, W],
             {"map_shape": (4, 6)},
             "has 2 tables, but there are 7 tokens",
+        ),
+        (
+            MultiScaleQuantizer,
+            [W] * 6 + [V],
+            {"map_shape": (4, 6)},
+            r"MultiScaleQuantizer takes one table .*codebooks\[6\] differs",
         ),
         (
             MultiScaleQuantizer,

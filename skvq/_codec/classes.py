@@ -20,15 +20,12 @@ from skvq.binary import BinaryQuantizer
 from skvq.coding.levels import Grid, Levels, LevelTables
 from skvq.coding.pyramid import Pyramid, Smoothing
 from skvq.coding.radius import Float32Radius, RadiusCode, ScalarRadius
+from skvq.coding.squash import Clamp, Distribution, Spread, Tanh
 from skvq.features import QuantizedFeatures
 from skvq.grid import (
     FiniteScalarQuantizer,
     UniformQuantizer,
-    _Clamp,
-    _Distribution,
     _Seen,
-    _Spread,
-    _Tanh,
 )
 from skvq.kronecker import KroneckerQuantizer
 from skvq.learning.online import StreamState
@@ -286,11 +283,11 @@ _KINDS = (
     _plain("skvq.coding.Float32Radius", Float32Radius),
     _plain("skvq.coding.Pyramid", Pyramid),
     _named_tuple("skvq.coding.Smoothing", Smoothing),
-    _plain("skvq.grid.Tanh", _Tanh),
-    _plain("skvq.grid.Spread", _Spread),
-    _plain("skvq.grid.Distribution", _Distribution),
+    _plain("skvq.grid.Tanh", Tanh),
+    _plain("skvq.grid.Spread", Spread),
+    _plain("skvq.grid.Distribution", Distribution),
     _plain("skvq.learning.StreamState", StreamState),
-    _plain("skvq.grid.Clamp", _Clamp),
+    _plain("skvq.grid.Clamp", Clamp),
     _named_tuple("skvq.grid.Seen", _Seen),
     _named_tuple("skvq.learning.Averages", Averages),
     _named_tuple("skvq.learning.Spans", Spans),

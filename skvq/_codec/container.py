@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 import numpy as np
 import safetensors.numpy
 
-from skvq._files import FormatError, PathLike
+from skvq._files import FormatError, PathLike, check_size
 
 # Where the description is in the header.
 _KEY = "skvq"
@@ -239,10 +239,7 @@ def read_header(path: PathLike, file: BinaryIO) -> Container:
             f"{path} is damaged, or not a skvq codec file: its header {error}"
         ) from error
     expected = 8 + n_bytes + max((tensor.end for tensor in tensors.values()), default=0)
-    if size != expected:
-        raise FormatError(
-            f"{path} is damaged: it has {size} bytes, and should have {expected}"
-        )
+    check_size(path, file, expected)
     data_digest = description.pop("data", None)
     return Container(description, tensors, digest, data_digest, 8 + n_bytes)
 

@@ -58,7 +58,7 @@ def codeword_entries(X: np.ndarray, table: nearest.Table, metric: str) -> np.nda
 
 
 def level_entries(
-    X: np.ndarray, tables: Sequence[np.ndarray], metric: str
+    X: np.ndarray, tables: Sequence[nearest.Table | np.ndarray], metric: str
 ) -> np.ndarray:
     """Return the same from the features to the levels of each, (V_j, 1), side by side.
 
@@ -66,7 +66,7 @@ def level_entries(
     ----------
     X : ndarray of float64, shape (n_samples, n_features)
         The rows.
-    tables : sequence of ndarray of shape (V_j, 1)
+    tables : sequence of Table or ndarray, of shape (V_j, 1)
         The levels of each feature.
     metric : {"sqeuclidean", "inner_product"}
         As in `codeword_entries`.
