@@ -565,7 +565,7 @@ def test_fsq_is_the_published_one(levels, formula):
 
 @pytest.mark.parametrize(
     "method, check",
-    [("bounded_values", "base.check_samples"), ("code_values", "grid.check_codes")],
+    [("bounded_values", "base.check_samples"), ("code_values", "base.check_codes")],
 )
 def test_values_are_of_one_fit_if_another_ends_meanwhile(method, check, monkeypatch):
     X = np.random.default_rng(0).normal(size=(50, 3))

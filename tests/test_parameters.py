@@ -10,6 +10,7 @@ from numbers import Integral
 
 import numpy as np
 import pytest
+import scipy.sparse
 from numpy.testing import assert_array_equal
 from sklearn import config_context
 from sklearn.base import clone
@@ -61,7 +62,10 @@ ignore_few = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 
 def same_model(one, other, X):
-    assert_array_equal(one.transform(X), other.transform(X))
+    found, expected = one.transform(X), other.transform(X)
+    if scipy.sparse.issparse(found):
+        found, expected = found.toarray(), expected.toarray()
+    assert_array_equal(found, expected)
     assert getattr(one, "distortion_", 0) == getattr(other, "distortion_", 0)
 
 
@@ -503,9 +507,10 @@ def test_masked_arrays_are_refused(estimator):
                     getattr(clone(fitted) if method == "fit" else fitted, method)(
                         hidden
                     )
-    weights = hide_one(np.ones(len(X)))
-    with pytest.raises(ValueError, match="sample_weight is a masked array"):
-        clone(estimator).fit(X, sample_weight=weights)
+    if "sample_weight" in inspect.signature(fitted.fit).parameters:
+        weights = hide_one(np.ones(len(X)))
+        with pytest.raises(ValueError, match="sample_weight is a masked array"):
+            clone(estimator).fit(X, sample_weight=weights)
     if hasattr(fitted, "inverse_transform"):
         name = next(iter(inspect.signature(fitted.inverse_transform).parameters))
         with pytest.raises(ValueError, match=f"{name} is a masked array"):
