@@ -281,6 +281,20 @@ W, V = tables_of(2)
             {"map_shape": (4, 5)},
             "has 6 features.* 5 channels",
         ),
+        (MultiScaleQuantizer, [W], {"map_shape": ("a", 6)}, "map_shape=.* integers of"),
+        (MultiScaleQuantizer, [W], {"map_shape": (np.nan, 6)}, "map_shape=.* integers"),
+        (
+            MultiScaleQuantizer,
+            [W],
+            {"map_shape": (10**9, 6)},
+            r"map_shape=\(10+, 6\) .* more than 64 times the table",
+        ),
+        (
+            MultiScaleQuantizer,
+            [np.zeros((2, 6))],
+            {"map_shape": (4, 6), "metric": "cosine"},
+            r"row 0 of codebooks\[0\] is zero",
+        ),
         (
             MultiScaleQuantizer,
             [W, W],
