@@ -582,7 +582,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         skvq.QuantizedNeighbors : The search that all of it is for.
         """
         self = as_it_is_now(self)
-        check_is_fitted(self)
+        self._check_fitted()
         metric = check_sum_metric(metric)
         with naming("queries"):
             X = self._check_input(queries, "distance_table")
@@ -616,7 +616,7 @@ class BaseQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             under "cosine".
         """
         self = as_it_is_now(self)
-        check_is_fitted(self)
+        self._check_fitted()
         metric, sizes = check_sum_metric(metric), self.codebook_sizes_
         codes = check_codes(self, codes, sizes, (len(sizes),))
         factor, offset = (

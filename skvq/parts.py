@@ -69,7 +69,7 @@ class Parts:
 
     def _set(self, parts: Sequence) -> None:
         self.parts = tuple(parts)
-        tables = [part._searched_table() for part in parts]
+        self._searched = tables = [part._searched_table() for part in parts]
         self.tables = None if None in tables else nearest.Tables(tables)
         self.shapes = [_shape(part) for part in parts]
         self.sizes = tuple(size for sizes, _ in self.shapes for size in sizes)
@@ -78,12 +78,16 @@ class Parts:
         self._attributes = [vars(part) for part in parts]
 
     def are(self, parts: Sequence) -> bool:
-        """Whether these are the parts, and none has been fitted since."""
+        """Whether these are the parts, and are fitted and searched as they were."""
         for part in self._nesting:
             part._check_as_fitted()
-        return len(parts) == len(self._attributes) and all(
-            map(is_, map(vars, parts), self._attributes)
-        )
+        now = (getattr(part, "__dict__", None) for part in parts)
+        if len(parts) != len(self._attributes) or not all(
+            map(is_, now, self._attributes)
+        ):
+            return False
+        # The metric of a part may have been set since, which leaves its attributes.
+        return all(map(is_, (one._searched_table() for one in parts), self._searched))
 
     def __getstate__(self) -> dict:
         return {"parts": self.parts}

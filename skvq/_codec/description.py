@@ -82,6 +82,7 @@ def describe(estimator: Any, details: Mapping[str, Any] | None) -> Description:
         If it is no codec.
     """
     quantizer = codec_of(estimator).quantizer
+    quantizer._check_fitted()
     # Some transformers, and pipelines that begin with one, don't keep it.
     n_features = getattr(estimator, "n_features_in_", None)
     return {

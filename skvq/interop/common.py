@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from skvq._checks import class_name
 from skvq._validation import as_it_is_now
@@ -40,8 +39,9 @@ def fitted(estimator: Any) -> Any:
             f"estimator is a {class_name(type(estimator))}; expected a fitted "
             "quantizer of skvq."
         )
-    check_is_fitted(estimator)
-    return as_it_is_now(estimator)
+    estimator = as_it_is_now(estimator)
+    estimator._check_fitted()
+    return estimator
 
 
 def float32_tables(estimator: BaseQuantizer, peer: str) -> list[np.ndarray]:
