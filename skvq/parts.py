@@ -396,12 +396,13 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         ValueError
             If the tables cannot be dealt out.
         """
-        tables = as_shared(tables, self.share_codebook)
-        sizes = self._deal(len(tables))
         dealt, found = iter(tables), {}
+        of_parts = [list(islice(dealt, n)) for n in self._deal(len(tables))]
+        if self.share_codebook:
+            of_parts = _of_one_part(of_parts)
         parts = []
-        for j, template in enumerate(self._template_of_each(len(sizes))):
-            own = list(islice(dealt, sizes[j]))
+        for j, template in enumerate(self._template_of_each(len(of_parts))):
+            own = of_parts[j]
             key = (j if self._pairs else None, *map(id, own))
             if key not in found:
                 found[key] = self._part_of_tables(template, own)
@@ -646,6 +647,17 @@ def as_shared(tables: Sequence[nearest.Table], asked: bool) -> list[nearest.Tabl
             "codebooks differ."
         )
     return [first] * len(tables)
+
+
+def _of_one_part(of_parts: list[list[nearest.Table]]) -> list[list[nearest.Table]]:
+    """Return the tables of parts, of which one serves all; raise if they differ."""
+    if len({len(own) for own in of_parts}) > 1:
+        raise ValueError(
+            f"share_codebook=True takes one part in all places, but the given "
+            f"codebooks are those of {[len(own) for own in of_parts]} columns."
+        )
+    same_place = zip(*of_parts, strict=True)
+    return list(map(list, zip(*(as_shared(s, True) for s in same_place), strict=True)))
 
 
 def are_shared(tables: Sequence) -> bool:
