@@ -167,7 +167,7 @@ def naming(name: str) -> Iterator[None]:
         raise kind(f"{name}: {error}") from error
 
 
-def check_memory(what: str, n_bytes: float, x_bytes: float) -> None:
+def check_memory(what: str, n_bytes: float, x_bytes: float, given: str = "X") -> None:
     """Raise before an array is made that is out of all proportion to the samples.
 
     Parameters
@@ -177,7 +177,9 @@ def check_memory(what: str, n_bytes: float, x_bytes: float) -> None:
     n_bytes : float
         How much it takes.
     x_bytes : float
-        How much X takes.
+        How much X takes, or what was given in its place.
+    given : str, default="X"
+        What the message calls it.
 
     Raises
     ------
@@ -188,7 +190,7 @@ def check_memory(what: str, n_bytes: float, x_bytes: float) -> None:
         return
     raise ValueError(
         f"{what} would take {_readable(n_bytes)}, more than 1 GiB and more than "
-        f"{_SHARE_OF_X} times X, which takes {_readable(x_bytes)}."
+        f"{_SHARE_OF_X} times {given}, which takes {_readable(x_bytes)}."
     )
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._arrays import to_host
@@ -34,6 +33,7 @@ class SumsOfCodes:
     n_features_in_: int
     _home_: nearest.Backend
     _decode: Callable[[Any], Any]
+    _check_fitted: Callable[[], None]
     _check_input: Callable[[Any, str], Any]
     _check_codes: Callable[[Any, str, tuple[int, ...]], Any]
 
@@ -160,7 +160,7 @@ class SumsOfCodes:
         skvq.QuantizedNeighbors : The search that all of it is for.
         """
         self = as_it_is_now(self)
-        check_is_fitted(self)
+        self._check_fitted()
         metric = check_sum_metric(metric)
         with naming("queries"):
             X = self._check_input(queries, "distance_table")
@@ -194,7 +194,7 @@ class SumsOfCodes:
             under "cosine".
         """
         self = as_it_is_now(self)
-        check_is_fitted(self)
+        self._check_fitted()
         metric = check_sum_metric(metric)
         codes = self._check_codes(codes, "row_terms", (len(self.codebook_sizes_),))
         factor, offset = (

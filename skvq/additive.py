@@ -379,7 +379,7 @@ class AdditiveQuantizer(BaseQuantizer):
         )
         codes, _ = learning.encode(X, self._tables_, search)
         # Codes of one table may change places: the least row of them names the sum.
-        if self._tables_[0] is not self._tables_[-1]:
+        if not are_shared(self._tables_):
             return codes
         return nearest.backend_of(codes).xp.sort(codes, axis=1)
 

@@ -806,8 +806,18 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         seen, averages = self._seen_before(), run(_averages_of_levels(rows, squash))
         if seen is not None:
             check_as_begun("levels", sizes, self.codebook_sizes_)
+            self._check_cells_as_begun(squash)
             averages = seen.joined(averages)
         return {**found, **_decoded_to(averages, sizes)}
+
+    def _check_cells_as_begun(self, squash: "Tanh") -> None:
+        """Raise if the samples before, whose means go on, were in other cells."""
+        if not all(map(np.array_equal, squash.edges, self._squash_.edges)):
+            raise ValueError(
+                f"bound={self.bound!r}, formula={self.formula!r} and scale="
+                f"{self.scale!r} have other cells than the stream began with: fit anew "
+                "to change them."
+            )
 
     def _fixed_squash(self, sizes) -> "Tanh":
         scales = positive_per_column("scale", self.scale, len(sizes))

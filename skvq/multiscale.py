@@ -234,8 +234,7 @@ class MultiScaleQuantizer(StagedQuantizer):
                 "map_shape=None: codebooks do not tell how large the maps are; "
                 "expected (height, width, channels) or (length, channels)."
             )
-        n_features = math.prod(map(int, self.map_shape))
-        map_shape = _map_shape(self.map_shape, n_features)
+        map_shape = _sizes_of_map(self.map_shape)
         flat, shape, grids = self._grids_of(map_shape)
         n_tokens = sum(h * w for h, w in grids)
         if len(tables) != 1:
@@ -247,13 +246,17 @@ class MultiScaleQuantizer(StagedQuantizer):
                 f"{self.map_shape!r} has {shape[2]} channels."
             )
         self._imply(n_codewords=len(table))
+        if self.metric == "cosine":
+            nearest.check_no_zero_rows(table.codewords, "codebooks[0]")
+        n_bytes = table.codewords.nbytes
+        self._check_matrices(map_shape, shape, grids, n_bytes)
         # As for samples as large as the codewords.
         exponent = self._exponent_of(run(ordinary_scale(Rows(table.codewords))))
         own = np.ldexp(table.codewords, -exponent)
         smoothing = self._given_smoothing(kernels, biases, shape, grids, flat, exponent)
         pyramid = Pyramid(shape, grids, table.dtype, smoothing, self.metric)
         return {
-            "n_features_in_": n_features,
+            "n_features_in_": math.prod(map_shape),
             **_found(own, table, exponent, pyramid, map_shape),
             "n_iter_": 1,
         }
@@ -300,6 +303,16 @@ class MultiScaleQuantizer(StagedQuantizer):
         )
         n_bytes = 8 * rows.n_rows * sum(h * w for h, w in grids)
         check_memory(f"Codes of scales={self.scales!r}", n_bytes, x_bytes)
+
+    def _check_matrices(self, map_shape, shape, grids, n_bytes) -> None:
+        """Raise if scales of given sizes are out of proportion to a given table."""
+        n_places = sum(h * shape[0] + w * shape[1] for h, w in grids)
+        check_memory(
+            f"The interpolation of map_shape={map_shape} to scales={self.scales!r}",
+            2 * 8 * n_places,
+            n_bytes,
+            "the table",
+        )
 
     def _first_smoothing(self, shape, grids, flat: bool) -> Smoothing | None:
         if self.n_smoothers == 0:
@@ -450,6 +463,16 @@ def _map_shape(map_shape, n_features: int) -> tuple[int, ...]:
     """Return (height, width, channels) or (length, channels), checked."""
     if map_shape is None:
         return n_features, 1
+    sizes = _sizes_of_map(map_shape)
+    if math.prod(sizes) != n_features:
+        raise ValueError(
+            f"map_shape={sizes} holds {math.prod(sizes)} numbers, but X has "
+            f"{n_features} features."
+        )
+    return sizes
+
+
+def _sizes_of_map(map_shape) -> tuple[int, ...]:
     sizes = list(map_shape)
     whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in sizes)
     if not whole or len(sizes) not in (2, 3) or min(sizes) < 1:
@@ -457,13 +480,7 @@ def _map_shape(map_shape, n_features: int) -> tuple[int, ...]:
             f"map_shape={map_shape!r}; expected (height, width, channels) or (length, "
             "channels), integers of 1 or more."
         )
-    sizes = [int(size) for size in sizes]
-    if math.prod(sizes) != n_features:
-        raise ValueError(
-            f"map_shape={tuple(sizes)} holds {math.prod(sizes)} numbers, but X has "
-            f"{n_features} features."
-        )
-    return tuple(sizes)
+    return tuple(int(size) for size in sizes)
 
 
 def _grids(scales, size, *, flat: bool) -> list[tuple[int, int]]:

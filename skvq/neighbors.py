@@ -76,7 +76,8 @@ class QuantizedNeighbors(
     Attributes
     ----------
     quantizer_ : quantizer
-        The fitted quantizer.
+        The fitted quantizer; what was given as a fitted one, as it was then, without a
+        copy of its tables.
     n_samples_fit_ : int
         Number of rows that are searched.
     n_features_in_ : int
@@ -211,7 +212,7 @@ class QuantizedNeighbors(
         """
         new = copy_to_fit(self, fitted=False)
         quantizer = new._take_quantizer(self.quantizer)
-        check_is_fitted(quantizer)
+        quantizer._check_fitted()
         _check_sums(quantizer)
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(quantizer, name):
@@ -224,7 +225,8 @@ class QuantizedNeighbors(
         return self
 
     def _take_quantizer(self, quantizer: Any) -> BaseQuantizer:
-        self.quantizer_, self._metric_ = _bare(quantizer), self.metric
+        # As it is now: the codes are not those of what a fit may make of it later.
+        self.quantizer_, self._metric_ = as_it_is_now(_bare(quantizer)), self.metric
         return self.quantizer_
 
     def _take_codes(self, packed: np.ndarray, *, prepared: bool) -> None:

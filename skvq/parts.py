@@ -70,7 +70,7 @@ class Parts:
 
     def _set(self, parts: Sequence) -> None:
         self.parts = tuple(parts)
-        tables = [part._searched_table() for part in parts]
+        self._searched = tables = [part._searched_table() for part in parts]
         self.tables = None if None in tables else nearest.Tables(tables)
         self.shapes = [_shape(part) for part in parts]
         self.sizes = tuple(size for sizes, _ in self.shapes for size in sizes)
@@ -79,12 +79,16 @@ class Parts:
         self._attributes = [vars(part) for part in parts]
 
     def are(self, parts: Sequence) -> bool:
-        """Whether these are the parts, and none has been fitted since."""
+        """Whether these are the parts, and are fitted and searched as they were."""
         for part in self._nesting:
             part._check_as_fitted()
-        return len(parts) == len(self._attributes) and all(
-            map(is_, map(vars, parts), self._attributes)
-        )
+        now = (getattr(part, "__dict__", None) for part in parts)
+        if len(parts) != len(self._attributes) or not all(
+            map(is_, now, self._attributes)
+        ):
+            return False
+        # The metric of a part may have been set since, which leaves its attributes.
+        return all(map(is_, (one._searched_table() for one in parts), self._searched))
 
     def __getstate__(self) -> dict:
         return {"parts": self.parts}
@@ -393,12 +397,13 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         ValueError
             If the tables cannot be dealt out.
         """
-        tables = as_shared(tables, self.share_codebook)
-        sizes = self._deal(len(tables))
         dealt, found = iter(tables), {}
+        of_parts = [list(islice(dealt, n)) for n in self._deal(len(tables))]
+        if self.share_codebook:
+            of_parts = _of_one_part(of_parts)
         parts = []
-        for j, template in enumerate(self._template_of_each(len(sizes))):
-            own = list(islice(dealt, sizes[j]))
+        for j, template in enumerate(self._template_of_each(len(of_parts))):
+            own = of_parts[j]
             key = (j if self._pairs else None, *map(id, own))
             if key not in found:
                 found[key] = self._part_of_tables(template, own)
@@ -622,6 +627,17 @@ def fit_parts(
 
 def _fit_held(part, rows: Rows, template: Template) -> tuple:
     return part, run(fit_part(part, rows, template))
+
+
+def _of_one_part(of_parts: list[list[nearest.Table]]) -> list[list[nearest.Table]]:
+    """Return the tables of parts, of which one serves all; raise if they differ."""
+    if len({len(own) for own in of_parts}) > 1:
+        raise ValueError(
+            f"share_codebook=True takes one part in all places, but the given "
+            f"codebooks are those of {[len(own) for own in of_parts]} columns."
+        )
+    same_place = zip(*of_parts, strict=True)
+    return list(map(list, zip(*(as_shared(s, True) for s in same_place), strict=True)))
 
 
 def check_as_begun(name: str, now, then) -> None:

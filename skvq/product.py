@@ -179,13 +179,14 @@ class ProductQuantizer(NestingQuantizer):
             then = [part.n_features_in_ for part in self.quantizers_]
             check_as_begun("widths", now, then)
             check_sizes_as_begun(self.n_codewords, self.quantizers_)
-            distinct = list({id(part): part for part in self.quantizers_}.values())
-            was_shared = len(distinct) < len(slices)
             if len(slices) > 1:
+                was_shared = are_shared(self.quantizers_)
                 check_as_begun("share_codebook", self.share_codebook, was_shared)
+            # A given table of some slices goes on as one of each.
+            kept = self.quantizers_[: 1 if self.share_codebook else None]
             # Shallow copies: the parts never change an array in place, so the old ones
             # stay whole if this batch fails.
-            parts = [copy_to_fit(part, fitted=True) for part in distinct]
+            parts = [copy_to_fit(part, fitted=True) for part in kept]
         else:
             parts = self._parts_of(slices)
             self._check_memory(Rows(X))

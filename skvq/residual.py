@@ -587,10 +587,11 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         Every order of the same codewords has the same sum, and a beam would return
         whichever rounding favours.  Large codewords first, so that prefixes are coarse.
         """
-        # Not by the parameter, which may have been changed after the fit.
-        is_shared = len(self.quantizers_) > len({id(one) for one in self.quantizers_})
+        # Not by the parameter, which may have been changed after the fit.  Where there
+        # are other tables as well, codes stay in their columns.
+        is_one = self._parts_.tables is not None and are_shared(self.quantizers_)
         weighted = self.stage_weights is not None
-        if not is_shared or self.beam_size == codes.shape[1] == 1 or weighted:
+        if not is_one or self.beam_size == codes.shape[1] == 1 or weighted:
             return codes
         table = self._codebooks()[0].codewords.astype(np.float64)
         by_size = np.argsort(-np.linalg.norm(table, axis=1), kind="stable")

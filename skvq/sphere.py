@@ -173,6 +173,9 @@ class SphericalQuantizer(BaseQuantizer):
             "codebook_sizes_": cells.sizes + radius.sizes,
         }
 
+    def _fewest_rows(self):
+        return 1 if self.radius in ("unit", "float32") else 2
+
     def _needs_rows_in_memory(self):
         return radius_in_memory(self.radius)
 

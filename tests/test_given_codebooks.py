@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.spatial.distance import cdist
 from table import mixture
 
 from skvq import (
@@ -281,6 +282,20 @@ W, V = tables_of(2)
             {"map_shape": (4, 5)},
             "has 6 features.* 5 channels",
         ),
+        (MultiScaleQuantizer, [W], {"map_shape": ("a", 6)}, "map_shape=.* integers of"),
+        (MultiScaleQuantizer, [W], {"map_shape": (np.nan, 6)}, "map_shape=.* integers"),
+        (
+            MultiScaleQuantizer,
+            [W],
+            {"map_shape": (10**9, 6)},
+            r"map_shape=\(10+, 6\) .* more than 64 times the table",
+        ),
+        (
+            MultiScaleQuantizer,
+            [np.zeros((2, 6))],
+            {"map_shape": (4, 6), "metric": "cosine"},
+            r"row 0 of codebooks\[0\] is zero",
+        ),
         (
             MultiScaleQuantizer,
             [W, W],
@@ -316,6 +331,57 @@ W, V = tables_of(2)
 def test_what_does_not_fit_is_refused(cls, codebooks, parameters, message):
     with pytest.raises(ValueError, match=message):
         cls.from_codebooks(codebooks, **parameters)
+
+
+@pytest.mark.parametrize("cls", [ResidualQuantizer, AdditiveQuantizer])
+@pytest.mark.parametrize("places", [(0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0)])
+def test_a_table_in_some_places_keeps_its_columns(cls, places):
+    rng = np.random.default_rng(5)
+    X, *tables = rng.normal(size=(30, 3)), *rng.normal(size=(2, 4, 3))
+    quantizer = cls.from_codebooks([tables[i] for i in places], beam_size=64)
+    distances = cdist(X, quantizer.full_codebook())
+    found = np.linalg.norm(X - quantizer.quantize(X), axis=1)
+    assert_allclose(found, distances.min(axis=1))
+
+
+def test_a_product_in_all_stages_keeps_its_columns():
+    X, W = np.random.default_rng(6).normal(size=(2, 30, 4))
+    tables = [W[:4, :2], W[:4, 2:]] * 2
+    quantizer = ResidualQuantizer.from_codebooks(
+        tables, quantizer=ProductQuantizer(2), beam_size=256
+    )
+    distances = cdist(X, quantizer.full_codebook())
+    found = np.linalg.norm(X - quantizer.quantize(X), axis=1)
+    assert_allclose(found, distances.min(axis=1))
+
+
+def test_one_part_of_several_tables_serves_all_slices():
+    X = mixture(60)
+    shared = ProductQuantizer(
+        2, quantizer=ResidualQuantizer(2, 4), share_codebook=True, random_state=0
+    ).fit(X)
+    again = ProductQuantizer.from_codebooks(
+        shared.codebooks_, quantizer=ResidualQuantizer(2), share_codebook=True
+    )
+    assert again.quantizers_[0] is again.quantizers_[1]
+    assert_array_equal(again.transform(X), shared.transform(X))
+    with pytest.raises(ValueError, match="share_codebook=True takes one table in all"):
+        ProductQuantizer.from_codebooks(
+            [W, W, W, V], quantizer=ResidualQuantizer(2), share_codebook=True
+        )
+
+
+def test_a_table_of_some_slices_goes_on_as_one_of_each():
+    X, (one, other) = mixture(60, 6), np.random.default_rng(7).normal(size=(2, 4, 2))
+    pq = ProductQuantizer.from_codebooks(
+        [one, other, one], quantizer=VectorQuantizer(learning="ema")
+    )
+    assert pq.codebooks_[0] is pq.codebooks_[2]
+    pq.partial_fit(X)
+    for j, start in enumerate((one, other, one)):
+        alone = VectorQuantizer.from_codebooks([start], learning="ema")
+        alone.partial_fit(X[:, 2 * j :][:, :2])
+        assert_array_equal(pq.codebooks_[j], alone.codebooks_[0])
 
 
 def test_a_formula_has_no_tables_to_be_given():

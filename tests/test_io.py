@@ -181,6 +181,15 @@ def test_what_is_no_codec_is_refused(tmp_path, estimator, error, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_would_not_be_read_back_is_not_written(tmp_path):
+    vq = VectorQuantizer(2, init="splitting").fit([[0.0], [1.0]])
+    with pytest.raises(TypeError, match="details='note'; expected a mapping"):
+        save(vq, tmp_path / "codec", details="note")
+    with pytest.raises(ValueError, match="The 'tol' parameter of VectorQuantizer"):
+        save(vq.set_params(tol="tight"), tmp_path / "codec")
+    assert not list(tmp_path.iterdir())
+
+
 def test_details_must_be_json(tmp_path):
     vq = VectorQuantizer(4, random_state=0).fit(X)
     for details, error in [({"X": X}, TypeError), ({"x": float("nan")}, ValueError)]:

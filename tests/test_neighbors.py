@@ -165,7 +165,7 @@ def test_codes_may_come_in_any_form(row, tmp_path):
     ):
         for taken in (quantizer, FrozenEstimator(quantizer)):
             again = QuantizedNeighbors(taken).fit_codes(given, **parameters)
-            assert again.quantizer_ is quantizer
+            assert vars(again.quantizer_) is vars(quantizer)
             assert again.n_features_in_ == X.shape[1]
             assert again.n_samples_fit_ == len(X)
             for a, b in zip(again.kneighbors(queries), expected, strict=True):
@@ -284,6 +284,21 @@ def test_a_fit_that_fails_changes_nothing():
         for bad in (X[:, :-1], X[0], X + 1j, scipy.sparse.csr_array(X), X[:0]):
             with pytest.raises((ValueError, TypeError)):
                 getattr(search, name)(bad)
+
+
+@pytest.mark.parametrize("wrap", [lambda one: one, FrozenEstimator])
+def test_a_quantizer_that_is_fitted_anew_is_another(wrap):
+    X = mixture(60)
+    quantizer = pq().fit(X)
+    search = QuantizedNeighbors(wrap(quantizer), rerank=None)
+    if wrap is FrozenEstimator:
+        search.fit(X)
+    else:
+        search.fit_codes(quantizer.transform(X))
+    found = search.kneighbors(X)
+    quantizer.fit(X[::-1] * 3 + 1)
+    for one, other in zip(search.kneighbors(X), found, strict=True):
+        assert_array_equal(one, other)
 
 
 FITTED = pq().fit(mixture(50))

@@ -1,6 +1,7 @@
 """Parts of different kinds: lists of quantizers in the nesting schemes."""
 
 import copy
+import os
 import pickle
 
 import dask.array
@@ -17,15 +18,18 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.utils import estimator_html_repr
 from table import mixture, vq
 
+import skvq
 from skvq import (
     BinaryQuantizer,
     FiniteScalarQuantizer,
     ProductQuantizer,
     QuantizedFeatures,
+    QuantizedNeighbors,
     ResidualQuantizer,
     UniformQuantizer,
     VectorQuantizer,
 )
+from skvq.interop import to_arrays
 
 BOTH = pytest.mark.parametrize("cls", [ProductQuantizer, ResidualQuantizer])
 
@@ -391,6 +395,11 @@ def test_streams_go_on_as_they_began(changed, message):
 
 def calls(estimator, X, codes):
     """Yield what makes use of the fitted parts."""
+    yield lambda: estimator.distance_table(X)
+    yield lambda: estimator.row_terms(codes)
+    yield lambda: skvq.save(estimator, os.devnull)
+    yield lambda: to_arrays(estimator, np)
+    yield lambda: QuantizedNeighbors(estimator).fit_codes(codes)
     for name in ("transform", "quantize", "score"):
         yield lambda name=name: getattr(estimator, name)(X)
     yield lambda: estimator.inverse_transform(codes)
@@ -475,6 +484,25 @@ def test_parts_of_the_same_sizes_may_be_replaced(cls, how, carry):
     assert_array_equal(estimator.transform(X), other.transform(X))
     assert_array_equal(estimator.quantize(X), other.quantize(X))
     assert_array_equal(carry(estimator).transform(X), other.transform(X))
+
+
+@BOTH
+def test_a_metric_that_is_set_on_a_part_counts_from_the_next_call_on(cls):
+    X = mixture(100)
+    estimator = cls(2, 8, random_state=0).fit(X)
+    before = estimator.transform(X)
+    estimator.quantizers_[0].set_params(metric="cosine")
+    codes = estimator.transform(X)
+    assert (codes != before).any()
+    assert_array_equal(pickle.loads(pickle.dumps(estimator)).transform(X), codes)
+
+
+def test_what_is_no_part_is_told():
+    X = mixture(40)
+    estimator = ProductQuantizer(2, 4).fit(X)
+    estimator.quantizers_[1] = "a part"
+    with pytest.raises(TypeError, match="a part is not an estimator instance"):
+        estimator.transform(X)
 
 
 # -- tables of a given size ------------------------------------------------------------

@@ -553,6 +553,10 @@ def test_streams_that_cannot_go_on():
     fsq = FiniteScalarQuantizer(4).fit(X)
     with pytest.raises(ValueError, match=r"levels=\(5, 5, 5\) was \(4, 4, 4\)"):
         fsq.set_params(levels=5).partial_fit(X)
+    fsq.set_params(levels=4)
+    for changed in ({"scale": 2.0}, {"formula": "symmetric"}, {"bound": "clamp"}):
+        with pytest.raises(ValueError, match="other cells than the stream began with"):
+            clone(fsq).fit(X).set_params(**changed).partial_fit(X)
     brought = FiniteScalarQuantizer.from_codebooks([[[0.0], [9.0], [10.0]]] * 3)
     with pytest.raises(ValueError, match="was made from codebooks"):
         brought.partial_fit(X)

@@ -497,3 +497,13 @@ def test_lengths_that_overflow_are_refused():
     X = np.full((3, 4), 1.7e308)
     with pytest.raises(ValueError, match="too large"):
         SphericalQuantizer(radius="uniform").fit(X)
+
+
+def test_one_row_is_enough_where_no_length_is_learned():
+    X = np.random.default_rng(8).normal(size=(40, 4))
+    for radius in ("unit", "float32"):
+        sphere = SphericalQuantizer(8, radius=radius)
+        codes = sphere.fit(X).transform(X)
+        assert_array_equal(sphere.fit(X[:1]).transform(X), codes)
+    with pytest.raises(ValueError, match="minimum of 2"):
+        SphericalQuantizer(8, radius="learned").fit(X[:1])

@@ -81,7 +81,12 @@ def describe(estimator: Any, details: Mapping[str, Any] | None) -> Description:
     TypeError
         If it is no codec.
     """
+    if not isinstance(details, Mapping | None):
+        raise TypeError(f"details={details!r}; expected a mapping.")
     quantizer = codec_of(estimator).quantizer
+    # What would not be read back is not written.
+    quantizer._check_fitted()
+    quantizer._validate_params()
     # Some transformers, and pipelines that begin with one, don't keep it.
     n_features = getattr(estimator, "n_features_in_", None)
     return {
