@@ -122,7 +122,10 @@ def check_the_same(index, queries, found, peer):
         ).sum(axis=2)
         for one in (found, peer)
     ]
-    if not np.allclose(*distances, rtol=SAME, atol=0):
+    # Of tables that a matrix product has made, faiss's are rounded by a share of the
+    # squares of the rows, and near neighbours may change places.
+    own, theirs = (np.sort(one, axis=1) for one in distances)
+    if not (own <= theirs * (1 + SAME)).all() or (np.diff(distances[0]) < -SAME).any():
         raise RuntimeError("Some neighbours are not as near as faiss's.")
     return np.mean(found == peer)
 
