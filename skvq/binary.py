@@ -273,7 +273,9 @@ class BinaryQuantizer(ScalarQuantizer):
 
     def _codebooks(self):
         scale = to_host(self.scale_)
-        pairs = {value: np.array([[0 - value], [value]]) for value in set(scale)}
+        pairs = {
+            value: np.array([[0 - value], [value]], scale.dtype) for value in set(scale)
+        }
         signs = shared_tables([pairs[value] for value in scale])
         if self._radius_ is None:
             return signs

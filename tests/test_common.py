@@ -54,14 +54,12 @@ ignore_few = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 # -- scikit-learn's own checks ---------------------------------------------------------
 
 
-def _sklearn_checks():
+def _sklearn_checks(estimators):
     """Of every class and every nesting: what the checks ask is asked of the base class.
 
     What in them is of a scheme's own (few rows, one feature, read-only arrays,
     parameters and attributes left alone, one row or all) is asked of all rows below.
     """
-    estimators = [(type(estimator).__name__, estimator) for estimator in DEFAULTS]
-    estimators += [(row.name, row.make()) for row in NESTED]
     # On 15 rows in an order of its own, which only a start without chance survives;
     # test_weights_equal_repeats asks the same of the others with more rows.
     by_chance = {row.name for row in NESTED if row.weights != "exact"}
@@ -77,8 +75,20 @@ def _sklearn_checks():
 
 @ignore_few
 @pytest.mark.every_case
-@pytest.mark.parametrize(("estimator", "check"), list(_sklearn_checks()))
+@pytest.mark.parametrize(
+    ("estimator", "check"),
+    list(_sklearn_checks((type(one).__name__, one) for one in DEFAULTS)),
+)
 def test_sklearn_checks(estimator, check):
+    check(estimator)
+
+
+@ignore_few
+@pytest.mark.parametrize(
+    ("estimator", "check"),
+    list(_sklearn_checks((row.name, row.make()) for row in NESTED)),
+)
+def test_sklearn_checks_of_nestings(estimator, check):
     check(estimator)
 
 
