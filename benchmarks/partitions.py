@@ -68,7 +68,7 @@ def race_passes(arguments):
         f"A pass of Lloyd's iteration, V = {N_CODEWORDS}, 2 workers x 1 thread",
         ["rows", "skvq s", "dask-ml s", "x dask-ml", "one process, 2 threads s", ""],
     )
-    n_rows = 20_000 if arguments.quick else N_ROWS
+    n_rows = 5_000 if arguments.quick else N_ROWS
     chunk = seam.block_rows(N_FEATURES)
     X = array(n_rows, N_FEATURES, chunk).persist()
     here = X.compute()
@@ -145,6 +145,7 @@ def weigh(arguments):
     )
     size, width = (16, 4) if arguments.quick else (4096, 8)
     many = 1_000 if arguments.quick else 100_000
+    inits = INITS[:1] if arguments.quick else INITS
     tiny = 64 * width
     # Chunks of few rows, which become few partitions; and as many of these.
     settings = [(many // 100, tiny), (many // 10, tiny), (many, seam.BLOCK_ELEMENTS)]
@@ -158,7 +159,7 @@ def weigh(arguments):
     Delayed.compute = noted
     try:
         with dask.config.set(scheduler="synchronous"):
-            for init, (count, seam.BLOCK_ELEMENTS) in product(INITS, settings):
+            for init, (count, seam.BLOCK_ELEMENTS) in product(inits, settings):
                 # "progressive" takes some fifty passes.
                 if init == "progressive":
                     count //= 10
@@ -193,7 +194,7 @@ def fit_large(arguments):
         "Rows that do not fit in memory", ["GB", "fit s", "client grew by MB", ""]
     )
     chunk = 4 * seam.block_rows(N_FEATURES)
-    size = (0.2 if arguments.quick else MEMORY_GB) * 1e9
+    size = (0.05 if arguments.quick else MEMORY_GB) * 1e9
     n_rows = int(size / (4 * N_FEATURES))
     X = array(n_rows, N_FEATURES, chunk, repeated)
     before = peak_mb()
