@@ -435,6 +435,8 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
 
     @property
     def _follows_namespace(self) -> bool:  # type: ignore[override]
+        if self.quantizer is None:
+            return True  # as all that it stands for do; asked for in every call
         # Before the parameters have been checked, too.
         quantizers = self._quantizers()
         return all(getattr(one, "_follows_namespace", False) for one in quantizers)
