@@ -68,7 +68,8 @@ there are: such a file holds at most 2^30 codes.
 Examples
 --------
 >>> import tempfile
->>> from pathlib import Path
+>>> from io import BufferedReader
+from pathlib import Path
 >>> import numpy as np
 >>> from skvq import ProductQuantizer
 >>> from skvq.io import codec_info, load, load_codes, save, save_codes
@@ -95,6 +96,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
 
@@ -271,7 +273,7 @@ def load(
 
 
 def _loaded(
-    path: PathLike, file: BinaryIO, verify: bool, mmap: bool, allow_pickle: bool
+    path: PathLike, file: BufferedReader, verify: bool, mmap: bool, allow_pickle: bool
 ) -> Any:
     if not is_container(file.read(9)):
         return _load_pickle(path, file, allow_pickle)

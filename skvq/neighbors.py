@@ -191,8 +191,8 @@ class QuantizedNeighbors(
             Codes as `transform` of the quantizer gives them; with `packed`, rows of
             bytes as `skvq.codes.pack` packs these.
         X : array-like of shape (n_samples, n_features), default=None
-            The rows themselves, for `rerank`; they are not copied, and may be a memory
-            map.
+            The rows themselves, for `rerank`, now or as it is set later; they are not
+            copied, and may be a memory map.
         packed : bool, default=False
             Whether `codes` are packed.  If so, they are not copied, so that they may be
             a memory map: every search reads them anew, a chunk at a time.  Others are
@@ -220,7 +220,8 @@ class QuantizedNeighbors(
         if not packed:
             codes = pack(codes, quantizer.codebook_sizes_)
         new._take_codes(_packed_of(codes, quantizer), prepared=not packed)
-        new._rows_ = None if self.rerank is None else new._rows_of_codes(X)
+        unused = X is None and self.rerank is None
+        new._rows_ = None if unused else new._rows_of_codes(X)
         take_over(self, new)
         return self
 

@@ -9,7 +9,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq.base import BaseQuantizer
-from skvq.coding.sums import level_entries
 
 
 class ScalarQuantizer(BaseQuantizer):
@@ -46,7 +45,9 @@ class ScalarQuantizer(BaseQuantizer):
 
     def _entries(self, X, metric):
         # Tables behind those of the features are of a length.
-        return level_entries(X, self._codebooks()[: self.n_features_in_], metric)
+        tables = self._codebooks()[: self.n_features_in_]
+        levels = [np.asarray(table)[:, 0] for table in tables]
+        return nearest.level_distances(X, levels, metric)
 
     def _is_concatenation(self):
         return True

@@ -517,3 +517,18 @@ def test_directions_and_buckets_of_what_is_left(tmp_path):
     products = -X[:20].astype(np.float64) @ codec.quantize(X).astype(np.float64).T
     assert_allclose(distances, np.sort(products, axis=1)[:, :5], rtol=1e-6)
     assert_allclose(np.take_along_axis(products, indices, axis=1), distances, rtol=1e-6)
+
+
+def test_rows_beside_codes_are_kept_for_a_rerank_that_is_set_later():
+    X = mixture(300, 8)
+    quantizer = pq(4).fit(X)
+    codes = quantizer.transform(X)
+    later = QuantizedNeighbors(quantizer, 5).fit_codes(codes, X=X)
+    at_once = QuantizedNeighbors(quantizer, 5, rerank=50).fit_codes(codes, X=X)
+    assert_array_equal(
+        later.kneighbors(X[:9])[1],
+        QuantizedNeighbors(quantizer, 5).fit_codes(codes).kneighbors(X[:9])[1],
+    )
+    assert_array_equal(
+        later.set_params(rerank=50).kneighbors(X[:9]), at_once.kneighbors(X[:9])
+    )

@@ -20,6 +20,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
@@ -321,7 +322,7 @@ def _is_length(value: Any) -> bool:
 
 
 def read_arrays(
-    path: PathLike, file: BinaryIO, container: Container, verify: bool
+    path: PathLike, file: BufferedReader, container: Container, verify: bool
 ) -> dict[str, np.ndarray]:
     """Read the tensors, once.
 
@@ -353,7 +354,7 @@ def read_arrays(
         view = array.reshape(-1).view(np.uint8).data
         for start in range(0, len(view), _CHUNK_BYTES):
             part = view[start : start + _CHUNK_BYTES]
-            if file.readinto(part) != len(part):  # type: ignore[attr-defined]
+            if file.readinto(part) != len(part):
                 raise FormatError(f"{path} is damaged: it ends too early")
             if verify:
                 digest.update(part)

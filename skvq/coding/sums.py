@@ -57,26 +57,6 @@ def codeword_entries(X: np.ndarray, table: nearest.Table, metric: str) -> np.nda
     return distances(X)
 
 
-def level_entries(
-    X: np.ndarray, tables: Sequence[nearest.Table | np.ndarray], metric: str
-) -> np.ndarray:
-    """Return the same from the features to the levels of each, (V_j, 1), side by side.
-
-    Parameters
-    ----------
-    X : ndarray of float64, shape (n_samples, n_features)
-        The rows.
-    tables : sequence of Table or ndarray, of shape (V_j, 1)
-        The levels of each feature.
-    metric : {"sqeuclidean", "inner_product"}
-        As in `codeword_entries`.
-    """
-    columns = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-    levels = np.concatenate(tables).astype(np.float64)[:, 0]
-    values = X[:, columns]
-    return -values * levels if metric == "inner_product" else (values - levels) ** 2
-
-
 def squared_sums(
     X: np.ndarray, products: np.ndarray, sizes: Sequence[int]
 ) -> np.ndarray:
@@ -97,7 +77,7 @@ def squared_sums(
         column = table[:, start : start + size]
         column -= column[:, :1].copy()
         start += size
-    table[:, : sizes[0]] += np.einsum("ij,ij->i", X, X)[:, None]
+    table[:, : sizes[0]] += nearest.HOST.squared_norms(X)[:, None]
     return table
 
 
@@ -126,7 +106,7 @@ def row_terms(rows: np.ndarray, scales, metric: str, start: int = 0) -> tuple:
         nearest.check_no_zero_rows(rows, "the reconstructions", start)
         return (1.0 if scales is None else scales) / nearest.row_norms(rows), None
     with np.errstate(over="ignore"):
-        offset = np.einsum("ij,ij->i", rows, rows)
+        offset = nearest.HOST.squared_norms(rows)
     if not np.isfinite(offset).all():
         raise ValueError("Squares of the reconstructions overflow: scale X.")
     return scales, offset

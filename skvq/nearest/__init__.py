@@ -9,7 +9,8 @@ and its sums here; nobody else computes a distance.
 `nearest_best`            codes whose codewords add up to each row, by beam search
 `improve_sums`            better codes of such sums, one table at a time
 `nearest_kronecker`       codes of the nearest product of rows, factor by factor
-`DistanceTable`           distances to every codeword of a small table
+`DistanceTable`           distances to every codeword of a small table;
+                          `level_distances` to the levels of each feature
 `viterbi`                 codes of the best path of each row through a `Trellis`;
                           `trellis_levels` follows paths back to their levels
 `scan`                    rows of packed codes with the smallest sums of look-ups
@@ -78,6 +79,7 @@ from skvq.nearest.searches import product as _product
 from skvq.nearest.searches import scan as _scan
 from skvq.nearest.searches import viterbi as _viterbi
 from skvq.nearest.searches.few import DistanceTable
+from skvq.nearest.searches.few import level_distances as _level_distances
 from skvq.nearest.searches.kronecker import kronecker_rows
 from skvq.nearest.searches.levels import row_plan as row_plan
 from skvq.nearest.tables import (
@@ -128,6 +130,7 @@ __all__ = [
     "is_array",
     "is_dask",
     "kronecker_rows",
+    "level_distances",
     "map_jobs",
     "nearest",
     "nearest_best",
@@ -374,6 +377,45 @@ def nearest_best(
         return _beam.nearest_best(be, x, begun, tables, options)
 
     return be.call(search, X, begin)
+
+
+def level_distances(X, levels: Sequence, metric: Metric = "sqeuclidean") -> np.ndarray:
+    """Return the distances from each feature to each of its levels.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Real numbers.
+    levels : sequence of ndarray of shape (V_j,)
+        The levels of each feature.
+    metric : {"sqeuclidean", "inner_product"}, default="sqeuclidean"
+        Minus the product is the distance of the second.
+
+    Returns
+    -------
+    distances : ndarray of float64, shape (n_samples, V_1 + ... + V_d)
+        Those to the levels of the first feature, of the second, and so on.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many features, or the metric is another.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.nearest import level_distances
+    >>> levels = [np.array([0.0, 2.0]), np.array([1.0])]
+    >>> level_distances(np.array([[1.5, 4.0]]), levels).tolist()
+    [[2.25, 0.25, 9.0]]
+    """
+    X = HOST.matrix(X, "X").astype(np.float64, copy=False)
+    _check_columns(X, "X", len(levels))
+    if metric not in ("sqeuclidean", "inner_product"):
+        raise ValueError(
+            f"metric={metric!r}; expected 'sqeuclidean' or 'inner_product'."
+        )
+    return _level_distances(X, levels, metric)
 
 
 def _checked_weights(weights, n_tables: int) -> np.ndarray | None:

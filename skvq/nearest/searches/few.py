@@ -1,4 +1,6 @@
-"""Distances from many rows to a few codewords at a time."""
+"""Distances from many rows to a few codewords, or to the levels of scalars."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -66,3 +68,10 @@ class DistanceTable:
         if self.metric == "cosine":
             result *= 0.5
         return result
+
+
+def level_distances(X: np.ndarray, levels: Sequence, metric: str) -> np.ndarray:
+    """Return distances to levels; see `skvq.nearest.level_distances`."""
+    columns = np.repeat(np.arange(len(levels)), [len(each) for each in levels])
+    each, values = np.concatenate(levels).astype(np.float64), X[:, columns]
+    return -values * each if metric == "inner_product" else (values - each) ** 2
