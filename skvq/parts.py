@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from itertools import islice
 from numbers import Integral
-from operator import is_
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -70,25 +69,27 @@ class Parts:
 
     def _set(self, parts: Sequence) -> None:
         self.parts = tuple(parts)
-        self._searched = tables = [part._searched_table() for part in parts]
+        tables = [part._searched_table() for part in parts]
         self.tables = None if None in tables else nearest.Tables(tables)
         self.shapes = [_shape(part) for part in parts]
         self.sizes = tuple(size for sizes, _ in self.shapes for size in sizes)
         self._nesting = [one for one in parts if isinstance(one, NestingQuantizer)]
-        # A fit puts another in the place of each, see `take_over`.
-        self._attributes = [vars(part) for part in parts]
+        # A fit puts other attributes in the place of these, see `take_over`.
+        self._known = list(zip(map(vars, parts), tables, strict=True))
 
     def are(self, parts: Sequence) -> bool:
         """Whether these are the parts, and are fitted and searched as they were."""
         for part in self._nesting:
             part._check_as_fitted()
-        now = (getattr(part, "__dict__", None) for part in parts)
-        if len(parts) != len(self._attributes) or not all(
-            map(is_, now, self._attributes)
-        ):
+        if len(parts) != len(self._known):
             return False
-        # The metric of a part may have been set since, which leaves its attributes.
-        return all(map(is_, (one._searched_table() for one in parts), self._searched))
+        for part, (attributes, table) in zip(parts, self._known, strict=True):
+            if getattr(part, "__dict__", None) is not attributes:
+                return False
+            # The metric may have been set since, which leaves the attributes.
+            if part._searched_table() is not table:
+                return False
+        return True
 
     def __getstate__(self) -> dict:
         return {"parts": self.parts}
