@@ -68,8 +68,7 @@ there are: such a file holds at most 2^30 codes.
 Examples
 --------
 >>> import tempfile
->>> from io import BufferedReader
-from pathlib import Path
+>>> from pathlib import Path
 >>> import numpy as np
 >>> from skvq import ProductQuantizer
 >>> from skvq.io import codec_info, load, load_codes, save, save_codes
