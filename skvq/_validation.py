@@ -595,6 +595,11 @@ def one_warning() -> Iterator[None]:
         _give(notices)
 
 
+def repeat_warnings(notices: list[Notice]) -> None:
+    """Warn of what was collected, as it stands."""
+    _give(notices)
+
+
 def _give(notices: list[Notice]) -> None:
     merged: dict[tuple, Notice] = {}
     for one in notices:

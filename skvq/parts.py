@@ -91,6 +91,23 @@ class Parts:
                 return False
         return True
 
+    def check_shapes(self, owner: str, attribute: str, parts: Sequence) -> None:
+        """Raise if sizes and numbers of features of parts are not those of these."""
+        if len(parts) != len(self.parts):
+            raise ValueError(
+                f"{owner} has {len(parts)} {attribute}, and had {len(self.parts)} when "
+                "it was fitted: fit it anew."
+            )
+        for j, (part, then) in enumerate(zip(parts, self.shapes, strict=True)):
+            sizes, width = _shape(part)
+            if (sizes, width) != then:
+                name = attribute if attribute == "quantizer_" else f"{attribute}[{j}]"
+                raise ValueError(
+                    f"{name} of {owner} has codebook_sizes_={sizes} and "
+                    f"n_features_in_={width}, which were {then[0]} and {then[1]} when "
+                    "it was fitted: fit it anew."
+                )
+
     def __getstate__(self) -> dict:
         return {"parts": self.parts}
 
@@ -172,27 +189,11 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         quantizer = params.get("quantizer", self.quantizer)
         for name, value in params.items():
             if name.startswith("quantizer__"):
-                self._check_one(quantizer, name, value)
+                check_one_part(quantizer, name, value, self._default_part())
         if "quantizer" in params:
             # First, since it has the parts whose parameters are meant.
             self.quantizer = params.pop("quantizer")
         return self._set_params("_pairs", **params)
-
-    def _check_one(self, quantizer, name: str, value) -> None:
-        """Raise if there is no one quantizer that a parameter could be set of."""
-        if quantizer is None:
-            default = self._default_part()
-            raise ValueError(
-                f"{name}={value!r} cannot be set while quantizer=None, which "
-                f"stands for {default!r}: set quantizer={default!r} first, or with "
-                "it."
-            )
-        if isinstance(quantizer, list):
-            raise ValueError(
-                f"{name}={value!r} cannot be set while quantizer is a list: set that "
-                "of a part, by its name or its place, such as 0"
-                f"{name.removeprefix('quantizer')}."
-            )
 
     def _validate_params(self):
         super()._validate_params()
@@ -489,7 +490,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         """
         parts, known = self.quantizers_, self._parts_
         if not known.are(parts):
-            self._check_shapes([_shape(part) for part in parts], known.shapes)
+            known.check_shapes(type(self).__name__, "quantizers_", parts)
             self._parts_ = Parts(parts)
         if self.codebook_sizes_ != known.sizes:
             raise ValueError(
@@ -497,23 +498,23 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                 f"not those of its quantizers_, {known.sizes}: fit it anew."
             )
 
-    def _check_shapes(self, now: list[tuple], then: list[tuple]) -> None:
-        """Raise if sizes and numbers of features are not what they were."""
-        if len(now) != len(then):
-            raise ValueError(
-                f"{type(self).__name__} has {len(now)} quantizers_, and had "
-                f"{len(then)} when it was fitted: fit it anew."
-            )
-        for j, (one, other) in enumerate(zip(now, then, strict=True)):
-            if one != other:
-                raise ValueError(
-                    f"quantizers_[{j}] of {type(self).__name__} has codebook_sizes_="
-                    f"{one[0]} and n_features_in_={one[1]}, which were {other[0]} and "
-                    f"{other[1]} when it was fitted: fit it anew."
-                )
-
     def _codebooks(self):
         return [table for part in self.quantizers_ for table in part._codebooks()]
+
+
+def check_one_part(quantizer, name: str, value, default) -> None:
+    """Raise if there is no one quantizer that a parameter could be set of."""
+    if quantizer is None:
+        raise ValueError(
+            f"{name}={value!r} cannot be set while quantizer=None, which stands for "
+            f"{default!r}: set quantizer={default!r} first, or with it."
+        )
+    if isinstance(quantizer, list):
+        raise ValueError(
+            f"{name}={value!r} cannot be set while quantizer is a list: set that of "
+            "a part, by its name or its place, such as 0"
+            f"{name.removeprefix('quantizer')}."
+        )
 
 
 def _is_pair(one) -> bool:

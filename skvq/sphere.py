@@ -21,6 +21,7 @@ from skvq.coding.directions import (
     tree_levels,
 )
 from skvq.coding.levels import Grid, Levels
+from skvq.learning.allocation import best_sizes, candidate_sizes
 from skvq.learning.radius import (
     RADII,
     check_radius_memory,
@@ -477,7 +478,7 @@ def _spread_bits(angles, total_bits: float, cells: str) -> tuple[int, ...]:
     again for those that were found, from equal bits and from exact angles, and the
     best of all is kept.
     """
-    sizes = _candidate_sizes(min(float(_MOST_BITS), total_bits / len(angles) + 3))
+    sizes = candidate_sizes(min(float(_MOST_BITS), total_bits / len(angles) + 3))
     curves = _all_curves(angles, cells, sizes)
     bits = np.log2(sizes)
     equal = int(np.searchsorted(bits, total_bits / len(angles) + 1e-12, "right")) - 1
@@ -487,7 +488,7 @@ def _spread_bits(angles, total_bits: float, cells: str) -> tuple[int, ...]:
         for _ in range(5):
             _, *parts = _agreement(angles, curves, chosen)
             errors = -np.einsum("pa,apv->av", np.array(parts), curves)
-            chosen = _take_steps(errors, bits, total_bits)
+            chosen = best_sizes(errors, bits, total_bits)
             found = _agreement(angles, curves, chosen)[0]
             if found > agreement:
                 best, agreement = chosen, found
@@ -523,70 +524,6 @@ def _parts(angle: _Angle) -> tuple[int, int]:
         -1 if angle.first is None else angle.first,
         -1 if angle.second is None else angle.second,
     )
-
-
-def _take_steps(errors, bits, total_bits: float) -> np.ndarray:
-    """Return which number of levels each angle gets, for its curve of error over bits.
-
-    Along the lower convex hulls of the curves, the step that gains most for its bits is
-    taken, again and again; an angle whose next step does not fit gets no more.
-    """
-    angle, order, size, cost, slope = _hull_steps(errors, bits)
-    best_first = np.lexsort((angle, order, slope))
-    angle, size, cost = angle[best_first], size[best_first], cost[best_first]
-    chosen = np.zeros(len(errors), dtype=int)
-    n_fit = int(np.searchsorted(np.cumsum(cost), total_bits + 1e-9, "right"))
-    np.maximum.at(chosen, angle[:n_fit], size[:n_fit])
-    left, closed = total_bits + 1e-9 - cost[:n_fit].sum(), set()
-    for i in range(n_fit, len(cost)):
-        if left < cost[i]:
-            closed.add(angle[i])
-        if angle[i] not in closed:
-            chosen[angle[i]] = size[i]
-            left -= cost[i]
-    return chosen
-
-
-def _hull_steps(errors, bits):
-    """Return the steps between corners of the curves' lower convex hulls.
-
-    From each corner the steepest fall leads to the next one, as long as it is a fall.
-    All curves go together, a corner at a time.
-
-    Returns
-    -------
-    angle, order, size, cost, slope : ndarray of shape (n_steps,)
-        Of each step, whose it is, its number there, where it leads, its bits, and what
-        it gains for each of them.
-    """
-    places = np.arange(len(bits))
-    found: list[tuple[np.ndarray, ...]] = []
-    at = np.zeros(len(errors), dtype=int)
-    going = np.arange(len(errors))
-    while going.size:
-        begin = at[going]
-        costs = bits - bits[begin, None]
-        falls = errors[going] - errors[going, begin][:, None]
-        slopes = np.full(falls.shape, np.inf)
-        np.divide(falls, costs, out=slopes, where=places > begin[:, None])
-        # Of corners in one line, the last.
-        end = len(bits) - 1 - np.argmin(slopes[:, ::-1], axis=1)
-        rows = np.arange(len(going))
-        steepest = slopes[rows, end]
-        falling = steepest < 0
-        going, end = going[falling], end[falling]
-        at[going] = end
-        order = np.full(len(going), len(found))
-        cost = costs[rows[falling], end]
-        found.append((going, order, end, cost, steepest[falling]))
-    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
-
-
-def _candidate_sizes(most_bits: float) -> tuple[int, ...]:
-    """Return every number up to 16, and four to the octave beyond."""
-    many = np.rint(2.0 ** np.arange(4, most_bits + 0.25, 0.25)).astype(int)
-    few = np.arange(1, min(17, int(2.0**most_bits) + 1))
-    return tuple(np.union1d(few, many).tolist())
 
 
 def _all_curves(angles, cells: str, sizes) -> np.ndarray:

@@ -17,7 +17,6 @@ from skvq.sphere import (
     _angles,
     _curves,
     _density,
-    _hull_steps,
     _lloyd_max_levels,
     from_spherical,
     to_spherical,
@@ -317,17 +316,6 @@ def test_total_bits():
     assert (np.diff(errors) < 0).all()
     both = SphericalQuantizer(total_bits=10, radius="uniform", radius_levels=4).fit(X)
     assert 11 < both.bits_per_sample_ <= 12
-
-
-def test_hull_steps():
-    curves = np.array([[9.0, 7, 4, 0, 1, 2], [9.0, 4, 3.5, 1, 0.9, 0.5]])
-    angle, order, size, cost, slope = _hull_steps(curves, np.arange(6.0))
-    assert size[angle == 0].tolist() == [3]
-    assert size[angle == 1].tolist() == [1, 3, 5]
-    assert order[angle == 1].tolist() == [0, 1, 2]
-    assert cost[angle == 1].tolist() == [1, 2, 2]
-    assert_allclose(slope[angle == 1], [-5, -1.5, -0.25])
-    assert len(_hull_steps(np.array([[1.0]]), np.zeros(1))[0]) == 0
 
 
 def test_angles_of_the_chain_together_are_each_of_them_alone():

@@ -1,0 +1,126 @@
+"""What schemes have in common that stand in front of another one.
+
+Samples are changed on the way to a quantizer, its part, and reconstructions on the way
+back.
+"""
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils import check_random_state
+
+from skvq._validation import Notice, repeat_warnings
+from skvq.base import BaseQuantizer
+from skvq.learning.rows import Learner, Rows
+from skvq.parts import Parts, Template, check_one_part, fit_part
+
+
+class FrontQuantizer(BaseQuantizer):
+    """A scheme with one part, which all samples go through.
+
+    A scheme has the parameter `quantizer`, and `random_state` and `backend` where it
+    has a use for them, and the hook `_default_part()`, which is what None stands for.
+    Its fitted part is `quantizer_`, about which `_parts_` knows.
+    """
+
+    quantizer: Any
+    _made_anew = ("_parts_",)
+
+    def _default_part(self) -> BaseQuantizer:
+        """Return what None stands for as the quantizer."""
+        raise NotImplementedError
+
+    def _template(self) -> Template:
+        """Return what the part is a clone of."""
+        quantizer = self.quantizer
+        return Template(
+            "quantizer", self._default_part() if quantizer is None else quantizer
+        )
+
+    def set_params(self, **params):
+        """Set parameters; those of the part by ``quantizer__<parameter>``.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters and their values.
+
+        Returns
+        -------
+        self : object
+            The quantizer.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, or the part is None, which stands for a
+            default that is made anew in every fit.
+        """
+        quantizer = params.get("quantizer", self.quantizer)
+        for name, value in params.items():
+            if name.startswith("quantizer__"):
+                check_one_part(quantizer, name, value, self._default_part())
+        return super().set_params(**params)
+
+    def _new_part(self):
+        """Return an unfitted clone, with the settings that are the scheme's."""
+        part = clone(self._template().quantizer)
+        own, names = self.get_params(deep=False), part.get_params(deep=False)
+        if own.get("random_state") is not None and "random_state" in names:
+            rng = check_random_state(self.random_state)
+            part.set_params(random_state=int(rng.randint(np.iinfo(np.int32).max)))
+        if own.get("backend", "auto") != "auto" and "backend" in names:
+            part.set_params(backend=self.backend)
+        return part
+
+    def _fit_part(self, rows: Rows, part=None) -> Learner[Any]:
+        """Return a part that has learned from the rows, as it is to see them."""
+        part = self._new_part() if part is None else part
+        notices: list[Notice] = yield from fit_part(part, rows, self._template())
+        repeat_warnings(notices)
+        return part
+
+    # -- what is the part's --------------------------------------------------------
+
+    @property
+    def _follows_namespace(self) -> bool:  # type: ignore[override]
+        # Before the parameters have been checked, too.
+        return getattr(self._template().quantizer, "_follows_namespace", False)
+
+    def _needs_rows_in_memory(self):
+        why = self._template().quantizer._needs_rows_in_memory()
+        return why and f"its part, {self._template()}: {why}"
+
+    def _fewest_rows(self):
+        return self._template().quantizer._fewest_rows()
+
+    def _n_tables(self):
+        return self._template().quantizer._n_tables()
+
+    def _codebooks(self):
+        return self.quantizer_._codebooks()
+
+    # -- the fitted part -----------------------------------------------------------
+
+    def _own_sizes(self) -> tuple[int, ...]:
+        """Return the sizes of code columns behind those of the part."""
+        return ()
+
+    @cached_property
+    def _parts_(self) -> Parts:
+        """What is known of the fitted part; made anew after loading."""
+        return Parts([self.quantizer_])
+
+    def _check_as_fitted(self) -> None:
+        """Raise if the part has been replaced by another that does not fit."""
+        parts, known = [self.quantizer_], self._parts_
+        if not known.are(parts):
+            known.check_shapes(type(self).__name__, "quantizer_", parts)
+            self._parts_ = known = Parts(parts)
+        if self.codebook_sizes_ != (*known.sizes, *self._own_sizes()):
+            raise ValueError(
+                f"codebook_sizes_={self.codebook_sizes_} of {type(self).__name__} are "
+                f"not those of its quantizer_, {known.sizes}: fit it anew."
+            )
