@@ -108,10 +108,13 @@ class FailedError(Exception):
 
 
 def build(folder):
-    """Put the libraries into a folder, with a note; return what failed, or None."""
+    """Put the libraries into a folder, with a note; return what failed, or None.
+
+    What lies beside the sources, and is what would be compiled of them, is taken.
+    """
     path = folder / LOADER["NOTE"]
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = json.loads((FOLDER / path.name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         before = {}
     try:
@@ -159,8 +162,12 @@ def compile_with(compiler, target, libraries, folder, before):
         "error": None,
     }
     paths = {name: folder / f"_{name}{suffix_of(target)}" for name in libraries}
-    found = {name: checksum(path) for name, path in paths.items()}
+    there = {name: FOLDER / path.name for name, path in paths.items()}
+    found = {name: checksum(path) for name, path in there.items()}
     if before == {**note, "libraries": found}:
+        for name, path in there.items():
+            if path != paths[name]:
+                replace(paths[name], path.read_bytes())
         return before
     defined = [
         f'-DSKVQ_SOURCES="{note["sources"]}"',
