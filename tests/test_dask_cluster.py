@@ -66,11 +66,11 @@ def assert_same(a, b):
 # One test, so that there is one cluster.
 @pytest.mark.filterwarnings("default")
 def test_workers_give_the_same_bits(monkeypatch, caplog):
-    vq = VectorQuantizer(16, max_iter=4, tol=0, random_state=0)
-    rq = ResidualQuantizer(2, 8, random_state=0, fit_beam_size=1)
+    vq = VectorQuantizer(5, max_iter=3, tol=0, random_state=0)
+    rq = ResidualQuantizer(2, 4, random_state=0, fit_beam_size=1)
     grid = GridSearchCV(
         VectorQuantizer(max_iter=2, init="random", random_state=0),
-        {"n_codewords": [2, 8]},
+        {"n_codewords": [2, 4]},
         cv=2,
     )
     with dask.config.set(scheduler="synchronous"):
@@ -86,14 +86,14 @@ def test_workers_give_the_same_bits(monkeypatch, caplog):
         distributed.Client(cluster) as client,
     ):
         lazy = samples()
-        found = VectorQuantizer(16, max_iter=4, tol=0, random_state=0).fit(lazy)
+        found = VectorQuantizer(5, max_iter=3, tol=0, random_state=0).fit(lazy)
         assert found.codebooks_[0].tobytes() == expected[0].tobytes()
         assert found.distortion_ == expected[1]
         # Nothing is left on the workers, once they have been told.
         while client.futures:
             time.sleep(0.05)
         assert (found.transform(lazy).compute() == codes).all()
-        found = ResidualQuantizer(2, 8, random_state=0, fit_beam_size=1).fit(lazy)
+        found = ResidualQuantizer(2, 4, random_state=0, fit_beam_size=1).fit(lazy)
         for one, other in zip(found.codebooks_, residual, strict=True):
             assert one.tobytes() == other.tobytes()
         assert (grid.fit(lazy).cv_results_["mean_test_score"] == scores).all()
@@ -111,7 +111,7 @@ def test_workers_give_the_same_bits(monkeypatch, caplog):
         monkeypatch.setattr(logger, "handlers", [kills])
         caplog.set_level(logging.DEBUG, logger.name)
         persisted = lazy.persist()
-        found = VectorQuantizer(16, max_iter=4, tol=0, random_state=0).fit(persisted)
+        found = VectorQuantizer(5, max_iter=3, tol=0, random_state=0).fit(persisted)
         assert kills.killed
         assert found.codebooks_[0].tobytes() == expected[0].tobytes()
         assert found.distortion_ == expected[1]
