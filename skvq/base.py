@@ -217,6 +217,13 @@ class BaseQuantizer(
         """Return a fitted copy with other tables in place of `_free_tables`."""
         raise AssertionError("guarded by _has_free_tables")  # pragma: no cover
 
+    def _alignments(self, X: Any) -> Any:
+        """Return the cosine (n_samples,) of each row and what its scale multiplies."""
+        raise ValueError(
+            f"{type(self).__name__} has no scale of its rows: a bound for the errors "
+            "of inner products is known of ScaledQuantizer(scale='unbiased')."
+        )
+
     # What is to be known of tables that are brought along.
 
     def _from_tables(self, tables: list[nearest.Table]) -> dict[str, Any]:

@@ -163,6 +163,7 @@ HOOKS = {
     "_is_concatenation",
     "_n_scales",
     "_scales",
+    "_alignments",
 }
 
 
@@ -304,6 +305,7 @@ NO_SUMS = {
     "kronecker": "a product of codewords",
     "spherical": "angles",
     "multiscale-smooth": "n_smoothers=2",
+    "q-of-scaled": "a length of its own",
 }
 
 
