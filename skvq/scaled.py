@@ -15,6 +15,7 @@ from skvq.front import FrontQuantizer
 from skvq.grid import UniformQuantizer
 from skvq.learning.rows import Block, wider
 from skvq.learning.scalar import standard_levels
+from skvq.parts import Parts
 
 _SCALES = ("least_squares", "unbiased", "norm")
 
@@ -176,6 +177,7 @@ class ScaledQuantizer(FrontQuantizer):
         """Return the fitted attributes."""
         return {
             "quantizer_": part,
+            "_parts_": Parts([part]),
             "_scale_code_": code,
             "codebook_sizes_": (*part.codebook_sizes_, *code.sizes),
         }
