@@ -19,6 +19,7 @@ from skvq.multiscale import MultiScaleQuantizer
 from skvq.neighbors import QuantizedNeighbors
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer
+from skvq.rotated import RotatedQuantizer
 from skvq.scaled import ScaledQuantizer
 from skvq.sphere import SphericalQuantizer
 from skvq.vector import VectorQuantizer
@@ -33,6 +34,7 @@ __all__ = [
     "QuantizedFeatures",
     "QuantizedNeighbors",
     "ResidualQuantizer",
+    "RotatedQuantizer",
     "ScaledQuantizer",
     "SphericalQuantizer",
     "UniformQuantizer",

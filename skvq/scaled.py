@@ -200,8 +200,7 @@ class ScaledQuantizer(FrontQuantizer):
         else:
             code = LogRadius(_given_scales(own[0]))
             self._imply(scale_bits=int(np.log2(len(own[0]))))
-        part = self._new_part()
-        part._set_up(tables[:-n_own])
+        part = self._part_of_tables(tables[:-n_own])
         return {**self._of(part, code), "n_features_in_": part.n_features_in_}
 
     # -- what the base class asks --------------------------------------------------
@@ -212,9 +211,6 @@ class ScaledQuantizer(FrontQuantizer):
     def _n_tables(self):
         n_tables = super()._n_tables()
         return None if n_tables is None else n_tables + self._n_scales()
-
-    def _table_elements(self, n_features):
-        return self._template().quantizer._table_elements(n_features)
 
     def _fewest_rows(self):
         n_rows = super()._fewest_rows()
@@ -247,11 +243,12 @@ class ScaledQuantizer(FrontQuantizer):
     # -- searches among codes ------------------------------------------------------
 
     def _why_no_sums(self):
+        why = super()._why_no_sums()
         part = vars(self).get("quantizer_", self._template().quantizer)
-        why = part._why_no_sums()
         if why is None and part._n_scales():
-            why = "it codes a length of its own, a factor beside the scale."
-        return why and f"its part, {part!r}: {why}"
+            what = "it codes a length of its own, a factor beside the scale."
+            return f"its part, {part!r}: {what}"
+        return why
 
     def _entries(self, X, metric):
         return self.quantizer_._distance_table(X, metric)
@@ -264,10 +261,7 @@ class ScaledQuantizer(FrontQuantizer):
 
     def _alignments(self, X):
         if self.scale != "unbiased":
-            raise ValueError(
-                f"scale={self.scale!r} of {type(self).__name__} is not unbiased: no "
-                "bound is known of the errors of inner products; expected 'unbiased'."
-            )
+            return None
         be = nearest.backend_of(X)
         seen = _unit_rows(be, X)
         product, q_norms = _compared(be, seen, self.quantizer_._quantize(seen))

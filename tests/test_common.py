@@ -164,6 +164,9 @@ HOOKS = {
     "_n_scales",
     "_scales",
     "_alignments",
+    "_slice_widths",
+    "_distance_table",
+    "_row_terms",
 }
 
 
