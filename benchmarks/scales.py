@@ -77,7 +77,10 @@ def gaussian(quick):
 
 
 def compositions(sets, seeds, quick):
-    print("\n| data | scheme | bits | 8-bit scales | float32 scales | transcription ", end="")
+    print(
+        "\n| data | scheme | bits | 8-bit scales | float32 scales | transcription ",
+        end="",
+    )
     print("| / transcription | 8 bits / float32 | verdict |")
     print("|" + " --- |" * 9)
     for samples in sets:

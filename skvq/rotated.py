@@ -210,7 +210,9 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
     def _given_matrix(self, n_features: int) -> np.ndarray:
         """Return the rotation that is given, in float64."""
         with naming("rotation"):
-            matrix = check_matrix(nearest.HOST, to_host_array(self.rotation), "rotation")
+            matrix = check_matrix(
+                nearest.HOST, to_host_array(self.rotation), "rotation"
+            )
         k, d = matrix.shape
         asked = k if self.n_components is None else self.n_components
         if d != n_features or k > d or k != asked:
@@ -239,9 +241,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
             found = yield from principal_components(rows)
             components = principal_rotation(found, n_components, widths)
             if self._is("learned"):
-                components = yield from self._improve(
-                    rows, found.mean, components, rng
-                )
+                components = yield from self._improve(rows, found.mean, components, rng)
             return MatrixTurn(found.mean, components.astype(dtype))
         mean = (yield from moments(rows)).mean.astype(dtype)
         if self._is("hadamard"):

@@ -226,9 +226,8 @@ class ScaledQuantizer(FrontQuantizer):
 
     def _encode(self, X):
         be = nearest.backend_of(X)
-        seen = _unit_rows(be, X)
-        codes = self.quantizer_._encode(seen)
-        scales = _scales_of(be, X, seen, self.quantizer_, codes, self.scale)
+        codes = self.quantizer_._encode(_unit_rows(be, X))
+        scales = _scales_of(be, X, self.quantizer_, codes, self.scale)
         dtype = be.code_dtype(smallest_dtype(max(self.codebook_sizes_)))
         found = [codes, self._scale_code_.encode(scales)]
         return be.concat([be.cast(each, dtype) for each in found], axis=1)
@@ -263,9 +262,13 @@ class ScaledQuantizer(FrontQuantizer):
         if self.scale != "unbiased":
             return None
         be = nearest.backend_of(X)
-        seen = _unit_rows(be, X)
-        product, q_norms = _compared(be, seen, self.quantizer_._quantize(seen))
-        return _cosines(be, product, q_norms, X.shape[1], nearest.row_norms(X))
+        found = self.quantizer_._quantize(_unit_rows(be, X))
+        products, norms, squares, _ = _compared(be, X, found)
+        lengths, one = norms * be.xp.sqrt(squares), be.xp.ones_like(norms)
+        cosines = products / be.xp.where(lengths > 0, lengths, one)
+        cosines = be.xp.where(cosines > 0, cosines, 0 * one)
+        # A row of zeros is decoded to itself.
+        return be.xp.where(norms > 0, cosines, one)
 
 
 def _given_scales(table: np.ndarray) -> np.ndarray:
@@ -302,8 +305,7 @@ def _range(block: Block, part, scale: str) -> tuple:
     xp, lows, highs = be.xp, [], []
 
     def work(x):
-        seen = _unit_rows(be, x)
-        return _scales_of(be, x, seen, part, part._encode(seen), scale)
+        return _scales_of(be, x, part, part._encode(_unit_rows(be, x)), scale)
 
     for _, found in over_blocks(block.x, work):
         lows.append(xp.min(xp.where(found > 0, found, xp.inf * xp.ones_like(found))))
@@ -311,55 +313,48 @@ def _range(block: Block, part, scale: str) -> tuple:
     return xp.min(xp.stack(lows))[None], xp.max(xp.stack(highs))[None]
 
 
-def _scales_of(be: nearest.Backend, x, seen, part, codes, scale: str):
+def _scales_of(be: nearest.Backend, x, part, codes, scale: str):
     """Return the scale of each row, in float64.
+
+    It is of the row itself, not of what the part has seen of it, which is rounded.
 
     Parameters
     ----------
     be : Backend
         Who computes.
-    x, seen : array of shape (n_rows, n_features)
-        The rows, and what the part has seen of them.
+    x : array of shape (n_rows, n_features)
+        The rows.
     part : quantizer
         The fitted part.
     codes : array of shape (n_rows, n_codes)
-        Its codes of these.
+        Its codes of their directions.
     scale : str
         Which it is to be.
     """
-    xp, n_features = be.xp, x.shape[1]
-    norms = nearest.row_norms(x)
-    # That of a row whose part is what the part has seen.
-    whole = norms / float(np.sqrt(n_features))
-    if scale == "norm":
-        return whole
-    found = part._decode(be.cast(codes, np.intp))
-    product, q_norms = _compared(be, seen, found)
-    cosines = _cosines(be, product, q_norms, n_features, norms)
-    # What is less is zero but for rounding.
-    serves = cosines > 2 * float(np.finfo(be.numpy_dtype(seen)).eps)
-    one = xp.ones_like(product)
-    if scale == "unbiased":
-        ratio = n_features / xp.where(serves, product, one)
-    else:
-        ratio = cosines * float(np.sqrt(n_features)) / xp.where(serves, q_norms, one)
-    return xp.where(serves, whole * ratio, 0 * one)
-
-
-def _compared(be: nearest.Backend, seen, found) -> tuple:
-    """Return products of rows and the part's reconstructions, and lengths of these."""
-    seen, found = be.cast(seen, np.float64), be.cast(found, np.float64)
-    return be.row_products(seen, found), nearest.row_norms(found)
-
-
-def _cosines(be: nearest.Backend, product, q_norms, n_features: int, norms):
-    """Return the cosines between rows and reconstructions of the part.
-
-    Negative ones, and those with a reconstruction of zeros, are 0; that of a row of
-    zeros is 1, since it is decoded to itself.
-    """
     xp = be.xp
-    one, there = xp.ones_like(product), q_norms > 0
-    lengths = xp.where(there, q_norms, one) * float(np.sqrt(n_features))
-    cosines = xp.clip(product / lengths, 0.0, 1.0)
-    return xp.where(norms > 0, xp.where(there, cosines, 0 * one), one)
+    if scale == "norm":
+        return nearest.row_norms(x) / float(np.sqrt(x.shape[1]))
+    found = part._decode(be.cast(codes, np.intp))
+    product, norms, squares, exponents = _compared(be, x, found)
+    # What is less is zero but for rounding.
+    rounding = 2 * float(np.finfo(be.numpy_dtype(x)).eps)
+    serves = product > rounding * norms * xp.sqrt(squares)
+    one = xp.ones_like(product)
+    product, squares = (xp.where(serves, v, one) for v in (product, squares))
+    ratio = norms * norms / product if scale == "unbiased" else product / squares
+    return xp.where(serves, be.ldexp(ratio, exponents), 0 * one)
+
+
+def _compared(be: nearest.Backend, x, found) -> tuple:
+    """Return what rows have to do with the part's reconstructions, in float64.
+
+    Returns
+    -------
+    products, norms, squares, exponents : arrays of shape (n_rows,)
+        Of rows divided by two to the power of the exponents: their products with
+        reconstructions, and their lengths; squared lengths of the reconstructions.
+    """
+    rows, exponents = be.scaled_rows(x)
+    products = be.row_products(rows, be.cast(found, np.float64))
+    norms = be.xp.sqrt(be.squared_norms(rows))
+    return products, norms, be.squared_norms(found), exponents
