@@ -19,6 +19,8 @@ from skvq.multiscale import MultiScaleQuantizer
 from skvq.neighbors import QuantizedNeighbors
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer
+from skvq.rotated import RotatedQuantizer
+from skvq.scaled import ScaledQuantizer
 from skvq.sphere import SphericalQuantizer
 from skvq.vector import VectorQuantizer
 
@@ -32,6 +34,8 @@ __all__ = [
     "QuantizedFeatures",
     "QuantizedNeighbors",
     "ResidualQuantizer",
+    "RotatedQuantizer",
+    "ScaledQuantizer",
     "SphericalQuantizer",
     "UniformQuantizer",
     "VectorQuantizer",

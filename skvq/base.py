@@ -217,6 +217,17 @@ class BaseQuantizer(
         """Return a fitted copy with other tables in place of `_free_tables`."""
         raise AssertionError("guarded by _has_free_tables")  # pragma: no cover
 
+    def _slice_widths(self, n_features: int) -> list[int] | None:
+        """Return the widths of slices that are coded apart; None: there are none."""
+        return None
+
+    def _alignments(self, X: np.ndarray) -> np.ndarray | None:
+        """Return the cosines (n_samples,) of rows and what their codes stand for.
+
+        None: its codes have no scale that makes inner products unbiased.
+        """
+        return None
+
     # What is to be known of tables that are brought along.
 
     def _from_tables(self, tables: list[nearest.Table]) -> dict[str, Any]:
@@ -267,8 +278,8 @@ class BaseQuantizer(
         -----
         ``cls.from_codebooks(other.codebooks_, **other.get_params(deep=False))`` gives
         the codes of `other`.  Beyond tables, `VectorQuantizer` takes the running
-        `counts` and `sums` of a stream, and `MultiScaleQuantizer` the `kernels` and
-        `biases` of its convolutions.
+        `counts` and `sums` of a stream, `MultiScaleQuantizer` the `kernels` and
+        `biases` of its convolutions, and `RotatedQuantizer` the `mean` of its rows.
 
         Examples
         --------

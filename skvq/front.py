@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
+from skvq import nearest
 from skvq._validation import Notice, repeat_warnings
 from skvq.base import BaseQuantizer
 from skvq.learning.rows import Learner, Rows
@@ -82,6 +83,14 @@ class FrontQuantizer(BaseQuantizer):
         repeat_warnings(notices)
         return part
 
+    def _part_of_tables(self, tables: list[nearest.Table]):
+        """Return a part of given tables; set the parameter to what follows from them."""
+        part = clone(self._template().quantizer)
+        with self._template().naming():
+            part._set_up(tables)
+        self.quantizer = clone(part)
+        return part
+
     # -- what is the part's --------------------------------------------------------
 
     @property
@@ -96,8 +105,19 @@ class FrontQuantizer(BaseQuantizer):
     def _fewest_rows(self):
         return self._template().quantizer._fewest_rows()
 
+    def _table_elements(self, n_features):
+        return self._template().quantizer._table_elements(n_features)
+
+    def _slice_widths(self, n_features):
+        return self._template().quantizer._slice_widths(n_features)
+
     def _n_tables(self):
         return self._template().quantizer._n_tables()
+
+    def _why_no_sums(self):
+        part = getattr(self, "quantizer_", self._template().quantizer)
+        why = part._why_no_sums()
+        return why and f"its part, {part!r}: {why}"
 
     def _codebooks(self):
         return self.quantizer_._codebooks()

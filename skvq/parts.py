@@ -73,7 +73,8 @@ class Parts:
         self.tables = None if None in tables else nearest.Tables(tables)
         self.shapes = [_shape(part) for part in parts]
         self.sizes = tuple(size for sizes, _ in self.shapes for size in sizes)
-        self._nesting = [one for one in parts if isinstance(one, NestingQuantizer)]
+        # Those that have parts themselves, which may have been replaced.
+        self._nesting = [one for one in parts if _has_parts(one)]
         # A fit puts other attributes in the place of these, see `take_over`.
         self._known = list(zip(map(vars, parts), tables, strict=True))
 
@@ -519,6 +520,11 @@ def check_one_part(quantizer, name: str, value, default) -> None:
 
 def _is_pair(one) -> bool:
     return isinstance(one, tuple) and len(one) == 2
+
+
+def _has_parts(part) -> bool:
+    own = type(part)._check_as_fitted
+    return own is not BaseQuantizer._check_as_fitted
 
 
 def _shape(part) -> tuple[tuple[int, ...], int]:

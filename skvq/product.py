@@ -300,6 +300,16 @@ class ProductQuantizer(NestingQuantizer):
         found = self._found(parts[:1] if shared else parts, len(parts))
         return {"n_features_in_": n_features, **found}
 
+    def _slice_widths(self, n_features):
+        widths = self._widths_in(n_features)
+        templates = self._template_of_each(len(widths))
+        pairs = zip(templates, widths, strict=True)
+        return [
+            own
+            for template, width in pairs
+            for own in template.quantizer._slice_widths(width) or [width]
+        ]
+
     def _n_tables_of_each(self):
         each = super()._n_tables_of_each()
         if self.widths is None:

@@ -559,6 +559,10 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
     def _decode(self, codes):
         return _last(_partial_sums(self.quantizers_, codes))
 
+    def _slice_widths(self, n_features):
+        # Stages may be cut otherwise: those before code what matters most.
+        return self._quantizers()[0]._slice_widths(n_features)
+
     def _entries(self, X, metric):
         return np.concatenate(
             [part._entries(X, metric) for part in self.quantizers_], axis=1

@@ -7,23 +7,38 @@ import numpy as np
 
 from skvq import nearest
 from skvq._arrays import as_indices
+from skvq._compat import available_unless
 from skvq._validation import as_it_is_now
 from skvq._weights import check_weights
 from skvq.base import BaseQuantizer, over_blocks
 from skvq.learning.rows import Block, Rows, execute
 
 
+def _reason_against_stages(estimator: "StagedQuantizer") -> str | None:
+    why = estimator._why_no_stages()
+    return why and (
+        f"{type(estimator).__name__} has no staged_inverse_transform and no "
+        f"staged_score: {why}"
+    )
+
+
 class StagedQuantizer(BaseQuantizer):
     """Partial sums as results of their own: one model gives a rate-distortion curve.
 
     A scheme writes the hook `_partial_sums(codes)`, which yields the reconstruction
-    after each stage that the code columns hold, and `_decodable_widths()`.
+    after each stage that the code columns hold, and `_decodable_widths()`; one that has
+    stages where its part has them says so in `_why_no_stages()`.
     """
+
+    def _why_no_stages(self) -> str | None:
+        """Return why no columns of codes can be decoded before all are there."""
+        return None
 
     @abstractmethod
     def _partial_sums(self, codes: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the reconstruction (n_samples, n_features) after each stage."""
 
+    @available_unless(_reason_against_stages)
     def staged_inverse_transform(self, codes):
         """Decode codes stage by stage.
 
@@ -41,6 +56,7 @@ class StagedQuantizer(BaseQuantizer):
         codes = self._check_codes(codes, "staged_inverse_transform")
         yield from self._partial_sums(codes)
 
+    @available_unless(_reason_against_stages)
     def staged_score(self, X, y=None, sample_weight=None):
         """Score the partial sums: the rate-distortion curve of one fitted model.
 

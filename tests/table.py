@@ -24,6 +24,7 @@ from skvq import (
     QuantizedFeatures,
     QuantizedNeighbors,
     ResidualQuantizer,
+    ScaledQuantizer,
     SphericalQuantizer,
     UniformQuantizer,
     VectorQuantizer,
@@ -211,6 +212,12 @@ def _fixed(name, make, **facts):
         **facts,
     }
     return Row(name, make, **facts)
+
+
+def _scaled(name, make, **facts):
+    """A row with a scale of each row of X, which is never worse than zeros are."""
+    facts = {"idempotent": False, "learns": False, "make_is_small": False, **facts}
+    return _fixed(name, make, **facts)
 
 
 def _kronecker(name, make, **facts):
@@ -1031,6 +1038,40 @@ TABLE = [
         learns=False,
         tables=False,
     ),
+    # Scales
+    _scaled("scaled-defaults", lambda: ScaledQuantizer()),
+    _scaled(
+        "scaled-float32",
+        lambda: ScaledQuantizer(scale="norm", scale_bits="float32"),
+        given=True,
+    ),
+    _scaled(
+        "scaled-binary",
+        lambda: ScaledQuantizer(
+            BinaryQuantizer(scale=1), scale="unbiased", scale_bits=3
+        ),
+        make_is_small=True,
+    ),
+    _scaled(
+        "scaled-vq",
+        lambda: ScaledQuantizer(_few_rounds(), scale_bits=4, random_state=0),
+        deterministic=False,
+        weights=None,
+        few=True,
+        represents=False,
+        make_is_small=True,
+    ),
+    _scaled(
+        "pq-of-scaled",
+        lambda: ProductQuantizer(2, quantizer=ScaledQuantizer(scale_bits=3)),
+    ),
+    _scaled(
+        "rq-of-scaled",
+        lambda: ResidualQuantizer(
+            2, quantizer=ScaledQuantizer(BinaryQuantizer(), scale_bits=2)
+        ),
+        make_is_small=True,
+    ),
     # Reconstructions as features
     Row("features-vq", lambda: QuantizedFeatures(vq()), codes=False),
     Row("features-pq", lambda: QuantizedFeatures(pq()), codes=False),
@@ -1061,6 +1102,7 @@ DEFAULTS = [
     UniformQuantizer(),
     FiniteScalarQuantizer(),
     SphericalQuantizer(),
+    ScaledQuantizer(),
     QuantizedNeighbors(VectorQuantizer()),
 ]
 
@@ -1087,6 +1129,8 @@ NESTED = [
         "rq-of-fsq",
         "rq-of-binary",
         "rq-of-spherical",
+        "pq-of-scaled",
+        "rq-of-scaled",
         "features-pq",
     )
 ]
@@ -1106,6 +1150,7 @@ ONE_OF_EACH = [
         "uniform-defaults",
         "fsq-defaults",
         "spherical-defaults",
+        "scaled-defaults",
         "features-vq",
     )
 ]

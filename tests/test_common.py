@@ -163,6 +163,10 @@ HOOKS = {
     "_is_concatenation",
     "_n_scales",
     "_scales",
+    "_alignments",
+    "_slice_widths",
+    "_distance_table",
+    "_row_terms",
 }
 
 
@@ -304,6 +308,7 @@ NO_SUMS = {
     "kronecker": "a product of codewords",
     "spherical": "angles",
     "multiscale-smooth": "n_smoothers=2",
+    "q-of-scaled": "a length of its own",
 }
 
 

@@ -19,7 +19,12 @@ from skvq.base import BaseQuantizer
 from skvq.binary import BinaryQuantizer
 from skvq.coding.levels import Grid, Levels, LevelTables
 from skvq.coding.pyramid import Pyramid, Smoothing
-from skvq.coding.radius import Float32Radius, RadiusCode, ScalarRadius
+from skvq.coding.radius import (
+    Float32Radius,
+    LogRadius,
+    RadiusCode,
+    ScalarRadius,
+)
 from skvq.coding.squash import Clamp, Distribution, Spread, Tanh
 from skvq.features import QuantizedFeatures
 from skvq.grid import (
@@ -34,6 +39,7 @@ from skvq.multiscale import MultiScaleQuantizer
 from skvq.nearest.tables import Columns, Table, Tables
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer
+from skvq.scaled import ScaledQuantizer
 from skvq.sphere import SphericalQuantizer
 from skvq.vector import VectorQuantizer
 
@@ -260,6 +266,7 @@ _QUANTIZERS = (
     ProductQuantizer,
     QuantizedFeatures,
     ResidualQuantizer,
+    ScaledQuantizer,
     SphericalQuantizer,
     UniformQuantizer,
     VectorQuantizer,
@@ -280,6 +287,7 @@ _KINDS = (
     _plain("skvq.coding.LevelTables", LevelTables),
     _plain("skvq.coding.RadiusCode", RadiusCode),
     _plain("skvq.coding.ScalarRadius", ScalarRadius),
+    _plain("skvq.coding.LogRadius", LogRadius),
     _plain("skvq.coding.Float32Radius", Float32Radius),
     _plain("skvq.coding.Pyramid", Pyramid),
     _named_tuple("skvq.coding.Smoothing", Smoothing),

@@ -165,7 +165,11 @@ def _without_repeats(table: np.ndarray) -> np.ndarray:
 
 
 def _halfway(levels: np.ndarray) -> np.ndarray:
+    """Return the edges halfway between levels."""
+    return between(levels, 0.5 * levels[:-1] + 0.5 * levels[1:])
+
+
+def between(levels: np.ndarray, middles: np.ndarray) -> np.ndarray:
     """Return the edges between levels; those of equal ones are the next, or nowhere."""
-    edges = 0.5 * levels[:-1] + 0.5 * levels[1:]
-    edges = np.where(levels[:-1] < levels[1:], edges, np.inf)
+    edges = np.where(levels[:-1] < levels[1:], middles, np.inf)
     return np.minimum.accumulate(edges[::-1])[::-1]

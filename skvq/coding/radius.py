@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from skvq import nearest
-from skvq.coding.levels import Grid, Levels
+from skvq.coding.levels import Grid, Levels, between
 
 # Upper halves of the finite floats that are not negative: all pairs of codes are valid.
 _N_UPPER = 0x7F80
 _N_LOWER = 0x10000
+# The smallest positive number that is no subnormal one, which some devices lack.
+_SMALLEST = np.finfo(np.float64).tiny
 
 
 class RadiusCode:
@@ -63,6 +65,49 @@ class ScalarRadius(RadiusCode):
     def tables(self, dtype):
         """Return the table of lengths, (V, 1)."""
         return self.codec.tables(dtype)
+
+
+class LogRadius(ScalarRadius):
+    """One code: zero for the length zero, and the nearest level by ratio for others.
+
+    Edges are geometric means of neighbours, found by comparison, so that every library
+    finds the same codes.
+
+    Parameters
+    ----------
+    levels : ndarray of float64, shape (V,)
+        Ascending; zero is the first.
+    """
+
+    def __init__(self, levels: np.ndarray):
+        low, high = levels[:-1], levels[1:]
+        # Nothing but zero has its code, however small it is.
+        middles = np.maximum(np.sqrt(low) * np.sqrt(high), _SMALLEST)
+        edges = between(levels, middles)
+        edges[0] = _SMALLEST
+        super().__init__(Levels([levels], edges=[edges]))
+
+    @classmethod
+    def between(cls, low: float, high: float, n_levels: int, dtype) -> "LogRadius":
+        """Return equal ratios from the smallest to the largest positive length.
+
+        Parameters
+        ----------
+        low, high : float
+            The lengths at the ends; where there is but one level, it is between them.
+        n_levels : int
+            V, with the zero.
+        dtype : dtype
+            Of reconstructions: levels are numbers of it, so that their table says all.
+        """
+        n_positive = n_levels - 1
+        levels = np.resize(np.sqrt(low) * np.sqrt(high), n_positive)
+        if n_positive > 1 and low < high:
+            levels = np.exp(np.linspace(np.log(low), np.log(high), n_positive))
+            levels[[0, -1]] = low, high
+        levels = np.maximum.accumulate(np.clip(levels, low, high))
+        levels = np.concatenate([[0.0], levels]).astype(dtype)
+        return cls(levels.astype(np.float64))
 
 
 class Float32Radius(RadiusCode):

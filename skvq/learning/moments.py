@@ -51,17 +51,18 @@ def _join_moments(a: tuple, b: tuple) -> tuple:
     return sums + others, both, squares + their_squares + between
 
 
-def principal_axes(rows: Rows) -> Learner[tuple[np.ndarray, np.ndarray]]:
-    """Return the mean and the principal axes of rows, in their dtype.
+class Principal(NamedTuple):
+    """Mean and principal axes of rows."""
+
+    mean: np.ndarray  # (n_features,)
+    axes: np.ndarray  # (n_features, n_axes), orthonormal columns
+    variances: np.ndarray  # (n_axes,), falling, times the weight of all rows
+
+
+def principal_components(rows: Rows) -> Learner[Principal]:
+    """Return mean, principal axes and variances, the first two in the rows' dtype.
 
     Of fewer rows than features, as many axes as rows: they span all rows.
-
-    Returns
-    -------
-    mean : ndarray of shape (n_features,)
-        The weighted mean.
-    axes : ndarray of shape (n_features, n_axes)
-        Orthonormal columns, those of largest variance first.
     """
     mean = (yield from moments(rows)).mean.astype(rows.dtype)
     if rows.n_rows < rows.n_features:
@@ -69,12 +70,29 @@ def principal_axes(rows: Rows) -> Learner[tuple[np.ndarray, np.ndarray]]:
         gaps = (X - mean).astype(np.float64)
         gaps = gaps if weights is None else gaps * np.sqrt(weights)[:, None]
         with nearest.single_threaded_blas():
-            axes = np.linalg.svd(gaps, full_matrices=False)[2].T
+            _, roots, axes = np.linalg.svd(gaps, full_matrices=False)
+        axes, variances = axes.T, roots**2
     else:
         (covariance,) = yield rows.fold(_scatter, mean)
         with nearest.single_threaded_blas():
-            axes = np.linalg.eigh(covariance)[1][:, ::-1]
-    return mean, np.ascontiguousarray(axes).astype(rows.dtype)
+            variances, axes = np.linalg.eigh(covariance)
+        axes, variances = axes[:, ::-1], variances[::-1]
+    return Principal(mean, np.ascontiguousarray(axes).astype(rows.dtype), variances)
+
+
+def principal_axes(rows: Rows) -> Learner[tuple[np.ndarray, np.ndarray]]:
+    """Return the mean and the principal axes of rows, in their dtype.
+
+    Returns
+    -------
+    mean : ndarray of shape (n_features,)
+        The weighted mean.
+    axes : ndarray of shape (n_features, n_axes)
+        Orthonormal columns, those of largest variance first; see
+        `principal_components`.
+    """
+    found = yield from principal_components(rows)
+    return found.mean, found.axes
 
 
 def _scatter(block: Block, mean: np.ndarray) -> tuple:

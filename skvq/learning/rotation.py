@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from skvq import nearest
+from skvq.coding.turns import powers_of_two
 from skvq.learning.cells import cell_means
-from skvq.learning.moments import moments, principal_axes
+from skvq.learning.moments import Principal, moments, principal_axes
 from skvq.learning.repair import repaired
 from skvq.learning.rows import Block, Learner, Rows, rotated, scaled, together, turned
 from skvq.learning.start import k_means, ordinary_scale
@@ -26,6 +27,8 @@ _STAGE_TOL = 1e-3
 # Turns of the best of these, as a multiple of those that each of them gets: before its
 # tables are learned anew, and after.
 _MORE_TURNS = 5
+# Turns of a rotation that is learned for itself end when one gains less than this share.
+_LEARNED_TOL = 1e-5
 
 
 class Rotated(NamedTuple):
@@ -164,6 +167,104 @@ def balanced_order(variances: np.ndarray, widths: Sequence[int]) -> np.ndarray:
         # Relative to the smallest, so that every axis adds to its slice.
         logs[chosen] += np.log(max(float(variance), floor) / floor)
     return np.concatenate([np.array(axes, dtype=np.intp) for axes in slices])
+
+
+def principal_rotation(
+    found: Principal, n_components: int, widths: Sequence[int] | None = None
+) -> np.ndarray:
+    """Return the first principal axes as rows, in an order that serves slices.
+
+    Parameters
+    ----------
+    found : Principal
+        Of the samples.
+    n_components : int
+        How many; those in which the samples have no variance are completed.
+    widths : sequence of int, optional
+        Of the slices that variances are to be spread over, see `balanced_order`; None:
+        those of large variance come first.
+
+    Returns
+    -------
+    components : ndarray of shape (n_components, n_features)
+        In float64.
+    """
+    axes = found.axes.astype(np.float64)
+    variances = np.zeros(len(axes))
+    variances[: len(found.variances)] = np.maximum(found.variances, 0.0)
+    with nearest.single_threaded_blas():
+        axes = _completed(axes)[:, :n_components]
+    variances = variances[:n_components]
+    if widths is not None:
+        axes = axes[:, balanced_order(variances, widths)]
+    return np.ascontiguousarray(axes.T)
+
+
+def random_rotation(n_features: int, rng: np.random.RandomState) -> np.ndarray:
+    """Return a rotation drawn from all of them alike, by Haar's measure.
+
+    References
+    ----------
+    Mezzadri (2007), "How to generate random matrices from the classical compact
+    groups", Notices of the AMS 54(5).
+    """
+    with nearest.single_threaded_blas():
+        q, r = np.linalg.qr(rng.standard_normal((n_features, n_features)))
+    return q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
+
+
+def mixing_rounds(
+    n_features: int, n_rounds: int, rng: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the signs and the orders of the rounds of a `HadamardTurn`.
+
+    What has been outside of the widest block comes into it in the next round, where it
+    has room, as that block is more than half of all: after two rounds each feature has
+    been mixed with many.
+
+    Returns
+    -------
+    signs : ndarray of int, shape (n_rounds, n_features)
+        Ones and minus ones.
+    orders : ndarray of int, shape (n_rounds, n_features)
+        Permutations.
+    """
+    widest = powers_of_two(n_features)[0]
+    signs, orders = [], []
+    for _ in range(n_rounds):
+        signs.append(2 * rng.randint(2, size=n_features) - 1)
+        outside = np.arange(widest, n_features)
+        inside = rng.permutation(widest)
+        n_stay = widest - len(outside)
+        block = rng.permutation(np.concatenate([outside, inside[:n_stay]]))
+        orders.append(np.concatenate([block, inside[n_stay:]]))
+    return np.array(signs), np.array(orders)
+
+
+def improved_components(
+    rows: Rows, components: np.ndarray, tables: Sequence[np.ndarray], max_iter: int
+) -> Learner[np.ndarray]:
+    """Turn components, in which rows have been turned, on to where tables fit better.
+
+    Parameters
+    ----------
+    rows : Rows
+        Turned samples, about their mean.
+    components : ndarray of shape (n_components, n_features)
+        What has turned them.
+    tables : sequence of ndarray of shape (V_j, d_j)
+        Of a product quantizer of the turned rows.
+    max_iter : int
+        Largest number of turns, see `improve_rotation`.
+    """
+    about = yield from moments(rows)
+    squares = about.squares + about.weight * float(about.mean @ about.mean)
+    start = Rotated(np.eye(len(components)), list(tables))
+    found = yield from improve_rotation(
+        rows, start, squares, max_iter=max_iter, tol=_LEARNED_TOL
+    )
+    with nearest.single_threaded_blas():
+        return found.rotation.T @ components
 
 
 def _fresh_tables(

@@ -822,6 +822,11 @@ def rotated(block: Block, mean: np.ndarray, axes: np.ndarray) -> Any:
     return turned(block._replace(x=shifted(block, mean)), axes)
 
 
+def along(block: Block, turn: Any) -> Any:
+    """Return the rows as a `Turn` turns them."""
+    return turn.there(block.x)
+
+
 def less(block: Block, table: np.ndarray) -> Any:
     """Return the rows less the codewords of their codes, which are the state."""
     codes = block.be.cast(block.state[0], np.intp)

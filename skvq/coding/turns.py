@@ -1,0 +1,237 @@
+"""Rotations of rows about their mean, of arrays of any library.
+
+A turn takes rows x to (x - mean) C^T, C the components, whose rows are orthonormal, and
+back.  It is a matrix, or a formula that costs less.
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+
+from skvq import nearest
+
+# Rows of a product.  Fewer are filled up: products of one shape are the same bits for a
+# row wherever it stands, and however many there are beside it.
+_ROWS = 64
+
+
+class Turn:
+    """What matrices and formulas have in common.
+
+    Parameters
+    ----------
+    mean : ndarray of shape (n_features,)
+        What is taken from rows, in the dtype of reconstructions.
+    """
+
+    def __init__(self, mean: np.ndarray) -> None:
+        self._mean = nearest.Table(mean[None, :])
+
+    @property
+    def mean(self) -> np.ndarray:
+        """What is taken from rows, on the host."""
+        return self._mean.codewords[0]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of what rows are turned back to."""
+        return self._mean.dtype
+
+    @property
+    def n_features(self) -> int:
+        """Features of rows that are not turned yet."""
+        return self._mean.shape[1]
+
+    @property
+    @abstractmethod
+    def n_components(self) -> int:
+        """Features of turned rows."""
+
+    @property
+    @abstractmethod
+    def components(self) -> np.ndarray:
+        """The matrix (n_components, n_features) that it stands for, on the host."""
+
+    def there(self, X: Any, *, about_mean: bool = True) -> Any:
+        """Return rows (n, n_components) for rows (n, n_features).
+
+        Parameters
+        ----------
+        X : array of shape (n, n_features)
+            Of any library.
+        about_mean : bool, default=True
+            Whether the mean is taken from them before; directions have none.
+        """
+        be = nearest.backend_of(X)
+        dtype = np.result_type(be.numpy_dtype(X), self.dtype)
+        mean = be.cast(self._mean.on(be), dtype)
+
+        def tile(rows: Any) -> Any:
+            rows = be.cast(rows, dtype)
+            return self._there(be, rows - mean if about_mean else rows)
+
+        return self._over_rows(be, X, tile, self.n_components, dtype)
+
+    def back(self, Z: Any) -> Any:
+        """Return rows (n, n_features), in the dtype of the mean, for turned ones."""
+        be = nearest.backend_of(Z)
+        mean = self._mean.on(be)
+
+        def tile(rows: Any) -> Any:
+            return self._back(be, be.cast(rows, self.dtype)) + mean
+
+        return self._over_rows(be, Z, tile, self.n_features, self.dtype)
+
+    def _over_rows(self, be: nearest.Backend, X: Any, work, width: int, dtype) -> Any:
+        n, n_columns = X.shape
+        plan = nearest.Plan(_ROWS, 3 * max(n_columns, width), self._work())
+
+        def tile(cut: slice) -> tuple:
+            rows = X[cut, :]
+            n_rows = rows.shape[0]
+            if n_rows < _ROWS:
+                more = be.zeros((_ROWS - n_rows, n_columns), be.numpy_dtype(X))
+                rows = be.concat([be.cast(rows, be.numpy_dtype(X)), more], axis=0)
+            return (work(rows)[:n_rows, :],)
+
+        return be.over_rows(n, plan, tile, [((width,), dtype)])[0]
+
+    @abstractmethod
+    def _there(self, be: nearest.Backend, X: Any) -> Any:
+        """Return the turned rows of some, which are about the mean."""
+
+    @abstractmethod
+    def _back(self, be: nearest.Backend, Z: Any) -> Any:
+        """Return rows about the mean for turned ones."""
+
+    @abstractmethod
+    def _work(self) -> float:
+        """Return the multiply-adds of a row."""
+
+
+class MatrixTurn(Turn):
+    """A turn by a matrix.
+
+    Parameters
+    ----------
+    mean : ndarray of shape (n_features,)
+        What is taken from rows.
+    components : ndarray of shape (n_components, n_features)
+        Rows are orthonormal.
+    """
+
+    def __init__(self, mean: np.ndarray, components: np.ndarray) -> None:
+        super().__init__(mean)
+        self._components = nearest.Table(components)
+
+    @property
+    def n_components(self) -> int:
+        """Features of turned rows."""
+        return len(self._components)
+
+    @property
+    def components(self) -> np.ndarray:
+        """The matrix."""
+        return self._components.codewords
+
+    def _there(self, be, X):
+        matrix = be.cast(self._components.on(be), be.numpy_dtype(X))
+        return be.xp.matmul(X, matrix.T)
+
+    def _back(self, be, Z):
+        return be.xp.matmul(Z, self._components.on(be))
+
+    def _work(self):
+        return float(self.n_components * self.n_features)
+
+
+class HadamardTurn(Turn):
+    """Rounds of an order, signs, and Walsh-Hadamard transforms of blocks.
+
+    Blocks are as wide as the powers of two that the width of the rows is a sum of, the
+    widest first.  A turn takes d log d additions.
+
+    Parameters
+    ----------
+    mean : ndarray of shape (n_features,)
+        What is taken from rows.
+    signs : ndarray of shape (n_rounds, n_features)
+        Ones and minus ones.
+    orders : ndarray of int, shape (n_rounds, n_features)
+        Where the features of each round are in those of the round before.
+    n_components : int
+        How many of the turned features are kept, the first ones.
+
+    References
+    ----------
+    Ailon and Chazelle (2009), "The fast Johnson-Lindenstrauss transform and approximate
+    nearest neighbors", SIAM J. Computing 39(1).
+    """
+
+    def __init__(
+        self, mean: np.ndarray, signs: np.ndarray, orders: np.ndarray, n_components: int
+    ) -> None:
+        super().__init__(mean)
+        self.signs, self.orders = signs.astype(np.int8), orders.astype(np.int64)
+        self._n_components = n_components
+
+    @property
+    def n_components(self) -> int:
+        """Features of turned rows."""
+        return self._n_components
+
+    @property
+    def components(self) -> np.ndarray:
+        """The matrix that it stands for."""
+        one = np.eye(self.n_features, dtype=self.dtype)
+        return np.ascontiguousarray(self.there(one, about_mean=False).T)
+
+    def _factors(self, be: nearest.Backend, dtype) -> list:
+        """Return the signs of each round, over the roots of the widths of blocks."""
+        widths = powers_of_two(self.n_features)
+        roots = np.sqrt(np.repeat(widths, widths).astype(np.float64))
+        return [be.send((signs / roots).astype(dtype)) for signs in self.signs]
+
+    def _there(self, be, X):
+        factors = self._factors(be, be.numpy_dtype(X))
+        for order, factor in zip(self.orders, factors, strict=True):
+            X = be.xp.take(X, be.send(order), axis=1) * factor
+            X = _transformed(be, X)
+        return X[:, : self.n_components]
+
+    def _back(self, be, Z):
+        n_cut = self.n_features - self.n_components
+        if n_cut:
+            zeros = be.zeros((Z.shape[0], n_cut), self.dtype)
+            Z = be.concat([Z, zeros], axis=1)
+        factors = self._factors(be, self.dtype)
+        for order, factor in zip(self.orders[::-1], factors[::-1], strict=True):
+            Z = _transformed(be, Z) * factor
+            Z = be.xp.take(Z, be.send(np.argsort(order)), axis=1)
+        return Z
+
+    def _work(self):
+        return 16.0 * len(self.orders) * self.n_features * self.n_features.bit_length()
+
+
+def powers_of_two(n: int) -> list[int]:
+    """Return the powers of two whose sum a number is, the largest first."""
+    return [1 << i for i in range(n.bit_length() - 1, -1, -1) if n >> i & 1]
+
+
+def _transformed(be: nearest.Backend, X: Any) -> Any:
+    """Return the Walsh-Hadamard transforms of the blocks of rows.
+
+    Each step adds and subtracts neighbours, and puts the sums before the differences:
+    after as many steps as an index has bits, each has its place again.
+    """
+    parts, start = [], 0
+    for width in powers_of_two(X.shape[1]):
+        part = X[:, start : start + width]
+        for _ in range(width.bit_length() - 1):
+            even, odd = part[:, 0::2], part[:, 1::2]
+            part = be.concat([even + odd, even - odd], axis=1)
+        parts.append(part)
+        start += width
+    return be.concat(parts, axis=1)

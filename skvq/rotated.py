@@ -1,0 +1,533 @@
+"""Rotations in front of any scheme."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from skvq import nearest
+from skvq._arrays import average, to_host
+from skvq._checks import check_memory, naming
+from skvq._compat import RANDOM_STATE, SIZE, Interval, StrOptions
+from skvq._validation import as_it_is_now, check_matrix, in_own_context
+from skvq.base import QUANTIZER, over_blocks
+from skvq.coding.turns import HadamardTurn, MatrixTurn, Turn
+from skvq.front import FrontQuantizer
+from skvq.learning import joint
+from skvq.learning.moments import moments, principal_components
+from skvq.learning.rotation import (
+    improved_components,
+    mixing_rounds,
+    principal_rotation,
+    random_rotation,
+)
+from skvq.learning.rows import Learner, Rows, along
+from skvq.parts import fit_part
+from skvq.product import ProductQuantizer
+from skvq.staged import StagedQuantizer
+
+# Rounds of a Hadamard rotation.
+_ROUNDS = 3
+# How far rows of a given rotation may be from orthonormal.
+_MAX_GAP = 1e-4
+# Fewer samples held out than this do not choose between rotations.
+_FEWEST_HELD = 8
+# A learned rotation is taken if it lowers the error by this share or more.
+_MIN_GAIN = 1e-3
+
+
+class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
+    r"""Quantize rows about their mean, in other coordinates.
+
+    :math:`f(x) = \mu + R^T q(R (x - \mu))`, with the mean :math:`\mu`, a matrix R whose
+    rows are orthonormal, and any quantizer q.  A rotation changes no distances, but what
+    is in a feature: a product quantizer gains where its slices are independent and have
+    equal products of variances; signs and grids gain where features are alike, or, with
+    bits spread over them, where they are as different as can be.
+
+    Parameters
+    ----------
+    quantizer : quantizer, default=None
+        What codes the rotated rows; None: ``ProductQuantizer()``.  Its parameters are
+        set by ``quantizer__<parameter>``.
+    rotation : {"balanced", "pca", "random", "hadamard", "learned"} or array-like of \
+            shape (n_components, n_features), default="balanced"
+        "balanced": the principal axes, spread over the slices of a product such that
+        the products of their variances are about equal; for a quantizer without slices
+        the same as "pca".  "pca": the principal axes, those of large variance first.
+        "random": drawn from all rotations alike.  "hadamard": signs, orders and fast
+        Walsh-Hadamard transforms, which mix all features at a cost of d log d.
+        "learned": turned from "balanced" to where the tables of a product fit best,
+        known as optimized product quantization (OPQ), where samples held out of it gain;
+        else "balanced".  Or a matrix with orthonormal rows.
+    n_components : int, default=None
+        How many of the new coordinates are coded, the first ones, or the principal axes
+        of largest variance; the rest is decoded to the mean.  None: all.
+    max_iter : int, default=25
+        Turns of a learned rotation, at most.
+    random_state : int, RandomState instance or None, default=None
+        Draws rotations, and what is held out of a learned one; seeds the quantizer.
+        None: the quantizer keeps its own.
+    backend : {"auto", "numpy", "native", "cupy"}, default="auto"
+        Where distances are computed: by the library of X ("auto"; NumPy's arrays by the
+        compiled engine, where it was built, and on a GPU where there is one and the
+        work is worth it), by NumPy, by the compiled engine, or on a GPU.
+        With "auto", a quantizer that has a backend of its own keeps it.
+
+    Attributes
+    ----------
+    codebooks_ : tuple of ndarray
+        The tables of the quantizer, in the rotated space.
+    codebook_sizes_ : tuple of int
+        Its sizes.
+    bits_per_sample_ : float
+        Sum of log2 V_j.
+    quantizer_ : quantizer
+        The fitted quantizer.
+    mean_ : ndarray of shape (n_features,)
+        The mean of the training samples.
+    components_ : ndarray of shape (n_components, n_features)
+        The rotation: ``(X - mean_) @ components_.T`` is what the quantizer sees.  That
+        of "hadamard" is made when asked for.
+    distortion_ : float
+        Mean squared distance of the training samples from their reconstructions, with
+        what `n_components` cuts off.
+    n_features_in_ : int
+        Number of features.
+
+    See Also
+    --------
+    ProductQuantizer : What gains most.
+    sklearn.decomposition.PCA : The same names of mean and components.
+
+    Notes
+    -----
+    `from_codebooks` takes the tables in the rotated space, the `rotation` as a matrix
+    and, beside the parameters, the `mean` (zeros, if it is not given):
+    ``RotatedQuantizer.from_codebooks(est.codebooks_, quantizer=est.quantizer,
+    rotation=est.components_, mean=est.mean_)`` gives the codes of `est`.
+
+    The rows of `distance_table` of a quantizer that codes lengths are distances up to
+    the squared length of ``query - mean_`` under "sqeuclidean", up to minus the product
+    of the query and the mean under "inner_product".  Under "cosine" it has one only if
+    the mean is zero.
+
+    References
+    ----------
+    Ge, He, Ke and Sun (2013), "Optimized Product Quantization for Approximate Nearest
+    Neighbor Search", CVPR.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import ProductQuantizer, RotatedQuantizer
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(1000, 3)) @ rng.normal(size=(3, 8))
+    >>> pq = ProductQuantizer(4, 16, random_state=0)
+    >>> rotated = RotatedQuantizer(pq).fit(X)
+    >>> rotated.transform(X).shape, rotated.components_.shape
+    ((1000, 4), (8, 8))
+    >>> bool(rotated.score(X) > pq.fit(X).score(X) / 2)
+    True
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "quantizer": [QUANTIZER, None],
+        "rotation": [
+            StrOptions({"balanced", "pca", "random", "hadamard", "learned"}),
+            "array-like",
+        ],
+        "n_components": [SIZE, None],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "random_state": RANDOM_STATE,
+        "backend": [StrOptions(set(nearest.BACKENDS))],
+    }
+
+    def __init__(
+        self,
+        quantizer=None,
+        *,
+        rotation="balanced",
+        n_components=None,
+        max_iter=25,
+        random_state=None,
+        backend="auto",
+    ):
+        self.quantizer = quantizer
+        self.rotation = rotation
+        self.n_components = n_components
+        self.max_iter = max_iter
+        self.random_state = random_state
+        self.backend = backend
+
+    def _default_part(self):
+        return ProductQuantizer()
+
+    # -- learning ------------------------------------------------------------------
+
+    def _fit(self, rows):
+        d = rows.n_features
+        n_components = self._n_components_in(d)
+        if not self._is("hadamard"):
+            what = f"A rotation of {d} features"
+            check_memory(what, 8 * d * n_components, rows.n_bytes)
+        # Its draws leave those of the part as they are.
+        rng = deepcopy(check_random_state(self.random_state))
+        turn = yield from self._learn_turn(rows, n_components, rng)
+        part = yield from self._fit_part(_turned(rows, turn).held())
+        found = self._found(part, turn)
+        if n_components == d and part._score_metric == "sqeuclidean":
+            found["distortion_"] = part.distortion_
+        return found
+
+    def _found(self, part, turn: Turn) -> dict[str, Any]:
+        return {
+            "quantizer_": part,
+            "_turn_": turn,
+            "codebook_sizes_": tuple(part.codebook_sizes_),
+        }
+
+    def _is(self, *names: str) -> bool:
+        """Whether the parameter is one of some names."""
+        return isinstance(self.rotation, str) and self.rotation in names
+
+    def _n_components_in(self, n_features: int) -> int:
+        """Return how many coordinates are coded."""
+        if not isinstance(self.rotation, str):
+            return len(self._given_matrix(n_features))
+        if self.n_components is None:
+            return n_features
+        if self.n_components > n_features:
+            raise ValueError(
+                f"n_components={self.n_components} is more than the {n_features} "
+                "features of X; expected so many at most."
+            )
+        return self.n_components
+
+    def _given_matrix(self, n_features: int) -> np.ndarray:
+        """Return the rotation that is given, in float64."""
+        with naming("rotation"):
+            matrix = check_matrix(
+                nearest.HOST, to_host_array(self.rotation), "rotation"
+            )
+        k, d = matrix.shape
+        asked = k if self.n_components is None else self.n_components
+        if d != n_features or k > d or k != asked:
+            rows = f"{asked}" if self.n_components is not None else "n_components"
+            raise ValueError(
+                f"rotation has shape {matrix.shape}; expected ({rows}, {n_features}), "
+                "with no more rows than columns."
+            )
+        matrix = matrix.astype(np.float64)
+        gap = np.abs(matrix @ matrix.T - np.eye(k)).max()
+        if not gap <= _MAX_GAP:
+            raise ValueError(
+                "rotation has rows that are not orthonormal: rotation @ rotation.T is "
+                f"off the identity by {gap:.2g}; expected {_MAX_GAP:g} or less."
+            )
+        return matrix
+
+    def _learn_turn(self, rows: Rows, n_components: int, rng) -> Learner[Turn]:
+        d, dtype = rows.n_features, rows.dtype
+        if self._is("learned"):
+            self._check_can_be_learned_for(n_components)
+        if self._is("balanced", "pca", "learned"):
+            widths = None
+            if not self._is("pca"):
+                widths = self._template().quantizer._slice_widths(n_components)
+            found = yield from principal_components(rows)
+            components = principal_rotation(found, n_components, widths)
+            if self._is("learned"):
+                components = yield from self._improve(rows, found.mean, components, rng)
+            return MatrixTurn(found.mean, components.astype(dtype))
+        mean = (yield from moments(rows)).mean.astype(dtype)
+        if self._is("hadamard"):
+            return HadamardTurn(mean, *mixing_rounds(d, _ROUNDS, rng), n_components)
+        if self._is("random"):
+            components = random_rotation(d, rng)[:n_components]
+        else:
+            components = self._given_matrix(d)
+        return MatrixTurn(mean, components.astype(dtype))
+
+    def _check_can_be_learned_for(self, n_components: int) -> None:
+        part = self._template().quantizer
+        widths = part._slice_widths(n_components)
+        if widths is None or not part._has_free_tables():
+            raise ValueError(
+                f"rotation='learned' needs a product of tables that are learned by "
+                "squared distances, such as ProductQuantizer(8), whose rotation it "
+                f"improves; quantizer={part!r} is none. Use rotation='balanced'."
+            )
+
+    def _improve(
+        self, rows: Rows, mean: np.ndarray, components: np.ndarray, rng
+    ) -> Learner[np.ndarray]:
+        """Return a learned rotation, if it is better for samples that are held out."""
+        held = yield from joint.hold_out(
+            rows, joint.HELD_OUT_SHARE, joint.MAX_HELD_OUT, rng
+        )
+        if len(held.X) < _FEWEST_HELD:
+            return components
+        before, part = yield from self._trial(held, mean, components)
+        tables = [table for _, table in part._free_tables()]
+        turned = _turned(held.rows, MatrixTurn(mean, components.astype(rows.dtype)))
+        learned = yield from improved_components(
+            turned.held(), components, tables, self.max_iter
+        )
+        after, _ = yield from self._trial(held, mean, learned)
+        return learned if after < (1 - _MIN_GAIN) * before else components
+
+    def _trial(self, held: joint.HeldOut, mean, components) -> Learner[tuple]:
+        """Return the error of samples that are held out, and the part of the others."""
+        part = self._new_part()
+        turn = MatrixTurn(mean, components.astype(held.rows.dtype))
+        # What there is to warn of, the part that is kept will say.
+        yield from fit_part(part, _turned(held.rows, turn).held(), self._template())
+        Z = turn.there(held.rows.be.like(held.X))
+        errors = nearest.paired(Z, part._quantize(Z))
+        return average(errors, held.weights), part
+
+    def _from_tables(self, tables, mean=None):
+        if isinstance(self.rotation, str):
+            raise ValueError(
+                f"RotatedQuantizer has no from_codebooks with rotation="
+                f"{self.rotation!r}: give the matrix, rotation=components_, and "
+                "mean=mean_, of the quantizer that has the tables."
+            )
+        part = self._part_of_tables(tables)
+        with naming("rotation"):
+            shape = np.shape(to_host_array(self.rotation))
+        n_features = shape[-1] if len(shape) == 2 else part.n_features_in_
+        matrix = self._given_matrix(n_features)
+        if len(matrix) != part.n_features_in_:
+            raise ValueError(
+                f"rotation has {len(matrix)} rows, but codebooks have "
+                f"{part.n_features_in_} features."
+            )
+        dtype = np.result_type(*(table.dtype for table in tables))
+        if mean is None:
+            mean = np.zeros(n_features)
+        with naming("mean"):
+            mean = check_matrix(nearest.HOST, [to_host_array(mean)], "mean")[0]
+        if len(mean) != n_features:
+            raise ValueError(
+                f"mean has {len(mean)} entries; expected {n_features}, one for each "
+                "column of rotation."
+            )
+        turn = MatrixTurn(mean.astype(dtype), matrix.astype(dtype))
+        return {"n_features_in_": n_features, **self._found(part, turn)}
+
+    def _fewest_rows(self):
+        return max(2, super()._fewest_rows())
+
+    def _table_elements(self, n_features):
+        return super()._table_elements(self.n_components or n_features)
+
+    def _slice_widths(self, n_features):
+        return None  # none that are features of X
+
+    def _why_no_partial_fit(self):
+        return (
+            "the mean, and a rotation that is learned, are those of all samples; what "
+            "has been learned about the mean of a first batch would be of no use about "
+            "that of a second."
+        )
+
+    # -- codes ---------------------------------------------------------------------
+
+    def _encode(self, X):
+        return self.quantizer_._encode(self._turn_.there(X))
+
+    def _decode(self, codes):
+        return self._turn_.back(self.quantizer_._decode(codes))
+
+    def _can_encode_best(self):
+        return self._template().quantizer._can_encode_best()
+
+    def _encode_best(self, X, n_best):
+        # What is cut off is the same for all codes of a row.
+        return self.quantizer_._encode_best(self._turn_.there(X), n_best)
+
+    def _decodable_widths(self):
+        return self.quantizer_._decodable_widths()
+
+    def _why_no_stages(self):
+        part = getattr(self, "quantizer_", self._template().quantizer)
+        if not isinstance(part, StagedQuantizer):
+            return f"its quantizer, {part!r}, has none."
+        return part._why_no_stages()
+
+    def _partial_sums(self, codes) -> Iterator:
+        for rows in self.quantizer_._partial_sums(codes):
+            yield self._turn_.back(rows)
+
+    # -- sums over codes -----------------------------------------------------------
+
+    def _is_concatenation(self):
+        return self.quantizer_._is_concatenation()
+
+    def _n_scales(self):
+        return getattr(self, "quantizer_", self._template().quantizer)._n_scales()
+
+    def _scales(self, codes):
+        return self.quantizer_._scales(codes)
+
+    def _entries(self, X, metric):
+        turn = self._turn_
+        mean = turn.mean.astype(np.float64)
+        if metric == "inner_product":
+            Z, beside = turn.there(X, about_mean=False), -(X @ mean)
+        else:
+            Z = turn.there(X)
+            squares = nearest.HOST.squared_norms
+            beside = squares(X - mean) - squares(Z)  # of what is cut off
+        found = self.quantizer_._entries(Z, metric)
+        # Once for each row: with the first of the codes.
+        first = found[:, : self.codebook_sizes_[0]]
+        first += beside[:, None]
+        return found
+
+    def _distance_table(self, X, metric):
+        if not self._n_scales():
+            return super()._distance_table(X, metric)
+        # A length multiplies what the part decodes, and not the mean.
+        self._check_scaled(metric)
+        if metric == "cosine":
+            nearest.check_no_zero_rows(X)
+            X, metric = nearest.HOST.unit_rows(X), "inner_product"
+        Z = self._turn_.there(X, about_mean=metric == "sqeuclidean")
+        return self.quantizer_._distance_table(Z, metric)
+
+    def _row_terms(self, codes, metric):
+        if not self._n_scales():
+            return super()._row_terms(codes, metric)
+        self._check_scaled(metric)
+        return self.quantizer_._row_terms(codes, metric)
+
+    def _check_scaled(self, metric: str) -> None:
+        if metric == "cosine" and self._turn_.mean.any():
+            raise ValueError(
+                "metric='cosine' is no sum over codes where lengths are coded about a "
+                "mean that is not zero: use 'inner_product' with rows of length one, "
+                "or 'sqeuclidean'."
+            )
+
+    # -- public attributes and methods ---------------------------------------------
+
+    @property
+    def mean_(self):
+        """Mean of the training samples."""
+        return self._home_.like(self._fitted_turn("mean_").mean)
+
+    @property
+    def components_(self):
+        """The rotation, as a matrix."""
+        return self._home_.like(self._fitted_turn("components_").components)
+
+    def _fitted_turn(self, name: str) -> Turn:
+        if not hasattr(self, "_turn_"):
+            raise AttributeError(
+                f"{type(self).__name__} is not fitted: it has no {name} yet."
+            )
+        return self._turn_
+
+    @in_own_context
+    def inner_product_error_bound(self, X, queries, eps0=1.9):
+        r"""Bound the errors of inner products with reconstructions.
+
+        For codes whose scale makes inner products unbiased, under a random rotation.
+        Of a row x about the mean c, and a, the cosine of x - c and its reconstruction
+        about c, the error of the product with a query y is
+
+        .. math::
+
+            |\langle x, y \rangle - \langle \hat x, y \rangle| \le
+            |x - c| |y| \sqrt{\frac{1 - a^2}{a^2}} \frac{\epsilon_0}{\sqrt{d - 1}}
+
+        with high probability over rotations, not for certain: at the default of
+        :math:`\epsilon_0` about one product in twenty of random directions exceeds it,
+        as the rotated error is one of many directions about x.  The mean has no error:
+        products of x - c with y, and those of x, have the same.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The samples; their codes do not hold a.
+        queries : array-like of shape (n_queries, n_features)
+            What they are multiplied with.
+        eps0 : float, default=1.9
+            How many deviations of about one, :math:`1 / \sqrt{d - 1}` of the length,
+            are allowed for.
+
+        Returns
+        -------
+        bound : ndarray of float64, shape (n_queries, n_samples)
+            Infinite where a is not positive.
+
+        Raises
+        ------
+        ValueError
+            If the rotation is not "random" or "hadamard" of all features, two or more,
+            the scale of the quantizer is not "unbiased", or eps0 is not positive.
+
+        References
+        ----------
+        Gao and Long (2024), "RaBitQ: Quantizing High-Dimensional Vectors with a
+        Theoretical Error Bound for Approximate Nearest Neighbor Search", SIGMOD.
+        """
+        self = as_it_is_now(self)
+        self._check_fitted()
+        self._check_bounded(eps0)
+        X = self._check_input(X, "inner_product_error_bound")
+        with naming("queries"):
+            queries = self._check_input(queries, "inner_product_error_bound")
+        be = nearest.backend_of(X)
+        with self._computing(X):
+            per_row = be.gathered(X.shape[0], over_blocks(X, self._row_bounds))
+        lengths = nearest.row_norms(to_host(queries))
+        found = lengths[:, None] * to_host(per_row)[None, :]
+        return be.send(found * (float(eps0) / np.sqrt(self.n_features_in_ - 1)))
+
+    def _row_bounds(self, X):
+        """Return the bound (n_samples,) of each row, but for what all have."""
+        Z = self._turn_.there(X)
+        lengths = to_host(nearest.row_norms(Z)).astype(np.float64)
+        alike = self.quantizer_._alignments(Z)
+        if alike is None:
+            raise ValueError(_NO_BOUND.format(f"quantizer={self.quantizer_!r}"))
+        alike = np.clip(to_host(alike).astype(np.float64), None, 1.0)
+        found = np.full(len(lengths), np.inf)
+        np.divide(np.sqrt(1 - alike**2), alike, out=found, where=alike > 0)
+        found[lengths == 0] = 0.0
+        return nearest.backend_of(X).send(found * lengths)
+
+    def _check_bounded(self, eps0) -> None:
+        if isinstance(eps0, bool) or not np.isscalar(eps0) or not 0 < eps0 < np.inf:
+            raise ValueError(f"eps0={eps0!r}; expected a positive number.")
+        if not self._is("random", "hadamard"):
+            raise ValueError(_NO_BOUND.format(f"rotation={self.rotation!r}"))
+        turn = self._turn_
+        if turn.n_components < turn.n_features or turn.n_features < 2:
+            raise ValueError(
+                f"Of {turn.n_features} features n_components={turn.n_components} are "
+                "coded; expected all of two or more, as the bound is one of random "
+                "directions."
+            )
+
+
+_NO_BOUND = (
+    "{} has no bound of inner products; expected rotation='random' or 'hadamard', and a "
+    "quantizer whose scale is 'unbiased'."
+)
+
+
+def to_host_array(value: Any) -> Any:
+    """Return an array of any library as one of NumPy's; all else as it is."""
+    return to_host(value) if nearest.is_array(value) else value
+
+
+def _turned(rows: Rows, turn: Turn) -> Rows:
+    return rows.view(along, turn, width=turn.n_components)
