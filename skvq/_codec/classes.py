@@ -156,14 +156,13 @@ def _check_counts(counts: Any, sizes: tuple[int, ...]) -> None:
     if counts is None:
         return
     if type(counts) is not tuple or len(counts) != len(sizes):
-        raise ValueError("its code_counts_ are none")
-    for found, size in zip(counts, sizes, strict=True):
-        if found is None:
-            continue
-        if not isinstance(found, np.ndarray) or found.shape != (size,):
-            raise ValueError("its code_counts_ are not those of its codebook_sizes_")
-        if found.dtype != np.float64 or not (np.isfinite(found) & (found >= 0)).all():
+        raise ValueError("its code_counts_ are not as many as its columns")
+    for found in (one for one in counts if one is not None):
+        # Parts whose table was replaced keep those of the one before.
+        if found.ndim != 1 or found.dtype != np.float64:
             raise ValueError("its code_counts_ are no counts")
+        if not (np.isfinite(found) & (found >= 0)).all():
+            raise ValueError("its code_counts_ are not numbers of zero or more")
 
 
 def _sizes_of(kept: Any) -> tuple[int, ...]:
