@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-# What is added to every count, so that a code which was never seen has a probability.
-UNSEEN = 0.02
+from skvq._ans import UNSEEN
+
 # The largest column of codes that is counted, and the largest sum of sizes: columns
 # beyond are none that a table of frequencies is kept for.
 LARGEST_COUNTED = 2**16
