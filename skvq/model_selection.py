@@ -320,15 +320,19 @@ class EntropyBitsScorer(_RoutedScorer):
         lengths = _lengths(codec.quantizer)
         for _, step in codec.before:
             X = step.transform(X)
-        codes = codec.quantizer.transform(X)
-        if hasattr(codes, "to_numpy"):  # dataframes, where these were asked for
-            codes = codes.to_numpy()
-        codes = to_host(codes)
+        if not quantizes(codec.step):  # its quantizer has seen no feature names
+            X = _plain(X)
+        codes = to_host(_plain(codec.quantizer.transform(X)))
         bits = np.zeros(len(codes))
         for column, found in zip(codes.T, lengths, strict=True):
             bits += found[column]
         weights = check_weights(sample_weight, codes)
         return -float(np.average(bits, weights=weights))
+
+
+def _plain(X: Any) -> Any:
+    """Return the numbers of a dataframe; all else as it is."""
+    return X.to_numpy() if hasattr(X, "to_numpy") else X
 
 
 def _lengths(quantizer: Any) -> list[np.ndarray]:
