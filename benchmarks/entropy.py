@@ -112,8 +112,10 @@ def main():
         ends = [step_of(rate, train[:4000]) for rate in (160, 40)]
         table = _common.Table(
             f"{data.name}, {len(test):,} rows held out",
-            ["step", "bits in the file", "distortion", "by the frequencies"]
-            + ["us to write", "us to read"],
+            [
+                *("step", "bits in the file", "distortion", "by the frequencies"),
+                *("us to write", "us to read"),
+            ],
         )
         curve = []
         for step in np.geomspace(*ends, 3 if arguments.quick else N_STEPS):

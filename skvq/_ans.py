@@ -130,9 +130,10 @@ class Model:
         # The coder is a stack: what is decoded first is encoded last.
         for j in range(len(columns) - 1, -1, -1):
             symbols = columns[j].astype(np.int32)
+            if self.sizes[j] == 1:
+                continue
             if len(self.tables[j]) == 1:
-                if self.sizes[j] > 1:
-                    coder.encode_reverse(symbols, self._model(j, 0))
+                coder.encode_reverse(symbols, self._model(j, 0))
                 continue
             order, borders = _by_context(columns[j - 1])
             symbols = symbols[order]
@@ -148,9 +149,10 @@ class Model:
         coder = _constriction().stream.stack.AnsCoder(words)
         columns = np.zeros((len(self.sizes), n_rows), dtype=code_dtype(self.sizes))
         for j, table in enumerate(self.tables):
+            if self.sizes[j] == 1:
+                continue
             if len(table) == 1:
-                if self.sizes[j] > 1:
-                    columns[j] = coder.decode(self._model(j, 0), n_rows)
+                columns[j] = coder.decode(self._model(j, 0), n_rows)
                 continue
             order, borders = _by_context(columns[j - 1])
             for context, start, stop in borders:
