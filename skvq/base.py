@@ -9,7 +9,8 @@ hook                      what a scheme does in it
 ========================  ==========================================================
 ``_fit(rows)``            a learner: it yields what it asks of the rows (see
                           `skvq.learning.rows`) and returns the fitted attributes, by
-                          their names; `distortion_` is measured if it is not there
+                          their names; `distortion_` and `code_counts_` are measured
+                          if they are not there
 ``_encode(X)``            codes (n_samples, n_codes) of a block of rows
 ``_decode(codes)``        reconstruction (n_samples, n_features) of a block of codes
 ``_codebooks()``          W_1..W_m, in the order of the code columns
@@ -79,6 +80,7 @@ from skvq._weights import (
     weights_in_units,
 )
 from skvq.codes import from_token_ids, smallest_dtype
+from skvq.coding import rates
 from skvq.learning.finite import check_finite
 from skvq.learning.rows import Block, Learner, Rows, run
 
@@ -91,6 +93,9 @@ logger = logging.getLogger("skvq")
 # be copied while another is computed.
 _TILES_PER_BLOCK = 8
 _ON_DEVICE = 64
+
+# Fitted attributes that stay where the coder of their entropy is.
+_ON_THE_HOST = ("code_counts_",)
 
 # What is asked of Dask's collections, beside fits.
 _OF_COLLECTIONS = ("transform", "quantize", "score")
@@ -123,6 +128,13 @@ class BaseQuantizer(
         Sum of log2 V_j over the code columns.
     distortion_ : float
         Mean distance of the training samples from their reconstructions.
+    code_counts_ : tuple of ndarray or None
+        How often each code of a column is that of a training sample, (V_j,) in float64,
+        in units of the mean weight; NumPy's always, since it is what an entropy coder
+        is made of (`skvq.codes.EntropyCoder`).  Of a stream, each batch is coded after
+        it was learned from, and counts add up.  Zeros where tables were given.  None
+        of columns with more than 2^16 codewords; of all, if the others have more than
+        2^20 together.
     n_features_in_ : int
         Number of features seen in `fit`.
     """
@@ -656,8 +668,7 @@ class BaseQuantizer(
         self.n_features_in_ = rows.n_features
         found = yield from self._fit(rows)
         self._assign(found, rows.be)
-        if "distortion_" not in found:
-            self.distortion_ = yield from mean_distortion(rows, self)
+        yield from self._measure(rows, found)
         _log(
             "%s: fitted on %d x %d in %.2f s, %g bits, distortion %.6g",
             type(self).__name__,
@@ -673,6 +684,7 @@ class BaseQuantizer(
         self._validate_params()
         found = self._from_tables(tables, **(beside or {}))
         self._assign({"distortion_": np.nan, **found}, be)
+        self.code_counts_ = rates.no_counts(self.codebook_sizes_)
 
     def _imply(self, **sizes: Any) -> None:
         """Set parameters to what given tables tell; raise if they were to be else."""
@@ -690,10 +702,32 @@ class BaseQuantizer(
         plain_parameters(self)
         self.n_features_in_ = X.shape[1]
         X, weights = drop_zero_weights(_to_compute_in(X), weights)
+        before = getattr(self, "code_counts_", None)
         found = self._partial_fit(X, weights)
         self._assign(found, nearest.backend_of(X))
-        if "distortion_" not in found:
-            self.distortion_ = run(mean_distortion(Rows(X, weights), self))
+        run(self._measure(Rows(X, weights), found, stream=True))
+        if before is not None:
+            self.code_counts_ = rates.added(before, self.code_counts_)
+
+    def _measure(
+        self, rows: Rows, found: dict[str, Any], stream: bool = False
+    ) -> Learner[None]:
+        """Set what a learner has not found: the distortion, and how often codes are.
+
+        Both in one pass.  Weights of a stream are in its unit, which stays.
+        """
+        distances, counts = "distortion_" not in found, "code_counts_" not in found
+        if not distances and not counts:
+            return
+        summed, weight, *counted = yield rows.fold(_measures, self, distances, counts)
+        if distances:
+            self.distortion_ = float(summed / weight)
+        if counts:
+            unit = 1.0 if stream else float(weight) / rows.n_rows
+            self.code_counts_ = rates.in_columns(
+                (found if unit == 1 else found / unit for found in counted),
+                self.codebook_sizes_,
+            )
 
     def _assign(self, found: dict[str, Any], be: nearest.Backend) -> None:
         """Set fitted attributes; what users see goes to where X is."""
@@ -701,7 +735,8 @@ class BaseQuantizer(
         if be is not nearest.HOST or self._home_ is not nearest.HOST:
             self._home_ = be
             for name, value in list(vars(self).items()):
-                if name.endswith("_") and not name.startswith("_"):
+                seen = name.endswith("_") and not name.startswith("_")
+                if seen and name not in _ON_THE_HOST:
                     setattr(self, name, _with_arrays(value, be.like))
 
     def _check_backend(self, be: nearest.Backend) -> None:
@@ -765,18 +800,33 @@ def _agree(given, value) -> bool:
 
 def mean_distortion(rows: Rows, quantizer: BaseQuantizer) -> Learner[float]:
     """Return the weighted mean distance of rows from their reconstructions."""
-    summed, weight = yield rows.fold(_distances, quantizer)
+    summed, weight = yield rows.fold(_measures, quantizer, True, False)
     return float(summed / weight)
 
 
-def _distances(block: Block, quantizer: BaseQuantizer) -> tuple:
+def _measures(
+    block: Block, quantizer: BaseQuantizer, distances: bool, counts: bool
+) -> tuple:
+    """Return summed distances, the weight, and what each code of a column weighs."""
+    sizes = quantizer.codebook_sizes_
+    columns = rates.counted_columns(sizes) if counts else []
+    counted = [np.zeros(sizes[j]) for j in columns]
+    weights = block.host_weights()
+
     def work(x):
-        return nearest.paired(x, quantizer._quantize(x), quantizer._score_metric)
+        codes, found = quantizer._encode(x), None
+        if distances:
+            decoded = quantizer._decode(as_indices(codes))
+            found = nearest.paired(x, decoded, quantizer._score_metric)
+        return found, to_host(codes) if columns else None
 
     summed = 0.0
-    for rows, found in over_blocks(block.x, work):
-        summed += block.be.total(found, None if block.w is None else block.w[rows])
-    return np.array(summed), block.host_weights().sum()
+    for rows, (found, codes) in over_blocks(block.x, work):
+        w = None if block.w is None else block.w[rows]
+        if distances:
+            summed += block.be.total(found, w)
+        rates.count_into(counted, columns, codes, None if w is None else weights[rows])
+    return np.array(summed), weights.sum(), *counted
 
 
 def over_blocks(X, work: Callable[[Any], Any]) -> Iterator[tuple[slice, Any]]:

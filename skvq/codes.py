@@ -4,7 +4,8 @@ Quantizers speak of codes as an ``(n_samples, n_codes)`` integer array, one colu
 per codebook, because that is what arithmetic and indexing want. Files, sequence
 models and linear models want something else. The functions here go there and back,
 exactly, for any codebook sizes; they know nothing of estimators, only of codes and
-of `sizes`, which is the `codebook_sizes_` of a fitted quantizer.
+of `sizes`, which is the `codebook_sizes_` of a fitted quantizer.  `EntropyCoder` writes
+frequent codes in fewer bits than rare ones.
 
 Arrays of CuPy, and of other libraries where scikit-learn's dispatch is on, are read to
 the host, and what is returned is sent to their device; sparse arrays are SciPy's.
@@ -16,7 +17,6 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import accumulate
-from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,10 +24,21 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy import sparse as sp
 
 from skvq._checks import check_unmasked
+from skvq._code_checks import (
+    LIMB_BITS,
+    MAX_SIZE,
+    check_codes,
+    check_integer,
+    check_sizes,
+    first_out_of_range,
+    sent,
+)
+from skvq._entropy import EntropyCoder
 from skvq._validation import followed_backend
-from skvq.nearest import Backend, engine_of
+from skvq.nearest import engine_of
 
 __all__ = [
+    "EntropyCoder",
     "from_signed",
     "from_token_ids",
     "one_hot",
@@ -43,10 +54,6 @@ Method = Literal["columns", "radix"]
 Order = Literal["C", "F"]
 BitOrder = Literal["big", "little"]
 
-# One limb times one base plus one carry must fit uint64: 32-bit limbs and bases up
-# to 2**32 reach exactly 2**64 - 1.
-_LIMB_BITS = 32
-_MAX_SIZE = 2**_LIMB_BITS
 # Words handled at a time: a tile that stays in cache, also with a byte for each bit.
 _TILE_WORDS = 2**16
 
@@ -77,7 +84,7 @@ def smallest_dtype(size: int) -> np.dtype[Any]:
     >>> smallest_dtype(256), smallest_dtype(257)
     (dtype('uint8'), dtype('uint16'))
     """
-    return np.min_scalar_type(_check_integer(size, "size", 1, 2**64) - 1)
+    return np.min_scalar_type(check_integer(size, "size", 1, 2**64) - 1)
 
 
 def packed_bits(sizes: Sequence[int], method: Method = "columns") -> int:
@@ -109,7 +116,7 @@ def packed_bits(sizes: Sequence[int], method: Method = "columns") -> int:
     >>> packed_bits((5, 5, 5)), packed_bits((5, 5, 5), method="radix")
     (9, 7)
     """
-    return _n_bits(_check_sizes(sizes), method)
+    return _n_bits(check_sizes(sizes), method)
 
 
 def pack(
@@ -183,10 +190,10 @@ def pack(
     array([[4, 0, 2],
            [1, 3, 4]], dtype=uint8)
     """
-    sizes = _check_sizes(sizes)
+    sizes = check_sizes(sizes)
     widths = _widths(sizes, method)
     _check_bitorder(bitorder)
-    be, codes = _check_codes(codes, sizes)
+    be, codes = check_codes(codes, sizes)
     n_bits = sum(widths)
     packed = np.empty(_packed_shape(len(codes), n_bits, row_aligned), dtype=np.uint8)
     if n_bits:
@@ -203,7 +210,7 @@ def pack(
             # A tile has a multiple of 8 rows, hence starts on a whole byte.
             place = rows if row_aligned else _stream_slice(rows, n_bits)
             packed[place] = write(words[:, ::order], widths, row_aligned)
-    return _sent(be, packed)
+    return sent(be, packed)
 
 
 def unpack(
@@ -262,7 +269,7 @@ def unpack(
     >>> unpack(packed[1:], (256, 4))
     array([[0, 1]], dtype=uint8)
     """
-    sizes = _check_sizes(sizes)
+    sizes = check_sizes(sizes)
     widths = _widths(sizes, method)
     _check_bitorder(bitorder)
     n_bits = sum(widths)
@@ -270,7 +277,7 @@ def unpack(
     packed = be.to_host(packed)
     packed, n_samples = _check_packed(packed, n_bits, row_aligned, n_samples, bitorder)
     if not n_bits:
-        return _sent(be, np.zeros((n_samples, len(sizes)), dtype=np.uint8))
+        return sent(be, np.zeros((n_samples, len(sizes)), dtype=np.uint8))
     codes = np.empty((n_samples, len(sizes)), dtype=smallest_dtype(max(sizes)))
     engine: Any = engine_of(packed)
     dtype = np.uint32 if method == "radix" else codes.dtype
@@ -288,7 +295,7 @@ def unpack(
         else:
             _check_decoded(words, sizes, rows.start)
         codes[rows] = words
-    return _sent(be, codes)
+    return sent(be, codes)
 
 
 def token_ids(
@@ -343,10 +350,10 @@ def token_ids(
     >>> token_ids(codes, (3, 5), order="F")
     array([ 3, 14])
     """
-    sizes = _check_sizes(sizes)
+    sizes = check_sizes(sizes)
     strides = _strides(sizes, order)
-    be, codes = _check_codes(codes, sizes)
-    return _sent(be, _ravel(codes, strides))
+    be, codes = check_codes(codes, sizes)
+    return sent(be, _ravel(codes, strides))
 
 
 def from_token_ids(
@@ -387,7 +394,7 @@ def from_token_ids(
     array([[0, 1],
            [2, 4]], dtype=uint8)
     """
-    sizes = _check_sizes(sizes)
+    sizes = check_sizes(sizes)
     strides = _strides(sizes, order)
     be = followed_backend(ids)
     ids = np.asarray(check_unmasked(be.to_host(ids), "ids"))
@@ -396,13 +403,13 @@ def from_token_ids(
     if ids.dtype.kind not in "iu":
         raise TypeError(f"ids must be integers, got dtype {ids.dtype}")
     n_tokens = math.prod(sizes)
-    row = _first_out_of_range(ids, n_tokens)
+    row = first_out_of_range(ids, n_tokens)
     if row is not None:
         raise ValueError(
             f"ids[{row}] is {ids[row]}: sizes={sizes} make {n_tokens} tokens, 0 to "
             f"{n_tokens - 1}"
         )
-    return _sent(be, _unravel(ids.astype(np.int64, copy=False), sizes, strides))
+    return sent(be, _unravel(ids.astype(np.int64, copy=False), sizes, strides))
 
 
 def to_signed(codes: ArrayLike, sizes: Sequence[int]) -> NDArray[Any]:
@@ -450,12 +457,12 @@ def to_signed(codes: ArrayLike, sizes: Sequence[int]) -> NDArray[Any]:
     array([[-128,  127],
            [   0, -125]], dtype=int8)
     """
-    sizes = _check_sizes(sizes)
-    be, codes = _check_codes(codes, sizes)
+    sizes = check_sizes(sizes)
+    be, codes = check_codes(codes, sizes)
     signed = np.empty(codes.shape, dtype=_signed_dtype(max(sizes)))
     for j, size in enumerate(sizes):
         signed[:, j] = codes[:, j].astype(np.int64) - size // 2
-    return _sent(be, signed)
+    return sent(be, signed)
 
 
 def from_signed(signed: ArrayLike, sizes: Sequence[int]) -> NDArray[Any]:
@@ -493,12 +500,12 @@ def from_signed(signed: ArrayLike, sizes: Sequence[int]) -> NDArray[Any]:
     array([[  0, 255],
            [128,   3]], dtype=uint8)
     """
-    sizes = _check_sizes(sizes)
-    be, signed = _check_codes(signed, sizes, "signed", [-(size // 2) for size in sizes])
+    sizes = check_sizes(sizes)
+    be, signed = check_codes(signed, sizes, "signed", [-(size // 2) for size in sizes])
     codes = np.empty(signed.shape, dtype=smallest_dtype(max(sizes)))
     for j, size in enumerate(sizes):
         codes[:, j] = signed[:, j].astype(np.int64) + size // 2
-    return _sent(be, codes)
+    return sent(be, codes)
 
 
 def _signed_dtype(size: int) -> np.dtype[Any]:
@@ -548,8 +555,8 @@ def one_hot(
     array([[0, 1, 1, 0, 0],
            [1, 0, 0, 0, 1]])
     """
-    sizes = _check_sizes(sizes)
-    be, codes = _check_codes(codes, sizes)
+    sizes = check_sizes(sizes)
+    be, codes = check_codes(codes, sizes)
     n_samples, n_codes = codes.shape
     shape = (n_samples, sum(sizes))
     offsets = np.array([0, *accumulate(sizes[:-1])], dtype=np.int64)
@@ -557,7 +564,7 @@ def one_hot(
     if not sparse:
         dense = np.zeros(shape, dtype=dtype)
         np.put_along_axis(dense, columns, 1, axis=1)
-        return _sent(be, dense)
+        return sent(be, dense)
     largest = max(shape[1], columns.size)
     index = np.int32 if largest < 2**31 else np.int64
     indptr = np.arange(0, columns.size + 1, n_codes, dtype=index)
@@ -566,79 +573,6 @@ def one_hot(
 
 
 # Checks
-
-
-def _check_integer(value: Any, name: str, smallest: int, largest: int) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    value = int(value)
-    if not smallest <= value <= largest:
-        raise ValueError(f"{name} must be from {smallest} to {largest}, got {value}")
-    return value
-
-
-def _check_sizes(sizes: Any) -> tuple[int, ...]:
-    try:
-        sizes = tuple(sizes)
-    except TypeError:
-        raise TypeError(
-            f"sizes must be a sequence of integers, one per code column, got {sizes!r}"
-        ) from None
-    if not sizes:
-        raise ValueError("sizes must name at least one code column, got none")
-    return tuple(
-        _check_integer(size, f"sizes[{j}]", 1, _MAX_SIZE)
-        for j, size in enumerate(sizes)
-    )
-
-
-def _sent(be: Backend, array: NDArray[Any]) -> Any:
-    """Return an array of the host where the answer is to be."""
-    return be.send(array.astype(be.code_dtype(array.dtype), copy=False))
-
-
-def _check_codes(
-    codes: Any,
-    sizes: tuple[int, ...],
-    name: str = "codes",
-    lowest: Sequence[int] | None = None,
-) -> tuple[Backend, NDArray[Any]]:
-    """Return where the answer is to be, and valid codes on the host.
-
-    The lowest code of a column is zero, or what is said.
-    """
-    be = followed_backend(codes)
-    codes = np.asarray(check_unmasked(be.to_host(codes), name))
-    if codes.ndim != 2:
-        raise ValueError(
-            f"{name} must be 2-d, of shape (n_samples, n_codes), got {codes.shape}"
-        )
-    if codes.shape[1] != len(sizes):
-        raise ValueError(
-            f"{name} has {codes.shape[1]} columns, sizes={sizes} has {len(sizes)}: "
-            "there must be one size per column"
-        )
-    if codes.dtype.kind not in "iu":
-        raise TypeError(
-            f"{name} must be integers in every column, got dtype {codes.dtype}"
-        )
-    for j, size in enumerate(sizes):
-        low = 0 if lowest is None else lowest[j]
-        i = _first_out_of_range(codes[:, j], size, low)
-        if i is not None:
-            raise ValueError(
-                f"{name}[{i}, {j}] is {codes[i, j]}: column {j} has {size} codewords, "
-                f"{low} to {low + size - 1}"
-            )
-    return be, codes
-
-
-def _first_out_of_range(values: NDArray[Any], size: int, low: int = 0) -> int | None:
-    # Compared as Python integers, which no dtype can wrap around.
-    last = low + size - 1
-    if not len(values) or (int(values.min()) >= low and int(values.max()) <= last):
-        return None
-    return next(i for i, value in enumerate(values) if not low <= int(value) <= last)
 
 
 def _check_packed(
@@ -659,7 +593,7 @@ def _check_packed(
         if not row_aligned:
             raise ValueError("n_samples must be given with row_aligned=False")
         n_samples = len(packed)
-    n_samples = _check_integer(n_samples, "n_samples", 0, np.iinfo(np.intp).max)
+    n_samples = check_integer(n_samples, "n_samples", 0, np.iinfo(np.intp).max)
     expected = _packed_shape(n_samples, n_bits, row_aligned)
     if packed.shape != expected:
         raise ValueError(
@@ -688,7 +622,7 @@ def _check_padding(packed: NDArray[np.uint8], n_bits: int, bitorder: str) -> Non
 def _check_decoded(words: NDArray[Any], sizes: tuple[int, ...], start: int) -> None:
     for j, size in enumerate(sizes):
         if size & (size - 1):  # the bits of a power of two can't say too large a code
-            i = _first_out_of_range(words[:, j], size)
+            i = first_out_of_range(words[:, j], size)
             if i is not None:
                 raise ValueError(
                     f"packed holds code {words[i, j]} in row {start + i}, column {j}, "
@@ -757,9 +691,9 @@ def _widths(sizes: tuple[int, ...], method: str) -> list[int]:
     if method == "columns":
         return [(size - 1).bit_length() for size in sizes]
     n_bits = _n_bits(sizes, method)
-    n_rest = max(0, -(-n_bits // _LIMB_BITS) - 1)
-    highest = [n_bits - n_rest * _LIMB_BITS] if n_bits else []
-    return [*highest, *[_LIMB_BITS] * n_rest]
+    n_rest = max(0, -(-n_bits // LIMB_BITS) - 1)
+    highest = [n_bits - n_rest * LIMB_BITS] if n_bits else []
+    return [*highest, *[LIMB_BITS] * n_rest]
 
 
 def _n_bits(sizes: tuple[int, ...], method: str) -> int:
@@ -853,7 +787,7 @@ def _digits(sizes: tuple[int, ...]) -> list[_Digit]:
     borders = [0]
     base = 1
     for j, size in enumerate(sizes):
-        if base * size > _MAX_SIZE:
+        if base * size > MAX_SIZE:
             borders.append(j)
             base = 1
         base *= size
@@ -868,14 +802,14 @@ def _digits(sizes: tuple[int, ...]) -> list[_Digit]:
                 sizes=part,
                 strides=_strides(part, "C"),
                 base=np.uint64(math.prod(part)),
-                n_limbs=-(-n_bits // _LIMB_BITS),
+                n_limbs=-(-n_bits // LIMB_BITS),
             )
         )
     return digits
 
 
-_SHIFT = np.uint64(_LIMB_BITS)
-_MASK = np.uint64(2**_LIMB_BITS - 1)
+_SHIFT = np.uint64(LIMB_BITS)
+_MASK = np.uint64(2**LIMB_BITS - 1)
 
 
 def _to_limbs(

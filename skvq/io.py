@@ -65,6 +65,24 @@ offset  bytes  content
 Where every V_j is 1, codes take no bits, and nothing but the header says how many rows
 there are: such a file holds at most 2^30 codes.
 
+Version 2 is that of codes of an `skvq.codes.EntropyCoder`, in which rows take bits of
+their own:
+
+======  =====  =====================================================================
+offset  bytes  content
+======  =====  =====================================================================
+0       48     as above, with version 2, method 2, no CRC-32 at 24, and flags of which
+               bit 0 is whether tables are conditional; the CRC-32 at 28 covers all
+               before the coded rows
+48      8      bytes of the coded rows
+56      8      t, bytes of the tables
+64      8 m    V_1..V_m
+...     t      frequencies of all columns, 4 bytes each, in one stream of zlib
+...            zeros up to the next multiple of 64
+...            the coded rows: for each time that the file was written to, the bytes of
+               `skvq.codes.EntropyCoder.encode`, which `skvq._ans` describes
+======  =====  =====================================================================
+
 Examples
 --------
 >>> import tempfile
@@ -97,11 +115,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from skvq._ans import Segment, Writer, open_segment
+from skvq._code_checks import check_codes
 from skvq._codec import (
     VERSION,
     check_codec,
@@ -123,7 +143,15 @@ from skvq._files import (
     enough_memory,
     is_container,
 )
-from skvq.codes import BitOrder, Method, pack, packed_bits, smallest_dtype, unpack
+from skvq.codes import (
+    BitOrder,
+    EntropyCoder,
+    Method,
+    pack,
+    packed_bits,
+    smallest_dtype,
+    unpack,
+)
 
 __all__ = [
     "CodeReader",
@@ -138,11 +166,13 @@ __all__ = [
     "save_codes",
 ]
 
-_CODES_VERSION = 1
+_PACKED, _CODED = 1, 2  # versions
 _CODES_HEADER = struct.Struct("<8sHBBIQII16s")
 _CRC_OFFSET = 28
+# Of the second version: bytes of the coded rows, and of the tables.
+_MORE_HEADER = struct.Struct("<QQ")
 _ALIGNMENT = 64
-_METHODS: tuple[Method, ...] = ("columns", "radix")
+_METHODS: tuple[Method | Literal["entropy"], ...] = ("columns", "radix", "entropy")
 _ORDERS: tuple[BitOrder, ...] = ("big", "little")
 _NO_ID = bytes(16)
 # Columns of codes: no more than a reader can afford to look at before it knows more.
@@ -412,6 +442,7 @@ def save_codes(
     row_aligned: bool = False,
     bitorder: BitOrder = "big",
     codec_id: str | None = None,
+    coder: EntropyCoder | None = None,
 ) -> None:
     """Write codes to a file.
 
@@ -431,11 +462,14 @@ def save_codes(
         Which bits come first, see `skvq.codes.pack`.
     codec_id : str, optional
         The "id" of `codec_info`, for whoever decodes to compare.
+    coder : EntropyCoder, optional
+        Of the same sizes, with its frequencies, which the file then holds: frequent
+        codes take fewer bits.  The parameters of packing are left as they are.
 
     Raises
     ------
     TypeError, ValueError
-        If `skvq.codes.pack` cannot pack them, or `codec_id` is not valid.
+        If `skvq.codes.pack` cannot pack them, or `codec_id` or `coder` is not valid.
     OSError
         If the file cannot be written.
     """
@@ -446,6 +480,7 @@ def save_codes(
         row_aligned=row_aligned,
         bitorder=bitorder,
         codec_id=codec_id,
+        coder=coder,
     ) as writer:
         writer.write(codes)
 
@@ -493,21 +528,24 @@ def load_codes(path: PathLike) -> NDArray[Any]:
 
 
 class _Header(NamedTuple):
-    """What stands before packed codes."""
+    """What stands before packed or coded rows."""
 
     sizes: tuple[int, ...]
-    method: Method
+    method: Any
     row_aligned: bool
     bitorder: BitOrder
     n_samples: int
     crc: int
     codec_id: bytes
-    n_bits: int  # of a row
+    n_bits: int | None  # of a row; None: each row has its own
+    coder: EntropyCoder | None = None
+    n_coded: int = 0  # bytes of the coded rows
+    tables: bytes = b""  # the coder's, as they stand in the file
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the packed codes."""
-        return self.bytes_of(self.n_samples)
+        """Bytes of the packed codes, or of the coded rows."""
+        return self.n_coded if self.n_bits is None else self.bytes_of(self.n_samples)
 
     @property
     def layout(self) -> dict[str, Any]:
@@ -519,7 +557,8 @@ class _Header(NamedTuple):
         }
 
     def bytes_of(self, n_samples: int) -> int:
-        """Return how many bytes the first rows take."""
+        """Return how many bytes the first rows take, packed."""
+        assert self.n_bits is not None
         if self.row_aligned:
             return n_samples * -(-self.n_bits // 8)
         return -(-n_samples * self.n_bits // 8)
@@ -531,19 +570,22 @@ class _Header(NamedTuple):
     def check_rows(self) -> None:
         """Raise a ValueError if no byte vouches for the rows, and they are too many."""
         n_codes = self.n_samples * len(self.sizes)
-        if not self.n_bits and n_codes > _MAX_WITHOUT_BITS:
+        if self.n_bits == 0 and n_codes > _MAX_WITHOUT_BITS:
             raise ValueError(
                 f"{self.n_samples} rows of {len(self.sizes)} codes that take no bits, "
                 f"more than {_MAX_WITHOUT_BITS} in all"
             )
 
     def to_bytes(self) -> bytes:
+        flags = self.row_aligned + 2 * _ORDERS.index(self.bitorder)
+        if self.coder is not None:
+            flags = int(self.coder.conditional)
         header = bytearray(
             _CODES_HEADER.pack(
                 CODES_MAGIC,
-                _CODES_VERSION,
+                _PACKED if self.coder is None else _CODED,
                 _METHODS.index(self.method),
-                self.row_aligned + 2 * _ORDERS.index(self.bitorder),
+                flags,
                 len(self.sizes),
                 self.n_samples,
                 self.crc,
@@ -551,7 +593,10 @@ class _Header(NamedTuple):
                 self.codec_id,
             )
         )
+        if self.coder is not None:
+            header += _MORE_HEADER.pack(self.n_coded, len(self.tables))
         header += np.array(self.sizes, dtype="<u8").tobytes()
+        header += self.tables
         header += bytes(-len(header) % _ALIGNMENT)
         struct.pack_into("<I", header, _CRC_OFFSET, zlib.crc32(header))
         return bytes(header)
@@ -578,17 +623,25 @@ class CodeWriter:
         Which bits come first, see `skvq.codes.pack`.
     codec_id : str, optional
         The "id" of `codec_info`, for whoever decodes to compare.
+    coder : EntropyCoder, optional
+        Of the same sizes, with its frequencies, which the file then holds: frequent
+        codes take fewer bits.  The parameters of packing are left as they are.
     append : bool, default=False
         Whether rows are added to the file, in place, if there is one; all else that is
         given must be as it is in the file.  A process that is killed meanwhile leaves a
         file that readers refuse; to append to it again, if to no rows, makes it what it
-        was.  One at a time may append, while nobody reads.
+        was.  One at a time may append, while nobody reads.  To coded rows, whole blocks
+        are added: many rows at a time cost less.
 
     Raises
     ------
     TypeError, ValueError
-        If the sizes, the method, the order or the id are not valid, or not those of a
-        file that is appended to.
+        If the sizes, the method, the order, the id or the coder are not valid, or not
+        those of a file that is appended to.
+    sklearn.exceptions.NotFittedError
+        If the coder has no frequencies.
+    ImportError
+        If there is a coder, and constriction is not there.
     FormatError
         If a file that is appended to holds no codes, or its header is damaged.
 
@@ -618,6 +671,7 @@ class CodeWriter:
         row_aligned: bool = False,
         bitorder: BitOrder = "big",
         codec_id: str | None = None,
+        coder: EntropyCoder | None = None,
         append: bool = False,
     ):
         n_bits = packed_bits(sizes, method)  # checks both
@@ -639,6 +693,10 @@ class CodeWriter:
             codec_id=_NO_ID if codec_id is None else _id_bytes(codec_id),
             n_bits=n_bits,
         )
+        self._coded: Writer | None = None
+        if coder is not None:
+            self._header = _with_coder(self._header, coder)
+            self._coded = coder._writer()
         self._appends = bool(append) and Path(path).exists()
         self._writing = atomic_write(path)
         if self._appends:
@@ -665,7 +723,10 @@ class CodeWriter:
         # What fails in here must drop it as well.
         with ExitStack() as stack:
             stack.push(self._writing)
-            self._append(self._rest)
+            if self._coded is None:
+                self._append(self._rest)
+            elif self._coded.n_rows or not self._appends:
+                self._put(self._coded.end(), self._coded.n_rows)
             if self._appends:  # the rows first: else a crash could leave none
                 self._file.flush()
                 os.fsync(self._file.fileno())
@@ -677,19 +738,20 @@ class CodeWriter:
         """Open the file behind its rows; put it back as it was if the block raises."""
         with Path(self._path).open("r+b") as file:
             old, offset = _read_codes_header(self._path, file, longer=True)
-            end = offset + old.n_bytes
-            whole = old.whole(old.n_samples)
-            place = offset + old.bytes_of(whole)
-            file.seek(place)
-            last = _without_padding(file.read(end - place), old)
-            file.seek(place)
-            file.write(last)
+            end = place = offset + old.n_bytes
+            last, self._header = b"", old
+            if self._coded is None:
+                whole = old.whole(old.n_samples)
+                place = offset + old.bytes_of(whole)
+                file.seek(place)
+                last = _without_padding(file.read(end - place), old)
+                file.seek(place)
+                file.write(last)
+                crc = old.crc if whole == old.n_samples else _crc(file, offset, place)
+                self._rest = _unpacked(self._path, old, last, old.n_samples - whole)
+                self._header = old._replace(n_samples=whole, crc=crc)
             file.truncate(end)
-            crc = old.crc if whole == old.n_samples else _crc(file, offset, place)
-            codes = _unpacked(self._path, old, last, old.n_samples - whole)
             file.seek(place)
-            self._header = old._replace(n_samples=whole, crc=crc)
-            self._rest = codes
             try:
                 yield file
                 file.flush()
@@ -705,7 +767,8 @@ class CodeWriter:
     @property
     def n_samples(self) -> int:
         """Number of rows written."""
-        return self._header.n_samples + len(self._rest)
+        n_waiting = len(self._rest) if self._coded is None else self._coded.n_rows
+        return self._header.n_samples + n_waiting
 
     def write(self, codes: ArrayLike) -> None:
         """Append codes.
@@ -721,6 +784,10 @@ class CodeWriter:
             If `skvq.codes.pack` cannot pack them, or they take no bits and are more
             than 2**30 in all.
         """
+        if self._coded is not None:
+            _, found = check_codes(codes, self._header.sizes)
+            self._put(self._coded.add(found))
+            return
         codes = np.asarray(codes)
         # What does not fill bytes waits for the rows that share them.
         if len(self._rest):
@@ -733,6 +800,14 @@ class CodeWriter:
     def _pack(self, codes: NDArray[Any]) -> bytes:
         return pack(codes, self._header.sizes, **self._header.layout).tobytes()
 
+    def _put(self, coded: bytes, n_rows: int = 0) -> None:
+        """Write coded rows; how many they are, with the last of their bytes."""
+        header = self._header
+        self._file.write(coded)
+        self._header = header._replace(
+            n_samples=header.n_samples + n_rows, n_coded=header.n_coded + len(coded)
+        )
+
     def _append(self, codes: NDArray[Any]) -> None:
         header, packed = self._header, self._pack(codes)
         header = header._replace(
@@ -743,6 +818,23 @@ class CodeWriter:
         self._header = header
 
 
+def _with_coder(header: _Header, coder: EntropyCoder) -> _Header:
+    """Return the header of coded rows; raise if the coder is not one for them."""
+    if not isinstance(coder, EntropyCoder):
+        raise TypeError(f"coder={coder!r}; expected a skvq.codes.EntropyCoder")
+    if coder.sizes != header.sizes:
+        raise ValueError(
+            f"coder has sizes {coder.sizes}, the codes have {header.sizes}"
+        )
+    if header.layout != {"method": "columns", "row_aligned": False, "bitorder": "big"}:
+        raise ValueError(
+            f"{header.layout} is how codes are packed: with a coder they are not"
+        )
+    frequencies = np.concatenate([table.ravel() for table in coder.frequencies_])
+    tables = zlib.compress(frequencies.astype("<u4").tobytes(), 9)
+    return header._replace(method="entropy", n_bits=None, coder=coder, tables=tables)
+
+
 def _check_appendable(path: PathLike, found: _Header, given: _Header) -> None:
     """Raise unless rows of one kind can be added to a file of another."""
     for name in ("sizes", "method", "row_aligned", "bitorder"):
@@ -750,6 +842,14 @@ def _check_appendable(path: PathLike, found: _Header, given: _Header) -> None:
             raise ValueError(
                 f"{name}={getattr(given, name)!r}, but {path}, which is appended to, "
                 f"has {getattr(found, name)!r}"
+                + "; CodeReader(path).coder is its coder"
+                * (found.coder is not None)
+            )
+    if found.coder is not None and given.coder is not None:
+        if found.coder.model_id_ != given.coder.model_id_:
+            raise ValueError(
+                f"coder has other frequencies than {path}, which is appended to: "
+                "CodeReader(path).coder has those"
             )
     if given.codec_id not in (_NO_ID, found.codec_id):
         raise ValueError(
@@ -760,6 +860,7 @@ def _check_appendable(path: PathLike, found: _Header, given: _Header) -> None:
 
 def _without_padding(last: bytes, header: _Header) -> bytes:
     """Return the bytes of the last rows; what follows them was never completed."""
+    assert header.n_bits is not None
     n_bits = (header.n_samples - header.whole(header.n_samples)) * header.n_bits
     if not n_bits % 8:
         return last
@@ -784,6 +885,7 @@ def _unpacked(
     """Return the codes of some rows; a FormatError if their bytes are none."""
     array = np.frombuffer(packed, dtype=np.uint8)
     if header.row_aligned:
+        assert header.n_bits is not None
         array = array.reshape(n_samples, -(-header.n_bits // 8))
     try:
         return unpack(array, header.sizes, n_samples=n_samples, **header.layout)
@@ -820,14 +922,19 @@ class CodeReader:
         Number of rows.
     sizes : tuple of int
         Number of codewords of each code column.
-    method : {"columns", "radix"}
-        How they are packed.
+    method : {"columns", "radix", "entropy"}
+        How they are packed; or "entropy": they were coded.
     row_aligned : bool
         Whether each row starts on a byte of its own.
     bitorder : {"big", "little"}
         Which bits come first.
-    n_bits : int
-        Bits that a row takes, before any padding.
+    n_bits : int or None
+        Bits that a row takes, before any padding; None: each takes bits of its own.
+    bits_per_row : float
+        What all takes behind the header, divided by the number of rows: of coded rows
+        their bits, the index of blocks and the checksums.  NaN, if there are no rows.
+    coder : EntropyCoder or None
+        The coder, with the frequencies that the file holds.
     codec_id : str or None
         The id of the codec, if it is known.
 
@@ -848,6 +955,7 @@ class CodeReader:
         self._file = Path(path).open("rb")
         try:
             self._header, self._offset = _read_codes_header(path, self._file)
+            self._segments = self._open_segments() if self._header.coder else []
         except BaseException:
             self._file.close()
             raise
@@ -858,6 +966,9 @@ class CodeReader:
         self.row_aligned = self._header.row_aligned
         self.bitorder = self._header.bitorder
         self.n_bits = self._header.n_bits
+        self.coder = self._header.coder
+        n_bits = 8 * self._header.n_bytes
+        self.bits_per_row = n_bits / self.n_samples if self.n_samples else math.nan
         known = self._header.codec_id != _NO_ID
         self.codec_id = self._header.codec_id.hex() if known else None
 
@@ -900,7 +1011,8 @@ class CodeReader:
 
     def _rows_of_piece(self) -> int:
         """Return how many rows take as much as is read at a time."""
-        return max(1, 8 * _CHUNK_BYTES // max(1, self.n_bits, 8 * len(self.sizes)))
+        n_bits = max(1, self.n_bits or 0, 8 * len(self.sizes))
+        return max(1, 8 * _CHUNK_BYTES // n_bits)
 
     def close(self) -> None:
         """Close the file."""
@@ -908,6 +1020,8 @@ class CodeReader:
 
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Read some rows; the checksum, which is that of all, is not checked.
+
+        Coded rows have a checksum for each block, which is.
 
         Parameters
         ----------
@@ -936,6 +1050,9 @@ class CodeReader:
                 f"rows {start} to {stop} are not within the {self.n_samples} rows of "
                 f"{self._path}"
             )
+        if self.coder is not None:
+            with enough_memory(self._path):
+                return self._read_coded(start, stop)
         # Eight rows of a stream fill whole bytes.
         first = start if self.row_aligned else start // 8 * 8
         last = stop if self.row_aligned else min(-(-stop // 8) * 8, self.n_samples)
@@ -949,7 +1066,8 @@ class CodeReader:
         Parameters
         ----------
         n_rows : int, optional
-            Rows of a piece, rounded up to a multiple of 8; by default those of 4 MB.
+            Rows of a piece, rounded up to a multiple of 8, or of the rows of a block;
+            by default those of 4 MB.
 
         Yields
         ------
@@ -963,7 +1081,12 @@ class CodeReader:
         """
         if n_rows is None:
             n_rows = self._rows_of_piece()
-        n_rows = -(-max(1, n_rows) // 8) * 8
+        unit = max((segment.block_rows for segment in self._segments), default=8)
+        n_rows = -(-max(1, n_rows) // unit) * unit
+        if self.coder is not None:
+            for start in range(0, self.n_samples, n_rows):
+                yield self.read(start, min(start + n_rows, self.n_samples))
+            return
         crc = 0
         for start in range(0, self.n_samples, n_rows):
             stop = min(start + n_rows, self.n_samples)
@@ -990,7 +1113,13 @@ class CodeReader:
             If the file has become shorter.
         OSError
             If it cannot be mapped.
+        ValueError
+            If its rows are coded, and have no places of their own.
         """
+        if self.n_bits is None:
+            raise ValueError(
+                f"{self._path} holds coded rows, which are not packed: read() them"
+            )
         n_bytes = self._header.n_bytes
         shape = (self.n_samples, -(-self.n_bits // 8)) if self.row_aligned else n_bytes
         if not n_bytes:  # nothing cannot be mapped
@@ -1011,6 +1140,46 @@ class CodeReader:
             raise FormatError(f"{self._path} is damaged: it ends too early")
         return packed
 
+    def _open_segments(self) -> list[Segment]:
+        """Return what was written at each time that the file was written to."""
+        found: list[Segment] = []
+        place = self._offset + self._header.n_bytes
+        coder = self._header.coder
+        assert coder is not None
+        try:
+            while place > self._offset:
+                found.append(open_segment(coder._fitted(), self._read_bytes, place))
+                place = found[-1].start
+            if place < self._offset:
+                raise ValueError("its blocks begin in its header")
+            if sum(segment.n_rows for segment in found) != self._header.n_samples:
+                raise ValueError("its blocks have another number of rows than it says")
+        except ValueError as error:
+            raise FormatError(f"{self._path} is damaged: {error}") from error
+        return found[::-1]
+
+    def _read_bytes(self, begin: int, end: int) -> bytes:
+        self._file.seek(begin)
+        data = self._file.read(end - begin)
+        if len(data) < end - begin:
+            raise ValueError("it ends too early")
+        return data
+
+    def _read_coded(self, start: int, stop: int) -> NDArray[Any]:
+        shape = stop - start, len(self.sizes)
+        codes = np.empty(shape, dtype=smallest_dtype(max(self.sizes)))
+        first = 0
+        for segment in self._segments:
+            low, high = max(start, first), min(stop, first + segment.n_rows)
+            if low < high:
+                try:
+                    found = segment.rows(low - first, high - first)
+                except ValueError as error:
+                    raise FormatError(f"{self._path} is damaged: {error}") from error
+                codes[low - start : high - start] = found
+            first += segment.n_rows
+        return codes
+
     def _unpack(self, packed: bytes, n_samples: int) -> NDArray[Any]:
         return _unpacked(self._path, self._header, packed, n_samples)
 
@@ -1028,34 +1197,48 @@ def _read_codes_header(
         raise FormatError(f"{path} is damaged: it ends within its header")
     fields = _CODES_HEADER.unpack(start)
     _, version, method, flags, n_codes, n_samples, crc, header_crc, codec_id = fields
-    check_version(path, version, _CODES_VERSION)
+    check_version(path, version, _CODED)
     # Before anything is read that a damaged number asks for.
     if not 1 <= n_codes <= _MAX_COLUMNS:
         raise FormatError(f"{path} is damaged: it has {n_codes} columns of codes")
-    end = _CODES_HEADER.size + 8 * n_codes
+    place, n_coded, n_tables = _CODES_HEADER.size, 0, 0
+    if version == _CODED:
+        more = file.read(_MORE_HEADER.size)
+        if len(more) < _MORE_HEADER.size:
+            raise FormatError(f"{path} is damaged: it ends within its header")
+        n_coded, n_tables = _MORE_HEADER.unpack(more)
+        place += len(more)
+    end = place + 8 * n_codes + n_tables
     offset = -(-end // _ALIGNMENT) * _ALIGNMENT
+    if offset > file.seek(0, os.SEEK_END):
+        raise FormatError(f"{path} is damaged: it ends within its header")
     file.seek(0)
     header = bytearray(file.read(offset))
-    if len(header) < offset:
-        raise FormatError(f"{path} is damaged: it ends within its header")
     struct.pack_into("<I", header, _CRC_OFFSET, 0)
     if zlib.crc32(header) != header_crc:
         raise FormatError(f"{path} is damaged: the checksum of its header is another")
-    if method >= len(_METHODS) or flags > 3 or any(header[end:]):
+    methods, n_flags = ((2,), 2) if version == _CODED else ((0, 1), 4)
+    if method not in methods or flags >= n_flags or any(header[end:]):
         raise FormatError(
             f"{path} is damaged, or too new: its header has method {method}, flags "
             f"{flags:#x}, or bytes that should be zero"
         )
-    sizes = np.frombuffer(header, "<u8", n_codes, _CODES_HEADER.size)
+    sizes = np.frombuffer(header, "<u8", n_codes, place)
     wrong = np.flatnonzero((sizes < 1) | (sizes > 2**32))
     if wrong.size:
         raise FormatError(
             f"{path} is damaged: its column {wrong[0]} has {sizes[wrong[0]]} codewords"
         )
-    known = tuple(sizes.tolist()), _METHODS[method]
-    n_bits = packed_bits(*known)
-    layout = bool(flags & 1), _ORDERS[flags >> 1]
-    found = _Header(*known, *layout, n_samples, crc, codec_id, n_bits)
+    known = tuple(sizes.tolist())
+    if version == _CODED:
+        tables = bytes(header[place + 8 * n_codes : end])
+        coder = _coder_of(path, known, bool(flags & 1), tables)
+        layout = "entropy", False, _ORDERS[0], n_samples, crc, codec_id, None
+        found = _Header(known, *layout, coder, n_coded, tables)
+    else:
+        n_bits = packed_bits(known, _METHODS[method])
+        packing = _METHODS[method], bool(flags & 1), _ORDERS[flags >> 1]
+        found = _Header(known, *packing, n_samples, crc, codec_id, n_bits)
     try:
         found.check_rows()
     except ValueError as error:
@@ -1064,3 +1247,20 @@ def _read_codes_header(
     if not (longer and file.seek(0, os.SEEK_END) > end):
         check_size(path, file, end)
     return found, offset
+
+
+def _coder_of(
+    path: PathLike, sizes: tuple[int, ...], conditional: bool, tables: bytes
+) -> EntropyCoder:
+    """Return the coder whose tables a file holds."""
+    try:
+        n_bytes = 4 * EntropyCoder(sizes, conditional=conditional).n_frequencies
+        stream = zlib.decompressobj()
+        content = stream.decompress(tables, n_bytes + 1)
+        if len(content) != n_bytes or not stream.eof or stream.unused_data:
+            raise ValueError("its tables are not as many as its sizes say")
+        return EntropyCoder._from_frequencies(
+            np.frombuffer(content, "<u4"), sizes, conditional=conditional
+        )
+    except (ValueError, zlib.error) as error:
+        raise FormatError(f"{path} is damaged: {error}") from error

@@ -25,16 +25,20 @@ from scipy.sparse import issparse
 from sklearn import get_config
 from sklearn.utils.metadata_routing import MetadataRequest
 
+from skvq._arrays import to_host
 from skvq._pipelines import Codec, find_codec, quantizes
 from skvq._validation import check_matrix, followed_backend
 from skvq._weights import check_weights
+from skvq.coding.rates import code_lengths
 from skvq.nearest import paired
 
 __all__ = [
     "BitsScorer",
+    "EntropyBitsScorer",
     "ReconstructionErrorScorer",
     "best_within",
     "neg_bits",
+    "neg_entropy_bits",
     "neg_error_within",
     "neg_reconstruction_error",
 ]
@@ -253,8 +257,110 @@ class BitsScorer(_RoutedScorer):
         return -float(find_codec(estimator).quantizer.bits_per_sample_)
 
 
+@dataclass(frozen=True)
+class EntropyBitsScorer(_RoutedScorer):
+    """Scorer: minus the mean bits of samples in a file of entropy-coded codes.
+
+    The bits of a sample are the sum over its codes of -log2 of the probability that
+    each had among the training samples, by `code_counts_`; so they are what files of
+    `skvq.codes.EntropyCoder.from_counts` take, but for what blocks take, some .1 bit.
+    On samples held out they are more than on those of the fit.  Use the instance
+    `neg_entropy_bits` next to `neg_reconstruction_error` in the ``scoring`` of a
+    search, to be weighed against it by `best_within`.  It finds the quantizer as
+    `ReconstructionErrorScorer` does.
+
+    Parameters
+    ----------
+    sample_weight : bool, str or None, default=None
+        The metadata request; see `set_score_request`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import VectorQuantizer
+    >>> from skvq.model_selection import neg_bits, neg_entropy_bits
+    >>> X = np.array([[0.0]] * 15 + [[1.0]])
+    >>> vq = VectorQuantizer(2, random_state=0).fit(X)
+    >>> neg_bits(vq, X), round(neg_entropy_bits(vq, X), 3)
+    (-1.0, -0.337)
+    """
+
+    sample_weight: bool | str | None = None
+
+    def __call__(
+        self, estimator: Any, X: Any, y: Any = None, sample_weight: Any = None
+    ) -> float:
+        """Measure the codes of samples.
+
+        Parameters
+        ----------
+        estimator : object
+            Fitted quantizer, `QuantizedFeatures`, or pipeline with one of them.
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Samples, as the estimator takes them; finite numbers.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples, not negative, not all zero.
+
+        Returns
+        -------
+        score : float
+            Minus the mean number of bits.
+
+        Raises
+        ------
+        TypeError
+            If the estimator holds no quantizer.
+        ValueError
+            If it holds several, or has not counted its codes: its tables were given,
+            it was fitted by an earlier version, or a column has too many codewords.
+        """
+        codec = find_codec(estimator)
+        lengths = _lengths(codec.quantizer)
+        for _, step in codec.before:
+            X = step.transform(X)
+        if not quantizes(codec.step):  # its quantizer has seen no feature names
+            X = _plain(X)
+        codes = to_host(_plain(codec.quantizer.transform(X)))
+        bits = np.zeros(len(codes))
+        for column, found in zip(codes.T, lengths, strict=True):
+            bits += found[column]
+        weights = check_weights(sample_weight, codes)
+        return -float(np.average(bits, weights=weights))
+
+
+def _plain(X: Any) -> Any:
+    """Return the numbers of a dataframe; all else as it is."""
+    return X.to_numpy() if hasattr(X, "to_numpy") else X
+
+
+def _lengths(quantizer: Any) -> list[np.ndarray]:
+    """Return the bits of each code of each column."""
+    name, sizes = type(quantizer).__name__, quantizer.codebook_sizes_
+    counts = getattr(quantizer, "code_counts_", None)
+    if counts is None:
+        raise ValueError(
+            f"{name} has no code_counts_, since an earlier skvq has fitted it: fit it "
+            "again"
+        )
+    for j, (found, size) in enumerate(zip(counts, sizes, strict=True)):
+        if found is None:
+            raise ValueError(
+                f"{name} has not counted its codes of column {j}, of {size} codewords: "
+                "columns of at most 2^16 are, and 2^20 in all"
+            )
+        if len(found) != size or not found.any():
+            raise ValueError(
+                f"{name} has counted no codes of column {j}: its tables were given; "
+                "skvq.codes.EntropyCoder(sizes).fit(codes).bits(codes) counts some"
+            )
+    return [code_lengths(found) for found in counts]
+
+
 neg_reconstruction_error = ReconstructionErrorScorer()
 neg_bits = BitsScorer()
+neg_entropy_bits = EntropyBitsScorer()
 
 
 @dataclass(frozen=True)
@@ -282,6 +388,9 @@ class neg_error_within(_RoutedScorer):
         The metadata request; see `set_score_request`.
     behind : bool, default=False
         As in `ReconstructionErrorScorer`.
+    coded : bool, default=False
+        Whether bits are those of entropy-coded files, as `neg_entropy_bits` measures
+        them, instead of `bits_per_sample_`.
 
     Raises
     ------
@@ -317,6 +426,7 @@ class neg_error_within(_RoutedScorer):
     bits: float
     sample_weight: bool | str | None = field(default=None, kw_only=True)
     behind: bool = field(default=False, kw_only=True)
+    coded: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         _check_budget(self.bits)
@@ -355,7 +465,9 @@ class neg_error_within(_RoutedScorer):
         TypeError, ValueError
             As `ReconstructionErrorScorer` does.
         """
-        bits, budget = -neg_bits(estimator), float(self.bits)
+        measure = neg_entropy_bits if self.coded else neg_bits
+        bits = -measure(estimator, X, sample_weight=sample_weight)
+        budget = float(self.bits)
         if bits > budget * _ROUNDING:
             return _WORST_WITHIN * (1 + bits - budget)
         scorer = ReconstructionErrorScorer(behind=self.behind)
@@ -384,7 +496,8 @@ class best_within:
         The key in ``scoring`` of `neg_reconstruction_error`, or of any other scorer
         whose higher values are better, such as a classifier's accuracy.
     bits_key : str, default="bits"
-        The key in ``scoring`` of `neg_bits`.
+        The key in ``scoring`` of `neg_bits`; or of `neg_entropy_bits`, so that the
+        budget is that of entropy-coded files.
 
     Raises
     ------

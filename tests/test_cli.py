@@ -23,7 +23,8 @@ from sklearn.preprocessing import StandardScaler
 import skvq
 from skvq import ProductQuantizer, VectorQuantizer, __main__, metrics
 from skvq._cli import codec, compare, console, schemes, sources
-from skvq.io import codec_info, load, load_codes, save, save_codes
+from skvq.codes import EntropyCoder
+from skvq.io import CodeReader, codec_info, load, load_codes, save, save_codes
 
 Outcome = namedtuple("Outcome", "status out err")
 ROOT = Path(skvq.__file__).parents[1]
@@ -131,6 +132,62 @@ def test_codes_are_packed_as_asked(X, packing):
     )
     codes = load("X.skvq").transform(X)
     np.testing.assert_array_equal(load_codes("X.codes"), codes)
+
+
+@pytest.mark.parametrize("option", ["--entropy", "--entropy-fit"])
+def test_codes_are_coded_by_their_entropy(X, option, small_chunks):
+    pytest.importorskip("constriction")
+    succeed("fit", "X.npy", "standard+pq:2x16", "-o", "codec")
+    text = succeed("encode", "X.npy", "codec", "-o", "codes", option)
+    codec = load("codec")
+    codes = codec.transform(X)
+    with CodeReader("codes") as reader:
+        np.testing.assert_array_equal(reader[:], codes)
+        assert reader.codec_id == codec_info("codec")["id"]
+        bits = reader.bits_per_row
+        # X is what the codec was fitted on.
+        coder = EntropyCoder.from_counts(codec[-1].code_counts_)
+        assert reader.coder.model_id_ == coder.model_id_
+    assert f"{bits:.6g}" in text
+    succeed("decode", "codes", "codec", "-o", "again.npy")
+    np.testing.assert_array_equal(np.load("again.npy"), codec.inverse_transform(codes))
+    text = succeed("info", "codes")
+    assert f"{bits:.6g} in the mean, coded by their entropy" in text
+    facts = json.loads(succeed("info", "codes", "--json"))
+    assert (facts["bits_per_row"], facts["packed_bits"]) == (bits, None)
+    assert facts["packing"] == "entropy"
+    facts = json.loads(
+        succeed("encode", "X.npy", "codec", "-o", "codes", option, "--json")
+    )
+    assert (facts["bits_per_row"], facts["packed_bits"]) == (bits, None)
+
+
+def test_entropy_that_cannot_be_had(X, pq, monkeypatch):
+    encode = "encode", "X.npy", "pq.skvq"
+    assert "plain codes" in fail(*encode, "-o", "codes.npy", "--entropy")
+    assert "not allowed" in fail(
+        *encode, "-o", "codes", "--entropy", "--packing", "radix"
+    )
+    old = load("pq.skvq")
+    del old.code_counts_
+    save(old, "old")
+    error = fail("encode", "X.npy", "old", "-o", "codes", "--entropy")
+    assert "--entropy-fit counts them" in error
+    given = ProductQuantizer.from_codebooks(old.codebooks_)
+    save(given, "given")
+    error = fail("encode", "X.npy", "given", "-o", "codes", "--entropy")
+    assert "no code was counted" in error
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    assert "skvq[entropy]" in fail(*encode, "-o", "codes", "--entropy")
+    assert not Path("codes").exists()
+
+
+def test_coded_codes_are_decoded_with_the_extra_only(X, pq, monkeypatch):
+    pytest.importorskip("constriction")
+    succeed("encode", "X.npy", "pq.skvq", "-o", "codes", "--entropy")
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    assert "skvq[entropy]" in fail("decode", "codes", "pq.skvq", "-o", "again.npy")
+    assert "entropy" in succeed("info", "codes")
 
 
 def test_plain_codes(X, pq, small_chunks):

@@ -26,7 +26,8 @@ from skvq._cli.console import (
     say_json,
     user_errors,
 )
-from skvq.codes import packed_bits
+from skvq._pipelines import find_codec
+from skvq.codes import EntropyCoder, packed_bits
 from skvq.io import (
     CodeReader,
     CodeWriter,
@@ -151,7 +152,19 @@ def _add_encode(commands: Any, common: argparse.ArgumentParser) -> None:
     _add_output(
         encode, "CODES", "file to write packed codes to; as .npy: an array of codes"
     )
-    encode.add_argument(
+    how = encode.add_mutually_exclusive_group()
+    how.add_argument(
+        "--entropy",
+        action="store_true",
+        help="write frequent codes in fewer bits than rare ones, as frequent as they "
+        "were when the codec was fitted; needs skvq[entropy]",
+    )
+    how.add_argument(
+        "--entropy-fit",
+        action="store_true",
+        help="the same, as frequent as they are in DATA, which is read twice",
+    )
+    how.add_argument(
         "--packing",
         choices=["columns", "radix"],
         default="columns",
@@ -438,17 +451,53 @@ def _encode(arguments: argparse.Namespace) -> None:
     progress = Progress(arguments.progress)
     sizes = info["codebook_sizes"]
     began = time.perf_counter()
+    coder = None
+    if arguments.entropy or arguments.entropy_fit:
+        if suffix == ".npy":
+            raise CommandError("an .npy file holds plain codes: give another ending")
+        coder = _coder(arguments, estimator, source, progress)
     chunks = _codes_of(estimator, source, progress)
     if suffix == ".npy":
         _write_npy(arguments.output, chunks, source.n_rows)
     else:
         with CodeWriter(
-            arguments.output, sizes, method=arguments.packing, codec_id=info["id"]
+            arguments.output,
+            sizes,
+            method=arguments.packing,
+            codec_id=info["id"],
+            coder=coder,
         ) as writer:
             for codes in chunks:
                 writer.write(codes)
     seconds = time.perf_counter() - began
     _report_encode(arguments, source, sizes, seconds)
+
+
+def _coder(
+    arguments: argparse.Namespace,
+    estimator: Any,
+    source: sources.Source,
+    progress: Progress,
+) -> EntropyCoder:
+    """Return the coder for what the codec has counted, or what the data hold."""
+    quantizer = find_codec(estimator).quantizer
+    counts = getattr(quantizer, "code_counts_", None)
+    if arguments.entropy_fit:
+        counts = [0] * len(quantizer.codebook_sizes_)
+        for codes in _codes_of(estimator, source, progress, "counting"):
+            for j, size in enumerate(quantizer.codebook_sizes_):
+                counts[j] = counts[j] + np.bincount(codes[:, j], minlength=size)
+    elif counts is None:
+        raise CommandError(
+            f"{arguments.codec} does not tell how frequent its codes are: it was "
+            "fitted by an earlier skvq; --entropy-fit counts them in the data"
+        )
+    try:
+        coder = EntropyCoder.from_counts(counts)
+        coder.encode(np.empty((0, len(coder.sizes)), dtype=np.uint8))
+    except (ImportError, ValueError) as error:
+        raise CommandError(f"--entropy: {first_line(error)}") from error
+    return coder
 
 
 def open_codec(path: Path, allow_pickle: bool) -> tuple[Any, dict[str, Any]]:
@@ -516,9 +565,12 @@ def column_names(info: dict[str, Any]) -> list[str] | None:
 
 
 def _codes_of(
-    estimator: Any, source: sources.Source, progress: Progress
+    estimator: Any,
+    source: sources.Source,
+    progress: Progress,
+    doing: str = "encoding",
 ) -> Iterator[np.ndarray]:
-    for start, X in progress.rows("encoding", source.chunks(), source.n_rows):
+    for start, X in progress.rows(doing, source.chunks(), source.n_rows):
         with data_errors(source.path, X, None, str(source.path), start):
             yield estimator.transform(X)
 
@@ -547,13 +599,19 @@ def _report_encode(
     seconds: float,
 ) -> None:
     n_bytes = arguments.output.stat().st_size
+    coded = arguments.entropy or arguments.entropy_fit
+    bits: float = packed_bits(sizes, arguments.packing)
+    if coded:
+        with CodeReader(arguments.output) as reader:
+            bits = reader.bits_per_row
     if arguments.json:
         say_json(
             {
                 "output": str(arguments.output),
                 "bytes": n_bytes,
                 "rows": source.n_rows,
-                "packed_bits": packed_bits(sizes, arguments.packing),
+                "packed_bits": None if coded else bits,
+                "bits_per_row": bits,
                 "encode_seconds": seconds,
             }
         )
@@ -562,6 +620,7 @@ def _report_encode(
     lines = {
         "codes": bytes_of(arguments.output),
         "rows": f"{source.n_rows:,} of {source.n_features} numbers ({source.dtype})",
+        **({"bits per row": f"{bits:.6g}"} if coded else {}),
         "size": f"1 / {raw / n_bytes:.4g} of the data",
         "time": f"{seconds:.2f} s",
     }
@@ -662,7 +721,7 @@ def _samples_of(
             with user_errors(context):
                 samples = decode(estimator, codes)
             yield samples
-    except FormatError as error:
+    except (FormatError, ImportError) as error:
         raise CommandError(first_line(error)) from error
 
 

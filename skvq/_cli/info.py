@@ -81,15 +81,19 @@ def _codes(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             "codebook_sizes": list(reader.sizes),
             "packing": reader.method,
             "packed_bits": reader.n_bits,
+            "bits_per_row": reader.bits_per_row if reader.n_samples else None,
             "row_aligned": reader.row_aligned,
             "codec_id": reader.codec_id,
         }
+    bits = f"{reader.n_bits}, packed by {reader.method}"
+    if reader.n_bits is None:
+        bits = f"{reader.bits_per_row:.6g} in the mean, coded by their entropy"
     aligned = ", each row on bytes of its own" if facts["row_aligned"] else ""
     lines = {
         "kind": "codes",
         "rows": f"{facts['rows']:,}",
         "codewords": describe_sizes(reader.sizes),
-        "bits per row": f"{reader.n_bits}, packed by {reader.method}{aligned}",
+        "bits per row": f"{bits}{aligned}",
         "codec id": reader.codec_id or "unknown",
     }
     return facts, lines

@@ -142,6 +142,7 @@ def _check_fitted(quantizer: Any) -> None:
         raise ValueError("its codebook_sizes_ are none")
     if not _is_size(width):
         raise ValueError("its n_features_in_ is none")
+    _check_counts(vars(quantizer).get("code_counts_"), sizes)
     for kept in vars(quantizer).values():
         found = _sizes_of(kept)
         # Those of a length stand behind those of a direction.
@@ -154,6 +155,20 @@ def _check_fitted(quantizer: Any) -> None:
         raise ValueError("its quantizers_ are none")
     if sum((part.codebook_sizes_ for part in parts), ()) != sizes:
         raise ValueError("its codebook_sizes_ are not those of its quantizers_")
+
+
+def _check_counts(counts: Any, sizes: tuple[int, ...]) -> None:
+    """Raise unless counts are those of columns; files of before have none."""
+    if counts is None:
+        return
+    if type(counts) is not tuple or len(counts) != len(sizes):
+        raise ValueError("its code_counts_ are not as many as its columns")
+    for found in (one for one in counts if one is not None):
+        # Parts whose table was replaced keep those of the one before.
+        if found.ndim != 1 or found.dtype != np.float64:
+            raise ValueError("its code_counts_ are no counts")
+        if not (np.isfinite(found) & (found >= 0)).all():
+            raise ValueError("its code_counts_ are not numbers of zero or more")
 
 
 def _sizes_of(kept: Any) -> tuple[int, ...]:

@@ -1,0 +1,92 @@
+"""Checks of code arrays, which the functions and classes of `skvq.codes` share."""
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skvq._checks import check_unmasked
+from skvq._validation import followed_backend
+from skvq.nearest import Backend
+
+# One limb times one base plus one carry must fit uint64: 32-bit limbs and bases up
+# to 2**32 reach exactly 2**64 - 1.
+LIMB_BITS = 32
+MAX_SIZE = 2**LIMB_BITS
+
+
+def check_integer(value: Any, name: str, smallest: int, largest: int) -> int:
+    """Return an integer within limits as Python's."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    value = int(value)
+    if not smallest <= value <= largest:
+        raise ValueError(f"{name} must be from {smallest} to {largest}, got {value}")
+    return value
+
+
+def check_sizes(sizes: Any) -> tuple[int, ...]:
+    """Return the sizes of code columns."""
+    try:
+        sizes = tuple(sizes)
+    except TypeError:
+        raise TypeError(
+            f"sizes must be a sequence of integers, one per code column, got {sizes!r}"
+        ) from None
+    if not sizes:
+        raise ValueError("sizes must name at least one code column, got none")
+    return tuple(
+        check_integer(size, f"sizes[{j}]", 1, MAX_SIZE) for j, size in enumerate(sizes)
+    )
+
+
+def sent(be: Backend, array: NDArray[Any]) -> Any:
+    """Return an array of the host where the answer is to be."""
+    return be.send(array.astype(be.code_dtype(array.dtype), copy=False))
+
+
+def check_codes(
+    codes: Any,
+    sizes: tuple[int, ...],
+    name: str = "codes",
+    lowest: Sequence[int] | None = None,
+) -> tuple[Backend, NDArray[Any]]:
+    """Return where the answer is to be, and valid codes on the host.
+
+    The lowest code of a column is zero, or what is said.
+    """
+    be = followed_backend(codes)
+    codes = np.asarray(check_unmasked(be.to_host(codes), name))
+    if codes.ndim != 2:
+        raise ValueError(
+            f"{name} must be 2-d, of shape (n_samples, n_codes), got {codes.shape}"
+        )
+    if codes.shape[1] != len(sizes):
+        raise ValueError(
+            f"{name} has {codes.shape[1]} columns, sizes={sizes} has {len(sizes)}: "
+            "there must be one size per column"
+        )
+    if codes.dtype.kind not in "iu":
+        raise TypeError(
+            f"{name} must be integers in every column, got dtype {codes.dtype}"
+        )
+    for j, size in enumerate(sizes):
+        low = 0 if lowest is None else lowest[j]
+        i = first_out_of_range(codes[:, j], size, low)
+        if i is not None:
+            raise ValueError(
+                f"{name}[{i}, {j}] is {codes[i, j]}: column {j} has {size} codewords, "
+                f"{low} to {low + size - 1}"
+            )
+    return be, codes
+
+
+def first_out_of_range(values: NDArray[Any], size: int, low: int = 0) -> int | None:
+    """Return the first place of a value below the lowest or beyond the last code."""
+    # Compared as Python integers, which no dtype can wrap around.
+    last = low + size - 1
+    if not len(values) or (int(values.min()) >= low and int(values.max()) <= last):
+        return None
+    return next(i for i, value in enumerate(values) if not low <= int(value) <= last)
