@@ -27,6 +27,7 @@ from skvq.coding.radius import (
 )
 from skvq.coding.squash import Clamp, Distribution, Spread, Tanh
 from skvq.features import QuantizedFeatures
+from skvq.front import FrontQuantizer
 from skvq.grid import (
     FiniteScalarQuantizer,
     UniformQuantizer,
@@ -147,6 +148,8 @@ def _check_fitted(quantizer: Any) -> None:
         # Those of a length stand behind those of a direction.
         if found and found not in (sizes[: len(found)], sizes[-len(found) :]):
             raise ValueError(f"its codebook_sizes_ are not the {found} that it keeps")
+    if isinstance(quantizer, FrontQuantizer):
+        _check_part(quantizer, sizes)
     parts = vars(quantizer).get("quantizers_")
     if parts is None:
         return
@@ -154,6 +157,18 @@ def _check_fitted(quantizer: Any) -> None:
         raise ValueError("its quantizers_ are none")
     if sum((part.codebook_sizes_ for part in parts), ()) != sizes:
         raise ValueError("its codebook_sizes_ are not those of its quantizers_")
+
+
+def _check_part(front: Any, sizes: tuple[int, ...]) -> None:
+    """Raise unless the sizes of a scheme are those of its one part, and its own."""
+    part = vars(front).get("quantizer_")
+    if not isinstance(part, BaseQuantizer) or not part.__sklearn_is_fitted__():
+        raise ValueError("its quantizer_ is none")
+    if (*part.codebook_sizes_, *front._own_sizes()) != sizes:
+        raise ValueError("its codebook_sizes_ are not those of its quantizer_")
+    if isinstance(front, ScaledQuantizer):
+        if front.n_features_in_ != part.n_features_in_:
+            raise ValueError("its n_features_in_ is not that of its quantizer_")
 
 
 def _sizes_of(kept: Any) -> tuple[int, ...]:
