@@ -41,6 +41,7 @@ from skvq import (
     FiniteScalarQuantizer,
     ProductQuantizer,
     QuantizedFeatures,
+    ScaledQuantizer,
     UniformQuantizer,
     VectorQuantizer,
 )
