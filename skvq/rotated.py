@@ -25,7 +25,7 @@ from skvq.learning.rotation import (
     random_rotation,
 )
 from skvq.learning.rows import Learner, Rows, along
-from skvq.parts import fit_part
+from skvq.parts import Parts, fit_part
 from skvq.product import ProductQuantizer
 from skvq.staged import StagedQuantizer
 
@@ -92,6 +92,8 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
     components_ : ndarray of shape (n_components, n_features)
         The rotation: ``(X - mean_) @ components_.T`` is what the quantizer sees.  That
         of "hadamard" is made when asked for.
+    n_iter_ : int
+        Turns that have led to a learned rotation; 1 for others.
     distortion_ : float
         Mean squared distance of the training samples from their reconstructions, with
         what `n_components` cuts off.
@@ -176,18 +178,22 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
             check_memory(what, 8 * d * n_components, rows.n_bytes)
         # Its draws leave those of the part as they are.
         rng = deepcopy(check_random_state(self.random_state))
-        turn = yield from self._learn_turn(rows, n_components, rng)
+        turn, n_iter = yield from self._learn_turn(rows, n_components, rng)
         part = yield from self._fit_part(_turned(rows, turn).held())
-        found = self._found(part, turn)
+        found = self._found(part, turn, n_iter)
         if n_components == d and part._score_metric == "sqeuclidean":
             found["distortion_"] = part.distortion_
         return found
 
-    def _found(self, part, turn: Turn) -> dict[str, Any]:
+    def _found(self, part, turn: Turn, n_iter: int = 1) -> dict[str, Any]:
+        """Return the fitted attributes."""
+        known = Parts([part])
         return {
             "quantizer_": part,
             "_turn_": turn,
-            "codebook_sizes_": tuple(part.codebook_sizes_),
+            "n_iter_": n_iter,
+            "codebook_sizes_": known.sizes,
+            "_parts_": known,
         }
 
     def _is(self, *names: str) -> bool:
@@ -210,7 +216,9 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
     def _given_matrix(self, n_features: int) -> np.ndarray:
         """Return the rotation that is given, in float64."""
         with naming("rotation"):
-            matrix = check_matrix(nearest.HOST, to_host_array(self.rotation), "rotation")
+            matrix = check_matrix(
+                nearest.HOST, to_host_array(self.rotation), "rotation"
+            )
         k, d = matrix.shape
         asked = k if self.n_components is None else self.n_components
         if d != n_features or k > d or k != asked:
@@ -228,7 +236,10 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
             )
         return matrix
 
-    def _learn_turn(self, rows: Rows, n_components: int, rng) -> Learner[Turn]:
+    def _learn_turn(
+        self, rows: Rows, n_components: int, rng
+    ) -> Learner[tuple[Turn, int]]:
+        """Return the rotation, and how many turns have led to it, one or more."""
         d, dtype = rows.n_features, rows.dtype
         if self._is("learned"):
             self._check_can_be_learned_for(n_components)
@@ -237,20 +248,21 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
             if not self._is("pca"):
                 widths = self._template().quantizer._slice_widths(n_components)
             found = yield from principal_components(rows)
-            components = principal_rotation(found, n_components, widths)
+            components, n_iter = principal_rotation(found, n_components, widths), 1
             if self._is("learned"):
-                components = yield from self._improve(
+                components, n_iter = yield from self._improve(
                     rows, found.mean, components, rng
                 )
-            return MatrixTurn(found.mean, components.astype(dtype))
+            return MatrixTurn(found.mean, components.astype(dtype)), n_iter
         mean = (yield from moments(rows)).mean.astype(dtype)
         if self._is("hadamard"):
-            return HadamardTurn(mean, *mixing_rounds(d, _ROUNDS, rng), n_components)
+            rounds = mixing_rounds(d, _ROUNDS, rng)
+            return HadamardTurn(mean, *rounds, n_components), 1
         if self._is("random"):
             components = random_rotation(d, rng)[:n_components]
         else:
             components = self._given_matrix(d)
-        return MatrixTurn(mean, components.astype(dtype))
+        return MatrixTurn(mean, components.astype(dtype)), 1
 
     def _check_can_be_learned_for(self, n_components: int) -> None:
         part = self._template().quantizer
@@ -264,21 +276,23 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
 
     def _improve(
         self, rows: Rows, mean: np.ndarray, components: np.ndarray, rng
-    ) -> Learner[np.ndarray]:
+    ) -> Learner[tuple[np.ndarray, int]]:
         """Return a learned rotation, if it is better for samples that are held out."""
         held = yield from joint.hold_out(
             rows, joint.HELD_OUT_SHARE, joint.MAX_HELD_OUT, rng
         )
         if len(held.X) < _FEWEST_HELD:
-            return components
+            return components, 1
         before, part = yield from self._trial(held, mean, components)
         tables = [table for _, table in part._free_tables()]
         turned = _turned(held.rows, MatrixTurn(mean, components.astype(rows.dtype)))
-        learned = yield from improved_components(
+        learned, n_turns = yield from improved_components(
             turned.held(), components, tables, self.max_iter
         )
         after, _ = yield from self._trial(held, mean, learned)
-        return learned if after < (1 - _MIN_GAIN) * before else components
+        if after < (1 - _MIN_GAIN) * before:
+            return learned, max(1, n_turns)
+        return components, 1
 
     def _trial(self, held: joint.HeldOut, mean, components) -> Learner[tuple]:
         """Return the error of samples that are held out, and the part of the others."""
