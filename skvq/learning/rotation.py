@@ -27,7 +27,7 @@ _STAGE_TOL = 1e-3
 # Turns of the best of these, as a multiple of those that each of them gets: before its
 # tables are learned anew, and after.
 _MORE_TURNS = 5
-# Turns of a rotation that is learned for itself end when one gains less than this share.
+# Turns of a rotation that is learned for itself end when one gains less than this.
 _LEARNED_TOL = 1e-5
 
 
@@ -247,7 +247,7 @@ def mixing_rounds(
 
 def improved_components(
     rows: Rows, components: np.ndarray, tables: Sequence[np.ndarray], max_iter: int
-) -> Learner[tuple[np.ndarray, int]]:
+) -> Learner[Rotated]:
     """Turn components, in which rows have been turned, on to where tables fit better.
 
     Parameters
@@ -263,10 +263,8 @@ def improved_components(
 
     Returns
     -------
-    components : ndarray of shape (n_components, n_features)
-        In float64.
-    n_turns : int
-        How many turns have led to them.
+    Rotated
+        New tables, and as `rotation` the new components, in float64.
     """
     about = yield from moments(rows)
     squares = about.squares + about.weight * float(about.mean @ about.mean)
@@ -275,7 +273,7 @@ def improved_components(
         rows, start, squares, max_iter=max_iter, tol=_LEARNED_TOL
     )
     with nearest.single_threaded_blas():
-        return found.rotation.T @ components, found.n_turns
+        return found._replace(rotation=found.rotation.T @ components)
 
 
 def _fresh_tables(
