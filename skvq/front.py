@@ -84,7 +84,7 @@ class FrontQuantizer(BaseQuantizer):
         return part
 
     def _part_of_tables(self, tables: list[nearest.Table]):
-        """Return a part of given tables; set the parameter to what follows from them."""
+        """Return a part of given tables; set the parameter to what they tell."""
         part = clone(self._template().quantizer)
         with self._template().naming():
             part._set_up(tables)

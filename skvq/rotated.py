@@ -9,11 +9,11 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from skvq import nearest
-from skvq._arrays import average, to_host
-from skvq._checks import check_memory, naming
+from skvq._arrays import to_host
+from skvq._checks import check_memory, is_finite_number, naming
 from skvq._compat import RANDOM_STATE, SIZE, Interval, StrOptions
 from skvq._validation import as_it_is_now, check_matrix, in_own_context
-from skvq.base import QUANTIZER, over_blocks
+from skvq.base import QUANTIZER, mean_distortion, over_blocks
 from skvq.coding.turns import HadamardTurn, MatrixTurn, Turn
 from skvq.front import FrontQuantizer
 from skvq.learning import joint
@@ -25,7 +25,7 @@ from skvq.learning.rotation import (
     random_rotation,
 )
 from skvq.learning.rows import Learner, Rows, along
-from skvq.parts import fit_part
+from skvq.parts import Parts, fit_part
 from skvq.product import ProductQuantizer
 from skvq.staged import StagedQuantizer
 
@@ -35,18 +35,19 @@ _ROUNDS = 3
 _MAX_GAP = 1e-4
 # Fewer samples held out than this do not choose between rotations.
 _FEWEST_HELD = 8
-# A learned rotation is taken if it lowers the error by this share or more.
-_MIN_GAIN = 1e-3
+# A learned rotation is taken if it lowers their error by this share or more, and by so
+# many times the standard error of what it gains.
+_MIN_GAIN, _SURE = 1e-3, 2.0
 
 
 class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
     r"""Quantize rows about their mean, in other coordinates.
 
     :math:`f(x) = \mu + R^T q(R (x - \mu))`, with the mean :math:`\mu`, a matrix R whose
-    rows are orthonormal, and any quantizer q.  A rotation changes no distances, but what
-    is in a feature: a product quantizer gains where its slices are independent and have
-    equal products of variances; signs and grids gain where features are alike, or, with
-    bits spread over them, where they are as different as can be.
+    rows are orthonormal, and any quantizer q.  A rotation changes no distances, but
+    what is in a feature: a product quantizer gains where its slices are independent and
+    have equal products of variances; signs and grids gain where features are alike, or,
+    with bits spread over them, where they are as different as can be.
 
     Parameters
     ----------
@@ -61,8 +62,8 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         "random": drawn from all rotations alike.  "hadamard": signs, orders and fast
         Walsh-Hadamard transforms, which mix all features at a cost of d log d.
         "learned": turned from "balanced" to where the tables of a product fit best,
-        known as optimized product quantization (OPQ), where samples held out of it gain;
-        else "balanced".  Or a matrix with orthonormal rows.
+        known as optimized product quantization (OPQ), where samples held out of it
+        gain; else "balanced".  Or a matrix with orthonormal rows.
     n_components : int, default=None
         How many of the new coordinates are coded, the first ones, or the principal axes
         of largest variance; the rest is decoded to the mean.  None: all.
@@ -92,6 +93,8 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
     components_ : ndarray of shape (n_components, n_features)
         The rotation: ``(X - mean_) @ components_.T`` is what the quantizer sees.  That
         of "hadamard" is made when asked for.
+    n_iter_ : int
+        Turns that have led to a learned rotation; 1 for others.
     distortion_ : float
         Mean squared distance of the training samples from their reconstructions, with
         what `n_components` cuts off.
@@ -176,18 +179,24 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
             check_memory(what, 8 * d * n_components, rows.n_bytes)
         # Its draws leave those of the part as they are.
         rng = deepcopy(check_random_state(self.random_state))
-        turn = yield from self._learn_turn(rows, n_components, rng)
+        turn, n_iter = (yield from self._learn_turn(rows, n_components, rng)), 1
         part = yield from self._fit_part(_turned(rows, turn).held())
-        found = self._found(part, turn)
+        if self._is("learned"):
+            turn, part, n_iter = yield from self._improve(rows, turn, part, rng)
+        found = self._found(part, turn, n_iter)
         if n_components == d and part._score_metric == "sqeuclidean":
             found["distortion_"] = part.distortion_
         return found
 
-    def _found(self, part, turn: Turn) -> dict[str, Any]:
+    def _found(self, part, turn: Turn, n_iter: int = 1) -> dict[str, Any]:
+        """Return the fitted attributes."""
+        known = Parts([part])
         return {
             "quantizer_": part,
             "_turn_": turn,
-            "codebook_sizes_": tuple(part.codebook_sizes_),
+            "n_iter_": n_iter,
+            "codebook_sizes_": known.sizes,
+            "_parts_": known,
         }
 
     def _is(self, *names: str) -> bool:
@@ -231,6 +240,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         return matrix
 
     def _learn_turn(self, rows: Rows, n_components: int, rng) -> Learner[Turn]:
+        """Return the rotation; if it is to be learned, where that starts."""
         d, dtype = rows.n_features, rows.dtype
         if self._is("learned"):
             self._check_can_be_learned_for(n_components)
@@ -240,8 +250,6 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
                 widths = self._template().quantizer._slice_widths(n_components)
             found = yield from principal_components(rows)
             components = principal_rotation(found, n_components, widths)
-            if self._is("learned"):
-                components = yield from self._improve(rows, found.mean, components, rng)
             return MatrixTurn(found.mean, components.astype(dtype))
         mean = (yield from moments(rows)).mean.astype(dtype)
         if self._is("hadamard"):
@@ -263,32 +271,44 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
             )
 
     def _improve(
-        self, rows: Rows, mean: np.ndarray, components: np.ndarray, rng
-    ) -> Learner[np.ndarray]:
-        """Return a learned rotation, if it is better for samples that are held out."""
+        self, rows: Rows, turn: MatrixTurn, part, rng
+    ) -> Learner[tuple[MatrixTurn, Any, int]]:
+        """Return a learned rotation, its part and how many turns have led to them.
+
+        They are those given if that is no better for samples that are held out.
+        """
         held = yield from joint.hold_out(
             rows, joint.HELD_OUT_SHARE, joint.MAX_HELD_OUT, rng
         )
         if len(held.X) < _FEWEST_HELD:
-            return components
-        before, part = yield from self._trial(held, mean, components)
-        tables = [table for _, table in part._free_tables()]
-        turned = _turned(held.rows, MatrixTurn(mean, components.astype(rows.dtype)))
-        learned = yield from improved_components(
-            turned.held(), components, tables, self.max_iter
-        )
-        after, _ = yield from self._trial(held, mean, learned)
-        return learned if after < (1 - _MIN_GAIN) * before else components
-
-    def _trial(self, held: joint.HeldOut, mean, components) -> Learner[tuple]:
-        """Return the error of samples that are held out, and the part of the others."""
-        part = self._new_part()
-        turn = MatrixTurn(mean, components.astype(held.rows.dtype))
+            return turn, part, 1
+        trial = self._new_part()
         # What there is to warn of, the part that is kept will say.
-        yield from fit_part(part, _turned(held.rows, turn).held(), self._template())
-        Z = turn.there(held.rows.be.like(held.X))
-        errors = nearest.paired(Z, part._quantize(Z))
-        return average(errors, held.weights), part
+        yield from fit_part(trial, _turned(held.rows, turn).held(), self._template())
+        X = held.rows.be.like(held.X)
+        turned_on, improved, _ = yield from self._turn_on(held.rows, turn, trial)
+        before = _errors(X, turn, trial)
+        gains = before - _errors(X, turned_on, improved)
+        gain = np.average(gains, weights=held.weights)
+        doubt = np.sqrt(np.average((gains - gain) ** 2, weights=held.weights) / len(X))
+        if gain < max(_MIN_GAIN * before.mean(), _SURE * doubt):
+            return turn, part, 1
+        turn, part, n_turns = yield from self._turn_on(rows, turn, part)
+        part.distortion_ = yield from mean_distortion(_turned(rows, turn), part)
+        return turn, part, max(1, n_turns)
+
+    def _turn_on(
+        self, rows: Rows, turn: MatrixTurn, part
+    ) -> Learner[tuple[MatrixTurn, Any, int]]:
+        """Improve a rotation and the tables of a part together."""
+        tables = [table for _, table in part._free_tables()]
+        found = yield from improved_components(
+            _turned(rows, turn).held(), turn.components, tables, self.max_iter
+        )
+        dtype = turn.dtype
+        part = part._with_tables([table.astype(dtype) for table in found.tables])
+        turn = MatrixTurn(turn.mean, found.rotation.astype(dtype))
+        return turn, part, found.n_turns
 
     def _from_tables(self, tables, mean=None):
         if isinstance(self.rotation, str):
@@ -505,7 +525,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         return nearest.backend_of(X).send(found * lengths)
 
     def _check_bounded(self, eps0) -> None:
-        if isinstance(eps0, bool) or not np.isscalar(eps0) or not 0 < eps0 < np.inf:
+        if not is_finite_number(eps0) or eps0 <= 0:
             raise ValueError(f"eps0={eps0!r}; expected a positive number.")
         if not self._is("random", "hadamard"):
             raise ValueError(_NO_BOUND.format(f"rotation={self.rotation!r}"))
@@ -519,14 +539,20 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
 
 
 _NO_BOUND = (
-    "{} has no bound of inner products; expected rotation='random' or 'hadamard', and a "
-    "quantizer whose scale is 'unbiased'."
+    "{} has no bound of inner products; expected rotation='random' or 'hadamard', and "
+    "a quantizer whose scale is 'unbiased'."
 )
 
 
 def to_host_array(value: Any) -> Any:
     """Return an array of any library as one of NumPy's; all else as it is."""
     return to_host(value) if nearest.is_array(value) else value
+
+
+def _errors(X: Any, turn: Turn, part) -> np.ndarray:
+    """Return the error of each row, without what is cut off."""
+    Z = turn.there(X)
+    return to_host(nearest.paired(Z, part._quantize(Z))).astype(np.float64)
 
 
 def _turned(rows: Rows, turn: Turn) -> Rows:

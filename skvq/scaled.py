@@ -217,7 +217,10 @@ class ScaledQuantizer(FrontQuantizer):
         return n_rows if self.scale_bits == "float32" else max(2, n_rows)
 
     def _why_no_partial_fit(self):
-        return "the range of the scales is that of all training samples."
+        return (
+            "the scheme does not learn from a stream: the range of the scales is that "
+            "of all training samples."
+        )
 
     def _codebooks(self):
         tables = list(super()._codebooks())
@@ -253,6 +256,8 @@ class ScaledQuantizer(FrontQuantizer):
         return self.quantizer_._distance_table(X, metric)
 
     def _n_scales(self):
+        if self.__sklearn_is_fitted__():
+            return len(self._scale_code_.sizes)
         return 2 if self.scale_bits == "float32" else 1
 
     def _scales(self, codes):

@@ -24,6 +24,7 @@ from skvq import (
     QuantizedFeatures,
     QuantizedNeighbors,
     ResidualQuantizer,
+    RotatedQuantizer,
     ScaledQuantizer,
     SphericalQuantizer,
     UniformQuantizer,
@@ -200,6 +201,19 @@ def _online(learning, **parameters):
 def _few_batches(learning, **parameters):
     """A part, or the table of a residual scheme, of a learner from streams."""
     return _online(learning, **parameters, **FEW_ROUNDS)
+
+
+ROTATION = np.linalg.qr(np.random.default_rng(6).normal(size=(6, N_FEATURES)))[0]
+
+
+def rotated(quantizer=None, **parameters):
+    parameters.setdefault("random_state", 0)
+    return RotatedQuantizer(quantizer, **parameters)
+
+
+def _rotated(name, make, **facts):
+    """A row of a rotation, whose reconstructions are products, which are rounded."""
+    return Row(name, make, **{"computed": True, **facts})
 
 
 def _fixed(name, make, **facts):
@@ -1038,6 +1052,62 @@ TABLE = [
         learns=False,
         tables=False,
     ),
+    # Rotations in front of others
+    _rotated(
+        "rotated-defaults",
+        lambda: rotated(pq(8, None)),
+        n_features=16,
+        make_is_small=False,
+    ),
+    _rotated("rotated-learned", lambda: rotated(pq(2), rotation="learned", max_iter=3)),
+    _rotated(
+        "rotated-pca-cut",
+        lambda: rotated(pq(), rotation="pca", n_components=4),
+        exact="sqeuclidean",
+        sklearn_checks=False,
+        represents=False,
+    ),
+    _rotated("rotated-random", lambda: rotated(_few_rounds(), rotation="random")),
+    _rotated(
+        "rotated-hadamard",
+        lambda: rotated(pq(2), rotation="hadamard"),
+        tables=False,
+    ),
+    _rotated(
+        "rotated-matrix-of-rq",
+        lambda: rotated(rq(quantizer=_few_rounds()), rotation=ROTATION),
+        exact=None,
+        idempotent=False,
+        sklearn_checks=False,
+    ),
+    _rotated(
+        "rotated-binary",
+        lambda: rotated(BinaryQuantizer(), rotation="random"),
+        few=False,
+        represents=False,
+    ),
+    _rotated(
+        "rotated-binary-length",
+        lambda: rotated(
+            BinaryQuantizer(spherical=True, radius="learned", radius_levels=5),
+            rotation="pca",
+        ),
+        exact=None,
+        few=False,
+        represents=False,
+        learns=False,
+    ),
+    _residual(
+        "rq-of-rotated-beam",
+        lambda: rq(2, None, quantizer=rotated(pq(2), random_state=None), beam_size=3),
+        represents=False,
+        tables=False,
+    ),
+    _rotated(
+        "pq-of-rotated",
+        lambda: pq(2, None, quantizer=rotated(pq(2), random_state=None)),
+        tables=False,
+    ),
     # Scales
     _scaled("scaled-defaults", lambda: ScaledQuantizer()),
     _scaled(
@@ -1097,6 +1167,7 @@ DEFAULTS = [
     KroneckerQuantizer(),
     MultiScaleQuantizer(),
     ResidualQuantizer(),
+    RotatedQuantizer(),
     QuantizedFeatures(VectorQuantizer()),
     BinaryQuantizer(),
     UniformQuantizer(),
@@ -1124,6 +1195,7 @@ NESTED = [
         "pq-of-uniform",
         "pq-of-fsq",
         "pq-of-spherical",
+        "pq-of-rotated",
         "rq-of-pq",
         "rq-of-rq-beam",
         "rq-of-fsq",
@@ -1145,6 +1217,7 @@ ONE_OF_EACH = [
         "kronecker-defaults",
         "multiscale-defaults",
         "rq-defaults",
+        "rotated-defaults",
         "aq-exhaustive",
         "binary-defaults",
         "uniform-defaults",

@@ -153,6 +153,8 @@ HOOKS = {
     "_with_tables",
     "_n_tables",
     "_given_size",
+    "_slice_widths",
+    "_alignments",
     "_check_as_fitted",
     "_made_anew",
     "_table_elements",
@@ -160,13 +162,11 @@ HOOKS = {
     "_check_memory",
     "_why_no_sums",
     "_entries",
+    "_distance_table",
+    "_row_terms",
     "_is_concatenation",
     "_n_scales",
     "_scales",
-    "_alignments",
-    "_slice_widths",
-    "_distance_table",
-    "_row_terms",
 }
 
 
@@ -191,6 +191,10 @@ def given_codebooks(quantizer):
     parameters = quantizer.get_params(deep=False)
     if isinstance(quantizer, skvq.MultiScaleQuantizer):
         parameters |= {"map_shape": quantizer.map_shape_, "kernels": quantizer.kernels_}
+    if isinstance(quantizer, skvq.RotatedQuantizer) and "hadamard" not in repr(
+        quantizer
+    ):
+        parameters |= {"rotation": quantizer.components_, "mean": quantizer.mean_}
     return type(quantizer).from_codebooks(quantizer.codebooks_, **parameters)
 
 
@@ -323,6 +327,14 @@ def test_distances_are_sums_over_codes(row, metric):
                 quantizer.row_terms  # noqa: B018
             return
     codes, queries = quantizer.transform(X), row.data(7, seed=2)
+    # Lengths are those of rows about a mean, where there is one.
+    has_mean = hasattr(quantizer, "mean_") and quantizer._n_scales()
+    if has_mean and metric == "cosine":
+        for method, given in (("distance_table", queries), ("row_terms", codes)):
+            with pytest.raises(ValueError, match="'cosine' is no sum over codes"):
+                getattr(quantizer, method)(given, metric)
+        return
+    mean = quantizer.mean_ if has_mean else np.zeros(row.n_features)
     decoded = quantizer.inverse_transform(codes)
     codes, decoded = (each[decoded.any(axis=1)] for each in (codes, decoded))
     table = quantizer.distance_table(queries, metric)
@@ -336,9 +348,11 @@ def test_distances_are_sums_over_codes(row, metric):
             start += size
     assert start == table.shape[1]
     scaled = metric == "sqeuclidean" and factor is not None
-    norms = np.square(queries, dtype=np.float64).sum(axis=1, keepdims=True)
+    norms = np.square(queries - mean, dtype=np.float64).sum(axis=1, keepdims=True)
     found = found * (1 if factor is None else factor) + (norms if scaled else 0)
     found += (0 if offset is None else offset) + (metric == "cosine")
+    if metric == "inner_product":
+        found -= (queries @ mean)[:, None]
     pairs = np.repeat(queries, len(codes), axis=0), np.tile(decoded, (len(queries), 1))
     expected = engine.paired(*pairs, metric).reshape(found.shape)
     assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())

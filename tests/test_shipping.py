@@ -41,6 +41,7 @@ from skvq import (
     FiniteScalarQuantizer,
     ProductQuantizer,
     QuantizedFeatures,
+    ScaledQuantizer,
     UniformQuantizer,
     VectorQuantizer,
 )
@@ -263,6 +264,17 @@ def test_tables_of_other_sizes_are_refused(tmp_path):
     shrunk = changed_objects(parts, _set("codebook_sizes_", {"tuple": [4]}))
     with pytest.raises(FormatError, match="not those of its quantizers_"):
         loaded(shrunk)
+    front = saved(ScaledQuantizer(vq(), scale_bits=3).fit(X), tmp_path)
+    shrunk = changed_objects(front, _set("codebook_sizes_", {"tuple": [5, 8]}))
+    with pytest.raises(FormatError, match="not those of its quantizer_"):
+        loaded(shrunk)
+    for attribute, value in {
+        "quantizer_": 3,
+        "_scale_code_": 3,
+        "n_features_in_": X.shape[1] + 1,
+    }.items():
+        with pytest.raises(FormatError):
+            loaded(changed_objects(front, _set(attribute, value)))
 
 
 def test_other_versions_of_the_format_are_refused(small):

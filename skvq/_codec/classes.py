@@ -26,7 +26,9 @@ from skvq.coding.radius import (
     ScalarRadius,
 )
 from skvq.coding.squash import Clamp, Distribution, Spread, Tanh
+from skvq.coding.turns import HadamardTurn, MatrixTurn
 from skvq.features import QuantizedFeatures
+from skvq.front import FrontQuantizer
 from skvq.grid import (
     FiniteScalarQuantizer,
     UniformQuantizer,
@@ -39,6 +41,7 @@ from skvq.multiscale import MultiScaleQuantizer
 from skvq.nearest.tables import Columns, Table, Tables
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer
+from skvq.rotated import RotatedQuantizer
 from skvq.scaled import ScaledQuantizer
 from skvq.sphere import SphericalQuantizer
 from skvq.vector import VectorQuantizer
@@ -148,6 +151,14 @@ def _check_fitted(quantizer: Any) -> None:
         # Those of a length stand behind those of a direction.
         if found and found not in (sizes[: len(found)], sizes[-len(found) :]):
             raise ValueError(f"its codebook_sizes_ are not the {found} that it keeps")
+    turn = vars(quantizer).get("_turn_")
+    if turn is not None and turn.n_features != width:
+        raise ValueError("its n_features_in_ are not those of its rotation")
+    part = vars(quantizer).get("quantizer_")
+    if turn is not None and turn.n_components != getattr(part, "n_features_in_", None):
+        raise ValueError("its quantizer_ is not as wide as its rotation")
+    if isinstance(quantizer, FrontQuantizer):
+        _check_part(quantizer, sizes)
     parts = vars(quantizer).get("quantizers_")
     if parts is None:
         return
@@ -169,6 +180,18 @@ def _check_counts(counts: Any, sizes: tuple[int, ...]) -> None:
             raise ValueError("its code_counts_ are no counts")
         if not (np.isfinite(found) & (found >= 0)).all():
             raise ValueError("its code_counts_ are not numbers of zero or more")
+
+
+def _check_part(front: Any, sizes: tuple[int, ...]) -> None:
+    """Raise unless the sizes of a scheme are those of its one part, and its own."""
+    part = vars(front).get("quantizer_")
+    if not isinstance(part, BaseQuantizer) or not part.__sklearn_is_fitted__():
+        raise ValueError("its quantizer_ is none")
+    if (*part.codebook_sizes_, *front._own_sizes()) != sizes:
+        raise ValueError("its codebook_sizes_ are not those of its quantizer_")
+    if isinstance(front, ScaledQuantizer):
+        if front.n_features_in_ != part.n_features_in_:
+            raise ValueError("its n_features_in_ is not that of its quantizer_")
 
 
 def _sizes_of(kept: Any) -> tuple[int, ...]:
@@ -256,6 +279,26 @@ def _check_levels(levels: Levels) -> None:
         raise ValueError("its levels are not as many as it says")
 
 
+def _check_matrix_turn(turn: MatrixTurn) -> None:
+    matrix = turn.components
+    if turn._mean.shape != (1, matrix.shape[1]) or turn.dtype != matrix.dtype:
+        raise ValueError("its mean is not that of its components")
+
+
+def _check_hadamard(turn: HadamardTurn) -> None:
+    d, signs, orders = turn.n_features, turn.signs, turn.orders
+    if turn._mean.shape != (1, d) or signs.ndim != 2 or signs.shape[1] != d:
+        raise ValueError("its mean is not as wide as its signs")
+    if signs.dtype != np.int8 or not np.isin(signs, (-1, 1)).all():
+        raise ValueError("its signs are none")
+    if orders.shape != signs.shape or orders.dtype != np.int64:
+        raise ValueError("its orders are not as many as its signs")
+    if not (np.sort(orders, axis=1) == np.arange(d)).all():
+        raise ValueError("its orders are none")
+    if type(turn.n_components) is not int or not 1 <= turn.n_components <= d:
+        raise ValueError("its n_components are not those of its features")
+
+
 def _take_random_state(rng: np.random.RandomState) -> State:
     name, key, position, has_gauss, gauss = rng.get_state()
     if name != "MT19937":
@@ -281,6 +324,7 @@ _QUANTIZERS = (
     ProductQuantizer,
     QuantizedFeatures,
     ResidualQuantizer,
+    RotatedQuantizer,
     ScaledQuantizer,
     SphericalQuantizer,
     UniformQuantizer,
@@ -304,6 +348,8 @@ _KINDS = (
     _plain("skvq.coding.ScalarRadius", ScalarRadius),
     _plain("skvq.coding.LogRadius", LogRadius),
     _plain("skvq.coding.Float32Radius", Float32Radius),
+    _plain("skvq.coding.MatrixTurn", MatrixTurn, _check_matrix_turn),
+    _plain("skvq.coding.HadamardTurn", HadamardTurn, _check_hadamard),
     _plain("skvq.coding.Pyramid", Pyramid),
     _named_tuple("skvq.coding.Smoothing", Smoothing),
     _plain("skvq.grid.Tanh", Tanh),

@@ -21,6 +21,7 @@ from skvq.interop.common import (
 )
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer
+from skvq.rotated import RotatedQuantizer
 from skvq.vector import VectorQuantizer
 
 # Metrics of flat indexes.  Unit codewords are nearest by cosine where products are
@@ -51,15 +52,17 @@ def to_faiss(estimator: BaseQuantizer) -> Any:
     estimator : quantizer
         Fitted: a `VectorQuantizer` under a metric that faiss has; a
         `ProductQuantizer` or a `ResidualQuantizer` of such parts under
-        ``metric="sqeuclidean"``; an `AdditiveQuantizer` with joint codes; or a
-        `UniformQuantizer` with 16, 64 or 256 equal cells for each feature.
+        ``metric="sqeuclidean"``; an `AdditiveQuantizer` with joint codes; a
+        `UniformQuantizer` with 16, 64 or 256 equal cells for each feature; or a
+        `RotatedQuantizer` of any of these but the first.
 
     Returns
     -------
     index : faiss.Index
         An `IndexFlat` of the codewords, whose nearest is the code; or, trained and
         without rows, an `IndexPQ`, `IndexResidualQuantizer` (of the same beam),
-        `IndexLocalSearchQuantizer` or `IndexScalarQuantizer`.  `sa_encode` of these
+        `IndexLocalSearchQuantizer` or `IndexScalarQuantizer`, behind a rotation in an
+        `IndexPreTransform`.  `sa_encode` of these
         packs codes as ``skvq.codes.pack(codes, sizes, bitorder="little")`` does; the
         quantizer within, such as ``index.pq``, lives as long as the index.
 
@@ -102,8 +105,8 @@ def _index(estimator: Any, faiss: Any) -> Any:
     """Return the index of a scheme; each that has one is registered."""
     raise TypeError(
         f"{type(estimator).__name__} has no counterpart in faiss; VectorQuantizer, "
-        "ProductQuantizer, ResidualQuantizer, AdditiveQuantizer and UniformQuantizer "
-        "have."
+        "ProductQuantizer, ResidualQuantizer, AdditiveQuantizer, UniformQuantizer and "
+        "RotatedQuantizer have."
     )
 
 
@@ -198,6 +201,31 @@ def _scalar(estimator, faiss):
     return index
 
 
+@_index.register(RotatedQuantizer)
+def _rotated(estimator, faiss):
+    if isinstance(estimator.quantizer_, VectorQuantizer):
+        raise ValueError(
+            "RotatedQuantizer has a VectorQuantizer as its part, whose codewords are "
+            "the rows of an index: faiss decodes none of these behind a rotation. "
+            "ProductQuantizer(1) has the same codes."
+        )
+    turn = estimator._turn_
+    linear = faiss.LinearTransform(turn.n_features, turn.n_components, False)
+    matrix = in_float32(turn.components, "components_", "faiss")
+    faiss.copy_array_to_vector(matrix.ravel(), linear.A)
+    linear.set_is_orthonormal()
+    linear.is_trained = True
+    index = faiss.IndexPreTransform(linear, _index(estimator.quantizer_, faiss))
+    if turn.mean.any():
+        about = faiss.CenteringTransform(turn.n_features)
+        mean = in_float32(turn.mean, "mean_", "faiss")
+        faiss.copy_array_to_vector(mean, about.mean)
+        about.is_trained = True
+        index.prepend_transform(about)
+    index.is_trained = True
+    return index
+
+
 def _with_sums(index, quantizer, tables: list, faiss):
     """Give tables whose codewords add up to the quantizer of an index; return that."""
     stacked = np.concatenate(tables).ravel()
@@ -226,16 +254,17 @@ def from_faiss(index: Any) -> Any:
     index : faiss.Index or faiss.Quantizer
         Trained: an `IndexFlat`, whose rows become codewords; an `IndexPQ`,
         `IndexResidualQuantizer`, `IndexLocalSearchQuantizer` or
-        `IndexScalarQuantizer`; or the `ProductQuantizer`, `ResidualQuantizer`,
-        `LocalSearchQuantizer` or `ScalarQuantizer` in one.  Rows that an index holds
-        stay there.
+        `IndexScalarQuantizer`; an `IndexPreTransform` that rotates rows, or takes the
+        mean from them, before one of these; or the `ProductQuantizer`,
+        `ResidualQuantizer`, `LocalSearchQuantizer` or `ScalarQuantizer` in one.  Rows
+        that an index holds stay there.
 
     Returns
     -------
     quantizer : quantizer
         Fitted; `distortion_` is NaN.  A `VectorQuantizer`, `ProductQuantizer`,
-        `ResidualQuantizer` (of the same beam), `AdditiveQuantizer` or
-        `UniformQuantizer`.
+        `ResidualQuantizer` (of the same beam), `AdditiveQuantizer`, `UniformQuantizer`
+        or `RotatedQuantizer`.
 
     Raises
     ------
@@ -245,7 +274,7 @@ def from_faiss(index: Any) -> Any:
         If it is something else of faiss, or of another library.
     ValueError
         If it is not trained, or a flat index without rows; if its metric, or the type
-        of a scalar quantizer, has no counterpart here.
+        of a scalar quantizer, has no counterpart here, or a transform is no rotation.
 
     See Also
     --------
@@ -286,6 +315,7 @@ def from_faiss(index: Any) -> Any:
             index.lsq, faiss
         ),
         faiss.IndexScalarQuantizer: lambda index, _: _read_scalar(index.sq, faiss),
+        faiss.IndexPreTransform: _read_rotated,
         faiss.ProductQuantizer: _read_product,
         faiss.ResidualQuantizer: _read_residual,
         faiss.LocalSearchQuantizer: _read_additive,
@@ -334,6 +364,29 @@ def _read_residual(rq, faiss) -> ResidualQuantizer:
 
 def _read_additive(lsq, faiss) -> AdditiveQuantizer:
     return AdditiveQuantizer.from_codebooks(_read_sums(lsq, faiss))
+
+
+def _read_rotated(index, faiss) -> RotatedQuantizer:
+    """Return the rotation that a chain of transforms is, in front of a quantizer."""
+    mean, matrix = np.zeros(index.d), np.eye(index.d)
+    for i in range(index.chain.size()):
+        step = faiss.downcast_VectorTransform(index.chain.at(i))
+        if isinstance(step, faiss.CenteringTransform):
+            mean = mean + faiss.vector_to_array(step.mean) @ matrix
+            continue
+        if not isinstance(step, faiss.LinearTransform) or step.d_out > step.d_in:
+            raise ValueError(
+                f"index has a {_name(step)} from {step.d_in} to {step.d_out} features "
+                "in its chain; expected rotations, and means that are taken."
+            )
+        own = faiss.vector_to_array(step.A).reshape(step.d_out, step.d_in)
+        matrix = own.astype(np.float64) @ matrix
+        if step.have_bias:
+            mean = mean - faiss.vector_to_array(step.b) @ matrix
+    part = from_faiss(index.index)
+    return RotatedQuantizer.from_codebooks(
+        part.codebooks_, quantizer=part, rotation=matrix.astype(np.float32), mean=mean
+    )
 
 
 def _read_sums(quantizer, faiss) -> list[np.ndarray]:

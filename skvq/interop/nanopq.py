@@ -1,4 +1,4 @@
-"""Product quantizers from and to nanopq."""
+"""Product quantizers, and those behind a rotation, from and to nanopq."""
 
 from typing import Any
 
@@ -6,8 +6,15 @@ import numpy as np
 
 from skvq._checks import class_name
 from skvq.base import BaseQuantizer
-from skvq.interop.common import fitted, float32_tables, library, one_for_all
+from skvq.interop.common import (
+    fitted,
+    float32_tables,
+    in_float32,
+    library,
+    one_for_all,
+)
 from skvq.product import ProductQuantizer
+from skvq.rotated import RotatedQuantizer
 
 
 def to_nanopq(estimator: BaseQuantizer) -> Any:
@@ -15,23 +22,26 @@ def to_nanopq(estimator: BaseQuantizer) -> Any:
 
     Parameters
     ----------
-    estimator : ProductQuantizer
-        Fitted, with slices of equal width and tables of equal size.
+    estimator : ProductQuantizer or RotatedQuantizer
+        Fitted, with slices of equal width and tables of equal size; or a rotation of
+        all features in front of such a one.
 
     Returns
     -------
-    pq : nanopq.PQ
+    pq : nanopq.PQ or nanopq.OPQ
         Its codes are those of `transform`, where no two codewords are equally near,
-        and in the same dtype.  It takes and returns float32.
+        and in the same dtype.  It takes and returns float32.  An `OPQ` takes no mean
+        from rows: its codewords are those of ours, from the rotated mean on.
 
     Raises
     ------
     ImportError
         If nanopq is not there.
     TypeError
-        If the estimator is no product quantizer.
+        If the estimator is no product quantizer, and no rotation of one.
     ValueError
-        If its tables are not of one shape, or are not searched by squared distances.
+        If its tables are not of one shape, or are not searched by squared distances, or
+        a rotation cuts off features.
 
     Examples
     --------
@@ -44,10 +54,12 @@ def to_nanopq(estimator: BaseQuantizer) -> Any:
     True
     """
     estimator = fitted(estimator)
+    if isinstance(estimator, RotatedQuantizer):
+        return _rotated(estimator)
     if not isinstance(estimator, ProductQuantizer):
         raise TypeError(
             f"{type(estimator).__name__} has no counterpart in nanopq; "
-            "ProductQuantizer has."
+            "ProductQuantizer has, and a RotatedQuantizer of one."
         )
     tables = float32_tables(estimator, "nanopq")
     size = one_for_all(map(len, tables), estimator, "codewords", "nanopq")
@@ -59,19 +71,37 @@ def to_nanopq(estimator: BaseQuantizer) -> Any:
     return pq
 
 
-def from_nanopq(pq: Any) -> ProductQuantizer:
+def _rotated(estimator: RotatedQuantizer) -> Any:
+    """Return an OPQ; its codewords bear the mean."""
+    turn = estimator._turn_
+    if turn.n_components < turn.n_features:
+        raise ValueError(
+            f"RotatedQuantizer has {turn.n_components} components of {turn.n_features} "
+            "features; nanopq takes rotations of all of them."
+        )
+    pq = to_nanopq(estimator.quantizer_)
+    nanopq = library("nanopq", "nanopq")
+    opq = nanopq.OPQ(M=pq.M, Ks=pq.Ks, verbose=False)
+    opq.pq, opq.R = pq, in_float32(turn.components.T, "components_", "nanopq")
+    mean = turn.mean.astype(np.float64) @ turn.components.T
+    shifted = pq.codewords + mean.reshape(pq.M, 1, pq.Ds)
+    pq.codewords = in_float32(shifted, "codebooks_", "nanopq")
+    return opq
+
+
+def from_nanopq(pq: Any) -> ProductQuantizer | RotatedQuantizer:
     """Return a product quantizer with the tables of one of nanopq.
 
     Parameters
     ----------
-    pq : nanopq.PQ
-        Fitted.  Of an OPQ, which rotates rows first, give ``opq.pq`` here, and
-        ``opq.rotate(X)`` to what is returned.
+    pq : nanopq.PQ or nanopq.OPQ
+        Fitted.
 
     Returns
     -------
-    quantizer : ProductQuantizer
-        Fitted; `distortion_` is NaN.
+    quantizer : ProductQuantizer or RotatedQuantizer
+        Fitted; `distortion_` is NaN.  Of an OPQ, a rotation about zero in front of a
+        product quantizer.
 
     Raises
     ------
@@ -94,9 +124,9 @@ def from_nanopq(pq: Any) -> ProductQuantizer:
     """
     nanopq = library("nanopq", "nanopq")
     if isinstance(pq, nanopq.OPQ):
-        raise TypeError(
-            "pq is a nanopq.OPQ, which rotates rows before it codes them: give opq.pq, "
-            "and opq.rotate(X) to the quantizer that is returned."
+        part = from_nanopq(pq.pq)
+        return RotatedQuantizer.from_codebooks(
+            part.codebooks_, quantizer=part, rotation=pq.R.T
         )
     if not isinstance(pq, nanopq.PQ):
         raise TypeError(f"pq is a {class_name(type(pq))}; expected a nanopq.PQ.")

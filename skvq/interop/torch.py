@@ -16,6 +16,7 @@ from skvq.grid import FiniteScalarQuantizer, UniformQuantizer
 from skvq.interop.common import fitted, library
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer
+from skvq.rotated import RotatedQuantizer
 from skvq.vector import VectorQuantizer
 
 _METRICS = ("sqeuclidean", "cosine", "inner_product")
@@ -32,8 +33,8 @@ def to_torch(estimator: BaseQuantizer) -> Any:
     estimator : quantizer
         Fitted: a `VectorQuantizer` under "sqeuclidean", "cosine" or "inner_product"; a
         `UniformQuantizer`, `FiniteScalarQuantizer` or `BinaryQuantizer`; or a
-        `ProductQuantizer`, or a `ResidualQuantizer` with ``beam_size=1``, of any of
-        these.
+        `ProductQuantizer`, a `RotatedQuantizer`, or a `ResidualQuantizer` with
+        ``beam_size=1``, of any of these.
 
     Returns
     -------
@@ -157,6 +158,12 @@ def _residual(estimator, converter):
         )
     parts = [converter.module(part) for part in estimator.quantizers_]
     return converter.modules.Residual(parts)
+
+
+@_module.register(RotatedQuantizer)
+def _rotated(estimator, converter):
+    turn, part = estimator._turn_, converter.module(estimator.quantizer_)
+    return converter.modules.Rotated(turn.mean, turn.components, part)
 
 
 @_module.register(UniformQuantizer)

@@ -208,6 +208,34 @@ class Residual(Codec):
         return total
 
 
+class Rotated(Codec):
+    """A codec of rows about their mean, in other coordinates.
+
+    Parameters
+    ----------
+    mean : ndarray of shape (n_features,)
+        What is taken from rows.
+    components : ndarray of shape (n_components, n_features)
+        By which they are turned then; rows are orthonormal.
+    part : Codec
+        What codes them.
+    """
+
+    def __init__(self, mean: np.ndarray, components: np.ndarray, part: Codec) -> None:
+        super().__init__(len(mean), part.sizes)
+        self.register_buffer("mean", _buffer(mean))
+        self.register_buffer("components", _buffer(components))
+        self.part = part
+
+    def _encode(self, x: Tensor) -> Tensor:
+        gaps = x.to(self.mean.dtype) - self.mean
+        return self.part.encode(gaps @ self.components.T)
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        rows = self.part.decode(codes).to(self.mean.dtype)
+        return rows @ self.components + self.mean
+
+
 class EqualCells(Codec):
     """The range of each feature cut in equal cells, which are half-open.
 

@@ -27,7 +27,7 @@ _STAGE_TOL = 1e-3
 # Turns of the best of these, as a multiple of those that each of them gets: before its
 # tables are learned anew, and after.
 _MORE_TURNS = 5
-# Turns of a rotation that is learned for itself end when one gains less than this share.
+# Turns of a rotation that is learned for itself end when one gains less than this.
 _LEARNED_TOL = 1e-5
 
 
@@ -39,6 +39,7 @@ class Rotated(NamedTuple):
     rotation: np.ndarray
     tables: list[np.ndarray]  # (V_j, d_j)
     loss: float = np.inf  # summed squared distance of the rows, if it is known
+    n_turns: int = 0  # that have led to it
 
 
 def in_slices(product_tables: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -194,6 +195,9 @@ def principal_rotation(
     variances[: len(found.variances)] = np.maximum(found.variances, 0.0)
     with nearest.single_threaded_blas():
         axes = _completed(axes)[:, :n_components]
+    # Their signs are those of chance, which rounding may decide.
+    largest = np.take_along_axis(axes, abs(axes).argmax(axis=0)[None], axis=0)
+    axes = axes * np.where(largest < 0, -1.0, 1.0)
     variances = variances[:n_components]
     if widths is not None:
         axes = axes[:, balanced_order(variances, widths)]
@@ -243,7 +247,7 @@ def mixing_rounds(
 
 def improved_components(
     rows: Rows, components: np.ndarray, tables: Sequence[np.ndarray], max_iter: int
-) -> Learner[np.ndarray]:
+) -> Learner[Rotated]:
     """Turn components, in which rows have been turned, on to where tables fit better.
 
     Parameters
@@ -256,6 +260,11 @@ def improved_components(
         Of a product quantizer of the turned rows.
     max_iter : int
         Largest number of turns, see `improve_rotation`.
+
+    Returns
+    -------
+    Rotated
+        New tables, and as `rotation` the new components, in float64.
     """
     about = yield from moments(rows)
     squares = about.squares + about.weight * float(about.mean @ about.mean)
@@ -264,7 +273,7 @@ def improved_components(
         rows, start, squares, max_iter=max_iter, tol=_LEARNED_TOL
     )
     with nearest.single_threaded_blas():
-        return found.rotation.T @ components
+        return found._replace(rotation=found.rotation.T @ components)
 
 
 def _fresh_tables(
@@ -317,7 +326,7 @@ def improve_rotation(
     code, and the distortion with it: ||X||^2 - 2 <X R, Y> + ||Y||^2.
     """
     best = start
-    rotation, tables, value = start
+    rotation, tables, value, _ = start
     borders = _borders(tables)
     for turn in range(max(1, max_iter)):
         searched = nearest.Tables([nearest.Table(one, exact=False) for one in tables])
@@ -347,7 +356,7 @@ def improve_rotation(
                     part, codes, tables[j], counts[j], "sqeuclidean", "split"
                 )
         if new < best.loss:
-            best = Rotated(rotation, tables, new)
+            best = Rotated(rotation, tables, new, turn + 1)
         if value - new <= tol * value:
             break
         value = new
