@@ -14,7 +14,7 @@ from skvq.nearest import native
 # What is not installed is left out.  CuPy has a distribution for each version of CUDA.
 _DISTRIBUTIONS = [
     *("numpy", "scipy", "scikit-learn", "joblib", "safetensors", "threadpoolctl"),
-    "torch",
+    *("constriction", "torch"),
     *("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x"),
 ]
 

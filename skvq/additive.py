@@ -224,6 +224,13 @@ class AdditiveQuantizer(BaseQuantizer):
         if learned.distortion is not None:
             # Not searched for again as `transform` does, which takes as long as rounds.
             found["distortion_"] = learned.distortion
+            joint = self.assignment == "joint"
+            found["code_counts_"] = yield from learning.code_counts(
+                rows,
+                learned.tables,
+                learning.Search(self.fit_beam_size) if joint else None,
+                joint and self.share_codebook,
+            )
         return found
 
     def _from_tables(self, tables):

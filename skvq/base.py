@@ -723,10 +723,9 @@ class BaseQuantizer(
         if distances:
             self.distortion_ = float(summed / weight)
         if counts:
-            unit = 1.0 if stream else float(weight) / rows.n_rows
-            self.code_counts_ = rates.in_columns(
-                (found if unit == 1 else found / unit for found in counted),
-                self.codebook_sizes_,
+            n_rows = float(weight) if stream else rows.n_rows
+            self.code_counts_ = rates.in_mean_weights(
+                counted, weight, n_rows, self.codebook_sizes_
             )
 
     def _assign(self, found: dict[str, Any], be: nearest.Backend) -> None:

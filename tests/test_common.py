@@ -371,6 +371,65 @@ def test_quantize_is_idempotent(row):
 CLASSES_WITH_CODES = each([row for row in ONE_OF_EACH if row.codes])
 
 
+@every_quantizer
+def test_code_counts(row):
+    """... are those of the training samples, or of the batches of a stream."""
+    quantizer, X = row.fitted(), row.data()
+    codes, sizes = quantizer.transform(X), quantizer.codebook_sizes_
+    assert isinstance(quantizer.code_counts_, tuple)
+    for counts, column, size in zip(
+        quantizer.code_counts_, codes.T, sizes, strict=True
+    ):
+        if size > 2**16:
+            assert counts is None
+            continue
+        assert counts.dtype == np.float64
+        assert counts.shape == (size,)
+        assert counts.sum() == len(X)
+        if not row.searches_harder:
+            assert_array_equal(counts, np.bincount(column, minlength=size))
+    given = given_codebooks(quantizer) if row.tables else None
+    for counts, size in zip(given.code_counts_, sizes, strict=True) if given else ():
+        assert_array_equal(counts, np.zeros(size))
+
+
+@each(STREAMS)
+def test_code_counts_of_streams(row):
+    """... add up, each batch being coded after it was learned from."""
+    X, weights = row.data(300), np.r_[np.full(100, 2.0), np.ones(200)]
+    stream, expected = row.make(), 0
+    for part in (slice(0, 100), slice(100, 300)):
+        stream.partial_fit(X[part], sample_weight=weights[part])
+        sizes = stream.codebook_sizes_
+        # Weights of the first batch are the unit.
+        expected += np.hstack(
+            [
+                np.bincount(column, weights[part] / 2, size)
+                for column, size in zip(stream.transform(X[part]).T, sizes, strict=True)
+            ]
+        )
+    assert_allclose(np.hstack(stream.code_counts_), expected)
+
+
+@ignore_few
+@each([row for row in ONE_OF_EACH if row.codes])
+def test_code_counts_of_weights(row):
+    """... are in units of the mean weight, whatever these are multiplied by."""
+    X = row.data(200)
+    weights = np.arange(len(X)) % 4 * 0.3
+    heavy = weights > 0
+    fitted = row.make().fit(X, sample_weight=weights)
+    other = row.make().fit(X, sample_weight=weights * 1024)
+    codes = fitted.transform(X)
+    shares = weights / weights[heavy].mean()
+    for j, counts in enumerate(fitted.code_counts_):
+        expected = np.bincount(codes[:, j], shares, len(counts))
+        assert counts.sum() == pytest.approx(heavy.sum())
+        assert_allclose(other.code_counts_[j], counts, rtol=1e-9, atol=1e-9)
+        if not row.searches_harder:
+            assert_allclose(counts, expected, rtol=1e-9, atol=1e-9)
+
+
 @CLASSES_WITH_CODES
 def test_codes_that_are_decoded(row):
     quantizer, X = row.fitted(), row.data(seed=1)
@@ -559,6 +618,8 @@ def test_a_map_teaches_what_the_array_does(row, tmp_path, monkeypatch, two_threa
     for a, b in zip(_tables(expected), _tables(found), strict=True):
         assert a.tobytes() == b.tobytes()
     assert found.distortion_ == expected.distortion_
+    for a, b in zip(expected.code_counts_, found.code_counts_, strict=True):
+        assert a.tobytes() == b.tobytes()
 
 
 def _tables(estimator):

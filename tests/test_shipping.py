@@ -277,6 +277,23 @@ def test_tables_of_other_sizes_are_refused(tmp_path):
             loaded(changed_objects(front, _set(attribute, value)))
 
 
+def test_counts_of_other_columns_are_refused(tmp_path):
+    content = saved(ProductQuantizer(2, 4, random_state=0).fit(X), tmp_path)
+    text, arrays = unpacked(content)
+    name = "code_counts_.values"
+    assert arrays[name].sum() == 2 * len(X)
+    for changed in (arrays[name][1:], -arrays[name], arrays[name].astype("f4")):
+        with pytest.raises(FormatError, match="code_counts_"):
+            loaded(container.pack(text, arrays | {name: changed}))
+    fewer = {"code_counts_.lengths": np.array([8])}
+    with pytest.raises(FormatError, match="code_counts_ of other columns"):
+        loaded(container.pack(text, arrays | fewer))
+    # Files of before have none.
+    del text["objects"][-1]["state"]["code_counts_"]
+    kept = {key: value for key, value in arrays.items() if name[:12] != key[:12]}
+    assert not hasattr(loaded(container.pack(text, kept)), "code_counts_")
+
+
 def test_other_versions_of_the_format_are_refused(small):
     text, arrays = unpacked(small)
     for version, message in ((5, "version 5"), (0, "version 0"), ("4", "version is")):

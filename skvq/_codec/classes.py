@@ -49,6 +49,7 @@ from skvq.vector import VectorQuantizer
 # Attributes of estimators that neither are parameters nor end in an underscore.
 _REQUESTS, _OUTPUT = "_metadata_request", "_sklearn_output_config"
 _VERSIONS = ("_skvq_version", "_sklearn_version")
+_COUNTS = "code_counts_"
 _OTHERS = {_REQUESTS, _OUTPUT, *_VERSIONS}
 # Libraries to whose arrays a codec may go back.  A file must not name what is imported.
 _HOMES = ("numpy", "torch", "cupy", "array_api_strict")
@@ -68,6 +69,8 @@ def _estimator(cls: type, declared: Declared | None = None) -> Kind:
             _check_attribute(cls, name, attribute, declared)
         if _REQUESTS in state:
             state[_REQUESTS] = dict(_requests(state[_REQUESTS]))
+        if state.get(_COUNTS) is not None:
+            state[_COUNTS] = _joined_counts(state[_COUNTS])
         if state.get("_home_") == _HOMES[0]:  # as if it had none
             del state["_home_"]
         return state
@@ -75,6 +78,8 @@ def _estimator(cls: type, declared: Declared | None = None) -> Kind:
     def make(state: State) -> Any:
         for attribute in state:
             _check_attribute(cls, name, attribute, declared)
+        if state.get(_COUNTS) is not None:
+            state[_COUNTS] = _split_counts(state[_COUNTS])
         return _made(cls, name, state, declared)
 
     return Kind(name, cls, take, make)
@@ -127,6 +132,10 @@ def _made(cls: Any, name: str, state: State, declared: Declared | None) -> Any:
         estimator._metadata_request = _routing(estimator, requests)
     if isinstance(estimator, BaseQuantizer) and estimator.__sklearn_is_fitted__():
         _check_fitted(estimator)
+        # Parts whose table was replaced keep the counts of the one before.
+        sizes = estimator.codebook_sizes_
+        if len(getattr(estimator, _COUNTS, sizes)) != len(sizes):
+            raise ValueError(f"{name} has code_counts_ of other columns")
     return estimator
 
 
@@ -145,7 +154,6 @@ def _check_fitted(quantizer: Any) -> None:
         raise ValueError("its codebook_sizes_ are none")
     if not _is_size(width):
         raise ValueError("its n_features_in_ is none")
-    _check_counts(vars(quantizer).get("code_counts_"), sizes)
     for kept in vars(quantizer).values():
         found = _sizes_of(kept)
         # Those of a length stand behind those of a direction.
@@ -168,18 +176,28 @@ def _check_fitted(quantizer: Any) -> None:
         raise ValueError("its codebook_sizes_ are not those of its quantizers_")
 
 
-def _check_counts(counts: Any, sizes: tuple[int, ...]) -> None:
-    """Raise unless counts are those of columns; files of before have none."""
-    if counts is None:
-        return
-    if type(counts) is not tuple or len(counts) != len(sizes):
-        raise ValueError("its code_counts_ are not as many as its columns")
-    for found in (one for one in counts if one is not None):
-        # Parts whose table was replaced keep those of the one before.
-        if found.ndim != 1 or found.dtype != np.float64:
-            raise ValueError("its code_counts_ are no counts")
-        if not (np.isfinite(found) & (found >= 0)).all():
-            raise ValueError("its code_counts_ are not numbers of zero or more")
+def _joined_counts(counts: tuple[np.ndarray | None, ...]) -> State:
+    """Return the counts of all columns as two arrays; columns may be thousands."""
+    lengths = [-1 if found is None else len(found) for found in counts]
+    there = [found for found in counts if found is not None]
+    return {
+        "values": np.concatenate([np.zeros(0), *there]),
+        "lengths": np.array(lengths, dtype=np.int64),
+    }
+
+
+def _split_counts(state: State) -> tuple[np.ndarray | None, ...]:
+    values, lengths = state["values"], state["lengths"]
+    if values.dtype != np.float64 or not (np.isfinite(values) & (values >= 0)).all():
+        raise ValueError("its code_counts_ are not numbers of zero or more")
+    there = np.maximum(lengths, 0)
+    if lengths.min(initial=0) < -1 or there.sum() != len(values):
+        raise ValueError("its code_counts_ are not as many as they say")
+    split = np.split(values, np.cumsum(there)[:-1])
+    return tuple(
+        None if length < 0 else found
+        for length, found in zip(lengths.tolist(), split, strict=True)
+    )
 
 
 def _check_part(front: Any, sizes: tuple[int, ...]) -> None:

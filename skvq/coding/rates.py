@@ -49,6 +49,14 @@ def in_columns(counts: Iterable[np.ndarray], sizes: Sequence[int]) -> Counts:
     return tuple(found.get(j) for j in range(len(sizes)))
 
 
+def in_mean_weights(
+    sums: Sequence[np.ndarray], weight: float, n_rows: float, sizes: Sequence[int]
+) -> Counts:
+    """Return the weights of codes, summed over rows, in units of the mean weight."""
+    unit = float(weight) / n_rows
+    return in_columns((found if unit == 1 else found / unit for found in sums), sizes)
+
+
 def no_counts(sizes: Sequence[int]) -> Counts:
     """Return the counts of no codes."""
     return in_columns((np.zeros(sizes[j]) for j in counted_columns(sizes)), sizes)

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skvq import nearest
-from skvq._arrays import join
+from skvq._arrays import join, to_host
+from skvq.coding import rates
 from skvq.learning.joint import (
     Problem,
     Refined,
@@ -104,6 +105,45 @@ def _all_sums(tables: nearest.Tables) -> nearest.Table:
     with np.errstate(over="ignore"):  # the search says what is too large
         sums = decode(np.stack(places, axis=1), tables)
     return nearest.Table(sums, exact=tables[0].exact)
+
+
+# -- what is counted -------------------------------------------------------------------
+
+
+def code_counts(
+    rows: Rows, tables: nearest.Tables, search: Search | None, in_order: bool
+) -> Learner[rates.Counts]:
+    """Return how often each code is found by the search that learning was done with.
+
+    Parameters
+    ----------
+    rows : Rows
+        The samples.
+    tables : Tables
+        W_1..W_m.
+    search : Search or None
+        How hard sums are searched for; None: each table by itself.
+    in_order : bool
+        Whether the codes of a row are sorted, since all tables are one.
+    """
+    sizes = [len(table) for table in tables]
+    weight, *found = yield rows.fold(_counts, tables, search, in_order)
+    return rates.in_mean_weights(found, weight, rows.n_rows, sizes)
+
+
+def _counts(
+    block: Block, tables: nearest.Tables, search: Search | None, in_order: bool
+) -> tuple:
+    sizes = [len(table) for table in tables]
+    if search is None:
+        codes = encode_independently(block.x, tables)
+    else:
+        codes, _ = encode(block.x, tables, search)
+    codes = np.sort(to_host(codes), axis=1) if in_order else to_host(codes)
+    columns, weights = rates.counted_columns(sizes), block.host_weights()
+    counts = [np.zeros(sizes[j]) for j in columns]
+    rates.count_into(counts, columns, codes, None if block.w is None else weights)
+    return weights.sum(), *counts
 
 
 # -- joint -----------------------------------------------------------------------------
