@@ -344,7 +344,7 @@ class ProductQuantizer(NestingQuantizer):
             shares = n_subspaces if self.share_codebook else 1
             found["distortion_"] = shares * sum(part.distortion_ for part in fitted)
             if known.biases is not None:
-                # What bits cost does so as well; it is nothing where they have no price.
+                # So does what bits cost, which is nothing where they have no price.
                 costs = (getattr(p, "objective_", p.distortion_) for p in fitted)
                 found["objective_"] = shares * sum(costs)
         return found

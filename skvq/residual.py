@@ -25,6 +25,7 @@ from skvq._arrays import (
     squared_norms,
     stable_order,
     take_along,
+    to_host,
     zeros,
 )
 from skvq._checks import check_count, check_counts, check_memory, check_unmasked
@@ -39,8 +40,8 @@ from skvq._compat import (
 from skvq._given import are_shared, one_width
 from skvq._validation import collected, copy_to_fit, warn_of_parts
 from skvq.base import QUANTIZER
-from skvq.coding.charges import charged
 from skvq.codes import smallest_dtype
+from skvq.coding.charges import charged
 from skvq.learning import joint
 from skvq.learning.random_rows import new_key, some_places, some_rows
 from skvq.learning.rows import Block, Learner, Rows, run
@@ -252,7 +253,10 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         parts = yield from self._learn_parts(rows, rng, beam)
         if self.n_refine > 0 and trial is not None:
             parts = yield from self._refine(parts, rows, trial)
-        return {**_found(parts), "fit_beam_size_": beam}
+        found = {**_found(parts), "fit_beam_size_": beam}
+        if found["_parts_"].biases is not None:
+            found |= yield from _measured(rows, found["_parts_"], self.beam_size)
+        return found
 
     def _ways(self) -> tuple[int, ...]:
         """Return from how many sums of a sample stages may learn, to choose from.
@@ -317,10 +321,13 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
     def _from_tables(self, tables, code_lengths=None):
         parts = self._parts_of_tables(tables, code_lengths)
         n_features = one_width([part.n_features_in_ for part in parts])
-        if isinstance(parts[0], VectorQuantizer) and are_shared(parts):
+        priced = self._prices_bits()
+        if isinstance(parts[0], VectorQuantizer) and are_shared(parts) and not priced:
             self.share_codebook = True
         self._check_together()
         found = {"n_features_in_": n_features, "fit_beam_size_": 1}
+        if priced:
+            found["objective_"] = np.nan
         return {**found, **_found(parts)}
 
     def _learn_parts(self, rows, rng, beam) -> Learner[list]:
@@ -491,6 +498,8 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         templates = self._templates()
         self._check_beam(templates)
         self._check_beam(templates, "fit_beam_size")
+        if self._prices_bits():
+            self._check_with_prices()
         bound = self._without(lambda one: one._has_free_tables())
         if self.n_refine > 0 and bound:
             raise ValueError(
@@ -513,6 +522,29 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             raise ValueError(
                 "stage_weights would do nothing with n_refine=0 and beam_size=1: raise "
                 "one of the two, or use stage_weights=None."
+            )
+
+    def _check_with_prices(self) -> None:
+        """Raise if parameters do not go together with bits that have a price."""
+        why = f"rate_weight={self.rate_weight!r}"
+        if not self.rate_weight > 0:
+            (template, *_) = self._without(lambda one: not one._prices_bits())
+            why = f"A rate_weight, which {template} has,"
+        if self.n_refine > 0:
+            raise ValueError(
+                f"{why} does not go with n_refine={self.n_refine}, which solves for "
+                "tables without regard to bits: use n_refine=0, or rate_weight=0."
+            )
+        if self.share_codebook:
+            raise ValueError(
+                f"{why} does not go with share_codebook=True, since the codes of each "
+                "stage have frequencies of their own: use share_codebook=False, or "
+                "rate_weight=0."
+            )
+        if self.stage_weights is not None:
+            raise ValueError(
+                f"{why} is a price in the error of the last sum: use "
+                "stage_weights=None, or rate_weight=0."
             )
 
     def _check_beam(self, templates: Sequence[Template], name="beam_size") -> None:
@@ -628,6 +660,31 @@ def _found(parts: list) -> dict:
     """Return the fitted attributes of stages."""
     known = Parts(parts)
     return {"quantizers_": parts, "codebook_sizes_": known.sizes, "_parts_": known}
+
+
+def _measured(rows: Rows, stages: Parts, beam_size: int) -> Learner[dict]:
+    """Return what the codes of rows tell of stages whose search weighs bits."""
+    summed, weight, *counts = yield rows.fold(_measures, stages, beam_size)
+    cost = sum(
+        float(own @ bias) for own, bias in zip(counts, stages.biases, strict=True)
+    )
+    unit = float(weight) / rows.n_rows
+    return {
+        "distortion_": float(summed / weight),
+        "objective_": float((summed + cost) / weight),
+        "code_counts_": tuple(own if unit == 1 else own / unit for own in counts),
+    }
+
+
+def _measures(block: Block, stages: Parts, beam_size: int) -> tuple:
+    """Return summed errors, the weight, and what each code of a column weighs."""
+    codes = as_indices(_search(stages, block.x, beam_size, errors=False)[0][:, 0, :])
+    gaps = nearest.paired(block.x, _last(_partial_sums(stages.parts, codes)))
+    weights, own = block.host_weights(), to_host(codes)
+    counts = [
+        np.bincount(own[:, j], weights, size) for j, size in enumerate(stages.sizes)
+    ]
+    return block.be.xp.sum(block.weighted(gaps)), weights.sum(), *counts
 
 
 def _search(
