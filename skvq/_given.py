@@ -117,9 +117,9 @@ def check_lengths(
         )
     shape = getattr(code_lengths, "shape", None)
     if not is_sequence(code_lengths) or (shape is not None and len(shape) != 2):
-        found = f"={code_lengths!r}" if shape is None else f" has shape {tuple(shape)}"
+        got = f"={code_lengths!r}" if shape is None else f" has shape {tuple(shape)}"
         raise ValueError(
-            f"code_lengths{found}; expected a sequence of arrays, [lengths] for one."
+            f"code_lengths{got}; expected a sequence of arrays, [lengths] for one."
         )
     given = list(code_lengths)
     if len(given) != len(tables):

@@ -325,10 +325,8 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         if isinstance(parts[0], VectorQuantizer) and are_shared(parts) and not priced:
             self.share_codebook = True
         self._check_together()
-        found = {"n_features_in_": n_features, "fit_beam_size_": 1}
-        if priced:
-            found["objective_"] = np.nan
-        return {**found, **_found(parts)}
+        found = {"n_features_in_": n_features, "fit_beam_size_": 1, **_found(parts)}
+        return {**found, "objective_": np.nan} if priced else found
 
     def _learn_parts(self, rows, rng, beam) -> Learner[list]:
         if self.share_codebook:
@@ -665,9 +663,7 @@ def _found(parts: list) -> dict:
 def _measured(rows: Rows, stages: Parts, beam_size: int) -> Learner[dict]:
     """Return what the codes of rows tell of stages whose search weighs bits."""
     summed, weight, *counts = yield rows.fold(_measures, stages, beam_size)
-    cost = sum(
-        float(own @ bias) for own, bias in zip(counts, stages.biases, strict=True)
-    )
+    cost = sum(map(np.dot, counts, stages.biases or ()))
     unit = float(weight) / rows.n_rows
     return {
         "distortion_": float(summed / weight),
