@@ -7,7 +7,7 @@ import numpy as np
 
 from skvq import nearest
 from skvq._checks import is_sequence
-from skvq._validation import check_matrix
+from skvq._validation import check_matrix, check_numbers
 
 
 def check_codebooks(codebooks) -> list[nearest.Table]:
@@ -82,6 +82,60 @@ def demand(tables: Sequence, n_tables: int, why: str) -> Sequence:
     if len(tables) != n_tables:
         raise ValueError(f"codebooks has {len(tables)} tables, but {why}.")
     return tables
+
+
+def check_lengths(
+    code_lengths, tables: Sequence[nearest.Table], wanted: bool
+) -> list[np.ndarray] | None:
+    """Return the bits that a search is to count for the codes of given tables.
+
+    Parameters
+    ----------
+    code_lengths : sequence of array-likes of shape (n_codewords,), or None
+        Those of each table.
+    tables : sequence of Table
+        The tables.
+    wanted : bool
+        Whether the search weighs bits, with the parameters.
+
+    Raises
+    ------
+    ValueError
+        If they are wanted and not there, or the other way around; or if they are no
+        numbers of zero or more, one for each codeword.
+    """
+    if code_lengths is None:
+        if wanted:
+            raise ValueError(
+                "A rate_weight needs code_lengths beside codebooks, the bits of each "
+                "code, as code_lengths_ of a fitted quantizer are."
+            )
+        return None
+    if not wanted:
+        raise ValueError(
+            "code_lengths are given, but play no part without a rate_weight."
+        )
+    shape = getattr(code_lengths, "shape", None)
+    if not is_sequence(code_lengths) or (shape is not None and len(shape) != 2):
+        got = f"={code_lengths!r}" if shape is None else f" has shape {tuple(shape)}"
+        raise ValueError(
+            f"code_lengths{got}; expected a sequence of arrays, [lengths] for one."
+        )
+    given = list(code_lengths)
+    if len(given) != len(tables):
+        raise ValueError(
+            f"code_lengths has {len(given)} arrays, but there are {len(tables)} tables."
+        )
+    found = []
+    for j, (bits, table) in enumerate(zip(given, tables, strict=True)):
+        bits = check_numbers(bits, f"code_lengths[{j}]", (len(table),))
+        if bits.min() < 0:
+            raise ValueError(
+                f"code_lengths[{j}] ranges from {bits.min()} to {bits.max()}; expected "
+                "numbers of bits, zero or more."
+            )
+        found.append(bits)
+    return found
 
 
 def one_width(widths: Sequence[int]) -> int:

@@ -81,6 +81,7 @@ from skvq._weights import (
 )
 from skvq.codes import from_token_ids, smallest_dtype
 from skvq.coding import rates
+from skvq.coding.charges import Charges
 from skvq.learning.finite import check_finite
 from skvq.learning.rows import Block, Learner, Rows, run
 
@@ -206,8 +207,19 @@ class BaseQuantizer(
     # What a scheme that takes this one as a part may ask of it.
 
     def _searched_table(self) -> nearest.Table | None:
-        """Return the one table whose nearest row, by squares, is the code."""
+        """Return the one table whose nearest row, by squares, is the code.
+
+        What `_charges` says is added to the squares.
+        """
         return None
+
+    def _prices_bits(self) -> bool:
+        """Whether its search weighs bits against errors, with these parameters."""
+        return False
+
+    def _charges(self) -> Charges:
+        """Return what the search adds for the codes of each column."""
+        return (None,) * len(self.codebook_sizes_)
 
     def _can_encode_best(self) -> bool:
         """Whether `_encode_best` is there, with these parameters."""
@@ -291,7 +303,9 @@ class BaseQuantizer(
         ``cls.from_codebooks(other.codebooks_, **other.get_params(deep=False))`` gives
         the codes of `other`.  Beyond tables, `VectorQuantizer` takes the running
         `counts` and `sums` of a stream, `MultiScaleQuantizer` the `kernels` and
-        `biases` of its convolutions, and `RotatedQuantizer` the `mean` of its rows.
+        `biases` of its convolutions, `RotatedQuantizer` the `mean` of its rows, and
+        schemes with a `rate_weight` the `code_lengths`, which are the `code_lengths_`
+        of a fitted quantizer.
 
         Examples
         --------
@@ -531,6 +545,20 @@ class BaseQuantizer(
                 self._home_
             )
             for table in self._codebooks()
+        )
+
+    @property
+    def code_lengths_(self) -> tuple[np.ndarray, ...]:
+        """Bits that the search counts for each code; zeros where they have no price."""
+        charges = self._charges() if self.__sklearn_is_fitted__() else ()
+        if all(charge is None for charge in charges):
+            raise AttributeError(
+                f"{type(self).__name__} has no code_lengths_: its search does not "
+                "weigh bits, as it does where it was fitted with a rate_weight."
+            )
+        return tuple(
+            self._home_.like(np.zeros(size) if charge is None else charge.bits)
+            for charge, size in zip(charges, self.codebook_sizes_, strict=True)
         )
 
     @property

@@ -122,6 +122,12 @@ class FrontQuantizer(BaseQuantizer):
     def _codebooks(self):
         return self.quantizer_._codebooks()
 
+    def _prices_bits(self):
+        return self._template().quantizer._prices_bits()
+
+    def _charges(self):
+        return (*self.quantizer_._charges(), *(None,) * len(self._own_sizes()))
+
     # -- the fitted part -----------------------------------------------------------
 
     def _own_sizes(self) -> tuple[int, ...]:

@@ -20,9 +20,10 @@ from sklearn.utils.validation import check_is_fitted
 from skvq import nearest
 from skvq._checks import check_counts, naming
 from skvq._compat import Accepted, _BaseComposition, _VisualBlock
-from skvq._given import as_shared, one_or_each
+from skvq._given import as_shared, check_lengths, one_or_each
 from skvq._validation import Notice, collected, plain_parameters
 from skvq.base import BaseQuantizer
+from skvq.coding.charges import Charges, biases
 from skvq.learning.rows import Learner, Rows, run, together
 
 # Whose entries are checked by `NestingQuantizer`, which tells them apart.
@@ -58,6 +59,8 @@ class Parts:
     ----------
     tables : Tables or None
         Those in which codes of all parts are the nearest rows, if so.
+    biases : list of ndarray or None
+        What searches add for the codes of all columns, if they add anything.
     shapes : list of tuple
         Sizes and number of features of each part.
     sizes : tuple of int
@@ -73,6 +76,8 @@ class Parts:
         self.tables = None if None in tables else nearest.Tables(tables)
         self.shapes = [_shape(part) for part in parts]
         self.sizes = tuple(size for sizes, _ in self.shapes for size in sizes)
+        self.charges = charges_of(parts)
+        self.biases = biases(self.charges, self.sizes)
         # Those that have parts themselves, which may have been replaced.
         self._nesting = [one for one in parts if _has_parts(one)]
         # A fit puts other attributes in the place of these, see `take_over`.
@@ -120,9 +125,9 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
     """What schemes have in common whose parts are clones of given quantizers.
 
     A scheme has the parameters `quantizer`, `n_codewords`, `share_codebook`,
-    `random_state` and `backend`, one that counts the parts, whose name is `_COUNT`, and
-    the hook `_default_part()`.  Its fitted parts are `quantizers_`, about which
-    `_parts_` knows.
+    `rate_weight`, `random_state` and `backend`, one that counts the parts, whose name
+    is `_COUNT`, and the hook `_default_part()`.  Its fitted parts are `quantizers_`,
+    about which `_parts_` knows.
     """
 
     _COUNT: ClassVar[str]
@@ -315,6 +320,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         if n_codewords is not None:
             for part, size in zip(parts, part_sizes(n_codewords, n_parts), strict=True):
                 _set_size(part, size)
+        self._set_rate(parts)
         if self.random_state is not None:
             rng = check_random_state(self.random_state)
             for part in _with_parameter(parts, "random_state"):
@@ -323,6 +329,23 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
             for part in _with_parameter(parts, "backend"):
                 part.set_params(backend=self.backend)
         return parts
+
+    def _set_rate(self, parts: Sequence) -> None:
+        """Set the price of bits that is the scheme's on unfitted parts."""
+        if not self.rate_weight > 0:
+            return
+        for part in parts:
+            if "rate_weight" not in part.get_params(deep=False):
+                raise ValueError(
+                    f"rate_weight={self.rate_weight!r} cannot be set on the part "
+                    f"{type(part).__name__}, which has no such parameter: leave "
+                    "rate_weight=0."
+                )
+            part.set_params(rate_weight=self.rate_weight)
+
+    def _prices_bits(self):
+        priced = any(one._prices_bits() for one in self._quantizers())
+        return self.rate_weight > 0 or priced
 
     def _elements_of_parts(self, n_codewords, widths: Sequence[int], n_parts: int):
         """Return how many numbers the tables of parts hold.
@@ -382,13 +405,17 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
             )
         return [share if size is None else size for size in each]
 
-    def _parts_of_tables(self, tables: Sequence[nearest.Table]) -> list:
+    def _parts_of_tables(
+        self, tables: Sequence[nearest.Table], code_lengths=None
+    ) -> list:
         """Return parts of given tables, and set the parameters that follow from them.
 
         Parameters
         ----------
         tables : sequence of Table
             Those of all parts, one part after the other.
+        code_lengths : sequence of array-likes, optional
+            Bits of the codes of each table, where searches weigh them.
 
         Returns
         -------
@@ -400,6 +427,8 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         ValueError
             If the tables cannot be dealt out.
         """
+        lengths = check_lengths(code_lengths, tables, self._prices_bits())
+        own_lengths = iter([] if lengths is None else lengths)
         dealt, found = iter(tables), {}
         of_parts = [list(islice(dealt, n)) for n in self._deal(len(tables))]
         if self.share_codebook:
@@ -407,20 +436,24 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         parts = []
         for j, template in enumerate(self._template_of_each(len(of_parts))):
             own = of_parts[j]
-            key = (j if self._pairs else None, *map(id, own))
+            bits = None if lengths is None else list(islice(own_lengths, len(own)))
+            same = () if bits is None else tuple(one.tobytes() for one in bits)
+            key = (j if self._pairs else None, *map(id, own), *same)
             if key not in found:
-                found[key] = self._part_of_tables(template, own)
+                found[key] = self._part_of_tables(template, own, bits)
             parts.append(found[key])
         self._imply_from(parts)
         return parts
 
-    def _part_of_tables(self, template: Template, tables: list[nearest.Table]):
+    def _part_of_tables(self, template: Template, tables, bits):
         part = clone(template.quantizer)
         if not self._pairs and "n_codewords" in part.get_params(deep=False):
             # What it has is that of parts for which nothing else is said.
             part.set_params(n_codewords=type(part)().n_codewords)
+        self._set_rate([part])
         with template.naming():
-            part._set_up(tables)
+            beside = {"code_lengths": bits} if part._prices_bits() else {}
+            part._set_up(tables, beside=beside)
         return part
 
     def _imply_from(self, parts: list) -> None:
@@ -502,6 +535,9 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
     def _codebooks(self):
         return [table for part in self.quantizers_ for table in part._codebooks()]
 
+    def _charges(self):
+        return self._parts_.charges
+
 
 def check_one_part(quantizer, name: str, value, default) -> None:
     """Raise if there is no one quantizer that a parameter could be set of."""
@@ -516,6 +552,11 @@ def check_one_part(quantizer, name: str, value, default) -> None:
             "a part, by its name or its place, such as 0"
             f"{name.removeprefix('quantizer')}."
         )
+
+
+def charges_of(parts: Sequence) -> Charges:
+    """Return what searches add for the codes of all columns of fitted parts."""
+    return [charge for part in parts for charge in part._charges()]
 
 
 def _is_pair(one) -> bool:

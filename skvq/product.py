@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import accumulate
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
 from skvq._given import are_shared
 from skvq._validation import collected, copy_to_fit, warn, warn_of_parts
 from skvq.base import QUANTIZER
+from skvq.coding.charges import biases, charged
 from skvq.learning.rows import Rows, columns, stacked
 from skvq.parts import (
     QUANTIZERS,
@@ -64,6 +65,9 @@ class ProductQuantizer(NestingQuantizer):
         None: as equal as can be.
     share_codebook : bool, default=False
         Whether one table serves all slices, which must then have equal widths.
+    rate_weight : float, default=0.0
+        Squared distance that a bit is worth in the search of each part, see
+        `VectorQuantizer`; set on the clones of `quantizer`.  0: as they have it.
     n_jobs : int, default=None
         Slices that are fitted at the same time in joblib's workers, see
         `joblib.Parallel`.  None or 1: on threads of this process, as many as BLAS would
@@ -90,6 +94,15 @@ class ProductQuantizer(NestingQuantizer):
         Number of slices.
     distortion_ : float
         Mean squared distance of the training samples from their reconstructions.
+    code_counts_ : tuple of ndarray of shape (V_j,)
+        How often each code of each column is that of a training sample, in units of the
+        mean weight.
+    code_lengths_ : tuple of ndarray of shape (V_j,)
+        Bits that the search counts for each code of each column; there where it weighs
+        bits.
+    objective_ : float
+        `distortion_` plus what the bits of the training samples cost; there where the
+        search weighs bits.
     n_features_in_ : int
         Number of features.
 
@@ -120,6 +133,7 @@ class ProductQuantizer(NestingQuantizer):
         "quantizer": [QUANTIZER, QUANTIZERS, None],
         "widths": [SIZES, None],
         "share_codebook": ["boolean"],
+        "rate_weight": [Interval(Real, 0, None, closed="left")],
         "n_jobs": [
             Interval(Integral, None, -1, closed="right"),
             Interval(Integral, 1, None, closed="left"),
@@ -140,6 +154,7 @@ class ProductQuantizer(NestingQuantizer):
         quantizer=None,
         widths=None,
         share_codebook=False,
+        rate_weight=0.0,
         n_jobs=None,
         random_state=None,
         backend="auto",
@@ -149,6 +164,7 @@ class ProductQuantizer(NestingQuantizer):
         self.quantizer = quantizer
         self.widths = widths
         self.share_codebook = share_codebook
+        self.rate_weight = rate_weight
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.backend = backend
@@ -169,7 +185,12 @@ class ProductQuantizer(NestingQuantizer):
         templates = self._template_of_each(len(parts))
         parts, notices = yield from fit_parts(parts, of_parts, templates, self.n_jobs)
         warn_of_parts("table" if self.share_codebook else "subspace", notices)
-        return self._found(parts, len(slices))
+        found = self._found(parts, len(slices))
+        if all(hasattr(part, "code_counts_") for part in parts):
+            if not self.share_codebook:
+                counts = [own for part in parts for own in part.code_counts_]
+                found["code_counts_"] = tuple(counts)
+        return found
 
     def _partial_fit(self, X, weights):
         slices = self._slices(X.shape[1])
@@ -289,8 +310,8 @@ class ProductQuantizer(NestingQuantizer):
         stops = accumulate(widths)
         return [slice(s - w, s) for s, w in zip(stops, widths, strict=True)]
 
-    def _from_tables(self, tables):
-        parts = self._parts_of_tables(tables)
+    def _from_tables(self, tables, code_lengths=None):
+        parts = self._parts_of_tables(tables, code_lengths)
         widths = [part.n_features_in_ for part in parts]
         n_features = sum(widths)
         if self.widths is not None or widths != self._widths_in(n_features):
@@ -332,6 +353,10 @@ class ProductQuantizer(NestingQuantizer):
         if all(part._score_metric == "sqeuclidean" for part in fitted):
             shares = n_subspaces if self.share_codebook else 1
             found["distortion_"] = shares * sum(part.distortion_ for part in fitted)
+            if known.biases is not None:
+                # So does what bits cost, which is nothing where they have no price.
+                costs = (getattr(p, "objective_", p.distortion_) for p in fitted)
+                found["objective_"] = shares * sum(costs)
         return found
 
     def _parts_with_columns(self) -> Iterator[tuple]:
@@ -348,7 +373,9 @@ class ProductQuantizer(NestingQuantizer):
 
     def _encode(self, X):
         if self._parts_.tables is not None:
-            return nearest.nearest_product(X, self._parts_.tables)
+            return nearest.nearest_product(
+                X, self._parts_.tables, bias=self._parts_.biases
+            )
         return join_columns(
             [
                 part._encode(_columns(X, features))
@@ -364,6 +391,9 @@ class ProductQuantizer(NestingQuantizer):
             x = _columns(X, features)
             found = as_indices(part._encode_best(x, n_best))
             sums = _errors(part, x, found)
+            added = biases(part._charges(), part.codebook_sizes_)
+            if added is not None:
+                sums = sums + charged(added, found)
             if errors is not None:
                 sums = errors[:, :, None] + sums[:, None, :]
                 sums = reshape(sums, (X.shape[0], -1))

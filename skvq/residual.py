@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from functools import partial
 from itertools import accumulate, pairwise
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -25,6 +25,7 @@ from skvq._arrays import (
     squared_norms,
     stable_order,
     take_along,
+    to_host,
     zeros,
 )
 from skvq._checks import check_count, check_counts, check_memory, check_unmasked
@@ -40,6 +41,7 @@ from skvq._given import are_shared, one_width
 from skvq._validation import collected, copy_to_fit, warn_of_parts
 from skvq.base import QUANTIZER
 from skvq.codes import smallest_dtype
+from skvq.coding.charges import charged
 from skvq.learning import joint
 from skvq.learning.random_rows import new_key, some_places, some_rows
 from skvq.learning.rows import Block, Learner, Rows, run
@@ -102,6 +104,10 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
     share_codebook : bool, default=False
         Whether one table serves all stages, learned from the residuals of all of them.
         Its first codeword is zero, so that no stage raises the error.
+    rate_weight : float, default=0.0
+        Squared distance that a bit is worth in the search of each stage, see
+        `VectorQuantizer`; set on the clones of `quantizer`.  0: as they have it.
+        A beam ranks sums by their error and what the bits of their codes cost.
     beam_size : int, default=1
         Partial sums of each sample that are kept from stage to stage, when encoding;
         may be changed later by `set_params`.  One is the greedy search.
@@ -142,6 +148,12 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         Partial sums of each sample that the stages have learned from in `fit`.
     distortion_ : float
         Mean squared distance of the training samples from their reconstructions.
+    code_lengths_ : tuple of ndarray of shape (V_j,)
+        Bits that the search counts for each code of each stage; there where it weighs
+        bits.
+    objective_ : float
+        `distortion_` plus what the bits of the training samples cost; there where the
+        search weighs bits.
     n_features_in_ : int
         Number of features.
 
@@ -187,6 +199,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         "n_codewords": [SIZE, SIZES, None],
         "quantizer": [QUANTIZER, QUANTIZERS, None],
         "share_codebook": ["boolean"],
+        "rate_weight": [Interval(Real, 0, None, closed="left")],
         "beam_size": [SIZE],
         "fit_beam_size": [SIZE, None],
         "stage_weights": [NUMBERS, None],
@@ -205,6 +218,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         *,
         quantizer=None,
         share_codebook=False,
+        rate_weight=0.0,
         beam_size=1,
         fit_beam_size=None,
         stage_weights=None,
@@ -216,6 +230,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         self.n_codewords = n_codewords
         self.quantizer = quantizer
         self.share_codebook = share_codebook
+        self.rate_weight = rate_weight
         self.beam_size = beam_size
         self.fit_beam_size = fit_beam_size
         self.stage_weights = stage_weights
@@ -238,7 +253,10 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         parts = yield from self._learn_parts(rows, rng, beam)
         if self.n_refine > 0 and trial is not None:
             parts = yield from self._refine(parts, rows, trial)
-        return {**_found(parts), "fit_beam_size_": beam}
+        found = {**_found(parts), "fit_beam_size_": beam}
+        if found["_parts_"].biases is not None:
+            found |= yield from _measured(rows, found["_parts_"], self.beam_size)
+        return found
 
     def _ways(self) -> tuple[int, ...]:
         """Return from how many sums of a sample stages may learn, to choose from.
@@ -291,19 +309,24 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
     def _loss(self, parts, held) -> float:
         """Return the mean loss under the search that `transform` does."""
         X, weights = held.rows.be.like(held.X), held.weights
-        _, losses = _search(
-            Parts(parts), X, self.beam_size, stage_weights=self._checked_weights()
+        stages = Parts(parts)
+        codes, losses = _search(
+            stages, X, self.beam_size, stage_weights=self._checked_weights()
         )
-        return average(losses[:, 0], weights)
+        losses = losses[:, 0]
+        if stages.biases is not None:
+            losses = losses + charged(stages.biases, as_indices(codes[:, 0, :]))
+        return average(losses, weights)
 
-    def _from_tables(self, tables):
-        parts = self._parts_of_tables(tables)
+    def _from_tables(self, tables, code_lengths=None):
+        parts = self._parts_of_tables(tables, code_lengths)
         n_features = one_width([part.n_features_in_ for part in parts])
-        if isinstance(parts[0], VectorQuantizer) and are_shared(parts):
+        priced = self._prices_bits()
+        if isinstance(parts[0], VectorQuantizer) and are_shared(parts) and not priced:
             self.share_codebook = True
         self._check_together()
-        found = {"n_features_in_": n_features, "fit_beam_size_": 1}
-        return {**found, **_found(parts)}
+        found = {"n_features_in_": n_features, "fit_beam_size_": 1, **_found(parts)}
+        return {**found, "objective_": np.nan} if priced else found
 
     def _learn_parts(self, rows, rng, beam) -> Learner[list]:
         if self.share_codebook:
@@ -473,6 +496,8 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         templates = self._templates()
         self._check_beam(templates)
         self._check_beam(templates, "fit_beam_size")
+        if self._prices_bits():
+            self._check_with_prices()
         bound = self._without(lambda one: one._has_free_tables())
         if self.n_refine > 0 and bound:
             raise ValueError(
@@ -495,6 +520,29 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             raise ValueError(
                 "stage_weights would do nothing with n_refine=0 and beam_size=1: raise "
                 "one of the two, or use stage_weights=None."
+            )
+
+    def _check_with_prices(self) -> None:
+        """Raise if parameters do not go together with bits that have a price."""
+        why = f"rate_weight={self.rate_weight!r}"
+        if not self.rate_weight > 0:
+            (template, *_) = self._without(lambda one: not one._prices_bits())
+            why = f"A rate_weight, which {template} has,"
+        if self.n_refine > 0:
+            raise ValueError(
+                f"{why} does not go with n_refine={self.n_refine}, which solves for "
+                "tables without regard to bits: use n_refine=0, or rate_weight=0."
+            )
+        if self.share_codebook:
+            raise ValueError(
+                f"{why} does not go with share_codebook=True, since the codes of each "
+                "stage have frequencies of their own: use share_codebook=False, or "
+                "rate_weight=0."
+            )
+        if self.stage_weights is not None:
+            raise ValueError(
+                f"{why} is a price in the error of the last sum: use "
+                "stage_weights=None, or rate_weight=0."
             )
 
     def _check_beam(self, templates: Sequence[Template], name="beam_size") -> None:
@@ -616,6 +664,29 @@ def _found(parts: list) -> dict:
     return {"quantizers_": parts, "codebook_sizes_": known.sizes, "_parts_": known}
 
 
+def _measured(rows: Rows, stages: Parts, beam_size: int) -> Learner[dict]:
+    """Return what the codes of rows tell of stages whose search weighs bits."""
+    summed, weight, *counts = yield rows.fold(_measures, stages, beam_size)
+    cost = sum(map(np.dot, counts, stages.biases or ()))
+    unit = float(weight) / rows.n_rows
+    return {
+        "distortion_": float(summed / weight),
+        "objective_": float((summed + cost) / weight),
+        "code_counts_": tuple(own if unit == 1 else own / unit for own in counts),
+    }
+
+
+def _measures(block: Block, stages: Parts, beam_size: int) -> tuple:
+    """Return summed errors, the weight, and what each code of a column weighs."""
+    codes = as_indices(_search(stages, block.x, beam_size, errors=False)[0][:, 0, :])
+    gaps = nearest.paired(block.x, _last(_partial_sums(stages.parts, codes)))
+    weights, own = block.host_weights(), to_host(codes)
+    counts = [
+        np.bincount(own[:, j], weights, size) for j, size in enumerate(stages.sizes)
+    ]
+    return block.be.xp.sum(block.weighted(gaps)), weights.sum(), *counts
+
+
 def _search(
     stages: Parts,
     X: np.ndarray,
@@ -637,6 +708,7 @@ def _search(
             n_best=n_best,
             begin=begin,
             stage_weights=stage_weights,
+            bias=stages.biases,
             return_distances=errors,
             dtype=dtype,
         )
@@ -652,7 +724,7 @@ def _search(
     _check_search_memory(parts, Rows(X), begin.shape[2], begin.shape[1], widths)
 
     def search(rows: slice):
-        return _search_tile(parts, X[rows, :], begin[rows, ...], widths, weights)
+        return _search_tile(stages, X[rows, :], begin[rows, ...], widths, weights)
 
     found = list(nearest.backend_of(X).tiles(X.shape[0], per_row, search))
     codes = in_dtype(join([one for one, _ in found], axis=0), own_dtype)
@@ -685,19 +757,23 @@ def _check_search_memory(parts, rows: Rows, n_begun, n_sums: int, widths) -> Non
     )
 
 
-def _search_tile(parts, X, codes, widths, weights):
+def _search_tile(stages: Parts, X, codes, widths, weights):
     """Search in a few rows; return their codes and the losses of these."""
-    n, d = X.shape
+    parts, (n, d) = stages.parts, X.shape
     ahead = np.append(np.cumsum(weights[::-1])[::-1][1:], 0.0)
     n_sums, n_begun = codes.shape[1:]
     rest = repeat(X[:, None, :], n_sums, axis=1)
-    loss = zeros((n, n_sums), X)
+    # What is minimised beside the loss, which is of errors alone.
+    loss = added = zeros((n, n_sums), X)
     for j, part in enumerate(parts):
         width = len(part.codebook_sizes_)
         now = float(weights[j])
+        column = sum(_code_widths(parts[:j]))
+        biases = stages.biases and stages.biases[column : column + width]
         if n_begun > 0:
-            column = sum(_code_widths(parts[:j]))
             own = codes[:, :, column : column + width]
+            if biases is not None:
+                added = added + charged(biases, as_indices(own))
             rest = rest - _decode_sums(part, own)
             loss = loss + now * squared_norms(rest)
             n_begun -= width
@@ -717,8 +793,13 @@ def _search_tile(parts, X, codes, widths, weights):
         norms = squared_norms(rest)
         # What this error costs now and, if nothing were to improve, in stages to come.
         costs = loss + (now + float(ahead[j])) * norms
+        if biases is not None:
+            added = repeat(added, n_found, axis=1) + charged(biases, own)
+            costs = costs + added
         best = stable_order(costs)[:, : min(widths[j], costs.shape[1])]
         loss = take_along(loss + now * norms, best)
+        if biases is not None:
+            added = take_along(added, best)
         rest = take_along(rest, best)
         codes = take_along(codes, best)
     return codes, loss

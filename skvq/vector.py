@@ -2,12 +2,13 @@
 
 from numbers import Integral, Real
 
+import numpy as np
 from sklearn.utils import check_random_state
 
 from skvq import nearest
 from skvq._checks import check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, Accepted, Interval, StrOptions
-from skvq._given import demand
+from skvq._given import check_lengths, demand
 from skvq._validation import (
     all_in_memory,
     check_numbers,
@@ -17,6 +18,7 @@ from skvq._validation import (
     warn,
 )
 from skvq.base import BaseQuantizer
+from skvq.coding.charges import Charge, biases
 from skvq.coding.sums import codeword_entries
 from skvq.learning import online
 from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
@@ -82,6 +84,13 @@ class VectorQuantizer(BaseQuantizer):
         them, they move to the sample farthest from its codeword, or they stay.  Online
         learners move those that are not used for long, and whose loss would cost little
         in the rows that they have served.
+    rate_weight : float, default=0.0
+        Squared distance that a bit is worth.  More than zero: codes are those of the
+        least distance plus `rate_weight` times the bits of the code, -log2 of its
+        frequency, and codebook and frequencies are learned in turn.  Takes the metric
+        "sqeuclidean" and ``learning="lloyd"``; `dead_codes` plays no part then, since
+        codewords are not used where their bits cost more than they gain.  It pays only
+        where codes are entropy coded.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for `init` and for the order of batches.
     backend : {"auto", "numpy", "native", "cupy"}, default="auto"
@@ -102,6 +111,14 @@ class VectorQuantizer(BaseQuantizer):
     distortion_ : float
         Mean distance of the training samples from their codewords; after `partial_fit`,
         that of the last batch before the table learned from it.
+    code_counts_ : tuple of one ndarray of shape (n_codewords,)
+        How often each code is that of a training sample, in units of the mean weight.
+    code_lengths_ : tuple of one ndarray of shape (n_codewords,)
+        Bits that the search counts for each code, at most 24; there with a
+        `rate_weight`.
+    objective_ : float
+        `distortion_` plus `rate_weight` times the mean of these bits over the training
+        samples; there with a `rate_weight`.
     n_features_in_ : int
         Number of features.
 
@@ -118,6 +135,8 @@ class VectorQuantizer(BaseQuantizer):
     References
     ----------
     Gersho and Gray (1992), "Vector Quantization and Signal Compression".
+    Chou, Lookabaugh and Gray (1989), "Entropy-constrained vector quantization",
+    IEEE Trans. ASSP 37(1).
 
     Examples
     --------
@@ -146,10 +165,12 @@ class VectorQuantizer(BaseQuantizer):
         "decay": [Interval(Real, 0, 1, closed="left")],
         "learning_rate": [Interval(Real, 0, 1, closed="right")],
         "dead_codes": [StrOptions({"split", "farthest", "keep"})],
+        "rate_weight": [Interval(Real, 0, None, closed="left")],
         "random_state": RANDOM_STATE,
         "backend": [StrOptions(set(nearest.BACKENDS))],
     }
     _follows_namespace = True
+    _charge_: Charge | None = None
 
     def __init__(
         self,
@@ -165,6 +186,7 @@ class VectorQuantizer(BaseQuantizer):
         decay=0.99,
         learning_rate=0.1,
         dead_codes="split",
+        rate_weight=0.0,
         random_state=None,
         backend="auto",
     ):
@@ -179,6 +201,7 @@ class VectorQuantizer(BaseQuantizer):
         self.decay = decay
         self.learning_rate = learning_rate
         self.dead_codes = dead_codes
+        self.rate_weight = rate_weight
         self.random_state = random_state
         self.backend = backend
 
@@ -212,7 +235,7 @@ class VectorQuantizer(BaseQuantizer):
         runs = []
         for _ in range(1 if deterministic else self.n_init):
             runs.append((yield from self._run(rows, metric, table, rng)))
-        return min(runs, key=lambda run: run[0].distortion)
+        return min(runs, key=lambda run: run[0].objective)
 
     def _run(self, rows, metric, table, rng) -> Learner:
         """Start once and learn; return what was learned and the state of the stream."""
@@ -226,15 +249,7 @@ class VectorQuantizer(BaseQuantizer):
             distortion = yield from mean_distance(rows, table, metric)
             return Learned(table, distortion, 1), None
         if self.learning == "lloyd":
-            learned = yield from lloyd(
-                rows,
-                table,
-                metric,
-                max_iter=self.max_iter,
-                tol=self.tol,
-                dead_codes=self.dead_codes,
-            )
-            return learned, None
+            return (yield from self._lloyd(rows, table, metric)), None
         stream, learned = yield from online.learn_epochs(
             rows,
             self._start_stream(table),
@@ -246,9 +261,25 @@ class VectorQuantizer(BaseQuantizer):
         )
         return learned, stream
 
+    def _lloyd(self, rows, table, metric) -> Learner[Learned]:
+        return (
+            yield from lloyd(
+                rows,
+                table,
+                metric,
+                max_iter=self.max_iter,
+                tol=self.tol,
+                dead_codes=self.dead_codes,
+                rate_weight=float(self.rate_weight),
+            )
+        )
+
     def _repeat(self, rows, few, metric) -> Learner:
         """Return a table that repeats a few distinct rows."""
         table, stream = repeat_cyclically(few, self.n_codewords), None
+        if self._prices_bits():
+            # Not all of them may be worth their bits.
+            return (yield from self._lloyd(rows, table, metric)), None
         distortion = yield from mean_distance(rows, table, metric)
         if self.learning in _ONLINE:
             # The rows themselves are kept, as those of a stream are.
@@ -298,9 +329,14 @@ class VectorQuantizer(BaseQuantizer):
             "distortion_": learned.distortion,
             "codebook_sizes_": (len(learned.codebook),),
         }
+        if learned.counts is not None:
+            found["code_counts_"] = (learned.counts,)
+        if learned.charge is not None:
+            found["_charge_"] = learned.charge
+            found["objective_"] = learned.objective
         return found if stream is None else {**found, "_stream_": stream}
 
-    def _from_tables(self, tables, counts=None, sums=None):
+    def _from_tables(self, tables, counts=None, sums=None, code_lengths=None):
         (table,) = demand(tables, 1, "VectorQuantizer has one table")
         self._imply(n_codewords=len(table))
         if nearest.check_metric(self.metric) == "cosine":
@@ -312,6 +348,11 @@ class VectorQuantizer(BaseQuantizer):
             "n_iter_": 1,
             "codebook_sizes_": (len(table),),
         }
+        self._check_rate(nearest.check_metric(self.metric))
+        lengths = check_lengths(code_lengths, tables, self._prices_bits())
+        if lengths is not None:
+            charge = Charge(float(self.rate_weight), lengths[0])
+            found.update(_charge_=charge, objective_=np.nan)
         if self.learning in _ONLINE:
             self._check_learnable()
             return {**found, "_stream_": self._resumed(table, counts, sums)}
@@ -384,6 +425,7 @@ class VectorQuantizer(BaseQuantizer):
     def _check_learnable(self):
         """Return the metric's proper name if the learner can minimise it."""
         metric = nearest.check_metric(self.metric)
+        self._check_rate(metric)
         accepted = {
             "fixed": None,
             "lloyd": LEARNABLE_METRICS,
@@ -408,6 +450,19 @@ class VectorQuantizer(BaseQuantizer):
                     "takes 'sqeuclidean'."
                 )
         return metric
+
+    def _check_rate(self, metric) -> None:
+        if not self._prices_bits():
+            return
+        if metric != "sqeuclidean" or self.learning != "lloyd":
+            raise ValueError(
+                f"rate_weight={self.rate_weight!r} takes metric='sqeuclidean' and "
+                f"learning='lloyd'; got metric={self.metric!r} and "
+                f"learning={self.learning!r}. Use these, or rate_weight=0."
+            )
+
+    def _prices_bits(self):
+        return self.rate_weight > 0
 
     def _online_settings(self, metric) -> online.OnlineSettings:
         return online.OnlineSettings(
@@ -437,20 +492,35 @@ class VectorQuantizer(BaseQuantizer):
         return f"learning={self.learning!r}; {', '.join(_ONLINE)} learn from a stream."
 
     def _encode(self, X):
-        codes, _ = nearest.nearest(X, self._table_, self.metric, return_distances=False)
+        codes, _ = nearest.nearest(
+            X, self._table_, self.metric, bias=self._bias(), return_distances=False
+        )
         return codes[:, None]
+
+    def _bias(self):
+        return None if self._charge_ is None else self._charge_.bias
+
+    def _charges(self):
+        return (self._charge_,)
 
     def _can_encode_best(self):
         return nearest.check_metric(self.metric) == "sqeuclidean"
 
     def _encode_best(self, X, n_best):
         codes, _ = nearest.nearest_best(
-            X, [self._table_], n_best, n_best=n_best, return_distances=False
+            X,
+            [self._table_],
+            n_best,
+            n_best=n_best,
+            bias=biases(self._charges(), self.codebook_sizes_),
+            return_distances=False,
         )
         return codes
 
     def _has_free_tables(self):
-        return self._can_encode_best() and self.learning != "fixed"
+        # Another table would have other frequencies.
+        learns = self.learning != "fixed" and not self._prices_bits()
+        return self._can_encode_best() and learns
 
     def _free_tables(self):
         return [(slice(0, self._table_.shape[1]), self._table_.codewords)]

@@ -63,10 +63,10 @@ def rounding(X, table, metric="sqeuclidean", dtype=np.float64, computed=False):
 
 
 def assert_nearest(
-    codes, X, table, metric="sqeuclidean", dtype=np.float64, computed=False
+    codes, X, table, metric="sqeuclidean", dtype=np.float64, computed=False, bias=0.0
 ):
-    """Each code is the argmin of the brute force, up to rounding."""
-    table_of = distances(X, table, metric)
+    """Each code is the argmin of the brute force, and of a bias, up to rounding."""
+    table_of = distances(X, table, metric) + bias
     codes = np.asarray(codes, dtype=np.intp)
     assert codes.shape == (len(table_of),)
     excess = table_of[np.arange(len(codes)), codes] - table_of.min(axis=1)
@@ -75,6 +75,16 @@ def assert_nearest(
         f"{(excess > allowed).sum()} codes are not nearest; largest excess "
         f"{excess.max()}"
     )
+
+
+def priced(quantizer, rate_weight):
+    """What is added to the error of each row of the full codebook, for its bits."""
+    if not rate_weight:
+        return 0.0
+    total = np.zeros(1)
+    for bits in quantizer.code_lengths_:
+        total = np.add.outer(total, rate_weight * np.asarray(bits)).ravel()
+    return total
 
 
 def first_argmin(X, table, metric="sqeuclidean"):

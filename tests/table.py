@@ -62,6 +62,8 @@ class Row:
         its search is not exact, or its own metric does not add up.
     computed : bool
         Whether the rows of `full_codebook()` are products, which are rounded.
+    rate_weight : float
+        What a bit costs in its search, which is then the argmin of the sum.
     score : str or callable
         The metric of `score` and `distortion_`.
     idempotent : bool
@@ -103,6 +105,7 @@ class Row:
     make: Callable[[], Any] = field(repr=False)
     exact: Any = "sqeuclidean"
     computed: bool = False
+    rate_weight: float = 0.0
     score: Any = "sqeuclidean"
     idempotent: bool = True
     streams: bool = False
@@ -176,6 +179,13 @@ def rq(n_stages=3, n_codewords=4, **parameters):
 def _residual(name, make, **facts):
     """A row of the residual scheme, whose search is not exact."""
     return Row(name, make, **{"exact": None, "idempotent": False, **facts})
+
+
+def _priced(name, make, **facts):
+    """A row whose search weighs bits: frequent codes are preferred to near ones."""
+    facts = {"rate_weight": 1.0, **facts}
+    facts = {"exact": None, "idempotent": False, "represents": False, **facts}
+    return Row(name, make, **facts)
 
 
 def aq(n_codebooks=3, n_codewords=4, **parameters):
@@ -291,6 +301,15 @@ TABLE = [
         weights="exact",
     ),
     Row("vq-keep", lambda: vq(init="normal", dead_codes="keep")),
+    # ... prices of bits
+    _priced("vq-rate", lambda: vq(8, rate_weight=1.0), exact="sqeuclidean"),
+    _priced(
+        "vq-rate-splitting",
+        lambda: vq(8, init="splitting", random_state=None, rate_weight=1.0),
+        exact="sqeuclidean",
+        weights="exact",
+        deterministic=True,
+    ),
     # ... learners
     Row(
         "vq-minibatch",
@@ -452,6 +471,24 @@ TABLE = [
         weights="exact",
         sklearn_checks=False,
         few=False,
+    ),
+    _priced("pq-rate", lambda: pq(rate_weight=1.0), exact="sqeuclidean"),
+    _priced(
+        "pq-shared-rate",
+        lambda: pq(3, 6, share_codebook=True, rate_weight=1.0),
+        exact="sqeuclidean",
+        sklearn_checks=False,
+        few=False,
+    ),
+    _priced(
+        "pq-of-rate-and-uniform",
+        lambda: pq(
+            2,
+            None,
+            quantizer=[vq(rate_weight=1.0), UniformQuantizer(3, levels="lloyd-max")],
+        ),
+        exact="sqeuclidean",
+        sklearn_checks=False,
     ),
     Row("pq-ema", lambda: pq(quantizer=_few_batches("ema")), streams=True),
     Row(
@@ -621,6 +658,21 @@ TABLE = [
             quantizer=_few_rounds(), stage_weights=[1, 0, 2], n_refine=2, beam_size=4
         ),
         sklearn_checks=False,
+    ),
+    _priced("rq-rate", lambda: rq(rate_weight=0.5), rate_weight=0.5),
+    _priced(
+        "rq-rate-all-sums",
+        lambda: rq(
+            rate_weight=0.5, beam_size=64, fit_beam_size=2, quantizer=_few_rounds()
+        ),
+        exact="sqeuclidean",
+        rate_weight=0.5,
+    ),
+    _priced(
+        "rq-of-pq-rate-beam",
+        lambda: rq(
+            2, None, quantizer=ProductQuantizer(2, 3), rate_weight=0.5, beam_size=3
+        ),
     ),
     _residual("rq-ema", lambda: rq(quantizer=_few_batches("ema")), streams=True),
     _residual(

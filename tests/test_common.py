@@ -13,7 +13,7 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from oracles import assert_nearest, distances, paired, repeat_cyclically
+from oracles import assert_nearest, distances, paired, priced, repeat_cyclically
 from sklearn.base import clone
 from sklearn.exceptions import (
     ConvergenceWarning,
@@ -159,6 +159,8 @@ HOOKS = {
     "_made_anew",
     "_table_elements",
     "_searched_table",
+    "_prices_bits",
+    "_charges",
     "_check_memory",
     "_why_no_sums",
     "_entries",
@@ -195,6 +197,8 @@ def given_codebooks(quantizer):
         quantizer
     ):
         parameters |= {"rotation": quantizer.components_, "mean": quantizer.mean_}
+    if hasattr(quantizer, "code_lengths_"):
+        parameters["code_lengths"] = quantizer.code_lengths_
     return type(quantizer).from_codebooks(quantizer.codebooks_, **parameters)
 
 
@@ -218,6 +222,7 @@ def test_codebooks_can_be_given(row):
     assert_array_equal(given.get_feature_names_out(), fitted.get_feature_names_out())
     assert _places(given.codebooks_) == _places(fitted.codebooks_)
     of_samples = {"_weight_unit_", "_seen_", "feature_range_", "clipped_share_"}
+    of_samples.add("code_counts_")
     assert set(vars(fitted)) - set(vars(given)) <= of_samples
 
 
@@ -283,7 +288,8 @@ def test_full_codebook(row):
     with pytest.raises(ValueError, match="max_size"):
         quantizer.full_codebook(max_size=product - 1)
     if row.exact is not None:
-        assert_nearest(ids, X, table, row.exact, np.float32, row.computed)
+        bias = priced(quantizer, row.rate_weight)
+        assert_nearest(ids, X, table, row.exact, np.float32, row.computed, bias)
 
 
 @every_quantizer
@@ -707,7 +713,8 @@ def test_dtypes(row, dtype):
     if row.exact is not None and row.make_is_small:
         ids = token_ids(result, estimator.codebook_sizes_).astype(np.intp)
         table = estimator.full_codebook()
-        assert_nearest(ids, X, table, row.exact, dtype, row.computed)
+        bias = priced(estimator, row.rate_weight)
+        assert_nearest(ids, X, table, row.exact, dtype, row.computed, bias)
 
 
 @ignore_few
@@ -951,8 +958,9 @@ def _assert_right(row, estimator, X):
         return
     ids = token_ids(codes, estimator.codebook_sizes_).astype(np.intp)
     table = estimator.full_codebook()
-    assert_nearest(ids, X, table, row.exact, X.dtype, row.computed)
-    if row.score == row.exact == "sqeuclidean":
+    bias = priced(estimator, row.rate_weight)
+    assert_nearest(ids, X, table, row.exact, X.dtype, row.computed, bias)
+    if row.score == row.exact == "sqeuclidean" and not row.rate_weight:
         best = distances(X, table).min(axis=1)
         # Products of outliers may reach far beyond all samples.
         reach = max(np.square(X).max(), np.square(table, dtype=np.float64).max())

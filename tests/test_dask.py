@@ -51,6 +51,8 @@ LEARNERS = [
         "vq-progressive",
         "vq-farthest",
         "vq-cosine",
+        "vq-rate",
+        "rq-rate",
         "pq-defaults",
         "pq-shared",
         "rq-beam",

@@ -237,6 +237,14 @@ def test_what_tables_are_made_of_is_checked(tmp_path):
 
     with pytest.raises(FormatError, match="other lengths than it says"):
         loaded(changed_objects(levels, longer))
+    priced = VectorQuantizer(3, rate_weight=1.0, random_state=0).fit(X)
+    priced = saved(priced, tmp_path)
+
+    def negative(objects):
+        state(objects, "skvq.coding.Charge")["price"] = -1.0
+
+    with pytest.raises(FormatError, match="price of bits is none"):
+        loaded(changed_objects(priced, negative))
     squash = saved(FiniteScalarQuantizer(3).fit(X), tmp_path)
 
     def huge(objects):

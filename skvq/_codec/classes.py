@@ -17,6 +17,7 @@ from skvq._codec.transformers import TRANSFORMERS, Declared
 from skvq.additive import AdditiveQuantizer
 from skvq.base import BaseQuantizer
 from skvq.binary import BinaryQuantizer
+from skvq.coding.charges import Charge
 from skvq.coding.levels import Grid, Levels, LevelTables
 from skvq.coding.pyramid import Pyramid, Smoothing
 from skvq.coding.radius import (
@@ -317,6 +318,17 @@ def _check_hadamard(turn: HadamardTurn) -> None:
         raise ValueError("its n_components are not those of its features")
 
 
+def _make_charge(state: State) -> Charge:
+    price, bits = state["price"], state["bits"]
+    if type(price) is not float or not 0 < price < np.inf:
+        raise ValueError("its price of bits is none")
+    if bits.ndim != 1 or bits.dtype != np.float64:
+        raise ValueError("its bits of codes are not one number of float64 for each")
+    if not np.isfinite(bits).all() or (bits < 0).any():
+        raise ValueError("its bits of codes are not numbers of zero or more")
+    return Charge(**state)
+
+
 def _take_random_state(rng: np.random.RandomState) -> State:
     name, key, position, has_gauss, gauss = rng.get_state()
     if name != "MT19937":
@@ -362,6 +374,7 @@ _KINDS = (
     _plain("skvq.coding.Grid", Grid, _check_grid),
     _plain("skvq.coding.Levels", Levels, _check_levels),
     _plain("skvq.coding.LevelTables", LevelTables),
+    Kind("skvq.coding.Charge", Charge, Charge._asdict, _make_charge),
     _plain("skvq.coding.RadiusCode", RadiusCode),
     _plain("skvq.coding.ScalarRadius", ScalarRadius),
     _plain("skvq.coding.LogRadius", LogRadius),

@@ -54,6 +54,7 @@ def float32_tables(estimator: BaseQuantizer, peer: str) -> list[np.ndarray]:
     peer : str
         What the messages call the library that takes nothing else.
     """
+    check_unpriced(estimator, peer)
     for part in estimator.quantizers_:
         if part._searched_table() is None:
             raise ValueError(
@@ -64,6 +65,15 @@ def float32_tables(estimator: BaseQuantizer, peer: str) -> list[np.ndarray]:
         in_float32(table, f"codebooks_[{j}]", peer)
         for j, table in enumerate(estimator._codebooks())
     ]
+
+
+def check_unpriced(estimator: BaseQuantizer, peer: str) -> None:
+    """Raise if a search weighs bits, which a library does not."""
+    if any(charge is not None for charge in estimator._charges()):
+        raise ValueError(
+            f"{type(estimator).__name__} was fitted with a rate_weight, so that its "
+            f"search adds the price of bits to distances; {peer} has none that does."
+        )
 
 
 def in_float32(array: Any, name: str, peer: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from skvq.base import BaseQuantizer
 from skvq.coding.levels import Grid
 from skvq.grid import UniformQuantizer
 from skvq.interop.common import (
+    check_unpriced,
     fitted,
     float32_tables,
     in_float32,
@@ -119,6 +120,7 @@ def _flat(estimator, faiss):
             f"metric={estimator.metric!r} has no counterpart in a flat index of faiss; "
             f"{sorted([*_METRICS, *_AS_GOOD])} have."
         )
+    check_unpriced(estimator, "faiss")
     (table,) = estimator._codebooks()
     table = in_float32(table, "codebooks_[0]", "faiss")
     if metric == "cosine" and not np.allclose(np.linalg.norm(table, axis=1), 1):

@@ -140,7 +140,7 @@ def _naive(estimator, converter):
             f"expected one of {', '.join(_METRICS)}."
         )
     (table,) = estimator._codebooks()
-    return converter.modules.Nearest(table.codewords, metric)
+    return converter.modules.Nearest(table.codewords, metric, estimator._bias())
 
 
 @_module.register(ProductQuantizer)

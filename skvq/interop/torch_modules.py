@@ -128,12 +128,20 @@ class Nearest(Codec):
         The table.
     metric : {"sqeuclidean", "cosine", "inner_product"}
         By which it is searched.
+    bias : ndarray of shape (n_codewords,), optional
+        What is added to the squared distances.
     """
 
-    def __init__(self, codewords: np.ndarray, metric: str) -> None:
+    def __init__(
+        self, codewords: np.ndarray, metric: str, bias: np.ndarray | None = None
+    ) -> None:
         super().__init__(codewords.shape[1], [len(codewords)])
         self.metric = metric
         self.register_buffer("codewords", _buffer(codewords))
+        # Against half norms; what all have in common decides nothing.
+        half = None if bias is None else _buffer((bias - bias.min()) / 2)
+        half = None if half is None else half.to(self.codewords.dtype)
+        self.register_buffer("half_bias", half)
 
     def _encode(self, x: Tensor) -> Tensor:
         table = self.codewords
@@ -143,6 +151,8 @@ class Nearest(Codec):
             centre = table.mean(dim=0)
             table = table - centre
             half_norms = table.square().sum(dim=1) / 2
+            if self.half_bias is not None:
+                half_norms = half_norms + self.half_bias
             scores = half_norms - (x - centre) @ table.T
         elif self.metric == "cosine":
             scores = -x @ nn.functional.normalize(table, dim=1).T

@@ -7,6 +7,7 @@ import numpy as np
 
 from skvq import nearest
 from skvq.codes import smallest_dtype
+from skvq.coding.charges import Charge, even_bits, ideal_bits
 from skvq.learning.cells import best_codewords, cell_means
 from skvq.learning.moments import Moments, moments
 from skvq.learning.repair import repaired
@@ -21,6 +22,15 @@ class Learned(NamedTuple):
     codebook: np.ndarray
     distortion: float  # weighted mean distance of the samples, under this codebook
     n_iter: int
+    counts: np.ndarray | None = None  # of the rows of each code, in the mean weight
+    charge: Charge | None = None  # what the search adds for each code
+    bits: float = 0.0  # weighted mean of what the codes of the samples cost
+
+    @property
+    def objective(self) -> float:
+        """Distortion, and what the bits cost."""
+        price = 0.0 if self.charge is None else self.charge.price
+        return self.distortion + price * self.bits
 
 
 class _Assigned(NamedTuple):
@@ -28,7 +38,9 @@ class _Assigned(NamedTuple):
 
     sums: np.ndarray  # (n_codewords, n_features), weighted
     counts: np.ndarray  # (n_codewords,), weights
-    value: float  # summed distance of the rows from their codewords
+    distance: float  # summed distance of the rows from their codewords
+    bits: float  # summed bits of their codes, where these have a price
+    value: float  # what falls from one update to the next
     codes: Any  # state of the rows
 
 
@@ -40,8 +52,12 @@ def lloyd(
     max_iter: int = 25,
     tol: float = 1e-4,
     dead_codes: str = "split",
+    rate_weight: float = 0.0,
 ) -> Learner[Learned]:
     """Improve a codebook until its distortion no longer falls.
+
+    With a price of bits, codebook and frequencies of codes are improved in turn, until
+    the distortion and what the bits cost no longer fall together.
 
     Parameters
     ----------
@@ -57,7 +73,10 @@ def lloyd(
     tol : float
         Stop when an update lowers the distortion by this share of it or less.
     dead_codes : {"split", "farthest", "keep"}
-        Repair of empty cells, see `repair.repaired`.
+        Repair of empty cells, see `repair.repaired`; where bits have a price, there is
+        none, since cells are empty for that.
+    rate_weight : float
+        Squared distance per bit; zero: bits have no price.
 
     Returns
     -------
@@ -66,12 +85,14 @@ def lloyd(
 
     Notes
     -----
-    The distortion never rises from one update to the next: an update that would raise
-    it, which only rounding can bring about, ends the iteration and is discarded.
+    What is minimised never rises from one update to the next: an update that would
+    raise it, which only rounding can bring about, ends the iteration and is discarded.
 
     References
     ----------
     Lloyd (1982), "Least squares quantization in PCM", IEEE Trans. Inf. Theory 28(2).
+    Chou, Lookabaugh and Gray (1989), "Entropy-constrained vector quantization",
+    IEEE Trans. ASSP 37(1).
     """
     about = weights = None
     X: Any = None  # all rows, and the codes of all: where sums do not do
@@ -79,7 +100,11 @@ def lloyd(
         X, weights = yield from in_memory(rows)
     else:
         about = yield from moments(rows)
-    now = yield from _assign(rows, codebook, metric, about)
+    # What is minimised: a codebook, and what its codes cost.
+    charge = None
+    if rate_weight > 0:
+        charge, dead_codes = Charge(rate_weight, even_bits(len(codebook))), "keep"
+    now = yield from _assign(rows, codebook, metric, about, charge)
     total, n_iter = float(now.counts.sum()), 0
     while n_iter < max_iter:
         n_iter += 1
@@ -91,24 +116,32 @@ def lloyd(
         candidate = yield from repaired(
             rows, now.codes, candidate, now.counts, metric, dead_codes
         )
-        after = yield from _assign(rows, candidate, metric, about)
+        at = None if charge is None else Charge(rate_weight, ideal_bits(now.counts))
+        after = yield from _assign(rows, candidate, metric, about, at)
         fall = now.value - after.value
         if fall >= 0:
-            codebook = candidate
-        now = after._replace(value=min(now.value, after.value))
+            codebook, charge, now = candidate, at, after
         logger.debug(
-            "lloyd: update %d, at most %d, distortion %.6g",
+            "lloyd: update %d, at most %d, %s %.6g",
             n_iter,
             max_iter,
+            "distortion" if charge is None else "objective",
             now.value / total,
         )
-        if fall <= tol * (now.value + fall):
+        if not fall > tol * (now.value + max(fall, 0.0)):
             break
-    return Learned(codebook, now.value / total, n_iter)
+    mean = total / rows.n_rows
+    counts = now.counts if mean == 1 else now.counts / mean
+    distortion, bits = now.distance / total, now.bits / total
+    return Learned(codebook, distortion, n_iter, counts, charge, bits)
 
 
 def _assign(
-    rows: Rows, codebook: np.ndarray, metric: nearest.Metric, about: Moments | None
+    rows: Rows,
+    codebook: np.ndarray,
+    metric: nearest.Metric,
+    about: Moments | None,
+    charge: Charge | None,
 ) -> Learner[_Assigned]:
     """Encode the rows, and add up the cells.
 
@@ -117,26 +150,36 @@ def _assign(
     about the mean of the rows.
     """
     table = nearest.Table(codebook, exact=False)
+    bias = None if charge is None else charge.bias
     (sums, counts, found), codes = yield rows.fold(
-        _encode, table, metric, about is None, keep=True
+        _encode, table, metric, bias, about is None, keep=True
     )
-    value = float(found[0])
+    distance = float(found[0])
     if about is not None:
         gaps = codebook - about.mean
         inner = np.einsum("ij,ij->i", sums - counts[:, None] * about.mean, gaps)
         squares = counts @ np.einsum("ij,ij->i", gaps, gaps)
         half = 0.5 if metric == "cosine" else 1.0
-        value = half * float(about.squares - 2 * inner.sum() + squares)
-    return _Assigned(sums, counts, max(0.0, value), codes)
+        distance = half * float(about.squares - 2 * inner.sum() + squares)
+    distance = value = max(0.0, distance)
+    bits = 0.0
+    if charge is not None:
+        bits = float(counts @ charge.bits)
+        value = distance + charge.price * bits
+    return _Assigned(sums, counts, distance, bits, value, codes)
 
 
 def _encode(
-    block: Block, table: nearest.Table, metric: nearest.Metric, with_distances: bool
+    block: Block,
+    table: nearest.Table,
+    metric: nearest.Metric,
+    bias: np.ndarray | None,
+    with_distances: bool,
 ) -> tuple[tuple, tuple]:
     """Return sums, counts and the sum of the distances; and codes, to be kept."""
     be = block.be
     codes, found = nearest.nearest(
-        block.x, table, metric, return_distances=with_distances
+        block.x, table, metric, bias=bias, return_distances=with_distances
     )
     sums, counts = be.cell_sums(block.x, codes, len(table), block.w)
     value = be.zeros((1,))

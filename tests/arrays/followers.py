@@ -49,7 +49,7 @@ FEW = {
     *(row.name for row in FOLLOWING if row.name.endswith("-defaults")),
     *("vq-cosine-ema", "vq-splitting", "pq-of-multiscale", "rq-greedy", "rq-refined"),
     *("rq-of-pq", "kronecker-3", "multiscale-sequence", "multiscale-smooth"),
-    *("aq-searched", "aq-independent"),
+    *("aq-searched", "aq-independent", "rq-rate"),
 }
 # Slow, and "rq-greedy" and "multiscale-sequence" once more.
 FEW -= {"rq-defaults", "multiscale-defaults"}
@@ -58,7 +58,14 @@ FEW -= {"rq-defaults", "multiscale-defaults"}
 LEARNERS = FEW | {
     *("vq-random", "vq-progressive", "vq-minibatch", "vq-sgd", "vq-cosine"),
     *("vq-manhattan", "vq-farthest", "vq-fixed-random", "pq-shared", "rq-shared"),
-    *("rq-weights", "aq-fixed-ridge", "kronecker-shared", "uniform-quantile"),
+    *(
+        "vq-rate",
+        "pq-rate",
+        "rq-weights",
+        "aq-fixed-ridge",
+        "kronecker-shared",
+        "uniform-quantile",
+    ),
     *("uniform-gaussian", "uniform-laplacian", "fsq-cdf", "spherical-learned-radius"),
     "binary-spherical-learned",
 }

@@ -146,6 +146,7 @@ MODULES = rows(
     *("rq-of-fsq", "rq-of-binary", "uniform-sizes", "uniform-two-bytes", "lloyd-max"),
     *("fsq-sizes", "fsq-paper", "fsq-cdf", "fsq-none", "binary-defaults"),
     *("binary-spherical", "binary-spherical-uniform", "binary-spherical-learned"),
+    *("vq-rate", "pq-rate", "rq-rate"),
 )
 
 

@@ -1,0 +1,68 @@
+"""What searches add to errors for the bits of a code, where bits have a price."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from skvq._arrays import look_up
+
+# What the smallest frequency of the entropy coder costs, 2^-24: no code costs more.
+MOST_BITS = 24.0
+
+
+class Charge(NamedTuple):
+    """What the codes of a column cost in a search."""
+
+    price: float  # error per bit
+    bits: np.ndarray  # (n_codewords,), float64
+
+    @property
+    def sizes(self) -> tuple[int]:
+        """Of how many codes it tells, as codecs of columns do."""
+        return (len(self.bits),)
+
+    @property
+    def bias(self) -> np.ndarray:
+        """What is added to the squared error of each codeword."""
+        with np.errstate(over="ignore"):
+            return np.minimum(self.price * self.bits, np.finfo(np.float64).max / 4)
+
+
+# Of each code column; None: nothing.
+Charges = Sequence[Charge | None]
+
+
+def ideal_bits(counts: np.ndarray) -> np.ndarray:
+    """Return -log2 of the frequency of each code, at most `MOST_BITS`.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (n_codewords,)
+        How often each code was seen; all of them together are more than zero.
+    """
+    with np.errstate(divide="ignore"):
+        return np.minimum(np.log2(counts.sum()) - np.log2(counts), MOST_BITS)
+
+
+def even_bits(n_codewords: int) -> np.ndarray:
+    """Return what codes cost of which nothing is known."""
+    return np.full(n_codewords, np.log2(n_codewords))
+
+
+def biases(charges: Charges, sizes: Sequence[int]) -> list[np.ndarray] | None:
+    """Return what is added for each code of each column; None: nothing for any."""
+    if all(charge is None for charge in charges):
+        return None
+    return [
+        np.zeros(size) if charge is None else charge.bias
+        for charge, size in zip(charges, sizes, strict=True)
+    ]
+
+
+def charged(added: Sequence[np.ndarray], codes: Any) -> Any:
+    """Return what is added for codes (..., n_codes), in all their columns."""
+    total: Any = 0.0
+    for j, bias in enumerate(added):
+        total = total + look_up(bias, codes[..., j])
+    return total
