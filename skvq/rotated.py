@@ -271,8 +271,8 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
             )
 
     def _improve(
-        self, rows: Rows, turn: MatrixTurn, part, rng
-    ) -> Learner[tuple[MatrixTurn, Any, int]]:
+        self, rows: Rows, turn: Turn, part, rng
+    ) -> Learner[tuple[Turn, Any, int]]:
         """Return a learned rotation, its part and how many turns have led to them.
 
         They are those given if that is no better for samples that are held out.
@@ -300,8 +300,8 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         return turn, part, max(1, n_turns)
 
     def _turn_on(
-        self, rows: Rows, turn: MatrixTurn, part
-    ) -> Learner[tuple[MatrixTurn, Any, int]]:
+        self, rows: Rows, turn: Turn, part
+    ) -> Learner[tuple[Turn, Any, int]]:
         """Improve a rotation and the tables of a part together."""
         tables = [table for _, table in part._free_tables()]
         found = yield from improved_components(
