@@ -69,6 +69,8 @@ LEARNERS = [
         "features-vq",
         "pq-of-pq",
         "uniform-gaussian",
+        "rotated-learned",
+        "rotated-hadamard",
         "spherical-uniform-radius",
     )
 ]
