@@ -299,9 +299,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         part.distortion_ = yield from mean_distortion(_turned(rows, turn), part)
         return turn, part, max(1, n_turns)
 
-    def _turn_on(
-        self, rows: Rows, turn: Turn, part
-    ) -> Learner[tuple[Turn, Any, int]]:
+    def _turn_on(self, rows: Rows, turn: Turn, part) -> Learner[tuple[Turn, Any, int]]:
         """Improve a rotation and the tables of a part together."""
         tables = [table for _, table in part._free_tables()]
         found = yield from improved_components(
