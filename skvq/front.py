@@ -12,6 +12,7 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from skvq import nearest
+from skvq._given import check_lengths
 from skvq._validation import Notice, repeat_warnings
 from skvq.base import BaseQuantizer
 from skvq.learning.rows import Learner, Rows
@@ -83,11 +84,21 @@ class FrontQuantizer(BaseQuantizer):
         repeat_warnings(notices)
         return part
 
-    def _part_of_tables(self, tables: list[nearest.Table]):
-        """Return a part of given tables; set the parameter to what they tell."""
+    def _part_of_tables(self, tables: list[nearest.Table], code_lengths=None):
+        """Return a part of given tables; set the parameter to what they tell.
+
+        Parameters
+        ----------
+        tables : list of Table
+            Those of the part.
+        code_lengths : sequence of array-likes, optional
+            Bits of their codes, where its search weighs them.
+        """
         part = clone(self._template().quantizer)
+        lengths = check_lengths(code_lengths, tables, part._prices_bits())
+        beside = {} if lengths is None else {"code_lengths": lengths}
         with self._template().naming():
-            part._set_up(tables)
+            part._set_up(tables, beside=beside)
         self.quantizer = clone(part)
         return part
 

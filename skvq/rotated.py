@@ -271,8 +271,8 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
             )
 
     def _improve(
-        self, rows: Rows, turn: MatrixTurn, part, rng
-    ) -> Learner[tuple[MatrixTurn, Any, int]]:
+        self, rows: Rows, turn: Turn, part, rng
+    ) -> Learner[tuple[Turn, Any, int]]:
         """Return a learned rotation, its part and how many turns have led to them.
 
         They are those given if that is no better for samples that are held out.
@@ -290,16 +290,16 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         before = _errors(X, turn, trial)
         gains = before - _errors(X, turned_on, improved)
         gain = np.average(gains, weights=held.weights)
-        doubt = np.sqrt(np.average((gains - gain) ** 2, weights=held.weights) / len(X))
+        doubt = np.sqrt(
+            np.average((gains - gain) ** 2, weights=held.weights) / len(gains)
+        )
         if gain < max(_MIN_GAIN * before.mean(), _SURE * doubt):
             return turn, part, 1
         turn, part, n_turns = yield from self._turn_on(rows, turn, part)
         part.distortion_ = yield from mean_distortion(_turned(rows, turn), part)
         return turn, part, max(1, n_turns)
 
-    def _turn_on(
-        self, rows: Rows, turn: MatrixTurn, part
-    ) -> Learner[tuple[MatrixTurn, Any, int]]:
+    def _turn_on(self, rows: Rows, turn: Turn, part) -> Learner[tuple[Turn, Any, int]]:
         """Improve a rotation and the tables of a part together."""
         tables = [table for _, table in part._free_tables()]
         found = yield from improved_components(
@@ -310,14 +310,14 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         turn = MatrixTurn(turn.mean, found.rotation.astype(dtype))
         return turn, part, found.n_turns
 
-    def _from_tables(self, tables, mean=None):
+    def _from_tables(self, tables, mean=None, code_lengths=None):
         if isinstance(self.rotation, str):
             raise ValueError(
                 f"RotatedQuantizer has no from_codebooks with rotation="
                 f"{self.rotation!r}: give the matrix, rotation=components_, and "
                 "mean=mean_, of the quantizer that has the tables."
             )
-        part = self._part_of_tables(tables)
+        part = self._part_of_tables(tables, code_lengths)
         with naming("rotation"):
             shape = np.shape(to_host_array(self.rotation))
         n_features = shape[-1] if len(shape) == 2 else part.n_features_in_

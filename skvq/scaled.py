@@ -182,7 +182,7 @@ class ScaledQuantizer(FrontQuantizer):
             "codebook_sizes_": (*part.codebook_sizes_, *code.sizes),
         }
 
-    def _from_tables(self, tables):
+    def _from_tables(self, tables, code_lengths=None):
         n_own = self._n_scales()
         if len(tables) <= n_own:
             raise ValueError(
@@ -200,7 +200,9 @@ class ScaledQuantizer(FrontQuantizer):
         else:
             code = LogRadius(_given_scales(own[0]))
             self._imply(scale_bits=int(np.log2(len(own[0]))))
-        part = self._part_of_tables(tables[:-n_own])
+        if code_lengths is not None:  # scales have no price
+            code_lengths = list(code_lengths)[:-n_own]
+        part = self._part_of_tables(tables[:-n_own], code_lengths)
         return {**self._of(part, code), "n_features_in_": part.n_features_in_}
 
     # -- what the base class asks --------------------------------------------------

@@ -71,6 +71,8 @@ LEARNERS = [
         "features-vq",
         "pq-of-pq",
         "uniform-gaussian",
+        "rotated-learned",
+        "rotated-hadamard",
         "spherical-uniform-radius",
     )
 ]

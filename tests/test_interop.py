@@ -17,6 +17,7 @@ from skvq import (
     BinaryQuantizer,
     ProductQuantizer,
     ResidualQuantizer,
+    RotatedQuantizer,
     UniformQuantizer,
     VectorQuantizer,
 )
@@ -167,6 +168,74 @@ def test_scalar_that_faiss_has_trained(faiss, qtype, size):
     assert_array_equal(from_faiss(index.sq).transform(some), grid.transform(some))
 
 
+def rotation(n_components=8, seed=3):
+    square = np.random.default_rng(seed).normal(size=(8, 8))
+    return np.linalg.qr(square)[0][:n_components].astype(np.float32)
+
+
+ROTATED = {
+    "product": lambda: ProductQuantizer.from_codebooks(tables(*[(16, 2)] * 4)),
+    "cut": lambda: ProductQuantizer.from_codebooks(tables(*[(16, 2)] * 3)),
+    "residual": lambda: ResidualQuantizer.from_codebooks(
+        tables((16, 8), (8, 8)), beam_size=3
+    ),
+}
+
+
+@pytest.mark.parametrize("mean", [None, np.arange(8) / 4])
+@pytest.mark.parametrize("part", ROTATED)
+def test_rotated(faiss, part, mean):
+    part = ROTATED[part]()
+    est = RotatedQuantizer.from_codebooks(
+        part.codebooks_,
+        quantizer=part,
+        rotation=rotation(part.n_features_in_),
+        mean=mean,
+    )
+    index = to_faiss(est)
+    assert_exchanged(est, index)
+    again = from_faiss(index)
+    assert type(again.quantizer_) is type(part)
+    assert_allclose(again.components_, est.components_, atol=1e-7)
+    assert_allclose(again.mean_, est.mean_, atol=1e-6)
+
+
+@pytest.mark.parametrize("transform", ["OPQMatrix", "PCAMatrix", "chain"])
+def test_rotation_that_faiss_has_learned(faiss, transform):
+    inner = faiss.IndexPQ(8, 4, 4)
+    first = faiss.PCAMatrix(8, 8)
+    if transform == "OPQMatrix":
+        first = faiss.OPQMatrix(8, 4)
+        first.niter = 2
+    index = faiss.IndexPreTransform(first, inner)
+    if transform == "chain":
+        index.prepend_transform(faiss.CenteringTransform(8))
+    rows = mixture(700, 8, seed=2)
+    index.train(rows)
+    est = from_faiss(index)
+    packed = index.sa_encode(X)
+    assert_array_equal(packed, in_bits(est.transform(X), (16,) * 4))
+    assert_allclose(index.sa_decode(packed), est.quantize(X), atol=1e-5)
+
+
+def test_rotations_that_are_none(faiss):
+    scaled = faiss.PCAMatrix(8, 8, -0.5)
+    wider = faiss.RandomRotationMatrix(8, 12)
+    normal = faiss.NormalizationTransform(8)
+    for step, width, message in [
+        (scaled, 8, "rows that are not orthonormal"),
+        (wider, 12, "a RandomRotationMatrix from 8 to 12 features"),
+        (normal, 8, "a NormalizationTransform from 8 to 8"),
+    ]:
+        index = faiss.IndexPreTransform(step, faiss.IndexPQ(width, 4, 4))
+        index.train(mixture(700, 8, seed=2))
+        with pytest.raises(ValueError, match=message):
+            from_faiss(index)
+    est = RotatedQuantizer(VectorQuantizer(4)).fit(X)
+    with pytest.raises(ValueError, match=r"ProductQuantizer\(1\) has the same codes"):
+        to_faiss(est)
+
+
 def test_rows_of_an_index_are_codes(faiss):
     index = faiss.IndexPQ(8, 4, 8)
     given = tables(*[(256, 2)] * 4)
@@ -256,6 +325,31 @@ def test_what_nanopq_learned(nanopq):
     assert_array_equal(pq.transform(X), peer.encode(X))
 
 
+@pytest.mark.parametrize("mean", [None, np.arange(8) / 4])
+def test_rotated_in_nanopq(nanopq, mean):
+    part = ROTATED["product"]()
+    est = RotatedQuantizer.from_codebooks(
+        part.codebooks_, quantizer=part, rotation=rotation(), mean=mean
+    )
+    peer = to_nanopq(est)
+    codes = peer.encode(X)
+    assert_array_equal(codes, est.transform(X))
+    assert_allclose(peer.decode(codes), est.quantize(X), atol=1e-5)
+    again = from_nanopq(peer)
+    assert_array_equal(again.transform(X), codes)
+    assert_allclose(again.quantize(X), est.quantize(X), atol=1e-5)
+    assert_array_equal(again.mean_, np.zeros(8))
+
+
+def test_rotation_that_nanopq_has_learned(nanopq):
+    peer = nanopq.OPQ(M=4, Ks=8, verbose=False)
+    peer.fit(X, pq_iter=1, rotation_iter=2)
+    est = from_nanopq(peer)
+    assert (est.quantizer.n_subspaces, est.quantizer.n_codewords) == (4, 8)
+    assert_array_equal(est.transform(X), peer.encode(X))
+    assert_allclose(est.quantize(X), peer.decode(peer.encode(X)), atol=1e-5)
+
+
 def test_what_nanopq_has_no_place_for(nanopq):
     for shapes, message in [
         ([(4, 2), (4, 3)], "tables of 2, 3 features; nanopq"),
@@ -265,8 +359,12 @@ def test_what_nanopq_has_no_place_for(nanopq):
             to_nanopq(ProductQuantizer.from_codebooks(tables(*shapes)))
     with pytest.raises(TypeError, match="VectorQuantizer has no counterpart in nanopq"):
         to_nanopq(BY_NAME["vq-normal"].fitted())
-    with pytest.raises(TypeError, match=r"give opq\.pq"):
+    with pytest.raises(ValueError, match="not fitted"):
         from_nanopq(nanopq.OPQ(M=2, verbose=False))
+    with pytest.raises(ValueError, match="5 components of 8 features; nanopq"):
+        to_nanopq(RotatedQuantizer(BY_NAME["pq-even"].make(), n_components=5).fit(X))
+    with pytest.raises(TypeError, match="BinaryQuantizer has no counterpart in nanopq"):
+        to_nanopq(RotatedQuantizer(BinaryQuantizer()).fit(X))
     with pytest.raises(TypeError, match="ndarray; expected a nanopq"):
         from_nanopq(X)
     with pytest.raises(ValueError, match="not fitted"):

@@ -27,7 +27,7 @@ def rows(*names):
 MOVED = rows(
     *("vq-cosine-ema", "pq-of-shared-pq-ema", "rq-shared", "binary-spherical-learned"),
     *("uniform-quantile", "fsq-cdf", "multiscale-smooth", "aq-exhaustive"),
-    *("kronecker-3", "spherical-defaults"),
+    *("kronecker-3", "spherical-defaults", "rotated-hadamard", "rotated-pca-cut"),
 )
 
 
@@ -147,6 +147,7 @@ MODULES = rows(
     *("fsq-sizes", "fsq-paper", "fsq-cdf", "fsq-none", "binary-defaults"),
     *("binary-spherical", "binary-spherical-uniform", "binary-spherical-learned"),
     *("vq-rate", "pq-rate", "rq-rate"),
+    *("rotated-defaults", "rotated-hadamard", "rotated-pca-cut", "rotated-binary"),
 )
 
 
@@ -269,7 +270,7 @@ def test_a_beam_that_is_given_up_has_a_module():
     assert_array_equal(found, rq.transform(X))
 
 
-@rows("pq-uneven", "rq-of-fsq", "uniform-4")
+@rows("pq-uneven", "rq-of-fsq", "uniform-4", "rotated-pca-cut")
 def test_modules_are_compiled_whole(row):
     """... by the backend that only captures: what makes code of it is torch's own."""
     torch = load("torch")
