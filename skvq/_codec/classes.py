@@ -17,16 +17,13 @@ from skvq._codec.transformers import TRANSFORMERS, Declared
 from skvq.additive import AdditiveQuantizer
 from skvq.base import BaseQuantizer
 from skvq.binary import BinaryQuantizer
-from skvq.coding.levels import Grid, Levels, LevelTables
+from skvq.coding.levels import CellMeans, Grid, Levels, LevelTables
 from skvq.coding.pyramid import Pyramid, Smoothing
 from skvq.coding.radius import Float32Radius, RadiusCode, ScalarRadius
 from skvq.coding.squash import Clamp, Distribution, Spread, Tanh
 from skvq.features import QuantizedFeatures
-from skvq.grid import (
-    FiniteScalarQuantizer,
-    UniformQuantizer,
-    _Seen,
-)
+from skvq.finite import FiniteScalarQuantizer
+from skvq.grid import UniformQuantizer, _Seen
 from skvq.kronecker import KroneckerQuantizer
 from skvq.learning.online import StreamState
 from skvq.learning.scalar import Averages, Moments, Spans
@@ -235,6 +232,13 @@ def _check_levels(levels: Levels) -> None:
         raise ValueError("its levels are not as many as it says")
 
 
+def _check_cell_means(levels: CellMeans) -> None:
+    if not isinstance(levels.cells, Grid):
+        raise ValueError("its cells are none")
+    if [len(table) for table in levels._tables.arrays] != list(levels.cells.sizes):
+        raise ValueError("its levels are not as many as its cells")
+
+
 def _take_random_state(rng: np.random.RandomState) -> State:
     name, key, position, has_gauss, gauss = rng.get_state()
     if name != "MT19937":
@@ -278,6 +282,7 @@ _KINDS = (
     _plain("skvq.coding.Grid", Grid, _check_grid),
     _plain("skvq.coding.Levels", Levels, _check_levels),
     _plain("skvq.coding.LevelTables", LevelTables),
+    _plain("skvq.coding.CellMeans", CellMeans, _check_cell_means),
     _plain("skvq.coding.RadiusCode", RadiusCode),
     _plain("skvq.coding.ScalarRadius", ScalarRadius),
     _plain("skvq.coding.Float32Radius", Float32Radius),
