@@ -1,7 +1,7 @@
 """Finite scalar quantization: features squashed to a range, then rounded."""
 
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,14 +20,17 @@ from skvq.learning.scalar import (
     equal_shares,
     level_means,
     level_shares,
+    mean_squares,
     of_distinct,
     per_column,
     positive_per_column,
     total_weight,
+    unit_of,
 )
 from skvq.parts import check_as_begun
 from skvq.scalar import (
     ScalarQuantizer,
+    allocated_sizes,
     check_levels_memory,
     columns_of_tables,
     shared_tables,
@@ -119,6 +122,13 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         Where a level is decoded to: the mean of its training samples; or its code
         value times `scale`, as in models that are trained with FSQ: with ``bound``
         "tanh" or "clamp" nothing is learned then.
+    total_bits : float, default=None
+        With ``bound="none"`` and ``decode_to="means"``: takes the place of `levels`; so
+        many bits are spread over the features by what they take off the training error,
+        and never more.  A feature takes at most 16; one that gets none is decoded to
+        its mean.
+    powers_of_two : bool, default=False
+        With `total_bits`: whether features get whole bits.
 
     Attributes
     ----------
@@ -186,6 +196,8 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         "formula": [StrOptions({"corrected", "paper", "symmetric"})],
         "scale": [Interval(Real, 0, None, closed="neither"), NUMBERS],
         "decode_to": [StrOptions({"means", "values"})],
+        "total_bits": [Interval(Real, 0, 2**32, closed="both"), None],
+        "powers_of_two": ["boolean"],
     }
     _follows_namespace = True
 
@@ -197,12 +209,16 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         formula="corrected",
         scale=1.0,
         decode_to="means",
+        total_bits=None,
+        powers_of_two=False,
     ):
         self.levels = levels
         self.bound = bound
         self.formula = formula
         self.scale = scale
         self.decode_to = decode_to
+        self.total_bits = total_bits
+        self.powers_of_two = powers_of_two
 
     def bounded_values(self, X):
         """Return the bounded values of samples, before they are rounded.
@@ -243,6 +259,8 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         return values.decode(codes, self._dtype_)
 
     def _fit(self, rows):
+        if self.total_bits is not None:
+            return (yield from self._allocated(rows))
         sizes = per_column("levels", self.levels, rows.n_features, "feature", 2, 2**16)
         check_levels_memory("levels", self.levels, sizes, rows)
         if self.bound in _FIXED_BOUNDS:
@@ -259,7 +277,39 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         averages = yield from _averages_of_levels(rows, squash)
         return {**found, **_decoded_to(averages, sizes)}
 
+    def _allocated(self, rows) -> Learner[dict[str, Any]]:
+        """Return what is fitted with `total_bits`."""
+        self._check_allocates()
+        low, high = yield from column_range(rows)
+        unit = yield from unit_of(rows)
+
+        def errors(candidates: tuple[int, ...]) -> Learner[np.ndarray]:
+            codecs = []
+            for size in candidates:
+                squash = Spread((size,) * rows.n_features, low, high)
+                averages = yield from _averages_of_levels(rows, squash)
+                parts, shares = averages.means
+                means = level_means(parts, shares, squash.sizes)
+                codecs.append(_Means(squash, LevelTables(means)))
+            return (yield from mean_squares(rows, codecs, unit))
+
+        sizes = yield from allocated_sizes(self, rows, errors)
+        squash = Spread(sizes, low, high)
+        averages = yield from _averages_of_levels(rows, squash)
+        found = {"_squash_": squash, "_dtype_": rows.dtype, "codebook_sizes_": sizes}
+        return {**found, **_decoded_to(averages, sizes)}
+
+    def _check_allocates(self) -> None:
+        """Raise if `total_bits` is given with parameters that it does not go with."""
+        for name, value in (("bound", "none"), ("decode_to", "means")):
+            if self.total_bits is not None and getattr(self, name) != value:
+                raise ValueError(
+                    f"total_bits={self.total_bits!r} with {name}="
+                    f"{getattr(self, name)!r}: expected {name}={value!r}."
+                )
+
     def _partial_fit(self, X, weights):
+        self._check_allocates()
         rows, d = Rows(X, weights), X.shape[1]
         sizes = per_column("levels", self.levels, d, "feature", 2, 2**16)
         squash = self._fixed_squash(sizes)
@@ -295,6 +345,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         return [values * scale for values, scale in pairs]
 
     def _from_tables(self, tables):
+        self._check_allocates()
         if self.bound not in _FIXED_BOUNDS:
             raise ValueError(
                 "FiniteScalarQuantizer has no from_codebooks with "
@@ -347,6 +398,19 @@ class FiniteScalarQuantizer(ScalarQuantizer):
 
     def _codebooks(self):
         return shared_tables(self._tables_.tables(self._dtype_))
+
+
+class _Means(NamedTuple):
+    """A squash, and what its codes are decoded to."""
+
+    squash: Spread
+    tables: LevelTables
+
+    def encode(self, X: Any) -> Any:
+        return self.squash.encode(X)
+
+    def decode(self, codes: Any, dtype: Any) -> Any:
+        return self.tables.decode(codes, dtype)
 
 
 def _averages_of_levels(rows: Rows, squash: "Squash") -> Learner[Averages]:

@@ -252,6 +252,11 @@ class UniformQuantizer(ScalarQuantizer):
             return self._stepped(rows)
         return self._learned(rows, None)
 
+    def _ways(self) -> list[str]:
+        """Return which parameters are given in place of numbers of levels."""
+        ways = "total_bits", "step", "target_bits"
+        return [name for name in ways if getattr(self, name) is not None]
+
     def _number_from(self) -> str:
         """Return the parameter that the numbers of levels follow from.
 
@@ -260,8 +265,7 @@ class UniformQuantizer(ScalarQuantizer):
         ValueError
             If there are several, or another parameter does not go with it.
         """
-        ways = "total_bits", "step", "target_bits"
-        given = [name for name in ways if getattr(self, name) is not None]
+        given = self._ways()
         if not given:
             return "n_levels"
         values = [f"{name}={getattr(self, name)!r}" for name in given]
@@ -369,7 +373,8 @@ class UniformQuantizer(ScalarQuantizer):
             return {**found, "codebook_sizes_": sizes, "_codec_": codec}
         statistics = yield from self._statistics(rows, self._quantile_shares())
         mean = yield from weighted_mean(rows)
-        unit = yield from unit_of(rows)
+        ends = () if isinstance(statistics, Moments) else statistics
+        unit = yield from unit_of(rows, *ends)
 
         def errors(candidates: tuple[int, ...]) -> Learner[np.ndarray]:
             codecs = [
@@ -602,8 +607,9 @@ class UniformQuantizer(ScalarQuantizer):
         """Return what is fitted of tables with one level in each cell of a step."""
         if self.step is None:
             raise ValueError(
-                f"target_bits={self.target_bits!r}: the step that belongs to codebooks "
-                "is not known; give step=, the step_ of a fitted one."
+                "UniformQuantizer has no from_codebooks with target_bits="
+                f"{self.target_bits!r}, whose step they do not tell: give step=, the "
+                "step_ of a fitted one."
             )
         step = float(self.step)
         with np.errstate(over="ignore"):
@@ -653,18 +659,17 @@ class UniformQuantizer(ScalarQuantizer):
         return 2 if learns else 1
 
     def _can_partial_fit(self):
-        if self._number_from() != "n_levels":
+        if self._ways():
             return False
         if not isinstance(self.levels, str):
             return True
         return self._statistic() in (_GIVEN, "minmax", "gaussian")
 
     def _why_no_partial_fit(self):
-        how = self._number_from()
-        if how != "n_levels":
+        for how in self._ways():
             return (
-                f"{how}={getattr(self, how)!r} looks at all samples more than once; "
-                "n_levels does not."
+                f"{how}={getattr(self, how)!r} does not learn from a stream, since it "
+                "looks at all samples more than once; n_levels does."
             )
         if self.levels == "lloyd-max":
             return (

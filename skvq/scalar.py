@@ -105,15 +105,14 @@ def allocated_sizes(
             f"no more levels lower the training error, or a feature has {MOST_BITS} "
             "bits: the codes have no more than these.",
         )
-    given = f"total_bits={estimator.total_bits} for all"
-    check_levels_memory("levels", given, sizes, rows)
+    check_levels_memory("total_bits", estimator.total_bits, sizes, rows)
     return sizes
 
 
 def check_levels_memory(name: str, given, sizes, rows) -> None:
     """Raise if the levels, or the counts of their samples, are out of proportion."""
     check_memory(
-        f"Levels of {name}={given} for each of {rows.n_features} features",
+        f"Levels of {name}={given} for {rows.n_features} features",
         3 * 8 * sum(sizes),
         rows.n_bytes,
     )

@@ -34,7 +34,7 @@ _FEW_CANDIDATES = 6
 _MAX_ITER = 500
 # Where only the error is wanted: so many levels are chosen among so many cells, and
 # more found in so many rounds.
-_FEW_LEVELS, _FINE_CELLS, _FEW_ITER = 32, 512, 20
+_FEW_LEVELS, _FINE_CELLS, _FEW_ITER = 64, 512, 60
 
 
 def best_levels(
@@ -89,7 +89,7 @@ def level_errors(
 
     Few levels are chosen among the borders of a fine partition, for all numbers at
     once; of up to 512 distinct values no others have a smaller error.  Many come from
-    a partition that splits the cells of largest error, by some rounds of Lloyd's: a few
+    a partition that splits the cells of largest error, by some rounds of Lloyd's: some
     percent more than what `best_levels` finds, at a small part of its cost.
 
     Parameters

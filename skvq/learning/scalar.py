@@ -373,10 +373,10 @@ def _mean_squares(block: Block, codecs, share: float, unit: float) -> tuple:
     return (xp.stack(found),)
 
 
-def unit_of(rows: Rows) -> Learner[float]:
-    """Return the power of two that no value of rows exceeds; 1, if all are zero."""
-    low, high = yield from column_range(rows)
-    largest = max(float(np.abs(low).max()), float(np.abs(high).max()))
+def unit_of(rows: Rows, *others: np.ndarray) -> Learner[float]:
+    """Return the power of two that no value of rows, or of others, exceeds."""
+    ends = yield from column_range(rows)
+    largest = max(float(np.abs(each).max()) for each in (*ends, *others))
     return float(2.0 ** min(int(np.frexp(largest)[1]), 1023)) if largest > 0 else 1.0
 
 

@@ -51,8 +51,8 @@ def cells_of_step(low: np.ndarray, high: np.ndarray, step: float) -> Grid | None
     """
     with np.errstate(over="ignore"):
         first, last = (np.floor(end / step + 0.5) for end in (low, high))
-    if not max(np.abs(first).max(), np.abs(last).max()) < _MOST_PLACES:
-        return None
+        if not max(np.abs(first).max(), np.abs(last).max()) < _MOST_PLACES:
+            return None
     counts = last - first + 1
     if counts.max() > MOST_CELLS:
         return None
@@ -82,8 +82,8 @@ def means_of_step(rows: Rows, step: float, what: str) -> Learner[CellMeans]:
     cells = cells_of_step(low, high, step)
     if cells is None:
         raise ValueError(
-            f"{what}: features of X have more than 2**32 cells of this width, or values "
-            "that are further apart than it; expected a larger step."
+            f"{what}: numbers of X are too large for it. A feature would have more than "
+            "2**32 cells, or its numbers are further apart; expected a larger step."
         )
     n_cells = sum(cells.sizes)
     check_memory(
