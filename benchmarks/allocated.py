@@ -52,18 +52,15 @@ def sets(quick):
     """Yield a name and the principal components of training and test rows."""
     folder = os.environ.get("SKVQ_DATA")
     if folder is None:
-        X = (
-            np.random.default_rng(0).normal(size=(6000, 32))
-            * 100
-            * 0.85 ** np.arange(32)
-        )
-        yield "normal", X[:4000], X[4000:]
+        n, d = (1500, 12) if quick else (6000, 32)
+        X = np.random.default_rng(0).normal(size=(n, d)) * 100 * 0.85 ** np.arange(d)
+        yield "normal", X[: 2 * n // 3], X[2 * n // 3 :]
         return
     for name in STEPS:
         with np.load(Path(folder) / f"{name}.npz") as found:
             train, test = (found[key].astype(np.float64) for key in ("train", "test"))
         if quick:
-            train, test = train[:2000], test[:1000]
+            train, test = train[:1000, ::8], test[:500, ::8]
         mean = train.mean(axis=0)
         axes = np.linalg.eigh(np.cov((train - mean).T))[1][:, ::-1]
         yield name, (train - mean) @ axes, (test - mean) @ axes

@@ -82,8 +82,9 @@ def means_of_step(rows: Rows, step: float, what: str) -> Learner[CellMeans]:
     cells = cells_of_step(low, high, step)
     if cells is None:
         raise ValueError(
-            f"{what}: numbers of X are too large for it. A feature would have more than "
-            "2**32 cells, or its numbers are further apart; expected a larger step."
+            f"{what}: numbers of X are too large for it. A feature would have more "
+            "than 2**32 cells, or its numbers are further apart; expected a larger "
+            "step."
         )
     n_cells = sum(cells.sizes)
     check_memory(
