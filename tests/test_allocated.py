@@ -104,7 +104,9 @@ def test_level_errors_are_those_of_the_best_levels():
             best = np.average(gaps, weights=weights)
             few = n <= 512 and size <= 64
             slack = 1e-9 * x.var()
-            assert best - slack <= error <= best * (1 if few else 1.35) + slack
+            # Beyond 1024 values neither is the best there is.
+            least = best if n <= 1024 else 0.99 * best
+            assert least - slack <= error <= best * (1 if few else 1.35) + slack
 
 
 # -- one step --------------------------------------------------------------------------
