@@ -98,8 +98,10 @@ def allocated(name, train, test):
 
 
 def stepped(name, train, test, n_steps):
+    # A narrow set has fewer bits in it.
+    most = min(180, 8 * train.shape[1])
     curve, off, spent = [], 0.0, 0.0
-    for target in np.geomspace(40, 180, n_steps):
+    for target in np.geomspace(40, most, n_steps):
         quantizer, seconds = fitted(UniformQuantizer(target_bits=target), train)
         off = max(off, abs(rate(quantizer, train, train) / target - 1))
         curve.append((rate(quantizer, train, test), -quantizer.score(test)))

@@ -197,9 +197,9 @@ class UniformQuantizer(ScalarQuantizer):
     [[0.0, -1.0], [1.0, 0.0], [1.0, 1.0]]
     >>> Z = np.random.default_rng(0).normal(size=(500, 3)) * [9.0, 3.0, 0.1]
     >>> UniformQuantizer(levels="lloyd-max", total_bits=5).fit(Z).codebook_sizes_
-    (9, 3, 1)
+    (16, 2, 1)
     >>> UniformQuantizer(step=4.0).fit(Z).codebook_sizes_
-    (14, 5, 1)
+    (16, 6, 1)
     """
 
     _parameter_constraints = {  # noqa: RUF012
