@@ -12,7 +12,8 @@ from skvq._versions import show_versions
 from skvq.additive import AdditiveQuantizer
 from skvq.binary import BinaryQuantizer
 from skvq.features import QuantizedFeatures
-from skvq.grid import FiniteScalarQuantizer, UniformQuantizer
+from skvq.finite import FiniteScalarQuantizer
+from skvq.grid import UniformQuantizer
 from skvq.io import load, save
 from skvq.kronecker import KroneckerQuantizer
 from skvq.multiscale import MultiScaleQuantizer

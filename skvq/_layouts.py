@@ -18,7 +18,7 @@ from skvq.base import BaseQuantizer
 from skvq.coding.levels import Levels, LevelTables
 from skvq.coding.pyramid import Pyramid
 from skvq.coding.squash import Distribution
-from skvq.grid import FiniteScalarQuantizer
+from skvq.finite import FiniteScalarQuantizer
 from skvq.kronecker import KroneckerQuantizer
 from skvq.learning.online import StreamState
 from skvq.multiscale import MultiScaleQuantizer

@@ -1,24 +1,20 @@
 """Scalar schemes: each feature replaced by the level of its cell on the line."""
 
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from skvq import nearest
-from skvq._checks import check_count, check_memory, check_unmasked, is_sequence
+from skvq._checks import check_unmasked, is_sequence
 from skvq._compat import NUMBERS, SIZE, SIZES, Accepted, Interval, StrOptions
 from skvq._given import as_shared, one_or_each
-from skvq._validation import (
-    all_in_memory,
-    as_it_is_now,
-    check_numbers,
-    warn_of_some,
-)
-from skvq.base import over_blocks
-from skvq.coding.levels import Grid, Levels, LevelTables, is_table
-from skvq.coding.squash import Clamp, Distribution, Spread, Squash, Tanh
-from skvq.learning.levels import best_levels
+from skvq._validation import all_in_memory, check_numbers, warn
+from skvq.coding.levels import CellMeans, Grid, Levels, is_table
+from skvq.coding.squash import Distribution, Spread, Tanh
+from skvq.finite import FiniteScalarQuantizer as FiniteScalarQuantizer
+from skvq.finite import recommended_levels as recommended_levels
+from skvq.learning.levels import best_levels, level_errors
 from skvq.learning.quantiles import quantiles
 from skvq.learning.rows import Learner, Rows, run, stacked
 from skvq.learning.scalar import (
@@ -28,30 +24,37 @@ from skvq.learning.scalar import (
     Spans,
     column_range,
     distinct_of_all,
-    equal_shares,
-    level_means,
-    level_shares,
+    mean_squares,
     of_distinct,
     per_column,
-    positive_per_column,
     spread,
     standard_levels,
     total_weight,
     uniform_reach,
+    unit_of,
     weighted_mean,
 )
+from skvq.learning.steps import cells_of_step, means_of_step, step_of_rate
 from skvq.parts import check_as_begun
-from skvq.scalar import ScalarQuantizer, columns_of_tables, shared_tables
+from skvq.scalar import (
+    ScalarQuantizer,
+    allocated_sizes,
+    check_levels_memory,
+    columns_of_tables,
+    shared_tables,
+    warn_of_few,
+    warn_of_points,
+)
 
 ARRAYS = Accepted(is_sequence, "a sequence of arrays")
 # What a range that was given in numbers is called.
 _GIVEN = "(low, high)"
+# How far the rate on the training samples may be from the one that is asked for.
+_RATE_TOLERANCE = 1e-3
 # How many values of all features are kept, for levels that these share.
 _MOST_VALUES, _VALUES_PER_LEVEL = 2**18, 16
-# Where files and pickles of earlier versions look for squashes.
+# Where files and pickles of earlier versions look for what has moved.
 _Tanh, _Spread, _Distribution = Tanh, Spread, Distribution
-# Squashes of which nothing is learned.
-_FIXED_BOUNDS = frozenset({"tanh", "clamp"})
 
 
 class UniformQuantizer(ScalarQuantizer):
@@ -93,6 +96,21 @@ class UniformQuantizer(ScalarQuantizer):
         between them.
     share_levels : bool, default=False
         Whether all features have the same levels, learned from all values together.
+    total_bits : float, default=None
+        If given, it takes the place of `n_levels`: so many bits are spread over the
+        features by what they take off the training error, and never more.  A feature
+        takes at most 16; one that gets none is decoded to its mean.
+    powers_of_two : bool, default=False
+        With `total_bits`: whether features get whole bits.  If not, any numbers of
+        levels up to 16, and four to the octave beyond.
+    step : float, default=None
+        If given, the cells of all features are as wide, [(k - 1/2) step, (k + 1/2)
+        step) for integers k, and as many as the training samples reach into; a cell is
+        decoded to the mean of its samples, one without any to its middle.  Neither
+        `n_levels` nor a range plays a part.
+    target_bits : float, default=None
+        If given, the step is found with which codes of the training samples take so
+        many bits a row, where each costs -log2 of its share in its column.
 
     Attributes
     ----------
@@ -102,6 +120,8 @@ class UniformQuantizer(ScalarQuantizer):
         V_1..V_d.
     feature_range_ : tuple of two ndarrays of shape (n_features,)
         With ``levels="uniform"``: low and high.
+    step_ : float
+        With `step` or `target_bits`: the width of the cells.
     clipped_share_ : ndarray of shape (n_features,)
         With ``levels="uniform"``: the share of the training weight that lies below low
         or above high; of a stream, of each batch by the range that it has led to; NaN,
@@ -123,6 +143,11 @@ class UniformQuantizer(ScalarQuantizer):
     with, whatever their dtype.  A value in the range is off by (high - low) / (2V) at
     most; with ``ends="levels"`` by (high - low) / (2(V - 1)), and low and high
     themselves are exact but for rounding.
+
+    A `step` pays only where codes are entropy coded, for then no other scalar levels
+    have much less of an error at their rate: `bits_per_sample_` stays the sum of log2
+    V_j, whatever the codes take.  Cells are counted from zero on: features are best
+    centred before, as a principal component analysis does.
 
     `partial_fit` widens the range of "minmax", goes on with the mean and the standard
     deviation of "gaussian" (for levels or range), and counts what a given range clips.
@@ -149,6 +174,12 @@ class UniformQuantizer(ScalarQuantizer):
 
     Gray and Neuhoff (1998), "Quantization", IEEE Trans. Inf. Theory 44(6).
 
+    Shoham and Gersho (1988), "Efficient bit allocation for an arbitrary set of
+    quantizers", IEEE Trans. Acoustics, Speech and Signal Processing 36(9).
+
+    Gish and Pierce (1968), "Asymptotically efficient quantizing", IEEE Trans. Inf.
+    Theory 14(5).
+
     Examples
     --------
     >>> import numpy as np
@@ -164,6 +195,11 @@ class UniformQuantizer(ScalarQuantizer):
     >>> steps = UniformQuantizer(3, feature_range=(-1, 1), ends="levels").fit(X)
     >>> steps.quantize(X).tolist()
     [[0.0, -1.0], [1.0, 0.0], [1.0, 1.0]]
+    >>> Z = np.random.default_rng(0).normal(size=(500, 3)) * [9.0, 3.0, 0.1]
+    >>> UniformQuantizer(levels="lloyd-max", total_bits=5).fit(Z).codebook_sizes_
+    (16, 2, 1)
+    >>> UniformQuantizer(step=4.0).fit(Z).codebook_sizes_
+    (16, 6, 1)
     """
 
     _parameter_constraints = {  # noqa: RUF012
@@ -174,6 +210,10 @@ class UniformQuantizer(ScalarQuantizer):
         "density": [StrOptions({"data", *DENSITIES})],
         "ends": [StrOptions({"edges", "levels"})],
         "share_levels": ["boolean"],
+        "total_bits": [Interval(Real, 0, 2**32, closed="both"), None],
+        "powers_of_two": ["boolean"],
+        "step": [Interval(Real, 0, None, closed="neither"), None],
+        "target_bits": [Interval(Real, 0, 2**32, closed="right"), None],
     }
     _follows_namespace = True
 
@@ -187,6 +227,10 @@ class UniformQuantizer(ScalarQuantizer):
         density="data",
         ends="edges",
         share_levels=False,
+        total_bits=None,
+        powers_of_two=False,
+        step=None,
+        target_bits=None,
     ):
         self.n_levels = n_levels
         self.feature_range = feature_range
@@ -195,9 +239,57 @@ class UniformQuantizer(ScalarQuantizer):
         self.density = density
         self.ends = ends
         self.share_levels = share_levels
+        self.total_bits = total_bits
+        self.powers_of_two = powers_of_two
+        self.step = step
+        self.target_bits = target_bits
 
     def _fit(self, rows):
+        how = self._number_from()
+        if how == "total_bits":
+            return self._allocated(rows)
+        if how != "n_levels":
+            return self._stepped(rows)
         return self._learned(rows, None)
+
+    def _ways(self) -> list[str]:
+        """Return which parameters are given in place of numbers of levels."""
+        ways = "total_bits", "step", "target_bits"
+        return [name for name in ways if getattr(self, name) is not None]
+
+    def _number_from(self) -> str:
+        """Return the parameter that the numbers of levels follow from.
+
+        Raises
+        ------
+        ValueError
+            If there are several, or another parameter does not go with it.
+        """
+        given = self._ways()
+        if not given:
+            return "n_levels"
+        values = [f"{name}={getattr(self, name)!r}" for name in given]
+        if len(given) > 1:
+            raise ValueError(
+                f"{' and '.join(values)}: each says how many levels there are; give "
+                "one of them."
+            )
+        needs: dict[str, Any] = {"share_levels": False}
+        if given == ["total_bits"]:
+            if not isinstance(self.levels, str):
+                raise ValueError(
+                    f"{values[0]} with levels that are given: there is nothing to "
+                    "choose; expected levels='uniform' or 'lloyd-max'."
+                )
+        else:
+            needs |= {"levels": "uniform", "feature_range": "minmax", "ends": "edges"}
+        for name, value in needs.items():
+            own = getattr(self, name)
+            if not (isinstance(own, type(value)) and own == value):
+                raise ValueError(
+                    f"{values[0]} with {name}={own!r}: expected {name}={value!r}."
+                )
+        return given[0]
 
     def _partial_fit(self, X, weights):
         rows, seen = Rows(X, weights), getattr(self, "_seen_", None)
@@ -214,7 +306,7 @@ class UniformQuantizer(ScalarQuantizer):
             return {**found, **_of_tables(self._given_levels(d))}
         found["codebook_sizes_"] = sizes = self._sizes(d)
         if self.levels == "lloyd-max":
-            _check_memory("n_levels", self.n_levels, sizes, rows)
+            check_levels_memory("n_levels", self.n_levels, sizes, rows)
         if self.levels == "lloyd-max" and self.density == "data":
             tables = yield from self._best_tables(rows, sizes)
             return {**found, "_codec_": Levels(_of_all(tables, d), sizes)}
@@ -269,6 +361,73 @@ class UniformQuantizer(ScalarQuantizer):
             )
         return {"_codec_": codec, "feature_range_": (low, high)}
 
+    # -- allocated bits, and one step -----------------------------------------------
+
+    def _allocated(self, rows) -> Learner[dict[str, Any]]:
+        """Return what is fitted with `total_bits`."""
+        found: dict[str, Any] = {"_dtype_": rows.dtype}
+        if self.levels == "lloyd-max" and self.density == "data":
+            sizes = yield from allocated_sizes(self, rows, _errors_of_data(rows))
+            tables = yield from self._best_tables(rows, sizes)
+            codec: Any = Levels(tables, sizes)
+            return {**found, "codebook_sizes_": sizes, "_codec_": codec}
+        statistics = yield from self._statistics(rows, self._quantile_shares())
+        mean = yield from weighted_mean(rows)
+        ends = () if isinstance(statistics, Moments) else statistics
+        unit = yield from unit_of(rows, *ends)
+
+        def errors(candidates: tuple[int, ...]) -> Learner[np.ndarray]:
+            codecs = [
+                self._codec_of(statistics, mean, (size,) * rows.n_features)
+                for size in candidates
+            ]
+            return mean_squares(rows, codecs, unit)
+
+        sizes = yield from allocated_sizes(self, rows, errors)
+        codec = self._codec_of(statistics, mean, sizes)
+        found |= {"codebook_sizes_": sizes, "_codec_": codec}
+        if self.levels == "lloyd-max":
+            return found
+        low, high = self._ends(statistics, sizes)
+        clipped = yield from self._clipped(rows, low, high)
+        (share,) = clipped.means
+        return {**found, "feature_range_": (low, high), "clipped_share_": share}
+
+    def _codec_of(self, statistics, mean, sizes) -> Grid | Levels:
+        """Return the codec of some numbers of levels; one level is the mean."""
+        one = np.asarray(sizes) == 1
+        if self.levels == "lloyd-max":
+            tables = _density_tables(self.density, statistics, sizes)
+            pairs = zip(one, mean, tables, strict=True)
+            return Levels([np.array([m]) if o else t for o, m, t in pairs], sizes)
+        low, high = self._ends(statistics, sizes)
+        low, high = (np.where(one, mean, end) for end in (low, high))
+        return self._grid(low, high, sizes)["_codec_"]
+
+    def _stepped(self, rows) -> Learner[dict[str, Any]]:
+        """Return what is fitted with `step` or `target_bits`."""
+        if self.target_bits is None:
+            step, what = float(self.step), f"step={self.step!r}"
+        else:
+            target = float(self.target_bits)
+            step, rate = yield from step_of_rate(rows, target)
+            what = f"the step of target_bits={self.target_bits!r}, {step:.6g}"
+            if abs(rate - target) > _RATE_TOLERANCE * target:
+                warn(
+                    f"target_bits={self.target_bits!r} is not a rate that the training "
+                    f"samples have with one step: the nearest is {rate:.6g} bits a "
+                    f"row, with step {step:.6g}."
+                )
+        codec = yield from means_of_step(rows, step, what)
+        return {
+            "_dtype_": rows.dtype,
+            "codebook_sizes_": codec.sizes,
+            "_codec_": codec,
+            "step_": step,
+            "feature_range_": (codec.cells.low, codec.cells.high),
+            "clipped_share_": np.zeros(rows.n_features),
+        }
+
     # -- ranges --------------------------------------------------------------------
 
     def _statistic(self) -> str:
@@ -290,14 +449,17 @@ class UniformQuantizer(ScalarQuantizer):
 
     def _range(self, statistics, sizes):
         """Return the range that is cut, and warn where it is one point."""
-        if isinstance(statistics, Moments):
-            _, middle, scale = statistics
-            reach = scale * [self._reach(size) for size in sizes]
-            low, high = middle - reach, middle + reach
-        else:
-            low, high = statistics
-        _warn_of_points(self._column_noun(), low, high, sizes, "n_levels")
+        low, high = self._ends(statistics, sizes)
+        warn_of_points(self._column_noun(), low, high, sizes, "n_levels")
         return low, high
+
+    def _ends(self, statistics, sizes):
+        """Return the range that is cut."""
+        if not isinstance(statistics, Moments):
+            return statistics.low, statistics.high
+        _, middle, scale = statistics
+        reach = scale * [self._reach(size) for size in sizes]
+        return middle - reach, middle + reach
 
     def _reach(self, size: int) -> float:
         """Return how far the best range for a density reaches, from its middle."""
@@ -352,11 +514,8 @@ class UniformQuantizer(ScalarQuantizer):
         """Return the levels of least squared error for densities of such moments."""
         _, middle, scale = moments
         noun = self._column_noun()
-        _warn_of_points(noun, middle, middle + scale, sizes, "n_levels")
-        return [
-            np.unique(middle[j] + scale[j] * standard_levels(self.density, size))
-            for j, size in enumerate(sizes)
-        ]
+        warn_of_points(noun, middle, middle + scale, sizes, "n_levels")
+        return _density_tables(self.density, moments, sizes)
 
     def _best_tables(self, rows, sizes) -> Learner[list[np.ndarray]]:
         """Return the levels of least squared error for the samples."""
@@ -374,13 +533,14 @@ class UniformQuantizer(ScalarQuantizer):
             tables = learn([pair], slice(0, 1))
         else:
             tables = yield from of_distinct(rows, learn)
-        _warn_of_few(
-            self._column_noun(),
-            counts,
-            sizes,
-            "{} distinct samples are fewer than n_levels={size}: the codebook repeats "
-            "them.",
-        )
+        if self.total_bits is None:  # which is meant to leave such out
+            warn_of_few(
+                self._column_noun(),
+                counts,
+                sizes,
+                "{} distinct samples are fewer than n_levels={size}: the codebook "
+                "repeats them.",
+            )
         return tables
 
     def _column_noun(self) -> str:
@@ -399,6 +559,7 @@ class UniformQuantizer(ScalarQuantizer):
         return _of_all(arrays, n_features)
 
     def _from_tables(self, tables):
+        how = self._number_from()
         tables = as_shared(tables, self.share_levels, "share_levels=True")
         arrays = columns_of_tables(tables)
         d, dtype = len(arrays), tables[0].dtype
@@ -410,18 +571,75 @@ class UniformQuantizer(ScalarQuantizer):
             "n_features_in_": d,
             "codebook_sizes_": sizes,
         }
+        if how == "total_bits":
+            self._check_total(sizes)
+        elif how != "n_levels":
+            return {**found, **self._steps_of_tables(levels)}
+        else:
+            self._imply(n_levels=one_or_each(sizes))
         if not isinstance(self.levels, str):
             self._check_as_given(levels)
-        self._imply(n_levels=one_or_each(sizes))
         if self.levels == "uniform" and not isinstance(self.feature_range, str):
-            low, high = self._given_range(d)
+            low, high = ends = self._given_range(d)
+            if how == "total_bits":  # a single level is the mean
+                means = np.array([table[0] for table in levels])
+                one = np.asarray(sizes) == 1
+                low, high = (np.where(one, means, end) for end in ends)
             found.update(self._grid(low, high, sizes))
+            found["feature_range_"] = ends
             _check_middles(found["_codec_"].tables(dtype), levels, self.feature_range)
             return {**found, "clipped_share_": np.full(d, np.nan)}
         if self.levels == "uniform":
             # What they are, since nothing is known of how they were found.
+            self.total_bits = None
             self.levels = tuple(levels[:1] if self.share_levels else levels)
         return {**found, **_of_tables(levels)}
+
+    def _check_total(self, sizes) -> None:
+        bits = float(np.log2(sizes).sum())
+        if bits > self.total_bits + 1e-9:
+            raise ValueError(
+                f"total_bits={self.total_bits!r}, but the given codebooks take "
+                f"{bits:.6g}."
+            )
+
+    def _steps_of_tables(self, levels) -> dict[str, Any]:
+        """Return what is fitted of tables with one level in each cell of a step."""
+        if self.step is None:
+            raise ValueError(
+                "UniformQuantizer has no from_codebooks with target_bits="
+                f"{self.target_bits!r}, whose step they do not tell: give step=, the "
+                "step_ of a fitted one."
+            )
+        step = float(self.step)
+        with np.errstate(over="ignore"):
+            # The rounding of a level must not move it to the next cell.
+            firsts = [
+                np.median(np.floor(t / step + 0.5) - np.arange(len(t))) for t in levels
+            ]
+        first, last = (
+            np.array(
+                [f + k * (len(t) - 1) for f, t in zip(firsts, levels, strict=True)]
+            )
+            for k in (0, 1)
+        )
+        cells = cells_of_step(first * step, last * step, step)
+        inside = cells is not None and all(
+            _are_in_cells(table, f, step)
+            for table, f in zip(levels, first, strict=True)
+        )
+        if cells is None or not inside:
+            raise ValueError(
+                f"step={self.step!r}: the given codebooks have not one level in each "
+                "of neighbouring cells of this width."
+            )
+        return {
+            "codebook_sizes_": cells.sizes,
+            "_codec_": CellMeans(cells, levels),
+            "step_": step,
+            "feature_range_": (cells.low, cells.high),
+            "clipped_share_": np.full(len(levels), np.nan),
+        }
 
     def _check_as_given(self, levels) -> None:
         """Raise unless `levels`, if it holds arrays, says the same as the tables."""
@@ -437,14 +655,22 @@ class UniformQuantizer(ScalarQuantizer):
 
     def _fewest_rows(self):
         learns = isinstance(self.levels, str) and self._statistic() != _GIVEN
+        learns |= self.total_bits is not None
         return 2 if learns else 1
 
     def _can_partial_fit(self):
+        if self._ways():
+            return False
         if not isinstance(self.levels, str):
             return True
         return self._statistic() in (_GIVEN, "minmax", "gaussian")
 
     def _why_no_partial_fit(self):
+        for how in self._ways():
+            return (
+                f"{how}={getattr(self, how)!r} does not learn from a stream, since it "
+                "looks at all samples more than once; n_levels does."
+            )
         if self.levels == "lloyd-max":
             return (
                 f"density={self.density!r} does not learn from a stream; 'gaussian' "
@@ -469,6 +695,38 @@ class UniformQuantizer(ScalarQuantizer):
 
     def _codebooks(self):
         return shared_tables(self._codec_.tables(self._dtype_))
+
+
+def _errors_of_data(rows: Rows):
+    """Return the learner of the errors of features with so many Lloyd-Max levels."""
+
+    def errors(candidates: tuple[int, ...]) -> Learner[np.ndarray]:
+        def of_columns(columns, features) -> list:
+            return list(level_errors(columns, candidates))
+
+        found = yield from of_distinct(rows, of_columns)
+        exponents = np.array([exponent for _, exponent in found])
+        # Of the widest feature, whose squares are below one: no square overflows.
+        factors = np.ldexp(1.0, 2 * (exponents - exponents.max()))
+        return np.array([curve for curve, _ in found]) * factors[:, None]
+
+    return errors
+
+
+def _density_tables(density: str, moments: Moments, sizes) -> list[np.ndarray]:
+    """Return the levels of least squared error for densities of such moments."""
+    _, middle, scale = moments
+    return [
+        np.unique(middle[j] + scale[j] * standard_levels(density, size))
+        for j, size in enumerate(sizes)
+    ]
+
+
+def _are_in_cells(levels: np.ndarray, first: float, step: float) -> bool:
+    """Whether each level is in its cell of a step, but for the rounding of float32."""
+    gap = np.abs(levels - (first + np.arange(len(levels))) * step)
+    slack = 2.0**-20 * np.abs(levels)
+    return bool((gap <= 0.5 * step * (1 + 2.0**-20) + slack).all())
 
 
 class _Seen(NamedTuple):
@@ -516,42 +774,6 @@ def _outside(be: nearest.Backend, x, low, high):
     return (x < be.send(low)) | (x > be.send(high))
 
 
-def _check_memory(name: str, given, sizes, rows) -> None:
-    """Raise if the levels, or the counts of their samples, are out of proportion."""
-    check_memory(
-        f"Levels of {name}={given} for each of {rows.n_features} features",
-        3 * 8 * sum(sizes),
-        rows.n_bytes,
-    )
-
-
-def _warn_of_few(noun: str, counts, sizes, text: str) -> None:
-    """Warn of features that have a smaller count of something than levels."""
-    for size in sorted(set(sizes)):
-        few = [
-            count if count < size == own else None
-            for count, own in zip(counts, sizes, strict=True)
-        ]
-        warn_of_some(noun, text.replace("{size}", str(size)), few)
-
-
-def _warn_of_points(noun: str, low, high, sizes, name: str) -> None:
-    """Warn of features whose range is a point, so that all their levels are equal.
-
-    The mean and the spread of a constant feature are so but for rounding.
-    """
-    rounding = 4 * np.finfo(np.float64).eps * np.maximum(np.abs(low), np.abs(high))
-    points = 0.5 * high - 0.5 * low <= rounding
-    warn_of_some(
-        noun,
-        f"the range that is cut is one point, and all {name} are equal.",
-        [
-            0 if size > 1 and point else None
-            for point, size in zip(points, sizes, strict=True)
-        ],
-    )
-
-
 def _moments(name: str, rows: Rows) -> Learner[Moments]:
     """Fit a density to each column: its middle and its standard deviation."""
     weight = yield from total_weight(rows)
@@ -569,358 +791,3 @@ def _moments(name: str, rows: Rows) -> Learner[Moments]:
 
 def _gaps(be: nearest.Backend, x, middle):
     return abs(x - be.send(middle))
-
-
-# -- finite scalar quantization --------------------------------------------------------
-
-_RECOMMENDED = {
-    8: (8, 6, 5),
-    10: (8, 5, 5, 5),
-    12: (7, 5, 5, 5, 5),
-    14: (8, 8, 8, 6, 5),
-    16: (8, 8, 8, 5, 5, 5),
-}
-
-
-def recommended_levels(n_bits: int) -> tuple[int, ...]:
-    """Return the levels that the authors of FSQ recommend for a codebook size.
-
-    Parameters
-    ----------
-    n_bits : {8, 10, 12, 14, 16}
-        log2 of the number of tokens, which the product of the levels comes near.
-
-    Returns
-    -------
-    levels : tuple of int
-        Levels of each feature: as many features as there are entries.
-
-    Raises
-    ------
-    ValueError
-        If there is no recommendation for this number.
-
-    References
-    ----------
-    Mentzer et al. (2024), "Finite Scalar Quantization: VQ-VAE Made Simple", ICLR,
-    table 1.
-
-    Examples
-    --------
-    >>> from skvq.grid import recommended_levels
-    >>> recommended_levels(8)
-    (8, 6, 5)
-    """
-    if not isinstance(n_bits, Integral) or n_bits not in _RECOMMENDED:
-        raise ValueError(
-            f"n_bits={n_bits!r}: there are recommended levels for "
-            f"{sorted(_RECOMMENDED)}."
-        )
-    return _RECOMMENDED[n_bits]
-
-
-class FiniteScalarQuantizer(ScalarQuantizer):
-    r"""Bound each feature, then round it to one of a few integers (FSQ).
-
-    A feature z with L levels is squashed to a range that holds L integers, and rounded
-    (half to even).  With ``bound="tanh"``, as published and corrected,
-
-    .. math:: b = h \tanh(z + \mathrm{artanh}(o / h)) - o,
-        \quad h = (L - 1)(1 + 10^{-3}) / 2,
-
-    with o = 1/2 for even L, else 0.  The code is
-    :math:`\mathrm{round}(b) + \lfloor L/2 \rfloor`.  A row of codes is one token of a
-    codebook of :math:`\prod L_i`, of which no entry needs to be learned.  The symmetric
-    form has no shift, :math:`b = (L - 1) / 2 \cdot \tanh(z) - o`: its values are L
-    equal steps from -1 to 1, two of them the signs.
-
-    Parameters
-    ----------
-    levels : int or sequence of int, default=8
-        L of every feature, or of each, 2 or more; see `recommended_levels`.
-    bound : {"tanh", "clamp", "cdf", "none"}, default="tanh"
-        The squash.  "tanh": fixed, made for features of about unit scale; "clamp": the
-        same formula with what is beyond -1 and 1 cut off, in place of tanh; "cdf": the
-        distribution function of each feature in training, so that every level is used
-        equally; "none": linear, end levels at the smallest and the largest value in
-        training.
-    formula : {"corrected", "paper", "symmetric"}, default="corrected"
-        With ``bound`` "tanh" or "clamp": the formula above, or the listing of the
-        paper, which has :math:`1 - 10^{-3}` and tan for artanh; or the symmetric form,
-        as in the stages of residual FSQ.  For models that were trained with these.
-    scale : float or sequence of float, default=1.0
-        With ``bound`` "tanh" or "clamp": what samples are divided by before the squash;
-        one for all features, or one for each.
-    decode_to : {"means", "values"}, default="means"
-        Where a level is decoded to: the mean of its training samples; or its code
-        value times `scale`, as in models that are trained with FSQ: with ``bound``
-        "tanh" or "clamp" nothing is learned then.
-
-    Attributes
-    ----------
-    codebooks_ : tuple of ndarray of shape (L_j, 1)
-        Where each level of a feature is decoded to, in the space of X.
-    codebook_sizes_ : tuple of int
-        The levels of each feature.
-    bits_per_sample_ : float
-        Sum of log2 L_j.
-    distortion_ : float
-        Mean squared distance of the training samples from their reconstructions.
-    n_features_in_ : int
-        Number of features.
-
-    See Also
-    --------
-    UniformQuantizer : Equal cells without a squash.
-    skvq.codes.token_ids : With ``order="F"``, the token index of the paper.
-
-    Notes
-    -----
-    By default `inverse_transform` leads back to the space of X: a level is decoded to
-    the mean of its training samples, because the inverse of the squash is far off at
-    the end levels (for a Gaussian feature and 8 levels it is nearly as bad as no code
-    at all).  Levels without samples lie on the line between their neighbours.  The
-    numbers that a model trained with FSQ works with are `bounded_values`, before
-    rounding, and `code_values`, after it.
-
-    The published form shifts even levels by the wrong function; ids differ in about 1%
-    of rows.  L = 2 is degenerate in either form: its border is far from zero.  In the
-    symmetric form it is zero, and borders belong above.  With "cdf" and "none" cells
-    are half-open intervals and rounding intervals respectively; the codes are the
-    uniform grid's on [0, L) of the bounded value + floor(L/2) + 1/2.
-
-    With ``bound`` "tanh" or "clamp", `partial_fit` goes on with the means.
-
-    References
-    ----------
-    Mentzer et al. (2024), "Finite Scalar Quantization: VQ-VAE Made Simple", ICLR.
-
-    Parker et al. (2024), "Scaling Transformers for Low-Bitrate High-Quality Speech
-    Coding", arXiv 2411.19842, section 3.2 (the symmetric form).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skvq import FiniteScalarQuantizer
-    >>> X = np.random.default_rng(0).normal(size=(1000, 3))
-    >>> fsq = FiniteScalarQuantizer((8, 6, 5)).fit(X)
-    >>> codes = fsq.transform([[-9.0, 0.0, 9.0]])
-    >>> codes.tolist()
-    [[0, 3, 4]]
-    >>> fsq.code_values(codes).tolist()
-    [[-1.0, 0.0, 1.0]]
-    >>> signs = FiniteScalarQuantizer(2, formula="symmetric", decode_to="values")
-    >>> signs.fit_transform([[-0.3, 0.0, 5.0]]).tolist()
-    [[0, 1, 1]]
-    >>> signs.quantize([[-0.3, 0.0, 5.0]]).tolist()
-    [[-1.0, 1.0, 1.0]]
-    """
-
-    _parameter_constraints = {  # noqa: RUF012
-        "levels": [Interval(Integral, 2, 2**16, closed="both"), SIZES],
-        "bound": [StrOptions({*_FIXED_BOUNDS, "cdf", "none"})],
-        "formula": [StrOptions({"corrected", "paper", "symmetric"})],
-        "scale": [Interval(Real, 0, None, closed="neither"), NUMBERS],
-        "decode_to": [StrOptions({"means", "values"})],
-    }
-    _follows_namespace = True
-
-    def __init__(
-        self,
-        levels=8,
-        *,
-        bound="tanh",
-        formula="corrected",
-        scale=1.0,
-        decode_to="means",
-    ):
-        self.levels = levels
-        self.bound = bound
-        self.formula = formula
-        self.scale = scale
-        self.decode_to = decode_to
-
-    def bounded_values(self, X):
-        """Return the bounded values of samples, before they are rounded.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples.
-
-        Returns
-        -------
-        bounded : ndarray of shape (n_samples, n_features)
-            b of the formula: L integers from -floor(L/2) on are within its range.
-        """
-        self = as_it_is_now(self)
-        X = self._check_input(X, "bounded_values")
-        blocks = over_blocks(X, self._squash_.bounded)
-        return nearest.backend_of(X).gathered(X.shape[0], blocks)
-
-    def code_values(self, codes):
-        """Return the numbers that codes stand for, in [-1, 1].
-
-        Parameters
-        ----------
-        codes : array-like of shape (n_samples, n_features)
-            Codes as `transform` gives them.
-
-        Returns
-        -------
-        values : ndarray of shape (n_samples, n_features)
-            (code - floor(L/2)) / floor(L/2), which is what the published quantizer
-            hands to a decoder; 2 code / (L - 1) - 1 in the symmetric form.
-        """
-        self = as_it_is_now(self)
-        codes = self._check_codes(codes, "code_values")
-        # Looked up, which is the same in all libraries.
-        values = LevelTables(self._squash_.values())
-        return values.decode(codes, self._dtype_)
-
-    def _fit(self, rows):
-        sizes = per_column("levels", self.levels, rows.n_features, "feature", 2, 2**16)
-        _check_memory("levels", self.levels, sizes, rows)
-        if self.bound in _FIXED_BOUNDS:
-            squash: Squash = self._fixed_squash(sizes)
-        elif self.bound == "none":
-            low, high = yield from column_range(rows)
-            _warn_of_points("feature", low, high, sizes, "levels")
-            squash = Spread(sizes, low, high)
-        else:
-            squash = yield from _fit_distribution(rows, sizes)
-        found = {"_squash_": squash, "_dtype_": rows.dtype, "codebook_sizes_": sizes}
-        if self.decode_to == "values":
-            return {**found, "_tables_": LevelTables(self._scaled_values(squash))}
-        averages = yield from _averages_of_levels(rows, squash)
-        return {**found, **_decoded_to(averages, sizes)}
-
-    def _partial_fit(self, X, weights):
-        rows, d = Rows(X, weights), X.shape[1]
-        sizes = per_column("levels", self.levels, d, "feature", 2, 2**16)
-        squash = self._fixed_squash(sizes)
-        dtype = getattr(self, "_dtype_", rows.dtype)
-        found = {"_squash_": squash, "_dtype_": dtype, "codebook_sizes_": sizes}
-        if self.decode_to == "values":
-            return {**found, "_tables_": LevelTables(self._scaled_values(squash))}
-        seen, averages = self._seen_before(), run(_averages_of_levels(rows, squash))
-        if seen is not None:
-            check_as_begun("levels", sizes, self.codebook_sizes_)
-            self._check_cells_as_begun(squash)
-            averages = seen.joined(averages)
-        return {**found, **_decoded_to(averages, sizes)}
-
-    def _check_cells_as_begun(self, squash: "Tanh") -> None:
-        """Raise if the samples before, whose means go on, were in other cells."""
-        if not all(map(np.array_equal, squash.edges, self._squash_.edges)):
-            raise ValueError(
-                f"bound={self.bound!r}, formula={self.formula!r} and scale="
-                f"{self.scale!r} have other cells than the stream began with: fit anew "
-                "to change them."
-            )
-
-    def _fixed_squash(self, sizes) -> "Tanh":
-        scales = positive_per_column("scale", self.scale, len(sizes))
-        make = Tanh if self.bound == "tanh" else Clamp
-        return make(sizes, self.formula, scales)
-
-    def _scaled_values(self, squash) -> list[np.ndarray]:
-        """Return the code values of each feature in the unit of X."""
-        scales = positive_per_column("scale", self.scale, len(squash.sizes))
-        pairs = zip(squash.values(), scales, strict=True)
-        return [values * scale for values, scale in pairs]
-
-    def _from_tables(self, tables):
-        if self.bound not in _FIXED_BOUNDS:
-            raise ValueError(
-                "FiniteScalarQuantizer has no from_codebooks with "
-                f"bound={self.bound!r}, which is found from samples: give bound='tanh' "
-                "or 'clamp', or use UniformQuantizer, for the nearest levels."
-            )
-        arrays = columns_of_tables(tables)
-        sizes, dtype = tuple(map(len, arrays)), tables[0].dtype
-        for j, size in enumerate(sizes):
-            check_count(f"the length of codebooks[{j}]", size, 2, 2**16)
-        squash = self._fixed_squash(sizes)
-        values = self._scaled_values(squash)
-        own = all(map(_is_close, arrays, values))
-        if self.decode_to == "values" and not own:
-            raise ValueError(
-                "decode_to='values': codebooks are not the code values times scale; "
-                "leave decode_to out to decode to any others."
-            )
-        self._imply(levels=one_or_each(sizes))
-        # Code values are decoded to again by a fit, which learns nothing then.
-        self.decode_to = "values" if own else "means"
-        return {
-            "_squash_": squash,
-            "_tables_": LevelTables(arrays),
-            "_dtype_": dtype,
-            "codebook_sizes_": sizes,
-            "n_features_in_": len(sizes),
-        }
-
-    def _fewest_rows(self):
-        learns = self.bound not in _FIXED_BOUNDS or self.decode_to == "means"
-        return 2 if learns else 1
-
-    def _can_partial_fit(self):
-        return self.bound in _FIXED_BOUNDS
-
-    def _why_no_partial_fit(self):
-        return (
-            f"bound={self.bound!r} does not learn from a stream; 'tanh' and 'clamp' do."
-        )
-
-    def _needs_rows_in_memory(self):
-        return all_in_memory("bound", self.bound) if self.bound == "cdf" else None
-
-    def _encode(self, X):
-        return self._squash_.encode(X)
-
-    def _decode(self, codes):
-        return self._tables_.decode(codes, self._dtype_)
-
-    def _codebooks(self):
-        return shared_tables(self._tables_.tables(self._dtype_))
-
-
-def _averages_of_levels(rows: Rows, squash: "Squash") -> Learner[Averages]:
-    weight = yield from total_weight(rows)
-    return Averages(weight, (yield from level_shares(rows, squash, squash.sizes)))
-
-
-def _decoded_to(averages: Averages, sizes) -> dict[str, Any]:
-    """Return the fitted attributes of levels that are decoded to their means."""
-    parts, shares = averages.means
-    means = level_means(parts, shares, sizes)
-    return {"_tables_": LevelTables(means), "_seen_": averages}
-
-
-def _is_close(given: np.ndarray, expected: np.ndarray) -> bool:
-    """Whether numbers are the expected ones but for the rounding of their dtype."""
-    gap = np.abs(given.astype(np.float64) - expected)
-    return bool(gap.max() <= 4 * np.finfo(given.dtype).eps * np.abs(expected).max())
-
-
-def _fit_distribution(rows: Rows, sizes) -> Learner[Distribution]:
-    """Find edges between levels of equal weight, and warn where they coincide."""
-
-    def cut(columns, features) -> list:
-        found = []
-        for (values, mass), size in zip(columns, sizes[features], strict=True):
-            edges = equal_shares(values, mass, size)
-            used = len(np.unique(np.searchsorted(edges, values, side="right")))
-            knots = np.concatenate((values[:1], edges, values[-1:]))
-            found.append((edges, knots, used))
-        return found
-
-    edges, knots, used = zip(*(yield from of_distinct(rows, cut)), strict=True)
-    _warn_of_few(
-        "feature",
-        used,
-        sizes,
-        "{} levels have samples, fewer than levels={size}: edges between levels "
-        "coincide, where too many samples are equal.",
-    )
-    return Distribution(sizes, edges, knots)

@@ -1,6 +1,6 @@
 """What schemes of one table for each feature have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,11 @@ from sklearn.base import OneToOneFeatureMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
+from skvq._checks import check_memory
+from skvq._validation import warn, warn_of_some
 from skvq.base import BaseQuantizer
+from skvq.learning.allocation import MOST_BITS, allocated
+from skvq.learning.rows import Learner, Rows
 
 
 class ScalarQuantizer(BaseQuantizer):
@@ -76,3 +80,66 @@ def shared_tables(arrays: Sequence[np.ndarray]) -> tuple[nearest.Table, ...]:
     """Return the tables that arrays are; of an array that is there twice, one."""
     made = {id(array): nearest.Table(array) for array in arrays}
     return tuple(made[id(array)] for array in arrays)
+
+
+def allocated_sizes(
+    estimator: Any, rows: Rows, errors: Callable[[tuple[int, ...]], Learner[np.ndarray]]
+) -> Learner[tuple[int, ...]]:
+    """Return the levels of each feature with `total_bits`, and warn of too many bits.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Has the parameters `total_bits` and `powers_of_two`.
+    rows : Rows
+        The samples.
+    errors : callable
+        As `skvq.learning.allocation.allocated` takes it.
+    """
+    total, d = float(estimator.total_bits), rows.n_features
+    sizes, useless = yield from allocated(errors, d, total, estimator.powers_of_two)
+    if useless:
+        used = float(np.log2(sizes).sum())
+        warn(
+            f"total_bits={estimator.total_bits} is more than {used:.6g}, beyond which "
+            f"no more levels lower the training error, or a feature has {MOST_BITS} "
+            "bits: the codes have no more than these.",
+        )
+    check_levels_memory("total_bits", estimator.total_bits, sizes, rows)
+    return sizes
+
+
+def check_levels_memory(name: str, given, sizes, rows) -> None:
+    """Raise if the levels, or the counts of their samples, are out of proportion."""
+    check_memory(
+        f"Levels of {name}={given} for {rows.n_features} features",
+        3 * 8 * sum(sizes),
+        rows.n_bytes,
+    )
+
+
+def warn_of_few(noun: str, counts, sizes, text: str) -> None:
+    """Warn of features that have a smaller count of something than levels."""
+    for size in sorted(set(sizes)):
+        few = [
+            count if count < size == own else None
+            for count, own in zip(counts, sizes, strict=True)
+        ]
+        warn_of_some(noun, text.replace("{size}", str(size)), few)
+
+
+def warn_of_points(noun: str, low, high, sizes, name: str) -> None:
+    """Warn of features whose range is a point, so that all their levels are equal.
+
+    The mean and the spread of a constant feature are so but for rounding.
+    """
+    rounding = 4 * np.finfo(np.float64).eps * np.maximum(np.abs(low), np.abs(high))
+    points = 0.5 * high - 0.5 * low <= rounding
+    warn_of_some(
+        noun,
+        f"the range that is cut is one point, and all {name} are equal.",
+        [
+            0 if size > 1 and point else None
+            for point, size in zip(points, sizes, strict=True)
+        ],
+    )

@@ -986,6 +986,37 @@ TABLE = [
         learns=False,
     ),
     _fixed(
+        "uniform-bits",
+        lambda: UniformQuantizer(total_bits=9.5),
+        exact="sqeuclidean",
+    ),
+    _fixed(
+        "uniform-bits-given",
+        lambda: UniformQuantizer(
+            feature_range=(-9.0, 9.0), total_bits=7, powers_of_two=True, ends="levels"
+        ),
+        exact="sqeuclidean",
+    ),
+    _fixed(
+        "lloyd-max-bits",
+        lambda: UniformQuantizer(levels="lloyd-max", total_bits=8),
+        exact="sqeuclidean",
+    ),
+    _fixed(
+        "lloyd-max-bits-gaussian",
+        lambda: UniformQuantizer(
+            levels="lloyd-max", density="gaussian", total_bits=8, powers_of_two=True
+        ),
+        exact="sqeuclidean",
+    ),
+    _fixed("uniform-step", lambda: UniformQuantizer(step=4.0)),
+    _fixed(
+        "uniform-target",
+        lambda: UniformQuantizer(target_bits=10.0),
+        make_is_small=False,
+        tables=False,
+    ),
+    _fixed(
         "pq-of-uniform",
         lambda: ProductQuantizer(3, quantizer=UniformQuantizer(3)),
         exact="sqeuclidean",
@@ -1039,6 +1070,11 @@ TABLE = [
     ),
     _fixed("fsq-cdf", lambda: FiniteScalarQuantizer(4, bound="cdf"), tables=False),
     _fixed("fsq-none", lambda: FiniteScalarQuantizer(5, bound="none"), tables=False),
+    _fixed(
+        "fsq-bits",
+        lambda: FiniteScalarQuantizer(bound="none", total_bits=9),
+        tables=False,
+    ),
     _fixed(
         "pq-of-fsq",
         lambda: ProductQuantizer(2, quantizer=FiniteScalarQuantizer(4)),

@@ -18,7 +18,7 @@ from skvq.additive import AdditiveQuantizer
 from skvq.base import BaseQuantizer
 from skvq.binary import BinaryQuantizer
 from skvq.coding.charges import Charge
-from skvq.coding.levels import Grid, Levels, LevelTables
+from skvq.coding.levels import CellMeans, Grid, Levels, LevelTables
 from skvq.coding.pyramid import Pyramid, Smoothing
 from skvq.coding.radius import (
     Float32Radius,
@@ -29,12 +29,9 @@ from skvq.coding.radius import (
 from skvq.coding.squash import Clamp, Distribution, Spread, Tanh
 from skvq.coding.turns import HadamardTurn, MatrixTurn
 from skvq.features import QuantizedFeatures
+from skvq.finite import FiniteScalarQuantizer
 from skvq.front import FrontQuantizer
-from skvq.grid import (
-    FiniteScalarQuantizer,
-    UniformQuantizer,
-    _Seen,
-)
+from skvq.grid import UniformQuantizer, _Seen
 from skvq.kronecker import KroneckerQuantizer
 from skvq.learning.online import StreamState
 from skvq.learning.scalar import Averages, Moments, Spans
@@ -329,6 +326,13 @@ def _make_charge(state: State) -> Charge:
     return Charge(**state)
 
 
+def _check_cell_means(levels: CellMeans) -> None:
+    if not isinstance(levels.cells, Grid):
+        raise ValueError("its cells are none")
+    if [len(table) for table in levels._tables.arrays] != list(levels.cells.sizes):
+        raise ValueError("its levels are not as many as its cells")
+
+
 def _take_random_state(rng: np.random.RandomState) -> State:
     name, key, position, has_gauss, gauss = rng.get_state()
     if name != "MT19937":
@@ -375,6 +379,7 @@ _KINDS = (
     _plain("skvq.coding.Levels", Levels, _check_levels),
     _plain("skvq.coding.LevelTables", LevelTables),
     Kind("skvq.coding.Charge", Charge, Charge._asdict, _make_charge),
+    _plain("skvq.coding.CellMeans", CellMeans, _check_cell_means),
     _plain("skvq.coding.RadiusCode", RadiusCode),
     _plain("skvq.coding.ScalarRadius", ScalarRadius),
     _plain("skvq.coding.LogRadius", LogRadius),

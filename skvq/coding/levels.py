@@ -101,6 +101,40 @@ class LevelTables:
         return tuple(made[id(table)] for table in arrays)
 
 
+class CellMeans(LevelTables):
+    """Equal cells, decoded to any levels.
+
+    Parameters
+    ----------
+    cells : Grid
+        The cells of each column.
+    levels : sequence of 1-d arrays
+        Where the codes of each column are decoded to.
+    """
+
+    def __init__(self, cells: Grid, levels: Sequence[np.ndarray]) -> None:
+        super().__init__(levels)
+        self.cells = cells
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """V of each column."""
+        return self.cells.sizes
+
+    @property
+    def edges(self) -> tuple[np.ndarray, ...]:
+        """The edges between the cells of each column."""
+        low, width, sizes = self.cells.low, self.cells.width, self.sizes
+        return tuple(
+            low[j] + np.arange(1, size) * width[j] / size
+            for j, size in enumerate(sizes)
+        )
+
+    def encode(self, X: Any) -> Any:
+        """Return the codes (n_rows, n_columns) of floating X."""
+        return self.cells.encode(X)
+
+
 class Levels(LevelTables):
     """Sorted levels for each column, and the edges halfway between them.
 

@@ -29,8 +29,9 @@ class Squash:
         made = {}
         for size in set(self.sizes):
             code, half = np.arange(size), size // 2
-            steps = 2.0 * code / (size - 1) - 1.0
-            made[size] = steps if self.symmetric else (code - half) / half
+            steps = 2.0 * code / max(size - 1, 1) - 1.0
+            # One level, which a feature without bits has, is zero.
+            made[size] = steps if self.symmetric else (code - half) / max(half, 1)
         return [made[size] for size in self.sizes]
 
 

@@ -12,7 +12,8 @@ from skvq.base import BaseQuantizer
 from skvq.binary import BinaryQuantizer
 from skvq.coding.levels import Grid
 from skvq.coding.radius import Float32Radius
-from skvq.grid import FiniteScalarQuantizer, UniformQuantizer
+from skvq.finite import FiniteScalarQuantizer
+from skvq.grid import UniformQuantizer
 from skvq.interop.common import fitted, library
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer

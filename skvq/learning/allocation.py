@@ -6,7 +6,15 @@ Shoham and Gersho (1988), "Efficient bit allocation for an arbitrary set of
 quantizers", IEEE Trans. Acoustics, Speech and Signal Processing 36(9).
 """
 
+from collections.abc import Callable
+
 import numpy as np
+
+from skvq.learning.rows import Learner
+
+# Bits that a column takes at most, and beyond the mean in a first try.
+MOST_BITS = 16
+_BEYOND_MEAN = 4
 
 
 def candidate_sizes(most_bits: float) -> tuple[int, ...]:
@@ -51,6 +59,57 @@ def best_sizes(errors: np.ndarray, bits: np.ndarray, total_bits: float) -> np.nd
             chosen[column[i]] = size[i]
             left -= cost[i]
     return chosen
+
+
+def allocated(
+    errors: Callable[[tuple[int, ...]], Learner[np.ndarray]],
+    n_columns: int,
+    total_bits: float,
+    powers_of_two: bool = False,
+) -> Learner[tuple[tuple[int, ...], bool]]:
+    """Spread bits over columns by what they take off the error of each.
+
+    Parameters
+    ----------
+    errors : callable
+        ``errors(sizes)`` is a learner of the error of each column with each of some
+        numbers of levels, ascending, (n_columns, n_sizes).
+    n_columns : int
+        How many there are.
+    total_bits : float
+        What all of them may cost together.
+    powers_of_two : bool, default=False
+        Whether no other numbers of levels are wanted.
+
+    Returns
+    -------
+    sizes : tuple of int
+        The levels of each column; the sum of their log2 never exceeds the total.
+    useless : bool
+        Whether bits are left that no column has a use for.
+    """
+    most = min(float(MOST_BITS), total_bits)
+    cap = min(most, total_bits / n_columns + _BEYOND_MEAN)
+    sizes: tuple[int, ...] = ()
+    curves = np.empty((n_columns, 0))
+    while True:
+        wanted = _powers(cap) if powers_of_two else candidate_sizes(cap)
+        more = tuple(size for size in wanted if size not in sizes)
+        curves = np.hstack([curves, (yield from errors(more))])
+        sizes += more
+        bits = np.log2(sizes)
+        chosen = best_sizes(curves, bits, total_bits)
+        if cap >= most or chosen.max() < len(sizes) - 1:
+            break
+        cap = min(most, cap + _BEYOND_MEAN)  # a column may want more than were tried
+    satisfied = best_sizes(curves, bits, np.inf)
+    left = bits[chosen].sum() + 1e-9 < total_bits
+    useless = bool(left and (chosen == satisfied).all())
+    return tuple(int(sizes[i]) for i in chosen), useless
+
+
+def _powers(most_bits: float) -> tuple[int, ...]:
+    return tuple(2**k for k in range(int(most_bits) + 1))
 
 
 def _hull_steps(errors, bits):

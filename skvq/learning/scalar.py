@@ -10,7 +10,7 @@ sorted list, and the best codebook a problem in one dimension.  Here are
 `skvq.coding.levels` encodes and decodes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -340,6 +340,44 @@ def _level_sums(block: Block, codec, share: float, sizes) -> tuple:
 def _filled_means(sums, shares):
     used = np.flatnonzero(shares > 0)
     return np.interp(np.arange(len(sums)), used, sums[used] / shares[used])
+
+
+def mean_squares(rows: Rows, codecs: Sequence[Any], unit: float) -> Learner[np.ndarray]:
+    """Return the mean squared error of each column with each of some codecs.
+
+    Parameters
+    ----------
+    rows : Rows
+        The samples.
+    codecs : sequence of object
+        Their methods `encode` and `decode` give codes, and levels.
+    unit : float
+        What errors are divided by before they are squared, lest a square overflow.
+
+    Returns
+    -------
+    errors : ndarray of float64, shape (n_columns, n_codecs)
+        In squares of the unit.
+    """
+    share = yield from _share_of_one(rows)
+    (errors,) = yield rows.fold(_mean_squares, tuple(codecs), share, unit)
+    return errors.T
+
+
+def _mean_squares(block: Block, codecs, share: float, unit: float) -> tuple:
+    xp, found = block.be.xp, []
+    x, shares = block.be.cast(block.x, np.float64), _shares(block, share)[:, None]
+    for codec in codecs:
+        gap = (x - codec.decode(codec.encode(block.x), np.float64)) / unit
+        found.append(xp.sum(gap * gap * shares, axis=0))
+    return (xp.stack(found),)
+
+
+def unit_of(rows: Rows, *others: np.ndarray) -> Learner[float]:
+    """Return the power of two that no value of rows, or of others, exceeds."""
+    ends = yield from column_range(rows)
+    largest = max(float(np.abs(each).max()) for each in (*ends, *others))
+    return float(2.0 ** min(int(np.frexp(largest)[1]), 1023)) if largest > 0 else 1.0
 
 
 # -- statistics of streams -------------------------------------------------------------

@@ -1,0 +1,454 @@
+"""Finite scalar quantization: features squashed to a range, then rounded."""
+
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from skvq import nearest
+from skvq._checks import check_count
+from skvq._compat import NUMBERS, SIZES, Interval, StrOptions
+from skvq._given import one_or_each
+from skvq._validation import all_in_memory, as_it_is_now
+from skvq.base import over_blocks
+from skvq.coding.levels import LevelTables
+from skvq.coding.squash import Clamp, Distribution, Spread, Squash, Tanh
+from skvq.learning.rows import Learner, Rows, run
+from skvq.learning.scalar import (
+    Averages,
+    column_range,
+    equal_shares,
+    level_means,
+    level_shares,
+    mean_squares,
+    of_distinct,
+    per_column,
+    positive_per_column,
+    total_weight,
+    unit_of,
+)
+from skvq.parts import check_as_begun
+from skvq.scalar import (
+    ScalarQuantizer,
+    allocated_sizes,
+    check_levels_memory,
+    columns_of_tables,
+    shared_tables,
+    warn_of_few,
+    warn_of_points,
+)
+
+# Squashes of which nothing is learned.
+_FIXED_BOUNDS = frozenset({"tanh", "clamp"})
+_RECOMMENDED = {
+    8: (8, 6, 5),
+    10: (8, 5, 5, 5),
+    12: (7, 5, 5, 5, 5),
+    14: (8, 8, 8, 6, 5),
+    16: (8, 8, 8, 5, 5, 5),
+}
+
+
+def recommended_levels(n_bits: int) -> tuple[int, ...]:
+    """Return the levels that the authors of FSQ recommend for a codebook size.
+
+    Parameters
+    ----------
+    n_bits : {8, 10, 12, 14, 16}
+        log2 of the number of tokens, which the product of the levels comes near.
+
+    Returns
+    -------
+    levels : tuple of int
+        Levels of each feature: as many features as there are entries.
+
+    Raises
+    ------
+    ValueError
+        If there is no recommendation for this number.
+
+    References
+    ----------
+    Mentzer et al. (2024), "Finite Scalar Quantization: VQ-VAE Made Simple", ICLR,
+    table 1.
+
+    Examples
+    --------
+    >>> from skvq.finite import recommended_levels
+    >>> recommended_levels(8)
+    (8, 6, 5)
+    """
+    if not isinstance(n_bits, Integral) or n_bits not in _RECOMMENDED:
+        raise ValueError(
+            f"n_bits={n_bits!r}: there are recommended levels for "
+            f"{sorted(_RECOMMENDED)}."
+        )
+    return _RECOMMENDED[n_bits]
+
+
+class FiniteScalarQuantizer(ScalarQuantizer):
+    r"""Bound each feature, then round it to one of a few integers (FSQ).
+
+    A feature z with L levels is squashed to a range that holds L integers, and rounded
+    (half to even).  With ``bound="tanh"``, as published and corrected,
+
+    .. math:: b = h \tanh(z + \mathrm{artanh}(o / h)) - o,
+        \quad h = (L - 1)(1 + 10^{-3}) / 2,
+
+    with o = 1/2 for even L, else 0.  The code is
+    :math:`\mathrm{round}(b) + \lfloor L/2 \rfloor`.  A row of codes is one token of a
+    codebook of :math:`\prod L_i`, of which no entry needs to be learned.  The symmetric
+    form has no shift, :math:`b = (L - 1) / 2 \cdot \tanh(z) - o`: its values are L
+    equal steps from -1 to 1, two of them the signs.
+
+    Parameters
+    ----------
+    levels : int or sequence of int, default=8
+        L of every feature, or of each, 2 or more; see `recommended_levels`.
+    bound : {"tanh", "clamp", "cdf", "none"}, default="tanh"
+        The squash.  "tanh": fixed, made for features of about unit scale; "clamp": the
+        same formula with what is beyond -1 and 1 cut off, in place of tanh; "cdf": the
+        distribution function of each feature in training, so that every level is used
+        equally; "none": linear, end levels at the smallest and the largest value in
+        training.
+    formula : {"corrected", "paper", "symmetric"}, default="corrected"
+        With ``bound`` "tanh" or "clamp": the formula above, or the listing of the
+        paper, which has :math:`1 - 10^{-3}` and tan for artanh; or the symmetric form,
+        as in the stages of residual FSQ.  For models that were trained with these.
+    scale : float or sequence of float, default=1.0
+        With ``bound`` "tanh" or "clamp": what samples are divided by before the squash;
+        one for all features, or one for each.
+    decode_to : {"means", "values"}, default="means"
+        Where a level is decoded to: the mean of its training samples; or its code
+        value times `scale`, as in models that are trained with FSQ: with ``bound``
+        "tanh" or "clamp" nothing is learned then.
+    total_bits : float, default=None
+        With ``bound="none"`` and ``decode_to="means"``: takes the place of `levels`; so
+        many bits are spread over the features by what they take off the training error,
+        and never more.  A feature takes at most 16; one that gets none is decoded to
+        its mean.
+    powers_of_two : bool, default=False
+        With `total_bits`: whether features get whole bits.
+
+    Attributes
+    ----------
+    codebooks_ : tuple of ndarray of shape (L_j, 1)
+        Where each level of a feature is decoded to, in the space of X.
+    codebook_sizes_ : tuple of int
+        The levels of each feature.
+    bits_per_sample_ : float
+        Sum of log2 L_j.
+    distortion_ : float
+        Mean squared distance of the training samples from their reconstructions.
+    n_features_in_ : int
+        Number of features.
+
+    See Also
+    --------
+    UniformQuantizer : Equal cells without a squash.
+    skvq.codes.token_ids : With ``order="F"``, the token index of the paper.
+
+    Notes
+    -----
+    By default `inverse_transform` leads back to the space of X: a level is decoded to
+    the mean of its training samples, because the inverse of the squash is far off at
+    the end levels (for a Gaussian feature and 8 levels it is nearly as bad as no code
+    at all).  Levels without samples lie on the line between their neighbours.  The
+    numbers that a model trained with FSQ works with are `bounded_values`, before
+    rounding, and `code_values`, after it.
+
+    The published form shifts even levels by the wrong function; ids differ in about 1%
+    of rows.  L = 2 is degenerate in either form: its border is far from zero.  In the
+    symmetric form it is zero, and borders belong above.  With "cdf" and "none" cells
+    are half-open intervals and rounding intervals respectively; the codes are the
+    uniform grid's on [0, L) of the bounded value + floor(L/2) + 1/2.
+
+    With ``bound`` "tanh" or "clamp", `partial_fit` goes on with the means.
+
+    References
+    ----------
+    Mentzer et al. (2024), "Finite Scalar Quantization: VQ-VAE Made Simple", ICLR.
+
+    Parker et al. (2024), "Scaling Transformers for Low-Bitrate High-Quality Speech
+    Coding", arXiv 2411.19842, section 3.2 (the symmetric form).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import FiniteScalarQuantizer
+    >>> X = np.random.default_rng(0).normal(size=(1000, 3))
+    >>> fsq = FiniteScalarQuantizer((8, 6, 5)).fit(X)
+    >>> codes = fsq.transform([[-9.0, 0.0, 9.0]])
+    >>> codes.tolist()
+    [[0, 3, 4]]
+    >>> fsq.code_values(codes).tolist()
+    [[-1.0, 0.0, 1.0]]
+    >>> signs = FiniteScalarQuantizer(2, formula="symmetric", decode_to="values")
+    >>> signs.fit_transform([[-0.3, 0.0, 5.0]]).tolist()
+    [[0, 1, 1]]
+    >>> signs.quantize([[-0.3, 0.0, 5.0]]).tolist()
+    [[-1.0, 1.0, 1.0]]
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "levels": [Interval(Integral, 2, 2**16, closed="both"), SIZES],
+        "bound": [StrOptions({*_FIXED_BOUNDS, "cdf", "none"})],
+        "formula": [StrOptions({"corrected", "paper", "symmetric"})],
+        "scale": [Interval(Real, 0, None, closed="neither"), NUMBERS],
+        "decode_to": [StrOptions({"means", "values"})],
+        "total_bits": [Interval(Real, 0, 2**32, closed="both"), None],
+        "powers_of_two": ["boolean"],
+    }
+    _follows_namespace = True
+
+    def __init__(
+        self,
+        levels=8,
+        *,
+        bound="tanh",
+        formula="corrected",
+        scale=1.0,
+        decode_to="means",
+        total_bits=None,
+        powers_of_two=False,
+    ):
+        self.levels = levels
+        self.bound = bound
+        self.formula = formula
+        self.scale = scale
+        self.decode_to = decode_to
+        self.total_bits = total_bits
+        self.powers_of_two = powers_of_two
+
+    def bounded_values(self, X):
+        """Return the bounded values of samples, before they are rounded.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        bounded : ndarray of shape (n_samples, n_features)
+            b of the formula: L integers from -floor(L/2) on are within its range.
+        """
+        self = as_it_is_now(self)
+        X = self._check_input(X, "bounded_values")
+        blocks = over_blocks(X, self._squash_.bounded)
+        return nearest.backend_of(X).gathered(X.shape[0], blocks)
+
+    def code_values(self, codes):
+        """Return the numbers that codes stand for, in [-1, 1].
+
+        Parameters
+        ----------
+        codes : array-like of shape (n_samples, n_features)
+            Codes as `transform` gives them.
+
+        Returns
+        -------
+        values : ndarray of shape (n_samples, n_features)
+            (code - floor(L/2)) / floor(L/2), which is what the published quantizer
+            hands to a decoder; 2 code / (L - 1) - 1 in the symmetric form.
+        """
+        self = as_it_is_now(self)
+        codes = self._check_codes(codes, "code_values")
+        # Looked up, which is the same in all libraries.
+        values = LevelTables(self._squash_.values())
+        return values.decode(codes, self._dtype_)
+
+    def _fit(self, rows):
+        if self.total_bits is not None:
+            return (yield from self._allocated(rows))
+        sizes = per_column("levels", self.levels, rows.n_features, "feature", 2, 2**16)
+        check_levels_memory("levels", self.levels, sizes, rows)
+        if self.bound in _FIXED_BOUNDS:
+            squash: Squash = self._fixed_squash(sizes)
+        elif self.bound == "none":
+            low, high = yield from column_range(rows)
+            warn_of_points("feature", low, high, sizes, "levels")
+            squash = Spread(sizes, low, high)
+        else:
+            squash = yield from _fit_distribution(rows, sizes)
+        found = {"_squash_": squash, "_dtype_": rows.dtype, "codebook_sizes_": sizes}
+        if self.decode_to == "values":
+            return {**found, "_tables_": LevelTables(self._scaled_values(squash))}
+        averages = yield from _averages_of_levels(rows, squash)
+        return {**found, **_decoded_to(averages, sizes)}
+
+    def _allocated(self, rows) -> Learner[dict[str, Any]]:
+        """Return what is fitted with `total_bits`."""
+        self._check_allocates()
+        low, high = yield from column_range(rows)
+        unit = yield from unit_of(rows)
+
+        def errors(candidates: tuple[int, ...]) -> Learner[np.ndarray]:
+            codecs = []
+            for size in candidates:
+                squash = Spread((size,) * rows.n_features, low, high)
+                averages = yield from _averages_of_levels(rows, squash)
+                parts, shares = averages.means
+                means = level_means(parts, shares, squash.sizes)
+                codecs.append(_Means(squash, LevelTables(means)))
+            return (yield from mean_squares(rows, codecs, unit))
+
+        sizes = yield from allocated_sizes(self, rows, errors)
+        squash = Spread(sizes, low, high)
+        averages = yield from _averages_of_levels(rows, squash)
+        found = {"_squash_": squash, "_dtype_": rows.dtype, "codebook_sizes_": sizes}
+        return {**found, **_decoded_to(averages, sizes)}
+
+    def _check_allocates(self) -> None:
+        """Raise if `total_bits` is given with parameters that it does not go with."""
+        for name, value in (("bound", "none"), ("decode_to", "means")):
+            if self.total_bits is not None and getattr(self, name) != value:
+                raise ValueError(
+                    f"total_bits={self.total_bits!r} with {name}="
+                    f"{getattr(self, name)!r}: expected {name}={value!r}."
+                )
+
+    def _partial_fit(self, X, weights):
+        self._check_allocates()
+        rows, d = Rows(X, weights), X.shape[1]
+        sizes = per_column("levels", self.levels, d, "feature", 2, 2**16)
+        squash = self._fixed_squash(sizes)
+        dtype = getattr(self, "_dtype_", rows.dtype)
+        found = {"_squash_": squash, "_dtype_": dtype, "codebook_sizes_": sizes}
+        if self.decode_to == "values":
+            return {**found, "_tables_": LevelTables(self._scaled_values(squash))}
+        seen, averages = self._seen_before(), run(_averages_of_levels(rows, squash))
+        if seen is not None:
+            check_as_begun("levels", sizes, self.codebook_sizes_)
+            self._check_cells_as_begun(squash)
+            averages = seen.joined(averages)
+        return {**found, **_decoded_to(averages, sizes)}
+
+    def _check_cells_as_begun(self, squash: "Tanh") -> None:
+        """Raise if the samples before, whose means go on, were in other cells."""
+        if not all(map(np.array_equal, squash.edges, self._squash_.edges)):
+            raise ValueError(
+                f"bound={self.bound!r}, formula={self.formula!r} and scale="
+                f"{self.scale!r} have other cells than the stream began with: fit anew "
+                "to change them."
+            )
+
+    def _fixed_squash(self, sizes) -> "Tanh":
+        scales = positive_per_column("scale", self.scale, len(sizes))
+        make = Tanh if self.bound == "tanh" else Clamp
+        return make(sizes, self.formula, scales)
+
+    def _scaled_values(self, squash) -> list[np.ndarray]:
+        """Return the code values of each feature in the unit of X."""
+        scales = positive_per_column("scale", self.scale, len(squash.sizes))
+        pairs = zip(squash.values(), scales, strict=True)
+        return [values * scale for values, scale in pairs]
+
+    def _from_tables(self, tables):
+        self._check_allocates()
+        if self.bound not in _FIXED_BOUNDS:
+            raise ValueError(
+                "FiniteScalarQuantizer has no from_codebooks with "
+                f"bound={self.bound!r}, which is found from samples: give bound='tanh' "
+                "or 'clamp', or use UniformQuantizer, for the nearest levels."
+            )
+        arrays = columns_of_tables(tables)
+        sizes, dtype = tuple(map(len, arrays)), tables[0].dtype
+        for j, size in enumerate(sizes):
+            check_count(f"the length of codebooks[{j}]", size, 2, 2**16)
+        squash = self._fixed_squash(sizes)
+        values = self._scaled_values(squash)
+        own = all(map(_is_close, arrays, values))
+        if self.decode_to == "values" and not own:
+            raise ValueError(
+                "decode_to='values': codebooks are not the code values times scale; "
+                "leave decode_to out to decode to any others."
+            )
+        self._imply(levels=one_or_each(sizes))
+        # Code values are decoded to again by a fit, which learns nothing then.
+        self.decode_to = "values" if own else "means"
+        return {
+            "_squash_": squash,
+            "_tables_": LevelTables(arrays),
+            "_dtype_": dtype,
+            "codebook_sizes_": sizes,
+            "n_features_in_": len(sizes),
+        }
+
+    def _fewest_rows(self):
+        learns = self.bound not in _FIXED_BOUNDS or self.decode_to == "means"
+        return 2 if learns else 1
+
+    def _can_partial_fit(self):
+        return self.bound in _FIXED_BOUNDS
+
+    def _why_no_partial_fit(self):
+        return (
+            f"bound={self.bound!r} does not learn from a stream; 'tanh' and 'clamp' do."
+        )
+
+    def _needs_rows_in_memory(self):
+        return all_in_memory("bound", self.bound) if self.bound == "cdf" else None
+
+    def _encode(self, X):
+        return self._squash_.encode(X)
+
+    def _decode(self, codes):
+        return self._tables_.decode(codes, self._dtype_)
+
+    def _codebooks(self):
+        return shared_tables(self._tables_.tables(self._dtype_))
+
+
+class _Means(NamedTuple):
+    """A squash, and what its codes are decoded to."""
+
+    squash: Spread
+    tables: LevelTables
+
+    def encode(self, X: Any) -> Any:
+        return self.squash.encode(X)
+
+    def decode(self, codes: Any, dtype: Any) -> Any:
+        return self.tables.decode(codes, dtype)
+
+
+def _averages_of_levels(rows: Rows, squash: "Squash") -> Learner[Averages]:
+    weight = yield from total_weight(rows)
+    return Averages(weight, (yield from level_shares(rows, squash, squash.sizes)))
+
+
+def _decoded_to(averages: Averages, sizes) -> dict[str, Any]:
+    """Return the fitted attributes of levels that are decoded to their means."""
+    parts, shares = averages.means
+    means = level_means(parts, shares, sizes)
+    return {"_tables_": LevelTables(means), "_seen_": averages}
+
+
+def _is_close(given: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether numbers are the expected ones but for the rounding of their dtype."""
+    gap = np.abs(given.astype(np.float64) - expected)
+    return bool(gap.max() <= 4 * np.finfo(given.dtype).eps * np.abs(expected).max())
+
+
+def _fit_distribution(rows: Rows, sizes) -> Learner[Distribution]:
+    """Find edges between levels of equal weight, and warn where they coincide."""
+
+    def cut(columns, features) -> list:
+        found = []
+        for (values, mass), size in zip(columns, sizes[features], strict=True):
+            edges = equal_shares(values, mass, size)
+            used = len(np.unique(np.searchsorted(edges, values, side="right")))
+            knots = np.concatenate((values[:1], edges, values[-1:]))
+            found.append((edges, knots, used))
+        return found
+
+    edges, knots, used = zip(*(yield from of_distinct(rows, cut)), strict=True)
+    warn_of_few(
+        "feature",
+        used,
+        sizes,
+        "{} levels have samples, fewer than levels={size}: edges between levels "
+        "coincide, where too many samples are equal.",
+    )
+    return Distribution(sizes, edges, knots)

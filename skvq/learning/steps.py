@@ -1,0 +1,193 @@
+"""One step for all features: cells as wide as it, and the step of a given rate.
+
+Of features whose codes are entropy coded, equal cells are all but the best at every
+rate, and one step for all spreads the bits over them as they should be (Gish and Pierce
+1968): a feature whose spread is below the step takes next to none.
+
+References
+----------
+Gish and Pierce (1968), "Asymptotically efficient quantizing", IEEE Trans. Inf. Theory
+14(5).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from skvq._checks import check_memory
+from skvq.coding.levels import CellMeans, Grid
+from skvq.coding.rates import code_lengths
+from skvq.learning.rows import Block, Learner, Rows
+from skvq.learning.scalar import column_range, level_shares, spread, weighted_mean
+
+# Numbers of cells beyond this are those of no code, and cells about numbers beyond that
+# are narrower than these are apart.
+MOST_CELLS, _MOST_PLACES = 2**32, 2**52
+# Cells of all features that are counted, at one of several steps in a pass.
+_MOST_COUNTED = 2**22
+# How near a rate is to come, of its own; and in how many passes.
+_TOLERANCE, _MOST_PASSES = 1e-4, 12
+# How far from the first guess the first steps lie, in factors of two.
+_FIRST = (-1.5, -0.75, 0.0, 0.75, 1.5)
+# Where a pass looks about the best guess, in parts of what is between the bounds.
+_AROUND = (-0.1, -0.02, 0.0, 0.02, 0.1)
+
+
+def cells_of_step(low: np.ndarray, high: np.ndarray, step: float) -> Grid | None:
+    """Return the cells [(k - 1/2) step, (k + 1/2) step) that a range reaches into.
+
+    Parameters
+    ----------
+    low, high : ndarray of float64, shape (n_columns,)
+        The least and the largest values.
+    step : float
+        The width of a cell.
+
+    Returns
+    -------
+    cells : Grid or None
+        None, if there are more than 2**32 in a column, or they are narrower than
+        numbers are apart.
+    """
+    with np.errstate(over="ignore"):
+        first, last = (np.floor(end / step + 0.5) for end in (low, high))
+        if not max(np.abs(first).max(), np.abs(last).max()) < _MOST_PLACES:
+            return None
+    counts = last - first + 1
+    if counts.max() > MOST_CELLS:
+        return None
+    return Grid((first - 0.5) * step, (last + 0.5) * step, tuple(map(int, counts)))
+
+
+def means_of_step(rows: Rows, step: float, what: str) -> Learner[CellMeans]:
+    """Return the cells of a step, decoded to the means of their samples.
+
+    Cells that have none are decoded to their middles.
+
+    Parameters
+    ----------
+    rows : Rows
+        The samples.
+    step : float
+        The width of a cell.
+    what : str
+        The parameter and its value, for the messages.
+
+    Raises
+    ------
+    ValueError
+        If there are too many cells.
+    """
+    low, high = yield from column_range(rows)
+    cells = cells_of_step(low, high, step)
+    if cells is None:
+        raise ValueError(
+            f"{what}: numbers of X are too large for it. A feature would have more "
+            "than 2**32 cells, or its numbers are further apart; expected a larger "
+            "step."
+        )
+    n_cells = sum(cells.sizes)
+    check_memory(
+        f"{n_cells} cells of {what} in {rows.n_features} features",
+        5 * 8 * n_cells,
+        rows.n_bytes,
+    )
+    parts, shares = yield from level_shares(rows, cells, cells.sizes)
+    middles = np.concatenate([table[:, 0] for table in cells.tables()])
+    means = np.divide(parts, shares, out=middles, where=shares > 0)
+    return CellMeans(cells, np.split(means, np.cumsum(cells.sizes)[:-1]))
+
+
+def coded_rate(shares: np.ndarray, sizes: Sequence[int], n_rows: int) -> float:
+    """Return the bits of a row, if each code takes -log2 of its share of a column.
+
+    Parameters
+    ----------
+    shares : ndarray of shape (sum V,)
+        Of the codes, column after column.
+    sizes : sequence of int
+        V of each column.
+    n_rows : int
+        What the counts of a column sum to, to which `code_lengths` adds.
+    """
+    columns = np.split(shares, np.cumsum(sizes)[:-1])
+    return float(sum(share @ code_lengths(share * n_rows) for share in columns))
+
+
+def step_of_rate(rows: Rows, rate: float) -> Learner[tuple[float, float]]:
+    """Return the step whose codes take so many bits a row, and what they do take.
+
+    Each pass counts the codes of several steps.
+
+    Parameters
+    ----------
+    rows : Rows
+        The samples.
+    rate : float
+        Bits for each row.
+    """
+    low, high = yield from column_range(rows)
+    largest = max(float(np.abs(low).max()), float(np.abs(high).max()))
+    if largest == 0:
+        return 1.0, 0.0
+    deviation = yield from spread(rows, (yield from weighted_mean(rows)))
+    guess = np.log2(_gaussian_step(deviation, largest, rate))
+    # At the largest step every feature has one cell.
+    upper, lower = (np.log2(largest) + 1.001, 0.0), None
+    places, found = [guess + shift for shift in _FIRST], [upper]
+    for _ in range(_MOST_PASSES):
+        known = {place for place, _ in found}
+        grids = {}
+        for place in places:
+            cells = cells_of_step(low, high, float(np.exp2(place)))
+            if place in known or place > upper[0] or cells is None:
+                continue
+            if sum(cells.sizes) <= _MOST_COUNTED + rows.n_features:
+                grids[place] = cells
+        if not grids:
+            break
+        counted = yield rows.fold(_counts, tuple(grids.values()))
+        for shares, (place, cells) in zip(counted, grids.items(), strict=True):
+            whole = shares[: cells.sizes[0]].sum()
+            found.append((place, coded_rate(shares / whole, cells.sizes, rows.n_rows)))
+        place, best = min(found, key=lambda pair: (abs(pair[1] - rate), -pair[0]))
+        if abs(best - rate) <= _TOLERANCE * rate:
+            break
+        upper = min(pair for pair in found if pair[1] < rate)
+        above = [pair for pair in found if pair[1] >= rate and pair[0] < upper[0]]
+        lower = max(above, default=None)
+        if lower is None:
+            places = [upper[0] - shift for shift in (1.0, 2.0, 4.0, 6.0)]
+            continue
+        width = upper[0] - lower[0]
+        middle = (lower[1] - rate) / (lower[1] - upper[1])
+        places = [
+            lower[0] + width * float(np.clip(middle + shift, 0.01, 0.99))
+            for shift in _AROUND
+        ]
+    place, best = min(found, key=lambda pair: (abs(pair[1] - rate), -pair[0]))
+    return float(np.exp2(place)), best
+
+
+def _counts(block: Block, grids: Sequence[Grid]) -> tuple:
+    be, shares = block.be, block.weighted(block.be.zeros((block.n_rows,)) + 1.0)
+    return tuple(
+        be.level_sums(block.x, cells.encode(block.x), shares, cells.sizes)[1]
+        for cells in grids
+    )
+
+
+def _gaussian_step(deviation: np.ndarray, largest: float, rate: float) -> float:
+    """Return about the step of a rate, were features Gaussian.
+
+    Features that are wider than the step take log2 of its number of times in their
+    spread, and two bits.
+    """
+    used = np.log2(np.sort(deviation[deviation > 0])[::-1] * 4.1327)
+    if not used.size:
+        return largest
+    counts = np.arange(1, len(used) + 1)
+    steps = (np.cumsum(used) - rate) / counts
+    # Of so many of the widest features, that take some bits each, the most.
+    wide = np.flatnonzero(steps <= used)
+    return float(np.exp2(steps[wide[-1]] if wide.size else steps[0]))
