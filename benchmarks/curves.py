@@ -189,7 +189,7 @@ def along_axes(quantizer):
 
 
 def _normal(n_bits):
-    """Return Lloyd-Max levels of a standard normal density, the same for all features."""
+    """Return Lloyd-Max levels for a normal density, the same for all features."""
     return skvq.UniformQuantizer(
         2**n_bits, levels="lloyd-max", density="gaussian", share_levels=True
     )
