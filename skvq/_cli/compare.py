@@ -32,7 +32,7 @@ from skvq._cli.console import (
 from skvq.codes import packed_bits
 from skvq.display import RateDistortionDisplay
 from skvq.io import atomic_write
-from skvq.metrics import bits_per_sample, distortion, sqnr
+from skvq.metrics import bits_per_sample, distortion, entropy_bits, sqnr
 
 # The largest table that is learned here: more codewords take minutes.
 _MAX_CODEWORDS = 2**12
@@ -143,7 +143,7 @@ def _tables(name: str, n_most: int | None = None) -> Callable[[int, int, int], s
 
     def size(bits: int, n_features: int, n_rows: int) -> str:
         n_tables = max(2, -(-bits // 8))
-        if name == "pq":  # a table has at least one feature
+        if name in ("pq", "opq"):  # a table has at least one feature
             n_tables = min(n_tables, n_features)
         if bits < n_tables or n_tables < 2:
             raise Unsuitable("it needs two tables of two codewords")
@@ -178,6 +178,19 @@ def _levels(name: str) -> Callable[[int, int, int], str]:
         return f"{name}:{n_levels}"
 
     return size
+
+
+def _allocated(name: str) -> Callable[[int, int, int], str]:
+    """Bits that are spread over the features."""
+
+    def size(bits: int, n_features: int, n_rows: int) -> str:
+        return f"{name},bits={bits}"
+
+    return size
+
+
+def _step(bits: int, n_features: int, n_rows: int) -> str:
+    return f"step:{bits}"
 
 
 def _spherical(bits: int, n_features: int, n_rows: int) -> str:
@@ -219,10 +232,13 @@ def _check_rows(n_codewords: int, n_rows: int) -> None:
 _FAMILIES: dict[str, Callable[[int, int, int], str]] = {
     "vq": _vq,
     "pq": _tables("pq"),
+    "opq": _tables("opq"),
     "rq": _tables("rq"),
     "aq": _tables("aq"),
     "kronecker": _kronecker,
-    "uniform": _levels("uniform"),
+    "uniform": _allocated("uniform"),
+    "tcq": _allocated("tcq"),
+    "step": _step,
     "fsq": _levels("fsq"),
     "spherical": _spherical,
     "binary": _binary,
@@ -234,15 +250,16 @@ _SETTINGS = {
     "fsq": "bound=cdf",
     "spherical": "angles=density,radius=learned",
 }
-# Signs and directions are those about the mean.
-_DEFAULT = ["vq", "pq", "rq", "aq", "kronecker", "uniform", "fsq"]
+# What quantizes features one by one is best along principal axes; signs and directions
+# are those about the mean.
+_DEFAULT = ["vq", "pq", "opq", "rq", "aq", "kronecker", "uniform", "pca+uniform"]
+_DEFAULT += ["pca+tcq", "pca+step", "fsq"]
 _DEFAULT += ["standard+spherical", "standard+binary", "pca+binary"]
 
 
 def families() -> list[str]:
-    """Return the families that are compared by default, if their schemes are there."""
-    known = schemes.available(schemes.SCHEMES)
-    return [name for name in _DEFAULT if schemes.split_steps(name)[-1] in known]
+    """Return the families that are compared by default."""
+    return list(_DEFAULT)
 
 
 @dataclass
@@ -264,11 +281,18 @@ class Candidate:
     budget: int | None
     bits: float = math.nan
     packed_bits: int = 0
+    coded_bits: float = math.nan
     distortion: float = math.nan
     sqnr: float = math.nan
     fit_seconds: float = math.nan
     encode_seconds: float = math.nan
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """The bits that it is compared at: coded ones where it was sized to these."""
+        last = schemes.split_steps(self.scheme)[-1]
+        return self.coded_bits if last.startswith("step") else self.bits
 
 
 @dataclass
@@ -358,7 +382,7 @@ def _compare(arguments: argparse.Namespace) -> None:
             results.append(candidate)
         else:
             skipped.append(Skipped(candidate.family, candidate.budget, reason))
-    results.sort(key=lambda found: (found.budget or found.bits, found.distortion))
+    results.sort(key=lambda found: (found.budget or found.rate, found.distortion))
     if arguments.plot is not None and results:
         _plot(arguments.plot, results, train, test)
     _report(arguments, train, test, results, skipped)
@@ -427,6 +451,8 @@ def _measure(
     quantizer = getattr(estimator, "steps", [(None, estimator)])[-1][1]
     candidate.bits = bits_per_sample(estimator)
     candidate.packed_bits = packed_bits(quantizer.codebook_sizes_)
+    if None not in quantizer.code_counts_:
+        candidate.coded_bits = entropy_bits(estimator, test)
     candidate.distortion = distortion(test, decoded)
     candidate.sqnr = sqnr(test, decoded)
     candidate.fit_seconds = fitted - began
@@ -461,8 +487,9 @@ def _report(
         "",
         f"Fitted on {len(train):,} rows of {train.shape[1]} features, judged on "
         f"{len(test):,} others.",
-        "distortion: mean squared error of a row, summed over its features. "
-        "encode: for those rows.",
+        "bits: of each row, packed. coded: in the mean, in a file of encode --entropy. "
+        "distortion:",
+        "mean squared error of a row, summed over features. encode: for those rows.",
     ]
     for result in results:
         lines += [f"{result.scheme}: {message}" for message in result.warnings]
@@ -473,11 +500,12 @@ def _report(
 
 
 def _table(results: list[Candidate]) -> list[str]:
-    header = "scheme", "bits", "distortion", "SQNR, dB", "fit, s", "encode, s"
+    header = "scheme", "bits", "coded", "distortion", "SQNR, dB", "fit, s", "encode, s"
     rows = [
         (
             result.scheme,
             f"{result.bits:.6g}",
+            "" if math.isnan(result.coded_bits) else f"{result.coded_bits:.2f}",
             f"{result.distortion:.6g}",
             f"{result.sqnr:.2f}",
             f"{result.fit_seconds:.2f}",
@@ -532,7 +560,7 @@ def _plot(
     longest = max(curves, key=lambda family: _span(curves[family]))
     for family in sorted(curves, key=lambda family: family != longest):
         RateDistortionDisplay(
-            [result.bits / test.shape[1] for result in curves[family]],
+            [result.rate / test.shape[1] for result in curves[family]],
             [result.distortion / test.shape[1] for result in curves[family]],
             variance=variance,
             name=family,
@@ -542,5 +570,5 @@ def _plot(
 
 
 def _span(curve: list[Candidate]) -> float:
-    bits = [result.bits for result in curve]
+    bits = [result.rate for result in curve]
     return max(bits) - min(bits)

@@ -18,16 +18,27 @@ from sklearn.datasets import load_sample_image
 from sklearn.decomposition import PCA
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from skvq import ProductQuantizer, VectorQuantizer
+from skvq import (
+    ProductQuantizer,
+    RotatedQuantizer,
+    TrellisQuantizer,
+    UniformQuantizer,
+    VectorQuantizer,
+)
 from skvq._cli.codec import check_output
 from skvq._cli.console import CommandError, markdown_table, say
-from skvq.codes import pack, packed_bits, unpack
+from skvq.codes import EntropyCoder, pack, unpack
 from skvq.io import atomic_write
 
 _PREFIX = "skvq-demo"
 _CODECS = f"{_PREFIX}-codecs.pickle"
 _PICTURE = f"{_PREFIX}.png"
 _SEED = 0
+# Of pictures in formats of others.
+_REFERENCES = "JPEG", "WebP"
+# A little less than one bit for each of 64 pixels, since each block of coded rows has a
+# length and a checksum.
+_CODED_BITS = 63.8
 
 # The figure: pixels of the photograph that a panel shows, and where its middle is, as
 # shares of height and width; then pixels of the figure.
@@ -96,11 +107,14 @@ class Scheme:
         Rows and columns of a block; a sample is its rows * columns * 3 numbers.
     codec : Pipeline
         Turns samples into codes and back; its last step is the quantizer.
+    coded : bool, default=False
+        Whether its codes are entropy-coded, and not packed.
     """
 
     name: str
     block: tuple[int, int]
     codec: Pipeline
+    coded: bool = False
 
     @property
     def label(self) -> str:
@@ -130,12 +144,25 @@ def _demo_schemes() -> list[Scheme]:
         _scheme("PQ 2x256", (4, 4), pq(2, 256, **seed)),
         _scheme("PQ 8x256", (8, 8), pq(8, 256, **seed)),
         _scheme("PCA, PQ 2048 + 32", (4, 4), PCA(24), pq(2, [2048, 32], **seed)),
+        _scheme("PCA, trellis", (8, 8), _along_axes(TrellisQuantizer(total_bits=64))),
+        Scheme(
+            "PCA, one step, coded",
+            (8, 8),
+            make_pipeline(_along_axes(UniformQuantizer(target_bits=_CODED_BITS))),
+            coded=True,
+        ),
     ]
+
+
+def _along_axes(quantizer) -> RotatedQuantizer:
+    return RotatedQuantizer(quantizer, rotation="pca")
 
 
 _LEGEND = (
     "VQ V: one table of V codewords. PQ MxV: M tables of V codewords. "
-    "PQ V + W: one of V, one of W."
+    "PQ V + W: one of V, one of W.\n"
+    "Trellis: 8 states, 64 bits spread over the axes. One step: the same for all axes, "
+    "and codes\nin an entropy-coded file."
 )
 
 
@@ -149,7 +176,7 @@ class _Result:
     """What a scheme has made of the picture."""
 
     scheme: Scheme
-    codes: np.ndarray
+    content: bytes  # of the file of codes
     picture: np.ndarray
     bits_per_pixel: float
     psnr: float
@@ -157,12 +184,21 @@ class _Result:
     encode_seconds: float
 
     @property
-    def sizes(self) -> tuple[int, ...]:
-        return self.scheme.codec[-1].codebook_sizes_
-
-    @property
     def codebook_bytes(self) -> int:
-        return sum(table.nbytes for table in self.scheme.codec[-1].codebooks_)
+        quantizer = self.scheme.codec[-1]
+        quantizer = getattr(quantizer, "quantizer_", quantizer)
+        tables = getattr(quantizer, "alphabets_", None) or quantizer.codebooks_
+        return sum(table.nbytes for table in tables)
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """The picture in a format of others, of no more bytes."""
+
+    name: str
+    picture: np.ndarray
+    bits_per_pixel: float
+    psnr: float
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -184,19 +220,22 @@ def _demo(arguments: argparse.Namespace) -> None:
             raise CommandError(
                 f"{result.scheme.file_name} reads back to another picture", status=1
             )
+    references = [_reference(name, photograph) for name in _REFERENCES]
     paths.append(arguments.output / _PICTURE)
-    _write(paths[-1], _figure(photograph, results, pictures))
-    _report(photograph, results, paths)
+    _write(paths[-1], _figure(photograph, results, pictures, references))
+    _report(photograph, results, references, paths)
 
 
 def _check_extra() -> None:
     """Fail now, not after the work, where the extra is not installed."""
     try:
+        import constriction  # noqa: F401
         import matplotlib.figure  # noqa: F401
         import PIL.Image  # noqa: F401
     except ImportError as error:
         raise CommandError(
-            "the demo needs matplotlib and pillow: pip install 'skvq[demo]'"
+            "the demo needs constriction, matplotlib and pillow: pip install "
+            "'skvq[demo]'"
         ) from error
 
 
@@ -261,19 +300,54 @@ def _run(scheme: Scheme, photograph: np.ndarray) -> _Result:
     encoded = time.perf_counter()
     decoded = scheme.codec.inverse_transform(codes)
     picture = _to_picture(decoded, scheme.block, photograph.shape)
-    n_bits = packed_bits(scheme.codec[-1].codebook_sizes_)
+    content = _to_bytes(scheme.codec[-1], codes, scheme.coded)
     return _Result(
         scheme,
-        codes,
+        content,
         picture,
-        bits_per_pixel=n_bits / math.prod(scheme.block),
+        bits_per_pixel=8 * len(content) / math.prod(photograph.shape[:2]),
         psnr=_psnr(photograph, picture),
         fit_seconds=fitted - began,
         encode_seconds=encoded - fitted,
     )
 
 
+def _reference(name: str, photograph: np.ndarray) -> _Reference:
+    """Return the best picture that a format has for one bit per pixel."""
+    from PIL import Image
+
+    most = math.prod(photograph.shape[:2]) // 8
+    best = None
+    for quality in range(1, 101):
+        file = BytesIO()
+        Image.fromarray(photograph).save(file, name, quality=quality)
+        if file.tell() <= most or best is None:
+            best = file
+    assert best is not None
+    picture = np.asarray(Image.open(best).convert("RGB"))
+    return _Reference(
+        name,
+        picture,
+        8 * len(best.getvalue()) / math.prod(photograph.shape[:2]),
+        _psnr(photograph, picture),
+    )
+
+
 # Files
+
+
+def _to_bytes(quantizer: Any, codes: np.ndarray, coded: bool) -> bytes:
+    if coded:
+        return EntropyCoder.from_counts(quantizer.code_counts_).encode(codes)
+    return pack(codes, quantizer.codebook_sizes_, row_aligned=False).tobytes()
+
+
+def _from_bytes(quantizer: Any, content: bytes, coded: bool, n_rows: int) -> np.ndarray:
+    if coded:
+        return EntropyCoder.from_counts(quantizer.code_counts_).decode(content)
+    packed = np.frombuffer(content, dtype=np.uint8)
+    sizes = quantizer.codebook_sizes_
+    return unpack(packed, sizes, row_aligned=False, n_samples=n_rows)
 
 
 def _save(results: list[_Result], shape: tuple[int, ...], output: Path) -> list[Path]:
@@ -282,9 +356,12 @@ def _save(results: list[_Result], shape: tuple[int, ...], output: Path) -> list[
     for result in results:
         scheme = result.scheme
         paths.append(output / scheme.file_name)
-        packed = pack(result.codes, result.sizes, row_aligned=False)
-        _write(paths[-1], packed.tobytes())
-        codecs[scheme.file_name] = {"block": scheme.block, "codec": scheme.codec}
+        _write(paths[-1], result.content)
+        codecs[scheme.file_name] = {
+            "block": scheme.block,
+            "codec": scheme.codec,
+            "coded": scheme.coded,
+        }
     paths.append(output / _CODECS)
     # No class of this module: as __main__, it is not there for others to unpickle.
     _write(paths[-1], pickle.dumps({"shape": shape, "codecs": codecs}))
@@ -299,12 +376,9 @@ def _read_back(directory: Path) -> list[np.ndarray]:
     pictures = []
     for name, entry in stored["codecs"].items():
         block, codec = entry["block"], entry["codec"]
-        codes = unpack(
-            np.fromfile(directory / name, dtype=np.uint8),
-            codec[-1].codebook_sizes_,
-            row_aligned=False,
-            n_samples=shape[0] * shape[1] // math.prod(block),
-        )
+        n_rows = shape[0] * shape[1] // math.prod(block)
+        content = (directory / name).read_bytes()
+        codes = _from_bytes(codec[-1], content, entry["coded"], n_rows)
         pictures.append(_to_picture(codec.inverse_transform(codes), block, shape))
     return pictures
 
@@ -322,24 +396,29 @@ def _progress(text: str) -> None:
     sys.stderr.flush()
 
 
-def _report(photograph: np.ndarray, results: list[_Result], paths: list[Path]) -> None:
+def _report(
+    photograph: np.ndarray,
+    results: list[_Result],
+    references: list[_Reference],
+    paths: list[Path],
+) -> None:
     width = max(len(path.name) for path in paths)
     listing = [f"{path.name:{width}}  {path.stat().st_size:9,} bytes" for path in paths]
     note = (
         f"The picture has {photograph.shape[0]} x {photograph.shape[1]} pixels, "
         f"{photograph.nbytes:,} bytes. To decode, one also needs the codebooks,\n"
         "learned from this very picture: here in float32, and PCA's rotation comes on "
-        "top."
+        "top. JPEG and\nWebP hold all that they need."
     )
     written = (
         f"Written to '{paths[0].parent}', and read back to the same pictures, bit for "
         "bit:"
     )
-    lines = [*_table(results), "", _LEGEND, note, "", written, *listing]
+    lines = [*_table(results, references), "", _LEGEND, note, "", written, *listing]
     say("\n".join(lines))
 
 
-def _table(results: list[_Result]) -> list[str]:
+def _table(results: list[_Result], references: list[_Reference]) -> list[str]:
     """Return the lines of a markdown table."""
     header = "scheme", "bits/pixel", "PSNR, dB", "fit, s", "encode, s", "codebooks, kB"
     rows = [
@@ -353,11 +432,18 @@ def _table(results: list[_Result]) -> list[str]:
         )
         for result in results
     ]
+    rows += [
+        (one.name, f"{one.bits_per_pixel:.3f}", f"{one.psnr:.2f}", "", "", "")
+        for one in references
+    ]
     return markdown_table([header, *rows])
 
 
 def _figure(
-    photograph: np.ndarray, results: list[_Result], pictures: list[np.ndarray]
+    photograph: np.ndarray,
+    results: list[_Result],
+    pictures: list[np.ndarray],
+    references: list[_Reference],
 ) -> bytes:
     """Draw the same detail of the original and of each reconstruction; return a PNG."""
     from matplotlib.figure import Figure
@@ -365,6 +451,8 @@ def _figure(
     rows, columns = _detail(photograph.shape)
     titles = ["original, 24 bits per pixel"]
     titles += [f"{result.scheme.label}: {result.psnr:.2f} dB" for result in results]
+    titles += [f"{one.name}: {one.psnr:.2f} dB" for one in references]
+    pictures = [photograph, *pictures, *(one.picture for one in references)]
     height = _PANEL_WIDTH * (rows.stop - rows.start) // (columns.stop - columns.start)
     n_rows = -(-len(titles) // _COLUMNS)
     # Panels have whole numbers of pixels: what is resampled is blurred.
@@ -372,9 +460,7 @@ def _figure(
     total_height = n_rows * (height + _TITLE) + _GAP
     # Figure has no global state and no window; its canvas draws with Agg.
     figure = Figure(figsize=(total_width / _DPI, total_height / _DPI), dpi=_DPI)
-    for i, (title, picture) in enumerate(
-        zip(titles, [photograph, *pictures], strict=True)
-    ):
+    for i, (title, picture) in enumerate(zip(titles, pictures, strict=True)):
         row, column = divmod(i, _COLUMNS)
         left = _GAP + column * (_PANEL_WIDTH + _GAP)
         bottom = total_height - (row + 1) * (height + _TITLE)

@@ -8,7 +8,7 @@
 
 Parameters are those of the estimator, or a shorter name for one.  A scheme inside a
 scheme stands in parentheses: ``pq:4x(fsq:8,8)``.  A further scheme is a further line
-in `SCHEMES`; one that skvq does not have (yet) is passed over.
+in `SCHEMES`.
 """
 
 import re
@@ -19,6 +19,7 @@ from typing import Any
 
 import sklearn.decomposition
 import sklearn.preprocessing
+from sklearn.base import BaseEstimator
 from sklearn.pipeline import make_pipeline
 
 import skvq
@@ -46,6 +47,11 @@ class Entry:
         Turns the sizes, a list of str, into parameters.
     aliases : mapping of str to str, optional
         Shorter names of parameters.
+    fixed : mapping of str to object, optional
+        Parameters that are others than the class has by default.
+    part : str, optional
+        Class in skvq of the part that it stands in front of, whose parameters are
+        written as if they were its own.
     module : module, optional
         Where the class is.
     """
@@ -55,12 +61,9 @@ class Entry:
     sizes: str
     read: Callable[[list[str]], dict[str, Any]]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    part: str = ""
     module: Any = skvq
-
-    @property
-    def available(self) -> bool:
-        """Whether the class is there."""
-        return hasattr(self.module, self.estimator)
 
     @property
     def usage(self) -> str:
@@ -75,7 +78,40 @@ class Entry:
         arguments : mapping
             Its parameters.
         """
-        return getattr(self.module, self.estimator)(**arguments)
+        make, given = getattr(self.module, self.estimator), {**self.fixed, **arguments}
+        if not self.part:
+            return make(**given)
+        own = set(make().get_params(deep=False)) - {"quantizer"}
+        part = {name: given[name] for name in given if name not in own}
+        quantizer = getattr(self.module, self.part)(**part)
+        return make(quantizer, **{name: given[name] for name in given if name in own})
+
+    @property
+    def accepted(self) -> list[str]:
+        """Names of the parameters."""
+        made = self.make({})
+        names = list(made.get_params(deep=False))
+        if not self.part:
+            return names
+        own = [name for name in names if name != "quantizer"]
+        return [
+            *own,
+            *(n for n in made.quantizer.get_params(deep=False) if n not in own),
+        ]
+
+    def constraints(self, parameter: str) -> list[Any]:
+        """Return what a parameter is constrained to.
+
+        Parameters
+        ----------
+        parameter : str
+            Its name.
+        """
+        made = self.make({})
+        for each in (made, getattr(made, "quantizer", None)) if self.part else (made,):
+            if parameter in each._parameter_constraints:
+                return each._parameter_constraints[parameter]
+        return []
 
 
 # -- sizes -------------------------------------------------------------------------
@@ -130,6 +166,15 @@ def _tables(parts: str) -> Callable[[list[str]], dict[str, Any]]:
     return read
 
 
+def _inner(sizes: list[str]) -> dict[str, Any]:
+    """``(SCHEME)``."""
+    if not sizes:
+        return {}
+    if len(sizes) > 1 or not sizes[0].startswith("("):
+        raise ValueError("it takes one scheme, in parentheses")
+    return {"quantizer": _nested(sizes[0])}
+
+
 def _integer(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise ValueError(f"'{text}' is not a size")
@@ -151,6 +196,14 @@ SCHEMES = [
         _tables("n_stages"),
         {"beam": "beam_size", "refine": "n_refine"},
     ),
+    Entry(
+        "opq",
+        "RotatedQuantizer",
+        _TABLES,
+        _tables("n_subspaces"),
+        fixed={"rotation": "learned"},
+        part="ProductQuantizer",
+    ),
     Entry("aq", "AdditiveQuantizer", "M | MxV | V1,V2,...", _tables("n_codebooks")),
     Entry(
         "kronecker",
@@ -171,11 +224,28 @@ SCHEMES = [
         "UniformQuantizer",
         _LEVELS,
         _each("n_levels"),
-        {"range": "feature_range"},
+        {"range": "feature_range", "bits": "total_bits"},
+    ),
+    Entry(
+        "step",
+        "UniformQuantizer",
+        "B",
+        _one("target_bits"),
+        {"bits": "target_bits"},
+        fixed={"target_bits": 64},
+    ),
+    Entry(
+        "tcq",
+        "TrellisQuantizer",
+        "R | R1,R2,...",
+        _each("n_bits"),
+        {"bits": "total_bits", "states": "n_states"},
     ),
     Entry("fsq", "FiniteScalarQuantizer", _LEVELS, _each("levels")),
     Entry("spherical", "SphericalQuantizer", _LEVELS, _each("n_levels")),
     Entry("binary", "BinaryQuantizer", "", _none),
+    Entry("rotated", "RotatedQuantizer", "(SCHEME)", _inner),
+    Entry("scaled", "ScaledQuantizer", "(SCHEME)", _inner),
 ]
 
 # Steps before the scheme; each has a way back.
@@ -193,21 +263,21 @@ STEPS = [
 ]
 
 
-def available(entries: list[Entry]) -> dict[str, Entry]:
-    """Return the entries whose classes are there, by name.
+def by_name(entries: list[Entry]) -> dict[str, Entry]:
+    """Return entries by name.
 
     Parameters
     ----------
     entries : list of Entry
         `SCHEMES` or `STEPS`.
     """
-    return {entry.name: entry for entry in entries if entry.available}
+    return {entry.name: entry for entry in entries}
 
 
 def usage() -> str:
     """Return what can be written, for the help."""
-    schemes = "\n".join(f"  {e.usage}" for e in available(SCHEMES).values())
-    steps = ", ".join(e.usage for e in available(STEPS).values())
+    schemes = "\n".join(f"  {entry.usage}" for entry in SCHEMES)
+    steps = ", ".join(entry.usage for entry in STEPS)
     return (
         "schemes, with M tables of V codewords, or L levels for each feature:\n"
         f"{schemes}\n"
@@ -274,8 +344,7 @@ def _component(text: str, entries: list[Entry], kind: str, seed: int | None) -> 
         raise SpecError(
             f"cannot read '{text}': {error}; expected {expected}"
         ) from error
-    default = entry.make({})
-    accepted = default.get_params(deep=False)
+    accepted = entry.accepted
     for key, value in settings:
         parameter = entry.aliases.get(key, key)
         if parameter not in accepted:
@@ -289,7 +358,7 @@ def _component(text: str, entries: list[Entry], kind: str, seed: int | None) -> 
             arguments[parameter] = _nested(value)
         else:
             # What is one of the parameter's words is no other value.
-            word = value in _words(default, parameter)
+            word = value in _words(entry.constraints(parameter))
             arguments[parameter] = value if word else _value(value)
     if "random_state" in accepted:
         arguments.setdefault("random_state", seed)
@@ -297,13 +366,13 @@ def _component(text: str, entries: list[Entry], kind: str, seed: int | None) -> 
 
 
 def _entry(name: str, entries: list[Entry], kind: str) -> Entry:
-    known = available(entries)
+    known = by_name(entries)
     if name in known:
         return known[name]
     message = f"unknown {kind} '{name}'; known: {', '.join(known)}"
-    if kind == "scheme" and name in available(STEPS):
+    if kind == "scheme" and name in by_name(STEPS):
         message += f"; {name} is a step, which comes before one"
-    if kind == "step" and name in available(SCHEMES):
+    if kind == "step" and name in by_name(SCHEMES):
         message += f"; {name} is a scheme, which comes last"
     raise SpecError(message)
 
@@ -347,8 +416,7 @@ def _split(text: str, separator: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _words(estimator: Any, parameter: str) -> set[str]:
-    constraints = estimator._parameter_constraints.get(parameter, [])
+def _words(constraints: list[Any]) -> set[str]:
     return set().union(*(getattr(item, "options", ()) for item in constraints))
 
 
@@ -377,12 +445,15 @@ def _nested(text: str) -> Any:
 
 def _checked(estimator: Any, text: str) -> Any:
     """Let the estimator check its parameters now, before any data is read."""
-    try:
-        validate_parameter_constraints(
-            estimator._parameter_constraints,
-            estimator.get_params(deep=False),
-            caller_name=type(estimator).__name__,
-        )
-    except ValueError as error:
-        raise SpecError(f"'{text}': {first_line(error)}") from error
+    for each in (estimator, getattr(estimator, "quantizer", None)):
+        if not isinstance(each, BaseEstimator):
+            continue
+        try:
+            validate_parameter_constraints(
+                each._parameter_constraints,
+                each.get_params(deep=False),
+                caller_name=type(each).__name__,
+            )
+        except ValueError as error:
+            raise SpecError(f"'{text}': {first_line(error)}") from error
     return estimator
