@@ -3,7 +3,7 @@
 A quantizer maps x to the nearest row of a codebook.  The modules are named after the
 four questions that a quantizer answers: what shape the codebook has (`vector`,
 `product`, `residual`, `kronecker`, `multiscale`), where it comes from (`learning`, and
-the fixed ones: `grid`, `sphere`, `binary`), how the argmin is computed (`nearest`), and
+the scalar and fixed ones: `grid`, `trellis`, `sphere`, `binary`), how the argmin is computed (`nearest`), and
 what is lost (`losses`, `metrics`, `model_selection`).
 """
 
@@ -20,6 +20,7 @@ from skvq.neighbors import QuantizedNeighbors
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer
 from skvq.sphere import SphericalQuantizer
+from skvq.trellis import TrellisQuantizer
 from skvq.vector import VectorQuantizer
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "QuantizedNeighbors",
     "ResidualQuantizer",
     "SphericalQuantizer",
+    "TrellisQuantizer",
     "UniformQuantizer",
     "VectorQuantizer",
     "__version__",

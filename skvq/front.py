@@ -99,8 +99,15 @@ class FrontQuantizer(BaseQuantizer):
     def _n_tables(self):
         return self._template().quantizer._n_tables()
 
+    def _takes_columns(self):
+        return self._template().quantizer._takes_columns()
+
     def _codebooks(self):
         return self.quantizer_._codebooks()
+
+    def _why_no_codebooks(self):
+        why = self.quantizer_._why_no_codebooks()
+        return why and f"its part, {self.quantizer_!r}: {why}"
 
     # -- the fitted part -----------------------------------------------------------
 

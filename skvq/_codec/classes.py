@@ -21,6 +21,7 @@ from skvq.coding.levels import Grid, Levels, LevelTables
 from skvq.coding.pyramid import Pyramid, Smoothing
 from skvq.coding.radius import Float32Radius, RadiusCode, ScalarRadius
 from skvq.coding.squash import Clamp, Distribution, Spread, Tanh
+from skvq.coding.trellis import TrellisCode
 from skvq.features import QuantizedFeatures
 from skvq.grid import (
     FiniteScalarQuantizer,
@@ -31,10 +32,12 @@ from skvq.kronecker import KroneckerQuantizer
 from skvq.learning.online import StreamState
 from skvq.learning.scalar import Averages, Moments, Spans
 from skvq.multiscale import MultiScaleQuantizer
+from skvq.nearest import Trellis
 from skvq.nearest.tables import Columns, Table, Tables
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer
 from skvq.sphere import SphericalQuantizer
+from skvq.trellis import TrellisQuantizer
 from skvq.vector import VectorQuantizer
 
 # Attributes of estimators that neither are parameters nor end in an underscore.
@@ -261,6 +264,7 @@ _QUANTIZERS = (
     QuantizedFeatures,
     ResidualQuantizer,
     SphericalQuantizer,
+    TrellisQuantizer,
     UniformQuantizer,
     VectorQuantizer,
 )
@@ -282,6 +286,17 @@ _KINDS = (
     _plain("skvq.coding.ScalarRadius", ScalarRadius),
     _plain("skvq.coding.Float32Radius", Float32Radius),
     _plain("skvq.coding.Pyramid", Pyramid),
+    _plain("skvq.coding.TrellisCode", TrellisCode, TrellisCode.check),
+    Kind(
+        "skvq.nearest.Trellis",
+        Trellis,
+        lambda trellis: {
+            "state_bits": trellis.state_bits,
+            "step_bits": trellis.step_bits,
+            "has_subsets": trellis.has_subsets,
+        },
+        lambda state: Trellis(**state),
+    ),
     _named_tuple("skvq.coding.Smoothing", Smoothing),
     _plain("skvq.grid.Tanh", Tanh),
     _plain("skvq.grid.Spread", Spread),
