@@ -3,8 +3,8 @@
 A quantizer maps x to the nearest row of a codebook.  The modules are named after the
 four questions that a quantizer answers: what shape the codebook has (`vector`,
 `product`, `residual`, `kronecker`, `multiscale`), where it comes from (`learning`, and
-the scalar and fixed ones: `grid`, `trellis`, `sphere`, `binary`), how the argmin is computed (`nearest`), and
-what is lost (`losses`, `metrics`, `model_selection`).
+those of scalars and signs: `grid`, `trellis`, `sphere`, `binary`), how the argmin is
+computed (`nearest`), and what is lost (`losses`, `metrics`, `model_selection`).
 """
 
 from skvq._version import __version__

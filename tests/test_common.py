@@ -255,7 +255,7 @@ def test_codebooks(row):
         row.make().codebooks_  # noqa: B018
     assert not hasattr(row.make(), "codebook_sizes_")
     if not row.codebooks:
-        with pytest.raises(AttributeError, match="has no codebooks_: .*the codes bef"):
+        with pytest.raises(AttributeError, match=r"has no codebooks_: .*the codes bef"):
             quantizer.codebooks_  # noqa: B018
         return
     tables = quantizer.codebooks_

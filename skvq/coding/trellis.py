@@ -82,7 +82,9 @@ class TrellisCode:
         """V of each code column."""
         return tuple(2**rate for rate in self.rates)
 
-    def search(self, X: Any, *, as_levels: bool = False, distances: bool = False) -> Any:
+    def search(
+        self, X: Any, *, as_levels: bool = False, distances: bool = False
+    ) -> Any:
         """Return codes, or places of levels, of rows, and their squared distances."""
         largest = max(self.rates)
         size = self.trellis.alphabet_size(largest) if as_levels else 2**largest
@@ -135,7 +137,9 @@ def gaussian_windows(window_bits: int, step_bits: int) -> np.ndarray:
     windows = np.arange(2**window_bits, dtype=np.int64)
     older_bits = window_bits - step_bits
     new, older = windows % 2**step_bits, windows >> step_bits
-    cell = new ^ (_scattered(older, older_bits, _OTHER_FACTORS) >> older_bits - step_bits)
+    cell = new ^ (
+        _scattered(older, older_bits, _OTHER_FACTORS) >> older_bits - step_bits
+    )
     place = (cell << older_bits) | _scattered(older, older_bits, _FACTORS)
     return ndtri((place + 0.5) / 2**window_bits)
 

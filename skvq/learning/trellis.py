@@ -29,7 +29,7 @@ from skvq.nearest import Trellis
 _SAMPLE_ROWS, _KEY, _SHARED_VALUES = 4096, 0, 2**17
 # Up to so many bits the levels of the sample are found.  Beyond, they are those of a
 # Gaussian, and a bit more is taken to leave a quarter of the error.
-_SAMPLED_BITS = 6
+_SAMPLED_BITS = 5
 # The most bits of a feature that are given to it from a total.
 _MOST_BITS = 12
 
@@ -95,7 +95,7 @@ def allocated_rates(
     # No square overflows or vanishes.
     largest = spread.max() if spread.max() > 0 else 1.0
     found, parts = found._replace(X=found.X / largest), spread / largest
-    errors = np.array([_errors(found, j, part**2, bits) for j, part in enumerate(parts)])
+    errors = _errors(found, parts**2, bits)
     rates = bits[best_sizes(errors, bits.astype(np.float64), total_bits)]
     n_left = min(
         (total_bits - int(rates.sum())) // step,
@@ -105,20 +105,22 @@ def allocated_rates(
     return tuple(rates.tolist())
 
 
-def _errors(found: Sample, feature: int, variance: float, bits) -> np.ndarray:
-    """Return the mean squared error of a feature at some rates."""
-    values, weights = distinct(found.X[:, feature], found.weights)
+def _errors(found: Sample, variances: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """Return the mean squared errors (n_features, n_rates) of features at some rates."""
+    columns = [distinct(column, found.weights) for column in found.X.T]
     sampled, places = np.unique(np.minimum(bits, _SAMPLED_BITS), return_inverse=True)
-    columns = [(values, weights)] * len(sampled)
-    levels = best_levels(columns, [2**rate for rate in sampled.tolist()])
-    errors = []
-    for own in levels:
-        edges = 0.5 * own[:-1] + 0.5 * own[1:]
-        gaps = values - own[np.searchsorted(edges, values)]
-        errors.append(np.average(gaps * gaps, weights=weights))
+    errors = np.zeros((len(columns), len(sampled)))
+    for i, rate in enumerate(sampled.tolist()):
+        levels = best_levels(columns, [2**rate] * len(columns))
+        for j, ((values, weights), own) in enumerate(zip(columns, levels, strict=True)):
+            edges = 0.5 * own[:-1] + 0.5 * own[1:]
+            gaps = values - own[np.searchsorted(edges, values)]
+            errors[j, i] = np.average(gaps * gaps, weights=weights)
     # That of no bits is known of all rows.
-    ratio = variance / errors[0] if errors[0] > 0 else 0.0
-    return ratio * np.array(errors)[places] * 0.25 ** (bits - sampled[places])
+    ratios = np.divide(
+        variances, errors[:, 0], out=np.zeros_like(variances), where=errors[:, 0] > 0
+    )
+    return ratios[:, None] * errors[:, places] * 0.25 ** (bits - sampled[places])
 
 
 def start_levels(
@@ -205,7 +207,10 @@ class Alphabets(NamedTuple):
         made: dict[tuple, np.ndarray] = {}
         arrays = []
         for key in zip(
-            self.numbers.tolist(), self.middle.tolist(), self.width.tolist(), strict=True
+            self.numbers.tolist(),
+            self.middle.tolist(),
+            self.width.tolist(),
+            strict=True,
         ):
             if key not in made:
                 number, middle, width = key
