@@ -129,7 +129,7 @@ class TrellisQuantizer(ScalarQuantizer):
     >>> bool(tcq.distortion_ < 0.8 * scalar.distortion_)
     True
     >>> TrellisQuantizer(total_bits=24).fit(X * np.arange(16)).rates_
-    (0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3)
+    (0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3)
     """
 
     _parameter_constraints = {  # noqa: RUF012

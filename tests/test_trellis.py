@@ -141,18 +141,20 @@ def test_training_never_loses_what_the_start_has():
         assert_allclose(levels, table[:, 0], rtol=1e-5, atol=1e-6)
 
 
-def test_levels_are_the_means_of_what_has_chosen_them():
-    X = gaussian(60, 6, dtype=np.float64)
-    quantizer = TrellisQuantizer(2, max_iter=200).fit(X)
-    if quantizer.n_iter_ == 200:
-        pytest.skip("the rounds have not come to an end")
-    levels = nearest.trellis_levels(
-        quantizer.transform(X), quantizer.rates_, Trellis.ungerboeck(8)
-    )
-    for j, alphabet in enumerate(quantizer.alphabets_):
-        for place in np.unique(levels[:, j]):
-            mean = X[levels[:, j] == place, j].mean()
-            assert alphabet[place] == pytest.approx(mean, rel=1e-9)
+def test_a_round_moves_levels_to_the_means_of_what_has_chosen_them():
+    X, weights = gaussian(60, 6, dtype=np.float64), np.arange(60) % 3
+    start = TrellisQuantizer(2, max_iter=0).fit(X, sample_weight=weights)
+    after = TrellisQuantizer(2, max_iter=1).fit(X, sample_weight=weights)
+    assert after.n_iter_ == 1
+    assert after.distortion_ < start.distortion_
+    levels = nearest.trellis_levels(start.transform(X), [2] * 6, Trellis.ungerboeck(8))
+    for j, alphabet in enumerate(start.alphabets_):
+        expected = alphabet.copy()
+        for place in range(8):
+            chosen = weights * (levels[:, j] == place)
+            if chosen.any():
+                expected[place] = np.average(X[:, j], weights=chosen)
+        assert_allclose(after.alphabets_[j], np.sort(expected), rtol=1e-12)
 
 
 def test_bits_go_where_errors_fall():

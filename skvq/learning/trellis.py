@@ -27,9 +27,11 @@ from skvq.nearest import Trellis
 # Rows of the sample, about, and the key of the numbers that choose them; values of all
 # features together for levels that these share.
 _SAMPLE_ROWS, _KEY, _SHARED_VALUES = 4096, 0, 2**17
-# Up to so many bits the levels of the sample are found.  Beyond, they are those of a
-# Gaussian, and a bit more is taken to leave a quarter of the error.
+# Up to so many bits errors are those of the sample.  Beyond, a bit more is taken to
+# leave a quarter of the error.
 _SAMPLED_BITS = 5
+# Up to so many levels alphabets begin as those of the sample, beyond as a Gaussian's.
+_SAMPLED_LEVELS = 64
 # The most bits of a feature that are given to it from a total.
 _MOST_BITS = 12
 
@@ -106,7 +108,7 @@ def allocated_rates(
 
 
 def _errors(found: Sample, variances: np.ndarray, bits: np.ndarray) -> np.ndarray:
-    """Return the mean squared errors (n_features, n_rates) of features at some rates."""
+    """Return the mean squared errors (n_features, n_rates) at some rates."""
     columns = [distinct(column, found.weights) for column in found.X.T]
     sampled, places = np.unique(np.minimum(bits, _SAMPLED_BITS), return_inverse=True)
     errors = np.zeros((len(columns), len(sampled)))
@@ -160,9 +162,9 @@ def start_levels(
             continue
         places[rate] = len(alphabets)
         alike = np.flatnonzero(of_rate == rate) if shared else np.array([j])
-        if rate < _SAMPLED_BITS and shared:
+        if n_levels <= _SAMPLED_LEVELS and shared:
             alphabets.append(found.shared_levels(alike, n_levels))
-        elif rate < _SAMPLED_BITS:
+        elif n_levels <= _SAMPLED_LEVELS:
             alphabets.append(found.levels(j, n_levels))
         else:
             middle, width = pooled(mean[alike], spread[alike])
