@@ -292,8 +292,7 @@ class TrellisQuantizer(ScalarQuantizer):
 
     def _why_no_partial_fit(self):
         return (
-            "a level is the mean of what lies on paths through it, and all paths "
-            "change with any level."
+            "the scheme does not learn from a stream: all paths change with any level."
         )
 
     def _why_no_sums(self):
