@@ -3,8 +3,8 @@
 A quantizer maps x to the nearest row of a codebook.  The modules are named after the
 four questions that a quantizer answers: what shape the codebook has (`vector`,
 `product`, `residual`, `kronecker`, `multiscale`), where it comes from (`learning`, and
-the fixed ones: `grid`, `sphere`, `binary`), how the argmin is computed (`nearest`), and
-what is lost (`losses`, `metrics`, `model_selection`).
+those of scalars and signs: `grid`, `trellis`, `sphere`, `binary`), how the argmin is
+computed (`nearest`), and what is lost (`losses`, `metrics`, `model_selection`).
 """
 
 from skvq._version import __version__
@@ -23,6 +23,7 @@ from skvq.residual import ResidualQuantizer
 from skvq.rotated import RotatedQuantizer
 from skvq.scaled import ScaledQuantizer
 from skvq.sphere import SphericalQuantizer
+from skvq.trellis import TrellisQuantizer
 from skvq.vector import VectorQuantizer
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "RotatedQuantizer",
     "ScaledQuantizer",
     "SphericalQuantizer",
+    "TrellisQuantizer",
     "UniformQuantizer",
     "VectorQuantizer",
     "__version__",

@@ -10,13 +10,15 @@ from skvq._checks import is_sequence
 from skvq._validation import check_matrix, check_numbers
 
 
-def check_codebooks(codebooks) -> list[nearest.Table]:
+def check_codebooks(codebooks, *, columns: bool = False) -> list[nearest.Table]:
     """Return tables that are given in place of learned ones, in one floating dtype.
 
     Parameters
     ----------
     codebooks : sequence of array-likes of shape (n_codewords, n_features)
         Of any library; one that comes more than once stays one table.
+    columns : bool, default=False
+        Whether arrays of one dimension are tables of one feature.
 
     Raises
     ------
@@ -25,7 +27,10 @@ def check_codebooks(codebooks) -> list[nearest.Table]:
     """
     expected = "expected a sequence of 2-d tables, [W] for one"
     shape = getattr(codebooks, "shape", None)
-    if not is_sequence(codebooks) or (shape is not None and len(shape) != 3):
+    dimensions = (2, 3) if columns else (3,)
+    if not is_sequence(codebooks) or (
+        shape is not None and len(shape) not in dimensions
+    ):
         found = f"={codebooks!r}" if shape is None else f" has shape {tuple(shape)}"
         raise ValueError(f"codebooks{found}; {expected}.")
     given = list(codebooks)
@@ -35,6 +40,8 @@ def check_codebooks(codebooks) -> list[nearest.Table]:
     for j, table in enumerate(given):
         if id(table) not in distinct:
             table = nearest.backend_of(table).to_host(table)
+            if columns and np.ndim(table) == 1:
+                table = np.asarray(table)[:, None]
             name = f"codebooks[{j}]"
             distinct[id(given[j])] = check_matrix(nearest.HOST, table, name)
     dtype = np.result_type(

@@ -268,6 +268,14 @@ class BaseQuantizer(
         """Return how many tables it has, before it is fitted; None: one a feature."""
         return None
 
+    def _takes_columns(self) -> bool:
+        """Whether what is given in place of tables may be levels, (n_levels,)."""
+        return False
+
+    def _why_no_codebooks(self) -> str | None:
+        """Return why there are no tables by code; None: there are."""
+        return None
+
     # -- public methods ------------------------------------------------------------
 
     @classmethod
@@ -319,7 +327,7 @@ class BaseQuantizer(
         hook = inspect.signature(cls._from_tables).parameters
         beside = {name: parameters.pop(name) for name in hook if name in parameters}
         new = cls(**parameters)
-        tables = check_codebooks(codebooks)
+        tables = check_codebooks(codebooks, columns=new._takes_columns())
         new._set_up(tables, backend_of_samples(new, codebooks[0]), beside)
         return new
 
@@ -539,6 +547,9 @@ class BaseQuantizer(
             raise AttributeError(
                 f"{type(self).__name__} is not fitted: it has no codebooks_ yet."
             )
+        why = self._why_no_codebooks()
+        if why is not None:
+            raise AttributeError(f"{type(self).__name__} has no codebooks_: {why}")
         # Those that follow from a few numbers are made anew.
         return tuple(
             (table if isinstance(table, nearest.Table) else nearest.Table(table)).on(

@@ -125,6 +125,9 @@ class FrontQuantizer(BaseQuantizer):
     def _n_tables(self):
         return self._template().quantizer._n_tables()
 
+    def _takes_columns(self):
+        return self._template().quantizer._takes_columns()
+
     def _why_no_sums(self):
         part = getattr(self, "quantizer_", self._template().quantizer)
         why = part._why_no_sums()
@@ -132,6 +135,10 @@ class FrontQuantizer(BaseQuantizer):
 
     def _codebooks(self):
         return self.quantizer_._codebooks()
+
+    def _why_no_codebooks(self):
+        why = self.quantizer_._why_no_codebooks()
+        return why and f"its part, {self.quantizer_!r}: {why}"
 
     def _prices_bits(self):
         return self._template().quantizer._prices_bits()

@@ -511,6 +511,16 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                 return f"its part, {part!r}: {why}"
         return None
 
+    def _takes_columns(self):
+        return all(part._takes_columns() for part in self._quantizers())
+
+    def _why_no_codebooks(self):
+        for part in self.quantizers_:
+            why = part._why_no_codebooks()
+            if why is not None:
+                return f"its part, {part!r}: {why}"
+        return None
+
     @cached_property
     def _parts_(self) -> Parts:
         """What is known of the fitted parts; set by a fit, made anew after loading."""

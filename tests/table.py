@@ -27,6 +27,7 @@ from skvq import (
     RotatedQuantizer,
     ScaledQuantizer,
     SphericalQuantizer,
+    TrellisQuantizer,
     UniformQuantizer,
     VectorQuantizer,
 )
@@ -99,6 +100,8 @@ class Row:
         Whether `transform` finds better codes than those that `fit` learned from.
     tables : bool
         Whether its tables can be given in place of a fit.
+    codebooks : bool
+        Whether codes have tables; if not, alphabets are in their place.
     """
 
     name: str
@@ -122,6 +125,7 @@ class Row:
     make_is_small: bool = True
     searches_harder: bool = False
     tables: bool = True
+    codebooks: bool = True
 
     def data(self, n_samples=320, seed=0, dtype=np.float32):
         return mixture(n_samples, self.n_features, seed, dtype)
@@ -261,6 +265,17 @@ def _multiscale(name, make, **facts):
         **facts,
     }
     return Row(name, make, **facts)
+
+
+def _trellis(name, make, **facts):
+    """A row of levels along paths, whose search is not exact where ends meet."""
+    facts = {
+        "idempotent": False,
+        "codebooks": False,
+        "sklearn_checks": False,
+        **facts,
+    }
+    return _fixed(name, make, **facts)
 
 
 TABLE = [
@@ -823,6 +838,37 @@ TABLE = [
         lambda: pq(2, None, quantizer=AdditiveQuantizer(2, 4, **FEW_SUMS)),
         computed=True,
     ),
+    # Levels along paths
+    _trellis("trellis-defaults", lambda: TrellisQuantizer()),
+    _trellis(
+        "trellis-4",
+        lambda: TrellisQuantizer([1, 3, 0, 2, 1, 0], n_states=4, max_iter=3),
+    ),
+    _trellis(
+        "trellis-shared",
+        lambda: TrellisQuantizer(
+            [2, 1, 2, 2, 0, 1], share_alphabets=True, n_states=16, max_iter=3
+        ),
+        learns=False,
+    ),
+    _trellis(
+        "trellis-total", lambda: TrellisQuantizer(total_bits=11, n_states=4, max_iter=2)
+    ),
+    _trellis(
+        "trellis-bitshift",
+        lambda: TrellisQuantizer(n_states=64, trellis="bitshift", max_iter=2),
+    ),
+    _trellis(
+        "trellis-bitshift-gaussian",
+        lambda: TrellisQuantizer(
+            1, total_bits=5, n_states=16, trellis="bitshift", levels="gaussian"
+        ),
+        learns=False,
+    ),
+    _trellis(
+        "pq-of-trellis",
+        lambda: pq(2, None, quantizer=TrellisQuantizer(1, n_states=4, max_iter=2)),
+    ),
     # Signs
     _fixed(
         "binary-defaults", lambda: BinaryQuantizer(), exact="sqeuclidean", streams=True
@@ -1247,6 +1293,18 @@ def made_small(estimator):
     return estimator.set_params(**{name: small[name] for name in names})
 
 
+def tables_of(estimator):
+    """Return its codebooks, or the alphabets that it has in their place."""
+    if isinstance(estimator, TrellisQuantizer):
+        return estimator.alphabets_
+    if isinstance(estimator, ProductQuantizer | ResidualQuantizer):
+        return [table for part in estimator.quantizers_ for table in tables_of(part)]
+    if hasattr(estimator, "codebooks_"):
+        return estimator.codebooks_
+    # A transformer that holds a quantizer, or what stands in front of a trellis.
+    return tables_of(estimator.quantizer_)
+
+
 # Built with defaults: scikit-learn's checks run on these, and on `NESTED`.
 DEFAULTS = [
     AdditiveQuantizer(),
@@ -1258,6 +1316,8 @@ DEFAULTS = [
     RotatedQuantizer(),
     QuantizedFeatures(VectorQuantizer()),
     BinaryQuantizer(),
+    # Its defaults need three features; the checks have two.
+    TrellisQuantizer(n_states=4),
     UniformQuantizer(),
     FiniteScalarQuantizer(),
     SphericalQuantizer(),
@@ -1308,6 +1368,7 @@ ONE_OF_EACH = [
         "rotated-defaults",
         "aq-exhaustive",
         "binary-defaults",
+        "trellis-defaults",
         "uniform-defaults",
         "fsq-defaults",
         "spherical-defaults",

@@ -21,7 +21,7 @@ from sklearn import config_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from table import BY_NAME, mixture, pq, rq, vq
+from table import BY_NAME, mixture, pq, rq, tables_of, vq
 
 import skvq
 import skvq.display
@@ -127,16 +127,12 @@ def counted(X, computed, chunk=64):
     )
 
 
-def tables(estimator):
-    return getattr(estimator, "quantizer_", estimator).codebooks_
-
-
 def distortion(estimator):
     return getattr(estimator, "quantizer_", estimator).distortion_
 
 
 def assert_same(a, b):
-    for one, other in zip(tables(a), tables(b), strict=True):
+    for one, other in zip(tables_of(a), tables_of(b), strict=True):
         assert one.tobytes() == other.tobytes()
         assert type(one) is type(other)
     assert distortion(a) == distortion(b)

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from oracles import paired
 from sklearn.exceptions import ConvergenceWarning
-from table import BY_NAME, TABLE, each, every_row, mixture, rq, vq
+from table import BY_NAME, TABLE, each, every_row, mixture, rq, tables_of, vq
 
 from skvq import (
     AdditiveQuantizer,
@@ -51,7 +51,7 @@ def _fit(make, X, weights=None):
 def _numbers(estimator, X):
     """Return what a fit has come to: tables, codes, and the distortion."""
     quantizer = getattr(estimator, "quantizer_", estimator)
-    yield from quantizer.codebooks_
+    yield from tables_of(quantizer)
     yield quantizer.transform(X)
     yield np.array(quantizer.distortion_)
 

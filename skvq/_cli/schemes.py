@@ -108,7 +108,7 @@ class Entry:
             Its name.
         """
         made = self.make({})
-        for each in (made, getattr(made, "quantizer", None)) if self.part else (made,):
+        for each in (made, made.quantizer) if self.part else (made,):
             if parameter in each._parameter_constraints:
                 return each._parameter_constraints[parameter]
         return []

@@ -27,6 +27,7 @@ from skvq.coding.radius import (
     ScalarRadius,
 )
 from skvq.coding.squash import Clamp, Distribution, Spread, Tanh
+from skvq.coding.trellis import TrellisCode
 from skvq.coding.turns import HadamardTurn, MatrixTurn
 from skvq.features import QuantizedFeatures
 from skvq.finite import FiniteScalarQuantizer
@@ -36,12 +37,14 @@ from skvq.kronecker import KroneckerQuantizer
 from skvq.learning.online import StreamState
 from skvq.learning.scalar import Averages, Moments, Spans
 from skvq.multiscale import MultiScaleQuantizer
+from skvq.nearest import Trellis
 from skvq.nearest.tables import Columns, Table, Tables
 from skvq.product import ProductQuantizer
 from skvq.residual import ResidualQuantizer
 from skvq.rotated import RotatedQuantizer
 from skvq.scaled import ScaledQuantizer
 from skvq.sphere import SphericalQuantizer
+from skvq.trellis import TrellisQuantizer
 from skvq.vector import VectorQuantizer
 
 # Attributes of estimators that neither are parameters nor end in an underscore.
@@ -361,6 +364,7 @@ _QUANTIZERS = (
     RotatedQuantizer,
     ScaledQuantizer,
     SphericalQuantizer,
+    TrellisQuantizer,
     UniformQuantizer,
     VectorQuantizer,
 )
@@ -387,6 +391,17 @@ _KINDS = (
     _plain("skvq.coding.MatrixTurn", MatrixTurn, _check_matrix_turn),
     _plain("skvq.coding.HadamardTurn", HadamardTurn, _check_hadamard),
     _plain("skvq.coding.Pyramid", Pyramid),
+    _plain("skvq.coding.TrellisCode", TrellisCode, TrellisCode.check),
+    Kind(
+        "skvq.nearest.Trellis",
+        Trellis,
+        lambda trellis: {
+            "state_bits": trellis.state_bits,
+            "step_bits": trellis.step_bits,
+            "has_subsets": trellis.has_subsets,
+        },
+        lambda state: Trellis(**state),
+    ),
     _named_tuple("skvq.coding.Smoothing", Smoothing),
     _plain("skvq.grid.Tanh", Tanh),
     _plain("skvq.grid.Spread", Spread),

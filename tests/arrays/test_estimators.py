@@ -21,7 +21,7 @@ from arrays.libraries import library_name, load, make, put
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.exceptions import NotFittedError
-from table import TABLE, BinaryQuantizer, each, mixture, vq
+from table import TABLE, BinaryQuantizer, each, mixture, tables_of, vq
 
 import skvq
 from skvq import (
@@ -55,7 +55,7 @@ def test_as_numpy_does(other, row, monkeypatch):
     estimator = learned_with(row, given)
     codes = estimator.transform(given)
     decoded = estimator.quantize(given)
-    assert {library_name(a) for a in (codes, decoded, *estimator.codebooks_)} == {
+    assert {library_name(a) for a in (codes, decoded, *tables_of(estimator))} == {
         other.__name__
     }
     assert_array_equal(to_host(codes), reference.transform(X))
@@ -113,7 +113,7 @@ def _assert_pickles_are_of_the_host(estimator, given, codes, monkeypatch):
         path = os.path.join(folder, "codec")
         skvq.save(estimator, path)
         copy = skvq.load(path)
-        assert library_name(copy.codebooks_[0]) == library_name(given)
+        assert library_name(tables_of(copy)[0]) == library_name(given)
         assert_array_equal(to_host(copy.transform(given)), expected)
     data = pickle.dumps(estimator)
     with monkeypatch.context() as patch:
@@ -124,9 +124,9 @@ def _assert_pickles_are_of_the_host(estimator, given, codes, monkeypatch):
         copy = pickle.loads(data)
         assert {backend_of(value) for value in vars(copy).values()} == {HOST}
         assert_array_equal(copy.transform(to_host(given)), expected)
-        assert isinstance(copy.codebooks_[0], np.ndarray)
+        assert isinstance(tables_of(copy)[0], np.ndarray)
     copy = pickle.loads(data)
-    assert library_name(copy.codebooks_[0]) == library_name(given)
+    assert library_name(tables_of(copy)[0]) == library_name(given)
     assert_array_equal(to_host(copy.transform(given)), expected)
 
 
