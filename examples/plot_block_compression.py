@@ -26,7 +26,7 @@ from skvq import (
     UniformQuantizer,
     VectorQuantizer,
 )
-from skvq.grid import recommended_levels
+from skvq.finite import recommended_levels
 from skvq.metrics import bits_per_sample, psnr
 
 left, photograph = np.hsplit(load_sample_image("flower.jpg")[:416], 2)

@@ -25,7 +25,7 @@ from skvq import (
 )
 from skvq.codes import token_ids
 from skvq.display import CodeUsageDisplay
-from skvq.grid import recommended_levels
+from skvq.finite import recommended_levels
 from skvq.metrics import code_usage, distortion, perplexity
 
 images = load_digits().images.astype(np.float32)

@@ -13,7 +13,6 @@ from skvq._validation import all_in_memory, check_numbers, warn
 from skvq.coding.levels import CellMeans, Grid, Levels, is_table
 from skvq.coding.squash import Distribution, Spread, Tanh
 from skvq.finite import FiniteScalarQuantizer as FiniteScalarQuantizer
-from skvq.finite import recommended_levels as recommended_levels
 from skvq.learning.levels import best_levels, level_errors
 from skvq.learning.quantiles import quantiles
 from skvq.learning.rows import Learner, Rows, run, stacked
@@ -199,7 +198,7 @@ class UniformQuantizer(ScalarQuantizer):
     >>> UniformQuantizer(levels="lloyd-max", total_bits=5).fit(Z).codebook_sizes_
     (16, 2, 1)
     >>> UniformQuantizer(step=4.0).fit(Z).codebook_sizes_
-    (16, 6, 1)
+    (18, 8, 1)
     """
 
     _parameter_constraints = {  # noqa: RUF012

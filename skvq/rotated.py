@@ -220,7 +220,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         """Return the rotation that is given, in float64."""
         with naming("rotation"):
             matrix = check_matrix(
-                nearest.HOST, to_host_array(self.rotation), "rotation"
+                nearest.HOST, _to_host_array(self.rotation), "rotation"
             )
         k, d = matrix.shape
         asked = k if self.n_components is None else self.n_components
@@ -319,7 +319,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
             )
         part = self._part_of_tables(tables, code_lengths)
         with naming("rotation"):
-            shape = np.shape(to_host_array(self.rotation))
+            shape = np.shape(_to_host_array(self.rotation))
         n_features = shape[-1] if len(shape) == 2 else part.n_features_in_
         matrix = self._given_matrix(n_features)
         if len(matrix) != part.n_features_in_:
@@ -331,7 +331,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         if mean is None:
             mean = np.zeros(n_features)
         with naming("mean"):
-            mean = check_matrix(nearest.HOST, [to_host_array(mean)], "mean")[0]
+            mean = check_matrix(nearest.HOST, [_to_host_array(mean)], "mean")[0]
         if len(mean) != n_features:
             raise ValueError(
                 f"mean has {len(mean)} entries; expected {n_features}, one for each "
@@ -544,7 +544,7 @@ _NO_BOUND = (
 )
 
 
-def to_host_array(value: Any) -> Any:
+def _to_host_array(value: Any) -> Any:
     """Return an array of any library as one of NumPy's; all else as it is."""
     return to_host(value) if nearest.is_array(value) else value
 

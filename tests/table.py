@@ -1061,6 +1061,7 @@ TABLE = [
         lambda: UniformQuantizer(target_bits=10.0),
         make_is_small=False,
         tables=False,
+        weights=None,  # what is added to counts counts less beside more rows
     ),
     _fixed(
         "pq-of-uniform",

@@ -451,7 +451,7 @@ def _measure(
     quantizer = getattr(estimator, "steps", [(None, estimator)])[-1][1]
     candidate.bits = bits_per_sample(estimator)
     candidate.packed_bits = packed_bits(quantizer.codebook_sizes_)
-    if None not in quantizer.code_counts_:
+    if all(counts is not None for counts in quantizer.code_counts_):
         candidate.coded_bits = entropy_bits(estimator, test)
     candidate.distortion = distortion(test, decoded)
     candidate.sqnr = sqnr(test, decoded)

@@ -33,11 +33,10 @@ _FIRST = (-1.5, -0.75, 0.0, 0.75, 1.5)
 _AROUND = (-0.1, -0.02, 0.0, 0.02, 0.1)
 
 
-def cells_of_step(low: np.ndarray, high: np.ndarray, step: float) -> Grid | None:
+def cells_of_step(
+    low: np.ndarray, high: np.ndarray, step: float, *, spare: bool = False
+) -> Grid | None:
     """Return the cells [(k - 1/2) step, (k + 1/2) step) that a range reaches into.
-
-    Where these are several, and one more at either end: a few samples do not reach as
-    far as others will, and a code that is hardly ever used costs next to nothing.
 
     Parameters
     ----------
@@ -45,6 +44,10 @@ def cells_of_step(low: np.ndarray, high: np.ndarray, step: float) -> Grid | None
         The least and the largest values.
     step : float
         The width of a cell.
+    spare : bool, default=False
+        Whether there is a cell more at either end of several: other samples will reach
+        further than some have, and a code that is hardly ever used costs next to
+        nothing.
 
     Returns
     -------
@@ -56,8 +59,9 @@ def cells_of_step(low: np.ndarray, high: np.ndarray, step: float) -> Grid | None
         first, last = (np.floor(end / step + 0.5) for end in (low, high))
         if not max(np.abs(first).max(), np.abs(last).max()) < _MOST_PLACES:
             return None
-    several = last > first
-    first, last = first - several, last + several
+    if spare:
+        several = last > first
+        first, last = first - several, last + several
     counts = last - first + 1
     if counts.max() > MOST_CELLS:
         return None
@@ -84,7 +88,7 @@ def means_of_step(rows: Rows, step: float, what: str) -> Learner[CellMeans]:
         If there are too many cells.
     """
     low, high = yield from column_range(rows)
-    cells = cells_of_step(low, high, step)
+    cells = cells_of_step(low, high, step, spare=True)
     if cells is None:
         raise ValueError(
             f"{what}: numbers of X are too large for it. A feature would have more "
@@ -144,7 +148,7 @@ def step_of_rate(rows: Rows, rate: float) -> Learner[tuple[float, float]]:
         known = {place for place, _ in found}
         grids = {}
         for place in places:
-            cells = cells_of_step(low, high, float(np.exp2(place)))
+            cells = cells_of_step(low, high, float(np.exp2(place)), spare=True)
             if place in known or place > upper[0] or cells is None:
                 continue
             if sum(cells.sizes) <= _MOST_COUNTED + rows.n_features:
