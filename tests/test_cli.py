@@ -606,7 +606,7 @@ def test_what_stands_in_front_takes_the_parameters_of_its_part():
     assert isinstance(nested.quantizer, skvq.ScaledQuantizer)
     assert nested.quantizer.quantizer.scale == 1
     for text, message in {
-        "opq:4x16,depth=3": "opq has no parameter 'depth'; it has backend, max_iter, n_components",
+        "opq:4x16,depth=3": "opq has no parameter 'depth'; it has backend, max_iter",
         "opq:4x16,n_codewords=4": "says twice what n_codewords is",
         "opq:4x16,rotation=upside": "The 'rotation' parameter of RotatedQuantizer",
         "opq:4x16,n_jobs=zero": "The 'n_jobs' parameter of ProductQuantizer",

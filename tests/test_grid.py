@@ -12,10 +12,10 @@ from scipy import stats
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import check_estimator
 
-from skvq import ProductQuantizer, nearest
+from skvq import FiniteScalarQuantizer, ProductQuantizer, UniformQuantizer, nearest
 from skvq.codes import token_ids
 from skvq.coding.levels import Grid, Levels
-from skvq.grid import FiniteScalarQuantizer, UniformQuantizer, recommended_levels
+from skvq.finite import recommended_levels
 from skvq.learning.rows import Rows, run
 from skvq.learning.scalar import (
     DENSITIES,
