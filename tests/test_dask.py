@@ -128,7 +128,9 @@ def counted(X, computed, chunk=64):
 
 
 def distortion(estimator):
-    return getattr(estimator, "quantizer_", estimator).distortion_
+    # Its own, or that of what a transformer holds.
+    own = hasattr(estimator, "distortion_")
+    return (estimator if own else estimator.quantizer_).distortion_
 
 
 def assert_same(a, b):
