@@ -1296,12 +1296,12 @@ def made_small(estimator):
 
 def tables_of(estimator):
     """Return its codebooks, or the alphabets that it has in their place."""
+    if hasattr(estimator, "codebooks_"):
+        return estimator.codebooks_
     if isinstance(estimator, TrellisQuantizer):
         return estimator.alphabets_
     if isinstance(estimator, ProductQuantizer | ResidualQuantizer):
         return [table for part in estimator.quantizers_ for table in tables_of(part)]
-    if hasattr(estimator, "codebooks_"):
-        return estimator.codebooks_
     # A transformer that holds a quantizer, or what stands in front of a trellis.
     return tables_of(estimator.quantizer_)
 
