@@ -188,6 +188,17 @@ def along_axes(quantizer):
     return skvq.RotatedQuantizer(quantizer, rotation="pca")
 
 
+def _priced(train, test, bits):
+    """Measure scalars whose search weighs bits, at the slope of the bound there."""
+    rates, levels, _ = water_levels(train)
+    price = 2 * np.log(2) * float(np.interp(bits, rates, levels))
+    scalars = skvq.ProductQuantizer(
+        train.shape[1], 64, rate_weight=price, random_state=SEED
+    )
+    measure = of_estimator(lambda d, bits: along_axes(scalars), coded=True)
+    return measure(train, test, bits)
+
+
 def _normal(n_bits):
     """Return Lloyd-Max levels for a normal density, the same for all features."""
     return skvq.UniformQuantizer(
@@ -247,6 +258,7 @@ OURS = [
             coded=True,
         ),
     ),
+    Method("skvq", "entropy-constrained, coded", _priced, most_bits=256),
     Method("skvq", "TurboQuant", of_estimator(_scaled("norm"))),
     Method("skvq", "EDEN", of_estimator(_scaled("least_squares"))),
     Method("skvq", "RaBitQ", of_estimator(_scaled("unbiased", one_bit_only=True))),
@@ -257,16 +269,22 @@ OURS = [
 
 
 def bound(train: np.ndarray, bits: np.ndarray) -> np.ndarray:
-    """Return the distortion-rate function of a Gaussian with the covariance of rows.
+    """Return the distortion-rate function of a Gaussian with the covariance of rows."""
+    rates, _, errors = water_levels(train)
+    return np.interp(bits, rates, errors)
+
+
+def water_levels(train: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return rates, water levels and errors of a Gaussian with the covariance of rows.
 
     By reverse water-filling (Cover and Thomas 2006, theorem 10.3.3).
     """
     variances = np.linalg.eigvalsh(np.cov(train.T.astype(np.float64)))
     variances = np.maximum(variances, 1e-12 * variances.max())
-    levels = np.geomspace(variances.max(), variances.min() / 2**20, 4000)[:, None]
-    rates = 0.5 * np.log2(np.maximum(variances / levels, 1)).sum(1)
-    errors = np.minimum(variances, levels).sum(1)
-    return np.interp(bits, rates, errors)
+    levels = np.geomspace(variances.max(), variances.min() / 2**20, 4000)
+    over = levels[:, None]
+    rates = 0.5 * np.log2(np.maximum(variances / over, 1)).sum(1)
+    return rates, levels, np.minimum(variances, over).sum(1)
 
 
 def measured(data, methods, bits, found: dict[str, Any], keep: Callable[[], None]):

@@ -21,6 +21,7 @@ from pathlib import Path
 import _common
 import numpy as np
 
+from skvq import RotatedQuantizer, UniformQuantizer
 from skvq.codes import EntropyCoder
 from skvq.io import CodeReader, save_codes
 
@@ -31,43 +32,6 @@ TARGETS = {
     "sift5k": (23000, 11100),
     "dsift": (30100, 15250),
 }
-
-
-class StepQuantizer:
-    """The means of cells, of one step on all principal axes."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def fit(self, X):
-        """Learn the axes, the range of the codes, their counts and the means."""
-        self.mean_ = X.mean(axis=0)
-        _, axes = np.linalg.eigh(np.cov((X - self.mean_).T))
-        self.axes_ = axes[:, ::-1]
-        T = (X - self.mean_) @ self.axes_
-        codes = np.rint(T / self.step).astype(int)
-        self.low_, high = codes.min(axis=0) - 1, codes.max(axis=0) + 1
-        self.codebook_sizes_ = (high - self.low_ + 1).tolist()
-        self.code_counts_, self.levels_ = [], []
-        for j, size in enumerate(self.codebook_sizes_):
-            column = codes[:, j] - self.low_[j]
-            counts = np.bincount(column, minlength=size)
-            sums = np.bincount(column, T[:, j], size)
-            middle = (np.arange(size) + self.low_[j]) * self.step
-            self.levels_.append(np.where(counts, sums / np.maximum(counts, 1), middle))
-            self.code_counts_.append(counts)
-        return self
-
-    def transform(self, X):
-        """Round; codes beyond those of the training rows are the outermost."""
-        codes = np.rint((X - self.mean_) @ self.axes_ / self.step).astype(int)
-        return np.clip(codes - self.low_, 0, np.array(self.codebook_sizes_) - 1)
-
-    def inverse_transform(self, codes):
-        """Return the means of the cells."""
-        pairs = zip(self.levels_, codes.T, strict=True)
-        T = [levels[column] for levels, column in pairs]
-        return np.stack(T, axis=1) @ self.axes_.T + self.mean_
 
 
 def in_file(coder, codes, folder):
@@ -98,16 +62,9 @@ def measured(quantizer, coder, X, folder):
     return bits, error, ideal, 1e6 * encode / len(X), 1e6 * decode / len(X)
 
 
-def step_of(rate, X):
-    """Return the step at which rows take a rate, by bisection."""
-    low, high = 1e-3 * X.std(), 10 * X.std()
-    for _ in range(12):
-        step = np.sqrt(low * high)
-        quantizer = StepQuantizer(step).fit(X)
-        coder = EntropyCoder.from_counts(quantizer.code_counts_)
-        above = coder.bits(quantizer.transform(X)).mean() > rate
-        low, high = (step, high) if above else (low, step)
-    return step
+def quantizer_of(rate):
+    """Return principal axes and one step, whose codes take a rate in training."""
+    return RotatedQuantizer(UniformQuantizer(target_bits=rate), rotation="pca")
 
 
 def main():
@@ -117,10 +74,9 @@ def main():
     _common.print_header("Entropy-coded files", arguments)
     summary = []
     for data in _common.data_sets(tuple(TARGETS), quick=arguments.quick):
-        train, test = data.train.astype(float), data.test.astype(float)
-        ends = [step_of(rate, train[:4000]) for rate in (160, 40)]
-        steps = np.geomspace(*ends, 3 if arguments.quick else N_STEPS)
-        quantizers = [StepQuantizer(step).fit(train) for step in steps]
+        train, test = data.train, data.test
+        rates = np.geomspace(40, 170, 3 if arguments.quick else N_STEPS)
+        quantizers = [quantizer_of(rate).fit(train) for rate in rates]
         targets = TARGETS.get(data.name, (None, None))
         for conditional in (False, True):
             how = "each column alone"
@@ -139,8 +95,10 @@ def main():
                 with tempfile.TemporaryDirectory() as folder:
                     found = measured(quantizer, coder, test, folder)
                 curve.append(found[:2])
-                table.row(f"{quantizer.step:.2f}", *(f"{v:.2f}" for v in found))
-            bits, errors = np.array(curve)[::-1].T
+                table.row(
+                    f"{quantizer.quantizer_.step_:.2f}", *(f"{v:.2f}" for v in found)
+                )
+            bits, errors = np.array(curve).T
             for budget, target in zip(BUDGETS, targets, strict=True):
                 error = np.exp(np.interp(budget, bits, np.log(errors)))
                 summary.append((data.name, how, budget, error, target))

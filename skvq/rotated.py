@@ -353,9 +353,9 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
 
     def _why_no_partial_fit(self):
         return (
-            "the mean, and a rotation that is learned, are those of all samples; what "
-            "has been learned about the mean of a first batch would be of no use about "
-            "that of a second."
+            "the scheme does not learn from a stream: the mean, and a rotation that is "
+            "learned, are those of all samples, and what has been learned about the "
+            "mean of a first batch would be of no use about that of a second."
         )
 
     # -- codes ---------------------------------------------------------------------

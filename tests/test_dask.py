@@ -52,7 +52,6 @@ LEARNERS = [
         "vq-farthest",
         "vq-cosine",
         "vq-rate",
-        "rq-rate",
         "pq-defaults",
         "pq-shared",
         "rq-beam",
@@ -73,10 +72,13 @@ LEARNERS = [
         "uniform-gaussian",
         "rotated-learned",
         "rotated-hadamard",
+        "scaled-defaults",
+        "trellis-total",
+        "uniform-target",
         "spherical-uniform-radius",
     )
 ]
-LONG = [BY_NAME[name] for name in ("rq-defaults", "aq-shared")]
+LONG = [BY_NAME[name] for name in ("rq-defaults", "aq-shared", "rq-rate")]
 # What the versions of Dask may change is seen in a few.
 SOME = {"vq-defaults", "pq-shared", "rq-beam", "uniform-quantile", "features-vq"}
 
@@ -128,7 +130,9 @@ def counted(X, computed, chunk=64):
 
 
 def distortion(estimator):
-    return getattr(estimator, "quantizer_", estimator).distortion_
+    # Its own, or that of what a transformer holds.
+    own = hasattr(estimator, "distortion_")
+    return (estimator if own else estimator.quantizer_).distortion_
 
 
 def assert_same(a, b):

@@ -5,6 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.linalg import hadamard
 from sklearn.decomposition import PCA
+from sklearn.model_selection import GridSearchCV
 from table import pq, rq
 
 from skvq import (
@@ -498,3 +499,18 @@ def test_what_has_no_bound(parameters, eps0, message):
     est = rotated(BinaryQuantizer(), **parameters).fit(X)
     with pytest.raises(ValueError, match=message):
         est.inner_product_error_bound(X, X, eps0)
+
+
+def test_grids_over_rotations_and_parts():
+    X = spread(240, 8)
+    grid = GridSearchCV(
+        RotatedQuantizer(ProductQuantizer(2, 4, random_state=0), random_state=0),
+        {
+            "rotation": ["balanced", "random"],
+            "quantizer__n_subspaces": [2, 4],
+        },
+        cv=2,
+    ).fit(X)
+    assert len(grid.cv_results_["params"]) == 4
+    assert grid.best_params_["quantizer__n_subspaces"] == 4
+    assert grid.best_estimator_.quantizer_.n_subspaces_ == 4

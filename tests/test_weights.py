@@ -50,7 +50,9 @@ def _fit(make, X, weights=None):
 
 def _numbers(estimator, X):
     """Return what a fit has come to: tables, codes, and the distortion."""
-    quantizer = getattr(estimator, "quantizer_", estimator)
+    quantizer = estimator
+    if not hasattr(estimator, "distortion_"):  # a transformer that holds one
+        quantizer = estimator.quantizer_
     yield from tables_of(quantizer)
     yield quantizer.transform(X)
     yield np.array(quantizer.distortion_)

@@ -21,7 +21,6 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from skvq import (
     ProductQuantizer,
     RotatedQuantizer,
-    TrellisQuantizer,
     UniformQuantizer,
     VectorQuantizer,
 )
@@ -144,25 +143,25 @@ def _demo_schemes() -> list[Scheme]:
         _scheme("PQ 2x256", (4, 4), pq(2, 256, **seed)),
         _scheme("PQ 8x256", (8, 8), pq(8, 256, **seed)),
         _scheme("PCA, PQ 2048 + 32", (4, 4), PCA(24), pq(2, [2048, 32], **seed)),
-        _scheme("PCA, trellis", (8, 8), _along_axes(TrellisQuantizer(total_bits=64))),
+        _scheme("Rotated PQ 8x256", (8, 8), RotatedQuantizer(pq(8, 256, **seed))),
         Scheme(
             "PCA, one step, coded",
             (8, 8),
-            make_pipeline(_along_axes(UniformQuantizer(target_bits=_CODED_BITS))),
+            make_pipeline(
+                RotatedQuantizer(
+                    UniformQuantizer(target_bits=_CODED_BITS), rotation="pca"
+                )
+            ),
             coded=True,
         ),
     ]
 
 
-def _along_axes(quantizer) -> RotatedQuantizer:
-    return RotatedQuantizer(quantizer, rotation="pca")
-
-
 _LEGEND = (
     "VQ V: one table of V codewords. PQ MxV: M tables of V codewords. "
     "PQ V + W: one of V, one of W.\n"
-    "Trellis: 8 states, 64 bits spread over the axes. One step: the same for all axes, "
-    "and codes\nin an entropy-coded file."
+    "Rotated: principal axes, spread over the tables. One step: the same for all axes, "
+    "and codes in an entropy-coded file."
 )
 
 
@@ -186,9 +185,7 @@ class _Result:
     @property
     def codebook_bytes(self) -> int:
         quantizer = self.scheme.codec[-1]
-        quantizer = getattr(quantizer, "quantizer_", quantizer)
-        tables = getattr(quantizer, "alphabets_", None) or quantizer.codebooks_
-        return sum(table.nbytes for table in tables)
+        return sum(table.nbytes for table in quantizer.codebooks_)
 
 
 @dataclass(frozen=True)
@@ -407,8 +404,8 @@ def _report(
     note = (
         f"The picture has {photograph.shape[0]} x {photograph.shape[1]} pixels, "
         f"{photograph.nbytes:,} bytes. To decode, one also needs the codebooks,\n"
-        "learned from this very picture: here in float32, and PCA's rotation comes on "
-        "top. JPEG and\nWebP hold all that they need."
+        "learned from this very picture: here in float32, and rotations come on top. "
+        "JPEG and\nWebP hold all that they need."
     )
     written = (
         f"Written to '{paths[0].parent}', and read back to the same pictures, bit for "

@@ -36,7 +36,7 @@ def learned_with(row, given, **fit_parameters):
     # NumPy's engine, since of equal sums the compiled one keeps others.
     host = row.make().set_params(backend="numpy").fit(X, **fit_parameters)
     variance = float(X.var(axis=0).sum())
-    assert abs(estimator.distortion_ - host.distortion_) <= 2e-4 * variance
+    assert abs(estimator.distortion_ - host.distortion_) <= 2e-3 * variance
     reference = row.make().fit(X, **fit_parameters)
     reference._assign({}, backend_of(given))
     return reference
