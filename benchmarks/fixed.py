@@ -17,9 +17,12 @@ import tracemalloc
 
 import numpy as np
 
-from skvq.binary import BinaryQuantizer
-from skvq.grid import FiniteScalarQuantizer, UniformQuantizer
-from skvq.sphere import SphericalQuantizer
+from skvq import (
+    BinaryQuantizer,
+    FiniteScalarQuantizer,
+    SphericalQuantizer,
+    UniformQuantizer,
+)
 
 N_FEATURES = 64
 TRAINING_ROWS = 20_000

@@ -2,8 +2,9 @@
 
 A quantizer maps x to the nearest row of a codebook.  The modules are named after the
 four questions that a quantizer answers: what shape the codebook has (`vector`,
-`product`, `residual`, `kronecker`, `multiscale`), where it comes from (`learning`, and
-those of scalars and signs: `grid`, `trellis`, `sphere`, `binary`), how the argmin is
+`product`, `residual`, `kronecker`, `multiscale`; `rotated` and `scaled`, in front of
+any), where it comes from (`learning`, and those of scalars and signs: `grid`, `finite`,
+`trellis`, `sphere`, `binary`), how the argmin is
 computed (`nearest`), and what is lost (`losses`, `metrics`, `model_selection`).
 """
 

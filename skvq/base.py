@@ -18,6 +18,10 @@ hook                      what a scheme does in it
                           parameters that follow from the tables are set
 ``_entries(X, metric)``   what each code adds to distances, if its reconstruction is a
                           sum of what codes stand for (see `SumsOfCodes`)
+``_charges()``            what the search adds for codes, where bits have a price; with
+                          ``_prices_bits()``, whether they will have one
+``_slice_widths(n)``      widths of slices of n features that are coded apart
+``_why_no_codebooks()``   why there are no tables by code, if there are none
 ========================  ==========================================================
 
 Hooks get finite floating numbers of the right width and never validate.  Weights of a
@@ -758,7 +762,8 @@ class BaseQuantizer(
         distances, counts = "distortion_" not in found, "code_counts_" not in found
         if not distances and not counts:
             return
-        summed, weight, *counted = yield rows.fold(_measures, self, distances, counts)
+        columns = rates.counted_columns(self.codebook_sizes_) if counts else []
+        summed, weight, *counted = yield rows.fold(measures, self, distances, columns)
         if distances:
             self.distortion_ = float(summed / weight)
         if counts:
@@ -838,17 +843,27 @@ def _agree(given, value) -> bool:
 
 def mean_distortion(rows: Rows, quantizer: BaseQuantizer) -> Learner[float]:
     """Return the weighted mean distance of rows from their reconstructions."""
-    summed, weight = yield rows.fold(_measures, quantizer, True, False)
+    summed, weight = yield rows.fold(measures, quantizer, True, [])
     return float(summed / weight)
 
 
-def _measures(
-    block: Block, quantizer: BaseQuantizer, distances: bool, counts: bool
+def measures(
+    block: Block, quantizer: BaseQuantizer, distances: bool, columns: Sequence[int]
 ) -> tuple:
-    """Return summed distances, the weight, and what each code of a column weighs."""
-    sizes = quantizer.codebook_sizes_
-    columns = rates.counted_columns(sizes) if counts else []
-    counted = [np.zeros(sizes[j]) for j in columns]
+    """Return summed distances, the weight, and what each code of some columns weighs.
+
+    Parameters
+    ----------
+    block : Block
+        Rows.
+    quantizer : quantizer
+        Has what its hooks ask for.
+    distances : bool
+        Whether distances are wanted; if not, their sum is zero.
+    columns : sequence of int
+        The columns of codes that are counted.
+    """
+    counted = [np.zeros(quantizer.codebook_sizes_[j]) for j in columns]
     weights = block.host_weights()
 
     def work(x):

@@ -324,7 +324,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
             averages = seen.joined(averages)
         return {**found, **_decoded_to(averages, sizes)}
 
-    def _check_cells_as_begun(self, squash: "Tanh") -> None:
+    def _check_cells_as_begun(self, squash: Tanh) -> None:
         """Raise if the samples before, whose means go on, were in other cells."""
         if not all(map(np.array_equal, squash.edges, self._squash_.edges)):
             raise ValueError(
@@ -333,7 +333,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
                 "to change them."
             )
 
-    def _fixed_squash(self, sizes) -> "Tanh":
+    def _fixed_squash(self, sizes) -> Tanh:
         scales = positive_per_column("scale", self.scale, len(sizes))
         make = Tanh if self.bound == "tanh" else Clamp
         return make(sizes, self.formula, scales)
@@ -413,7 +413,7 @@ class _Means(NamedTuple):
         return self.tables.decode(codes, dtype)
 
 
-def _averages_of_levels(rows: Rows, squash: "Squash") -> Learner[Averages]:
+def _averages_of_levels(rows: Rows, squash: Squash) -> Learner[Averages]:
     weight = yield from total_weight(rows)
     return Averages(weight, (yield from level_shares(rows, squash, squash.sizes)))
 

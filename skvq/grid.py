@@ -104,7 +104,8 @@ class UniformQuantizer(ScalarQuantizer):
         levels up to 16, and four to the octave beyond.
     step : float, default=None
         If given, the cells of all features are as wide, [(k - 1/2) step, (k + 1/2)
-        step) for integers k, and as many as the training samples reach into; a cell is
+        step) for integers k: those that the training samples reach into and, of
+        features with several, one more at either end for other samples.  A cell is
         decoded to the mean of its samples, one without any to its middle.  Neither
         `n_levels` nor a range plays a part.
     target_bits : float, default=None

@@ -385,7 +385,7 @@ def entropy_bits(
     See Also
     --------
     bits_per_sample : Of packed files, the same number for each row.
-    skvq.model_selection.neg_entropy_bits : As a scorer.
+    skvq.model_selection.EntropyBitsScorer : Its negative, as a scorer.
     skvq.codes.EntropyCoder : Writes such files.
 
     References

@@ -21,6 +21,7 @@ from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
 from skvq._given import are_shared
 from skvq._validation import collected, copy_to_fit, warn, warn_of_parts
 from skvq.base import QUANTIZER
+from skvq.coding import rates
 from skvq.coding.charges import biases, charged
 from skvq.learning.rows import Rows, columns, stacked
 from skvq.parts import (
@@ -189,7 +190,7 @@ class ProductQuantizer(NestingQuantizer):
         if all(hasattr(part, "code_counts_") for part in parts):
             if not self.share_codebook:
                 counts = [own for part in parts for own in part.code_counts_]
-                found["code_counts_"] = tuple(counts)
+                found["code_counts_"] = rates.kept(counts, found["codebook_sizes_"])
         return found
 
     def _partial_fit(self, X, weights):

@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import partial
 from itertools import accumulate, pairwise
 from numbers import Integral, Real
@@ -25,7 +25,6 @@ from skvq._arrays import (
     squared_norms,
     stable_order,
     take_along,
-    to_host,
     zeros,
 )
 from skvq._checks import check_count, check_counts, check_memory, check_unmasked
@@ -39,8 +38,9 @@ from skvq._compat import (
 )
 from skvq._given import are_shared, one_width
 from skvq._validation import collected, copy_to_fit, warn_of_parts
-from skvq.base import QUANTIZER
+from skvq.base import QUANTIZER, measures
 from skvq.codes import smallest_dtype
+from skvq.coding import rates
 from skvq.coding.charges import charged
 from skvq.learning import joint
 from skvq.learning.random_rows import new_key, some_places, some_rows
@@ -255,8 +255,24 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             parts = yield from self._refine(parts, rows, trial)
         found = {**_found(parts), "fit_beam_size_": beam}
         if found["_parts_"].biases is not None:
-            found |= yield from _measured(rows, found["_parts_"], self.beam_size)
+            found |= yield from self._measured(rows, found)
         return found
+
+    def _measured(self, rows: Rows, found: dict[str, Any]) -> Learner[dict[str, Any]]:
+        """Return what the codes of rows tell of stages whose search weighs bits."""
+        fitted, sizes = copy(self), found["codebook_sizes_"]
+        fitted.__dict__.update(found)
+        # What bits cost is asked of all columns, of large ones too.
+        summed, weight, *counts = yield rows.fold(
+            measures, fitted, True, range(len(sizes))
+        )
+        cost = sum(map(np.dot, counts, found["_parts_"].biases))
+        kept = [counts[j] for j in rates.counted_columns(sizes)]
+        return {
+            "distortion_": float(summed / weight),
+            "objective_": float((summed + cost) / weight),
+            "code_counts_": rates.in_mean_weights(kept, weight, rows.n_rows, sizes),
+        }
 
     def _ways(self) -> tuple[int, ...]:
         """Return from how many sums of a sample stages may learn, to choose from.
@@ -662,29 +678,6 @@ def _found(parts: list) -> dict:
     """Return the fitted attributes of stages."""
     known = Parts(parts)
     return {"quantizers_": parts, "codebook_sizes_": known.sizes, "_parts_": known}
-
-
-def _measured(rows: Rows, stages: Parts, beam_size: int) -> Learner[dict]:
-    """Return what the codes of rows tell of stages whose search weighs bits."""
-    summed, weight, *counts = yield rows.fold(_measures, stages, beam_size)
-    cost = sum(map(np.dot, counts, stages.biases or ()))
-    unit = float(weight) / rows.n_rows
-    return {
-        "distortion_": float(summed / weight),
-        "objective_": float((summed + cost) / weight),
-        "code_counts_": tuple(own if unit == 1 else own / unit for own in counts),
-    }
-
-
-def _measures(block: Block, stages: Parts, beam_size: int) -> tuple:
-    """Return summed errors, the weight, and what each code of a column weighs."""
-    codes = as_indices(_search(stages, block.x, beam_size, errors=False)[0][:, 0, :])
-    gaps = nearest.paired(block.x, _last(_partial_sums(stages.parts, codes)))
-    weights, own = block.host_weights(), to_host(codes)
-    counts = [
-        np.bincount(own[:, j], weights, size) for j, size in enumerate(stages.sizes)
-    ]
-    return block.be.xp.sum(block.weighted(gaps)), weights.sum(), *counts
 
 
 def _search(

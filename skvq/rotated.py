@@ -104,10 +104,12 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
     See Also
     --------
     ProductQuantizer : What gains most.
-    sklearn.decomposition.PCA : The same names of mean and components.
+    ScaledQuantizer : A part with a scale for each row.
 
     Notes
     -----
+    `mean_` and `components_` are named as those of scikit-learn's PCA.
+
     `from_codebooks` takes the tables in the rotated space, the `rotation` as a matrix
     and, beside the parameters, the `mean` (zeros, if it is not given):
     ``RotatedQuantizer.from_codebooks(est.codebooks_, quantizer=est.quantizer,

@@ -27,12 +27,12 @@ class ScaledQuantizer(FrontQuantizer):
     the mean square 1; its reconstruction q comes back as :math:`s\,q`, with a scale s
     that one more code stands for:
 
-    ==================  ================================================================
-    ``"least_squares"`` :math:`\langle q, r\rangle / |q|^2`, of least squared error
-    ``"unbiased"``      :math:`|r|^2 / \langle q, r\rangle`: behind a random rotation,
-                        inner products with the reconstruction are right in the mean
-    ``"norm"``          :math:`|r| / \sqrt{d}`: what was divided by
-    ==================  ================================================================
+    ===================  ===============================================================
+    ``"least_squares"``  :math:`\langle q, r\rangle / |q|^2`, of least squared error
+    ``"unbiased"``       :math:`|r|^2 / \langle q, r\rangle`: behind a random rotation,
+                         inner products with the reconstruction are right in the mean
+    ``"norm"``           :math:`|r| / \sqrt{d}`: what was divided by
+    ===================  ===============================================================
 
     Behind a rotation all features of a row look alike, and one table of a Gaussian
     serves them all: these are the schemes of vector databases, see the notes.

@@ -41,9 +41,9 @@ class TrellisQuantizer(ScalarQuantizer):
     Parameters
     ----------
     n_bits : int or sequence of int, default=2
-        R of every feature, or of each, from 0 to 16.  A feature of no bits takes no
-        step, and is decoded to its mean.  With ``trellis="bitshift"``: k, from 1 to 4,
-        or for each feature k or 0.
+        R of every feature, from 1 to 16, or of each, from 0 to 16.  A feature of no
+        bits takes no step, and is decoded to its mean.  With ``trellis="bitshift"``: k,
+        from 1 to 4, or for each feature k or 0.
     total_bits : int, optional
         The bits of a row, spread over the features: again and again one bit, or some,
         to the feature whose scalar training error falls most for each of them.  They

@@ -18,6 +18,7 @@ from skvq._validation import (
     warn,
 )
 from skvq.base import BaseQuantizer
+from skvq.coding import rates
 from skvq.coding.charges import Charge, biases
 from skvq.coding.sums import codeword_entries
 from skvq.learning import online
@@ -330,7 +331,8 @@ class VectorQuantizer(BaseQuantizer):
             "codebook_sizes_": (len(learned.codebook),),
         }
         if learned.counts is not None:
-            found["code_counts_"] = (learned.counts,)
+            sizes = found["codebook_sizes_"]
+            found["code_counts_"] = rates.kept([learned.counts], sizes)
         if learned.charge is not None:
             found["_charge_"] = learned.charge
             found["objective_"] = learned.objective

@@ -17,9 +17,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import skvq
-from skvq import ProductQuantizer, QuantizedFeatures, VectorQuantizer
+from skvq import (
+    ProductQuantizer,
+    QuantizedFeatures,
+    ResidualQuantizer,
+    VectorQuantizer,
+)
 from skvq._ans import TOTAL, frequencies
 from skvq.codes import EntropyCoder, smallest_dtype
+from skvq.coding import rates
 from skvq.io import CodeReader, CodeWriter, FormatError, load_codes, save_codes
 from skvq.metrics import bits_per_sample, entropy_bits
 from skvq.model_selection import (
@@ -554,3 +560,19 @@ def test_a_search_within_a_rate_that_files_have(path):
     save_codes(path, codec.transform(X), codec.codebook_sizes_, coder=coder)
     with CodeReader(path) as reader:
         assert reader.bits_per_row == pytest.approx(entropy_bits(codec, X), abs=0.5)
+
+
+@pytest.mark.parametrize("rate_weight", [0.0, 0.01])
+def test_large_columns_are_counted_by_no_learner(monkeypatch, rate_weight):
+    monkeypatch.setattr(rates, "LARGEST_COUNTED", 6)
+    monkeypatch.setattr(rates, "MOST_COUNTED", 20)
+    X = np.random.default_rng(0).normal(size=(60, 4))
+    vq = VectorQuantizer(8, rate_weight=rate_weight, random_state=0)
+    assert vq.fit(X).code_counts_ == (None,)
+    given = {"rate_weight": rate_weight, "random_state": 0}
+    for make in (ProductQuantizer, ResidualQuantizer):
+        large, small = make(2, [8, 4], **given).fit(X).code_counts_
+        assert large is None
+        assert small.sum() == 60
+        many = make(4, 6, **given).fit(X)
+        assert many.code_counts_ == (None,) * 4

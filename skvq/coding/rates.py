@@ -49,6 +49,12 @@ def in_columns(counts: Iterable[np.ndarray], sizes: Sequence[int]) -> Counts:
     return tuple(found.get(j) for j in range(len(sizes)))
 
 
+def kept(counts: Sequence[np.ndarray | None], sizes: Sequence[int]) -> Counts:
+    """Return counts of all columns, and None for those that are not to be counted."""
+    columns = set(counted_columns(sizes))
+    return tuple(found if j in columns else None for j, found in enumerate(counts))
+
+
 def in_mean_weights(
     sums: Sequence[np.ndarray], weight: float, n_rows: float, sizes: Sequence[int]
 ) -> Counts:

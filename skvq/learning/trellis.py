@@ -18,7 +18,7 @@ import numpy as np
 
 from skvq.coding.trellis import TrellisCode
 from skvq.learning.allocation import best_sizes
-from skvq.learning.levels import best_levels
+from skvq.learning.levels import best_levels, level_errors
 from skvq.learning.random_rows import some_places
 from skvq.learning.rows import Block, Learner, Rows, in_memory
 from skvq.learning.scalar import distinct, standard_levels, total_weight
@@ -111,13 +111,8 @@ def _errors(found: Sample, variances: np.ndarray, bits: np.ndarray) -> np.ndarra
     """Return the mean squared errors (n_features, n_rates) at some rates."""
     columns = [distinct(column, found.weights) for column in found.X.T]
     sampled, places = np.unique(np.minimum(bits, _SAMPLED_BITS), return_inverse=True)
-    errors = np.zeros((len(columns), len(sampled)))
-    for i, rate in enumerate(sampled.tolist()):
-        levels = best_levels(columns, [2**rate] * len(columns))
-        for j, ((values, weights), own) in enumerate(zip(columns, levels, strict=True)):
-            edges = 0.5 * own[:-1] + 0.5 * own[1:]
-            gaps = values - own[np.searchsorted(edges, values)]
-            errors[j, i] = np.average(gaps * gaps, weights=weights)
+    curves = level_errors(columns, [2**rate for rate in sampled.tolist()])
+    errors = np.array([np.ldexp(curve, 2 * exponent) for curve, exponent in curves])
     # That of no bits is known of all rows.
     ratios = np.divide(
         variances, errors[:, 0], out=np.zeros_like(variances), where=errors[:, 0] > 0
