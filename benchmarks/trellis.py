@@ -51,6 +51,8 @@ def gaussian(quick: bool) -> None:
         ("trellis", "bits", "error", "claim", "fit, s", "encode, ns a feature", ""),
     )
     for n_states, limits in GAUSSIAN.items():
+        if quick and n_states > 8:
+            continue
         for n_bits, limit in enumerate(limits, start=1):
             quantizer = TrellisQuantizer(
                 n_bits, n_states=n_states, share_alphabets=True
