@@ -407,9 +407,9 @@ class ProductQuantizer(NestingQuantizer):
         return join(codes, axis=2)
 
     def _has_free_tables(self):
-        return not (
-            self.share_codebook or self._without(lambda one: one._has_free_tables())
-        )
+        # Another table would have other frequencies.
+        bound = self.share_codebook or self._prices_bits()
+        return not (bound or self._without(lambda one: one._has_free_tables()))
 
     def _free_tables(self):
         return [

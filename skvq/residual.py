@@ -118,7 +118,8 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         1 or the larger of 5 and `beam_size`, whichever is better for a tenth of the
         samples that a trial has not learned from, so that `fit` takes about twice as
         long; with another quantizer, the larger of 5 and `beam_size`, or 1 where it
-        cannot be searched by beam.
+        cannot be searched by beam.  Where bits have a price, the choice is made with
+        any quantizer, and 1 is taken where there are too few samples for it.
     stage_weights : array-like of shape (n_stages,), default=None
         Weights of the errors of the partial sums in the loss; the last one positive.
         None: only the last error counts.  Needs ``n_refine > 0`` or ``beam_size > 1``.
@@ -284,6 +285,9 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         if not self._can_encode_best():
             return (1,)
         several = max(self.beam_size, _TRAINING_BEAM)
+        if self._prices_bits():
+            # Sums that are not the best one use codes that are hardly ever written.
+            return (1, several)
         return (several,) if self.quantizer is not None else (several, 1)
 
     def _try(self, ways, rows, rng) -> Learner["_Trial | None"]:

@@ -13,7 +13,7 @@ from skvq._arrays import to_host
 from skvq._checks import check_memory, is_finite_number, naming
 from skvq._compat import RANDOM_STATE, SIZE, Interval, StrOptions
 from skvq._validation import as_it_is_now, check_matrix, in_own_context
-from skvq.base import QUANTIZER, mean_distortion, over_blocks
+from skvq.base import QUANTIZER, over_blocks
 from skvq.coding.turns import HadamardTurn, MatrixTurn, Turn
 from skvq.front import FrontQuantizer
 from skvq.learning import joint
@@ -298,7 +298,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         if gain < max(_MIN_GAIN * before.mean(), _SURE * doubt):
             return turn, part, 1
         turn, part, n_turns = yield from self._turn_on(rows, turn, part)
-        part.distortion_ = yield from mean_distortion(_turned(rows, turn), part)
+        yield from part._measure(_turned(rows, turn), {})
         return turn, part, max(1, n_turns)
 
     def _turn_on(self, rows: Rows, turn: Turn, part) -> Learner[tuple[Turn, Any, int]]:

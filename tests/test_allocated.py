@@ -81,7 +81,7 @@ def test_more_bits_than_can_be_used(levels):
         est = UniformQuantizer(levels=levels, total_bits=40).fit(X)
     if levels == "lloyd-max":
         assert est.codebook_sizes_ == (5,)
-        assert est.distortion_ == 0
+        assert est.distortion_ < 1e-12
 
 
 def test_weights_are_repeats_for_allocated_bits():
@@ -172,8 +172,10 @@ def test_rates_that_no_step_has():
     X = np.repeat(np.arange(4.0), 50)[:, None] - 1.5
     with pytest.warns(ConvergenceWarning, match=r"target_bits=1.7 is not a rate"):
         UniformQuantizer(target_bits=1.7).fit(X)
-    with pytest.warns(ConvergenceWarning, match=r"target_bits=90 is not a rate"):
-        UniformQuantizer(target_bits=90).fit(X)
+    # The nearest is that of the most cells that are counted, and not none.
+    with pytest.warns(ConvergenceWarning, match=r"=90 is not .* the nearest is 10\.7"):
+        est = UniformQuantizer(target_bits=90).fit(X)
+    assert est.distortion_ < 1e-12
     with pytest.warns(ConvergenceWarning, match=r"the nearest is 0 bits"):
         zeros = UniformQuantizer(target_bits=1).fit(np.zeros((9, 2)))
     assert zeros.codebook_sizes_ == (1, 1)

@@ -237,6 +237,10 @@ def test_learned_rotation_gains_or_is_balanced():
     assert learned.n_iter_ > 1
     assert learned.distortion_ < 0.97 * balanced.distortion_
     assert learned.quantizer_.distortion_ == learned.distortion_
+    for own, counts in zip(
+        learned.quantizer_.code_counts_, learned.code_counts_, strict=True
+    ):
+        assert_array_equal(own, counts)
     assert learned.distortion_ == pytest.approx(-learned.score(X), rel=1e-5)
     # The subspace is that of the principal axes, also where some are cut off.
     cut = rotated(pq(3, 16), rotation="learned", n_components=6).fit(X)
@@ -260,6 +264,8 @@ def test_learned_rotation_of_noise_is_balanced():
         ResidualQuantizer(2, 4),
         ProductQuantizer(3, 4, share_codebook=True),
         ProductQuantizer(3, quantizer=VectorQuantizer(4, metric="manhattan")),
+        # Frequencies, and the objective, would be those of other tables.
+        ProductQuantizer(3, 4, rate_weight=0.5),
     ],
 )
 def test_learned_rotations_want_products(part):

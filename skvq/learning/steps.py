@@ -140,18 +140,20 @@ def step_of_rate(rows: Rows, rate: float) -> Learner[tuple[float, float]]:
     if largest == 0:
         return 1.0, 0.0
     deviation = yield from spread(rows, (yield from weighted_mean(rows)))
-    guess = np.log2(_gaussian_step(deviation, largest, rate))
     # At the largest step every feature has one cell.
     upper, lower = (np.log2(largest) + 1.001, 0.0), None
+    guess = np.log2(_gaussian_step(deviation, largest, rate))
+    # Below the least steps whose cells are counted there is no rate to be known.
+    guess = max(guess, _least_counted(low, high, upper[0]) - min(_FIRST))
     places, found = [guess + shift for shift in _FIRST], [upper]
     for _ in range(_MOST_PASSES):
         known = {place for place, _ in found}
         grids = {}
         for place in places:
-            cells = cells_of_step(low, high, float(np.exp2(place)), spare=True)
-            if place in known or place > upper[0] or cells is None:
+            if place in known or place > upper[0]:
                 continue
-            if sum(cells.sizes) <= _MOST_COUNTED + rows.n_features:
+            cells = _counted_cells(low, high, place)
+            if cells is not None:
                 grids[place] = cells
         if not grids:
             break
@@ -176,6 +178,27 @@ def step_of_rate(rows: Rows, rate: float) -> Learner[tuple[float, float]]:
         ]
     place, best = min(found, key=lambda pair: (abs(pair[1] - rate), -pair[0]))
     return float(np.exp2(place)), best
+
+
+def _counted_cells(low: np.ndarray, high: np.ndarray, place: float) -> Grid | None:
+    """Return the cells of a step, two to a power, unless they are too many."""
+    step = float(np.exp2(place))
+    cells = cells_of_step(low, high, step, spare=True) if step > 0 else None
+    if cells is None or sum(cells.sizes) > _MOST_COUNTED + len(low):
+        return None
+    return cells
+
+
+def _least_counted(low: np.ndarray, high: np.ndarray, most: float) -> float:
+    """Return about the least power of two whose cells are not too many."""
+    least = most - 2 - np.log2(_MOST_PLACES)
+    for _ in range(12):
+        middle = (least + most) / 2
+        if _counted_cells(low, high, middle) is None:
+            least = middle
+        else:
+            most = middle
+    return most
 
 
 def _counts(block: Block, grids: Sequence[Grid]) -> tuple:
