@@ -292,9 +292,10 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         before = _errors(X, turn, trial)
         gains = before - _errors(X, turned_on, improved)
         gain = np.average(gains, weights=held.weights)
-        doubt = np.sqrt(
-            np.average((gains - gain) ** 2, weights=held.weights) / len(gains)
-        )
+        gaps = gains - gain
+        unit = np.abs(gaps).max() or 1.0  # whose square may be beyond float64
+        square = np.average((gaps / unit) ** 2, weights=held.weights)
+        doubt = unit * np.sqrt(square / len(gains))
         if gain < max(_MIN_GAIN * before.mean(), _SURE * doubt):
             return turn, part, 1
         turn, part, n_turns = yield from self._turn_on(rows, turn, part)

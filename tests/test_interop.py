@@ -341,6 +341,13 @@ def test_rotated_in_nanopq(nanopq, mean):
     assert_array_equal(again.mean_, np.zeros(8))
 
 
+def test_rotations_of_rotations_in_nanopq(nanopq):
+    part = RotatedQuantizer(ROTATED["product"](), rotation="pca")
+    est = RotatedQuantizer(part, rotation="random", random_state=0).fit(X)
+    with pytest.raises(TypeError, match="an OPQ of nanopq has one rotation"):
+        to_nanopq(est)
+
+
 def test_rotation_that_nanopq_has_learned(nanopq):
     peer = nanopq.OPQ(M=4, Ks=8, verbose=False)
     peer.fit(X, pq_iter=1, rotation_iter=2)

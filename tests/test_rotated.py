@@ -248,6 +248,12 @@ def test_learned_rotation_gains_or_is_balanced():
     assert_allclose(cut.components_ @ axes.T @ axes, cut.components_, atol=1e-5)
 
 
+def test_learned_rotation_of_huge_samples():
+    # The squares of what it gains are beyond float64.
+    huge = np.random.default_rng(0).normal(size=(300, 12)) * 1e150
+    assert np.isfinite(rotated(rotation="learned").fit(huge).distortion_)
+
+
 def test_learned_rotation_of_noise_is_balanced():
     noise = np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32)
     found = [rotated(rotation=name).fit(noise) for name in ("balanced", "learned")]

@@ -79,7 +79,13 @@ def _rotated(estimator: RotatedQuantizer) -> Any:
             f"RotatedQuantizer has {turn.n_components} components of {turn.n_features} "
             "features; nanopq takes rotations of all of them."
         )
-    pq = to_nanopq(estimator.quantizer_)
+    part = estimator.quantizer_
+    if isinstance(part, RotatedQuantizer):
+        raise TypeError(
+            "RotatedQuantizer has another one as its part; an OPQ of nanopq has one "
+            "rotation."
+        )
+    pq = to_nanopq(part)
     nanopq = library("nanopq", "nanopq")
     opq = nanopq.OPQ(M=pq.M, Ks=pq.Ks, verbose=False)
     opq.pq, opq.R = pq, in_float32(turn.components.T, "components_", "nanopq")
