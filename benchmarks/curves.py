@@ -26,6 +26,9 @@ faiss = _common.peer("faiss")
 SETS = ["sift5k", "dsift", "patches", "dsift100k", "patches100k"]
 BITS = [32, 64, 128, 256, 512]
 SEED = 0
+# Of skvq's curves: those that are told apart by people who see colours otherwise (Okabe
+# and Ito 2008); faiss's are grey.
+_COLOURS = "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #000000 #56B4E9 #7F3C8D".split()
 
 
 class Method(NamedTuple):
@@ -342,7 +345,7 @@ def draw(found: dict[str, Any], folder: Path) -> None:
                 ours = library == "skvq"
                 axes.plot(
                     *zip(*points, strict=True),
-                    color=f"C{i % 10}" if ours else "0.55",
+                    color=_COLOURS[i % len(_COLOURS)] if ours else "0.55",
                     ls="-" if ours else "--",
                     marker="osD^vP*Xh<"[i % 10],
                     ms=5,
@@ -353,6 +356,9 @@ def draw(found: dict[str, Any], folder: Path) -> None:
         axes.set_xlabel("bits a row")
         axes.set_ylabel("distortion, of the variance")
         axes.set_xticks(BITS, [str(bits) for bits in BITS])
+        axes.set_xticks([], minor=True)
+        axes.set_xlim(BITS[0] / 1.6, BITS[-1] * 1.4)
+        axes.set_ylim(bottom=errors.min() / of_set["power"] / 4)
         axes.grid(alpha=0.3)
     handles, labels = panels[0].get_legend_handles_labels()
     for axes in panels[len(found) :]:

@@ -21,7 +21,7 @@ from skvq.learning.allocation import best_sizes
 from skvq.learning.levels import best_levels, level_errors
 from skvq.learning.random_rows import some_places
 from skvq.learning.rows import Block, Learner, Rows, in_memory
-from skvq.learning.scalar import distinct, standard_levels, total_weight
+from skvq.learning.scalar import distinct, total_weight
 from skvq.nearest import Trellis
 
 # Rows of the sample, about, and the key of the numbers that choose them; values of all
@@ -30,7 +30,7 @@ _SAMPLE_ROWS, _KEY, _SHARED_VALUES = 4096, 0, 2**17
 # Up to so many bits errors are those of the sample.  Beyond, a bit more is taken to
 # leave a quarter of the error.
 _SAMPLED_BITS = 5
-# Up to so many levels alphabets begin as those of the sample, beyond as a Gaussian's.
+# Up to so many levels alphabets begin as those of the sample; more lie between these.
 _SAMPLED_LEVELS = 64
 # The most bits of a feature that are given to it from a total.
 _MOST_BITS = 12
@@ -157,14 +157,23 @@ def start_levels(
             continue
         places[rate] = len(alphabets)
         alike = np.flatnonzero(of_rate == rate) if shared else np.array([j])
-        if n_levels <= _SAMPLED_LEVELS and shared:
-            alphabets.append(found.shared_levels(alike, n_levels))
-        elif n_levels <= _SAMPLED_LEVELS:
-            alphabets.append(found.levels(j, n_levels))
+        n_sampled = min(n_levels, _SAMPLED_LEVELS)
+        if shared:
+            levels = found.shared_levels(alike, n_sampled)
         else:
-            middle, width = pooled(mean[alike], spread[alike])
-            alphabets.append(middle + width * standard_levels("gaussian", n_levels))
+            levels = found.levels(j, n_sampled)
+        alphabets.append(_refined(levels, n_levels))
     return alphabets, numbers
+
+
+def _refined(levels: np.ndarray, n_levels: int) -> np.ndarray:
+    """Return as many levels, as dense everywhere as some ascending ones are."""
+    if n_levels == len(levels):
+        return levels
+    places = (np.arange(n_levels) + 0.5) * (len(levels) / n_levels) - 0.5
+    below, above = np.minimum(places, 0), np.maximum(places - (len(levels) - 1), 0)
+    found = np.interp(places, np.arange(len(levels)), levels)
+    return found + below * (levels[1] - levels[0]) + above * (levels[-1] - levels[-2])
 
 
 def pooled(mean: np.ndarray, spread: np.ndarray) -> tuple[float, float]:
