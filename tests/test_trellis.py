@@ -9,7 +9,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skvq import TrellisQuantizer, UniformQuantizer, nearest
 from skvq._codec.classes import BY_NAME as KINDS
 from skvq.coding.trellis import TrellisCode, gaussian_windows
-from skvq.learning.scalar import standard_levels
 from skvq.nearest import Trellis
 
 
@@ -199,12 +198,26 @@ def test_alphabets_are_shared_by_rate():
     assert_allclose(own[1] - own[1].mean(), ratio * (own[0] - own[0].mean()), atol=1e-5)
 
 
-def test_many_bits_begin_at_levels_of_a_gaussian():
-    X = gaussian(50, 3)
-    quantizer = TrellisQuantizer(8, max_iter=0).fit(X)
-    levels = standard_levels("gaussian", 512)
-    expected = X[:, 1].mean() + X[:, 1].std() * levels
-    assert_allclose(quantizer.alphabets_[1], expected, rtol=1e-4, atol=1e-5)
+def test_many_levels_begin_as_dense_as_few():
+    X = gaussian(3000, 3)
+    few, many = (TrellisQuantizer(n, max_iter=0).fit(X) for n in (5, 8))
+    for small, large in zip(few.alphabets_, many.alphabets_, strict=True):
+        assert (len(small), len(large)) == (64, 512)
+        # Eight for each, about it; and beyond the ends as well.
+        assert_allclose(large.reshape(64, 8).mean(axis=1)[1:-1], small[1:-1], rtol=0.2)
+        assert large[0] < small[0] and large[-1] > small[-1]
+        assert (np.diff(large) > 0).all()
+    # On data of another shape they are better than scalar levels as well.
+    skewed, other = np.random.default_rng(0).exponential(size=(2, 3000, 8))
+    error = -TrellisQuantizer(7).fit(skewed).score(other)
+    assert error < -UniformQuantizer(128, levels="lloyd-max").fit(skewed).score(other)
+
+
+def test_many_levels_of_few_values():
+    X = np.repeat(np.arange(4.0)[:, None], 4, axis=1)
+    X[:, 2] = 5.0
+    quantizer = TrellisQuantizer(8).fit(np.tile(X, (5, 1)))
+    assert_allclose(quantizer.quantize(X), X, atol=1e-2)
 
 
 @pytest.mark.parametrize(
