@@ -48,8 +48,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--few-cases",
         action="store_true",
-        help="of each test three cases, and one row of each class; all cases of those "
-        "that are marked",
+        help="of each test two cases, or one row of each class; all cases of those that "
+        "are marked",
     )
 
 
@@ -75,8 +75,8 @@ def pytest_collection_modifyitems(config, items):
         kept = set()
         for some in cases.values():
             every = some[0].get_closest_marker("every_case")
-            kept.update(some if every else [some[0], some[len(some) // 2], some[-1]])
-            kept.update(item for item in some if row_of(item) in one_of_each)
+            of_rows = [item for item in some if row_of(item) in one_of_each]
+            kept.update(some if every else of_rows or [some[0], some[-1]])
         config.hook.pytest_deselected(items=[one for one in items if one not in kept])
         items[:] = [item for item in items if item in kept]
     items.sort(key=place)

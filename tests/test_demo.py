@@ -208,10 +208,11 @@ def test_the_figure_shows_original_and_reconstructions(outcome, directory, store
         top = (row + 1) * demo._TITLE + row * height
         left = demo._GAP + column * (width + demo._GAP)
         panel = figure[top : top + height, left : left + width].astype(float)
-        # Versions of matplotlib place a panel to within a pixel.
         gaps = [np.abs(panel - picture).mean() for picture in expected]
         assert np.argmin(gaps) == i
-        assert (panel == expected[i]).mean() > 0.8
+        # Versions of matplotlib place a panel to within a pixel.
+        moved = [np.roll(panel, (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+        assert max((one == expected[i]).mean() for one in moved) > 0.8
 
 
 def test_blocks_and_back_is_the_identity():

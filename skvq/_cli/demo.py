@@ -44,7 +44,9 @@ _CODED_BITS = 63.8
 _DETAIL = 150, 196
 _DETAIL_MIDDLE = 0.28, 0.33
 _COLUMNS = 4
-_PANEL_WIDTH, _GAP, _TITLE, _DPI = 392, 6, 24, 100
+# Dots per inch by which sizes in inches are whole numbers of pixels again.
+_DPI = 128
+_PANEL_WIDTH, _GAP, _TITLE = 392, 6, 24
 
 
 def add_command(commands: Any) -> None:
@@ -471,7 +473,7 @@ def _figure(
         )
         axes.imshow(picture[rows, columns], interpolation="nearest", aspect="auto")
         axes.set_axis_off()
-        axes.set_title(title, fontsize=10.5, pad=4)
+        axes.set_title(title, fontsize=8.2, pad=3)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, pil_kwargs={"optimize": True})
     return buffer.getvalue()

@@ -257,16 +257,12 @@ def test_the_benchmark_runs(cupy, capsys, monkeypatch):
 SCARCE = [
     "vq-progressive",
     "vq-cosine",
-    "pq-one-subspace",
-    "rq-refined",
     "rq-of-pq-beam-refined",
     "kronecker-3",
     "multiscale-smooth",
-    "aq-searched",
     "uniform-defaults",
-    "fsq-defaults",
     "spherical-defaults",
-    "binary-defaults",
+    "rotated-defaults",
 ]
 
 
