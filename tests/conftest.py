@@ -48,8 +48,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--few-cases",
         action="store_true",
-        help="of each test two cases, or one row of each class; all cases of those that "
-        "are marked",
+        help="of each test two cases, or one row of each class; all cases of those "
+        "that are marked",
     )
 
 
