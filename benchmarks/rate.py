@@ -19,6 +19,7 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 
 from skvq import ProductQuantizer, ResidualQuantizer, VectorQuantizer
+from skvq.metrics import entropy_bits
 
 # Distortion of the best scalar quantizer with an entropy coder, of a Gaussian.
 GAUSSIAN = {1: 0.34834, 2: 0.088941, 3: 0.022239}
@@ -37,27 +38,6 @@ STAGES = {
     "dsift": [(12, 256, 380.0)],
 }
 BEAM = 4
-
-
-def bits_of(quantizer, data):
-    """Return the ideal bits of held-out rows."""
-    total = 0.0
-    codes = quantizer.transform(data.test).astype(int)
-    for counts, column in zip(quantizer.code_counts_, codes.T, strict=True):
-        smoothed = counts + 0.02
-        total += np.log2(smoothed.sum() / smoothed[column]).mean()
-    return total
-
-
-def counted(quantizer, data):
-    """Return it with counts of training codes."""
-    if not hasattr(quantizer, "code_counts_"):
-        codes = quantizer.transform(data.train)
-        quantizer.code_counts_ = tuple(
-            np.bincount(column, minlength=size).astype(float)
-            for column, size in zip(codes.T, quantizer.codebook_sizes_, strict=True)
-        )
-    return quantizer
 
 
 def gaussian(quick):
@@ -159,9 +139,10 @@ def real_sets(quick):
         ):
             seen = axes if along else data
             start = time.process_time()
-            counted(quantizer.fit(seen.train), seen)
+            quantizer.fit(seen.train)
             seconds = time.process_time() - start
-            bits, error = bits_of(quantizer, seen), -quantizer.score(seen.test)
+            bits = entropy_bits(quantizer, seen.test)
+            error = -quantizer.score(seen.test)
             ratio, peer = np.nan, np.nan
             if of_steps is not None:
                 at_64, at_128 = of_steps

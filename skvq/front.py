@@ -4,6 +4,7 @@ Samples are changed on the way to a quantizer, its part, and reconstructions on 
 back.
 """
 
+from abc import abstractmethod
 from functools import cached_property
 from typing import Any
 
@@ -30,9 +31,9 @@ class FrontQuantizer(BaseQuantizer):
     quantizer: Any
     _made_anew = ("_parts_",)
 
+    @abstractmethod
     def _default_part(self) -> BaseQuantizer:
         """Return what None stands for as the quantizer."""
-        raise NotImplementedError
 
     def _template(self) -> Template:
         """Return what the part is a clone of."""

@@ -1,5 +1,6 @@
 """Parts of the nesting schemes: clones of quantizers, each with its own settings."""
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -78,14 +79,12 @@ class Parts:
         self.sizes = tuple(size for sizes, _ in self.shapes for size in sizes)
         self.charges = charges_of(parts)
         self.biases = biases(self.charges, self.sizes)
-        # Those that have parts themselves, which may have been replaced.
-        self._nesting = [one for one in parts if _has_parts(one)]
         # A fit puts other attributes in the place of these, see `take_over`.
         self._known = list(zip(map(vars, parts), tables, strict=True))
 
     def are(self, parts: Sequence) -> bool:
         """Whether these are the parts, and are fitted and searched as they were."""
-        for part in self._nesting:
+        for part in self.parts:  # which may have parts that have been replaced
             part._check_as_fitted()
         if len(parts) != len(self._known):
             return False
@@ -247,9 +246,9 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
 
     # -- what parts are clones of --------------------------------------------------
 
+    @abstractmethod
     def _default_part(self) -> BaseQuantizer:
         """Return what None stands for as the quantizer."""
-        raise NotImplementedError
 
     def _quantizers(self, default=None) -> list:
         """Return what parts are clones of: one for all of them, or one for each.
@@ -571,11 +570,6 @@ def charges_of(parts: Sequence) -> Charges:
 
 def _is_pair(one) -> bool:
     return isinstance(one, tuple) and len(one) == 2
-
-
-def _has_parts(part) -> bool:
-    own = type(part)._check_as_fitted
-    return own is not BaseQuantizer._check_as_fitted
 
 
 def _shape(part) -> tuple[tuple[int, ...], int]:

@@ -187,10 +187,9 @@ class ProductQuantizer(NestingQuantizer):
         parts, notices = yield from fit_parts(parts, of_parts, templates, self.n_jobs)
         warn_of_parts("table" if self.share_codebook else "subspace", notices)
         found = self._found(parts, len(slices))
-        if all(hasattr(part, "code_counts_") for part in parts):
-            if not self.share_codebook:
-                counts = [own for part in parts for own in part.code_counts_]
-                found["code_counts_"] = rates.kept(counts, found["codebook_sizes_"])
+        if not self.share_codebook:
+            counts = [own for part in parts for own in part.code_counts_]
+            found["code_counts_"] = rates.kept(counts, found["codebook_sizes_"])
         return found
 
     def _partial_fit(self, X, weights):

@@ -495,8 +495,11 @@ def _coder(
     try:
         coder = EntropyCoder.from_counts(counts)
         coder.encode(np.empty((0, len(coder.sizes)), dtype=np.uint8))
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
         raise CommandError(f"--entropy: {first_line(error)}") from error
+    except ValueError as error:
+        hint = "" if arguments.entropy_fit else "; --entropy-fit counts in the data"
+        raise CommandError(f"--entropy: {first_line(error)}{hint}") from error
     return coder
 
 
