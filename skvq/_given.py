@@ -1,6 +1,6 @@
 """Tables that are given in place of learned ones."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,57 +91,82 @@ def demand(tables: Sequence, n_tables: int, why: str) -> Sequence:
     return tables
 
 
-def check_lengths(
-    code_lengths, tables: Sequence[nearest.Table], wanted: bool
-) -> list[np.ndarray] | None:
-    """Return the bits that a search is to count for the codes of given tables.
+# What a search adds for codes, and what is to be given of it.
+_COSTS = {
+    "code_lengths": ("rate_weight", "the bits of each code", "bits"),
+    "prices": ("balance", "the price of each code", "squared distance"),
+}
+
+
+def check_costs(
+    given: Mapping[str, Any],
+    tables: Sequence[nearest.Table],
+    wanted: Collection[str],
+) -> dict[str, list[np.ndarray]]:
+    """Return what a search is to add for the codes of given tables.
 
     Parameters
     ----------
-    code_lengths : sequence of array-likes of shape (n_codewords,), or None
-        Those of each table.
+    given : mapping
+        By its name, "code_lengths" or "prices", a sequence of array-likes of shape
+        (n_codewords,), one for each table; or None.
     tables : sequence of Table
         The tables.
-    wanted : bool
-        Whether the search weighs bits, with the parameters.
+    wanted : collection of str
+        The names of what the search adds, with the parameters.
+
+    Returns
+    -------
+    costs : dict of list of ndarray
+        What is wanted, by its name.
 
     Raises
     ------
     ValueError
-        If they are wanted and not there, or the other way around; or if they are no
+        If something is wanted and not there, or the other way around; or if it is no
         numbers of zero or more, one for each codeword.
     """
-    if code_lengths is None:
-        if wanted:
+    for name, costs in given.items():
+        parameter, meaning, _ = _COSTS[name]
+        if costs is None and name in wanted:
             raise ValueError(
-                "A rate_weight needs code_lengths beside codebooks, the bits of each "
-                "code, as code_lengths_ of a fitted quantizer are."
+                f"A {parameter} needs {name} beside codebooks, {meaning}, as {name}_ "
+                "of a fitted quantizer are."
             )
-        return None
-    if not wanted:
+        if costs is not None and name not in wanted:
+            raise ValueError(
+                f"{name} are given, but play no part without a {parameter}."
+            )
+    return {
+        name: _costs_of_each(name, costs, tables)
+        for name, costs in given.items()
+        if costs is not None
+    }
+
+
+def _costs_of_each(
+    name: str, given, tables: Sequence[nearest.Table]
+) -> list[np.ndarray]:
+    shape = getattr(given, "shape", None)
+    if not is_sequence(given) or (shape is not None and len(shape) != 2):
+        got = f"={given!r}" if shape is None else f" has shape {tuple(shape)}"
         raise ValueError(
-            "code_lengths are given, but play no part without a rate_weight."
+            f"{name}{got}; expected a sequence of arrays, [{name}] for one."
         )
-    shape = getattr(code_lengths, "shape", None)
-    if not is_sequence(code_lengths) or (shape is not None and len(shape) != 2):
-        got = f"={code_lengths!r}" if shape is None else f" has shape {tuple(shape)}"
-        raise ValueError(
-            f"code_lengths{got}; expected a sequence of arrays, [lengths] for one."
-        )
-    given = list(code_lengths)
+    given = list(given)
     if len(given) != len(tables):
         raise ValueError(
-            f"code_lengths has {len(given)} arrays, but there are {len(tables)} tables."
+            f"{name} has {len(given)} arrays, but there are {len(tables)} tables."
         )
     found = []
-    for j, (bits, table) in enumerate(zip(given, tables, strict=True)):
-        bits = check_numbers(bits, f"code_lengths[{j}]", (len(table),))
-        if bits.min() < 0:
+    for j, (costs, table) in enumerate(zip(given, tables, strict=True)):
+        costs = check_numbers(costs, f"{name}[{j}]", (len(table),))
+        if costs.min() < 0:
             raise ValueError(
-                f"code_lengths[{j}] ranges from {bits.min()} to {bits.max()}; expected "
-                "numbers of bits, zero or more."
+                f"{name}[{j}] ranges from {costs.min()} to {costs.max()}; expected "
+                f"numbers of {_COSTS[name][2]}, zero or more."
             )
-        found.append(bits)
+        found.append(costs)
     return found
 
 

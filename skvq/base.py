@@ -18,8 +18,9 @@ hook                      what a scheme does in it
                           parameters that follow from the tables are set
 ``_entries(X, metric)``   what each code adds to distances, if its reconstruction is a
                           sum of what codes stand for (see `SumsOfCodes`)
-``_charges()``            what the search adds for codes, where bits have a price; with
-                          ``_prices_bits()``, whether they will have one
+``_charges()``            what the search adds for codes, where bits have a price or
+                          codes are used evenly; with ``_code_costs()``, which of the
+                          two it will add
 ``_slice_widths(n)``      widths of slices of n features that are coded apart
 ``_why_no_codebooks()``   why there are no tables by code, if there are none
 ========================  ==========================================================
@@ -85,7 +86,7 @@ from skvq._weights import (
 )
 from skvq.codes import from_token_ids, smallest_dtype
 from skvq.coding import rates
-from skvq.coding.charges import Charges
+from skvq.coding.charges import Charges, Prices, of_bits
 from skvq.learning.finite import check_finite
 from skvq.learning.rows import Block, Learner, Rows, run
 
@@ -217,13 +218,21 @@ class BaseQuantizer(
         """
         return None
 
-    def _prices_bits(self) -> bool:
-        """Whether its search weighs bits against errors, with these parameters."""
-        return False
+    def _code_costs(self) -> frozenset[str]:
+        """Return what its search adds for codes, with these parameters.
+
+        By the names that `from_codebooks` has for it: "code_lengths" where it weighs
+        bits against errors, "prices" where it uses codes evenly.
+        """
+        return frozenset()
 
     def _charges(self) -> Charges:
         """Return what the search adds for the codes of each column."""
         return (None,) * len(self.codebook_sizes_)
+
+    def _with_charges(self, charges: Charges) -> Self:
+        """Return a fitted copy whose search adds something else for codes."""
+        raise AssertionError("guarded by _can_encode_best")  # pragma: no cover
 
     def _can_encode_best(self) -> bool:
         """Whether `_encode_best` is there, with these parameters."""
@@ -316,8 +325,8 @@ class BaseQuantizer(
         the codes of `other`.  Beyond tables, `VectorQuantizer` takes the running
         `counts` and `sums` of a stream, `MultiScaleQuantizer` the `kernels` and
         `biases` of its convolutions, `RotatedQuantizer` the `mean` of its rows, and
-        schemes with a `rate_weight` the `code_lengths`, which are the `code_lengths_`
-        of a fitted quantizer.
+        schemes with a `rate_weight` the `code_lengths`, and those with `balance` the
+        `prices`, which are the `code_lengths_` and `prices_` of a fitted quantizer.
 
         Examples
         --------
@@ -565,7 +574,7 @@ class BaseQuantizer(
     @property
     def code_lengths_(self) -> tuple[np.ndarray, ...]:
         """Bits that the search counts for each code; zeros where they have no price."""
-        charges = self._charges() if self.__sklearn_is_fitted__() else ()
+        charges = of_bits(self._charges()) if self.__sklearn_is_fitted__() else []
         if all(charge is None for charge in charges):
             raise AttributeError(
                 f"{type(self).__name__} has no code_lengths_: its search does not "
@@ -573,6 +582,22 @@ class BaseQuantizer(
             )
         return tuple(
             self._home_.like(np.zeros(size) if charge is None else charge.bits)
+            for charge, size in zip(charges, self.codebook_sizes_, strict=True)
+        )
+
+    @property
+    def prices_(self) -> tuple[np.ndarray, ...]:
+        """Squared distance that the search adds for each code, to use codes evenly."""
+        charges = self._charges() if self.__sklearn_is_fitted__() else ()
+        if not any(isinstance(charge, Prices) for charge in charges):
+            raise AttributeError(
+                f"{type(self).__name__} has no prices_: its search does not use codes "
+                "evenly, as it does where it was fitted with balance=True."
+            )
+        return tuple(
+            self._home_.like(
+                charge.bias if isinstance(charge, Prices) else np.zeros(size)
+            )
             for charge, size in zip(charges, self.codebook_sizes_, strict=True)
         )
 

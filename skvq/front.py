@@ -13,7 +13,7 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from skvq import nearest
-from skvq._given import check_lengths
+from skvq._given import check_costs
 from skvq._validation import Notice, repeat_warnings
 from skvq.base import BaseQuantizer
 from skvq.learning.rows import Learner, Rows
@@ -85,19 +85,18 @@ class FrontQuantizer(BaseQuantizer):
         repeat_warnings(notices)
         return part
 
-    def _part_of_tables(self, tables: list[nearest.Table], code_lengths=None):
+    def _part_of_tables(self, tables: list[nearest.Table], costs: dict):
         """Return a part of given tables; set the parameter to what they tell.
 
         Parameters
         ----------
         tables : list of Table
             Those of the part.
-        code_lengths : sequence of array-likes, optional
-            Bits of their codes, where its search weighs them.
+        costs : dict
+            What its search adds for their codes, or None, see `check_costs`.
         """
         part = clone(self._template().quantizer)
-        lengths = check_lengths(code_lengths, tables, part._prices_bits())
-        beside = {} if lengths is None else {"code_lengths": lengths}
+        beside = check_costs(costs, tables, part._code_costs())
         with self._template().naming():
             part._set_up(tables, beside=beside)
         self.quantizer = clone(part)
@@ -141,8 +140,8 @@ class FrontQuantizer(BaseQuantizer):
         why = self.quantizer_._why_no_codebooks()
         return why and f"its part, {self.quantizer_!r}: {why}"
 
-    def _prices_bits(self):
-        return self._template().quantizer._prices_bits()
+    def _code_costs(self):
+        return self._template().quantizer._code_costs()
 
     def _charges(self):
         return (*self.quantizer_._charges(), *(None,) * len(self._own_sizes()))

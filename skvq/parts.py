@@ -21,8 +21,8 @@ from sklearn.utils.validation import check_is_fitted
 from skvq import nearest
 from skvq._checks import check_counts, naming
 from skvq._compat import Accepted, _BaseComposition, _VisualBlock
-from skvq._given import as_shared, check_lengths, one_or_each
-from skvq._validation import Notice, collected, plain_parameters
+from skvq._given import as_shared, check_costs, one_or_each
+from skvq._validation import Notice, collected, copy_to_fit, plain_parameters
 from skvq.base import BaseQuantizer
 from skvq.coding.charges import Charges, biases
 from skvq.learning.rows import Learner, Rows, run, together
@@ -32,6 +32,8 @@ QUANTIZERS = Accepted(
     lambda value: isinstance(value, list) and len(value) > 0,
     "a list of quantizers, or of pairs of a name and a quantizer",
 )
+# What `balance` of a scheme with parts may be, beside None.
+EVENLY = Accepted(lambda value: value is True, "True")
 
 
 class Template(NamedTuple):
@@ -124,7 +126,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
     """What schemes have in common whose parts are clones of given quantizers.
 
     A scheme has the parameters `quantizer`, `n_codewords`, `share_codebook`,
-    `rate_weight`, `random_state` and `backend`, one that counts the parts, whose name
+    `rate_weight`, `balance`, `random_state` and `backend`, one that counts the parts, whose name
     is `_COUNT`, and the hook `_default_part()`.  Its fitted parts are `quantizers_`,
     about which `_parts_` knows.
     """
@@ -319,7 +321,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         if n_codewords is not None:
             for part, size in zip(parts, part_sizes(n_codewords, n_parts), strict=True):
                 _set_size(part, size)
-        self._set_rate(parts)
+        self._set_costs(parts)
         if self.random_state is not None:
             rng = check_random_state(self.random_state)
             for part in _with_parameter(parts, "random_state"):
@@ -329,22 +331,40 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                 part.set_params(backend=self.backend)
         return parts
 
-    def _set_rate(self, parts: Sequence) -> None:
-        """Set the price of bits that is the scheme's on unfitted parts."""
-        if not self.rate_weight > 0:
-            return
-        for part in parts:
-            if "rate_weight" not in part.get_params(deep=False):
-                raise ValueError(
-                    f"rate_weight={self.rate_weight!r} cannot be set on the part "
-                    f"{type(part).__name__}, which has no such parameter: leave "
-                    "rate_weight=0."
-                )
-            part.set_params(rate_weight=self.rate_weight)
+    def _set_costs(self, parts: Sequence) -> None:
+        """Set on unfitted parts what the scheme says that codes cost."""
+        for name, value, default in (
+            ("rate_weight", self.rate_weight, 0),
+            ("balance", self.balance, None),
+        ):
+            if value is None or value == default:
+                continue
+            for part in parts:
+                if name not in part.get_params(deep=False):
+                    raise ValueError(
+                        f"{name}={value!r} cannot be set on the part "
+                        f"{type(part).__name__}, which has no such parameter: leave "
+                        f"{name}={default}."
+                    )
+                part.set_params(**{name: value})
 
-    def _prices_bits(self):
-        priced = any(one._prices_bits() for one in self._quantizers())
-        return self.rate_weight > 0 or priced
+    def _own_costs(self) -> frozenset[str]:
+        """Return what its own parameters add, beside those of parts."""
+        own = {"code_lengths": self.rate_weight > 0, "prices": self.balance is not None}
+        return frozenset(name for name, there in own.items() if there)
+
+    def _code_costs(self):
+        each = (one._code_costs() for one in self._quantizers())
+        return self._own_costs().union(*each)
+
+    def _with_charges(self, charges):
+        copy, own = copy_to_fit(self, fitted=True), iter(charges)
+        copy.quantizers_ = [
+            part._with_charges(list(islice(own, len(part.codebook_sizes_))))
+            for part in self.quantizers_
+        ]
+        copy._parts_ = Parts(copy.quantizers_)
+        return copy
 
     def _elements_of_parts(self, n_codewords, widths: Sequence[int], n_parts: int):
         """Return how many numbers the tables of parts hold.
@@ -405,7 +425,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         return [share if size is None else size for size in each]
 
     def _parts_of_tables(
-        self, tables: Sequence[nearest.Table], code_lengths=None
+        self, tables: Sequence[nearest.Table], costs: dict[str, Any]
     ) -> list:
         """Return parts of given tables, and set the parameters that follow from them.
 
@@ -413,8 +433,8 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         ----------
         tables : sequence of Table
             Those of all parts, one part after the other.
-        code_lengths : sequence of array-likes, optional
-            Bits of the codes of each table, where searches weigh them.
+        costs : dict
+            What searches add for the codes of each table, or None, see `check_costs`.
 
         Returns
         -------
@@ -426,32 +446,32 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         ValueError
             If the tables cannot be dealt out.
         """
-        lengths = check_lengths(code_lengths, tables, self._prices_bits())
-        own_lengths = iter([] if lengths is None else lengths)
-        dealt, found = iter(tables), {}
+        given = check_costs(costs, tables, self._code_costs())
+        dealt, found, column = iter(tables), {}, 0
         of_parts = [list(islice(dealt, n)) for n in self._deal(len(tables))]
         if self.share_codebook:
             of_parts = _of_one_part(of_parts)
         parts = []
         for j, template in enumerate(self._template_of_each(len(of_parts))):
             own = of_parts[j]
-            bits = None if lengths is None else list(islice(own_lengths, len(own)))
-            same = () if bits is None else tuple(one.tobytes() for one in bits)
+            columns = slice(column, column := column + len(own))
+            beside = {name: each[columns] for name, each in given.items()}
+            same = [one.tobytes() for each in beside.values() for one in each]
             key = (j if self._pairs else None, *map(id, own), *same)
             if key not in found:
-                found[key] = self._part_of_tables(template, own, bits)
+                found[key] = self._part_of_tables(template, own, beside)
             parts.append(found[key])
         self._imply_from(parts)
         return parts
 
-    def _part_of_tables(self, template: Template, tables, bits):
+    def _part_of_tables(self, template: Template, tables, costs: dict[str, list]):
         part = clone(template.quantizer)
         if not self._pairs and "n_codewords" in part.get_params(deep=False):
             # What it has is that of parts for which nothing else is said.
             part.set_params(n_codewords=type(part)().n_codewords)
-        self._set_rate([part])
+        self._set_costs([part])
         with template.naming():
-            beside = {"code_lengths": bits} if part._prices_bits() else {}
+            beside = {name: costs[name] for name in part._code_costs()}
             part._set_up(tables, beside=beside)
         return part
 

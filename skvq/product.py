@@ -22,9 +22,10 @@ from skvq._given import are_shared
 from skvq._validation import collected, copy_to_fit, warn, warn_of_parts
 from skvq.base import QUANTIZER
 from skvq.coding import rates
-from skvq.coding.charges import biases, charged
+from skvq.coding.charges import biases, charged, of_bits
 from skvq.learning.rows import Rows, columns, stacked
 from skvq.parts import (
+    EVENLY,
     QUANTIZERS,
     NestingQuantizer,
     Parts,
@@ -69,6 +70,9 @@ class ProductQuantizer(NestingQuantizer):
     rate_weight : float, default=0.0
         Squared distance that a bit is worth in the search of each part, see
         `VectorQuantizer`; set on the clones of `quantizer`.  0: as they have it.
+    balance : True or None, default=None
+        True: the codewords of every table are used evenly, see `VectorQuantizer`; set
+        on the clones of `quantizer`.  None: as they have it.
     n_jobs : int, default=None
         Slices that are fitted at the same time in joblib's workers, see
         `joblib.Parallel`.  None or 1: on threads of this process, as many as BLAS would
@@ -101,6 +105,9 @@ class ProductQuantizer(NestingQuantizer):
     code_lengths_ : tuple of ndarray of shape (V_j,)
         Bits that the search counts for each code of each column; there where it weighs
         bits.
+    prices_ : tuple of ndarray of shape (V_j,)
+        Squared distance that the search adds for each code of each column; there where
+        it uses codes evenly.
     objective_ : float
         `distortion_` plus what the bits of the training samples cost; there where the
         search weighs bits.
@@ -135,6 +142,7 @@ class ProductQuantizer(NestingQuantizer):
         "widths": [SIZES, None],
         "share_codebook": ["boolean"],
         "rate_weight": [Interval(Real, 0, None, closed="left")],
+        "balance": [EVENLY, None],
         "n_jobs": [
             Interval(Integral, None, -1, closed="right"),
             Interval(Integral, 1, None, closed="left"),
@@ -156,6 +164,7 @@ class ProductQuantizer(NestingQuantizer):
         widths=None,
         share_codebook=False,
         rate_weight=0.0,
+        balance=None,
         n_jobs=None,
         random_state=None,
         backend="auto",
@@ -166,6 +175,7 @@ class ProductQuantizer(NestingQuantizer):
         self.widths = widths
         self.share_codebook = share_codebook
         self.rate_weight = rate_weight
+        self.balance = balance
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.backend = backend
@@ -310,8 +320,9 @@ class ProductQuantizer(NestingQuantizer):
         stops = accumulate(widths)
         return [slice(s - w, s) for s, w in zip(stops, widths, strict=True)]
 
-    def _from_tables(self, tables, code_lengths=None):
-        parts = self._parts_of_tables(tables, code_lengths)
+    def _from_tables(self, tables, code_lengths=None, prices=None):
+        costs = {"code_lengths": code_lengths, "prices": prices}
+        parts = self._parts_of_tables(tables, costs)
         widths = [part.n_features_in_ for part in parts]
         n_features = sum(widths)
         if self.widths is not None or widths != self._widths_in(n_features):
@@ -353,7 +364,7 @@ class ProductQuantizer(NestingQuantizer):
         if all(part._score_metric == "sqeuclidean" for part in fitted):
             shares = n_subspaces if self.share_codebook else 1
             found["distortion_"] = shares * sum(part.distortion_ for part in fitted)
-            if known.biases is not None:
+            if any(of_bits(known.charges)):
                 # So does what bits cost, which is nothing where they have no price.
                 costs = (getattr(p, "objective_", p.distortion_) for p in fitted)
                 found["objective_"] = shares * sum(costs)
@@ -407,7 +418,7 @@ class ProductQuantizer(NestingQuantizer):
 
     def _has_free_tables(self):
         # Another table would have other frequencies.
-        bound = self.share_codebook or self._prices_bits()
+        bound = self.share_codebook or self._code_costs()
         return not (bound or self._without(lambda one: one._has_free_tables()))
 
     def _free_tables(self):

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from copy import copy, deepcopy
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
 
@@ -41,12 +41,14 @@ from skvq._validation import collected, copy_to_fit, warn_of_parts
 from skvq.base import QUANTIZER, measures
 from skvq.codes import smallest_dtype
 from skvq.coding import rates
-from skvq.coding.charges import charged
+from skvq.coding.charges import Prices, biases, charged, of_bits
 from skvq.learning import joint
+from skvq.learning.balance import level
 from skvq.learning.random_rows import new_key, some_places, some_rows
 from skvq.learning.rows import Block, Learner, Rows, run
 from skvq.learning.start import few_distinct
 from skvq.parts import (
+    EVENLY,
     QUANTIZERS,
     NestingQuantizer,
     Parts,
@@ -108,6 +110,11 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         Squared distance that a bit is worth in the search of each stage, see
         `VectorQuantizer`; set on the clones of `quantizer`.  0: as they have it.
         A beam ranks sums by their error and what the bits of their codes cost.
+    balance : True or None, default=None
+        True: the codewords of every stage are used evenly, see `VectorQuantizer`; set
+        on the clones of `quantizer`.  None: as they have it.  Where there is a beam,
+        the prices of all stages are learned from the codes that are found with this
+        `beam_size`; another one, set later, uses codes less evenly.
     beam_size : int, default=1
         Partial sums of each sample that are kept from stage to stage, when encoding;
         may be changed later by `set_params`.  One is the greedy search.
@@ -152,6 +159,9 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
     code_lengths_ : tuple of ndarray of shape (V_j,)
         Bits that the search counts for each code of each stage; there where it weighs
         bits.
+    prices_ : tuple of ndarray of shape (V_j,)
+        Squared distance that the search adds for each code of each stage; there where
+        it uses codes evenly.
     objective_ : float
         `distortion_` plus what the bits of the training samples cost; there where the
         search weighs bits.
@@ -201,6 +211,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         "quantizer": [QUANTIZER, QUANTIZERS, None],
         "share_codebook": ["boolean"],
         "rate_weight": [Interval(Real, 0, None, closed="left")],
+        "balance": [EVENLY, None],
         "beam_size": [SIZE],
         "fit_beam_size": [SIZE, None],
         "stage_weights": [NUMBERS, None],
@@ -220,6 +231,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         quantizer=None,
         share_codebook=False,
         rate_weight=0.0,
+        balance=None,
         beam_size=1,
         fit_beam_size=None,
         stage_weights=None,
@@ -232,6 +244,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         self.quantizer = quantizer
         self.share_codebook = share_codebook
         self.rate_weight = rate_weight
+        self.balance = balance
         self.beam_size = beam_size
         self.fit_beam_size = fit_beam_size
         self.stage_weights = stage_weights
@@ -254,26 +267,65 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         parts = yield from self._learn_parts(rows, rng, beam)
         if self.n_refine > 0 and trial is not None:
             parts = yield from self._refine(parts, rows, trial)
+        if "prices" in self._code_costs() and max(beam, self.beam_size) > 1:
+            parts = yield from self._levelled(rows, parts)
         found = {**_found(parts), "fit_beam_size_": beam}
         if found["_parts_"].biases is not None:
             found |= yield from self._measured(rows, found)
         return found
 
     def _measured(self, rows: Rows, found: dict[str, Any]) -> Learner[dict[str, Any]]:
-        """Return what the codes of rows tell of stages whose search weighs bits."""
+        """Return what the codes of rows tell of stages whose search adds for codes."""
         fitted, sizes = copy(self), found["codebook_sizes_"]
         fitted.__dict__.update(found)
-        # What bits cost is asked of all columns, of large ones too.
+        # How many there are is asked of all columns, of large ones too.
         summed, weight, *counts = yield rows.fold(
             measures, fitted, True, range(len(sizes))
         )
-        cost = sum(map(np.dot, counts, found["_parts_"].biases))
         kept = [counts[j] for j in rates.counted_columns(sizes)]
-        return {
+        measured = {
             "distortion_": float(summed / weight),
-            "objective_": float((summed + cost) / weight),
             "code_counts_": rates.in_mean_weights(kept, weight, rows.n_rows, sizes),
         }
+        added = biases(of_bits(found["_parts_"].charges), sizes)
+        if added is not None:
+            cost = sum(map(np.dot, counts, added))
+            measured["objective_"] = float((summed + cost) / weight)
+        return measured
+
+    def _levelled(self, rows: Rows, parts: list) -> Learner[list]:
+        """Return stages whose prices are learned from the codes of the real search.
+
+        Those that each stage has learned, from residuals of its own, are where they
+        begin.
+        """
+        charges = Parts(parts).charges
+        columns = [j for j, one in enumerate(charges) if isinstance(one, Prices)]
+        begin = [charges[j].bias for j in columns]
+        shares = [charges[j].shares for j in columns]
+        ends = list(accumulate(map(len, begin)))[:-1]
+
+        def priced(prices: np.ndarray) -> list:
+            own: list = list(charges)
+            for j, bias in zip(columns, np.split(prices, ends), strict=True):
+                own[j] = Prices(bias - bias.min(), charges[j].shares)
+            own_of_parts = iter(own)
+            return [
+                part._with_charges(list(islice(own_of_parts, width)))
+                for part, width in zip(parts, _code_widths(parts), strict=True)
+            ]
+
+        def weigh(prices: np.ndarray) -> Learner[np.ndarray]:
+            weights = yield rows.fold(
+                _weights_of_codes, Parts(priced(prices)), self.beam_size, columns
+            )
+            return np.concatenate(weights)
+
+        total, summed = yield rows.fold(_weight_and_errors, Parts(parts), self.beam_size)
+        prices = np.concatenate(begin)
+        targets = float(total) * np.concatenate(shares)
+        found = yield from level(weigh, prices, targets, float(summed / total))
+        return priced(found.prices)
 
     def _ways(self) -> tuple[int, ...]:
         """Return from how many sums of a sample stages may learn, to choose from.
@@ -285,7 +337,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         if not self._can_encode_best():
             return (1,)
         several = max(self.beam_size, _TRAINING_BEAM)
-        if self._prices_bits():
+        if "code_lengths" in self._code_costs():
             # Sums that are not the best one use codes that are hardly ever written.
             return (1, several)
         return (several,) if self.quantizer is not None else (several, 1)
@@ -334,19 +386,21 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             stages, X, self.beam_size, stage_weights=self._checked_weights()
         )
         losses = losses[:, 0]
-        if stages.biases is not None:
-            losses = losses + charged(stages.biases, as_indices(codes[:, 0, :]))
+        added = biases(of_bits(stages.charges), stages.sizes)
+        if added is not None:
+            losses = losses + charged(added, as_indices(codes[:, 0, :]))
         return average(losses, weights)
 
-    def _from_tables(self, tables, code_lengths=None):
-        parts = self._parts_of_tables(tables, code_lengths)
+    def _from_tables(self, tables, code_lengths=None, prices=None):
+        costs = {"code_lengths": code_lengths, "prices": prices}
+        parts = self._parts_of_tables(tables, costs)
         n_features = one_width([part.n_features_in_ for part in parts])
-        priced = self._prices_bits()
+        priced = self._code_costs()
         if isinstance(parts[0], VectorQuantizer) and are_shared(parts) and not priced:
             self.share_codebook = True
         self._check_together()
         found = {"n_features_in_": n_features, "fit_beam_size_": 1, **_found(parts)}
-        return {**found, "objective_": np.nan} if priced else found
+        return {**found, "objective_": np.nan} if "code_lengths" in priced else found
 
     def _learn_parts(self, rows, rng, beam) -> Learner[list]:
         if self.share_codebook:
@@ -516,8 +570,8 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         templates = self._templates()
         self._check_beam(templates)
         self._check_beam(templates, "fit_beam_size")
-        if self._prices_bits():
-            self._check_with_prices()
+        for name in sorted(self._code_costs()):
+            self._check_with_costs(name)
         bound = self._without(lambda one: one._has_free_tables())
         if self.n_refine > 0 and bound:
             raise ValueError(
@@ -542,27 +596,28 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
                 "one of the two, or use stage_weights=None."
             )
 
-    def _check_with_prices(self) -> None:
-        """Raise if parameters do not go together with bits that have a price."""
-        why = f"rate_weight={self.rate_weight!r}"
-        if not self.rate_weight > 0:
-            (template, *_) = self._without(lambda one: not one._prices_bits())
-            why = f"A rate_weight, which {template} has,"
+    def _check_with_costs(self, cost: str) -> None:
+        """Raise if parameters do not go together with what codes cost."""
+        name, off = ("balance", None) if cost == "prices" else ("rate_weight", 0)
+        why = f"{name}={getattr(self, name)!r}"
+        if cost not in self._own_costs():
+            (template, *_) = self._without(lambda one: cost not in one._code_costs())
+            why = f"A {name}, which {template} has,"
         if self.n_refine > 0:
             raise ValueError(
                 f"{why} does not go with n_refine={self.n_refine}, which solves for "
-                "tables without regard to bits: use n_refine=0, or rate_weight=0."
+                f"tables without regard to that: use n_refine=0, or {name}={off}."
             )
         if self.share_codebook:
             raise ValueError(
                 f"{why} does not go with share_codebook=True, since the codes of each "
                 "stage have frequencies of their own: use share_codebook=False, or "
-                "rate_weight=0."
+                f"{name}={off}."
             )
         if self.stage_weights is not None:
             raise ValueError(
                 f"{why} is a price in the error of the last sum: use "
-                "stage_weights=None, or rate_weight=0."
+                f"stage_weights=None, or {name}={off}."
             )
 
     def _check_beam(self, templates: Sequence[Template], name="beam_size") -> None:
@@ -902,6 +957,24 @@ def _one_more(block: Block, parts: list) -> tuple[tuple, tuple]:
     ]
     own = be.cast(own, be.code_dtype(smallest_dtype(max(last.codebook_sizes_))))
     return tuple(errors), (be.concat([*block.state, own], axis=1),)
+
+
+def _weights_of_codes(
+    block: Block, stages: Parts, beam_size: int, columns: Sequence[int]
+) -> tuple:
+    """Return what each code of some columns weighs."""
+    codes, _ = _search(stages, block.x, beam_size, errors=False)
+    codes = block.be.to_host(codes)[:, 0, :]
+    counted = [np.zeros(stages.sizes[j]) for j in columns]
+    weights = None if block.w is None else block.host_weights()
+    rates.count_into(counted, columns, codes, weights)
+    return tuple(counted)
+
+
+def _weight_and_errors(block: Block, stages: Parts, beam_size: int) -> tuple:
+    _, errors = _search(stages, block.x, beam_size)
+    summed = block.be.xp.sum(block.weighted(errors[:, 0]))
+    return np.array(block.host_weights().sum()), summed
 
 
 # -- tables in and out of the parts ----------------------------------------------------

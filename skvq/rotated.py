@@ -313,14 +313,15 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         turn = MatrixTurn(turn.mean, found.rotation.astype(dtype))
         return turn, part, found.n_turns
 
-    def _from_tables(self, tables, mean=None, code_lengths=None):
+    def _from_tables(self, tables, mean=None, code_lengths=None, prices=None):
         if isinstance(self.rotation, str):
             raise ValueError(
                 f"RotatedQuantizer has no from_codebooks with rotation="
                 f"{self.rotation!r}: give the matrix, rotation=components_, and "
                 "mean=mean_, of the quantizer that has the tables."
             )
-        part = self._part_of_tables(tables, code_lengths)
+        costs = {"code_lengths": code_lengths, "prices": prices}
+        part = self._part_of_tables(tables, costs)
         with naming("rotation"):
             shape = np.shape(_to_host_array(self.rotation))
         n_features = shape[-1] if len(shape) == 2 else part.n_features_in_

@@ -182,7 +182,7 @@ class ScaledQuantizer(FrontQuantizer):
             "codebook_sizes_": (*part.codebook_sizes_, *code.sizes),
         }
 
-    def _from_tables(self, tables, code_lengths=None):
+    def _from_tables(self, tables, code_lengths=None, prices=None):
         n_own = self._n_scales()
         if len(tables) <= n_own:
             raise ValueError(
@@ -200,9 +200,11 @@ class ScaledQuantizer(FrontQuantizer):
         else:
             code = LogRadius(_given_scales(own[0]))
             self._imply(scale_bits=int(np.log2(len(own[0]))))
-        if code_lengths is not None:  # scales have no price
-            code_lengths = list(code_lengths)[:-n_own]
-        part = self._part_of_tables(tables[:-n_own], code_lengths)
+        costs = {"code_lengths": code_lengths, "prices": prices}
+        for name, given in costs.items():
+            if given is not None:  # scales have no price
+                costs[name] = list(given)[:-n_own]
+        part = self._part_of_tables(tables[:-n_own], costs)
         return {**self._of(part, code), "n_features_in_": part.n_features_in_}
 
     # -- what the base class asks --------------------------------------------------

@@ -8,7 +8,7 @@ from sklearn.utils import check_random_state
 from skvq import nearest
 from skvq._checks import check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, Accepted, Interval, StrOptions
-from skvq._given import check_lengths, demand
+from skvq._given import check_costs, demand
 from skvq._validation import (
     all_in_memory,
     check_numbers,
@@ -19,9 +19,10 @@ from skvq._validation import (
 )
 from skvq.base import BaseQuantizer
 from skvq.coding import rates
-from skvq.coding.charges import Charge, biases
+from skvq.coding.charges import Charge, Prices, biases
 from skvq.coding.sums import codeword_entries
 from skvq.learning import online
+from skvq.learning.balance import balanced
 from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
 from skvq.learning.lloyd import Learned, lloyd, mean_distance
 from skvq.learning.rows import Learner, Rows, no_zero_rows, unit
@@ -31,6 +32,10 @@ from skvq.parts import check_as_begun
 _ONLINE = ("minibatch", "ema", "sgd")
 
 _TABLE = Accepted(is_sequence, "an array-like of shape (n_codewords, n_features)")
+_BALANCE = Accepted(
+    lambda value: value is True or is_sequence(value),
+    "True, or an array-like of shape (n_codewords,)",
+)
 # Distances that are an increasing function of another one, which can be learned.
 _LEARNED_AS = {"euclidean": "sqeuclidean", "minkowski": "sqeuclidean"}
 
@@ -92,6 +97,13 @@ class VectorQuantizer(BaseQuantizer):
         "sqeuclidean" and ``learning="lloyd"``; `dead_codes` plays no part then, since
         codewords are not used where their bits cost more than they gain.  It pays only
         where codes are entropy coded.
+    balance : True, array-like of shape (n_codewords,) or None, default=None
+        True: the codewords are used evenly.  An array: by these shares of the weight
+        of the samples, positive; their sum plays no part.  After the codebook, prices
+        of codewords are learned, which the search adds to distances, with codebook and
+        prices in turn: a codeword that has more samples than its share becomes dearer.
+        New samples are encoded with the same prices.  Takes the metric "sqeuclidean"
+        and ``learning="lloyd"``, and no `rate_weight`.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for `init` and for the order of batches.
     backend : {"auto", "numpy", "native", "cupy"}, default="auto"
@@ -114,6 +126,12 @@ class VectorQuantizer(BaseQuantizer):
         that of the last batch before the table learned from it.
     code_counts_ : tuple of one ndarray of shape (n_codewords,)
         How often each code is that of a training sample, in units of the mean weight.
+    prices_ : tuple of one ndarray of shape (n_codewords,)
+        Squared distance that the search adds for each code, the least zero; there with
+        `balance`.
+    nearest_distortion_ : float
+        Mean distance of the training samples from their nearest codewords, by which
+        `distortion_` is more for the balance; there with `balance`.
     code_lengths_ : tuple of one ndarray of shape (n_codewords,)
         Bits that the search counts for each code, at most 24; there with a
         `rate_weight`.
@@ -167,6 +185,7 @@ class VectorQuantizer(BaseQuantizer):
         "learning_rate": [Interval(Real, 0, 1, closed="right")],
         "dead_codes": [StrOptions({"split", "farthest", "keep"})],
         "rate_weight": [Interval(Real, 0, None, closed="left")],
+        "balance": [_BALANCE, None],
         "random_state": RANDOM_STATE,
         "backend": [StrOptions(set(nearest.BACKENDS))],
     }
@@ -188,6 +207,7 @@ class VectorQuantizer(BaseQuantizer):
         learning_rate=0.1,
         dead_codes="split",
         rate_weight=0.0,
+        balance=None,
         random_state=None,
         backend="auto",
     ):
@@ -203,6 +223,7 @@ class VectorQuantizer(BaseQuantizer):
         self.learning_rate = learning_rate
         self.dead_codes = dead_codes
         self.rate_weight = rate_weight
+        self.balance = balance
         self.random_state = random_state
         self.backend = backend
 
@@ -250,7 +271,10 @@ class VectorQuantizer(BaseQuantizer):
             distortion = yield from mean_distance(rows, table, metric)
             return Learned(table, distortion, 1), None
         if self.learning == "lloyd":
-            return (yield from self._lloyd(rows, table, metric)), None
+            learned = yield from self._lloyd(rows, table, metric)
+            if self.balance is not None:
+                learned = yield from balanced(rows, learned, self._shares())
+            return learned, None
         stream, learned = yield from online.learn_epochs(
             rows,
             self._start_stream(table),
@@ -278,10 +302,14 @@ class VectorQuantizer(BaseQuantizer):
     def _repeat(self, rows, few, metric) -> Learner:
         """Return a table that repeats a few distinct rows."""
         table, stream = repeat_cyclically(few, self.n_codewords), None
-        if self._prices_bits():
+        if self.rate_weight > 0:
             # Not all of them may be worth their bits.
             return (yield from self._lloyd(rows, table, metric)), None
         distortion = yield from mean_distance(rows, table, metric)
+        if self.balance is not None:
+            # No price parts equal rows: each codeword has all that are equal to it.
+            charge = Prices(np.zeros(len(table)), self._shares())
+            return Learned(table, distortion, 1, charge=charge, nearest=distortion), None
         if self.learning in _ONLINE:
             # The rows themselves are kept, as those of a stream are.
             stream = yield from online.start_from_few(rows, few, self.n_codewords)
@@ -335,10 +363,15 @@ class VectorQuantizer(BaseQuantizer):
             found["code_counts_"] = rates.kept([learned.counts], sizes)
         if learned.charge is not None:
             found["_charge_"] = learned.charge
-            found["objective_"] = learned.objective
+            if self.balance is None:
+                found["objective_"] = learned.objective
+            else:
+                found["nearest_distortion_"] = learned.nearest
         return found if stream is None else {**found, "_stream_": stream}
 
-    def _from_tables(self, tables, counts=None, sums=None, code_lengths=None):
+    def _from_tables(
+        self, tables, counts=None, sums=None, code_lengths=None, prices=None
+    ):
         (table,) = demand(tables, 1, "VectorQuantizer has one table")
         self._imply(n_codewords=len(table))
         if nearest.check_metric(self.metric) == "cosine":
@@ -350,11 +383,16 @@ class VectorQuantizer(BaseQuantizer):
             "n_iter_": 1,
             "codebook_sizes_": (len(table),),
         }
-        self._check_rate(nearest.check_metric(self.metric))
-        lengths = check_lengths(code_lengths, tables, self._prices_bits())
-        if lengths is not None:
-            charge = Charge(float(self.rate_weight), lengths[0])
+        self._check_costs(nearest.check_metric(self.metric))
+        costs = {"code_lengths": code_lengths, "prices": prices}
+        costs = check_costs(costs, tables, self._code_costs())
+        if "code_lengths" in costs:
+            charge = Charge(float(self.rate_weight), costs["code_lengths"][0])
             found.update(_charge_=charge, objective_=np.nan)
+        if "prices" in costs:
+            (given,) = costs["prices"]
+            charge = Prices(given - given.min(), self._shares())
+            found.update(_charge_=charge, nearest_distortion_=np.nan)
         if self.learning in _ONLINE:
             self._check_learnable()
             return {**found, "_stream_": self._resumed(table, counts, sums)}
@@ -427,7 +465,7 @@ class VectorQuantizer(BaseQuantizer):
     def _check_learnable(self):
         """Return the metric's proper name if the learner can minimise it."""
         metric = nearest.check_metric(self.metric)
-        self._check_rate(metric)
+        self._check_costs(metric)
         accepted = {
             "fixed": None,
             "lloyd": LEARNABLE_METRICS,
@@ -453,18 +491,43 @@ class VectorQuantizer(BaseQuantizer):
                 )
         return metric
 
-    def _check_rate(self, metric) -> None:
-        if not self._prices_bits():
+    def _check_costs(self, metric) -> None:
+        """Raise if what is to be added for codes does not go with the rest."""
+        if not self._code_costs():
             return
+        if self.rate_weight > 0 and self.balance is not None:
+            raise ValueError(
+                f"balance={self.balance!r} uses codes evenly, and rate_weight="
+                f"{self.rate_weight!r} does not: use balance=None, or rate_weight=0."
+            )
+        name, value, off = "rate_weight", self.rate_weight, "0"
+        if self.balance is not None:
+            name, value, off = "balance", self.balance, "None"
+            self._shares()
         if metric != "sqeuclidean" or self.learning != "lloyd":
             raise ValueError(
-                f"rate_weight={self.rate_weight!r} takes metric='sqeuclidean' and "
+                f"{name}={value!r} takes metric='sqeuclidean' and "
                 f"learning='lloyd'; got metric={self.metric!r} and "
-                f"learning={self.learning!r}. Use these, or rate_weight=0."
+                f"learning={self.learning!r}. Use these, or {name}={off}."
             )
 
-    def _prices_bits(self):
-        return self.rate_weight > 0
+    def _shares(self) -> np.ndarray:
+        """Return which share of the weight of all samples each cell is to have."""
+        size = self.n_codewords
+        if self.balance is True:
+            return np.full(size, 1 / size)
+        shares = check_numbers(self.balance, "balance", (size,))
+        if shares.min() <= 0:
+            raise ValueError(
+                f"balance ranges from {shares.min()} to {shares.max()}; expected "
+                "positive shares, one for each codeword."
+            )
+        return shares / shares.max() / (shares / shares.max()).sum()
+
+    def _code_costs(self):
+        costs = {"code_lengths": self.rate_weight > 0}
+        costs["prices"] = self.balance is not None
+        return frozenset(name for name, there in costs.items() if there)
 
     def _online_settings(self, metric) -> online.OnlineSettings:
         return online.OnlineSettings(
@@ -505,6 +568,11 @@ class VectorQuantizer(BaseQuantizer):
     def _charges(self):
         return (self._charge_,)
 
+    def _with_charges(self, charges):
+        copy = copy_to_fit(self, fitted=True)
+        (copy._charge_,) = charges
+        return copy
+
     def _can_encode_best(self):
         return nearest.check_metric(self.metric) == "sqeuclidean"
 
@@ -521,7 +589,7 @@ class VectorQuantizer(BaseQuantizer):
 
     def _has_free_tables(self):
         # Another table would have other frequencies.
-        learns = self.learning != "fixed" and not self._prices_bits()
+        learns = self.learning != "fixed" and not self._code_costs()
         return self._can_encode_best() and learns
 
     def _free_tables(self):

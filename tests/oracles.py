@@ -78,12 +78,16 @@ def assert_nearest(
 
 
 def priced(quantizer, rate_weight):
-    """What is added to the error of each row of the full codebook, for its bits."""
-    if not rate_weight:
+    """What is added to the error of each row of the full codebook, for its codes."""
+    if rate_weight:
+        costs = [rate_weight * np.asarray(bits) for bits in quantizer.code_lengths_]
+    else:
+        costs = getattr(quantizer, "prices_", None)
+    if costs is None:
         return 0.0
     total = np.zeros(1)
-    for bits in quantizer.code_lengths_:
-        total = np.add.outer(total, rate_weight * np.asarray(bits)).ravel()
+    for cost in costs:
+        total = np.add.outer(total, np.asarray(cost)).ravel()
     return total
 
 

@@ -162,7 +162,8 @@ HOOKS = {
     "_made_anew",
     "_table_elements",
     "_searched_table",
-    "_prices_bits",
+    "_code_costs",
+    "_with_charges",
     "_charges",
     "_check_memory",
     "_why_no_sums",
@@ -202,6 +203,8 @@ def given_codebooks(quantizer):
         parameters |= {"rotation": quantizer.components_, "mean": quantizer.mean_}
     if hasattr(quantizer, "code_lengths_"):
         parameters["code_lengths"] = quantizer.code_lengths_
+    if hasattr(quantizer, "prices_"):
+        parameters["prices"] = quantizer.prices_
     return type(quantizer).from_codebooks(tables_of(quantizer), **parameters)
 
 

@@ -17,7 +17,7 @@ from skvq._codec.transformers import TRANSFORMERS, Declared
 from skvq.additive import AdditiveQuantizer
 from skvq.base import BaseQuantizer
 from skvq.binary import BinaryQuantizer
-from skvq.coding.charges import Charge
+from skvq.coding.charges import Charge, Prices
 from skvq.coding.levels import CellMeans, Grid, Levels, LevelTables
 from skvq.coding.pyramid import Pyramid, Smoothing
 from skvq.coding.radius import (
@@ -329,6 +329,17 @@ def _make_charge(state: State) -> Charge:
     return Charge(**state)
 
 
+def _make_prices(state: State) -> Prices:
+    bias, shares = state["bias"], state["shares"]
+    if bias.ndim != 1 or not bias.dtype == shares.dtype == np.float64:
+        raise ValueError("its prices of codes are not one number of float64 for each")
+    if not np.isfinite(bias).all() or (bias < 0).any():
+        raise ValueError("its prices of codes are not numbers of zero or more")
+    if shares.shape != bias.shape or not (0 < shares).all() or not (shares <= 1).all():
+        raise ValueError("its shares of codes are not as many as its prices")
+    return Prices(**state)
+
+
 def _check_cell_means(levels: CellMeans) -> None:
     if not isinstance(levels.cells, Grid):
         raise ValueError("its cells are none")
@@ -383,6 +394,7 @@ _KINDS = (
     _plain("skvq.coding.Levels", Levels, _check_levels),
     _plain("skvq.coding.LevelTables", LevelTables),
     Kind("skvq.coding.Charge", Charge, Charge._asdict, _make_charge),
+    Kind("skvq.coding.Prices", Prices, Prices._asdict, _make_prices),
     _plain("skvq.coding.CellMeans", CellMeans, _check_cell_means),
     _plain("skvq.coding.RadiusCode", RadiusCode),
     _plain("skvq.coding.ScalarRadius", ScalarRadius),

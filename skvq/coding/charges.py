@@ -1,4 +1,4 @@
-"""What searches add to errors for the bits of a code, where bits have a price."""
+"""What searches add to errors for codes: for their bits, or to use them evenly."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ MOST_BITS = 24.0
 
 
 class Charge(NamedTuple):
-    """What the codes of a column cost in a search."""
+    """What the codes of a column cost in a search that weighs bits."""
 
     price: float  # error per bit
     bits: np.ndarray  # (n_codewords,), float64
@@ -29,8 +29,28 @@ class Charge(NamedTuple):
             return np.minimum(self.price * self.bits, np.finfo(np.float64).max / 4)
 
 
+class Prices(NamedTuple):
+    """What the codes of a column cost in a search that uses them in given shares."""
+
+    bias: np.ndarray  # (n_codewords,), float64, the least of them zero
+    shares: np.ndarray  # (n_codewords,), of all samples, that each is to be used for
+
+    @property
+    def sizes(self) -> tuple[int]:
+        """Of how many codes it tells."""
+        return (len(self.bias),)
+
+
 # Of each code column; None: nothing.
-Charges = Sequence[Charge | None]
+Charges = Sequence[Charge | Prices | None]
+
+
+def of_bits(charges: Charges) -> list[Charge | None]:
+    """Return what bits cost, and nothing for what is only to use codes evenly.
+
+    The one is part of what a quantizer is judged by, the other is not.
+    """
+    return [charge if isinstance(charge, Charge) else None for charge in charges]
 
 
 def ideal_bits(counts: np.ndarray) -> np.ndarray:

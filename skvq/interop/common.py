@@ -9,6 +9,7 @@ import numpy as np
 from skvq._checks import class_name
 from skvq._validation import as_it_is_now
 from skvq.base import BaseQuantizer
+from skvq.coding.charges import of_bits
 
 
 def library(name: str, package: str) -> Any:
@@ -68,11 +69,15 @@ def float32_tables(estimator: BaseQuantizer, peer: str) -> list[np.ndarray]:
 
 
 def check_unpriced(estimator: BaseQuantizer, peer: str) -> None:
-    """Raise if a search weighs bits, which a library does not."""
-    if any(charge is not None for charge in estimator._charges()):
+    """Raise if a search adds something for codes, which a library does not."""
+    charges = estimator._charges()
+    if any(charge is not None for charge in charges):
+        why, what = "balance", "prices of codes"
+        if any(of_bits(charges)):
+            why, what = "a rate_weight", "the price of bits"
         raise ValueError(
-            f"{type(estimator).__name__} was fitted with a rate_weight, so that its "
-            f"search adds the price of bits to distances; {peer} has none that does."
+            f"{type(estimator).__name__} was fitted with {why}, so that its search "
+            f"adds {what} to distances; {peer} has none that does."
         )
 
 

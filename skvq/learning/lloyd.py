@@ -7,7 +7,7 @@ import numpy as np
 
 from skvq import nearest
 from skvq.codes import smallest_dtype
-from skvq.coding.charges import Charge, even_bits, ideal_bits
+from skvq.coding.charges import Charge, Prices, even_bits, ideal_bits
 from skvq.learning.cells import best_codewords, cell_means
 from skvq.learning.moments import Moments, moments
 from skvq.learning.repair import repaired
@@ -23,13 +23,14 @@ class Learned(NamedTuple):
     distortion: float  # weighted mean distance of the samples, under this codebook
     n_iter: int
     counts: np.ndarray | None = None  # of the rows of each code, in the mean weight
-    charge: Charge | None = None  # what the search adds for each code
+    charge: Charge | Prices | None = None  # what the search adds for each code
     bits: float = 0.0  # weighted mean of what the codes of the samples cost
+    nearest: float = np.nan  # distortion of the nearest codewords, beside prices
 
     @property
     def objective(self) -> float:
         """Distortion, and what the bits cost."""
-        price = 0.0 if self.charge is None else self.charge.price
+        price = self.charge.price if isinstance(self.charge, Charge) else 0.0
         return self.distortion + price * self.bits
 
 

@@ -1,0 +1,223 @@
+"""Prices of codewords, by which a table is used evenly, or in given shares."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from skvq import nearest
+from skvq._validation import warn
+from skvq.coding.charges import Prices
+from skvq.learning.cells import cell_means
+from skvq.learning.lloyd import Learned
+from skvq.learning.rows import Block, Learner, Rows
+
+logger = logging.getLogger("skvq.learning")
+
+# Tables that are tried, and rounds of prices for each; and for the final one.
+_TABLES = 8
+_ROUNDS = 20
+_FINAL_ROUNDS = 100
+# The first step of a price, for a cell e times as heavy as it is to be, in units of the
+# mean distance.
+_STEP = 0.1
+# A step grows while its price goes on in one direction, and falls when it turns: where
+# cells lie close together prices need small steps, and between far ones large ones.
+_GROWS, _FALLS = 1.2, 0.5
+# No log of a share over its target counts for more, so that empty cells have one.
+_MOST_LOG = 3.0
+# Prices that have made the largest cell so many times larger than the best ones did are
+# given up for those.
+_LOST = 2.0
+# Even enough: the largest cell over its share.
+_EVEN = 1.01
+
+
+class Level(NamedTuple):
+    """Prices, and how evenly codes are used with them."""
+
+    prices: np.ndarray  # (n_codewords,)
+    steps: np.ndarray  # (n_codewords,), by which they go on
+    logs: np.ndarray  # (n_codewords,), of the weight of each cell over its target
+    largest: float  # weight of a cell over its target
+
+
+# The weight of each cell under prices, as a learner finds it.
+Weigh = Callable[[np.ndarray], Learner[np.ndarray]]
+
+
+def level(
+    weigh: Weigh,
+    prices: np.ndarray,
+    targets: np.ndarray,
+    unit: float,
+    *,
+    steps: np.ndarray | None = None,
+    n_rounds: int = _FINAL_ROUNDS,
+) -> Learner[Level]:
+    """Raise the prices of cells that are too heavy, and lower those of light ones.
+
+    Parameters
+    ----------
+    weigh : callable
+        ``weigh(prices)`` is a learner of the weight of each cell.
+    prices : ndarray of shape (n_codewords,)
+        The start; of one column of codes, or of several, one after the other.
+    targets : ndarray of shape (n_codewords,)
+        What each cell is to weigh.
+    unit : float
+        A distance to which steps are in proportion.
+    steps : ndarray of shape (n_codewords,), optional
+        Those that an earlier call has come to.
+    n_rounds : int
+        How many prices are tried.
+
+    Returns
+    -------
+    Level
+        Those of the least largest cell, over its target.
+    """
+    if steps is None:
+        steps = np.full(len(prices), _STEP * unit)
+    best: Level | None = None
+    before = np.zeros(len(prices))
+    for _ in range(n_rounds):
+        weights = yield from weigh(prices)
+        ratios = weights / targets
+        largest = float(ratios.max())
+        with np.errstate(divide="ignore"):
+            logs = np.clip(np.log(ratios), -_MOST_LOG, _MOST_LOG)
+        if best is None or largest < best.largest:
+            best = Level(prices, steps, logs, largest)
+        elif largest > _LOST * best.largest:
+            best = best._replace(steps=_FALLS * best.steps)
+            prices, steps, logs = best[:3]
+            before = np.zeros(len(prices))
+        if best.largest <= _EVEN:
+            break
+        turns = logs * before
+        steps = np.where(turns > 0, _GROWS, np.where(turns < 0, _FALLS, 1.0)) * steps
+        prices, before = _moved(prices, steps * logs), logs
+    assert best is not None  # there is a round at least
+    return best
+
+
+def _moved(prices: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Return prices that are raised, the least of them zero, and none infinite."""
+    most = np.finfo(np.float64).max / 8
+    moved = np.clip(prices + np.clip(by, -most, most), -most, most)
+    return moved - moved.min()
+
+
+def balanced(rows: Rows, start: Learned, shares: np.ndarray) -> Learner[Learned]:
+    """Learn prices with which codewords are used in given shares, and a table for them.
+
+    Every search is the argmin of the squared distance and the price.  Prices and table
+    are improved in turn: a few rounds of prices, then the mean of each cell; in the end
+    many rounds on the final table.
+
+    Parameters
+    ----------
+    rows : Rows
+        Samples.
+    start : Learned
+        A table that is good without prices.
+    shares : ndarray of shape (n_codewords,)
+        Share of the weight of all rows that each cell is to have, together one.
+
+    Returns
+    -------
+    Learned
+        With prices as its charge.
+
+    Notes
+    -----
+    Prices are the dual variables of the transport of rows to codewords of given
+    weights: where they balance it, no other assignment of the same weights has a lower
+    mean distance to this table.  They are found by a count of the cells alone, in
+    passes over the rows that keep nothing of them.
+
+    References
+    ----------
+    Aurenhammer, Hoffmann and Aronov (1998), "Minkowski-type theorems and least-squares
+    clustering", Algorithmica 20.
+    """
+    total, heaviest = yield rows.fold(_weights, join=_joined)
+    targets = shares * float(total)
+    if heaviest > targets.max():
+        warn(
+            f"a sample has {{}} of the weight of all, more than {targets.max():.6g}, "
+            "the largest share of a codeword: no prices make them even.",
+            float(heaviest / total),
+        )
+    table, unit = start.codebook, start.distortion
+    prices, steps = np.zeros(len(table)), None
+    if unit == 0 or len(table) == 1:
+        charge = Prices(prices, shares)
+        return start._replace(charge=charge, nearest=start.distortion)
+    for n_rounds in (*(_ROUNDS,) * _TABLES, _FINAL_ROUNDS):
+        searched = nearest.Table(table, exact=False)
+        found = yield from level(
+            _Weigh(rows, searched), prices, targets, unit, steps=steps, n_rounds=n_rounds
+        )
+        prices, steps = found.prices, found.steps
+        logger.debug("balance: largest cell %.4g of its share", found.largest)
+        if n_rounds == _ROUNDS:
+            sums, counts = yield rows.fold(_cells, searched, prices)
+            table = cell_means(sums, counts, table, "sqeuclidean")
+    found_table = nearest.Table(table)
+    summed, plain, counts = yield rows.fold(_measured, found_table, prices)
+    mean = float(total) / rows.n_rows
+    return Learned(
+        table,
+        float(summed / total),
+        start.n_iter + _TABLES,
+        counts if mean == 1 else counts / mean,
+        Prices(prices, shares),
+        nearest=float(plain / total),
+    )
+
+
+class _Weigh(NamedTuple):
+    """Finds the weights of the cells of a table under prices."""
+
+    rows: Rows
+    table: nearest.Table
+
+    def __call__(self, prices: np.ndarray) -> Learner[np.ndarray]:
+        (weights,) = yield self.rows.fold(_weights_of_cells, self.table, prices)
+        return weights
+
+
+def _weights(block: Block) -> tuple:
+    weights = block.host_weights()
+    return np.array(weights.sum()), np.array(weights.max())
+
+
+def _joined(a: tuple, b: tuple) -> tuple:
+    return a[0] + b[0], np.maximum(a[1], b[1])
+
+
+def _counted(block: Block, codes: Any, size: int) -> np.ndarray:
+    weights = None if block.w is None else block.host_weights()
+    return np.bincount(block.be.to_host(codes), weights, size).astype(np.float64)
+
+
+def _weights_of_cells(block: Block, table: nearest.Table, prices: np.ndarray) -> tuple:
+    codes, _ = nearest.nearest(block.x, table, bias=prices, return_distances=False)
+    return (_counted(block, codes, len(table)),)
+
+
+def _cells(block: Block, table: nearest.Table, prices: np.ndarray) -> tuple:
+    codes, _ = nearest.nearest(block.x, table, bias=prices, return_distances=False)
+    return block.be.cell_sums(block.x, codes, len(table), block.w)
+
+
+def _measured(block: Block, table: nearest.Table, prices: np.ndarray) -> tuple:
+    """Return summed distances with prices and without, and the weights of cells."""
+    be = block.be
+    codes, found = nearest.nearest(block.x, table, bias=prices)
+    _, plain = nearest.nearest(block.x, table)
+    sums = [be.xp.sum(block.weighted(each)) for each in (found, plain)]
+    return *sums, _counted(block, codes, len(table))
