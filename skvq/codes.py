@@ -5,7 +5,7 @@ per codebook, because that is what arithmetic and indexing want. Files, sequence
 models and linear models want something else. The functions here go there and back,
 exactly, for any codebook sizes; they know nothing of estimators, only of codes and
 of `sizes`, which is the `codebook_sizes_` of a fitted quantizer.  `EntropyCoder` writes
-frequent codes in fewer bits than rare ones.
+frequent codes in fewer bits than rare ones; `capacitate` gives labels a number of rows.
 
 Arrays of CuPy, and of other libraries where scikit-learn's dispatch is on, are read to
 the host, and what is returned is sent to their device; sparse arrays are SciPy's.
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy import sparse as sp
 
+from skvq._capacity import capacitate
 from skvq._checks import check_unmasked
 from skvq._code_checks import (
     LIMB_BITS,
@@ -39,6 +40,7 @@ from skvq.nearest import engine_of
 
 __all__ = [
     "EntropyCoder",
+    "capacitate",
     "from_signed",
     "from_token_ids",
     "one_hot",

@@ -126,9 +126,9 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
     """What schemes have in common whose parts are clones of given quantizers.
 
     A scheme has the parameters `quantizer`, `n_codewords`, `share_codebook`,
-    `rate_weight`, `balance`, `random_state` and `backend`, one that counts the parts, whose name
-    is `_COUNT`, and the hook `_default_part()`.  Its fitted parts are `quantizers_`,
-    about which `_parts_` knows.
+    `rate_weight`, `balance`, `random_state` and `backend`, one that counts the parts,
+    whose name is `_COUNT`, and the hook `_default_part()`.  Its fitted parts are
+    `quantizers_`, about which `_parts_` knows.
     """
 
     _COUNT: ClassVar[str]

@@ -300,15 +300,14 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         begin.
         """
         charges = Parts(parts).charges
-        columns = [j for j, one in enumerate(charges) if isinstance(one, Prices)]
-        begin = [charges[j].bias for j in columns]
-        shares = [charges[j].shares for j in columns]
-        ends = list(accumulate(map(len, begin)))[:-1]
+        begun = {j: one for j, one in enumerate(charges) if isinstance(one, Prices)}
+        columns = list(begun)
+        ends = np.cumsum([len(one.bias) for one in begun.values()])[:-1]
 
         def priced(prices: np.ndarray) -> list:
             own: list = list(charges)
             for j, bias in zip(columns, np.split(prices, ends), strict=True):
-                own[j] = Prices(bias - bias.min(), charges[j].shares)
+                own[j] = Prices(bias - bias.min(), begun[j].shares)
             own_of_parts = iter(own)
             return [
                 part._with_charges(list(islice(own_of_parts, width)))
@@ -321,9 +320,11 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             )
             return np.concatenate(weights)
 
-        total, summed = yield rows.fold(_weight_and_errors, Parts(parts), self.beam_size)
-        prices = np.concatenate(begin)
-        targets = float(total) * np.concatenate(shares)
+        total, summed = yield rows.fold(
+            _weight_and_errors, Parts(parts), self.beam_size
+        )
+        prices = np.concatenate([one.bias for one in begun.values()])
+        targets = float(total) * np.concatenate([one.shares for one in begun.values()])
         found = yield from level(weigh, prices, targets, float(summed / total))
         return priced(found.prices)
 

@@ -309,7 +309,8 @@ class VectorQuantizer(BaseQuantizer):
         if self.balance is not None:
             # No price parts equal rows: each codeword has all that are equal to it.
             charge = Prices(np.zeros(len(table)), self._shares())
-            return Learned(table, distortion, 1, charge=charge, nearest=distortion), None
+            learned = Learned(table, distortion, 1, charge=charge, nearest=distortion)
+            return learned, None
         if self.learning in _ONLINE:
             # The rows themselves are kept, as those of a stream are.
             stream = yield from online.start_from_few(rows, few, self.n_codewords)
@@ -387,12 +388,12 @@ class VectorQuantizer(BaseQuantizer):
         costs = {"code_lengths": code_lengths, "prices": prices}
         costs = check_costs(costs, tables, self._code_costs())
         if "code_lengths" in costs:
-            charge = Charge(float(self.rate_weight), costs["code_lengths"][0])
-            found.update(_charge_=charge, objective_=np.nan)
+            bits = Charge(float(self.rate_weight), costs["code_lengths"][0])
+            found.update(_charge_=bits, objective_=np.nan)
         if "prices" in costs:
             (given,) = costs["prices"]
-            charge = Prices(given - given.min(), self._shares())
-            found.update(_charge_=charge, nearest_distortion_=np.nan)
+            prices = Prices(given - given.min(), self._shares())
+            found.update(_charge_=prices, nearest_distortion_=np.nan)
         if self.learning in _ONLINE:
             self._check_learnable()
             return {**found, "_stream_": self._resumed(table, counts, sums)}

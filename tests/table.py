@@ -325,6 +325,26 @@ TABLE = [
         weights="exact",
         deterministic=True,
     ),
+    # ... prices that use codes evenly
+    _priced(
+        "vq-balance", lambda: vq(8, balance=True), exact="sqeuclidean", rate_weight=0.0
+    ),
+    _priced(
+        "vq-balance-splitting",
+        lambda: vq(8, init="splitting", random_state=None, balance=True),
+        exact="sqeuclidean",
+        rate_weight=0.0,
+        weights="exact",
+        deterministic=True,
+    ),
+    _priced(
+        "vq-balance-shares",
+        lambda: vq(balance=[4, 2, 1, 1]),
+        exact="sqeuclidean",
+        rate_weight=0.0,
+        few=False,
+        sklearn_checks=False,
+    ),
     # ... learners
     Row(
         "vq-minibatch",
@@ -488,6 +508,9 @@ TABLE = [
         few=False,
     ),
     _priced("pq-rate", lambda: pq(rate_weight=1.0), exact="sqeuclidean"),
+    _priced(
+        "pq-balance", lambda: pq(balance=True), exact="sqeuclidean", rate_weight=0.0
+    ),
     _priced(
         "pq-shared-rate",
         lambda: pq(3, 6, share_codebook=True, rate_weight=1.0),
@@ -675,6 +698,14 @@ TABLE = [
         sklearn_checks=False,
     ),
     _priced("rq-rate", lambda: rq(rate_weight=0.5), rate_weight=0.5),
+    _priced("rq-balance", lambda: rq(balance=True, fit_beam_size=1), rate_weight=0.0),
+    _priced(
+        "rq-of-pq-balance-beam",
+        lambda: rq(
+            2, None, quantizer=ProductQuantizer(2, 3), balance=True, beam_size=3
+        ),
+        rate_weight=0.0,
+    ),
     _priced(
         "rq-rate-all-sums",
         lambda: rq(

@@ -967,7 +967,7 @@ def _assert_right(row, estimator, X):
     table = estimator.full_codebook()
     bias = priced(estimator, row.rate_weight)
     assert_nearest(ids, X, table, row.exact, X.dtype, row.computed, bias)
-    if row.score == row.exact == "sqeuclidean" and not row.rate_weight:
+    if row.score == row.exact == "sqeuclidean" and not np.any(bias):
         best = distances(X, table).min(axis=1)
         # Products of outliers may reach far beyond all samples.
         reach = max(np.square(X).max(), np.square(table, dtype=np.float64).max())

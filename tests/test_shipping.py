@@ -245,6 +245,14 @@ def test_what_tables_are_made_of_is_checked(tmp_path):
 
     with pytest.raises(FormatError, match="price of bits is none"):
         loaded(changed_objects(priced, negative))
+    balanced = saved(VectorQuantizer(3, balance=True, random_state=0).fit(X), tmp_path)
+
+    def other_shares(objects):
+        prices = state(objects, "skvq.coding.Prices")
+        prices["bias"], prices["shares"] = prices["shares"], prices["bias"]
+
+    with pytest.raises(FormatError, match="shares of codes are not as many"):
+        loaded(changed_objects(balanced, other_shares))
     squash = saved(FiniteScalarQuantizer(3).fit(X), tmp_path)
 
     def huge(objects):

@@ -158,8 +158,9 @@ def balanced(rows: Rows, start: Learned, shares: np.ndarray) -> Learner[Learned]
         return start._replace(charge=charge, nearest=start.distortion)
     for n_rounds in (*(_ROUNDS,) * _TABLES, _FINAL_ROUNDS):
         searched = nearest.Table(table, exact=False)
+        weigh = _weighing(rows, searched)
         found = yield from level(
-            _Weigh(rows, searched), prices, targets, unit, steps=steps, n_rounds=n_rounds
+            weigh, prices, targets, unit, steps=steps, n_rounds=n_rounds
         )
         prices, steps = found.prices, found.steps
         logger.debug("balance: largest cell %.4g of its share", found.largest)
@@ -179,15 +180,14 @@ def balanced(rows: Rows, start: Learned, shares: np.ndarray) -> Learner[Learned]
     )
 
 
-class _Weigh(NamedTuple):
-    """Finds the weights of the cells of a table under prices."""
+def _weighing(rows: Rows, table: nearest.Table) -> Weigh:
+    """Return what finds the weights of the cells of a table under prices."""
 
-    rows: Rows
-    table: nearest.Table
-
-    def __call__(self, prices: np.ndarray) -> Learner[np.ndarray]:
-        (weights,) = yield self.rows.fold(_weights_of_cells, self.table, prices)
+    def weigh(prices: np.ndarray) -> Learner[np.ndarray]:
+        (weights,) = yield rows.fold(_weights_of_cells, table, prices)
         return weights
+
+    return weigh
 
 
 def _weights(block: Block) -> tuple:
