@@ -143,13 +143,14 @@ def balanced(rows: Rows, start: Learned, shares: np.ndarray) -> Learner[Learned]
     Aurenhammer, Hoffmann and Aronov (1998), "Minkowski-type theorems and least-squares
     clustering", Algorithmica 20.
     """
-    total, heaviest = yield rows.fold(_weights, join=_joined)
+    (total,) = yield rows.fold(_weight)
     targets = shares * float(total)
-    if heaviest > targets.max():
+    (n_heavy,) = yield rows.fold(_heavier, float(targets.max()))
+    if n_heavy:
         warn(
-            f"a sample has {{}} of the weight of all, more than {targets.max():.6g}, "
-            "the largest share of a codeword: no prices make them even.",
-            float(heaviest / total),
+            "{} samples have each more of the weight of all samples than the largest "
+            "share of a codeword: no prices give codewords their shares.",
+            int(n_heavy),
         )
     table, unit = start.codebook, start.distortion
     prices, steps = np.zeros(len(table)), None
@@ -190,13 +191,12 @@ def _weighing(rows: Rows, table: nearest.Table) -> Weigh:
     return weigh
 
 
-def _weights(block: Block) -> tuple:
-    weights = block.host_weights()
-    return np.array(weights.sum()), np.array(weights.max())
+def _weight(block: Block) -> tuple:
+    return (np.array(block.host_weights().sum()),)
 
 
-def _joined(a: tuple, b: tuple) -> tuple:
-    return a[0] + b[0], np.maximum(a[1], b[1])
+def _heavier(block: Block, limit: float) -> tuple:
+    return (np.array((block.host_weights() > limit).sum()),)
 
 
 def _counted(block: Block, codes: Any, size: int) -> np.ndarray:
