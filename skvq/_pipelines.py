@@ -37,6 +37,13 @@ class Codec(NamedTuple):
                 )
             _check_inverse(name, step)
 
+    def quantized(self, X: Any) -> Any:
+        """Return what the quantizer is given of X."""
+        for _, step in self.before:
+            X = step.transform(X)
+        # A quantizer within another step has seen no feature names.
+        return X if quantizes(self.step) else plain(X)
+
     def decode(self, codes: Any) -> Any:
         """Return what codes stand for; steps that only encode leave it as it is."""
         X = self.step.inverse_transform(codes)
@@ -53,6 +60,11 @@ def _check_inverse(name: str, step: Any) -> None:
             f"step {name!r} ({type(step).__name__}) has no inverse_transform: "
             "the reconstruction can't be taken back through it to the space of X"
         )
+
+
+def plain(X: Any) -> Any:
+    """Return the numbers of a dataframe; all else as it is."""
+    return X.to_numpy() if hasattr(X, "to_numpy") else X
 
 
 def only_encodes(step: Any) -> bool:

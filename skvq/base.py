@@ -22,6 +22,7 @@ hook                      what a scheme does in it
                           codes are used evenly; with ``_code_costs()``, which of the
                           two it will add
 ``_slice_widths(n)``      widths of slices of n features that are coded apart
+``_ranges()``             of scalar schemes, beyond what values are out of range
 ``_why_no_codebooks()``   why there are no tables by code, if there are none
 ========================  ==========================================================
 
@@ -262,6 +263,13 @@ class BaseQuantizer(
         """Return the cosines (n_samples,) of rows and what their codes stand for.
 
         None: its codes have no scale that makes inner products unbiased.
+        """
+        return None
+
+    def _ranges(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the ends of the range of each feature; None: it has none.
+
+        They are (n_features,) each, in float64.
         """
         return None
 

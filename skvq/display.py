@@ -19,8 +19,9 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
+from skvq._reports import CodeReport
 from skvq._weights import check_weights
-from skvq.metrics import code_usage, distortion, perplexity, rate_distortion_curve
+from skvq.metrics import code_report, distortion, rate_distortion_curve
 from skvq.nearest.distinct import unique_rows
 
 __all__ = ["CodeUsageDisplay", "CodebookDisplay", "RateDistortionDisplay"]
@@ -565,6 +566,7 @@ class CodeUsageDisplay:
     --------
     CodeUsageDisplay.from_estimator : Make and draw it from a fitted quantizer.
     CodeUsageDisplay.from_codes : Make and draw it from codes.
+    CodeUsageDisplay.from_report : Make and draw it from a report.
 
     Examples
     --------
@@ -670,17 +672,49 @@ class CodeUsageDisplay:
             If codes, sizes or the weights are not valid.
         """
         _pyplot(f"{cls.__name__}.from_codes")
-        usages = code_usage(codes, sizes, sample_weight=sample_weight)
-        codes = np.asarray(codes, dtype=np.intp).reshape(len(codes), -1)
-        weights = check_weights(sample_weight, codes)
-        counts = [
-            np.bincount(column, weights=weights, minlength=size)
-            for column, size in zip(codes.T, sizes, strict=True)
-        ]
+        report = code_report(codes, sizes, sample_weight=sample_weight)
+        return cls.from_report(report, name=name, ax=ax, line_kwargs=line_kwargs)
+
+    @classmethod
+    def from_report(cls, report, *, name=None, ax=None, line_kwargs=None):
+        """Draw the use of the codewords of which a report tells.
+
+        Parameters
+        ----------
+        report : CodeReport
+            What `skvq.metrics.code_report` returns.
+        name : str, optional
+            Title.
+        ax : matplotlib Axes, optional
+            Axes to draw on; by default those of a new figure.
+        line_kwargs : dict, optional
+            For `matplotlib.axes.Axes.plot` of the lines.
+
+        Returns
+        -------
+        display : CodeUsageDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        TypeError
+            If it is no such report.
+        """
+        _pyplot(f"{cls.__name__}.from_report")
+        if not isinstance(report, CodeReport):
+            raise TypeError(
+                f"report is {report!r}; expected what skvq.metrics.code_report returns."
+            )
+        columns = report["columns"]
+        shares = [np.zeros(column["size"]) for column in columns]
+        for row, (codes, found) in zip(shares, report.used, strict=True):
+            row[codes] = found
         display = cls(
-            tuple(found / found.sum() for found in counts),
-            perplexities=perplexity(codes, sample_weight=sample_weight),
-            usages=usages,
+            tuple(shares),
+            perplexities=[column["perplexity"] for column in columns],
+            usages=[column["usage"] for column in columns],
             name=name,
         )
         return display.plot(ax=ax, line_kwargs=line_kwargs)

@@ -399,6 +399,9 @@ class FiniteScalarQuantizer(ScalarQuantizer):
     def _codebooks(self):
         return shared_tables(self._tables_.tables(self._dtype_))
 
+    def _ranges(self):
+        return self._squash_.ranges()
+
 
 class _Means(NamedTuple):
     """A squash, and what its codes are decoded to."""

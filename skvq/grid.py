@@ -10,7 +10,7 @@ from skvq._checks import check_unmasked, is_sequence
 from skvq._compat import NUMBERS, SIZE, SIZES, Accepted, Interval, StrOptions
 from skvq._given import as_shared, one_or_each
 from skvq._validation import all_in_memory, check_numbers, warn
-from skvq.coding.levels import CellMeans, Grid, Levels, is_table
+from skvq.coding.levels import CellMeans, Grid, Levels, is_table, range_of_levels
 from skvq.coding.squash import Distribution, Spread, Tanh
 from skvq.finite import FiniteScalarQuantizer as FiniteScalarQuantizer
 from skvq.learning.levels import best_levels, level_errors
@@ -695,6 +695,13 @@ class UniformQuantizer(ScalarQuantizer):
 
     def _codebooks(self):
         return shared_tables(self._codec_.tables(self._dtype_))
+
+    def _ranges(self):
+        ends = getattr(self, "feature_range_", None)
+        if ends is None:
+            return range_of_levels(table[:, 0] for table in self._codec_.tables())
+        low, high = (nearest.backend_of(end).to_host(end) for end in ends)
+        return low, high
 
 
 def _errors_of_data(rows: Rows):

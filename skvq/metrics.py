@@ -25,6 +25,13 @@ Of codes:
 `code_usage`              share of the codewords in use
 `imbalance_factor`        how uneven the use is: 1 if all are used alike
 `collision_rate`          share of the samples that share all their codes
+`code_report`             all of these in one table, and collisions by prefix
+========================  ==========================================================
+
+Of a fitted estimator in service:
+
+========================  ==========================================================
+`drift`                   how far samples are from those of the fit
 ========================  ==========================================================
 
 Of searches:
@@ -55,6 +62,8 @@ from skvq._checks import (
     is_sequence,
     naming,
 )
+from skvq._drift import drift
+from skvq._reports import CodeReport
 from skvq._validation import check_matrix, first_followed, followed_backend
 from skvq._weights import check_weights, drop_zero_weights
 from skvq.model_selection import (
@@ -68,9 +77,11 @@ __all__ = [
     "bits_per_feature",
     "bits_per_sample",
     "code_entropy",
+    "code_report",
     "code_usage",
     "collision_rate",
     "distortion",
+    "drift",
     "entropy_bits",
     "imbalance_factor",
     "perplexity",
@@ -591,8 +602,7 @@ def code_usage(
     be, codes, weights = _check_use(codes, sample_weight)
     _check_sizes(codes, sizes)
     shares = _shares(codes, weights)
-    usage = np.array([len(p) / V for p, V in zip(shares, sizes, strict=True)])
-    return be.send(usage)
+    return be.send(np.array(list(map(_usage, shares, sizes))))
 
 
 def imbalance_factor(
@@ -641,8 +651,7 @@ def imbalance_factor(
     be, codes, weights = _check_use(codes, sample_weight)
     _check_sizes(codes, sizes)
     shares = _shares(codes, weights)
-    factor = np.array([V * float(p @ p) for p, V in zip(shares, sizes, strict=True)])
-    return be.send(factor)
+    return be.send(np.array(list(map(_imbalance, shares, sizes))))
 
 
 def collision_rate(
@@ -686,7 +695,113 @@ def collision_rate(
     _, inverse, counts = np.unique(
         words.ravel(), return_inverse=True, return_counts=True
     )
-    return HOST.average(counts[inverse] > 1, weights)
+    return _collisions(inverse, counts, weights)
+
+
+def code_report(
+    codes: ArrayLike, sizes: Sequence[int], *, sample_weight: ArrayLike | None = None
+) -> CodeReport:
+    """Report how codes use their codewords, column by column and prefix by prefix.
+
+    Parameters
+    ----------
+    codes : array-like of int, shape (n_samples, n_codes) or (n_samples,)
+        Codes as `transform` returns them.
+    sizes : sequence of int
+        Number of codewords V_j of each code column: the `codebook_sizes_` of the
+        quantizer.
+    sample_weight : array-like of shape (n_samples,), optional
+        Weights of the samples; those of weight 0 play no part.
+
+    Returns
+    -------
+    report : CodeReport
+        A mapping, whose text is a table.  Its items:
+
+        ``rows`` : int
+            Number of samples, without those of weight zero.
+        ``columns`` : list of dict
+            Of each code column its ``size`` V_j; ``usage``, `code_usage`; ``dead``, the
+            number of codewords without a sample; ``entropy``, `code_entropy` in bits;
+            ``perplexity``; ``imbalance``, `imbalance_factor`; ``largest`` and
+            ``smallest``, the share of the most and the least used codeword times V_j,
+            1 if all are used alike.
+        ``prefixes`` : list of dict
+            Of the first 1, 2, ... columns, which are the stages of a residual scheme:
+            ``distinct``, the number of distinct rows; ``collision_rate``; and
+            ``duplicate_rate``, the share of the samples by which there are more than
+            distinct rows.  Weights count in the second only.
+
+    Raises
+    ------
+    ValueError
+        If codes are negative, fractional, empty or too large for their sizes, or the
+        weights not valid.
+
+    See Also
+    --------
+    skvq.display.CodeUsageDisplay.from_report : Draws it.
+    drift : How codes differ from those of the fit.
+
+    References
+    ----------
+    Rajput et al. (2023), "Recommender Systems with Generative Retrieval", section 3.1.
+
+    Examples
+    --------
+    >>> from skvq.metrics import code_report
+    >>> report = code_report([[0, 0], [1, 0], [2, 0], [0, 1]], sizes=(4, 2))
+    >>> print(report)
+    Codes of 4 rows
+    <BLANKLINE>
+    column  size  usage  dead  entropy  perplexity  imbalance  largest  smallest
+         0     4   0.75     1      1.5       2.828        1.5        2         0
+         1     2      1     0    0.811       1.755       1.25      1.5       0.5
+    <BLANKLINE>
+    first columns  distinct rows  collision rate  duplicate rate
+                1              3             0.5            0.25
+                2              4               0               0
+    >>> report["columns"][0]["dead"]
+    1
+    """
+    _, codes, weights = _check_use(codes, sample_weight)
+    _check_sizes(codes, sizes)
+    columns, used = [], []
+    prefixes = []
+    before, n_rows = np.zeros(len(codes), np.int64), len(codes)
+    for column, size in zip(codes.T, map(int, sizes), strict=True):
+        found, inverse = np.unique(column, return_inverse=True)
+        sums = np.bincount(inverse, weights=weights)
+        used.append((found, sums / sums.sum()))
+        columns.append(_use_of_column(used[-1][1], size))
+        # Numbers of groups and of codes are below that of rows: this does not overflow.
+        _, before, counts = np.unique(
+            before * len(found) + inverse, return_inverse=True, return_counts=True
+        )
+        prefixes.append(
+            {
+                "distinct": len(counts),
+                "collision_rate": _collisions(before, counts, weights),
+                "duplicate_rate": (n_rows - len(counts)) / n_rows,
+            }
+        )
+    facts = {"rows": n_rows, "columns": columns, "prefixes": prefixes}
+    return CodeReport(facts, used)
+
+
+def _use_of_column(p: NDArray[Any], size: int) -> dict[str, Any]:
+    """Return what a report tells of a column with these positive shares."""
+    entropy = _entropy(p)
+    return {
+        "size": size,
+        "usage": _usage(p, size),
+        "dead": size - len(p),
+        "entropy": entropy,
+        "perplexity": float(np.exp2(entropy)),
+        "imbalance": _imbalance(p, size),
+        "largest": size * float(p.max()),
+        "smallest": size * float(p.min()) if len(p) == size else 0.0,
+    }
 
 
 # -- of searches -------------------------------------------------------------------
@@ -781,6 +896,21 @@ def _entropies(codes: Any, weights: Any) -> NDArray[np.float64]:
 
 def _entropy(p: NDArray[Any]) -> float:
     return max(0.0, -float(p @ np.log2(p)))
+
+
+def _usage(p: NDArray[Any], size: int) -> float:
+    return len(p) / size
+
+
+def _imbalance(p: NDArray[Any], size: int) -> float:
+    return size * float(p @ p)
+
+
+def _collisions(
+    groups: NDArray[Any], counts: NDArray[Any], weights: NDArray[Any] | None
+) -> float:
+    """Return the share of the rows that are not alone in their group."""
+    return HOST.average(counts[groups] > 1, weights)
 
 
 # -- inputs ------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from sklearn import get_config
 from sklearn.utils.metadata_routing import MetadataRequest
 
 from skvq._arrays import to_host
-from skvq._pipelines import Codec, find_codec, quantizes
+from skvq._pipelines import Codec, find_codec, plain, quantizes
 from skvq._validation import check_matrix, followed_backend
 from skvq._weights import check_weights
 from skvq.coding.rates import code_lengths
@@ -318,21 +318,12 @@ class EntropyBitsScorer(_RoutedScorer):
         """
         codec = find_codec(estimator)
         lengths = _lengths(codec.quantizer)
-        for _, step in codec.before:
-            X = step.transform(X)
-        if not quantizes(codec.step):  # its quantizer has seen no feature names
-            X = _plain(X)
-        codes = to_host(_plain(codec.quantizer.transform(X)))
+        codes = to_host(plain(codec.quantizer.transform(codec.quantized(X))))
         bits = np.zeros(len(codes))
         for column, found in zip(codes.T, lengths, strict=True):
             bits += found[column]
         weights = check_weights(sample_weight, codes)
         return -float(np.average(bits, weights=weights))
-
-
-def _plain(X: Any) -> Any:
-    """Return the numbers of a dataframe; all else as it is."""
-    return X.to_numpy() if hasattr(X, "to_numpy") else X
 
 
 def _lengths(quantizer: Any) -> list[np.ndarray]:

@@ -9,6 +9,7 @@ import numpy as np
 from skvq import nearest
 from skvq._compat import SIZES, Interval, StrOptions
 from skvq._given import one_or_each
+from skvq.coding.levels import range_of_levels
 from skvq.coding.trellis import TrellisCode, gaussian_windows
 from skvq.learning.rows import Learner, Rows
 from skvq.learning.scalar import per_column, spread, weighted_mean
@@ -312,6 +313,9 @@ class TrellisQuantizer(ScalarQuantizer):
 
     def _decode(self, codes):
         return self._code_.decode(codes)
+
+    def _ranges(self):
+        return range_of_levels(self._code_.alphabets.arrays)
 
     @property
     def alphabets_(self) -> tuple[np.ndarray, ...]:

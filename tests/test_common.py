@@ -158,6 +158,7 @@ HOOKS = {
     "_given_size",
     "_slice_widths",
     "_alignments",
+    "_ranges",
     "_check_as_fitted",
     "_made_anew",
     "_table_elements",

@@ -447,7 +447,7 @@ def _encode(arguments: argparse.Namespace) -> None:
         )
     estimator, info = open_codec(arguments.codec, arguments.allow_pickle)
     source = open_data(arguments)
-    _check_same_data(source, info, arguments.codec)
+    check_same_data(source, info, arguments.codec)
     progress = Progress(arguments.progress)
     sizes = info["codebook_sizes"]
     began = time.perf_counter()
@@ -504,6 +504,14 @@ def _coder(
 
 
 def open_codec(path: Path, allow_pickle: bool) -> tuple[Any, dict[str, Any]]:
+    """Read a codec that gives codes, and what it says of itself; as `read_codec`."""
+    estimator, info = read_codec(path, allow_pickle)
+    if info["steps"][-1] == "QuantizedFeatures":
+        raise CommandError(f"{path} ends in QuantizedFeatures, which gives no codes")
+    return estimator, info
+
+
+def read_codec(path: Path, allow_pickle: bool) -> tuple[Any, dict[str, Any]]:
     """Read a codec and what it says of itself.
 
     Parameters
@@ -528,12 +536,21 @@ def open_codec(path: Path, allow_pickle: bool) -> tuple[Any, dict[str, Any]]:
     except FormatError as error:
         message = first_line(error).replace("allow_pickle=True", "--allow-pickle")
         raise CommandError(message) from error
-    if info["steps"][-1] == "QuantizedFeatures":
-        raise CommandError(f"{path} ends in QuantizedFeatures, which gives no codes")
     return estimator, info
 
 
-def _check_same_data(source: sources.Source, info: dict[str, Any], codec: Path) -> None:
+def check_same_data(source: sources.Source, info: dict[str, Any], codec: Path) -> None:
+    """Raise unless data have the columns that a codec was fitted on.
+
+    Parameters
+    ----------
+    source : Source
+        The data.
+    info : dict
+        What `codec_info` tells.
+    codec : Path
+        The file of the codec.
+    """
     if info["n_features"] not in (None, source.n_features):
         raise CommandError(
             f"{source.path} has {source.n_features} columns, {codec} was fitted on "

@@ -1,11 +1,17 @@
-"""``info``: what a file holds."""
+"""``info``: what a file holds, and how far data are from those of a fit."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
 from skvq._cli import sources
-from skvq._cli.codec import describe_codec
+from skvq._cli.codec import (
+    check_same_data,
+    data_errors,
+    describe_codec,
+    open_data,
+    read_codec,
+)
 from skvq._cli.console import (
     CommandError,
     bytes_of,
@@ -16,7 +22,9 @@ from skvq._cli.console import (
     say_json,
 )
 from skvq._files import kind_of
+from skvq._reports import DriftReport
 from skvq.io import CodeReader, FormatError, codec_info
+from skvq.metrics import drift
 
 
 def add_command(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -34,9 +42,17 @@ def add_command(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="tell what a file holds",
         description="Tell what a codec, a file of codes or a data file holds. Nothing "
-        "in the file is run.",
+        "in the file is run. Of a codec and data, tell how far these are from the rows "
+        "that it was fitted on.",
     )
     info.add_argument("file", type=Path, metavar="FILE", help="the file")
+    info.add_argument(
+        "data",
+        type=Path,
+        nargs="?",
+        metavar="DATA",
+        help="after a codec: rows to compare with those of its fit",
+    )
     sources.add_options(info)
     info.set_defaults(run=_info)
 
@@ -46,6 +62,8 @@ def _info(arguments: argparse.Namespace) -> None:
     try:
         with path.open("rb") as file:
             kind = kind_of(file.read(9))
+        if arguments.data is not None and kind != "a codec":
+            raise CommandError(f"{path} is no codec: {arguments.data} is one too many")
         if kind == "a codec":
             facts, lines = _codec(path)
         elif kind == "codes":
@@ -56,10 +74,24 @@ def _info(arguments: argparse.Namespace) -> None:
         raise CommandError(f"cannot read {path}: {error.strerror}") from error
     except FormatError as error:
         raise CommandError(first_line(error)) from error
+    report = None if arguments.data is None else _drift(arguments)
     if arguments.json:
-        say_json({"file": str(path), "bytes": path.stat().st_size, **facts})
-    else:
-        say("\n".join(listing({"file": bytes_of(path), **lines})))
+        found = {} if report is None else {"drift": report.as_dict()}
+        say_json({"file": str(path), "bytes": path.stat().st_size, **facts, **found})
+        return
+    say("\n".join(listing({"file": bytes_of(path), **lines})))
+    if report is not None:
+        say(f"\n{report}")
+
+
+def _drift(arguments: argparse.Namespace) -> DriftReport:
+    """Compare rows of a file with those that a codec was fitted on."""
+    estimator, info = read_codec(arguments.file, allow_pickle=False)
+    source = open_data(arguments)
+    check_same_data(source, info, arguments.file)
+    X = source.load()
+    with data_errors(source.path, X, None, str(arguments.file)):
+        return drift(estimator, X)
 
 
 def _codec(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

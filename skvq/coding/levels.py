@@ -7,7 +7,7 @@ are half-open: a value on an edge belongs to the cell above.
 All are NumPy's in themselves.  Values, codes and levels are arrays of any library.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,6 +183,30 @@ class Levels(LevelTables):
         """Return the codes (n_rows, n_columns) of floating X."""
         dtype = smallest_dtype(max(self.sizes))
         return nearest.cells_between(X, self._edges, dtype)
+
+
+def range_of_levels(
+    tables: Iterable[np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return how far the end levels of each column reach: half a step beyond them.
+
+    A single level, to which all values are alike, has no end.
+
+    Parameters
+    ----------
+    tables : iterable of ndarray of shape (n_levels,)
+        Levels of each column, ascending.
+    """
+    low, high = [], []
+    for table in tables:
+        levels = np.unique(np.asarray(table, dtype=np.float64))
+        if len(levels) == 1:
+            low.append(-np.inf)
+            high.append(np.inf)
+            continue
+        low.append(levels[0] - (levels[1] / 2 - levels[0] / 2))
+        high.append(levels[-1] + (levels[-1] / 2 - levels[-2] / 2))
+    return np.array(low), np.array(high)
 
 
 def is_table(table: np.ndarray) -> bool:

@@ -34,6 +34,10 @@ class Squash:
             made[size] = steps if self.symmetric else (code - half) / max(half, 1)
         return [made[size] for size in self.sizes]
 
+    def ranges(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the ends of the range of each column; None: it has none."""
+        return None
+
 
 class Tanh(Squash):
     """The squash of the paper, corrected or as it is printed; or symmetric."""
@@ -122,6 +126,11 @@ class Tanh(Squash):
 class Clamp(Tanh):
     """The same formulas with the identity, cut off at -1 and 1, in place of tanh."""
 
+    def ranges(self):
+        """Return the values of each column beyond which it cuts."""
+        unit = np.broadcast_to(self.unit, self.scale.shape)
+        return (-1 - self.shift) * unit, (1 - self.shift) * unit
+
     @staticmethod
     def _function(be, z):
         one = be.xp.ones_like(z)
@@ -139,6 +148,10 @@ class Clamp(Tanh):
 
 class Spread(Squash):
     """A linear squash: end levels at the smallest and the largest training value."""
+
+    def ranges(self):
+        """Return the smallest and the largest training value of each column."""
+        return self.low, self.high
 
     def __init__(self, sizes, low, high):
         self.sizes, self.low, self.high = sizes, low, high
@@ -195,6 +208,10 @@ class Spread(Squash):
 
 class Distribution(Squash):
     """The distribution function of the training samples, straight between edges."""
+
+    def ranges(self):
+        """Return the smallest and the largest training value of each column."""
+        return self._first, self._last
 
     def __init__(self, sizes, edges, knots):
         self.sizes = sizes

@@ -1,0 +1,354 @@
+"""How far samples are from those that an estimator was fitted on."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import gammaln
+from sklearn.utils import _safe_indexing
+
+from skvq._arrays import to_host
+from skvq._dask import batches
+from skvq._pipelines import Codec, find_codec, plain
+from skvq._reports import DriftReport
+from skvq._validation import check_samples
+from skvq._weights import check_weights
+from skvq.nearest import is_dask, paired
+
+# Numbers of a block of rows.
+_BLOCK = 2**20
+# How many standard deviations of a hypergeometric distribution are summed over; beyond
+# there is less than the rounding of what is within.
+_REACH = 12.0
+
+# How often each code of each column is there; None, where it is not counted.
+_Counts = list[NDArray[np.float64] | None]
+
+
+def drift(
+    estimator: Any, X: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> DriftReport:
+    r"""Report how far samples are from those that an estimator was fitted on.
+
+    What the fit has left, `distortion_` and `code_counts_`, is compared with the same
+    of X.  The shares p_j of the codes of column j in the fit, and q_j in X, are
+    compared by their Jensen-Shannon divergence,
+
+    .. math::
+        J_j = H\left(\tfrac{p_j + q_j}{2}\right) - \tfrac12 H(p_j) - \tfrac12 H(q_j)
+
+    with H the entropy in bits: from 0, of equal shares, to 1, of codes that never are
+    in both.  Two samples of one distribution have a divergence too, the more, the fewer
+    rows they have; what is expected of them is reported beside it.
+
+    There are no thresholds: what is too much is for the user to say, who knows what
+    codes are for, and what the report was on other days.
+
+    Parameters
+    ----------
+    estimator : quantizer, QuantizedFeatures or Pipeline
+        Fitted; of a fitted search, its best estimator.
+    X : array-like of shape (n_samples, n_features)
+        Samples, as the estimator takes them.  They are read in blocks, memory maps and
+        Dask's collections too.
+    sample_weight : array-like of shape (n_samples,), optional
+        Weights of the samples; those of weight 0 play no part.
+
+    Returns
+    -------
+    report : DriftReport
+        A mapping, whose text is a table.  Its items:
+
+        ``rows`` : int
+            Number of samples, without those of weight zero.
+        ``effective_rows`` : float
+            The number of samples without weights that a mean is as certain of:
+            :math:`(\sum w)^2 / \sum w^2`.
+        ``training_rows`` : float or None
+            The number of those that `code_counts_` counts.
+        ``distortion``, ``training_distortion``, ``distortion_ratio`` : float or None
+            The mean distance of the samples from their reconstructions, in the space
+            of the quantizer, the steps before it done, and by its metric;
+            `distortion_`; and their ratio.
+        ``new_rows`` : float or None
+            Share of the samples with a code that no training sample has.
+        ``outside_rows`` : float or None
+            Of scalar schemes with a range, the share of the samples outside of it in
+            any feature.
+        ``outside`` : list of float or None
+            The same of each feature that the quantizer sees.
+        ``columns`` : list of dict
+            Of each code column ``divergence``, in bits; ``expected``, what it is in
+            the mean without drift; ``excess``, the difference; and ``new_cells``, the
+            share of the samples whose code no training sample has.
+
+        None is what is not known: the distortion of tables that were given, and codes
+        that were not counted, as of columns with more than 2^16 codewords; and the ratio
+        to a distortion of zero.
+
+    Raises
+    ------
+    TypeError
+        If the estimator holds no quantizer.
+    ValueError
+        If it holds several, or if neither its distortion nor its codes are known; if X
+        or the weights are not valid.
+    sklearn.exceptions.NotFittedError
+        If it is not fitted.
+
+    See Also
+    --------
+    code_report : How codes use their codewords.
+    entropy_bits : What codes cost in files, by the counts of the fit.
+
+    Notes
+    -----
+    The expectation is exact where samples and training samples are of one distribution,
+    and the tables do not depend on them: given how often a code is in both together, c
+    times, how often it is in X is hypergeometric [2]_, whatever its probability.  The
+    mean of its part in J is summed over that distribution.  To first order, of K codes,
+    it is (K - 1)(1/n + 1/m) / (8 ln 2).  With weights, X counts as its effective number
+    of rows.
+
+    `distortion_` is of the training samples, which learned tables are nearer to than to
+    others: without any drift, the ratio of distortions is above 1, and divergences are
+    a little above their expectation, the more, the fewer training samples a codeword
+    has.  The report of rows that were held out is what to compare later ones with.
+
+    Of scalar schemes, outside is beyond `feature_range_` of `UniformQuantizer`; beyond
+    the training samples, with ``bound`` "cdf" and "none" of `FiniteScalarQuantizer`;
+    where "clamp" cuts; and of levels without a range, further beyond the outermost ones
+    than half a step to their neighbours.  "tanh" has no range.
+
+    References
+    ----------
+    .. [1] J. Lin, "Divergence measures based on the Shannon entropy", IEEE Trans. Inf.
+       Theory 37(1), 1991.
+    .. [2] R. A. Fisher, "On the interpretation of chi-squared from contingency tables",
+       Journal of the Royal Statistical Society 85(1), 1922.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq import ProductQuantizer
+    >>> from skvq.metrics import drift
+    >>> rng = np.random.default_rng(0)
+    >>> pq = ProductQuantizer(4, 8, random_state=0).fit(rng.normal(size=(2000, 4)))
+    >>> X = rng.normal(size=(500, 4))
+    >>> report = drift(pq, X)
+    >>> [round(column["excess"], 3) for column in report["columns"]]
+    [-0.001, -0.001, 0.001, -0.0]
+    >>> X[:, 2] += 1
+    >>> [round(column["excess"], 3) for column in drift(pq, X)["columns"]]
+    [-0.001, -0.001, 0.186, -0.0]
+    """
+    codec = find_codec(estimator)
+    quantizer = codec.quantizer
+    known = _counts_of(quantizer)
+    if all(found is None for found in known) and np.isnan(quantizer.distortion_):
+        raise ValueError(
+            f"{type(quantizer).__name__} has neither a distortion nor counts of its "
+            "codes to compare with: its tables were given; fit it on samples"
+        )
+    seen = _Seen(codec, known)
+    for block, weights in _blocks(X, sample_weight):
+        seen.add(block, weights)
+    effective = seen.weight**2 / seen.squares
+    columns = [
+        _column(counts, found, new / seen.weight, effective)
+        for counts, found, new in zip(known, seen.counts, seen.new, strict=True)
+    ]
+    counted = next((counts for counts in known if counts is not None), None)
+    distortion = seen.distortion / seen.weight
+    trained = _or_none(quantizer.distortion_)
+    has_range = seen.ranges is not None
+    return DriftReport(
+        {
+            "rows": seen.n_rows,
+            "effective_rows": effective,
+            "training_rows": None if counted is None else float(counted.sum()),
+            "distortion": distortion,
+            "training_distortion": trained,
+            "distortion_ratio": distortion / trained if trained else None,
+            "new_rows": None if counted is None else seen.new_rows / seen.weight,
+            "outside_rows": seen.outside_rows / seen.weight if has_range else None,
+            "outside": (seen.outside / seen.weight).tolist() if has_range else None,
+            "columns": columns,
+        }
+    )
+
+
+def _or_none(value: Any) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _counts_of(quantizer: Any) -> _Counts:
+    """Return how often the fit has seen each code; None, where it has not counted."""
+    found = getattr(quantizer, "code_counts_", None)
+    if found is None:
+        found = [None] * len(quantizer.codebook_sizes_)
+    return [None if one is None or not one.any() else one for one in found]
+
+
+# -- what the samples are ----------------------------------------------------------
+
+
+class _Seen:
+    """Sums over samples, of weights and of what is weighted with them.
+
+    Parameters
+    ----------
+    codec : Codec
+        What they are encoded by.
+    known : list of ndarray or None
+        How often each code of each column is that of a training sample.
+    """
+
+    def __init__(self, codec: Codec, known: _Counts):
+        self.codec, self.ranges = codec, codec.quantizer._ranges()
+        self.never = [None if one is None else one == 0 for one in known]
+        self.counts = [None if one is None else np.zeros(len(one)) for one in known]
+        self.new = np.zeros(len(known))
+        self.outside = np.zeros(0 if self.ranges is None else len(self.ranges[0]))
+        self.n_rows = 0
+        self.weight = self.squares = self.distortion = 0.0
+        self.new_rows = self.outside_rows = 0.0
+
+    def add(self, X: Any, w: NDArray[np.float64]) -> None:
+        """Encode a block of samples, and add up what they are."""
+        quantizer = self.codec.quantizer
+        X = self.codec.quantized(X)
+        codes = plain(quantizer.transform(X))
+        X = check_samples(quantizer, X, reset=False)
+        decoded = quantizer.inverse_transform(codes)
+        errors = to_host(paired(X, decoded, quantizer._score_metric))
+        self.n_rows += int(np.count_nonzero(w))
+        self.weight += float(w.sum())
+        self.squares += float(w @ w)
+        self.distortion += float(w @ errors)
+        self._count(to_host(codes).astype(np.intp), w)
+        if self.ranges is not None:
+            low, high = self.ranges
+            values = to_host(X)
+            beyond = (values < low) | (values > high)
+            self.outside += w @ beyond
+            self.outside_rows += float(w @ beyond.any(axis=1))
+
+    def _count(self, codes: NDArray[np.intp], w: NDArray[np.float64]) -> None:
+        unseen = np.zeros(len(codes), dtype=bool)
+        columns = zip(codes.T, self.counts, self.never, strict=True)
+        for j, (column, found, never) in enumerate(columns):
+            if found is not None and never is not None:
+                found += np.bincount(column, w, len(found))
+                self.new[j] += w @ never[column]
+                unseen |= never[column]
+        self.new_rows += float(w @ unseen)
+
+
+def _blocks(X: Any, sample_weight: Any) -> Iterator[tuple[Any, NDArray[np.float64]]]:
+    """Yield blocks of rows, each with its weights on the host."""
+    if not hasattr(X, "shape"):
+        X = np.asarray(X)
+    rows = np.broadcast_to(np.float64(0), (_n_rows(X), 1))
+    if is_dask(sample_weight):
+        sample_weight = sample_weight.compute()
+    weights = check_weights(sample_weight, rows)
+    weights = np.ones(len(rows)) if weights is None else to_host(weights)
+    start = 0
+    for batch, _ in batches("drift", X, None):
+        size = max(1, _BLOCK // max(1, batch.shape[1] if batch.ndim > 1 else 1))
+        for first in range(0, batch.shape[0], size):
+            cut = slice(first, min(first + size, batch.shape[0]))
+            block = batch if cut == slice(0, batch.shape[0]) else _cut(batch, cut)
+            yield block, weights[start + cut.start : start + cut.stop]
+        start += batch.shape[0]
+
+
+def _n_rows(X: Any) -> int:
+    n_rows = X.shape[0] if len(X.shape) else 0
+    if n_rows != n_rows or not isinstance(n_rows, int | np.integer):
+        raise ValueError(
+            "X has chunks of unknown lengths: X.compute_chunk_sizes() of an array, "
+            "X.to_dask_array(lengths=True) of a dataframe, finds them."
+        )
+    if not n_rows:
+        raise ValueError(
+            "Found array with 0 sample(s) while a minimum of 1 is required by drift."
+        )
+    return int(n_rows)
+
+
+def _cut(X: Any, rows: slice) -> Any:
+    """Return some rows of an array, or of a dataframe, which keeps its names."""
+    return _safe_indexing(X, rows) if hasattr(X, "columns") else X[rows, ...]
+
+
+# -- divergence ----------------------------------------------------------------------
+
+
+def _column(
+    trained: NDArray[np.float64] | None,
+    found: NDArray[np.float64] | None,
+    new: float,
+    effective: float,
+) -> dict[str, float | None]:
+    """Return what is reported of a code column."""
+    if trained is None or found is None:
+        return dict.fromkeys(("divergence", "expected", "excess", "new_cells"))
+    divergence = float(_divergences(trained / trained.sum(), found / found.sum()).sum())
+    expected = expected_divergence(trained, found * (effective / found.sum()))
+    return {
+        "divergence": divergence,
+        "expected": expected,
+        "excess": divergence - expected,
+        "new_cells": float(new),
+    }
+
+
+def _divergences(p: Any, q: Any) -> Any:
+    """Return what each code adds to the Jensen-Shannon divergence, in bits."""
+    middle = (p + q) / 2
+    found = np.zeros(np.broadcast(p, q).shape)
+    for share in (p, q):
+        ratio = np.divide(share, middle, out=np.ones_like(middle), where=share > 0)
+        found += share * np.log2(ratio) / 2
+    return np.maximum(found, 0)
+
+
+def expected_divergence(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Return the mean divergence of two samples of one distribution, in bits.
+
+    Parameters
+    ----------
+    a, b : ndarray of shape (n_codewords,)
+        How often each code is in each of them, as effective numbers of rows: these
+        may be fractions, between whose neighbours the mean is interpolated.
+    """
+    n, m = (max(1, round(float(one.sum()))) for one in (a, b))
+    pooled = np.minimum(a + b, n + m)
+    low = np.floor(pooled).astype(np.int64)
+    # Codes that are as often together have as much in the mean.
+    values, places = np.unique(
+        np.concatenate((low, np.minimum(low + 1, n + m))), return_inverse=True
+    )
+    means = np.array([_expected_of(int(c), n, m) for c in values])[places]
+    below, above = means[: len(a)], means[len(a) :]
+    return float((below + (pooled - low) * (above - below)).sum())
+
+
+def _expected_of(c: int, n: int, m: int) -> float:
+    """Return the mean of what a code adds that is c times in n and m rows together."""
+    if c == 0:
+        return 0.0
+    total = n + m
+    middle = c * (n / total)
+    spread = np.sqrt(middle * (m / total) * (total - c) / max(1, total - 1))
+    reach = _REACH * spread + 20
+    k = np.arange(
+        max(0, c - m, int(middle - reach)), min(n, c, int(middle + reach)) + 1
+    )
+    logs = -(gammaln(k + 1) + gammaln(c - k + 1))
+    logs -= gammaln(n - k + 1) + gammaln(m - c + k + 1)
+    shares = np.exp(logs - logs.max())
+    return float(shares @ _divergences(k / n, (c - k) / m) / shares.sum())
