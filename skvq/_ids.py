@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -42,7 +43,10 @@ class UniqueIds:
     the most expensive beside the first, so that those move to whom it matters least.
     Rows for which it is the same are in the order of their candidates, then of their
     errors: the ids that are given away do not depend on the order of the rows, and only
-    between rows that are equal in all of it does the earlier one choose first.
+    between rows that are equal in all of it does the earlier one choose first.  Where a
+    row finds no free candidate, and none among more, others move on to make room, along
+    the shortest chain that ends at a free id: so rows are left only if no choice among
+    the candidates serves all of them.
 
     Parameters
     ----------
@@ -50,8 +54,8 @@ class UniqueIds:
         Number of codewords V_j behind each code column: the `codebook_sizes_` of the
         quantizer.
     overflow : {"error", "digit"}, default="error"
-        What becomes of rows none of whose candidates is free: an error that names them,
-        or a last digit behind the codes, which is 0 for all other rows.  Such a row
+        What becomes of rows for which no room can be made: an error that names them, or
+        a last digit behind the codes, which is 0 for all other rows.  Such a row
         gets the first of its candidates that has the lowest digit to give.
     max_width : int, default=256
         Candidates of a row that are asked for at most.
@@ -141,9 +145,9 @@ class UniqueIds:
             prices, the order of the candidates counts.
         widen : callable, optional
             ``widen(rows, n)`` returns n candidates of some rows, and their errors; or
-            fewer, which says that there are no more.  Rows without a free candidate are
-            asked for twice as many, again and again, up to `max_width`.  `rows` are the
-            numbers of the rows, in ascending order.
+            fewer, which says that there are no more.  For rows without a free candidate
+            it is asked for twice as many, again and again, up to `max_width`.  `rows`
+            are their numbers, in ascending order.
 
         Returns
         -------
@@ -164,6 +168,8 @@ class UniqueIds:
         self, candidates: ArrayLike, errors: ArrayLike, widen: Widen | None = None
     ) -> NDArray[Any]:
         """Give free ids to new rows, and leave those that were given as they are.
+
+        Only new rows move on to make room for others.
 
         Parameters
         ----------
@@ -219,73 +225,100 @@ class UniqueIds:
         n = len(asked.codes)
         if self.overflow == "error":
             self._check_room(len(before.moved) + n)
-        new = _Given(n, asked.codes[:, 0].copy(), asked.width)
-        new.costs = asked.errors[:, 0].copy()
-        left, places = self._take_free(before, new, asked, np.arange(n))
+        new = _Given(asked)
+        left = self._take_free(before, new, asked, np.arange(n))
         while len(left) and widen is not None and asked.width < self.max_width:
             n_wanted = min(2 * asked.width, self.max_width)
-            # Of wider answers, the order of rows is another.
             left = np.sort(left)
             wider = self._checked(*widen(left, n_wanted), n_rows=len(left))[1]
             grows = wider.width > asked.width
             asked = wider
             new.width = max(new.width, asked.width)
-            left, places = self._take_free(before, new, asked, left)
+            left = self._take_free(before, new, asked, left)
             if not grows:
                 break
-        if len(left) and self.overflow == "error":
+        left = self._make_room(before, new, left)
+        if left and self.overflow == "error":
             _refuse(left, n, new.width)
-        self._take_digits(before, new, asked, left, places)
+        self._take_digits(before, new, left)
         self._keep(before, new)
         return sent(be, self.ids_[len(self.ids_) - n :])
 
     def _take_free(
         self, before: _Given, new: _Given, asked: _Asked, rows: NDArray[np.intp]
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    ) -> NDArray[np.intp]:
         """Let rows take their first free candidates.
 
-        Return those that found none, in the order of the choice, and their places among
-        the rows that were asked for.
+        Return those that found none, in the order of the choice.
         """
-        left = []
-        order = asked.order()
+        left, order = [], asked.order()
         for start in range(0, len(order), _ROWS_AT_A_TIME):
             places = order[start : start + _ROWS_AT_A_TIME]
             keys = self._words(asked.codes[places]).tolist()
             for place, own in zip(places.tolist(), keys, strict=True):
+                row = int(rows[place])
+                new.candidates[row] = asked, place
                 for b, key in enumerate(own):
                     if key not in before.rows and key not in new.rows:
-                        row = int(rows[place])
-                        new.rows[key] = len(before.moved) + row
-                        new.take(row, asked, place, b)
+                        new.rows[key] = row
+                        new.take(row, b)
                         break
                 else:
-                    left.append(place)
-        places = np.array(left, dtype=np.intp)
-        return rows[places], places
+                    left.append(row)
+        return np.array(left, dtype=np.intp)
 
-    def _take_digits(
-        self,
-        before: _Given,
-        new: _Given,
-        asked: _Asked,
-        rows: NDArray[np.intp],
-        places: NDArray[np.intp],
-    ) -> None:
+    def _make_room(self, before: _Given, new: _Given, rows: NDArray[np.intp]) -> list:
+        """Let rows take ids of others, which move on, along the shortest chains.
+
+        Return those from which no chain leads to a free id.
+        """
+        left, closed = [], set()
+        for row in rows.tolist():
+            reached: dict[bytes, tuple[int, int]] = {}  # who would take it
+            waiting, end = deque([row]), None
+            while waiting and end is None:
+                one = waiting.popleft()
+                for b, key in enumerate(self._keys(new, one)):
+                    if key in reached or key in closed or key in before.rows:
+                        continue
+                    reached[key] = one, b
+                    if key not in new.rows:
+                        end = key
+                        break
+                    waiting.append(new.rows[key])
+            if end is None:
+                # Nobody will ever move on from here.
+                closed.update(reached)
+                left.append(row)
+            while end is not None:
+                one, b = reached[end]
+                own = self._words(new.codes[one]).item() if one != row else None
+                new.rows[end] = one
+                new.take(one, b)
+                end = own
+        return left
+
+    def _take_digits(self, before: _Given, new: _Given, rows: list[int]) -> None:
         """Let rows that are left take the candidates with the lowest digits to give."""
-        for row, place in zip(rows.tolist(), places.tolist(), strict=True):
-            keys = self._words(asked.codes[place]).tolist()
-            taken = [1 + before.n_more(key) + new.n_more(key) for key in keys]
-            digit = min(taken)
-            b = taken.index(digit)
-            new.more.setdefault(keys[b], []).append(len(before.moved) + row)
-            new.take(row, asked, place, b, digit)
+        for row in rows:
+            keys = self._keys(new, row)
+            digits = [1 + before.n_more(key) + new.n_more(key) for key in keys]
+            b = digits.index(min(digits))
+            new.more.setdefault(keys[b], []).append(row)
+            new.take(row, b, digits[b])
+
+    def _keys(self, new: _Given, row: int) -> list[bytes]:
+        """Return the keys of the candidates of a row."""
+        asked, place = new.candidates[row]
+        return self._words(asked.codes[place]).tolist()
 
     def _keep(self, before: _Given, new: _Given) -> None:
         """Set what is known after all went well."""
-        before.rows.update(new.rows)
+        n = len(before.moved)
+        before.rows.update((key, n + row) for key, row in new.rows.items())
         for key, rows in new.more.items():
-            before.more.setdefault(key, []).extend(rows)
+            before.more.setdefault(key, []).extend(n + row for row in rows)
+        new.moved = (new.codes != new.first).any(axis=1) | (new.digits > 0)
         if before.codes is None:
             before.codes = new.codes[:0]
         for name in ("codes", "digits", "moved", "excess"):
@@ -391,17 +424,29 @@ class _Asked(NamedTuple):
 
 
 class _Given:
-    """Which ids are taken, and by which rows."""
+    """Which ids are taken, and by which rows.
 
-    def __init__(self, n_rows: int = 0, codes: Any = None, width: int = 0) -> None:
+    Parameters
+    ----------
+    asked : _Asked, optional
+        The first candidates of new rows.
+    """
+
+    def __init__(self, asked: _Asked | None = None) -> None:
+        n = 0 if asked is None else len(asked.codes)
         self.rows: dict[bytes, int] = {}  # those that have the digit 0
         self.more: dict[bytes, list[int]] = {}  # the others, from the digit 1 on
-        self.codes = codes
-        self.digits = np.zeros(n_rows, dtype=np.intp)
-        self.moved = np.zeros(n_rows, dtype=bool)
-        self.costs = np.zeros(n_rows)
-        self.excess = np.zeros(n_rows)
-        self.width = width
+        self.digits = np.zeros(n, dtype=np.intp)
+        self.moved = np.zeros(n, dtype=bool)
+        self.excess = np.zeros(n)
+        self.width = 0
+        self.codes: Any = None
+        if asked is not None:
+            self.first, self.costs = asked.codes[:, 0], asked.errors[:, 0]
+            self.codes = self.first.copy()
+            self.width = asked.width
+            # Of each row, the last answer and its place there.
+            self.candidates: list[tuple[_Asked, int]] = [(asked, 0)] * n
 
     def n_more(self, key: bytes) -> int:
         """Return how many rows have the codes and a digit above 0."""
@@ -414,18 +459,17 @@ class _Given:
         more = self.more.get(key, ())
         return more[digit - 1] if digit <= len(more) else -1
 
-    def take(self, row: int, asked: _Asked, place: int, b: int, digit: int = 0) -> None:
+    def take(self, row: int, b: int, digit: int = 0) -> None:
         """Note the candidate that a row gets."""
-        codes = asked.codes[place, b]
-        self.moved[row] = digit > 0 or (codes != self.codes[row]).any()
-        self.codes[row] = codes
+        asked, place = self.candidates[row]
+        self.codes[row] = asked.codes[place, b]
         self.digits[row] = digit
         self.excess[row] = asked.errors[place, b] - self.costs[row]
 
 
-def _refuse(left: NDArray[np.intp], n_rows: int, width: int) -> None:
+def _refuse(left: list[int], n_rows: int, width: int) -> None:
     """Raise, and name the rows that are left."""
-    named = ", ".join(map(str, np.sort(left)[:_MOST_NAMED].tolist()))
+    named = ", ".join(map(str, sorted(left)[:_MOST_NAMED]))
     more = ", ..." if len(left) > _MOST_NAMED else ""
     raise ValueError(
         f"{len(left)} of {n_rows} rows have no free id among {width} candidates: rows "
