@@ -237,10 +237,10 @@ class UniqueIds:
             left = self._take_free(before, new, asked, left)
             if not grows:
                 break
-        left = self._make_room(before, new, left)
-        if left and self.overflow == "error":
-            _refuse(left, n, new.width)
-        self._take_digits(before, new, left)
+        over = self._make_room(before, new, left)
+        if over and self.overflow == "error":
+            _refuse(over, n, new.width)
+        self._take_digits(before, new, over)
         self._keep(before, new)
         return sent(be, self.ids_[len(self.ids_) - n :])
 
@@ -267,16 +267,19 @@ class UniqueIds:
                     left.append(row)
         return np.array(left, dtype=np.intp)
 
-    def _make_room(self, before: _Given, new: _Given, rows: NDArray[np.intp]) -> list:
+    def _make_room(
+        self, before: _Given, new: _Given, rows: NDArray[np.intp]
+    ) -> list[int]:
         """Let rows take ids of others, which move on, along the shortest chains.
 
         Return those from which no chain leads to a free id.
         """
-        left, closed = [], set()
+        left: list[int] = []
+        closed: set[bytes] = set()
         for row in rows.tolist():
             reached: dict[bytes, tuple[int, int]] = {}  # who would take it
-            waiting, end = deque([row]), None
-            while waiting and end is None:
+            waiting, end = deque([row]), b""
+            while waiting and not end:
                 one = waiting.popleft()
                 for b, key in enumerate(self._keys(new, one)):
                     if key in reached or key in closed or key in before.rows:
@@ -286,13 +289,13 @@ class UniqueIds:
                         end = key
                         break
                     waiting.append(new.rows[key])
-            if end is None:
+            if not end:
                 # Nobody will ever move on from here.
                 closed.update(reached)
                 left.append(row)
-            while end is not None:
+            while end:
                 one, b = reached[end]
-                own = self._words(new.codes[one]).item() if one != row else None
+                own = b"" if one == row else bytes(self._words(new.codes[one]))
                 new.rows[end] = one
                 new.take(one, b)
                 end = own
