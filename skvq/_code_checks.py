@@ -47,6 +47,25 @@ def sent(be: Backend, array: NDArray[Any]) -> Any:
     return be.send(array.astype(be.code_dtype(array.dtype), copy=False))
 
 
+def check_code_array(codes: Any, name: str) -> tuple[Backend, NDArray[Any]]:
+    """Return where the answer is to be, and a matrix on the host."""
+    be = followed_backend(codes)
+    codes = np.asarray(check_unmasked(be.to_host(codes), name))
+    if codes.ndim != 2:
+        raise ValueError(
+            f"{name} must be 2-d, of shape (n_samples, n_codes), got {codes.shape}"
+        )
+    return be, codes
+
+
+def check_integers(codes: NDArray[Any], name: str) -> None:
+    """Raise unless codes are integers."""
+    if codes.dtype.kind not in "iu":
+        raise TypeError(
+            f"{name} must be integers in every column, got dtype {codes.dtype}"
+        )
+
+
 def check_codes(
     codes: Any,
     sizes: tuple[int, ...],
@@ -57,21 +76,13 @@ def check_codes(
 
     The lowest code of a column is zero, or what is said.
     """
-    be = followed_backend(codes)
-    codes = np.asarray(check_unmasked(be.to_host(codes), name))
-    if codes.ndim != 2:
-        raise ValueError(
-            f"{name} must be 2-d, of shape (n_samples, n_codes), got {codes.shape}"
-        )
+    be, codes = check_code_array(codes, name)
     if codes.shape[1] != len(sizes):
         raise ValueError(
             f"{name} has {codes.shape[1]} columns, sizes={sizes} has {len(sizes)}: "
             "there must be one size per column"
         )
-    if codes.dtype.kind not in "iu":
-        raise TypeError(
-            f"{name} must be integers in every column, got dtype {codes.dtype}"
-        )
+    check_integers(codes, name)
     for j, size in enumerate(sizes):
         low = 0 if lowest is None else lowest[j]
         i = first_out_of_range(codes[:, j], size, low)
@@ -83,6 +94,16 @@ def check_codes(
     return be, codes
 
 
+def row_words(codes: NDArray[Any]) -> NDArray[np.void]:
+    """Return one opaque word for each row of integers, (...), of (..., n_codes).
+
+    Words of codes that are not negative sort as the rows do, column by column, and
+    faster than rows.
+    """
+    big = np.ascontiguousarray(codes, dtype=codes.dtype.newbyteorder(">"))
+    return big.view(f"V{codes.shape[-1] * codes.itemsize}")[..., 0]
+
+
 def first_out_of_range(values: NDArray[Any], size: int, low: int = 0) -> int | None:
     """Return the first place of a value below the lowest or beyond the last code."""
     # Compared as Python integers, which no dtype can wrap around.
@@ -90,3 +111,32 @@ def first_out_of_range(values: NDArray[Any], size: int, low: int = 0) -> int | N
     if not len(values) or (int(values.min()) >= low and int(values.max()) <= last):
         return None
     return next(i for i, value in enumerate(values) if not low <= int(value) <= last)
+
+
+def smallest_dtype(size: int) -> np.dtype[Any]:
+    """Return the smallest unsigned dtype that holds the codes 0 to size - 1.
+
+    Parameters
+    ----------
+    size : int
+        Number of codewords, from 1 to 2**64.
+
+    Returns
+    -------
+    dtype : numpy.dtype
+        uint8 up to 256, uint16 up to 65,536, uint32 up to 2**32, else uint64.
+
+    Raises
+    ------
+    TypeError
+        If `size` is not an integer.
+    ValueError
+        If `size` is below 1 or above 2**64.
+
+    Examples
+    --------
+    >>> from skvq.codes import smallest_dtype
+    >>> smallest_dtype(256), smallest_dtype(257)
+    (dtype('uint8'), dtype('uint16'))
+    """
+    return np.min_scalar_type(check_integer(size, "size", 1, 2**64) - 1)

@@ -18,6 +18,8 @@ hook                      what a scheme does in it
                           parameters that follow from the tables are set
 ``_entries(X, metric)``   what each code adds to distances, if its reconstruction is a
                           sum of what codes stand for (see `SumsOfCodes`)
+``_encode_best(X, n)``    codes (n_samples, n_found, n_codes) of the n best, best first,
+                          if the search can (``_can_encode_best()``)
 ``_charges()``            what the search adds for codes, where bits have a price or
                           codes are used evenly; with ``_code_costs()``, which of the
                           two it will add
@@ -59,7 +61,7 @@ from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
-from skvq._arrays import as_indices, to_host
+from skvq._arrays import as_indices, repeat, reshape, to_host
 from skvq._checks import check_count
 from skvq._compat import UNUSED, Accepted, _fit_context, available_unless
 from skvq._dask import batches, check_lazy_codes, dask_rows, lazily
@@ -117,6 +119,16 @@ def _reason_against_streams(estimator: "BaseQuantizer") -> str | None:
     return (
         f"{type(estimator).__name__} has no partial_fit with these parameters: "
         f"{estimator._why_no_partial_fit()}"
+    )
+
+
+def _reason_against_best(estimator: "BaseQuantizer") -> str | None:
+    if estimator._can_encode_best():
+        return None
+    return (
+        f"{type(estimator).__name__} has no encode_best with these parameters: it "
+        "takes VectorQuantizer under metric='sqeuclidean', products and residuals of "
+        "it, or one of these behind a rotation."
     )
 
 
@@ -448,6 +460,77 @@ class BaseQuantizer(
         with self._computing(X):
             return be.gathered(X.shape[0], over_blocks(X, self._encode), dtype)
 
+    @available_unless(_reason_against_best)
+    @in_own_context
+    def encode_best(self, X, n_best):
+        """Encode samples in several ways each, the best first.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples; may be a memory map.
+        n_best : int
+            How many codes of each sample are asked for.
+
+        Returns
+        -------
+        codes : ndarray of shape (n_samples, n_found, n_codes)
+            In the dtype of `transform`.  `n_found` is `n_best`, or the number of
+            distinct codes there are, if that is less.
+        errors : ndarray of float64, shape (n_samples, n_found)
+            Squared Euclidean distances of the samples from what the codes stand for.
+
+        Raises
+        ------
+        ValueError
+            If `n_best` is no integer of one or more, or X not valid.
+        AttributeError
+            If the search finds one code for a sample.
+
+        See Also
+        --------
+        skvq.codes.UniqueIds : Gives every sample a code of its own among these.
+
+        Notes
+        -----
+        The order is that of the search: by errors; where bits or codes have prices, by
+        errors and prices together; with `stage_weights`, by the weighted errors of all
+        stages.  Codes of one table, and of products of tables, are the best there are,
+        and the first is that of `transform`, up to rounding.  Those of residuals are
+        what a beam of ``max(beam_size, n_best)`` sums finds, and the first is what
+        `transform` gives with a beam of so many: usually better than with one of
+        `beam_size`, and the same where `n_best` is not above it.  With one table for
+        all stages, sums that differ in the order of their codes alone have the same
+        codes, which come several times then.
+
+        Extra memory is in proportion to what is returned, and to a block of samples.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skvq import ResidualQuantizer
+        >>> coarse, fine = np.array([[0.0], [10.0]]), np.array([[-1.0], [1.0]])
+        >>> rq = ResidualQuantizer.from_codebooks([coarse, fine])
+        >>> codes, errors = rq.encode_best([[2.0]], 3)
+        >>> codes.tolist(), errors.tolist()
+        ([[[0, 1], [0, 0], [1, 0]]], [[1.0, 9.0, 49.0]])
+        """
+        self = as_it_is_now(self)
+        X = self._check_input(X, "encode_best")
+        n_best = check_count("n_best", n_best)
+
+        def work(x):
+            codes = self._encode_best(x, n_best)
+            return codes, self._errors_of(x, codes)
+
+        be = nearest.backend_of(X)
+        dtype = be.code_dtype(smallest_dtype(max(self.codebook_sizes_)))
+        with self._computing(X):
+            parts = list(over_blocks(X, work, n_best))
+        codes = ((rows, one) for rows, (one, _) in parts)
+        errors = ((rows, one) for rows, (_, one) in parts)
+        return be.gathered(X.shape[0], codes, dtype), be.gathered(X.shape[0], errors)
+
     @in_own_context
     def inverse_transform(self, codes):
         """Decode codes.
@@ -737,6 +820,13 @@ class BaseQuantizer(
     def _quantize(self, X):
         return self._decode(as_indices(self._encode(X)))
 
+    def _errors_of(self, X, codes):
+        """Return squared distances (n_samples, n_sums) from what some codes are."""
+        n, n_sums, n_codes = codes.shape
+        decoded = self._decode(as_indices(reshape(codes, (n * n_sums, n_codes))))
+        found = nearest.paired(repeat(X, n_sums, axis=0), decoded)
+        return reshape(found, (n, n_sums))
+
     def _learn(self, rows: Rows) -> Learner[None]:
         """Set this estimator, a copy or a part, to what it learns from valid rows."""
         began = time.perf_counter()
@@ -915,11 +1005,14 @@ def measures(
     return np.array(summed), weights.sum(), *counted
 
 
-def over_blocks(X, work: Callable[[Any], Any]) -> Iterator[tuple[slice, Any]]:
+def over_blocks(
+    X, work: Callable[[Any], Any], times: int = 1
+) -> Iterator[tuple[slice, Any]]:
     """Yield rows, and ``work(block)`` of them, for row blocks of bounded size.
 
-    Blocks are in the dtype to compute in.  The work may be done again for rows that
-    found no memory on their device.
+    Blocks are in the dtype to compute in, and so many times smaller as the work has
+    vectors of each row.  It may be done again for rows that found no memory on their
+    device.
     """
 
     def tile(rows: slice) -> tuple[slice, Any]:
@@ -927,5 +1020,5 @@ def over_blocks(X, work: Callable[[Any], Any]) -> Iterator[tuple[slice, Any]]:
 
     # Blocks are larger than the tiles in which the work is done.
     size = _TILES_PER_BLOCK * (_ON_DEVICE if nearest.goes_to_device() else 1)
-    per_row = X.shape[1] / size
+    per_row = X.shape[1] * times / size
     yield from nearest.backend_of(X).tiles(X.shape[0], per_row, tile)

@@ -5,7 +5,8 @@ per codebook, because that is what arithmetic and indexing want. Files, sequence
 models and linear models want something else. The functions here go there and back,
 exactly, for any codebook sizes; they know nothing of estimators, only of codes and
 of `sizes`, which is the `codebook_sizes_` of a fitted quantizer.  `EntropyCoder` writes
-frequent codes in fewer bits than rare ones; `capacitate` gives labels a number of rows.
+frequent codes in fewer bits than rare ones; `UniqueIds` gives each row codes of its own,
+and `capacitate` gives labels as many rows as they are to have.
 
 Arrays of CuPy, and of other libraries where scikit-learn's dispatch is on, are read to
 the host, and what is returned is sent to their device; sparse arrays are SciPy's.
@@ -28,21 +29,30 @@ from skvq._checks import check_unmasked
 from skvq._code_checks import (
     LIMB_BITS,
     MAX_SIZE,
+    check_code_array,
     check_codes,
     check_integer,
+    check_integers,
     check_sizes,
     first_out_of_range,
+    row_words,
     sent,
+    smallest_dtype,
 )
 from skvq._entropy import EntropyCoder
+from skvq._ids import UniqueIds
 from skvq._validation import followed_backend
 from skvq.nearest import engine_of
 
 __all__ = [
     "EntropyCoder",
+    "UniqueIds",
     "capacitate",
+    "disambiguate",
     "from_signed",
     "from_token_ids",
+    "from_vocabulary",
+    "offsets",
     "one_hot",
     "pack",
     "packed_bits",
@@ -58,35 +68,6 @@ BitOrder = Literal["big", "little"]
 
 # Words handled at a time: a tile that stays in cache, also with a byte for each bit.
 _TILE_WORDS = 2**16
-
-
-def smallest_dtype(size: int) -> np.dtype[Any]:
-    """Return the smallest unsigned dtype that holds the codes 0 to size - 1.
-
-    Parameters
-    ----------
-    size : int
-        Number of codewords, from 1 to 2**64.
-
-    Returns
-    -------
-    dtype : numpy.dtype
-        uint8 up to 256, uint16 up to 65,536, uint32 up to 2**32, else uint64.
-
-    Raises
-    ------
-    TypeError
-        If `size` is not an integer.
-    ValueError
-        If `size` is below 1 or above 2**64.
-
-    Examples
-    --------
-    >>> from skvq.codes import smallest_dtype
-    >>> smallest_dtype(256), smallest_dtype(257)
-    (dtype('uint8'), dtype('uint16'))
-    """
-    return np.min_scalar_type(check_integer(size, "size", 1, 2**64) - 1)
 
 
 def packed_bits(sizes: Sequence[int], method: Method = "columns") -> int:
@@ -561,8 +542,7 @@ def one_hot(
     be, codes = check_codes(codes, sizes)
     n_samples, n_codes = codes.shape
     shape = (n_samples, sum(sizes))
-    offsets = np.array([0, *accumulate(sizes[:-1])], dtype=np.int64)
-    columns = codes.astype(np.int64) + offsets
+    columns = codes + offsets(sizes)
     if not sparse:
         dense = np.zeros(shape, dtype=dtype)
         np.put_along_axis(dense, columns, 1, axis=1)
@@ -572,6 +552,141 @@ def one_hot(
     indptr = np.arange(0, columns.size + 1, n_codes, dtype=index)
     indices = columns.ravel().astype(index, copy=False)
     return sp.csr_array((np.ones(columns.size, dtype), indices, indptr), shape=shape)
+
+
+def offsets(sizes: Sequence[int]) -> NDArray[np.int64]:
+    """Return where the tokens of each code column begin in one vocabulary.
+
+    A language model has one vocabulary for all columns: ``codes + offsets(sizes)`` are
+    its tokens, in int64, and `from_vocabulary` is the way back.
+
+    Parameters
+    ----------
+    sizes : sequence of int, length n_codes
+        Number of codewords V_j behind each code column, 1 to 2**32 each.
+
+    Returns
+    -------
+    offsets : ndarray of int64, shape (n_codes,)
+        0, V_1, V_1 + V_2, ...; the vocabulary has ``sum(sizes)`` tokens.
+
+    Raises
+    ------
+    TypeError
+        If sizes are not integers.
+    ValueError
+        If a size is out of range.
+
+    See Also
+    --------
+    token_ids : One token for a whole row.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.codes import offsets
+    >>> codes = np.array([[255, 0], [3, 9]], dtype=np.uint8)
+    >>> codes + offsets((256, 10))
+    array([[255, 256],
+           [  3, 265]])
+    """
+    return np.array([0, *accumulate(check_sizes(sizes)[:-1])], dtype=np.int64)
+
+
+def from_vocabulary(tokens: ArrayLike, sizes: Sequence[int]) -> NDArray[Any]:
+    """Turn tokens of one vocabulary for all columns back into codes.
+
+    Parameters
+    ----------
+    tokens : array-like of int, shape (n_samples, n_codes)
+        ``codes + offsets(sizes)``.
+    sizes : sequence of int, length n_codes
+        Number of codewords V_j behind each code column.
+
+    Returns
+    -------
+    codes : ndarray of shape (n_samples, n_codes)
+        The codes, in the smallest unsigned dtype that holds the largest size.
+
+    Raises
+    ------
+    TypeError
+        If tokens or sizes are not integers.
+    ValueError
+        If the shape of tokens doesn't match sizes, or a token is not one of its column,
+        as may happen to those that a model has made; the message names row and column.
+
+    See Also
+    --------
+    offsets : The way here.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.codes import from_vocabulary
+    >>> from_vocabulary(np.array([[255, 256], [3, 265]]), (256, 10))
+    array([[255,   0],
+           [  3,   9]], dtype=uint8)
+    """
+    sizes = check_sizes(sizes)
+    first = offsets(sizes)
+    be, tokens = check_codes(tokens, sizes, "tokens", first.tolist())
+    codes = tokens.astype(np.int64) - first
+    return sent(be, codes.astype(smallest_dtype(max(sizes))))
+
+
+def disambiguate(codes: ArrayLike) -> NDArray[Any]:
+    """Append a last column that tells rows with the same codes apart.
+
+    Parameters
+    ----------
+    codes : array-like of int, shape (n_samples, n_codes)
+        Codes as `transform` returns them.
+
+    Returns
+    -------
+    ids : ndarray of int, shape (n_samples, n_codes + 1)
+        The codes, and how many of the rows before have the same ones: 0, 1, 2, ...  In
+        the dtype of the codes, or the smallest that holds the last column as well.
+
+    Raises
+    ------
+    TypeError
+        If codes are not integers.
+    ValueError
+        If codes are not two-dimensional.
+
+    See Also
+    --------
+    UniqueIds : Moves rows to codes that are free, and needs no digit, or a smaller one.
+    skvq.metrics.duplicate_rate : The share of the rows that get another digit than 0.
+    skvq.metrics.collision_rate : The share of the rows that share their codes.
+
+    References
+    ----------
+    Rajput et al. (2023), "Recommender Systems with Generative Retrieval", section 3.1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvq.codes import disambiguate
+    >>> disambiguate(np.array([[3, 1], [3, 2], [3, 1], [3, 1]], dtype=np.uint8))
+    array([[3, 1, 0],
+           [3, 2, 0],
+           [3, 1, 1],
+           [3, 1, 2]], dtype=uint8)
+    """
+    be, codes = check_code_array(codes, "codes")
+    check_integers(codes, "codes")
+    n = len(codes)
+    words = row_words(codes) if codes.shape[1] else np.zeros(n, np.uint8)
+    _, group, counts = np.unique(words, return_inverse=True, return_counts=True)
+    order = np.argsort(group, kind="stable")
+    ranks = np.empty(n, dtype=np.int64)
+    ranks[order] = np.arange(n) - np.repeat(np.cumsum(counts) - counts, counts)
+    n_ranks = int(ranks.max(initial=0)) + 1
+    dtype = np.promote_types(codes.dtype, smallest_dtype(n_ranks))
+    return sent(be, np.concatenate([codes, ranks[:, None]], axis=1).astype(dtype))
 
 
 # Checks

@@ -25,6 +25,7 @@ Of codes:
 `code_usage`              share of the codewords in use
 `imbalance_factor`        how uneven the use is: 1 if all are used alike
 `collision_rate`          share of the samples that share all their codes
+`duplicate_rate`          share of the samples for which there is no code left
 `code_report`             all of these in one table, and collisions by prefix
 ========================  ==========================================================
 
@@ -62,6 +63,7 @@ from skvq._checks import (
     is_sequence,
     naming,
 )
+from skvq._code_checks import row_words
 from skvq._drift import drift
 from skvq._reports import CodeReport
 from skvq._validation import check_matrix, first_followed, followed_backend
@@ -82,6 +84,7 @@ __all__ = [
     "collision_rate",
     "distortion",
     "drift",
+    "duplicate_rate",
     "entropy_bits",
     "imbalance_factor",
     "perplexity",
@@ -660,7 +663,7 @@ def collision_rate(
     """Share of the samples whose whole row of codes is that of another sample too.
 
     Where rows of codes serve as identifiers, these are the samples that cannot be told
-    from others.
+    from others; `duplicate_rate` does not count the first of each group.
 
     Parameters
     ----------
@@ -690,10 +693,8 @@ def collision_rate(
     0.5
     """
     _, codes, weights = _check_use(codes, sample_weight)
-    # One opaque word per row sorts faster than a row of columns.
-    words = np.ascontiguousarray(codes).view(f"V{codes[0].nbytes}")
     _, inverse, counts = np.unique(
-        words.ravel(), return_inverse=True, return_counts=True
+        row_words(codes), return_inverse=True, return_counts=True
     )
     return _collisions(inverse, counts, weights)
 
@@ -802,6 +803,43 @@ def _use_of_column(p: NDArray[Any], size: int) -> dict[str, Any]:
         "largest": size * float(p.max()),
         "smallest": size * float(p.min()) if len(p) == size else 0.0,
     }
+
+
+def duplicate_rate(codes: ArrayLike) -> float:
+    """Share of the samples that could be left out without any row of codes missing.
+
+    (n - number of distinct rows) / n: the collision rate of papers on recommenders.
+    `collision_rate` counts the first of each group of equal rows as well: of two equal
+    rows among a hundred, this is .01, and that .02.
+
+    Parameters
+    ----------
+    codes : array-like of int, shape (n_samples, n_codes) or (n_samples,)
+        Codes as `transform` returns them.
+
+    Returns
+    -------
+    rate : float
+        From 0 (all rows differ) to 1 - 1 / n_samples (all are equal).
+
+    Raises
+    ------
+    ValueError
+        If codes are negative, fractional or empty.
+
+    See Also
+    --------
+    collision_rate : The share of the samples that share their codes.
+    skvq.codes.UniqueIds : Gives all rows codes of their own.
+
+    Examples
+    --------
+    >>> from skvq.metrics import duplicate_rate
+    >>> duplicate_rate([[0, 1], [0, 2], [0, 1], [5, 1]])
+    0.25
+    """
+    _, codes, _ = _check_use(codes, None)
+    return 1 - len(np.unique(row_words(codes))) / len(codes)
 
 
 # -- of searches -------------------------------------------------------------------

@@ -517,7 +517,8 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         return f"its part, {template}, has none{why}"
 
     def _can_encode_best(self):
-        return all(one._can_encode_best() for one in self._quantizers())
+        parts = getattr(self, "quantizers_", self._quantizers())
+        return all(one._can_encode_best() for one in parts)
 
     # -- fitted parts --------------------------------------------------------------
 

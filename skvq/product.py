@@ -401,7 +401,7 @@ class ProductQuantizer(NestingQuantizer):
         for part, features, _ in self._parts_with_columns():
             x = _columns(X, features)
             found = as_indices(part._encode_best(x, n_best))
-            sums = _errors(part, x, found)
+            sums = part._errors_of(x, found)
             added = biases(part._charges(), part.codebook_sizes_)
             if added is not None:
                 sums = sums + charged(added, found)
@@ -459,14 +459,6 @@ class ProductQuantizer(NestingQuantizer):
                 for part, _, columns in self._parts_with_columns()
             ]
         )
-
-
-def _errors(part, x, codes):
-    """Return the error (n_samples, n_sums) of each of some codes of a sample."""
-    n, n_sums, n_codes = codes.shape
-    decoded = part._decode(reshape(codes, (n * n_sums, n_codes)))
-    found = nearest.paired(repeat(x, n_sums, axis=0), decoded)
-    return reshape(found, (n, n_sums))
 
 
 def _columns(X, features: slice):

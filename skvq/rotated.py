@@ -369,7 +369,8 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         return self._turn_.back(self.quantizer_._decode(codes))
 
     def _can_encode_best(self):
-        return self._template().quantizer._can_encode_best()
+        part = getattr(self, "quantizer_", self._template().quantizer)
+        return part._can_encode_best()
 
     def _encode_best(self, X, n_best):
         # What is cut off is the same for all codes of a row.

@@ -1,6 +1,7 @@
 """What every estimator of the family keeps, over the one table of parameters."""
 
 import inspect
+import math
 import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -322,6 +323,38 @@ def test_score_and_distortion(row):
             assert scored < quantizer.distortion_ < 1.1 * scored
         else:
             assert quantizer.distortion_ == pytest.approx(scored, rel=1e-4)
+
+
+@every_quantizer
+def test_several_codes_of_a_sample(row, tmp_path):
+    quantizer, X = row.fitted(), row.data(25, seed=1)
+    if not quantizer._can_encode_best():
+        with pytest.raises(AttributeError, match="has no encode_best"):
+            quantizer.encode_best  # noqa: B018
+        return
+    with pytest.raises(NotFittedError):
+        row.make().encode_best(X, 2)
+    one, _ = quantizer.encode_best(X, 1)
+    codes = quantizer.transform(X)
+    assert one.dtype == codes.dtype
+    _same_but_for_rounding(quantizer, row, X, codes, one[:, 0], np.arange(25))
+    found, errors = quantizer.encode_best(X, 3)
+    n_found = min(3, math.prod(quantizer.codebook_sizes_))
+    assert found.shape == (25, n_found, codes.shape[1])
+    assert errors.shape == (25, n_found)
+    assert errors.dtype == np.float64
+    for b in range(n_found):
+        decoded = quantizer.inverse_transform(found[:, b])
+        assert_allclose(errors[:, b], paired(X, decoded), rtol=1e-6)
+    if not getattr(quantizer, "share_codebook", False):
+        assert {len(np.unique(some, axis=0)) for some in found} == {n_found}
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    assert_array_equal(quantizer.encode_best(mapped, 3)[0], found, strict=True)
+    with pytest.raises(ValueError, match="n_best=0"):
+        quantizer.encode_best(X, 0)
+    with pytest.raises(ValueError, match="NaN"):
+        quantizer.encode_best(np.where(X == X[3, 0], np.nan, X), 2)
 
 
 # Why reconstructions of a row are no sums of what single codes stand for.

@@ -754,6 +754,8 @@ ARRAY = da.ones((10, 2), dtype=int, chunks=5)
         (metrics.perplexity, (ARRAY,)),
         (metrics.code_usage, (ARRAY, [2, 2])),
         (metrics.collision_rate, (ARRAY,)),
+        (metrics.duplicate_rate, (ARRAY,)),
+        (codes.disambiguate, (ARRAY,)),
         (codes.pack, (ARRAY, [2, 2])),
         (codes.unpack, (ARRAY, [2, 2])),
         (codes.token_ids, (ARRAY, [2, 2])),

@@ -47,7 +47,7 @@ from skvq import (
     parts,
 )
 from skvq._compat import Interval
-from skvq.codes import one_hot, pack, token_ids
+from skvq.codes import disambiguate, one_hot, pack, token_ids
 from skvq.learning.rows import Rows
 
 WIDTHS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
@@ -550,6 +550,8 @@ HIDDEN_CODES = hide_one(np.array([[0, 1], [2, 3], [1, 0]]))
         (metrics.code_usage, (HIDDEN_CODES, (4, 4))),
         (metrics.imbalance_factor, (HIDDEN_CODES, (4, 4))),
         (metrics.collision_rate, (HIDDEN_CODES,)),
+        (metrics.duplicate_rate, (HIDDEN_CODES,)),
+        (disambiguate, (HIDDEN_CODES,)),
         (pack, (HIDDEN_CODES, (4, 4))),
         (token_ids, (HIDDEN_CODES, (4, 4))),
         (one_hot, (HIDDEN_CODES, (4, 4))),

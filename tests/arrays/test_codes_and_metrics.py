@@ -42,6 +42,27 @@ def test_functions_of_codes(place, sizes, n_samples):
     assert_array_equal(codes_module.one_hot(given, sizes).toarray(), expected)
 
 
+def test_ids(place):
+    rng = np.random.default_rng(0)
+    candidates, errors = rng.integers(0, 4, (9, 3, 2)), np.sort(rng.random((9, 3)))
+    here, there = (codes_module.UniqueIds((4, 4), overflow="digit") for _ in range(2))
+    expected = here.assign(candidates, errors)
+    found = there.assign(put(place, candidates), put(place, errors))
+    assert_same(found, expected, place)
+    assert_same(there.row_of(found), here.row_of(expected), place)
+    assert_array_equal(there.ids_, here.ids_, strict=True)
+    new = there.add(put(place, candidates[:2]), put(place, errors[:2]))
+    assert_same(new, here.add(candidates[:2], errors[:2]), place)
+    codes = candidates[:, 0].astype(np.uint8)
+    given = put(place, codes)
+    ranked = codes_module.disambiguate(codes)
+    assert_same(codes_module.disambiguate(given), ranked, place)
+    tokens = codes + codes_module.offsets((4, 4))
+    back = codes_module.from_vocabulary(put(place, tokens), (4, 4))
+    assert_same(back, codes, place)
+    assert metrics.duplicate_rate(given) == metrics.duplicate_rate(codes)
+
+
 def test_what_is_no_code(place):
     def expect(message, function, array, *arguments, error=ValueError):
         with pytest.raises(error, match=message):

@@ -75,6 +75,13 @@ def test_as_numpy_does(other, row, monkeypatch):
         estimator.inverse_transform(put(other, to_host(codes).astype(float) - 999))
     if hasattr(estimator, "staged_score"):
         _assert_stages_are_alike(estimator, reference, X, given, codes)
+    if in_full and hasattr(estimator, "encode_best"):
+        several, errors = estimator.encode_best(given, 2)
+        wanted, distances = reference.encode_best(X, 2)
+        assert library_name(several) == library_name(errors) == other.__name__
+        assert several.dtype == codes.dtype
+        assert_array_equal(to_host(several), wanted)
+        assert_allclose(to_host(errors), distances, rtol=1e-5, atol=1e-5)
     if in_full and hasattr(estimator, "distance_table"):
         for found, expected in (
             (estimator.distance_table(given), reference.distance_table(X)),
