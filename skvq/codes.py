@@ -5,7 +5,8 @@ per codebook, because that is what arithmetic and indexing want. Files, sequence
 models and linear models want something else. The functions here go there and back,
 exactly, for any codebook sizes; they know nothing of estimators, only of codes and
 of `sizes`, which is the `codebook_sizes_` of a fitted quantizer.  `EntropyCoder` writes
-frequent codes in fewer bits than rare ones.
+frequent codes in fewer bits than rare ones, and `match` tells which codewords of a new
+fit go on with the names of an old one.
 
 Arrays of CuPy, and of other libraries where scikit-learn's dispatch is on, are read to
 the host, and what is returned is sent to their device; sparse arrays are SciPy's.
@@ -34,6 +35,7 @@ from skvq._code_checks import (
     sent,
 )
 from skvq._entropy import EntropyCoder
+from skvq._match import match
 from skvq._validation import followed_backend
 from skvq.nearest import engine_of
 
@@ -41,6 +43,7 @@ __all__ = [
     "EntropyCoder",
     "from_signed",
     "from_token_ids",
+    "match",
     "one_hot",
     "pack",
     "packed_bits",
