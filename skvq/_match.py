@@ -108,8 +108,8 @@ def _check_pair(old: np.ndarray, new: np.ndarray, j: int, first: np.ndarray) -> 
         )
     if len(new) < len(old):
         raise ValueError(
-            f"new[{j}] has {len(new)} codewords, fewer than the {len(old)} of old[{j}], "
-            "whose names it cannot keep; expected as many or more."
+            f"new[{j}] has {len(new)} codewords, fewer than the {len(old)} of "
+            f"old[{j}], whose names it cannot keep; expected as many or more."
         )
     if len(old) != len(first):
         raise ValueError(
@@ -161,8 +161,8 @@ def _order(names: Any, label: str, size: int) -> NDArray[np.intp] | None:
     whole = found.shape == (size,) and found.dtype.kind in "iu"
     if not whole or not np.array_equal(np.sort(found), np.arange(size)):
         raise ValueError(
-            f"{label} is {names!r}; expected the integers from 0 to {size - 1}, each of "
-            "them once, or None."
+            f"{label} is {names!r}; expected the integers from 0 to {size - 1}, each "
+            "of them once, or None."
         )
     if np.array_equal(found, np.arange(size)):
         return None

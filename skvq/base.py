@@ -209,7 +209,7 @@ class BaseQuantizer(
         """Raise if fitted attributes do not go together, since some were replaced."""
 
     def _why_no_names(self) -> str | None:
-        """Return why codes cannot be renamed; None: they are names of rows of tables."""
+        """Return why codes cannot be renamed; None: they are names of rows."""
         return "its codes are places in an order or a formula, not names of rows."
 
     def _renamed(self, orders: Sequence[np.ndarray | None]) -> dict[str, Any]:
@@ -810,7 +810,7 @@ class BaseQuantizer(
         self.code_counts_ = rates.no_counts(self.codebook_sizes_)
 
     def _in_order_of(self, orders: Sequence[np.ndarray | None]) -> Self:
-        """Return a fitted copy whose codes have other names, with rows in this order."""
+        """Return a fitted copy whose codes have other names, with rows in order."""
         copy = copy_to_fit(self, fitted=True)
         if all(order is None for order in orders):
             return copy
