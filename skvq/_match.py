@@ -82,8 +82,8 @@ def match(old: Any, new: Any) -> tuple[NDArray[np.intp], ...]:
             _check_pair(befores[j], afters[j], j, befores[own[0]])
     names: list[Any] = [None] * len(afters)
     for own in columns.values():
-        table = DistanceTable(afters[own[0]])
-        distances = sum(table(befores[j]).astype(np.float64) for j in own)
+        distances_of = DistanceTable(afters[own[0]])
+        distances = sum(distances_of(befores[j]).astype(np.float64) for j in own)
         found = _names(np.asarray(distances))
         for j in own:
             names[j] = found

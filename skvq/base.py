@@ -791,7 +791,7 @@ class BaseQuantizer(
         found = yield from self._fit(rows)
         self._assign(found, rows.be)
         yield from self._measure(rows, found)
-        vars(self).pop("_before_", None)
+        self.__dict__.pop("_before_", None)
         _log(
             "%s: fitted on %d x %d in %.2f s, %g bits, distortion %.6g",
             type(self).__name__,

@@ -56,9 +56,8 @@ class KroneckerQuantizer(BaseQuantizer):
     tol : float, default=1e-4
         Learning stops when a round lowers the distortion by this share of it or less.
     warm_start : bool, default=False
-        Whether another `fit` goes on from the fitted tables, in place of `init`, so that
-        codes keep their meaning as far as they can (see `skvq.codes.match`).  It then
-        runs once.
+        Whether another `fit` goes on from the fitted tables, in place of `init`, once,
+        so that codes keep their meaning as far as they can; see `skvq.codes.match`.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for the spectral start.
     backend : {"auto", "numpy", "native", "cupy"}, default="auto"

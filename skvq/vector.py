@@ -1,6 +1,7 @@
 """The naive scheme: one table, and the nearest of all its rows."""
 
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -569,7 +570,7 @@ class VectorQuantizer(BaseQuantizer):
 
     def _renamed(self, orders):
         (order,) = orders
-        found = {"_table_": reordered_table(self._table_, order)}
+        found: dict[str, Any] = {"_table_": reordered_table(self._table_, order)}
         if self._charge_ is not None:
             found["_charge_"] = self._charge_._replace(bits=self._charge_.bits[order])
         if hasattr(self, "_stream_"):

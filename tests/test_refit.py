@@ -24,6 +24,7 @@ from skvq import (
 )
 from tests.table import mixture
 
+RENAME = "rename_codes"
 SHORT = VectorQuantizer(5, max_iter=3)
 
 WARM = {
@@ -362,11 +363,11 @@ def test_a_shared_table_takes_one_order():
 def test_places_in_an_order_have_no_names():
     X = mixture()
     with pytest.raises(AttributeError, match=r"no rename_codes.*places in an order"):
-        UniformQuantizer(3).fit(X).rename_codes
+        getattr(UniformQuantizer(3).fit(X), RENAME)
     with pytest.raises(AttributeError, match="its parts have none"):
-        ProductQuantizer(2, quantizer=UniformQuantizer(3)).fit(X).rename_codes
+        getattr(ProductQuantizer(2, quantizer=UniformQuantizer(3)).fit(X), RENAME)
     with pytest.raises(AttributeError, match="sorts the codes of a row"):
-        AdditiveQuantizer(2, 4, share_codebook=True).rename_codes
+        getattr(AdditiveQuantizer(2, 4, share_codebook=True), RENAME)
     mixed = clone(WARM["pq-list"]).fit(X)
     swapped = [None, np.array([1, 0, 2]), None, None]
     with pytest.raises(ValueError, match="UniformQuantizer cannot be renamed"):
