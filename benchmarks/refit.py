@@ -2,10 +2,10 @@
 
 Tables are learned on old rows; then a tenth more come.  Ways to learn again from all
 rows: a warm start, whose codewords `codes.match` gives the old names; two warm starts,
-the first with new rows weighing three times as much; cold starts with other seeds, whose
-codewords are matched greedily, the closest pair first, or by `codes.match`.  What counts
-is the share of codes of the old rows that are what they were, and the error on the new
-rows.
+new rows weighing three times as much in the first; cold starts with other seeds, whose
+codewords are matched greedily, the closest pair first, or by `codes.match`.  What
+counts is the share of codes of the old rows that are what they were, and the error on
+new rows.
 
 New rows are drawn as the old ones, or are others: half of them, times 1.5.
 
@@ -125,8 +125,8 @@ def main() -> None:
         "within 1 % of a cold refit.\n"
     )
     print(
-        "| data, new rows | scheme | refit | codes kept | rows with a change | error on "
-        "new rows | to mean restart | to best |"
+        "| data, new rows | scheme | refit | codes kept | rows with a change | error "
+        "on new rows | to mean restart | to best |"
     )
     print("|" + " - |" * 8)
     for label, X in data(arguments.quick):
