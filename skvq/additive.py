@@ -10,7 +10,7 @@ from skvq._checks import check_count, check_memory
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
 from skvq._given import are_shared, as_shared, one_or_each, one_width
 from skvq._validation import warn
-from skvq.base import BaseQuantizer
+from skvq.base import BaseQuantizer, reordered_once, reordered_table
 from skvq.coding.sums import codeword_entries
 from skvq.learning import additive as learning
 from skvq.learning import least_squares, rotation
@@ -403,3 +403,13 @@ class AdditiveQuantizer(BaseQuantizer):
 
     def _codebooks(self):
         return self._tables_
+
+    def _why_no_names(self):
+        shared = self.share_codebook
+        if self.__sklearn_is_fitted__():
+            shared = are_shared(self._tables_)
+        return "share_codebook=True sorts the codes of a row." if shared else None
+
+    def _renamed(self, orders):
+        tables = reordered_once(list(self._tables_), orders, reordered_table)
+        return {"_tables_": nearest.Tables(tables)}

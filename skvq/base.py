@@ -26,6 +26,8 @@ hook                      what a scheme does in it
 ``_slice_widths(n)``      widths of slices of n features that are coded apart
 ``_ranges()``             of scalar schemes, beyond what values are out of range
 ``_why_no_codebooks()``   why there are no tables by code, if there are none
+``_renamed(orders)``      fitted attributes whose rows are in another order, where codes
+                          are names of rows (``_why_no_names``)
 ========================  ==========================================================
 
 Hooks get finite floating numbers of the right width and never validate.  Weights of a
@@ -66,6 +68,7 @@ from skvq._checks import check_count
 from skvq._compat import UNUSED, Accepted, _fit_context, available_unless
 from skvq._dask import batches, check_lazy_codes, dask_rows, lazily
 from skvq._given import check_codebooks
+from skvq._match import check_names
 from skvq._sums import SumsOfCodes
 from skvq._validation import (
     as_it_is_now,
@@ -111,6 +114,11 @@ _OF_COLLECTIONS = ("transform", "quantize", "score")
 
 # The first version whose pickles are laid out as these are.
 _FIRST_READ = (0, 2)
+
+
+def _reason_against_names(estimator: "BaseQuantizer") -> str | None:
+    why = estimator._why_no_names()
+    return why and f"{type(estimator).__name__} has no rename_codes: {why}"
 
 
 def _reason_against_streams(estimator: "BaseQuantizer") -> str | None:
@@ -213,6 +221,17 @@ class BaseQuantizer(
 
     def _check_as_fitted(self) -> None:
         """Raise if fitted attributes do not go together, since some were replaced."""
+
+    def _why_no_names(self) -> str | None:
+        """Return why codes cannot be renamed; None: they are names of rows."""
+        return "its codes are places in an order or a formula, not names of rows."
+
+    def _renamed(self, orders: Sequence[np.ndarray | None]) -> dict[str, Any]:
+        """Return the fitted attributes that change where codes get other names.
+
+        Of each column the rows in their new order; None: as they are.
+        """
+        raise AssertionError("guarded by _why_no_names")  # pragma: no cover
 
     def _table_elements(self, n_features: int) -> int:
         """Return how many numbers its tables hold, if they are many."""
@@ -389,6 +408,9 @@ class BaseQuantizer(
             The fitted quantizer.
         """
         new = copy_to_fit(self, fitted=False)
+        if getattr(self, "warm_start", False) and self.__sklearn_is_fitted__():
+            self._check_as_fitted()
+            new._before_ = as_it_is_now(self)
         with one_warning(), new._computing():
             new._check_backend(backend_of_samples(new, X))
             fewest = new._fewest_rows()
@@ -431,6 +453,59 @@ class BaseQuantizer(
             for batch, weights in batches(name, X, sample_weight):
                 new._take_batch(batch, weights)
         take_over(self, new)
+        return self
+
+    @available_unless(_reason_against_names)
+    @in_own_context
+    def rename_codes(self, names):
+        """Give codes other names: put the codewords of each column in another order.
+
+        What a code stands for goes with its name, so that nothing else changes: the
+        reconstruction of ``names[j][codes[:, j]]`` is that of `codes`, bit for bit.  If
+        it fails, the estimator stays as it was before the call.
+
+        Parameters
+        ----------
+        names : sequence of array-like of shape (n_codewords,) or None
+            For each column of codes, the new name of each code, every number from 0 on
+            once; what `skvq.codes.match` returns.  None: as they are, as codes have to
+            stay that are places in an order, such as levels.  Columns of one table that
+            is shared take the same names.
+
+        Returns
+        -------
+        self : object
+            The quantizer, with `codebooks_`, `code_counts_` and all that is kept of
+            each codeword in the new order.
+
+        Raises
+        ------
+        ValueError
+            If it is no such sequence.
+        AttributeError
+            If codes are no names of rows of tables.
+
+        Notes
+        -----
+        `transform` then gives the renamed codes.  Exceptions are samples as near to one
+        codeword as to another, whose code is the lowest of these numbers, and an
+        `AdditiveQuantizer` of more than 4096 sums, whose search replaces codes by
+        random numbers.
+
+        Examples
+        --------
+        >>> from skvq import VectorQuantizer
+        >>> vq = VectorQuantizer.from_codebooks([[[0.0], [1.0], [5.0]]])
+        >>> vq.transform([[0.9], [4.0]]).ravel().tolist()
+        [1, 2]
+        >>> vq = vq.rename_codes([[0, 2, 1]])
+        >>> vq.transform([[0.9], [4.0]]).ravel().tolist()
+        [2, 1]
+        """
+        view = as_it_is_now(self)
+        view._check_fitted()
+        orders = check_names(names, view.codebook_sizes_)
+        take_over(self, view._in_order_of(orders))
         return self
 
     @in_own_context
@@ -832,9 +907,14 @@ class BaseQuantizer(
         began = time.perf_counter()
         plain_parameters(self)
         self.n_features_in_ = rows.n_features
+        if self._before_ is not None:
+            check_as_before("class", type(self).__name__, type(self._before_).__name__)
+            then = self._before_.n_features_in_
+            check_as_before("n_features", rows.n_features, then)
         found = yield from self._fit(rows)
         self._assign(found, rows.be)
         yield from self._measure(rows, found)
+        self.__dict__.pop("_before_", None)
         _log(
             "%s: fitted on %d x %d in %.2f s, %g bits, distortion %.6g",
             type(self).__name__,
@@ -851,6 +931,21 @@ class BaseQuantizer(
         found = self._from_tables(tables, **(beside or {}))
         self._assign({"distortion_": np.nan, **found}, be)
         self.code_counts_ = rates.no_counts(self.codebook_sizes_)
+
+    def _in_order_of(self, orders: Sequence[np.ndarray | None]) -> Self:
+        """Return a fitted copy whose codes have other names, with rows in order."""
+        copy = copy_to_fit(self, fitted=True)
+        if all(order is None for order in orders):
+            return copy
+        why = self._why_no_names()
+        if why is not None:
+            raise ValueError(
+                f"Codes of {type(self).__name__} cannot be renamed: {why} Expected "
+                "None as the names of its columns."
+            )
+        copy._assign(copy._renamed(orders), self._home_)
+        copy.code_counts_ = rates.reordered(self.code_counts_, orders)
+        return copy
 
     def _imply(self, **sizes: Any) -> None:
         """Set parameters to what given tables tell; raise if they were to be else."""
@@ -922,6 +1017,8 @@ class BaseQuantizer(
 
     # Who computes where `fit` has met X.
     _home_: nearest.Backend = nearest.HOST
+    # What was fitted before, whose tables learning starts from, while it learns.
+    _before_: Any = None
 
 
 def _log(message: str, *arguments) -> None:
@@ -945,6 +1042,49 @@ def _to_compute_in(X):
     """Return the whole of X in the dtype to compute in."""
     be = nearest.backend_of(X)
     return be.contiguous(be.cast(X, nearest.compute_dtype(be.numpy_dtype(X))))
+
+
+def check_as_before(name: str, now, then) -> None:
+    """Raise if what a warm start cannot change is not as it was."""
+    if now != then:
+        raise ValueError(
+            f"warm_start=True goes on from a fit with {name}={then}, but it is now "
+            f"{now}: expected the same, or warm_start=False."
+        )
+
+
+def reordered_once(
+    kept: Sequence, orders: Sequence, reorder: Callable[[Any, Any], Any]
+) -> list:
+    """Return ``reorder(one, order)`` of each; of one that is shared, the same object.
+
+    Raises
+    ------
+    ValueError
+        If one that is shared is to have several orders.
+    """
+    found: dict[int, tuple] = {}
+    for j, (one, order) in enumerate(zip(kept, orders, strict=True)):
+        if id(one) not in found:
+            found[id(one)] = order, reorder(one, order)
+        elif not _are_alike(found[id(one)][0], order):
+            raise ValueError(
+                f"names differ for columns of a table that is shared, of which that of "
+                f"place {j} is one; expected the same for all of them."
+            )
+    return [found[id(one)][1] for one in kept]
+
+
+def _are_alike(a, b) -> bool:
+    """Whether two orders, or lists of orders, are the same."""
+    if isinstance(a, list):
+        return all(map(_are_alike, a, b))
+    return (a is None) == (b is None) and np.array_equal(a, b)
+
+
+def reordered_table(table: nearest.Table, order: np.ndarray | None) -> nearest.Table:
+    """Return a table with its rows in another order; None: itself."""
+    return table if order is None else nearest.Table(table.codewords[order])
 
 
 def _with_arrays(value, function):

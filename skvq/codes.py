@@ -5,8 +5,9 @@ per codebook, because that is what arithmetic and indexing want. Files, sequence
 models and linear models want something else. The functions here go there and back,
 exactly, for any codebook sizes; they know nothing of estimators, only of codes and
 of `sizes`, which is the `codebook_sizes_` of a fitted quantizer.  `EntropyCoder` writes
-frequent codes in fewer bits than rare ones; `UniqueIds` gives each row codes of its own,
-and `capacitate` gives labels as many rows as they are to have.
+frequent codes in fewer bits than rare ones; `UniqueIds` gives each row codes of its
+own; `capacitate` gives labels as many rows as they are to have; and `match` tells which
+codewords of a new fit go on with the names of an old one.
 
 Arrays of CuPy, and of other libraries where scikit-learn's dispatch is on, are read to
 the host, and what is returned is sent to their device; sparse arrays are SciPy's.
@@ -41,6 +42,7 @@ from skvq._code_checks import (
 )
 from skvq._entropy import EntropyCoder
 from skvq._ids import UniqueIds
+from skvq._match import match
 from skvq._validation import followed_backend
 from skvq.nearest import engine_of
 
@@ -52,6 +54,7 @@ __all__ = [
     "from_signed",
     "from_token_ids",
     "from_vocabulary",
+    "match",
     "offsets",
     "one_hot",
     "pack",

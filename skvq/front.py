@@ -80,7 +80,10 @@ class FrontQuantizer(BaseQuantizer):
 
     def _fit_part(self, rows: Rows, part=None) -> Learner[Any]:
         """Return a part that has learned from the rows, as it is to see them."""
-        part = self._new_part() if part is None else part
+        if part is None:
+            part = self._new_part()
+            if self._before_ is not None:
+                part._before_ = self._before_.quantizer_
         notices: list[Notice] = yield from fit_part(part, rows, self._template())
         repeat_warnings(notices)
         return part
@@ -145,6 +148,21 @@ class FrontQuantizer(BaseQuantizer):
 
     def _charges(self):
         return (*self.quantizer_._charges(), *(None,) * len(self._own_sizes()))
+
+    def _why_no_names(self):
+        part = vars(self).get("quantizer_", self._template().quantizer)
+        why = part._why_no_names()
+        return why and f"its part, {part!r}: {why}"
+
+    def _renamed(self, orders):
+        n_own = len(self.quantizer_.codebook_sizes_)
+        if any(order is not None for order in orders[n_own:]):
+            raise ValueError(
+                f"names of the columns from {n_own} on, which are scales of rows and "
+                "places in an order, cannot be changed: expected None."
+            )
+        part = self.quantizer_._in_order_of(orders[:n_own])
+        return {"quantizer_": part, "_parts_": Parts([part])}
 
     # -- the fitted part -----------------------------------------------------------
 

@@ -11,7 +11,7 @@ from skvq._checks import check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
 from skvq._given import are_shared, as_shared, one_or_each
 from skvq._validation import check_table, warn
-from skvq.base import BaseQuantizer
+from skvq.base import BaseQuantizer, check_as_before, reordered_once, reordered_table
 from skvq.learning import kronecker as learning
 from skvq.learning.rows import Learner, scaled
 from skvq.learning.start import few_distinct, ordinary_scale
@@ -55,6 +55,9 @@ class KroneckerQuantizer(BaseQuantizer):
         Largest number of rounds: assign all samples, solve for each table in turn.
     tol : float, default=1e-4
         Learning stops when a round lowers the distortion by this share of it or less.
+    warm_start : bool, default=False
+        Whether another `fit` goes on from the fitted tables, in place of `init`, once,
+        so that codes keep their meaning as far as they can; see `skvq.codes.match`.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for the spectral start.
     backend : {"auto", "numpy", "native", "cupy"}, default="auto"
@@ -136,6 +139,7 @@ class KroneckerQuantizer(BaseQuantizer):
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
+        "warm_start": ["boolean"],
         "random_state": RANDOM_STATE,
         "backend": [StrOptions(set(nearest.BACKENDS))],
     }
@@ -152,6 +156,7 @@ class KroneckerQuantizer(BaseQuantizer):
         n_init=1,
         max_iter=50,
         tol=1e-4,
+        warm_start=False,
         random_state=None,
         backend="auto",
     ):
@@ -163,6 +168,7 @@ class KroneckerQuantizer(BaseQuantizer):
         self.n_init = n_init
         self.max_iter = max_iter
         self.tol = tol
+        self.warm_start = warm_start
         self.random_state = random_state
         self.backend = backend
 
@@ -171,7 +177,12 @@ class KroneckerQuantizer(BaseQuantizer):
         fixed = self._given("fixed_factors", shape, rows.dtype)
         sizes = self._sizes(shape, fixed, rows.n_bytes)
         start = None
-        if not isinstance(self.init, str):
+        if self._before_ is not None:
+            tables = self._before_._tables_
+            check_as_before("factor_sizes", shape, self._before_.factor_sizes_)
+            check_as_before("n_codewords", sizes, tuple(map(len, tables)))
+            start = [table.codewords.astype(rows.dtype) for table in tables]
+        elif not isinstance(self.init, str):
             start = self._given("init", shape, rows.dtype, sizes)
         self._check_shared(shape, sizes, fixed, start)
         scale = yield from ordinary_scale(rows)
@@ -228,7 +239,8 @@ class KroneckerQuantizer(BaseQuantizer):
         if few is not None:
             after = "the codebooks repeat their parts."
             if start is not None:
-                after = "rows of init are left without any."
+                own = "rows of init" if self._before_ is None else "codewords"
+                after = f"{own} are left without any."
             warn(
                 "{} distinct samples are fewer than n_codewords="
                 f"{max(problem.sizes)}: {after}",
@@ -300,7 +312,7 @@ class KroneckerQuantizer(BaseQuantizer):
         if start is not None and any(
             not np.array_equal(table, start[0]) for table in start
         ):
-            raise ValueError("share_codebook=True takes m equal tables as init.")
+            raise ValueError("share_codebook=True takes m equal tables as a start.")
 
     def _encode(self, X):
         return nearest.nearest_kronecker(X, self._tables_)[0]
@@ -315,6 +327,13 @@ class KroneckerQuantizer(BaseQuantizer):
 
     def _codebooks(self):
         return self._tables_
+
+    def _why_no_names(self):
+        return None
+
+    def _renamed(self, orders):
+        tables = reordered_once(list(self._tables_), orders, reordered_table)
+        return {"_tables_": nearest.Tables(tables)}
 
 
 def _check_product(sizes) -> None:

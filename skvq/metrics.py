@@ -26,7 +26,8 @@ Of codes:
 `imbalance_factor`        how uneven the use is: 1 if all are used alike
 `collision_rate`          share of the samples that share all their codes
 `duplicate_rate`          share of the samples for which there is no code left
-`code_report`             all of these in one table, and collisions by prefix
+`changed_codes`           shares of codes that are others than before, as after a refit
+`code_report`             how codes are used, in one table, and collisions by prefix
 ========================  ==========================================================
 
 Of a fitted estimator in service:
@@ -50,7 +51,7 @@ Samples come first, then what was made of them, then keywords, as in `sklearn.me
 import math
 from collections.abc import Iterable, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -78,6 +79,7 @@ from skvq.nearest import HOST, Backend, Metric, accumulate, backend_of, paired
 __all__ = [
     "bits_per_feature",
     "bits_per_sample",
+    "changed_codes",
     "code_entropy",
     "code_report",
     "code_usage",
@@ -840,6 +842,65 @@ def duplicate_rate(codes: ArrayLike) -> float:
     """
     _, codes, _ = _check_use(codes, None)
     return 1 - len(np.unique(row_words(codes))) / len(codes)
+
+
+class ChangedCodes(NamedTuple):
+    """What `changed_codes` returns."""
+
+    columns: NDArray[np.float64]  # (n_codes,), share of the codes of each column
+    rows: float  # share of the rows with any
+
+
+def changed_codes(
+    old: ArrayLike, new: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> ChangedCodes:
+    """Share of the codes that are others than they were, as after a refit.
+
+    Parameters
+    ----------
+    old, new : array-like of int, shape (n_samples, n_codes) or (n_samples,)
+        Codes of the same samples, as `transform` returned them then and returns them
+        now.
+    sample_weight : array-like of shape (n_samples,), optional
+        Weights of the samples in the shares.
+
+    Returns
+    -------
+    columns : ndarray of float64, shape (n_codes,)
+        Share of the samples whose code of each column has changed.
+    rows : float
+        Share of the samples of which any code has changed.
+
+    Raises
+    ------
+    ValueError
+        If codes are negative, fractional or empty, their shapes differ, or the weights
+        are not valid.
+
+    See Also
+    --------
+    skvq.codes.match : Names that codes keep from one fit to the next.
+
+    Examples
+    --------
+    >>> from skvq.metrics import changed_codes
+    >>> columns, rows = changed_codes([[0, 1], [2, 3]], [[0, 2], [2, 3]])
+    >>> columns.tolist(), rows
+    ([0.0, 0.5], 0.5)
+    """
+    be, before, weights = _check_use(old, sample_weight)
+    with naming("new"):
+        _, now, _ = _check_use(new, sample_weight)  # the same rows weigh nothing
+    if before.shape != now.shape:
+        raise ValueError(
+            f"old has shape {before.shape} and new has {now.shape}; expected codes of "
+            "the same samples in the same columns."
+        )
+    changed = before != now
+    shares = [HOST.average(column, weights) for column in changed.T]
+    return ChangedCodes(
+        be.send(np.array(shares)), HOST.average(changed.any(axis=1), weights)
+    )
 
 
 # -- of searches -------------------------------------------------------------------

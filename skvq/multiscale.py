@@ -12,6 +12,7 @@ from skvq._checks import LARGEST_SIZE, check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
 from skvq._given import as_shared, demand
 from skvq._validation import as_it_is_now, check_numbers, in_fitted_dtype, warn
+from skvq.base import reordered_once, reordered_table
 from skvq.coding.pyramid import (
     Pyramid,
     Smoothing,
@@ -402,6 +403,15 @@ class MultiScaleQuantizer(StagedQuantizer):
 
     def _codebooks(self):
         return (self._codebook_,) * len(self.codebook_sizes_)
+
+    def _why_no_names(self):
+        return None
+
+    def _renamed(self, orders):
+        kept = [self._codebook_] * len(orders)
+        codebook, *_ = reordered_once(kept, orders, reordered_table)
+        own = reordered_table(self._table_, orders[0])
+        return {"_codebook_": codebook, "_table_": own}
 
     def next_scale_input(self, codes):
         """Return what a generator sees that is to predict the codes of the next scale.

@@ -21,9 +21,9 @@ from sklearn.utils.validation import check_is_fitted
 from skvq import nearest
 from skvq._checks import check_counts, naming
 from skvq._compat import Accepted, _BaseComposition, _VisualBlock
-from skvq._given import as_shared, check_costs, one_or_each
+from skvq._given import are_shared, as_shared, check_costs, one_or_each
 from skvq._validation import Notice, collected, copy_to_fit, plain_parameters
-from skvq.base import BaseQuantizer
+from skvq.base import BaseQuantizer, check_as_before, reordered_once
 from skvq.coding.charges import Charges, biases
 from skvq.learning.rows import Learner, Rows, run, together
 
@@ -348,6 +348,22 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                     )
                 part.set_params(**{name: value})
 
+    def _go_on(self, parts: Sequence) -> None:
+        """Let unfitted parts start from those of the fit before, in a warm start."""
+        if self._before_ is None:
+            return
+        before = self._before_.quantizers_
+        check_as_before(self._count(), self._n_parts_in(parts), len(before))
+        if len(before) > 1:
+            was_shared = are_shared(before)
+            check_as_before("share_codebook", self.share_codebook, was_shared)
+        for part, then in zip(parts, before, strict=False):  # one that is shared
+            part._before_ = then
+
+    def _n_parts_in(self, parts: Sequence) -> int:
+        """Return how many places there are for distinct parts."""
+        return self._n_parts() if self.share_codebook else len(parts)
+
     def _own_costs(self) -> frozenset[str]:
         """Return what its own parameters add, beside those of parts."""
         own = {"code_lengths": self.rate_weight > 0, "prices": self.balance is not None}
@@ -567,6 +583,23 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
 
     def _charges(self):
         return self._parts_.charges
+
+    def _why_no_names(self):
+        whys = []
+        for part in vars(self).get("quantizers_", self._quantizers()):
+            whys.append(part._why_no_names())
+            if whys[-1] is None:
+                return None
+        return f"its parts have none: {whys[0]}"
+
+    def _renamed(self, orders):
+        widths = [len(part.codebook_sizes_) for part in self.quantizers_]
+        dealt = iter(orders)
+        own = [list(islice(dealt, width)) for width in widths]
+        parts = reordered_once(
+            self.quantizers_, own, lambda part, some: part._in_order_of(some)
+        )
+        return {"quantizers_": parts, "_parts_": Parts(parts)}
 
 
 def check_one_part(quantizer, name: str, value, default) -> None:

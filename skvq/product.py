@@ -77,6 +77,10 @@ class ProductQuantizer(NestingQuantizer):
         Slices that are fitted at the same time in joblib's workers, see
         `joblib.Parallel`.  None or 1: on threads of this process, as many as BLAS would
         use, which is as fast on one machine.
+    warm_start : bool, default=False
+        Whether another `fit` goes on from the fitted tables of all parts, in place of a
+        new start, so that codes keep their meaning as far as they can; see
+        `skvq.codes.match`.
     random_state : int, RandomState instance or None, default=None
         Seeds the parts; None: they keep their own.
     backend : {"auto", "numpy", "native", "cupy"}, default="auto"
@@ -148,6 +152,7 @@ class ProductQuantizer(NestingQuantizer):
             Interval(Integral, 1, None, closed="left"),
             None,
         ],
+        "warm_start": ["boolean"],
         "random_state": RANDOM_STATE,
         "backend": [StrOptions(set(nearest.BACKENDS))],
     }
@@ -166,6 +171,7 @@ class ProductQuantizer(NestingQuantizer):
         rate_weight=0.0,
         balance=None,
         n_jobs=None,
+        warm_start=False,
         random_state=None,
         backend="auto",
     ):
@@ -177,12 +183,14 @@ class ProductQuantizer(NestingQuantizer):
         self.rate_weight = rate_weight
         self.balance = balance
         self.n_jobs = n_jobs
+        self.warm_start = warm_start
         self.random_state = random_state
         self.backend = backend
 
     def _fit(self, rows):
         slices = self._slices(rows.n_features)
         parts = self._parts_of(slices)
+        self._go_on(parts)
         self._check_memory(rows)
         width = slices[0].stop
         if self.share_codebook:

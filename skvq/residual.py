@@ -37,8 +37,8 @@ from skvq._compat import (
     StrOptions,
 )
 from skvq._given import are_shared, one_width
-from skvq._validation import collected, copy_to_fit, warn_of_parts
-from skvq.base import QUANTIZER, measures
+from skvq._validation import collected, copy_to_fit, take_over, warn_of_parts
+from skvq.base import QUANTIZER, check_as_before, measures
 from skvq.codes import smallest_dtype
 from skvq.coding import rates
 from skvq.coding.charges import Prices, biases, charged, of_bits
@@ -133,6 +133,10 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
     n_refine : int, default=0
         Largest number of rounds in which all samples are encoded and all tables solved
         for at once, by least squares.
+    warm_start : bool, default=False
+        Whether another `fit` goes on from the fitted tables of all parts, in place of a
+        new start, so that codes keep their meaning as far as they can; see
+        `skvq.codes.match`.  `fit_beam_size_` stays, where it was chosen.
     random_state : int, RandomState instance or None, default=None
         Seeds the parts, and chooses the samples that stages learn from; None: the parts
         keep their own.
@@ -216,6 +220,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         "fit_beam_size": [SIZE, None],
         "stage_weights": [NUMBERS, None],
         "n_refine": [Interval(Integral, 0, None, closed="left")],
+        "warm_start": ["boolean"],
         "random_state": RANDOM_STATE,
         "backend": [StrOptions(set(nearest.BACKENDS))],
     }
@@ -236,6 +241,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         fit_beam_size=None,
         stage_weights=None,
         n_refine=0,
+        warm_start=False,
         random_state=None,
         backend="auto",
     ):
@@ -249,6 +255,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         self.fit_beam_size = fit_beam_size
         self.stage_weights = stage_weights
         self.n_refine = n_refine
+        self.warm_start = warm_start
         self.random_state = random_state
         self.backend = backend
 
@@ -337,6 +344,8 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             return (self.fit_beam_size,)
         if not self._can_encode_best():
             return (1,)
+        if self._before_ is not None:
+            return (self._before_.fit_beam_size_,)
         several = max(self.beam_size, _TRAINING_BEAM)
         if "code_lengths" in self._code_costs():
             # Sums that are not the best one use codes that are hardly ever written.
@@ -377,6 +386,8 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         """Return a copy whose draws leave those of the fit as they are."""
         copy = copy_to_fit(self, fitted=True)
         copy.random_state = deepcopy(self.random_state)
+        # Tables that have seen the samples held out would be no judges of a way.
+        copy._before_ = None
         return copy
 
     def _loss(self, parts, held) -> float:
@@ -408,6 +419,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             return (yield from self._fit_shared(rows, rng, beam))
         default = self._default_part(beam)
         parts = self._new_parts(self._n_parts(), self.n_codewords, default)
+        self._go_on(parts)
         return (yield from self._fit_stages(parts, rows, rng, beam))
 
     def _partial_fit(self, X, weights):
@@ -433,6 +445,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
     def _fit_stages(self, parts, rows, rng, beam) -> Learner[list]:
         """Fit one stage after the other on residuals of the beam."""
         greedy = self.beam_size == 1 and beam > 1
+        warm = self._before_ is not None
         codes, greedy_codes, n_sums = None, None, 1
         found = []
         templates = self._template_of_each(len(parts))
@@ -444,7 +457,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             _check_search_memory(like, rows, 0, 1, [beam] * len(parts))
             if greedy:
                 greedy_codes, more = yield from _never_worse(
-                    rows, parts[: j + 1], greedy_codes, template
+                    rows, parts[: j + 1], greedy_codes, template, warm
                 )
                 found[-1] += more
             if j < len(parts) - 1:
@@ -469,6 +482,8 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         # One codeword is the zero, where there is more than one.
         n_learned = max(1, size - 1)
         zero = np.zeros((size - n_learned, rows.n_features), dtype=rows.dtype)
+        if self._before_ is not None:
+            return (yield from self._share_on(part, rows))
         if (yield from few_distinct(rows, size)) is not None:
             # The samples themselves, and a warning.
             part._validate_params()
@@ -490,6 +505,23 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         )
         fitted = small[0]._with_tables([table]).set_params(n_codewords=size)
         return [fitted] * self.n_stages
+
+    def _share_on(self, part, rows) -> Learner[list]:
+        """Go on with the one table of a fit before."""
+        self._go_on([part])
+        before, part._before_ = part._before_, None
+        part._validate_params()
+        check_as_before("n_codewords", part.n_codewords, before.codebook_sizes_[0])
+        take_over(part, before)
+        (_, table), *_ = part._free_tables()
+        table = yield from joint.share(
+            rows,
+            table.astype(rows.dtype),
+            self.n_stages,
+            self._encode_under([part] * self.n_stages, shared=True),
+            _zero_of(table),
+        )
+        return [part._with_tables([table])] * self.n_stages
 
     def _refine(self, parts, rows, trial) -> Learner[list]:
         """Solve for all tables at once, round by round.
@@ -516,7 +548,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             stacks,
             self._encode_under(parts, shared=shared),
             self._checked_weights(),
-            np.arange(len(tables[0])) < 1 if pinned else None,
+            _zero_of(tables[0]) if pinned else None,
         )
         return problem, tables
 
@@ -927,7 +959,9 @@ def _first(a: tuple, b: tuple) -> tuple:
     return a
 
 
-def _never_worse(rows, parts: list, codes, template) -> Learner[tuple[Any, list]]:
+def _never_worse(
+    rows, parts: list, codes, template, warm: bool
+) -> Learner[tuple[Any, list]]:
     """Return codes of the greedy search; fit the last stage anew if it is bad for them.
 
     And what there is to warn of then.
@@ -941,6 +975,8 @@ def _never_worse(rows, parts: list, codes, template) -> Learner[tuple[Any, list]
     rest = rows
     if codes is not None:
         rest = rows.view(_less_sums, parts[:-1], state=codes)
+    if warm:
+        parts[-1]._before_ = copy_to_fit(parts[-1], fitted=True)
     notices = yield from fit_part(parts[-1], rest.held(), template)
     _, found = yield rows.fold(_one_more, parts, state=codes, keep=True)
     return found, notices
@@ -979,6 +1015,14 @@ def _weight_and_errors(block: Block, stages: Parts, beam_size: int) -> tuple:
 
 
 # -- tables in and out of the parts ----------------------------------------------------
+
+
+def _zero_of(table: np.ndarray) -> np.ndarray:
+    """Return which codeword stays of a shared table: the first of zeros, or the first.
+
+    A fit puts it first; codes may have been renamed since.
+    """
+    return np.arange(len(table)) == np.argmin(np.any(table, axis=1))
 
 
 def _stacks(parts, shared: bool) -> list[joint.Stack]:

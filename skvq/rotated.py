@@ -13,7 +13,7 @@ from skvq._arrays import to_host
 from skvq._checks import check_memory, is_finite_number, naming
 from skvq._compat import RANDOM_STATE, SIZE, Interval, StrOptions
 from skvq._validation import as_it_is_now, check_matrix, in_own_context
-from skvq.base import QUANTIZER, over_blocks
+from skvq.base import QUANTIZER, check_as_before, over_blocks
 from skvq.coding.turns import HadamardTurn, MatrixTurn, Turn
 from skvq.front import FrontQuantizer
 from skvq.learning import joint
@@ -69,6 +69,11 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         of largest variance; the rest is decoded to the mean.  None: all.
     max_iter : int, default=25
         Turns of a learned rotation, at most.
+    warm_start : bool, default=False
+        Whether another `fit` goes on from the fitted part, in place of a new start, so
+        that codes keep their meaning as far as they can; see `skvq.codes.match`.
+        Its mean and rotation stay as they are then, whatever `rotation` says, since
+        tables mean nothing in other coordinates.
     random_state : int, RandomState instance or None, default=None
         Draws rotations, and what is held out of a learned one; seeds the quantizer.
         None: the quantizer keeps its own.
@@ -147,6 +152,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         ],
         "n_components": [SIZE, None],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "warm_start": ["boolean"],
         "random_state": RANDOM_STATE,
         "backend": [StrOptions(set(nearest.BACKENDS))],
     }
@@ -158,6 +164,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         rotation="balanced",
         n_components=None,
         max_iter=25,
+        warm_start=False,
         random_state=None,
         backend="auto",
     ):
@@ -165,6 +172,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         self.rotation = rotation
         self.n_components = n_components
         self.max_iter = max_iter
+        self.warm_start = warm_start
         self.random_state = random_state
         self.backend = backend
 
@@ -181,6 +189,8 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
             check_memory(what, 8 * d * n_components, rows.n_bytes)
         # Its draws leave those of the part as they are.
         rng = deepcopy(check_random_state(self.random_state))
+        if self._before_ is not None:
+            return (yield from self._learn_on(rows, n_components))
         turn, n_iter = (yield from self._learn_turn(rows, n_components, rng)), 1
         part = yield from self._fit_part(_turned(rows, turn).held())
         if self._is("learned"):
@@ -189,6 +199,13 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         if n_components == d and part._score_metric == "sqeuclidean":
             found["distortion_"] = part.distortion_
         return found
+
+    def _learn_on(self, rows: Rows, n_components: int) -> Learner[dict[str, Any]]:
+        """Go on with the part in the coordinates of the fit before."""
+        turn = self._before_._turn_
+        check_as_before("n_components", n_components, turn.n_components)
+        part = yield from self._fit_part(_turned(rows, turn).held())
+        return self._found(part, turn)
 
     def _found(self, part, turn: Turn, n_iter: int = 1) -> dict[str, Any]:
         """Return the fitted attributes."""

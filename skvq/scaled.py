@@ -49,6 +49,10 @@ class ScaledQuantizer(FrontQuantizer):
         Bits of the scale's code, 1 to 16: code 0 stands for zero, the others for equal
         ratios from the smallest positive to the largest scale of the training samples.
         "float32": two codes of 16 bits, nothing of which is learned.
+    warm_start : bool, default=False
+        Whether another `fit` goes on from the fitted part, in place of a new start, so
+        that codes keep their meaning as far as they can; see `skvq.codes.match`.
+        Scales are learned anew: their codes are places in an order, not names.
     random_state : int, RandomState instance or None, default=None
         Seeds the part; None: it keeps its own.
     backend : {"auto", "numpy", "native", "cupy"}, default="auto"
@@ -129,6 +133,7 @@ class ScaledQuantizer(FrontQuantizer):
             Interval(Integral, 1, 16, closed="both"),
             StrOptions({"float32"}),
         ],
+        "warm_start": ["boolean"],
         "random_state": RANDOM_STATE,
         "backend": [StrOptions(set(nearest.BACKENDS))],
     }
@@ -139,12 +144,14 @@ class ScaledQuantizer(FrontQuantizer):
         *,
         scale="least_squares",
         scale_bits=8,
+        warm_start=False,
         random_state=None,
         backend="auto",
     ):
         self.quantizer = quantizer
         self.scale = scale
         self.scale_bits = scale_bits
+        self.warm_start = warm_start
         self.random_state = random_state
         self.backend = backend
 

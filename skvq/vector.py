@@ -1,6 +1,7 @@
 """The naive scheme: one table, and the nearest of all its rows."""
 
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -17,7 +18,7 @@ from skvq._validation import (
     in_fitted_dtype,
     warn,
 )
-from skvq.base import BaseQuantizer
+from skvq.base import BaseQuantizer, check_as_before, reordered_table
 from skvq.coding import rates
 from skvq.coding.charges import Charge, Prices, biases
 from skvq.coding.sums import codeword_entries
@@ -104,6 +105,10 @@ class VectorQuantizer(BaseQuantizer):
         prices in turn: a codeword that has more samples than its share becomes dearer.
         New samples are encoded with the same prices.  Takes the metric "sqeuclidean"
         and ``learning="lloyd"``, and no `rate_weight`.
+    warm_start : bool, default=False
+        Whether another `fit` goes on from the fitted table, in place of `init`, so that
+        codes keep their meaning as far as they can (see `skvq.codes.match`); with a
+        `rate_weight`, from the bits of codes too.  It then runs once.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for `init` and for the order of batches.
     backend : {"auto", "numpy", "native", "cupy"}, default="auto"
@@ -186,6 +191,7 @@ class VectorQuantizer(BaseQuantizer):
         "dead_codes": [StrOptions({"split", "farthest", "keep"})],
         "rate_weight": [Interval(Real, 0, None, closed="left")],
         "balance": [_BALANCE, None],
+        "warm_start": ["boolean"],
         "random_state": RANDOM_STATE,
         "backend": [StrOptions(set(nearest.BACKENDS))],
     }
@@ -208,6 +214,7 @@ class VectorQuantizer(BaseQuantizer):
         dead_codes="split",
         rate_weight=0.0,
         balance=None,
+        warm_start=False,
         random_state=None,
         backend="auto",
     ):
@@ -224,6 +231,7 @@ class VectorQuantizer(BaseQuantizer):
         self.dead_codes = dead_codes
         self.rate_weight = rate_weight
         self.balance = balance
+        self.warm_start = warm_start
         self.random_state = random_state
         self.backend = backend
 
@@ -233,7 +241,7 @@ class VectorQuantizer(BaseQuantizer):
 
     def _fit(self, rows):
         metric = self._check_learnable()
-        table = self._given_table(rows.dtype, rows.n_features)
+        table = self._first_table(rows.dtype, rows.n_features)
         if table is None:
             self._check_memory(rows)
         if metric == "cosine":
@@ -252,7 +260,8 @@ class VectorQuantizer(BaseQuantizer):
                 if table is None:
                     warn(f"{text}: the codebook repeats them.", len(few))
                     return (yield from self._repeat(rows, few, metric))
-                warn(f"{text}: rows of init are left without any.", len(few))
+                own = "rows of init" if self._before_ is None else "codewords"
+                warn(f"{text}: {own} are left without any.", len(few))
         deterministic = table is not None or self.init == "splitting"
         runs = []
         for _ in range(1 if deterministic else self.n_init):
@@ -287,6 +296,7 @@ class VectorQuantizer(BaseQuantizer):
         return learned, stream
 
     def _lloyd(self, rows, table, metric) -> Learner[Learned]:
+        before = None if self._before_ is None else self._before_._charge_
         return (
             yield from lloyd(
                 rows,
@@ -296,6 +306,7 @@ class VectorQuantizer(BaseQuantizer):
                 tol=self.tol,
                 dead_codes=self.dead_codes,
                 rate_weight=float(self.rate_weight),
+                bits=None if before is None else before.bits,
             )
         )
 
@@ -429,8 +440,26 @@ class VectorQuantizer(BaseQuantizer):
 
     def _start_stream(self, table) -> online.StreamState:
         # Averages that start from nothing would replace a given table at once.
-        given = self.learning == "ema" and not isinstance(self.init, str)
+        given = self.learning == "ema" and (
+            self._before_ is not None or not isinstance(self.init, str)
+        )
         return online.start(table, weight=1.0 if given else 0.0)
+
+    def _first_table(self, dtype, n_features):
+        """Return the table to start from, or None if `init` is a name."""
+        if self._before_ is None:
+            return self._given_table(dtype, n_features)
+        table = self._before_._table_.codewords
+        size = self.n_codewords
+        if self._given_size() is not None:
+            size = self._given_size()
+        check_as_before("n_codewords", size, len(table))
+        meaning = "(n_codewords, n_features)"
+        table = check_table(table, "codebooks_[0]", dtype, table.shape, meaning)
+        if nearest.check_metric(self.metric) == "cosine":
+            nearest.check_no_zero_rows(table, "codebooks_[0]")
+            table = unit_rows(table)
+        return table
 
     def _given_table(self, dtype, n_features):
         """Return the init array in a dtype, or None if `init` is a name."""
@@ -604,6 +633,18 @@ class VectorQuantizer(BaseQuantizer):
             copy._stream_ = online.moved(copy._stream_, table)
         copy.codebook_sizes_ = (len(table),)
         return copy
+
+    def _why_no_names(self):
+        return None
+
+    def _renamed(self, orders):
+        (order,) = orders
+        found: dict[str, Any] = {"_table_": reordered_table(self._table_, order)}
+        if self._charge_ is not None:
+            found["_charge_"] = self._charge_._replace(bits=self._charge_.bits[order])
+        if hasattr(self, "_stream_"):
+            found["_stream_"] = online.reordered(self._stream_, order)
+        return found
 
     def _decode(self, codes):
         return self._table_.rows(codes[:, 0])

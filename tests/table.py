@@ -309,6 +309,8 @@ TABLE = [
         sklearn_checks=False,
     ),
     Row("vq-n-init", lambda: vq(n_init=3)),
+    # ... which a second fit would start from the first
+    Row("vq-warm", lambda: vq(warm_start=True)),
     # ... repairs
     Row(
         "vq-farthest",
@@ -507,6 +509,7 @@ TABLE = [
         sklearn_checks=False,
         few=False,
     ),
+    Row("pq-warm", lambda: pq(warm_start=True)),
     _priced("pq-rate", lambda: pq(rate_weight=1.0), exact="sqeuclidean"),
     _priced(
         "pq-balance", lambda: pq(balance=True), exact="sqeuclidean", rate_weight=0.0
@@ -588,6 +591,7 @@ TABLE = [
     ),
     # Kronecker products
     _kronecker("kronecker-defaults", lambda: kq(None, 16), sklearn_checks=True),
+    _kronecker("kronecker-warm", lambda: kq((3, 2), 4, warm_start=True)),
     _kronecker("kronecker-2", lambda: kq((3, 2), [5, 3])),
     _kronecker(
         "kronecker-3", lambda: kq((1, 3, 2), 3, **FEW_ROUNDS), weights="statistical"
@@ -697,6 +701,7 @@ TABLE = [
         ),
         sklearn_checks=False,
     ),
+    _residual("rq-warm", lambda: rq(warm_start=True, quantizer=_few_rounds())),
     _priced("rq-rate", lambda: rq(rate_weight=0.5), rate_weight=0.5),
     _priced("rq-balance", lambda: rq(balance=True, fit_beam_size=1), rate_weight=0.0),
     _priced(
@@ -1225,6 +1230,7 @@ TABLE = [
         n_features=16,
         make_is_small=False,
     ),
+    _rotated("rotated-warm", lambda: rotated(pq(2), warm_start=True)),
     _rotated("rotated-learned", lambda: rotated(pq(2), rotation="learned", max_iter=3)),
     _rotated(
         "rotated-pca-cut",
@@ -1276,6 +1282,7 @@ TABLE = [
     ),
     # Scales
     _scaled("scaled-defaults", lambda: ScaledQuantizer()),
+    _scaled("scaled-warm", lambda: ScaledQuantizer(warm_start=True)),
     _scaled(
         "scaled-float32",
         lambda: ScaledQuantizer(scale="norm", scale_bits="float32"),

@@ -156,6 +156,8 @@ HOOKS = {
     "_n_tables",
     "_takes_columns",
     "_why_no_codebooks",
+    "_why_no_names",
+    "_renamed",
     "_given_size",
     "_slice_widths",
     "_alignments",

@@ -75,6 +75,17 @@ def added(a: Counts, b: Counts) -> Counts:
     )
 
 
+def reordered(counts: Counts, orders: Sequence[np.ndarray | None]) -> Counts:
+    """Return counts in another order of the codes of each column; None: as they are.
+
+    Those of a table that was replaced by one of another size stay too.
+    """
+    return tuple(
+        own if own is None or order is None or len(own) != len(order) else own[order]
+        for own, order in zip(counts, orders, strict=True)
+    )
+
+
 def count_into(
     counts: Sequence[np.ndarray],
     columns: Sequence[int],

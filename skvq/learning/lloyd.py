@@ -54,6 +54,7 @@ def lloyd(
     tol: float = 1e-4,
     dead_codes: str = "split",
     rate_weight: float = 0.0,
+    bits: np.ndarray | None = None,
 ) -> Learner[Learned]:
     """Improve a codebook until its distortion no longer falls.
 
@@ -78,6 +79,8 @@ def lloyd(
         none, since cells are empty for that.
     rate_weight : float
         Squared distance per bit; zero: bits have no price.
+    bits : ndarray of shape (n_codewords,), optional
+        What codes cost at the start, where bits have a price; None: all the same.
 
     Returns
     -------
@@ -104,7 +107,8 @@ def lloyd(
     # What is minimised: a codebook, and what its codes cost.
     charge = None
     if rate_weight > 0:
-        charge, dead_codes = Charge(rate_weight, even_bits(len(codebook))), "keep"
+        bits = even_bits(len(codebook)) if bits is None else bits
+        charge, dead_codes = Charge(rate_weight, bits), "keep"
     now = yield from _assign(rows, codebook, metric, about, charge)
     total, n_iter = float(now.counts.sum()), 0
     while n_iter < max_iter:
@@ -133,8 +137,8 @@ def lloyd(
             break
     mean = total / rows.n_rows
     counts = now.counts if mean == 1 else now.counts / mean
-    distortion, bits = now.distance / total, now.bits / total
-    return Learned(codebook, distortion, n_iter, counts, charge, bits)
+    distortion, cost = now.distance / total, now.bits / total
+    return Learned(codebook, distortion, n_iter, counts, charge, cost)
 
 
 def _assign(

@@ -145,6 +145,12 @@ def moved(state: StreamState, codebook: np.ndarray) -> StreamState:
     return replace(state, codebook=codebook, sums=sums)
 
 
+def reordered(state: StreamState, order: np.ndarray) -> StreamState:
+    """Return the state with its codewords in another order."""
+    names = "codebook", "sums", "counts", "support", "costs", "idle"
+    return replace(state, **{name: getattr(state, name)[order] for name in names})
+
+
 def start_from_few(
     rows: Rows, distinct: np.ndarray, n_codewords: int
 ) -> Learner[StreamState]:
