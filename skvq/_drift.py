@@ -1,7 +1,7 @@
 """How far samples are from those that an estimator was fitted on."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +21,8 @@ _BLOCK = 2**20
 # How many standard deviations of a hypergeometric distribution are summed over; beyond
 # there is less than the rounding of what is within.
 _REACH = 12.0
+# A variance of weights of mean one that is none.
+_ROUNDING = 1e-12
 
 # How often each code of each column is there; None, where it is not counted.
 _Counts = list[NDArray[np.float64] | None]
@@ -83,9 +85,9 @@ def drift(
             the mean without drift; ``excess``, the difference; and ``new_cells``, the
             share of the samples whose code no training sample has.
 
-        None is what is not known: the distortion of tables that were given, and codes
-        that were not counted, as of columns with more than 2^16 codewords; and the ratio
-        to a distortion of zero.
+        None is what is not known: the distortion of tables that were given, codes that
+        were not counted, as of columns with more than 2^16 codewords, and the ratio to
+        a distortion of zero.
 
     Raises
     ------
@@ -108,8 +110,8 @@ def drift(
     and the tables do not depend on them: given how often a code is in both together, c
     times, how often it is in X is hypergeometric [2]_, whatever its probability.  The
     mean of its part in J is summed over that distribution.  To first order, of K codes,
-    it is (K - 1)(1/n + 1/m) / (8 ln 2).  With weights, X counts as its effective number
-    of rows.
+    it is (K - 1)(1/n + 1/m) / (8 ln 2).  Weights of X count with three moments, and are
+    taken to tell nothing of the codes; those of the training samples are not known.
 
     `distortion_` is of the training samples, which learned tables are nearer to than to
     others: without any drift, the ratio of distortions is above 1, and divergences are
@@ -156,8 +158,8 @@ def drift(
         seen.add(block, weights)
     effective = seen.weight**2 / seen.squares
     columns = [
-        _column(counts, found, new / seen.weight, effective)
-        for counts, found, new in zip(known, seen.counts, seen.new, strict=True)
+        _column(*counts, new / seen.weight, seen.moments())
+        for *counts, new in zip(known, seen.counts, seen.numbers, seen.new, strict=True)
     ]
     counted = next((counts for counts in known if counts is not None), None)
     distortion = seen.distortion / seen.weight
@@ -191,6 +193,13 @@ def _counts_of(quantizer: Any) -> _Counts:
     return [None if one is None or not one.any() else one for one in found]
 
 
+class WeightMoments(NamedTuple):
+    """How weights of mean one are spread."""
+
+    variance: float
+    skewness: float
+
+
 # -- what the samples are ----------------------------------------------------------
 
 
@@ -209,10 +218,11 @@ class _Seen:
         self.codec, self.ranges = codec, codec.quantizer._ranges()
         self.never = [None if one is None else one == 0 for one in known]
         self.counts = [None if one is None else np.zeros(len(one)) for one in known]
+        self.numbers = [None if one is None else np.zeros(len(one)) for one in known]
         self.new = np.zeros(len(known))
         self.outside = np.zeros(0 if self.ranges is None else len(self.ranges[0]))
         self.n_rows = 0
-        self.weight = self.squares = self.distortion = 0.0
+        self.weight = self.squares = self.cubes = self.distortion = 0.0
         self.new_rows = self.outside_rows = 0.0
 
     def add(self, X: Any, w: NDArray[np.float64]) -> None:
@@ -226,6 +236,7 @@ class _Seen:
         self.n_rows += int(np.count_nonzero(w))
         self.weight += float(w.sum())
         self.squares += float(w @ w)
+        self.cubes += float(w @ w**2)
         self.distortion += float(w @ errors)
         self._count(to_host(codes).astype(np.intp), w)
         if self.ranges is not None:
@@ -237,13 +248,27 @@ class _Seen:
 
     def _count(self, codes: NDArray[np.intp], w: NDArray[np.float64]) -> None:
         unseen = np.zeros(len(codes), dtype=bool)
-        columns = zip(codes.T, self.counts, self.never, strict=True)
-        for j, (column, found, never) in enumerate(columns):
-            if found is not None and never is not None:
+        heavy = w > 0
+        columns = zip(codes.T, self.counts, self.numbers, self.never, strict=True)
+        for j, (column, found, number, never) in enumerate(columns):
+            if found is not None and number is not None and never is not None:
                 found += np.bincount(column, w, len(found))
+                number += np.bincount(column[heavy], minlength=len(found))
                 self.new[j] += w @ never[column]
                 unseen |= never[column]
         self.new_rows += float(w @ unseen)
+
+    def moments(self) -> WeightMoments:
+        """Return how the weights are spread."""
+        mean = self.weight / self.n_rows
+        square, cube = (
+            total / self.n_rows / mean**k
+            for k, total in ((2, self.squares), (3, self.cubes))
+        )
+        if square - 1 < _ROUNDING:
+            return WeightMoments(0.0, 0.0)
+        third = cube - 3 * square + 2
+        return WeightMoments(square - 1, third / (square - 1) ** 1.5)
 
 
 def _blocks(X: Any, sample_weight: Any) -> Iterator[tuple[Any, NDArray[np.float64]]]:
@@ -281,7 +306,7 @@ def _n_rows(X: Any) -> int:
 
 def _cut(X: Any, rows: slice) -> Any:
     """Return some rows of an array, or of a dataframe, which keeps its names."""
-    return _safe_indexing(X, rows) if hasattr(X, "columns") else X[rows, ...]
+    return _safe_indexing(X, rows) if hasattr(X, "columns") else X[rows]
 
 
 # -- divergence ----------------------------------------------------------------------
@@ -290,14 +315,15 @@ def _cut(X: Any, rows: slice) -> Any:
 def _column(
     trained: NDArray[np.float64] | None,
     found: NDArray[np.float64] | None,
+    numbers: NDArray[np.float64] | None,
     new: float,
-    effective: float,
+    weights: WeightMoments,
 ) -> dict[str, float | None]:
     """Return what is reported of a code column."""
-    if trained is None or found is None:
+    if trained is None or found is None or numbers is None:
         return dict.fromkeys(("divergence", "expected", "excess", "new_cells"))
     divergence = float(_divergences(trained / trained.sum(), found / found.sum()).sum())
-    expected = expected_divergence(trained, found * (effective / found.sum()))
+    expected = expected_divergence(trained, numbers, weights)
     return {
         "divergence": divergence,
         "expected": expected,
@@ -316,28 +342,37 @@ def _divergences(p: Any, q: Any) -> Any:
     return np.maximum(found, 0)
 
 
-def expected_divergence(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+def expected_divergence(
+    trained: NDArray[np.float64],
+    found: NDArray[np.float64],
+    weights: WeightMoments | None = None,
+) -> float:
     """Return the mean divergence of two samples of one distribution, in bits.
 
     Parameters
     ----------
-    a, b : ndarray of shape (n_codewords,)
-        How often each code is in each of them, as effective numbers of rows: these
-        may be fractions, between whose neighbours the mean is interpolated.
+    trained : ndarray of shape (n_codewords,)
+        How often each code is in one of them; may be fractions, between whose
+        neighbours the mean is interpolated.
+    found : ndarray of shape (n_codewords,)
+        How often it is in the other, whatever the weights.
+    weights : WeightMoments, optional
+        Of the rows of the latter; None: all are one.
     """
-    n, m = (max(1, round(float(one.sum()))) for one in (a, b))
-    pooled = np.minimum(a + b, n + m)
+    n, m = (max(1, round(float(one.sum()))) for one in (trained, found))
+    pooled = np.minimum(trained + found, n + m)
     low = np.floor(pooled).astype(np.int64)
     # Codes that are as often together have as much in the mean.
     values, places = np.unique(
         np.concatenate((low, np.minimum(low + 1, n + m))), return_inverse=True
     )
-    means = np.array([_expected_of(int(c), n, m) for c in values])[places]
-    below, above = means[: len(a)], means[len(a) :]
+    weights = WeightMoments(0.0, 0.0) if weights is None else weights
+    means = np.array([_expected_of(int(c), n, m, weights) for c in values])[places]
+    below, above = means[: len(low)], means[len(low) :]
     return float((below + (pooled - low) * (above - below)).sum())
 
 
-def _expected_of(c: int, n: int, m: int) -> float:
+def _expected_of(c: int, n: int, m: int, weights: WeightMoments) -> float:
     """Return the mean of what a code adds that is c times in n and m rows together."""
     if c == 0:
         return 0.0
@@ -351,4 +386,39 @@ def _expected_of(c: int, n: int, m: int) -> float:
     logs = -(gammaln(k + 1) + gammaln(c - k + 1))
     logs -= gammaln(n - k + 1) + gammaln(m - c + k + 1)
     shares = np.exp(logs - logs.max())
-    return float(shares @ _divergences(k / n, (c - k) / m) / shares.sum())
+    mean = sum(
+        share * _divergences(k / n, weight / m)
+        for share, weight in _sums_of_weights(c - k, m, weights)
+    )
+    return float(shares @ mean / shares.sum())
+
+
+def _sums_of_weights(
+    k: NDArray[np.intp], m: int, weights: WeightMoments
+) -> list[tuple[Any, NDArray[np.float64]]]:
+    """Return what k of m rows may weigh, in mean weights, and how likely each is.
+
+    Two sums, which have the mean, the variance and the skewness of the weight of rows
+    that are drawn without replacement.
+    """
+    middle = k.astype(np.float64)
+    if weights.variance == 0:
+        return [(1.0, middle)]
+    free = k * (m - k) / (m - 1)
+    deviation = np.sqrt(weights.variance * free)
+    skewness = np.zeros_like(middle)
+    if m > 2:
+        roots = np.sqrt(np.maximum(free, 0) * (m - 1) ** 2)
+        np.divide(
+            weights.skewness * (m - 2.0 * k) * (m - 1) / (m - 2),
+            roots,
+            out=skewness,
+            where=roots > 0,
+        )
+    root = np.sqrt(skewness**2 + 4)
+    above, below = (skewness + root) / 2, (skewness - root) / 2
+    likely = -below / root
+    return [
+        (likely, middle + deviation * above),
+        (1 - likely, np.maximum(middle + deviation * below, 0)),
+    ]

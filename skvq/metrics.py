@@ -63,7 +63,7 @@ from skvq._checks import (
     naming,
 )
 from skvq._drift import drift
-from skvq._reports import CodeReport
+from skvq._reports import CodeReport, DriftReport
 from skvq._validation import check_matrix, first_followed, followed_backend
 from skvq._weights import check_weights, drop_zero_weights
 from skvq.model_selection import (
@@ -74,6 +74,8 @@ from skvq.model_selection import (
 from skvq.nearest import HOST, Backend, Metric, accumulate, backend_of, paired
 
 __all__ = [
+    "CodeReport",
+    "DriftReport",
     "bits_per_feature",
     "bits_per_sample",
     "code_entropy",
