@@ -21,8 +21,8 @@ _BLOCK = 2**20
 # How many standard deviations of a hypergeometric distribution are summed over; beyond
 # there is less than the rounding of what is within.
 _REACH = 12.0
-# A variance of weights of mean one that is none.
-_ROUNDING = 1e-12
+# How many numbers stand for all weights, where few rows share a code.
+_NODES = 32
 
 # How often each code of each column is there; None, where it is not counted.
 _Counts = list[NDArray[np.float64] | None]
@@ -110,8 +110,9 @@ def drift(
     and the tables do not depend on them: given how often a code is in both together, c
     times, how often it is in X is hypergeometric [2]_, whatever its probability.  The
     mean of its part in J is summed over that distribution.  To first order, of K codes,
-    it is (K - 1)(1/n + 1/m) / (8 ln 2).  Weights of X count with three moments, and are
-    taken to tell nothing of the codes; those of the training samples are not known.
+    it is (K - 1)(1/n + 1/m) / (8 ln 2).  Weights of X are taken to
+    tell nothing of the codes, and what some of them sum to is approximated; those of
+    the training samples are not known.
 
     `distortion_` is of the training samples, which learned tables are nearer to than to
     others: without any drift, the ratio of distortions is above 1, and divergences are
@@ -157,13 +158,16 @@ def drift(
     for block, weights in _blocks(X, sample_weight):
         seen.add(block, weights)
     effective = seen.weight**2 / seen.squares
+    spread = Spread.of(np.concatenate(seen.weights))
     columns = [
-        _column(*counts, new / seen.weight, seen.moments())
-        for *counts, new in zip(known, seen.counts, seen.numbers, seen.new, strict=True)
+        _column(trained, found, numbers, new / seen.weight, spread)
+        for trained, found, numbers, new in zip(
+            known, seen.counts, seen.numbers, seen.new, strict=True
+        )
     ]
     counted = next((counts for counts in known if counts is not None), None)
     distortion = seen.distortion / seen.weight
-    trained = _or_none(quantizer.distortion_)
+    before = _or_none(quantizer.distortion_)
     has_range = seen.ranges is not None
     return DriftReport(
         {
@@ -171,8 +175,8 @@ def drift(
             "effective_rows": effective,
             "training_rows": None if counted is None else float(counted.sum()),
             "distortion": distortion,
-            "training_distortion": trained,
-            "distortion_ratio": distortion / trained if trained else None,
+            "training_distortion": before,
+            "distortion_ratio": distortion / before if before else None,
             "new_rows": None if counted is None else seen.new_rows / seen.weight,
             "outside_rows": seen.outside_rows / seen.weight if has_range else None,
             "outside": (seen.outside / seen.weight).tolist() if has_range else None,
@@ -193,11 +197,26 @@ def _counts_of(quantizer: Any) -> _Counts:
     return [None if one is None or not one.any() else one for one in found]
 
 
-class WeightMoments(NamedTuple):
+class Spread(NamedTuple):
     """How weights of mean one are spread."""
 
     variance: float
     skewness: float
+    # Means of as many of the smallest, the next, ... ones.
+    nodes: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, weights: NDArray[np.float64]) -> "Spread | None":
+        """Return the spread of weights; None, if all are equal."""
+        weights = np.sort(weights) / weights.mean()
+        if weights[0] == weights[-1]:
+            return None
+        centred = weights - 1
+        variance = float(np.mean(centred**2))
+        groups = np.array_split(weights, min(_NODES, len(weights)))
+        nodes = np.array([group.mean() for group in groups])
+        skewness = float(np.mean(centred**3)) / variance**1.5
+        return cls(variance, skewness, nodes)
 
 
 # -- what the samples are ----------------------------------------------------------
@@ -222,7 +241,8 @@ class _Seen:
         self.new = np.zeros(len(known))
         self.outside = np.zeros(0 if self.ranges is None else len(self.ranges[0]))
         self.n_rows = 0
-        self.weight = self.squares = self.cubes = self.distortion = 0.0
+        self.weights: list[NDArray[np.float64]] = []
+        self.weight = self.squares = self.distortion = 0.0
         self.new_rows = self.outside_rows = 0.0
 
     def add(self, X: Any, w: NDArray[np.float64]) -> None:
@@ -236,7 +256,7 @@ class _Seen:
         self.n_rows += int(np.count_nonzero(w))
         self.weight += float(w.sum())
         self.squares += float(w @ w)
-        self.cubes += float(w @ w**2)
+        self.weights.append(w[w > 0])
         self.distortion += float(w @ errors)
         self._count(to_host(codes).astype(np.intp), w)
         if self.ranges is not None:
@@ -257,18 +277,6 @@ class _Seen:
                 self.new[j] += w @ never[column]
                 unseen |= never[column]
         self.new_rows += float(w @ unseen)
-
-    def moments(self) -> WeightMoments:
-        """Return how the weights are spread."""
-        mean = self.weight / self.n_rows
-        square, cube = (
-            total / self.n_rows / mean**k
-            for k, total in ((2, self.squares), (3, self.cubes))
-        )
-        if square - 1 < _ROUNDING:
-            return WeightMoments(0.0, 0.0)
-        third = cube - 3 * square + 2
-        return WeightMoments(square - 1, third / (square - 1) ** 1.5)
 
 
 def _blocks(X: Any, sample_weight: Any) -> Iterator[tuple[Any, NDArray[np.float64]]]:
@@ -317,13 +325,13 @@ def _column(
     found: NDArray[np.float64] | None,
     numbers: NDArray[np.float64] | None,
     new: float,
-    weights: WeightMoments,
+    spread: Spread | None,
 ) -> dict[str, float | None]:
     """Return what is reported of a code column."""
     if trained is None or found is None or numbers is None:
         return dict.fromkeys(("divergence", "expected", "excess", "new_cells"))
     divergence = float(_divergences(trained / trained.sum(), found / found.sum()).sum())
-    expected = expected_divergence(trained, numbers, weights)
+    expected = expected_divergence(trained, numbers, spread)
     return {
         "divergence": divergence,
         "expected": expected,
@@ -345,7 +353,7 @@ def _divergences(p: Any, q: Any) -> Any:
 def expected_divergence(
     trained: NDArray[np.float64],
     found: NDArray[np.float64],
-    weights: WeightMoments | None = None,
+    spread: Spread | None = None,
 ) -> float:
     """Return the mean divergence of two samples of one distribution, in bits.
 
@@ -356,8 +364,8 @@ def expected_divergence(
         neighbours the mean is interpolated.
     found : ndarray of shape (n_codewords,)
         How often it is in the other, whatever the weights.
-    weights : WeightMoments, optional
-        Of the rows of the latter; None: all are one.
+    spread : Spread, optional
+        That of the weights of its rows; None: all are equal.
     """
     n, m = (max(1, round(float(one.sum()))) for one in (trained, found))
     pooled = np.minimum(trained + found, n + m)
@@ -366,58 +374,72 @@ def expected_divergence(
     values, places = np.unique(
         np.concatenate((low, np.minimum(low + 1, n + m))), return_inverse=True
     )
-    weights = WeightMoments(0.0, 0.0) if weights is None else weights
-    means = np.array([_expected_of(int(c), n, m, weights) for c in values])[places]
+    means = np.array([_expected_of(int(c), n, m, spread) for c in values])[places]
     below, above = means[: len(low)], means[len(low) :]
     return float((below + (pooled - low) * (above - below)).sum())
 
 
-def _expected_of(c: int, n: int, m: int, weights: WeightMoments) -> float:
+def _expected_of(c: int, n: int, m: int, spread: Spread | None) -> float:
     """Return the mean of what a code adds that is c times in n and m rows together."""
     if c == 0:
         return 0.0
     total = n + m
     middle = c * (n / total)
-    spread = np.sqrt(middle * (m / total) * (total - c) / max(1, total - 1))
-    reach = _REACH * spread + 20
+    deviation = np.sqrt(middle * (m / total) * (total - c) / max(1, total - 1))
+    reach = _REACH * deviation + 20
     k = np.arange(
         max(0, c - m, int(middle - reach)), min(n, c, int(middle + reach)) + 1
     )
     logs = -(gammaln(k + 1) + gammaln(c - k + 1))
     logs -= gammaln(n - k + 1) + gammaln(m - c + k + 1)
     shares = np.exp(logs - logs.max())
-    mean = sum(
-        share * _divergences(k / n, weight / m)
-        for share, weight in _sums_of_weights(c - k, m, weights)
+    if spread is None:
+        parts = _divergences(k / n, (c - k) / m)
+    else:
+        parts = _means_of_weighted(k / n, c - k, m, spread)
+    return float(shares @ parts / shares.sum())
+
+
+def _means_of_weighted(
+    p: NDArray[np.float64], k: NDArray[np.intp], m: int, spread: Spread
+) -> NDArray[np.float64]:
+    """Return means of what a code adds that has shares p, and k of m rows.
+
+    What these weigh is a sum of weights that are drawn without replacement.  One and
+    two are drawn from nodes; of more, two sums have the mean, the variance and the
+    skewness.
+    """
+    found = sum(
+        share * _divergences(p, weight / m) for share, weight in _two_sums(k, m, spread)
     )
-    return float(shares @ mean / shares.sum())
+    sums = np.zeros(1)
+    for few in (1, 2):
+        sums = np.add.outer(sums, spread.nodes).ravel()
+        for i in np.flatnonzero(k == few):
+            found[i] = _divergences(p[i], sums / m).mean()
+    return found
 
 
-def _sums_of_weights(
-    k: NDArray[np.intp], m: int, weights: WeightMoments
+def _two_sums(
+    k: NDArray[np.intp], m: int, spread: Spread
 ) -> list[tuple[Any, NDArray[np.float64]]]:
-    """Return what k of m rows may weigh, in mean weights, and how likely each is.
+    """Return two sums of k of m weights of mean one, and how likely each is.
 
-    Two sums, which have the mean, the variance and the skewness of the weight of rows
-    that are drawn without replacement.
+    They have the mean, the variance and the skewness of all sums.
     """
     middle = k.astype(np.float64)
-    if weights.variance == 0:
-        return [(1.0, middle)]
     free = k * (m - k) / (m - 1)
-    deviation = np.sqrt(weights.variance * free)
     skewness = np.zeros_like(middle)
     if m > 2:
-        roots = np.sqrt(np.maximum(free, 0) * (m - 1) ** 2)
         np.divide(
-            weights.skewness * (m - 2.0 * k) * (m - 1) / (m - 2),
-            roots,
+            spread.skewness * (m - 2.0 * k) / (m - 2),
+            np.sqrt(free),
             out=skewness,
-            where=roots > 0,
+            where=free > 0,
         )
     root = np.sqrt(skewness**2 + 4)
     above, below = (skewness + root) / 2, (skewness - root) / 2
-    likely = -below / root
+    deviation, likely = np.sqrt(spread.variance * free), -below / root
     return [
         (likely, middle + deviation * above),
         (1 - likely, np.maximum(middle + deviation * below, 0)),

@@ -231,11 +231,10 @@ def test_expectation_of_many_rows_is_the_leading_term():
 
 def test_moments_of_weights_that_are_drawn():
     w = np.array([0.2, 0.4, 1.0, 1.1, 2.3])
-    centred = (w - 1) / w.std()
-    moments = _drift.WeightMoments(w.var(), (centred**3).mean())
+    spread = _drift.Spread.of(3 * w)
     for k in (1, 2, 3):
         sums = np.array([sum(some) for some in combinations(w, k)])
-        found = _drift._sums_of_weights(np.array([k]), 5, moments)
+        found = _drift._two_sums(np.array([k]), 5, spread)
         for power in (1, 2, 3):
             mean = sum(share * weight**power for share, weight in found)
             assert_allclose(mean, [np.mean(sums**power)])
