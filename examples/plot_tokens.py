@@ -26,7 +26,7 @@ from skvq import (
 from skvq.codes import token_ids
 from skvq.display import CodeUsageDisplay
 from skvq.finite import recommended_levels
-from skvq.metrics import code_usage, distortion, perplexity
+from skvq.metrics import code_report, code_usage, distortion, perplexity
 
 images = load_digits().images.astype(np.float32)
 maps = images.reshape(-1, 2, 4, 2, 4).swapaxes(2, 3).reshape(-1, 2 * 2 * 16)
@@ -104,4 +104,59 @@ for ax, (name, tokenizer) in zip(axes.flat, tokenizers.items(), strict=False):
         f"a model of pairs hesitates between {hesitation:.0f}"
     )
     CodeUsageDisplay.from_codes(column, [n_tokens], name=name, ax=ax)
+plt.show()
+
+# %%
+# Several codes for a patch, in one vocabulary
+# --------------------------------------------
+# A row of codes need not become one token: where a product of sizes is too large for
+# the output of a model, each code is a token of its own.  Codes of different columns
+# mean different things, so each column gets numbers of its own: an offset, the sum of
+# the sizes before it.  A picture is a sequence of 4 x 3 tokens here, of 3 x 32 words,
+# in place of 4 tokens of 32,768.
+#
+# The report says whether the vocabulary is in use, stage by stage, and after how many
+# tokens patches are told apart.
+
+sizes = (32, 32, 32)
+stages = ResidualQuantizer(3, sizes, beam_size=4, random_state=0)
+stages.fit(train.reshape(-1, 16))
+offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+
+
+def sequences(pictures):
+    """Return a row of tokens for each picture."""
+    codes = stages.transform(pictures.reshape(-1, 16)).astype(np.int64)
+    return (codes + offsets).reshape(len(pictures), -1)
+
+
+train_tokens, test_tokens = sequences(train), sequences(test)
+report = code_report(stages.transform(test.reshape(-1, 16)), sizes)
+print(report)
+CodeUsageDisplay.from_report(report, name="Three stages of a residual quantizer")
+plt.show()
+
+# %%
+# What a model of the sequence gains
+# ----------------------------------
+# Tokens that were drawn one by one, each stage by its shares, would take the entropies
+# of the columns.  A model that takes fewer bits on new pictures has found structure:
+# which patches are neighbours, and which second codes go with a first one.
+
+alone = np.mean([column["entropy"] for column in report["columns"]])
+pairs = np.log2(bigram_perplexity(train_tokens, test_tokens, sum(sizes)))
+print(f"bits of a token: {alone:.2f} drawn alone, {pairs:.2f} by a model of pairs")
+
+# %%
+# And back: take the offsets away, and decode.
+
+first = (test_tokens[:1].reshape(-1, len(sizes)) - offsets).astype(int)
+patches = stages.inverse_transform(first).reshape(2, 2, 4, 4)
+figure, axes = plt.subplots(1, 2, figsize=(5, 2.6), layout="constrained")
+for ax, picture, title in (
+    (axes[0], test[0].reshape(2, 2, 4, 4), "picture"),
+    (axes[1], patches, "decoded from 12 tokens"),
+):
+    ax.imshow(picture.swapaxes(1, 2).reshape(8, 8), cmap="gray_r", vmin=0, vmax=16)
+    ax.set(title=title, xticks=[], yticks=[])
 plt.show()

@@ -23,8 +23,6 @@ class Report(Mapping[str, Any]):
         The findings.
     """
 
-    __module__ = "skvq.metrics"
-
     def __init__(self, facts: dict[str, Any]):
         self._facts = facts
 
@@ -86,7 +84,13 @@ class CodeReport(Report):
     ----------
     used : tuple of (ndarray, ndarray)
         The same.
+
+    See Also
+    --------
+    skvq.display.CodeUsageDisplay.from_report : Draws it.
     """
+
+    __module__ = "skvq.metrics"
 
     def __init__(
         self, facts: dict[str, Any], used: Sequence[tuple[np.ndarray, np.ndarray]]
@@ -112,7 +116,14 @@ class DriftReport(Report):
     """What `skvq.metrics.drift` finds.
 
     A mapping of names to findings.  Printed, and in notebooks, it is a table.
+
+    Parameters
+    ----------
+    facts : dict
+        The findings.
     """
+
+    __module__ = "skvq.metrics"
 
     def _title(self) -> str:
         rows, trained = self["rows"], self["training_rows"]

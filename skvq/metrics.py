@@ -66,7 +66,7 @@ from skvq._checks import (
 )
 from skvq._code_checks import row_words
 from skvq._drift import drift
-from skvq._reports import CodeReport
+from skvq._reports import CodeReport, DriftReport
 from skvq._validation import check_matrix, first_followed, followed_backend
 from skvq._weights import check_weights, drop_zero_weights
 from skvq.model_selection import (
@@ -77,6 +77,8 @@ from skvq.model_selection import (
 from skvq.nearest import HOST, Backend, Metric, accumulate, backend_of, paired
 
 __all__ = [
+    "CodeReport",
+    "DriftReport",
     "bits_per_feature",
     "bits_per_sample",
     "changed_codes",

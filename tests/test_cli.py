@@ -280,6 +280,35 @@ def test_info_of_an_archive_lists_its_arrays(X):
     assert "float32" in succeed("info", "X.npz", "--key", "train")
 
 
+def test_info_of_a_codec_and_data_tells_drift(X):
+    succeed("fit", "X.npy", "standard+pq:3x8", "-o", "a")
+    Y = X[:200] + np.float32([0, 0, 0, 0, 0, 9])
+    np.save("Y.npy", Y)
+    text = succeed("info", "a", "Y.npy")
+    expected = metrics.drift(load("a"), Y)
+    assert str(expected) in text and "standard+pq:3x8" in text
+    facts = json.loads(succeed("info", "a", "Y.npy", "--json"))
+    assert facts["drift"] == expected.as_dict() and facts["kind"] == "codec"
+    np.savez("both.npz", X=X, Y=Y)
+    keyed = json.loads(succeed("info", "a", "both.npz", "--key", "Y", "--json"))
+    assert keyed["drift"] == facts["drift"]
+    features = skvq.QuantizedFeatures(skvq.VectorQuantizer(4))
+    save(features.fit(X), "features")
+    assert "Drift of 200 rows" in succeed("info", "features", "Y.npy")
+
+
+def test_info_of_data_that_do_not_fit_a_codec(X):
+    succeed("fit", "X.npy", "vq:8", "-o", "a")
+    np.save("narrow.npy", X[:, :4])
+    assert "4 columns" in fail("info", "a", "narrow.npy")
+    np.save("nan.npy", np.full((3, N_FEATURES), np.nan))
+    assert "row 0, column 0" in fail("info", "a", "nan.npy")
+    np.save("empty.npy", np.empty((0, N_FEATURES)))
+    assert "no rows" in fail("info", "a", "empty.npy")
+    assert "cannot read" in fail("info", "a", "missing.npy")
+    assert "X.npy is no codec" in fail("info", "X.npy", "X.npy")
+
+
 def test_info_runs_nothing(pq, monkeypatch):
     monkeypatch.setattr("pickle.loads", lambda content: pytest.fail("unpickled"))
     assert "pq" not in succeed("info", "pq.skvq").replace("pq.skvq", "")

@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skvq import ProductQuantizer, QuantizedFeatures, VectorQuantizer, metrics
 from skvq.display import CodebookDisplay, CodeUsageDisplay, RateDistortionDisplay
+from skvq.metrics import code_report
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -337,3 +338,16 @@ def test_page():
     names = {}
     exec(program, names)
     assert all(ax.get_xlabel() for ax in names["axes"])
+
+
+def test_use_from_a_report():
+    codes = [[0, 0], [1, 1], [3, 0]]
+    report = code_report(codes, (4, 2))
+    display = CodeUsageDisplay.from_report(report, name="title")
+    expected = CodeUsageDisplay.from_codes(codes, (4, 2), name="title")
+    for found, own in zip(display.shares, expected.shares, strict=True):
+        assert_allclose(found, own)
+    assert_allclose(display.perplexities, expected.perplexities)
+    assert display.ax_.get_title() == "title"
+    with pytest.raises(TypeError, match="code_report"):
+        CodeUsageDisplay.from_report(report.as_dict())

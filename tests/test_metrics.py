@@ -1,7 +1,9 @@
 """Metrics: values against slow formulas, weights, edge cases, errors."""
 
 import doctest
+import json
 import math
+import pickle
 import re
 from collections import Counter
 from pathlib import Path
@@ -432,3 +434,67 @@ def test_recall_at_k():
 def test_recalls_that_are_refused(true, found, given, message):
     with pytest.raises(ValueError, match=message):
         metrics.recall_at_k(true, found, **given)
+
+
+# -- reports -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", [None, np.arange(60.0) % 4])
+def test_a_report_holds_the_figures_of_the_functions(weights):
+    report = metrics.code_report(CODES, SIZES, sample_weight=weights)
+    by_column = {
+        "usage": metrics.code_usage(CODES, SIZES, sample_weight=weights),
+        "entropy": metrics.code_entropy(CODES, sample_weight=weights),
+        "perplexity": metrics.perplexity(CODES, sample_weight=weights),
+        "imbalance": metrics.imbalance_factor(CODES, SIZES, sample_weight=weights),
+    }
+    for name, expected in by_column.items():
+        assert_allclose([column[name] for column in report["columns"]], expected)
+    w = np.ones(60) if weights is None else weights
+    heavy = CODES[w > 0]
+    assert report["rows"] == len(heavy)
+    for j, column in enumerate(report["columns"]):
+        counts = np.bincount(CODES[:, j], w, SIZES[j])
+        assert column["dead"] == np.count_nonzero(counts == 0)
+        assert_allclose(column["largest"], counts.max() / counts.mean())
+        assert_allclose(column["smallest"], counts.min() / counts.mean())
+        prefix, first = report["prefixes"][j], CODES[:, : j + 1]
+        distinct = len(np.unique(heavy[:, : j + 1], axis=0))
+        assert prefix["distinct"] == distinct
+        assert_allclose(prefix["duplicate_rate"], 1 - distinct / len(heavy))
+        rate = metrics.collision_rate(first, sample_weight=weights)
+        assert_allclose(prefix["collision_rate"], rate)
+
+
+def test_a_report_is_a_mapping_and_a_table():
+    report = metrics.code_report(CODES.astype(float), SIZES)
+    assert json.loads(json.dumps(report.as_dict())) == dict(report)
+    assert str(report) == repr(report)
+    widths = {len(line) for line in str(report).splitlines()[2:6]}
+    assert len(widths) == 1
+    html = report._repr_html_()
+    assert html.count("<table>") == 2 and html.count("<tr>") == 8
+    assert pickle.loads(pickle.dumps(report)).as_dict() == report.as_dict()
+    report.as_dict()["columns"].clear()
+    assert len(report["columns"]) == 3 == len(report)
+
+
+def test_the_table_of_many_columns_is_cut():
+    report = metrics.code_report(np.zeros((2, 50), int), [2] * 50)
+    assert str(report).count("...") == 2 and len(report["columns"]) == 50
+
+
+def test_a_report_of_large_codes():
+    codes = np.array([[2**32 - 1, 5], [2**32 - 1, 5], [7, 2**31]])
+    report = metrics.code_report(codes, [2**32, 2**32])
+    assert [prefix["distinct"] for prefix in report["prefixes"]] == [2, 2]
+    assert report["columns"][0]["dead"] == 2**32 - 2
+
+
+def test_bad_input_of_a_report():
+    with pytest.raises(ValueError, match="2 entries"):
+        metrics.code_report(CODES, (3, 7))
+    with pytest.raises(ValueError, match="goes up to"):
+        metrics.code_report(CODES, (3, 7, 2))
+    with pytest.raises(ValueError, match="is negative"):
+        metrics.code_report(-CODES.astype(int) - 1, SIZES)

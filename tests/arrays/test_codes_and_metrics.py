@@ -144,6 +144,24 @@ def test_metrics_of_codes(place, weighted):
     expected = metrics.collision_rate(codes, sample_weight=weights)
     assert found == pytest.approx(expected, rel=1e-12)
     assert 0 < found < 1
+    report = metrics.code_report(given, sizes, sample_weight=weights)
+    assert (
+        report.as_dict()
+        == metrics.code_report(codes, sizes, sample_weight=weights).as_dict()
+    )
+
+
+def test_drift(place):
+    rng = np.random.default_rng(0)
+    train, X = rng.normal(size=(200, 3)), rng.normal(size=(50, 3))
+    weights = rng.random(50)
+    grid = UniformQuantizer(4)
+    expected = metrics.drift(grid.fit(train), X, sample_weight=weights)
+    grid.fit(put(place, train))
+    found = metrics.drift(grid, put(place, X), sample_weight=put(place, weights))
+    assert found["columns"] == expected["columns"]
+    assert found["outside"] == expected["outside"]
+    assert found["distortion"] == pytest.approx(expected["distortion"], rel=1e-6)
 
 
 def test_functions_without_dispatch():
