@@ -26,7 +26,7 @@ N_PERMUTATIONS = 5
 
 
 def assigned(rq, X, width):
-    """Return ids, whose rows ask for 16 candidates first, and the CPU time."""
+    """Return ids of rows that ask for so many candidates first, and the CPU time."""
     start = time.process_time()
     ids = UniqueIds(rq.codebook_sizes_, overflow="digit", max_width=WIDTH)
     ids.assign(

@@ -101,16 +101,16 @@ class UniqueIds:
     >>> from skvq import ResidualQuantizer
     >>> from skvq.codes import UniqueIds
     >>> X = np.random.default_rng(0).normal(size=(200, 4))
-    >>> rq = ResidualQuantizer(2, 16, random_state=0).fit(X)
+    >>> rq = ResidualQuantizer(2, 32, random_state=0).fit(X)
     >>> len(np.unique(rq.transform(X), axis=0))
-    134
+    144
     >>> ids = UniqueIds(rq.codebook_sizes_)
     >>> given = ids.assign(
     ...     *rq.encode_best(X, 8), widen=lambda rows, n: rq.encode_best(X[rows], n)
     ... )
     >>> len(np.unique(given, axis=0)), ids.row_of(given[[7, 150]]).tolist()
     (200, [7, 150])
-    >>> ids.add(*rq.encode_best(X[:1] + 0.1, 64)).shape
+    >>> ids.add(*rq.encode_best(X[:1] + 0.1, 16)).shape
     (1, 2)
     """
 
