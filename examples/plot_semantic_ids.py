@@ -62,14 +62,18 @@ print(f"{len(titles)} items, such as {titles[7]!r}")
 # -----
 # Three tokens of 64 make 262,144 names, some 45 times as many as there are items, and
 # still many of them share one: items come in clusters, and most names are near none.
+# ``balance=True`` gives each codeword a price, by which all of them are used alike, and
+# no token is much more frequent than the others.
 
-codec = ResidualQuantizer(3, 64, random_state=0).fit(X)
-codes = codec.transform(X)
-print(
-    f"plain codes: {duplicate_rate(codes):.1%} of the items add no name of their own, "
-    f"{collision_rate(codes):.1%} are not alone with theirs"
-)
-print(f"imbalance of the tokens: {imbalance_factor(codes, [64] * 3).round(2)}")
+for balance in (None, True):
+    codec = ResidualQuantizer(3, 64, balance=balance, random_state=0).fit(X)
+    codes = codec.transform(X)
+    print(
+        f"balance={balance}: {duplicate_rate(codes):.1%} of the items add no name of "
+        f"their own, {collision_rate(codes):.1%} are not alone with theirs; "
+        f"error {codec.distortion_:.4f}, imbalance of the tokens "
+        f"{imbalance_factor(codes, codec.codebook_sizes_).round(2)}"
+    )
 
 # %%
 # Unique ids

@@ -23,7 +23,7 @@ from skvq import (
     ResidualQuantizer,
     VectorQuantizer,
 )
-from skvq.codes import token_ids
+from skvq.codes import from_vocabulary, offsets, token_ids
 from skvq.display import CodeUsageDisplay
 from skvq.finite import recommended_levels
 from skvq.metrics import code_report, code_usage, distortion, perplexity
@@ -121,13 +121,12 @@ plt.show()
 sizes = (32, 32, 32)
 stages = ResidualQuantizer(3, sizes, beam_size=4, random_state=0)
 stages.fit(train.reshape(-1, 16))
-offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
 
 
 def sequences(pictures):
     """Return a row of tokens for each picture."""
-    codes = stages.transform(pictures.reshape(-1, 16)).astype(np.int64)
-    return (codes + offsets).reshape(len(pictures), -1)
+    codes = stages.transform(pictures.reshape(-1, 16))
+    return (codes + offsets(sizes)).reshape(len(pictures), -1)
 
 
 train_tokens, test_tokens = sequences(train), sequences(test)
@@ -150,7 +149,7 @@ print(f"bits of a token: {alone:.2f} drawn alone, {pairs:.2f} by a model of pair
 # %%
 # And back: take the offsets away, and decode.
 
-first = (test_tokens[:1].reshape(-1, len(sizes)) - offsets).astype(int)
+first = from_vocabulary(test_tokens[:1].reshape(-1, len(sizes)), sizes)
 patches = stages.inverse_transform(first).reshape(2, 2, 4, 4)
 figure, axes = plt.subplots(1, 2, figsize=(5, 2.6), layout="constrained")
 for ax, picture, title in (

@@ -787,7 +787,7 @@ def code_report(
             {
                 "distinct": len(counts),
                 "collision_rate": _collisions(before, counts, weights),
-                "duplicate_rate": (n_rows - len(counts)) / n_rows,
+                "duplicate_rate": 1 - len(counts) / n_rows,
             }
         )
     facts = {"rows": n_rows, "columns": columns, "prefixes": prefixes}

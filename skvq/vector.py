@@ -108,7 +108,7 @@ class VectorQuantizer(BaseQuantizer):
     warm_start : bool, default=False
         Whether another `fit` goes on from the fitted table, in place of `init`, so that
         codes keep their meaning as far as they can (see `skvq.codes.match`); with a
-        `rate_weight`, from the bits of codes too.  It then runs once.
+        `rate_weight` or a `balance`, from the bits or the prices of codes too.  It then runs once.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for `init` and for the order of batches.
     backend : {"auto", "numpy", "native", "cupy"}, default="auto"
@@ -196,7 +196,7 @@ class VectorQuantizer(BaseQuantizer):
         "backend": [StrOptions(set(nearest.BACKENDS))],
     }
     _follows_namespace = True
-    _charge_: Charge | None = None
+    _charge_: Charge | Prices | None = None
 
     def __init__(
         self,
@@ -280,9 +280,16 @@ class VectorQuantizer(BaseQuantizer):
             distortion = yield from mean_distance(rows, table, metric)
             return Learned(table, distortion, 1), None
         if self.learning == "lloyd":
-            learned = yield from self._lloyd(rows, table, metric)
-            if self.balance is not None:
-                learned = yield from balanced(rows, learned, self._shares())
+            if self.balance is None:
+                return (yield from self._lloyd(rows, table, metric)), None
+            before = None if self._before_ is None else self._before_._charge_
+            if isinstance(before, Prices):
+                # Without prices, codewords would leave the cells that these have made.
+                distortion = yield from mean_distance(rows, table, metric)
+                learned, prices = Learned(table, distortion, 0), before.bias
+            else:
+                learned, prices = (yield from self._lloyd(rows, table, metric)), None
+            learned = yield from balanced(rows, learned, self._shares(), prices)
             return learned, None
         stream, learned = yield from online.learn_epochs(
             rows,
@@ -306,7 +313,7 @@ class VectorQuantizer(BaseQuantizer):
                 tol=self.tol,
                 dead_codes=self.dead_codes,
                 rate_weight=float(self.rate_weight),
-                bits=None if before is None else before.bits,
+                bits=before.bits if isinstance(before, Charge) else None,
             )
         )
 
@@ -641,7 +648,7 @@ class VectorQuantizer(BaseQuantizer):
         (order,) = orders
         found: dict[str, Any] = {"_table_": reordered_table(self._table_, order)}
         if self._charge_ is not None:
-            found["_charge_"] = self._charge_._replace(bits=self._charge_.bits[order])
+            found["_charge_"] = self._charge_.in_order(order)
         if hasattr(self, "_stream_"):
             found["_stream_"] = online.reordered(self._stream_, order)
         return found

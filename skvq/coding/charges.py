@@ -28,6 +28,10 @@ class Charge(NamedTuple):
         with np.errstate(over="ignore"):
             return np.minimum(self.price * self.bits, np.finfo(np.float64).max / 4)
 
+    def in_order(self, order: np.ndarray) -> "Charge":
+        """Return the same of codes in another order."""
+        return self._replace(bits=self.bits[order])
+
 
 class Prices(NamedTuple):
     """What the codes of a column cost in a search that uses them in given shares."""
@@ -39,6 +43,10 @@ class Prices(NamedTuple):
     def sizes(self) -> tuple[int]:
         """Of how many codes it tells."""
         return (len(self.bias),)
+
+    def in_order(self, order: np.ndarray) -> "Prices":
+        """Return the same of codes in another order."""
+        return Prices(self.bias[order], self.shares[order])
 
 
 # Of each code column; None: nothing.

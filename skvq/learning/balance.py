@@ -27,11 +27,12 @@ _STEP = 0.1
 _GROWS, _FALLS = 1.2, 0.5
 # No log of a share over its target counts for more, so that empty cells have one.
 _MOST_LOG = 3.0
-# Prices that have made the largest cell so many times larger than the best ones did are
-# given up for those.
+# A round that makes the largest cell so many times larger is taken back, and the steps
+# of those cells cut that have grown as much.
 _LOST = 2.0
-# Even enough: the largest cell over its share.
-_EVEN = 1.01
+_CUTS = 0.25
+# Even enough: the largest cell over its share; in the end, and for a table on the way.
+_EVEN, _EVEN_BEFORE = 1.01, 1.1
 
 
 class Level(NamedTuple):
@@ -39,8 +40,9 @@ class Level(NamedTuple):
 
     prices: np.ndarray  # (n_codewords,)
     steps: np.ndarray  # (n_codewords,), by which they go on
-    logs: np.ndarray  # (n_codewords,), of the weight of each cell over its target
-    largest: float  # weight of a cell over its target
+    logs: np.ndarray  # (n_codewords,), of the ratios, as they count
+    ratios: np.ndarray  # (n_codewords,), weight of each cell over its target
+    largest: float  # of the ratios
 
 
 # The weight of each cell under prices, as a learner finds it.
@@ -55,6 +57,7 @@ def level(
     *,
     steps: np.ndarray | None = None,
     n_rounds: int = _FINAL_ROUNDS,
+    enough: float = _EVEN,
 ) -> Learner[Level]:
     """Raise the prices of cells that are too heavy, and lower those of light ones.
 
@@ -71,7 +74,9 @@ def level(
     steps : ndarray of shape (n_codewords,), optional
         Those that an earlier call has come to.
     n_rounds : int
-        How many prices are tried.
+        How many prices are tried, at most.
+    enough : float
+        The largest cell, over its target, that ends it.
 
     Returns
     -------
@@ -81,24 +86,29 @@ def level(
     if steps is None:
         steps = np.full(len(prices), _STEP * unit)
     best: Level | None = None
-    before = np.zeros(len(prices))
+    last: Level | None = None
     for _ in range(n_rounds):
         weights = yield from weigh(prices)
         ratios = weights / targets
         largest = float(ratios.max())
+        if last is not None and largest > _LOST * last.largest:
+            # A step of some prices went too far: back, and again with smaller ones.
+            blame = ratios > _LOST * np.maximum(last.ratios, 1.0)
+            last = last._replace(steps=np.where(blame, _CUTS, 1.0) * last.steps)
+            prices = _moved(last.prices, last.steps * last.logs)
+            continue
         with np.errstate(divide="ignore"):
             logs = np.clip(np.log(ratios), -_MOST_LOG, _MOST_LOG)
+        if last is not None:
+            turns = logs * last.logs
+            grows = np.where(turns > 0, _GROWS, np.where(turns < 0, _FALLS, 1.0))
+            steps = grows * last.steps
+        last = Level(prices, steps, logs, ratios, largest)
         if best is None or largest < best.largest:
-            best = Level(prices, steps, logs, largest)
-        elif largest > _LOST * best.largest:
-            best = best._replace(steps=_FALLS * best.steps)
-            prices, steps, logs = best[:3]
-            before = np.zeros(len(prices))
-        if best.largest <= _EVEN:
+            best = last
+        if best.largest <= enough:
             break
-        turns = logs * before
-        steps = np.where(turns > 0, _GROWS, np.where(turns < 0, _FALLS, 1.0)) * steps
-        prices, before = _moved(prices, steps * logs), logs
+        prices = _moved(prices, steps * logs)
     assert best is not None  # there is a round at least
     return best
 
@@ -110,7 +120,12 @@ def _moved(prices: np.ndarray, by: np.ndarray) -> np.ndarray:
     return moved - moved.min()
 
 
-def balanced(rows: Rows, start: Learned, shares: np.ndarray) -> Learner[Learned]:
+def balanced(
+    rows: Rows,
+    start: Learned,
+    shares: np.ndarray,
+    prices: np.ndarray | None = None,
+) -> Learner[Learned]:
     """Learn prices with which codewords are used in given shares, and a table for them.
 
     Every search is the argmin of the squared distance and the price.  Prices and table
@@ -125,6 +140,8 @@ def balanced(rows: Rows, start: Learned, shares: np.ndarray) -> Learner[Learned]
         A table that is good without prices.
     shares : ndarray of shape (n_codewords,)
         Share of the weight of all rows that each cell is to have, together one.
+    prices : ndarray of shape (n_codewords,), optional
+        Those that are tried first; None: none.
 
     Returns
     -------
@@ -153,21 +170,29 @@ def balanced(rows: Rows, start: Learned, shares: np.ndarray) -> Learner[Learned]
             int(n_heavy),
         )
     table, unit = start.codebook, start.distortion
-    prices, steps = np.zeros(len(table)), None
+    steps = None
+    if prices is None:
+        prices = np.zeros(len(table))
     if unit == 0 or len(table) == 1:
         charge = Prices(prices, shares)
         return start._replace(charge=charge, nearest=start.distortion)
     for n_rounds in (*(_ROUNDS,) * _TABLES, _FINAL_ROUNDS):
         searched = nearest.Table(table, exact=False)
         weigh = _weighing(rows, searched)
+        enough = _EVEN_BEFORE if n_rounds == _ROUNDS else _EVEN
         found = yield from level(
-            weigh, prices, targets, unit, steps=steps, n_rounds=n_rounds
+            weigh, prices, targets, unit, steps=steps, n_rounds=n_rounds, enough=enough
         )
         prices, steps = found.prices, found.steps
         logger.debug("balance: largest cell %.4g of its share", found.largest)
         if n_rounds == _ROUNDS:
             sums, counts = yield rows.fold(_cells, searched, prices)
-            table = cell_means(sums, counts, table, "sqeuclidean")
+            means = cell_means(sums, counts, table, "sqeuclidean")
+            # What is nearer to its rows by as much is dearer by as much: at the mean of
+            # a cell, distance and price are together what they were.
+            gaps = (means - table).astype(np.float64)
+            prices = _moved(prices, np.einsum("ij,ij->i", gaps, gaps))
+            table = means
     found_table = nearest.Table(table)
     summed, plain, counts = yield rows.fold(_measured, found_table, prices)
     mean = float(total) / rows.n_rows
