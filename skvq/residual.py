@@ -445,19 +445,19 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
     def _fit_stages(self, parts, rows, rng, beam) -> Learner[list]:
         """Fit one stage after the other on residuals of the beam."""
         greedy = self.beam_size == 1 and beam > 1
-        warm = self._before_ is not None
         codes, greedy_codes, n_sums = None, None, 1
         found = []
         templates = self._template_of_each(len(parts))
         for j, (part, template) in enumerate(zip(parts, templates, strict=True)):
             rest = yield from _residuals(rows, Parts(parts[:j]), codes, n_sums, rng)
+            start = part._before_  # of a warm start, of which a fit lets go
             found.append((yield from fit_part(part, rest.held(), template)))
             # Before the beam has grown, as if the stages to come were like this one.
             like = parts[:j] + [part] * (len(parts) - j)
             _check_search_memory(like, rows, 0, 1, [beam] * len(parts))
             if greedy:
                 greedy_codes, more = yield from _never_worse(
-                    rows, parts[: j + 1], greedy_codes, template, warm
+                    rows, parts[: j + 1], greedy_codes, template, start
                 )
                 found[-1] += more
             if j < len(parts) - 1:
@@ -960,7 +960,7 @@ def _first(a: tuple, b: tuple) -> tuple:
 
 
 def _never_worse(
-    rows, parts: list, codes, template, warm: bool
+    rows, parts: list, codes, template, start
 ) -> Learner[tuple[Any, list]]:
     """Return codes of the greedy search; fit the last stage anew if it is bad for them.
 
@@ -975,8 +975,7 @@ def _never_worse(
     rest = rows
     if codes is not None:
         rest = rows.view(_less_sums, parts[:-1], state=codes)
-    if warm:
-        parts[-1]._before_ = copy_to_fit(parts[-1], fitted=True)
+    parts[-1]._before_ = start
     notices = yield from fit_part(parts[-1], rest.held(), template)
     _, found = yield rows.fold(_one_more, parts, state=codes, keep=True)
     return found, notices

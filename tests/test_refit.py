@@ -120,7 +120,7 @@ def test_the_first_fit_is_that_without_a_warm_start(name):
 
 @every_warm
 def test_a_second_fit_goes_on_from_the_first(name):
-    X, fresh = mixture(), mixture(40, seed=3)
+    X, fresh = mixture(), mixture(360)[-40:]  # of the same clouds
     both = np.concatenate([X, fresh])
     quantizer = warm(name).fit(X)
     before = quantizer.transform(X)
@@ -129,7 +129,7 @@ def test_a_second_fit_goes_on_from_the_first(name):
     named = [j for j in range(before.shape[1]) if j not in _ordered_columns(quantizer)]
     changed, _ = metrics.changed_codes(before[:, named], again.transform(X)[:, named])
     # Least squares on all tables may move what the stages have in common.
-    assert changed.mean() < (0.5 if name == "rq-refined" else 0.35)
+    assert changed.mean() < 0.2
     assert "_before_" not in vars(again)
     for part in getattr(again, "quantizers_", []):
         assert "_before_" not in vars(part)
