@@ -108,7 +108,8 @@ class VectorQuantizer(BaseQuantizer):
     warm_start : bool, default=False
         Whether another `fit` goes on from the fitted table, in place of `init`, so that
         codes keep their meaning as far as they can (see `skvq.codes.match`); with a
-        `rate_weight` or a `balance`, from the bits or the prices of codes too.  It then runs once.
+        `rate_weight` or a `balance`, from the bits or the prices of codes too.  It then
+        runs once.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for `init` and for the order of batches.
     backend : {"auto", "numpy", "native", "cupy"}, default="auto"

@@ -26,7 +26,7 @@ def vq(size=8, **parameters):
     return VectorQuantizer(size, **{"balance": True, "random_state": 0, **parameters})
 
 
-def sinkhorn(D, targets, eps, n_rounds=1000):
+def sinkhorn(D, targets, eps, n_rounds=4000):
     """Entropic transport of rows of weight one to columns, in the log domain."""
     g = np.zeros(D.shape[1])
     for _ in range(n_rounds):
@@ -62,7 +62,7 @@ def test_it_costs_no_more_than_transport_of_the_same_weights():
     quantizer = vq(6).fit(X)
     D, counts = distances(X, quantizer.codebooks_[0]), quantizer.code_counts_[0]
     plan = sinkhorn(D, counts, 0.02 * np.median(D))
-    assert_allclose(plan.sum(axis=0), counts, rtol=0.02)
+    assert_allclose(plan.sum(axis=0), counts, rtol=0.005)
     cost = (plan * D).sum() / len(X)
     assert 0.97 * cost < quantizer.distortion_ < 1.001 * cost
     # And to equal weights, which are nearly those.

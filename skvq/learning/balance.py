@@ -22,9 +22,10 @@ _FINAL_ROUNDS = 100
 # The first step of a price, for a cell e times as heavy as it is to be, in units of the
 # mean distance.
 _STEP = 0.1
-# A step grows while its price goes on in one direction, and falls when it turns: where
-# cells lie close together prices need small steps, and between far ones large ones.
-_GROWS, _FALLS = 1.2, 0.5
+# A step falls when its price turns, and grows while a cell comes nearer to its target by
+# less than a share of what is left: where cells lie close together prices need small
+# steps, and between far ones large ones.
+_FALLS, _GROWS, _SLOW = 0.7, 1.1, 0.9
 # No log of a share over its target counts for more, so that empty cells have one.
 _MOST_LOG = 3.0
 # A round that makes the largest cell so many times larger is taken back, and the steps
@@ -100,9 +101,9 @@ def level(
         with np.errstate(divide="ignore"):
             logs = np.clip(np.log(ratios), -_MOST_LOG, _MOST_LOG)
         if last is not None:
-            turns = logs * last.logs
-            grows = np.where(turns > 0, _GROWS, np.where(turns < 0, _FALLS, 1.0))
-            steps = grows * last.steps
+            turned = logs * last.logs < 0
+            slow = np.abs(logs) > _SLOW * np.abs(last.logs)
+            steps = np.where(turned, _FALLS, np.where(slow, _GROWS, 1.0)) * last.steps
         last = Level(prices, steps, logs, ratios, largest)
         if best is None or largest < best.largest:
             best = last
