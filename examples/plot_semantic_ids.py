@@ -90,7 +90,8 @@ errors = ((X - codec.inverse_transform(ids.ids_)) ** 2).sum(axis=1)
 print(
     f"unique ids: {collision_rate(ids.ids_):.1%} share one, {ids.moved_.mean():.1%} of "
     f"the items have moved, with {ids.width_} candidates at most; error "
-    f"{errors.mean():.4f}, of which {ids.excess_.mean():.4f} for being alone"
+    f"{errors.mean():.4f}, imbalance of the tokens "
+    f"{imbalance_factor(ids.ids_, ids.sizes_).round(2)}"
 )
 
 # %%

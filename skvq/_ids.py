@@ -75,7 +75,8 @@ class UniqueIds:
     moved_ : ndarray of bool, shape (n_rows,)
         Whether a row has another id than its first candidate, or a digit above 0.
     excess_ : ndarray of float64, shape (n_rows,)
-        Error of the codes of the id, less that of the first candidate.
+        Error of the codes of the id, less that of the first candidate; below zero
+        where the first one is not the nearest, as where codes are used evenly.
 
     Raises
     ------

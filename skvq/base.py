@@ -63,7 +63,16 @@ from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
-from skvq._arrays import as_indices, repeat, reshape, to_host
+from skvq._arrays import (
+    as_indices,
+    in_dtype,
+    join,
+    repeat,
+    reshape,
+    stable_order,
+    take_along,
+    to_host,
+)
 from skvq._checks import check_count
 from skvq._compat import UNUSED, Accepted, _fit_context, available_unless
 from skvq._dask import batches, check_lazy_codes, dask_rows, lazily
@@ -568,9 +577,13 @@ class BaseQuantizer(
 
         Notes
         -----
-        The order is that of the search: by errors; where bits or codes have prices, by
-        errors and prices together; with `stage_weights`, by the weighted errors of all
-        stages.  Codes of one table, and of products of tables, are the best there are,
+        The order is that of the search: by errors; where bits have a price, by errors
+        and bits together; with `stage_weights`, by the weighted errors of all stages.
+        Where codes are used evenly, the first is that of `transform`, and the others
+        are in the order of their errors: prices are for the best code alone, and sums
+        that are cheap would come before those that are near.
+
+        Codes of one table, and of products of tables, are the best there are,
         and the first is that of `transform`, up to rounding.  Those of residuals are
         what a beam of ``max(beam_size, n_best)`` sums finds, and the first is what
         `transform` gives with a beam of so many: usually better than with one of
@@ -594,8 +607,14 @@ class BaseQuantizer(
         X = self._check_input(X, "encode_best")
         n_best = check_count("n_best", n_best)
 
+        charges = self._charges()
+        is_even = any(isinstance(one, Prices) for one in charges)
+        unpriced = self._with_charges(of_bits(charges)) if is_even else self
+
         def work(x):
-            codes = self._encode_best(x, n_best)
+            codes = unpriced._encode_best(x, n_best)
+            if is_even:
+                codes = _first_of_all(self._encode(x), codes)
             return codes, self._errors_of(x, codes)
 
         be = nearest.backend_of(X)
@@ -1019,6 +1038,19 @@ class BaseQuantizer(
     _home_: nearest.Backend = nearest.HOST
     # What was fitted before, whose tables learning starts from, while it learns.
     _before_: Any = None
+
+
+def _first_of_all(own: Any, codes: Any) -> Any:
+    """Put codes (n, n_codes) before others (n, n_found, n_codes), without the last.
+
+    Or without what is the same, where there is such a one.
+    """
+    be = nearest.backend_of(codes)
+    own = reshape(in_dtype(own, be.numpy_dtype(codes)), (codes.shape[0], 1, -1))
+    differs = be.xp.any(codes != own, axis=2)
+    moved = take_along(codes, stable_order(be.cast(differs, np.float32)))
+    is_new = be.xp.all(differs, axis=1)[:, None, None]
+    return be.xp.where(is_new, join([own, codes[:, :-1, :]], axis=1), moved)
 
 
 def _log(message: str, *arguments) -> None:

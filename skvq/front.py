@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 
 from skvq import nearest
 from skvq._given import check_costs
-from skvq._validation import Notice, repeat_warnings
+from skvq._validation import Notice, copy_to_fit, repeat_warnings
 from skvq.base import BaseQuantizer
 from skvq.learning.rows import Learner, Rows
 from skvq.parts import Parts, Template, check_one_part, fit_part
@@ -148,6 +148,12 @@ class FrontQuantizer(BaseQuantizer):
 
     def _charges(self):
         return (*self.quantizer_._charges(), *(None,) * len(self._own_sizes()))
+
+    def _with_charges(self, charges):
+        copy, n_own = copy_to_fit(self, fitted=True), len(self._own_sizes())
+        copy.quantizer_ = self.quantizer_._with_charges(charges[: len(charges) - n_own])
+        copy._parts_ = Parts([copy.quantizer_])
+        return copy
 
     def _why_no_names(self):
         part = vars(self).get("quantizer_", self._template().quantizer)

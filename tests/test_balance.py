@@ -71,6 +71,37 @@ def test_it_costs_no_more_than_transport_of_the_same_weights():
     assert quantizer.distortion_ == pytest.approx(cost, rel=0.03)
 
 
+@pytest.mark.parametrize("n_best", [1, 2, 7])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: vq(8),
+        lambda: ProductQuantizer(2, 4, balance=True, random_state=0),
+        lambda: ResidualQuantizer(3, 4, balance=True, random_state=0),
+        lambda: RotatedQuantizer(ResidualQuantizer(2, 8, balance=True)),
+    ],
+)
+def test_of_several_codes_the_first_is_that_of_transform_and_others_are_near(
+    make, n_best
+):
+    X = mixture(300, dtype=np.float64)
+    quantizer = make().fit(X)
+    codes, errors = quantizer.encode_best(X, n_best)
+    assert codes.shape[:2] == errors.shape == (300, n_best)
+    assert_array_equal(codes[:, 0], quantizer.transform(X))
+    assert (np.diff(errors[:, 1:], axis=1) >= -1e-9).all()
+    assert {len(np.unique(some, axis=0)) for some in codes} == {n_best}
+    assert errors.min(axis=1).mean() <= quantizer.distortion_
+
+
+def test_a_stage_that_rotates_is_levelled_under_a_beam():
+    X = mixture(400, dtype=np.float64)
+    stage = RotatedQuantizer(vq(8))
+    quantizer = ResidualQuantizer(2, quantizer=stage, beam_size=3).fit(X)
+    for counts in quantizer.code_counts_:
+        assert counts.max() < 1.3 * counts.mean()
+
+
 def test_shares_and_weights():
     X = mixture(2000, seed=1)
     shares = np.array([5, 3, 1, 1, 2, 4.0])

@@ -22,9 +22,9 @@ _FINAL_ROUNDS = 100
 # The first step of a price, for a cell e times as heavy as it is to be, in units of the
 # mean distance.
 _STEP = 0.1
-# A step falls when its price turns, and grows while a cell comes nearer to its target by
-# less than a share of what is left: where cells lie close together prices need small
-# steps, and between far ones large ones.
+# A step falls when its price turns, and grows while a cell comes nearer to its target
+# slowly, keeping more than this share of its distance: where cells lie close together
+# prices need small steps, and between far ones large ones.
 _FALLS, _GROWS, _SLOW = 0.7, 1.1, 0.9
 # No log of a share over its target counts for more, so that empty cells have one.
 _MOST_LOG = 3.0
