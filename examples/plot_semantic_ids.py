@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from skvq import ResidualQuantizer
 from skvq.codes import UniqueIds, from_vocabulary, offsets
 from skvq.display import CodeUsageDisplay
-from skvq.metrics import collision_rate, duplicate_rate, imbalance_factor
+from skvq.metrics import code_report, collision_rate, duplicate_rate, imbalance_factor
 
 # %%
 # Items
@@ -71,9 +71,9 @@ for balance in (None, True):
     print(
         f"balance={balance}: {duplicate_rate(codes):.1%} of the items add no name of "
         f"their own, {collision_rate(codes):.1%} are not alone with theirs; "
-        f"error {codec.distortion_:.4f}, imbalance of the tokens "
-        f"{imbalance_factor(codes, codec.codebook_sizes_).round(2)}"
+        f"error {codec.distortion_:.4f}"
     )
+    print(code_report(codes, codec.codebook_sizes_), end="\n\n")
 
 # %%
 # Unique ids
@@ -110,7 +110,8 @@ for length in (1, 2):
 
 departments = np.array([names.index(one.split()[0]) for one in titles])
 counts = np.zeros((64, len(names)))
-np.add.at(counts, (ids.ids_[:, 0], departments), 1)
+for k in range(len(names)):
+    counts[:, k] = np.bincount(ids.ids_[departments == k, 0], minlength=64)
 print(
     f"\nthe first token alone tells the department of "
     f"{counts.max(axis=1).sum() / len(titles):.0%} of the items"

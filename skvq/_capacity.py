@@ -65,6 +65,8 @@ def capacitate(candidates, errors, *, min_size=0, max_size=None, n_labels=None):
     be = followed_backend(candidates)
     candidates = np.asarray(check_unmasked(be.to_host(candidates), "candidates"))
     whole = candidates.dtype.kind in "iu"
+    if np.asarray(followed_backend(errors).to_host(errors)).dtype.kind not in "biuf":
+        raise TypeError("errors must be real numbers")
     if candidates.ndim != 2 or candidates.size == 0 or not whole:
         raise ValueError(
             f"candidates has shape {candidates.shape} and dtype {candidates.dtype}; "
@@ -127,9 +129,10 @@ def _chosen(
 ) -> np.ndarray:
     """Return the place of the candidate of each row that is chosen."""
     n = len(row)
-    # Rounding has no part in how large errors are.
-    unit = float(np.abs(error).max()) or 1.0
-    cost = error / unit
+    # What all candidates of a row have in common decides nothing, and would be rounded.
+    firsts = np.flatnonzero(np.append(True, np.diff(row) != 0))
+    cost = error - np.minimum.reduceat(error, firsts)[row]
+    cost = cost / (float(cost.max()) or 1.0)
     ones, places = np.ones(n), np.arange(n)
     of_rows = csr_array((ones, (row, places)), shape=(n_rows, n))
     of_labels = csr_array((ones, (label, places)), shape=(size, n))
@@ -144,8 +147,10 @@ def _chosen(
         bounds=(0, None),
         method="highs-ds",
     )
-    if found.status != 0:
+    if found.status == 2:
         raise ValueError(_why_not(of_rows, of_labels, limits, least, most))
+    if found.status != 0:
+        raise RuntimeError(f"the labels were not found: {found.message}")
     share = found.x
     order = np.lexsort((-share, row))
     return order[np.append(True, np.diff(row[order]) != 0)]

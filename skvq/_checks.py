@@ -101,6 +101,11 @@ def is_finite_number(value: Any) -> bool:
         return False
 
 
+def is_true(value: Any) -> bool:
+    """Whether a value is True, Python's or NumPy's."""
+    return isinstance(value, bool | np.bool_) and bool(value)
+
+
 def is_sequence(value: Any) -> bool:
     """Whether it is a row of things: a list, a tuple, an array of any library.
 

@@ -156,11 +156,11 @@ def drift(
             f"{type(quantizer).__name__} has neither a distortion nor counts of its "
             "codes to compare with: its tables were given; fit it on samples"
         )
-    seen = _Seen(codec, known)
+    seen = _Seen(codec, known, sample_weight is not None)
     for block, weights in _blocks(X, sample_weight):
         seen.add(block, weights)
     effective = seen.weight**2 / seen.squares
-    spread = Spread.of(np.concatenate(seen.weights))
+    spread = Spread.of(np.concatenate(seen.weights)) if seen.weights else None
     columns = [
         _column(trained, found, numbers, new / seen.weight, spread)
         for trained, found, numbers, new in zip(
@@ -233,9 +233,11 @@ class _Seen:
         What they are encoded by.
     known : list of ndarray or None
         How often each code of each column is that of a training sample.
+    is_weighted : bool
+        Whether samples have weights.
     """
 
-    def __init__(self, codec: Codec, known: _Counts):
+    def __init__(self, codec: Codec, known: _Counts, is_weighted: bool):
         self.codec, self.ranges = codec, codec.quantizer._ranges()
         self.never = [None if one is None else one == 0 for one in known]
         self.counts = [None if one is None else np.zeros(len(one)) for one in known]
@@ -243,7 +245,8 @@ class _Seen:
         self.new = np.zeros(len(known))
         self.outside = np.zeros(0 if self.ranges is None else len(self.ranges[0]))
         self.n_rows = 0
-        self.weights: list[NDArray[np.float64]] = []
+        # All of them, where they are not equal.
+        self.is_weighted, self.weights = is_weighted, list[NDArray[np.float64]]()
         self.weight = self.squares = self.distortion = 0.0
         self.new_rows = self.outside_rows = 0.0
 
@@ -258,7 +261,8 @@ class _Seen:
         self.n_rows += int(np.count_nonzero(w))
         self.weight += float(w.sum())
         self.squares += float(w @ w)
-        self.weights.append(w[w > 0])
+        if self.is_weighted:
+            self.weights.append(w[w > 0])
         self.distortion += float(w @ errors)
         self._count(to_host(codes).astype(np.intp), w)
         if self.ranges is not None:
@@ -289,14 +293,17 @@ def _blocks(X: Any, sample_weight: Any) -> Iterator[tuple[Any, NDArray[np.float6
     if is_dask(sample_weight):
         sample_weight = sample_weight.compute()
     weights = check_weights(sample_weight, rows)
-    weights = np.ones(len(rows)) if weights is None else to_host(weights)
+    weights = None if weights is None else to_host(weights)
     start = 0
     for batch, _ in batches("drift", X, None):
         size = max(1, _BLOCK // max(1, batch.shape[1] if batch.ndim > 1 else 1))
         for first in range(0, batch.shape[0], size):
             cut = slice(first, min(first + size, batch.shape[0]))
             block = batch if cut == slice(0, batch.shape[0]) else _cut(batch, cut)
-            yield block, weights[start + cut.start : start + cut.stop]
+            if weights is None:
+                yield block, np.ones(cut.stop - first)
+            else:
+                yield block, weights[start + first : start + cut.stop]
         start += batch.shape[0]
 
 

@@ -43,7 +43,8 @@ class UniqueIds:
     the most expensive beside the first, so that those move to whom it matters least.
     Rows for which it is the same are in the order of their candidates, then of their
     errors: the ids that are given away do not depend on the order of the rows, and only
-    between rows that are equal in all of it does the earlier one choose first.  Where a
+    between rows that are equal in all of it does the earlier one choose first; `widen`
+    may tell such rows apart later.  Where a
     row finds no free candidate, and none among more, others move on to make room, along
     the shortest chain that ends at a free id: so rows are left only if no choice among
     the candidates serves all of them.
@@ -231,7 +232,7 @@ class UniqueIds:
         while len(left) and widen is not None and asked.width < self.max_width:
             n_wanted = min(2 * asked.width, self.max_width)
             left = np.sort(left)
-            wider = self._checked(*widen(left, n_wanted), n_rows=len(left))[1]
+            wider = self._checked(*widen(left.copy(), n_wanted), n_rows=len(left))[1]
             grows = wider.width > asked.width
             asked = wider
             new.width = max(new.width, asked.width)
@@ -243,7 +244,7 @@ class UniqueIds:
             _refuse(over, n, new.width)
         self._take_digits(before, new, over)
         self._keep(before, new)
-        return sent(be, self.ids_[len(self.ids_) - n :])
+        return sent(be, self.ids_[len(self.ids_) - n :].copy())
 
     def _take_free(
         self, before: _Given, new: _Given, asked: _Asked, rows: NDArray[np.intp]
@@ -413,7 +414,9 @@ class _Asked(NamedTuple):
         errors = self.errors + 0.0  # without minus zero, which has other bytes
         gains = np.zeros(len(errors))
         if self.width > 1:
-            gains = errors[:, 1] - errors[:, 0]
+            # The second is the first that is another code.
+            second = (self.codes != self.codes[:, :1]).any(axis=2).argmax(axis=1)
+            gains = errors[np.arange(len(errors)), second] - errors[:, 0]
         _, group, counts = np.unique(gains, return_inverse=True, return_counts=True)
         tied = np.flatnonzero(counts[group] > 1)
         ranks = np.zeros(len(errors), dtype=np.intp)

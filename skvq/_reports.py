@@ -169,7 +169,7 @@ def _number(value: float | int | None) -> str:
         return f"{value:,}"
     # Digits that matter, without an exponent where people would not write one.
     text = f"{value:.4g}"
-    if 0.0005 <= abs(value) < 1:
+    if 0.0005 <= abs(value) < 0.9995:
         text = f"{value:.3f}".rstrip("0")
     return text
 

@@ -44,6 +44,7 @@ what NumPy makes of X.
 
 import inspect
 import logging
+import math
 import pickle
 import re
 import time
@@ -606,7 +607,7 @@ class BaseQuantizer(
         self = as_it_is_now(self)
         X = self._check_input(X, "encode_best")
         n_best = check_count("n_best", n_best)
-
+        n_best = min(n_best, math.prod(self.codebook_sizes_))
         charges = self._charges()
         is_even = any(isinstance(one, Prices) for one in charges)
         unpriced = self._with_charges(of_bits(charges)) if is_even else self
@@ -766,7 +767,7 @@ class BaseQuantizer(
                 "weigh bits, as it does where it was fitted with a rate_weight."
             )
         return tuple(
-            self._home_.like(np.zeros(size) if charge is None else charge.bits)
+            self._home_.like(np.zeros(size) if charge is None else charge.bits.copy())
             for charge, size in zip(charges, self.codebook_sizes_, strict=True)
         )
 
@@ -781,7 +782,7 @@ class BaseQuantizer(
             )
         return tuple(
             self._home_.like(
-                charge.bias if isinstance(charge, Prices) else np.zeros(size)
+                charge.bias.copy() if isinstance(charge, Prices) else np.zeros(size)
             )
             for charge, size in zip(charges, self.codebook_sizes_, strict=True)
         )

@@ -689,7 +689,8 @@ def disambiguate(codes: ArrayLike) -> NDArray[Any]:
     ranks[order] = np.arange(n) - np.repeat(np.cumsum(counts) - counts, counts)
     n_ranks = int(ranks.max(initial=0)) + 1
     dtype = np.promote_types(codes.dtype, smallest_dtype(n_ranks))
-    return sent(be, np.concatenate([codes, ranks[:, None]], axis=1).astype(dtype))
+    both = [codes.astype(dtype), ranks[:, None].astype(dtype)]
+    return sent(be, np.concatenate(both, axis=1))
 
 
 # Checks

@@ -890,14 +890,18 @@ def changed_codes(
     >>> columns.tolist(), rows
     ([0.0, 0.5], 0.5)
     """
-    be, before, weights = _check_use(old, sample_weight)
+    with naming("old"):
+        be, before, _ = _check_use(old, None)
     with naming("new"):
-        _, now, _ = _check_use(new, sample_weight)  # the same rows weigh nothing
+        _, now, _ = _check_use(new, None)
     if before.shape != now.shape:
         raise ValueError(
             f"old has shape {before.shape} and new has {now.shape}; expected codes of "
             "the same samples in the same columns."
         )
+    # Again, without the rows that weigh nothing.
+    _, before, weights = _check_use(old, sample_weight)
+    _, now, _ = _check_use(new, sample_weight)
     changed = before != now
     shares = [HOST.average(column, weights) for column in changed.T]
     return ChangedCodes(

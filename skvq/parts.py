@@ -19,11 +19,12 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
-from skvq._checks import check_counts, naming
+from skvq._checks import check_counts, is_true, naming
 from skvq._compat import Accepted, _BaseComposition, _VisualBlock
 from skvq._given import are_shared, as_shared, check_costs, one_or_each
 from skvq._validation import Notice, collected, copy_to_fit, plain_parameters
 from skvq.base import BaseQuantizer, check_as_before, reordered_once
+from skvq.coding import rates
 from skvq.coding.charges import Charges, biases
 from skvq.learning.rows import Learner, Rows, run, together
 
@@ -33,7 +34,7 @@ QUANTIZERS = Accepted(
     "a list of quantizers, or of pairs of a name and a quantizer",
 )
 # What `balance` of a scheme with parts may be, beside None.
-EVENLY = Accepted(lambda value: value is True, "True")
+EVENLY = Accepted(is_true, "True")
 
 
 class Template(NamedTuple):
@@ -380,6 +381,9 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
             for part in self.quantizers_
         ]
         copy._parts_ = Parts(copy.quantizers_)
+        # What the codes of another search were.
+        copy.code_counts_ = rates.no_counts(self.codebook_sizes_)
+        copy.distortion_ = np.nan
         return copy
 
     def _elements_of_parts(self, n_codewords, widths: Sequence[int], n_parts: int):

@@ -641,6 +641,14 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
                 f"{why} does not go with n_refine={self.n_refine}, which solves for "
                 f"tables without regard to that: use n_refine=0, or {name}={off}."
             )
+        if cost == "prices" and self.beam_size > 1:
+            for template in self._templates():
+                if getattr(template.quantizer, "share_codebook", False):
+                    raise ValueError(
+                        f"{why} does not go with beam_size={self.beam_size} and "
+                        f"share_codebook=True of {template}, whose columns would each "
+                        f"have prices of their own: use beam_size=1, or {name}={off}."
+                    )
         if self.share_codebook:
             raise ValueError(
                 f"{why} does not go with share_codebook=True, since the codes of each "

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from skvq import nearest
-from skvq._checks import check_memory, is_sequence
+from skvq._checks import check_memory, is_sequence, is_true
 from skvq._compat import RANDOM_STATE, SIZE, Accepted, Interval, StrOptions
 from skvq._given import check_costs, demand
 from skvq._validation import (
@@ -23,7 +23,7 @@ from skvq.coding import rates
 from skvq.coding.charges import Charge, Prices, biases
 from skvq.coding.sums import codeword_entries
 from skvq.learning import online
-from skvq.learning.balance import balanced
+from skvq.learning.balance import balanced, largest_cell
 from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
 from skvq.learning.lloyd import Learned, lloyd, mean_distance
 from skvq.learning.rows import Learner, Rows, no_zero_rows, unit
@@ -31,10 +31,13 @@ from skvq.learning.start import INITS, few_distinct, initialise, repeat_cyclical
 from skvq.parts import check_as_begun
 
 _ONLINE = ("minibatch", "ema", "sgd")
+# A warm start goes on from prices under which no cell has more than so many times its
+# share.
+_STILL_EVEN = 2.0
 
 _TABLE = Accepted(is_sequence, "an array-like of shape (n_codewords, n_features)")
 _BALANCE = Accepted(
-    lambda value: value is True or is_sequence(value),
+    lambda value: is_true(value) or is_sequence(value),
     "True, or an array-like of shape (n_codewords,)",
 )
 # Distances that are an increasing function of another one, which can be learned.
@@ -284,13 +287,21 @@ class VectorQuantizer(BaseQuantizer):
             if self.balance is None:
                 return (yield from self._lloyd(rows, table, metric)), None
             before = None if self._before_ is None else self._before_._charge_
-            if isinstance(before, Prices):
+            shares = self._shares()
+            prices = None
+            if isinstance(before, Prices) and len(table) > 1:
+                if np.array_equal(np.sort(shares), np.sort(before.shares)):
+                    shares = before.shares  # in the order of the names that codes have
+                # Of other rows they would only be in the way.
+                found = yield from largest_cell(rows, table, before.bias, shares)
+                prices = before.bias if found <= _STILL_EVEN else None
+            if prices is None:
+                learned = yield from self._lloyd(rows, table, metric)
+            else:
                 # Without prices, codewords would leave the cells that these have made.
                 distortion = yield from mean_distance(rows, table, metric)
-                learned, prices = Learned(table, distortion, 0), before.bias
-            else:
-                learned, prices = (yield from self._lloyd(rows, table, metric)), None
-            learned = yield from balanced(rows, learned, self._shares(), prices)
+                learned = Learned(table, distortion, 0)
+            learned = yield from balanced(rows, learned, shares, prices)
             return learned, None
         stream, learned = yield from online.learn_epochs(
             rows,
@@ -552,7 +563,7 @@ class VectorQuantizer(BaseQuantizer):
     def _shares(self) -> np.ndarray:
         """Return which share of the weight of all samples each cell is to have."""
         size = self.n_codewords
-        if self.balance is True:
+        if is_true(self.balance):
             return np.full(size, 1 / size)
         shares = check_numbers(self.balance, "balance", (size,))
         if shares.min() <= 0:
@@ -609,6 +620,11 @@ class VectorQuantizer(BaseQuantizer):
     def _with_charges(self, charges):
         copy = copy_to_fit(self, fitted=True)
         (copy._charge_,) = charges
+        # What the codes of another search were.
+        copy.code_counts_ = rates.no_counts(self.codebook_sizes_)
+        for name in ("distortion_", "nearest_distortion_", "objective_"):
+            if hasattr(copy, name):
+                setattr(copy, name, np.nan)
         return copy
 
     def _can_encode_best(self):

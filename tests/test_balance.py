@@ -91,7 +91,50 @@ def test_of_several_codes_the_first_is_that_of_transform_and_others_are_near(
     assert_array_equal(codes[:, 0], quantizer.transform(X))
     assert (np.diff(errors[:, 1:], axis=1) >= -1e-9).all()
     assert {len(np.unique(some, axis=0)) for some in codes} == {n_best}
-    assert errors.min(axis=1).mean() <= quantizer.distortion_
+    assert errors.min(axis=1).mean() <= quantizer.distortion_ * (1 + 1e-9)
+
+
+def test_rounds_that_go_too_far_are_taken_back_with_smaller_steps():
+    rng = np.random.default_rng(0)
+    X = np.concatenate(
+        [rng.normal(at, 0.002, (n, 1)) for at, n in ((-1, 420), (0, 160), (1, 420))]
+    )
+    for seed in range(4):
+        counts = vq(3, random_state=seed).fit(X).code_counts_[0]
+        assert counts.max() < 1.05 * counts.mean()
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(0.01, 0), (0.1, 0), (1, 5), (1, 1000)])
+def test_a_warm_start_on_other_rows_is_no_worse(scale, shift):
+    X = np.random.default_rng(0).normal(size=(1000, 4))
+    Y = X * scale + shift
+    cold = vq(16).fit(Y)
+    quantizer = vq(16, warm_start=True).fit(X).fit(Y)
+    counts = quantizer.code_counts_[0]
+    assert counts.max() < 1.2 * counts.mean()
+    assert quantizer.distortion_ < 1.2 * cold.distortion_
+
+
+def test_what_is_not_even_is_told():
+    X = np.random.default_rng(0).exponential(size=(3000, 1))
+    plain = vq(64, balance=None).fit(X)
+    with pytest.warns(ConvergenceWarning, match="% of its share"):
+        quantizer = vq(64).fit(X)
+    assert quantizer.code_counts_[0].max() < plain.code_counts_[0].max()
+
+
+def test_a_row_for_each_codeword_warns_of_no_weight():
+    X = np.arange(49.0)[:, None]
+    assert_array_equal(vq(49).fit(X).code_counts_[0], 1)
+
+
+def test_levelled_stages_do_not_tell_of_another_search():
+    X = mixture(400, dtype=np.float64)
+    quantizer = ResidualQuantizer(2, 8, balance=True, beam_size=3).fit(X)
+    for part in quantizer.quantizers_:
+        assert np.isnan(part.distortion_)
+        assert not part.code_counts_[0].any()
+    assert np.isfinite(quantizer.distortion_)
 
 
 def test_a_stage_that_rotates_is_levelled_under_a_beam():

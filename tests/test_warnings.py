@@ -62,6 +62,8 @@ def many_codewords(row):
         if name.split("__")[-1] == "init" and not isinstance(value, str):
             if isinstance(value, np.ndarray):
                 found[name] = np.resize(value, (7, value.shape[1]))
+        if name.split("__")[-1] == "balance" and isinstance(value, list):
+            found[name] = np.resize(value, 7)
     return found
 
 

@@ -63,7 +63,10 @@ def _info(arguments: argparse.Namespace) -> None:
         with path.open("rb") as file:
             kind = kind_of(file.read(9))
         if arguments.data is not None and kind != "a codec":
-            raise CommandError(f"{path} is no codec: {arguments.data} is one too many")
+            raise CommandError(
+                f"{path} is no codec; DATA goes with a codec alone, got "
+                f"{arguments.data}"
+            )
         if kind == "a codec":
             facts, lines = _codec(path)
         elif kind == "codes":

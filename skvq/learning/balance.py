@@ -26,14 +26,20 @@ _STEP = 0.1
 # slowly, keeping more than this share of its distance: where cells lie close together
 # prices need small steps, and between far ones large ones.
 _FALLS, _GROWS, _SLOW = 0.7, 1.1, 0.9
+# And by so much where no row has come or gone, of those that there are.
+_LEAPS = 1.5
 # No log of a share over its target counts for more, so that empty cells have one.
 _MOST_LOG = 3.0
 # A round that makes the largest cell so many times larger is taken back, and the steps
-# of those cells cut that have grown as much.
+# of those cells cut that have grown or fallen as much.
 _LOST = 2.0
 _CUTS = 0.25
 # Even enough: the largest cell over its share; in the end, and for a table on the way.
 _EVEN, _EVEN_BEFORE = 1.01, 1.1
+
+
+# Cells that are so much larger than their share are told of.
+_UNEVEN = 1.5
 
 
 class Level(NamedTuple):
@@ -95,6 +101,7 @@ def level(
         if last is not None and largest > _LOST * last.largest:
             # A step of some prices went too far: back, and again with smaller ones.
             blame = ratios > _LOST * np.maximum(last.ratios, 1.0)
+            blame |= _LOST * ratios < np.minimum(last.ratios, 1.0)
             last = last._replace(steps=np.where(blame, _CUTS, 1.0) * last.steps)
             prices = _moved(last.prices, last.steps * last.logs)
             continue
@@ -103,7 +110,9 @@ def level(
         if last is not None:
             turned = logs * last.logs < 0
             slow = np.abs(logs) > _SLOW * np.abs(last.logs)
-            steps = np.where(turned, _FALLS, np.where(slow, _GROWS, 1.0)) * last.steps
+            still = (logs == last.logs) & (ratios > 0)
+            grows = np.where(still, _LEAPS, _GROWS)
+            steps = np.where(turned, _FALLS, np.where(slow, grows, 1.0)) * last.steps
         last = Level(prices, steps, logs, ratios, largest)
         if best is None or largest < best.largest:
             best = last
@@ -131,7 +140,9 @@ def balanced(
 
     Every search is the argmin of the squared distance and the price.  Prices and table
     are improved in turn: a few rounds of prices, then the mean of each cell; in the end
-    many rounds on the final table.
+    many rounds on the final table.  Of the tables on the
+    way the one is kept whose largest cell is the least; of those that are even, the one
+    of the least distance.
 
     Parameters
     ----------
@@ -163,7 +174,7 @@ def balanced(
     """
     (total,) = yield rows.fold(_weight)
     targets = shares * float(total)
-    (n_heavy,) = yield rows.fold(_heavier, float(targets.max()))
+    (n_heavy,) = yield rows.fold(_heavier, float(targets.max()) * (1 + 1e-9))
     if n_heavy:
         warn(
             "{} samples have each more of the weight of all samples than the largest "
@@ -175,8 +186,10 @@ def balanced(
     if prices is None:
         prices = np.zeros(len(table))
     if unit == 0 or len(table) == 1:
-        charge = Prices(prices, shares)
-        return start._replace(charge=charge, nearest=start.distortion)
+        charge = Prices(np.zeros(len(table)), shares)
+        n_iter = max(1, start.n_iter)
+        return start._replace(charge=charge, nearest=start.distortion, n_iter=n_iter)
+    tried = [(yield from _tried(rows, table, np.zeros(len(table)), targets))]
     for n_rounds in (*(_ROUNDS,) * _TABLES, _FINAL_ROUNDS):
         searched = nearest.Table(table, exact=False)
         weigh = _weighing(rows, searched)
@@ -186,6 +199,7 @@ def balanced(
         )
         prices, steps = found.prices, found.steps
         logger.debug("balance: largest cell %.4g of its share", found.largest)
+        tried.append((yield from _tried(rows, table, prices, targets)))
         if n_rounds == _ROUNDS:
             sums, counts = yield rows.fold(_cells, searched, prices)
             means = cell_means(sums, counts, table, "sqeuclidean")
@@ -194,8 +208,17 @@ def balanced(
             gaps = (means - table).astype(np.float64)
             prices = _moved(prices, np.einsum("ij,ij->i", gaps, gaps))
             table = means
-    found_table = nearest.Table(table)
-    summed, plain, counts = yield rows.fold(_measured, found_table, prices)
+    best = min(tried, key=_merit)
+    table, prices = best.table, best.prices
+    summed, plain, counts = yield rows.fold(_measured, nearest.Table(table), prices)
+    largest = float((counts / targets).max())
+    if largest > _UNEVEN and not n_heavy:
+        warn(
+            "the largest cell has {}% of its share: no prices were found that use "
+            "codewords evenly, which is hard where samples are equal or far apart, or "
+            "have few features.",
+            round(100 * largest),
+        )
     mean = float(total) / rows.n_rows
     return Learned(
         table,
@@ -205,6 +228,37 @@ def balanced(
         Prices(prices, shares),
         nearest=float(plain / total),
     )
+
+
+def largest_cell(
+    rows: Rows, table: np.ndarray, prices: np.ndarray, shares: np.ndarray
+) -> Learner[float]:
+    """Return the weight of a cell over its share of all, of that which has the most."""
+    (weights,) = yield rows.fold(_weights_of_cells, nearest.Table(table), prices)
+    return float((weights / weights.sum() / shares).max())
+
+
+class _Tried(NamedTuple):
+    """A table with prices."""
+
+    table: np.ndarray
+    prices: np.ndarray
+    largest: float  # weight of a cell over its target
+    distance: float  # summed over rows
+
+
+def _tried(
+    rows: Rows, table: np.ndarray, prices: np.ndarray, targets: np.ndarray
+) -> Learner[_Tried]:
+    distance, counts = yield rows.fold(
+        _found, nearest.Table(table, exact=False), prices
+    )
+    return _Tried(table, prices, float((counts / targets).max()), float(distance))
+
+
+def _merit(one: _Tried) -> tuple[float, float]:
+    """Return what is to be small: of even tables the distance decides."""
+    return max(one.largest, _EVEN), one.distance
 
 
 def _weighing(rows: Rows, table: nearest.Table) -> Weigh:
@@ -238,6 +292,12 @@ def _weights_of_cells(block: Block, table: nearest.Table, prices: np.ndarray) ->
 def _cells(block: Block, table: nearest.Table, prices: np.ndarray) -> tuple:
     codes, _ = nearest.nearest(block.x, table, bias=prices, return_distances=False)
     return block.be.cell_sums(block.x, codes, len(table), block.w)
+
+
+def _found(block: Block, table: nearest.Table, prices: np.ndarray) -> tuple:
+    """Return summed distances with prices, and the weights of cells."""
+    codes, found = nearest.nearest(block.x, table, bias=prices)
+    return block.be.xp.sum(block.weighted(found)), _counted(block, codes, len(table))
 
 
 def _measured(block: Block, table: nearest.Table, prices: np.ndarray) -> tuple:
