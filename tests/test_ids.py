@@ -28,7 +28,9 @@ def most_alone(candidates, sizes):
     ids = token_ids(candidates.reshape(-1, len(sizes)), sizes)
     rows = np.repeat(np.arange(len(candidates)), candidates.shape[1])
     shape = (len(candidates), int(np.prod(sizes)))
-    graph = csr_array((np.ones(len(ids), bool), (rows, ids)), shape=shape)
+    # Old versions of SciPy match by indices of 32 bits alone.
+    places = rows.astype(np.int32), ids.astype(np.int32)
+    graph = csr_array((np.ones(len(ids), bool), places), shape=shape)
     return int((maximum_bipartite_matching(graph, perm_type="column") >= 0).sum())
 
 
