@@ -2,6 +2,7 @@
 
 import copy
 import html
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -48,12 +49,13 @@ class Report(Mapping[str, Any]):
         """
         return copy.deepcopy(self._facts)
 
+    @abstractmethod
     def _title(self) -> str:
-        raise NotImplementedError  # pragma: no cover
+        """Return what it is about, in a line."""
 
+    @abstractmethod
     def _tables(self) -> list[list[list[str]]]:
         """Return tables of cells, each with a row of names first."""
-        raise NotImplementedError  # pragma: no cover
 
     def __str__(self) -> str:
         """Return the tables, for people."""
@@ -141,11 +143,11 @@ class DriftReport(Report):
         )
         shares = [["share of the rows", ""]]
         shares.append(
-            ["with a code that no row of the fit has", *_of(self, "new_rows")]
+            ["with a code that no row of the fit has", _number(self["new_rows"])]
         )
         if self["outside"] is not None:
             shares.append(
-                ["outside the range of a feature", *_of(self, "outside_rows")]
+                ["outside the range of a feature", _number(self["outside_rows"])]
             )
         codes = [["column", "divergence", "expected", "excess", "new cells"]]
         for j, column in enumerate(self["columns"]):
@@ -156,10 +158,6 @@ class DriftReport(Report):
             outside += [[str(j), _number(x)] for j, x in enumerate(self["outside"])]
             tables.append(outside)
         return tables
-
-
-def _of(report: Report, name: str) -> list[str]:
-    return [_number(report[name])]
 
 
 def _number(value: float | int | None) -> str:

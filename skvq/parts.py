@@ -25,7 +25,7 @@ from skvq._given import are_shared, as_shared, check_costs, one_or_each
 from skvq._validation import Notice, collected, copy_to_fit, plain_parameters
 from skvq.base import BaseQuantizer, check_as_before, reordered_once
 from skvq.coding import rates
-from skvq.coding.charges import Charges, biases
+from skvq.coding.charges import Charges, biases, costs_of
 from skvq.learning.rows import Learner, Rows, run, together
 
 # Whose entries are checked by `NestingQuantizer`, which tells them apart.
@@ -367,8 +367,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
 
     def _own_costs(self) -> frozenset[str]:
         """Return what its own parameters add, beside those of parts."""
-        own = {"code_lengths": self.rate_weight > 0, "prices": self.balance is not None}
-        return frozenset(name for name, there in own.items() if there)
+        return costs_of(self.rate_weight, self.balance)
 
     def _code_costs(self):
         each = (one._code_costs() for one in self._quantizers())

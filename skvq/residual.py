@@ -641,13 +641,15 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
                 f"{why} does not go with n_refine={self.n_refine}, which solves for "
                 f"tables without regard to that: use n_refine=0, or {name}={off}."
             )
-        if cost == "prices" and self.beam_size > 1:
+        greedy = self.beam_size == self.fit_beam_size == 1
+        if cost == "prices" and not greedy:
             for template in self._templates():
                 if getattr(template.quantizer, "share_codebook", False):
                     raise ValueError(
-                        f"{why} does not go with beam_size={self.beam_size} and "
-                        f"share_codebook=True of {template}, whose columns would each "
-                        f"have prices of their own: use beam_size=1, or {name}={off}."
+                        f"{why} does not go with beam_size={self.beam_size}, "
+                        f"fit_beam_size={self.fit_beam_size} and share_codebook=True "
+                        f"of {template}, whose columns would each have prices of "
+                        f"their own: use 1 for both, or {name}={off}."
                     )
         if self.share_codebook:
             raise ValueError(

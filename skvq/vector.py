@@ -20,7 +20,7 @@ from skvq._validation import (
 )
 from skvq.base import BaseQuantizer, check_as_before, reordered_table
 from skvq.coding import rates
-from skvq.coding.charges import Charge, Prices, biases
+from skvq.coding.charges import Charge, Prices, biases, costs_of
 from skvq.coding.sums import codeword_entries
 from skvq.learning import online
 from skvq.learning.balance import balanced, largest_cell
@@ -574,9 +574,7 @@ class VectorQuantizer(BaseQuantizer):
         return shares / shares.max() / (shares / shares.max()).sum()
 
     def _code_costs(self):
-        costs = {"code_lengths": self.rate_weight > 0}
-        costs["prices"] = self.balance is not None
-        return frozenset(name for name, there in costs.items() if there)
+        return costs_of(self.rate_weight, self.balance)
 
     def _online_settings(self, metric) -> online.OnlineSettings:
         return online.OnlineSettings(

@@ -137,6 +137,26 @@ def test_levelled_stages_do_not_tell_of_another_search():
     assert np.isfinite(quantizer.distortion_)
 
 
+def test_stages_with_one_table_for_several_columns_are_not_searched_by_beam():
+    X = mixture(400, dtype=np.float64)
+    part = ProductQuantizer(2, 4, share_codebook=True)
+    for parameters in ({}, {"beam_size": 3}, {"fit_beam_size": 5}):
+        quantizer = ResidualQuantizer(2, quantizer=part, balance=True, **parameters)
+        with pytest.raises(ValueError, match="prices of their own: use 1 for both"):
+            quantizer.fit(X)
+    quantizer = ResidualQuantizer(2, quantizer=part, balance=True, fit_beam_size=1)
+    for stage in quantizer.fit(X).quantizers_:
+        assert stage.quantizers_[0] is stage.quantizers_[1]
+    again = ResidualQuantizer.from_codebooks(
+        quantizer.codebooks_,
+        quantizer=part,
+        balance=True,
+        fit_beam_size=1,
+        prices=quantizer.prices_,
+    )
+    assert_array_equal(again.transform(X), quantizer.transform(X))
+
+
 def test_a_stage_that_rotates_is_levelled_under_a_beam():
     X = mixture(400, dtype=np.float64)
     stage = RotatedQuantizer(vq(8))

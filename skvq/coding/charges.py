@@ -53,6 +53,12 @@ class Prices(NamedTuple):
 Charges = Sequence[Charge | Prices | None]
 
 
+def costs_of(rate_weight: float, balance: Any) -> frozenset[str]:
+    """Return what a search adds with these parameters, see `_code_costs`."""
+    costs = {"code_lengths": rate_weight > 0, "prices": balance is not None}
+    return frozenset(name for name, there in costs.items() if there)
+
+
 def of_bits(charges: Charges) -> list[Charge | None]:
     """Return what bits cost, and nothing for what is only to use codes evenly.
 

@@ -205,8 +205,7 @@ def balanced(
             means = cell_means(sums, counts, table, "sqeuclidean")
             # What is nearer to its rows by as much is dearer by as much: at the mean of
             # a cell, distance and price are together what they were.
-            gaps = (means - table).astype(np.float64)
-            prices = _moved(prices, np.einsum("ij,ij->i", gaps, gaps))
+            prices = _moved(prices, nearest.paired(means, table))
             table = means
     best = min(tried, key=_merit)
     table, prices = best.table, best.prices
