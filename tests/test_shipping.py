@@ -414,7 +414,9 @@ class Mine(VectorQuantizer):
         (vq(init=np.eye(4, dtype=np.longdouble)), "init is an array of float128"),
     ],
 )
-def test_what_cannot_be_saved_is_named(estimator, message, tmp_path):
+def test_what_cannot_be_saved_is_named(estimator, message, tmp_path, monkeypatch):
+    # A relative path is a pipeline's memory.
+    monkeypatch.chdir(tmp_path)
     estimator.fit(X)
     if message is None:
         skvq.save(estimator, tmp_path / "codec")
