@@ -122,9 +122,9 @@ print(
 
 figure, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
 ax.hist(alone, bins=np.geomspace(alone.min(), alone.max(), 40), color="0.6")
-ax.axvline(middle, color="black", label=f"half of the rows within {middle:.0f} us")
-ax.axvline(late, color="black", ls="--", label=f"99 of 100 within {late:.0f} us")
-ax.axvline(in_batch, color="black", ls=":", label=f"in a batch: {in_batch:.1f} us each")
+ax.axvline(middle, color="black", label=f"median: {middle:.0f} us")
+ax.axvline(late, color="black", ls="--", label=f"99 of 100: {late:.0f} us")
+ax.axvline(in_batch, color="black", ls=":", label=f"in a batch: {in_batch:.1f} us")
 ax.set(xlabel="microseconds for a row", ylabel="rows", xscale="log")
 ax.set_title("A row that is encoded alone takes longer than one in a batch")
 figure.legend(loc="outside lower center", ncols=3)

@@ -148,7 +148,7 @@ def _holds_lists(column: Any) -> bool:
 
 
 def _is_missing(row: Any) -> bool:
-    # NaN is not equal to itself; pandas' NA has no truth value.
+    # By what they are called, since NaN may be of any type, and NA of pandas' only.
     return row is None or (not hasattr(row, "__len__") and str(row) in ("nan", "<NA>"))
 
 
