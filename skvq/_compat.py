@@ -1,6 +1,7 @@
 """The one file that imports what scikit-learn does not promise to keep."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from functools import wraps
 from numbers import Integral
 from types import MethodType
@@ -15,7 +16,11 @@ from sklearn.utils._param_validation import (
     StrOptions,
     validate_parameter_constraints,
 )
-from sklearn.utils._set_output import _get_output_config
+from sklearn.utils._set_output import (
+    ADAPTERS_MANAGER,
+    _get_container_adapter,
+    _get_output_config,
+)
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import _check_sample_weight
@@ -42,6 +47,8 @@ __all__ = [
     "_check_sample_weight",
     "_fit_context",
     "available_unless",
+    "frame_like",
+    "in_output_container",
     "is_library_followed",
     "output_container",
     "validate_parameter_constraints",
@@ -60,6 +67,40 @@ def is_library_followed(name: str) -> bool:
 def output_container(estimator: Any) -> str:
     """Return in which container `transform` of an estimator is to answer."""
     return _get_output_config("transform", estimator)["dense"]
+
+
+def in_output_container(
+    estimator: Any, found: Any, X: Any, columns: Sequence[str]
+) -> Any:
+    """Return an array in the container that `set_output` has chosen for `transform`.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Whose output it is.
+    found : array of shape (n_samples, n_columns)
+        The output.
+    X : object
+        What it was made of; it gives the index.
+    columns : sequence of str
+        Names of the columns of a data frame.
+    """
+    adapter = _get_container_adapter("transform", estimator)
+    if adapter is None:
+        return found
+    return adapter.create_container(found, X, columns=list(columns))
+
+
+def frame_like(frame: Any, array: Any, columns: Callable[[], list[str]]) -> Any:
+    """Return a data frame of an array, of the library and with the index of another.
+
+    None if the other is no data frame; then the names are not asked for.
+    """
+    for library, adapter in ADAPTERS_MANAGER.adapters.items():
+        # Adapters import their library, which a frame of it has done already.
+        if library in sys.modules and adapter.is_supported_container(frame):
+            return adapter.create_container(array, frame, columns=columns())
+    return None
 
 
 class Interval(_Interval):

@@ -25,6 +25,7 @@ from skvq._checks import (
     class_name,
     naming,
 )
+from skvq._columns import refuse_list_columns
 from skvq._compat import is_library_followed
 
 P = ParamSpec("P")
@@ -49,6 +50,7 @@ def check_samples(
     if nearest.is_dask(X):
         return _check_dask(estimator, X, reset, min_samples)
     _refuse_streams(X)
+    refuse_list_columns(X, "X")
     be = backend_of_samples(estimator, X)
     if not be.on_host:
         return _check_on_device(be, estimator, X, reset, min_samples, finite)
@@ -340,6 +342,7 @@ def check_matrix(be: nearest.Backend, X, name: str, **options) -> Any:
     **options : dict
         Of scikit-learn's `check_array`, for NumPy's arrays.
     """
+    refuse_list_columns(X, name)
     if be.on_host:
         X = as_numpy(X, name)
         with naming(name):

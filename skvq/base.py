@@ -75,8 +75,20 @@ from skvq._arrays import (
     to_host,
 )
 from skvq._checks import check_count
-from skvq._compat import UNUSED, Accepted, _fit_context, available_unless
-from skvq._dask import batches, check_lazy_codes, dask_rows, lazily
+from skvq._compat import (
+    UNUSED,
+    Accepted,
+    _fit_context,
+    available_unless,
+    in_output_container,
+)
+from skvq._dask import (
+    batches,
+    check_container,
+    check_lazy_codes,
+    dask_rows,
+    lazily,
+)
 from skvq._given import check_codebooks
 from skvq._match import check_names
 from skvq._sums import SumsOfCodes
@@ -666,9 +678,22 @@ class BaseQuantizer(
         Returns
         -------
         X_quant : ndarray of shape (n_samples, n_features)
-            The same as ``inverse_transform(transform(X))``.
+            The same as ``inverse_transform(transform(X))``; in the container that
+            `set_output` chose for `transform`, with the names of the features of X
+            (x0, x1, ..., if it had none) and its index.
         """
         self = as_it_is_now(self)
+        found = self._reconstructions(X)
+        if nearest.is_dask(X):
+            check_container(self)
+            return found
+        names = getattr(self, "feature_names_in_", None)
+        if names is None:
+            names = [f"x{j}" for j in range(self.n_features_in_)]
+        return in_output_container(self, found, X, names)
+
+    def _reconstructions(self, X):
+        """Return what `quantize` does, as an array."""
         X = self._check_input(X, "quantize")
         if nearest.is_dask(X):
             return lazily(self, "quantize", X)

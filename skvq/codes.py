@@ -40,6 +40,7 @@ from skvq._code_checks import (
     sent,
     smallest_dtype,
 )
+from skvq._compat import frame_like
 from skvq._entropy import EntropyCoder
 from skvq._ids import UniqueIds
 from skvq._match import match
@@ -305,7 +306,8 @@ def token_ids(
     Returns
     -------
     ids : ndarray of int64, shape (n_samples,)
-        Token ids, 0 to prod(sizes) - 1.
+        Token ids, 0 to prod(sizes) - 1.  Of a data frame a series "token_id", with its
+        index.
 
     Raises
     ------
@@ -338,8 +340,10 @@ def token_ids(
     """
     sizes = check_sizes(sizes)
     strides = _strides(sizes, order)
-    be, codes = check_codes(codes, sizes)
-    return sent(be, _ravel(codes, strides))
+    be, words = check_codes(codes, sizes)
+    ids = _ravel(words, strides)
+    frame = frame_like(codes, ids[:, None], lambda: ["token_id"])
+    return sent(be, ids) if frame is None else frame["token_id"]
 
 
 def from_token_ids(
@@ -523,7 +527,9 @@ def one_hot(
     Returns
     -------
     indicators : csr_array or ndarray of shape (n_samples, sum(sizes))
-        1 in column V_1 + ... + V_{j-1} + codes[i, j] of row i for each j, else 0.
+        1 in column V_1 + ... + V_{j-1} + codes[i, j] of row i for each j, else 0.  Of a
+        data frame, with ``sparse=False``, a data frame with its index, and the names
+        ``column_code`` for each column of codes and each code.
 
     Raises
     ------
@@ -542,19 +548,28 @@ def one_hot(
            [1, 0, 0, 0, 1]])
     """
     sizes = check_sizes(sizes)
-    be, codes = check_codes(codes, sizes)
-    n_samples, n_codes = codes.shape
+    be, words = check_codes(codes, sizes)
+    n_samples, n_codes = words.shape
     shape = (n_samples, sum(sizes))
-    columns = codes + offsets(sizes)
+    columns = words + offsets(sizes)
     if not sparse:
         dense = np.zeros(shape, dtype=dtype)
         np.put_along_axis(dense, columns, 1, axis=1)
-        return sent(be, dense)
+        frame = frame_like(codes, dense, partial(_indicator_names, codes, sizes))
+        return sent(be, dense) if frame is None else frame
     largest = max(shape[1], columns.size)
     index = np.int32 if largest < 2**31 else np.int64
     indptr = np.arange(0, columns.size + 1, n_codes, dtype=index)
     indices = columns.ravel().astype(index, copy=False)
     return sp.csr_array((np.ones(columns.size, dtype), indices, indptr), shape=shape)
+
+
+def _indicator_names(frame: Any, sizes: Sequence[int]) -> list[str]:
+    return [
+        f"{name}_{code}"
+        for name, size in zip(frame.columns, sizes, strict=True)
+        for code in range(size)
+    ]
 
 
 def offsets(sizes: Sequence[int]) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ from skvq import nearest
 from skvq._compat import Accepted, _fit_context
 from skvq._dask import check_container
 from skvq._validation import (
+    as_it_is_now,
     backend_of_samples,
     check_reconstructions,
     check_same_library,
@@ -121,7 +122,9 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_same_library(self, backend_of_samples(self, X), "transform")
         if nearest.is_dask(X):
             check_container(self)
-        return self.quantizer_.quantize(check_samples(self, X, reset=False))
+        X = check_samples(self, X, reset=False)
+        # An array: the container is that of this estimator, with the index of its X.
+        return as_it_is_now(self.quantizer_)._reconstructions(X)
 
     def inverse_transform(self, X):
         """Return quantized samples as they are: they are in the space of X already.

@@ -10,6 +10,7 @@ r"""Codecs and codes in files: written whole or not at all, and checked when rea
 `CodeWriter`              write codes of any number of rows, in pieces
 `CodeReader`              read any rows of a file of codes
 `atomic_write`            open a file that appears only when it is complete
+`rows`                    make a matrix of a column that holds a list in each row
 ========================  ==========================================================
 
 `save` and `load` are also there as `skvq.save` and `skvq.load`.  Neither kind of file
@@ -132,6 +133,7 @@ from skvq._codec import (
     load_objects,
     save_objects,
 )
+from skvq._columns import rows_of
 from skvq._files import (
     CODES_MAGIC,
     FormatError,
@@ -162,6 +164,7 @@ __all__ = [
     "decode",
     "load",
     "load_codes",
+    "rows",
     "save",
     "save_codes",
 ]
@@ -1264,3 +1267,49 @@ def _coder_of(
         )
     except (ValueError, zlib.error) as error:
         raise FormatError(f"{path} is damaged: {error}") from error
+
+
+# -- columns of lists --------------------------------------------------------------
+
+
+def rows(column: Any) -> NDArray[Any]:
+    """Make a matrix of a column that holds a list of numbers in each row.
+
+    Data frames keep embeddings so.  Estimators take matrices, a feature in each column.
+
+    Parameters
+    ----------
+    column : series, array, column or table
+        A series of Polars of type Array or List; a series of pandas that holds arrays
+        or lists, also one that pyarrow backs; an array of pyarrow of fixed-size or
+        other lists, in chunks or not; a column of `datasets`; a sequence of lists or
+        arrays; a matrix, which is returned as it is.  Or a table whose only column is
+        one of these.
+
+    Returns
+    -------
+    X : ndarray of shape (n_samples, n_features)
+        In the dtype of the numbers; lists of several types have the one that holds them
+        all.  The memory is that of the column, and read-only, where one piece of memory
+        holds all of its lists: so it is for Polars and pyarrow, if the column is one
+        chunk.  Otherwise it is a copy.
+
+    Raises
+    ------
+    TypeError
+        If it is no column.
+    ValueError
+        If the column has no rows, the lists are empty or not of one length, a list or a
+        number is missing, or what they hold are not real numbers.  The message names
+        the column and the first such row, counted from zero.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skvq.io import rows
+    >>> df = pd.DataFrame({"id": [7, 8], "emb": [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]})
+    >>> rows(df["emb"])
+    array([[0., 1., 2.],
+           [3., 4., 5.]])
+    """
+    return rows_of(column)

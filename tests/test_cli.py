@@ -492,11 +492,48 @@ def test_parquet(X, small_chunks):
     assert "column 'id' holds string" in fail("info", "flat.parquet")
     ragged = pa.table({"vector": [[1.0, 2.0], [1.0]]})
     parquet.write_table(ragged, "ragged.parquet")
-    assert "ragged.parquet" in fail("fit", "ragged.parquet", "vq:2", "-o", "b")
+    error = fail("fit", "ragged.parquet", "vq:2", "-o", "b")
+    assert "ragged.parquet: row 1 of column 'vector' is a list of length 1" in error
+    error = fail("fit", "lists.parquet", "vq:2", "-o", "b")
+    assert "column 'vector' holds lists; choose it alone: --columns vector" in error
     parquet.write_table(pa.table({"a": [1, None]}), "missing.parquet")
     assert "missing values" in fail("fit", "missing.parquet", "vq:2", "-o", "b")
     Path("bad.parquet").write_bytes(b"PAR1 and so on")
     assert "cannot read bad.parquet" in fail("info", "bad.parquet")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[1.0, 2.0]] * 80 + [None], "row 80 of column 'emb' is missing"),
+        ([[1.0, 2.0]] * 80 + [[1.0, None]], "row 80 of column 'emb' has a missing"),
+        ([[1.0, 2.0]] * 80 + [[1.0]], "row 80 of column 'emb' is a list of length 1"),
+        ([["a"], ["b"]], "expected real numbers"),
+        ([[[1.0]], [[2.0]]], "column 'emb' holds lists of lists"),
+        ([[], []], "column 'emb' holds empty lists"),
+    ],
+)
+def test_bad_columns_of_lists_are_named_by_row(small_chunks, rows, message):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    parquet.write_table(pa.table({"emb": rows}), "X.parquet")
+    error = fail("fit", "X.parquet", "vq:2", "--columns", "emb", "-o", "b")
+    assert message in error
+
+
+@pytest.mark.parametrize("kind", ["fixed", "of one number"])
+def test_columns_of_lists(X, small_chunks, kind):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    X = X if kind == "fixed" else X[:, :1]
+    flat = pa.array(np.ascontiguousarray(X).ravel())
+    lists = pa.FixedSizeListArray.from_arrays(flat, X.shape[1])
+    parquet.write_table(pa.table({"id": range(len(X)), "emb": lists}), "X.parquet")
+    source = sources.open_source(Path("X.parquet"), columns="emb")
+    assert source.columns is None and source.dtype == X.dtype
+    np.testing.assert_array_equal(source.load(), X)
 
 
 def test_parquet_without_its_extra(X, monkeypatch):

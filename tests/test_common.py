@@ -5,12 +5,14 @@ import math
 import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy as shallow_copy
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
+import sklearn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -266,6 +268,23 @@ def test_shapes_dtypes_and_round_trip(row):
     assert len(quantizer.get_feature_names_out()) == len(sizes)
     assert isinstance(quantizer.bits_per_sample_, float)
     assert quantizer.bits_per_sample_ == pytest.approx(np.log2(sizes).sum())
+
+
+@each([row for row in ONE_OF_EACH if row.codes])
+def test_quantize_in_the_container_of_transform(row):
+    """With the names and the index of the input; the way back is an array."""
+    X = row.data()[:3]
+    names, index = [f"feature {j}" for j in range(X.shape[1])], ["a", "b", "c"]
+    quantizer = shallow_copy(row.fitted())
+    expected = quantizer.quantize(X)
+    quantizer.feature_names_in_ = np.array(names, dtype=object)
+    frame = pd.DataFrame(X, columns=names, index=index)
+    with sklearn.config_context(transform_output="pandas"):
+        found = quantizer.quantize(frame)
+        codes = quantizer.transform(frame)
+    pd.testing.assert_frame_equal(found, pd.DataFrame(expected, index, names))
+    assert list(codes.index) == index
+    assert type(quantizer.inverse_transform(codes)) is np.ndarray
 
 
 @every_quantizer

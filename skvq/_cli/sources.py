@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, TextIO
 import numpy as np
 
 from skvq._cli.console import CommandError, first_line
+from skvq._columns import is_list_type, matrix_of_chunk
 
 # Bytes of a piece, counted as it is decoded to float32 or in its own dtype.
 CHUNK_BYTES = 2**25
@@ -53,7 +54,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--columns",
         metavar="NAMES",
         help="columns of a .csv, .tsv or .parquet file, separated by commas; "
-        "first:last is a range; default: all",
+        "first:last is a range; or one column of a .parquet file that holds a list in "
+        "each row; default: all",
     )
     group.add_argument(
         "--header",
@@ -564,6 +566,14 @@ class ParquetSource(Source):
         schema = self._file.schema_arrow
         used = _chosen(schema.names, columns)
         self._names = [schema.names[i] for i in used]
+        lists = [name for name in self._names if is_list_type(schema.field(name).type)]
+        if lists and len(self._names) > 1:
+            raise ValueError(
+                f"column '{lists[0]}' holds lists; choose it alone: --columns "
+                f"{lists[0]}"
+            )
+        self._called = f"column '{lists[0]}'" if lists else None
+        self.columns = None if lists else self._names
         self.n_rows = self._file.metadata.num_rows
         # The type of a column, and the width of one of lists, are those of the data.
         first = next(self._batches(1), None)
@@ -571,18 +581,19 @@ class ParquetSource(Source):
             self.n_features, self.dtype = len(self._names), np.dtype(np.float64)
         else:
             self.n_features, self.dtype = first.shape[1], first.dtype
-        lists = len(self._names) == 1 and self.n_features != 1
-        self.columns = None if lists else self._names
 
     def _batches(self, n_rows: int) -> Iterator[np.ndarray]:
+        start, width = 0, None
         for batch in self._file.iter_batches(n_rows, columns=self._names):
-            yield _matrix(batch)
+            if self._called is None:
+                yield _matrix(batch)
+            elif len(batch):
+                X = matrix_of_chunk(batch.column(0), self._called, start, width)
+                start, width = start + len(X), X.shape[1]
+                yield X
 
     def _chunks(self, n_rows):
-        for X in self._batches(n_rows):
-            if X.shape[1] != self.n_features:
-                raise ValueError("its lists are not of one length")
-            yield X
+        yield from self._batches(n_rows)
 
 
 def _pyarrow() -> Any:
@@ -596,21 +607,19 @@ def _pyarrow() -> Any:
 
 
 def _matrix(batch: Any) -> np.ndarray:
-    """Turn a record batch into a matrix."""
+    """Turn a record batch of columns of numbers into a matrix."""
     columns = []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if column.null_count:
             raise ValueError(f"column '{name}' has missing values")
         values = column.to_numpy(zero_copy_only=False)
-        if batch.num_columns == 1 and "list" in str(column.type):
-            values = np.stack(values) if len(values) else np.empty((0, 1))
         if values.dtype.kind not in "biuf":
             raise ValueError(
                 f"column '{name}' holds {column.type}, not numbers; --columns chooses "
                 "those that do"
             )
         columns.append(values)
-    return columns[0] if columns[0].ndim == 2 else np.stack(columns, axis=1)
+    return np.stack(columns, axis=1)
 
 
 def first_not_finite(X: np.ndarray) -> tuple[int, int, float] | None:
