@@ -1327,7 +1327,7 @@ assert len(BY_NAME) == len(TABLE)
 
 def made_small(estimator):
     """Set few codewords and rounds: for checks that ask nothing of what is learned."""
-    small = {"max_iter": 1, "n_codewords": 4}
+    small = {"max_iter": 1, "n_codewords": 4, "n_stages": 2}
     names = small.keys() & estimator.get_params(deep=False).keys()
     return estimator.set_params(**{name: small[name] for name in names})
 
@@ -1417,8 +1417,17 @@ ONE_OF_EACH = [
 ]
 
 
-def each(rows):
-    return pytest.mark.parametrize("row", rows, ids=lambda row: row.name)
+def each(rows, thorough=()):
+    """Run a test over rows; over those that are named only where all tests run."""
+    rows = [
+        pytest.param(row, id=row.name, marks=marks_of(row.name in thorough))
+        for row in rows
+    ]
+    return pytest.mark.parametrize("row", rows)
+
+
+def marks_of(thorough):
+    return [pytest.mark.thorough] if thorough else []
 
 
 every_class = each(ONE_OF_EACH)

@@ -126,9 +126,9 @@ def test_independent_codes_are_each_an_argmin(n_codebooks):
 
 @pytest.mark.long
 def test_independent_is_never_worse_than_its_members():
-    X = mixture(200, n_features=8)
+    X = mixture(200, n_features=4)
     before = VectorQuantizer(6, random_state=0).fit(X).distortion_ * (1 + 1e-6)
-    for m in (1, 2, 3, 4, 8):
+    for m in (1, 2, 4):
         quantizer = AdditiveQuantizer(m, 6, assignment="independent", random_state=0)
         found = quantizer.fit(X).distortion_
         product = ProductQuantizer(m, 6, random_state=0).fit(X).distortion_

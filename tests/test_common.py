@@ -38,6 +38,7 @@ from table import (
     every_quantizer,
     every_row,
     made_small,
+    marks_of,
     mixture,
     tables_of,
 )
@@ -49,6 +50,8 @@ from skvq._sums import SumsOfCodes
 from skvq.base import BaseQuantizer
 from skvq.codes import token_ids
 
+BY_CLASS = {type(estimator).__name__: estimator for estimator in DEFAULTS}
+SOME_NESTED = {"pq-of-pq", "pq-of-rotated", "rq-of-rq-beam", "rq-of-scaled"}
 FITTED_ON_FEW = [row for row in TABLE if row.few]
 
 # Fewer samples than codewords are a warning, and the checks fit on very few.
@@ -58,7 +61,7 @@ ignore_few = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 # -- scikit-learn's own checks ---------------------------------------------------------
 
 
-def _sklearn_checks(estimators):
+def _sklearn_checks(estimators, always):
     """Of every class and every nesting: what the checks ask is asked of the base class.
 
     What in them is of a scheme's own (few rows, one feature, read-only arrays,
@@ -74,14 +77,19 @@ def _sklearn_checks(estimators):
                 continue  # these are in tests/arrays: here they would skip
             if kind.startswith("check_sample_weight_equ") and name in by_chance:
                 continue
-            yield pytest.param(instance, check, id=f"{name}-{check.func.__name__}")
+            yield pytest.param(
+                instance,
+                check,
+                id=f"{name}-{kind}",
+                marks=marks_of(name not in always),
+            )
 
 
 @ignore_few
 @pytest.mark.every_case
 @pytest.mark.parametrize(
     ("estimator", "check"),
-    list(_sklearn_checks((type(one).__name__, one) for one in DEFAULTS)),
+    list(_sklearn_checks(BY_CLASS.items(), BY_CLASS)),
 )
 def test_sklearn_checks(estimator, check):
     check(estimator)
@@ -90,7 +98,7 @@ def test_sklearn_checks(estimator, check):
 @ignore_few
 @pytest.mark.parametrize(
     ("estimator", "check"),
-    list(_sklearn_checks((row.name, row.make()) for row in NESTED)),
+    list(_sklearn_checks(((row.name, row.make()) for row in NESTED), SOME_NESTED)),
 )
 def test_sklearn_checks_of_nestings(estimator, check):
     check(estimator)
@@ -694,8 +702,15 @@ def test_a_map_teaches_what_the_array_does(row, tmp_path, monkeypatch, two_threa
         assert a.tobytes() == b.tobytes()
 
 
-@every_quantizer
-@pytest.mark.parametrize("kind", ["real", "integer"])
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        pytest.param(row, kind, id=f"{kind}-{row.name}")
+        for i, row in enumerate(QUANTIZERS)
+        for kind in ("real", "integer")
+        if kind == "real" or row in ONE_OF_EACH or i % 3 == 0
+    ],
+)
 def test_codes_do_not_depend_on_company(row, kind, two_threads):
     """Row by row, in batch, permuted, on one and two threads."""
     X = row.data(333, seed=2)
@@ -970,10 +985,10 @@ DEGENERATE = {
 def _degenerate_cases():
     """All kinds for one row of each class; else some, of nestings fewer."""
     for i, row in enumerate(TABLE):
-        one_of = 1 if row in ONE_OF_EACH else 4 if "-of-" in row.name else 2
+        one_of = 1 if row in ONE_OF_EACH else 8 if "-of-" in row.name else 4
         for j, kind in enumerate(DEGENERATE):
-            if (i + j) % one_of == 0:
-                yield pytest.param(row, kind, id=f"{row.name}-{kind}")
+            marks = marks_of((i + j) % one_of != 0)
+            yield pytest.param(row, kind, id=f"{row.name}-{kind}", marks=marks)
 
 
 @pytest.mark.long
@@ -1029,19 +1044,23 @@ def _assert_right(row, estimator, X):
         assert -estimator.score(X) <= best.mean() * (1 + 1e-3) + 1e-9 * reach
 
 
+def _scales():
+    """Many for one row of each class, and the ends for those that share learners."""
+    many = {"float32": (-148, -130, -60, 60, 124), "float64": (-1070, -500, 500)}
+    for row in TABLE:
+        for dtype, exponents in many.items():
+            if not (row.deterministic or row in ONE_OF_EACH):
+                if dtype == "float64":
+                    continue
+                exponents = exponents[::2]
+            yield pytest.param(row, dtype, exponents, id=f"{dtype}-{row.name}")
+
+
 @pytest.mark.long
 @ignore_few
-@every_row
-@pytest.mark.parametrize(
-    ("dtype", "exponents"),
-    [("float32", (-148, -130, -60, 60, 124)), ("float64", (-1070, -500, 500))],
-    ids=["float32", "float64"],
-)
+@pytest.mark.parametrize(("row", "dtype", "exponents"), list(_scales()))
 def test_scales_near_the_ends_of_the_dtype(row, dtype, exponents):
     """A right answer, or an error that says what overflows; never a NaN."""
-    if not (row.deterministic or row in ONE_OF_EACH):
-        # Its learners are those of other rows: at the very ends, and where squares go.
-        exponents = exponents[::2] if dtype == "float32" else ()
     for exponent in exponents:
         X = np.ldexp(row.data(60).astype(dtype), exponent)
         X = row.parts_metric_is_defined(X)
@@ -1062,6 +1081,9 @@ def test_scales_near_the_ends_of_the_dtype(row, dtype, exponents):
 
 # -- weights ---------------------------------------------------------------------------
 
+# Whose learners are those of other rows, each of which takes less than a second.
+SLOW_TO_REPEAT = {"aq-independent", "rq-greedy", "rq-refined", "kronecker-3"}
+
 
 @each([row for row in TABLE if row.weights == "exact"])
 def test_weights_equal_repeats(row):
@@ -1074,7 +1096,7 @@ def test_weights_equal_repeats(row):
     assert_array_equal(a.transform(X), b.transform(X))
 
 
-@each([row for row in TABLE if row.weights == "statistical"])
+@each([row for row in TABLE if row.weights == "statistical"], thorough=SLOW_TO_REPEAT)
 @pytest.mark.long
 def test_weights_equal_repeats_in_the_mean(row):
     """Of weights, the learner makes what repeats make of it, and what none does not.

@@ -1147,7 +1147,7 @@ def test_equal_rows_are_held_out_together(tiny_blocks):
     assert len(none.X) == 0 and none.rows.n_rows == 5
 
 
-@pytest.mark.parametrize("elements", [64, 2**22])
+@pytest.mark.parametrize("elements", [512, 2**22])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_joint_solves_lower_the_loss(weighted, elements, monkeypatch):
     monkeypatch.setattr(seam, "BLOCK_ELEMENTS", elements)
