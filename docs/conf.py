@@ -85,7 +85,7 @@ intersphinx_mapping = {
 
 # One file, which needs neither fonts nor the network; `_copy_mathjax` puts it there.
 mathjax_path = "mathjax/tex-svg.js"
-mathjax3_config = {"options": {"enableMenu": False}}
+mathjax3_config = {"options": {"enableMenu": False}, "svg": {"scale": 0.95}}
 
 
 def _copy_mathjax(app):
@@ -140,6 +140,7 @@ warnings.filterwarnings("error", category=FutureWarning)
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
+    "within_subsection_order": "gallery_order.ByPurpose",
     # Every example runs: this is where they are tested.
     "filename_pattern": r"\.py$",
     "backreferences_dir": "generated/backreferences",
@@ -159,13 +160,13 @@ html_title = "skvq"
 html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["skvq.css"]
-# The first page uses the whole width.
-html_sidebars = {"index": []}
+# Pages without others beneath them have nothing to navigate to.
+html_sidebars = {page: [] for page in ("index", "getting_started", "theory", "benchmarks")}
 html_theme_options = {
     "header_links_before_dropdown": 8,
     "show_prev_next": False,
     "navigation_with_keys": False,
-    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
+    "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],
 }

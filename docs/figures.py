@@ -17,6 +17,9 @@ import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/native.md", "docs/design.md", "docs/benchmarks.md")
+# Columns that say what a row is, and those that say how it compares with faiss.
+WORDS = ("what", "codes", "queries")
+RATIOS = ("x faiss", "compiled, x faiss", "times as fast")
 # Of a palette that colour-blind readers can tell apart; the marks differ as well.
 SKVQ, FAISS, LINE = "#0072b2", "#d55e00", "#4a4a4a"
 
@@ -56,14 +59,15 @@ def numbers(cell):
     return [float(number) for number in re.findall(r"\d*\.?\d+", cell)]
 
 
-def draw_ratios(table, path, head="x faiss"):
+def draw_ratios(table, path, head):
     """Draw how many times as fast as faiss each row is; a range as a line."""
+    named = [table.column(words) for words in WORDS if words in table.columns]
     kept = [
-        (words.removesuffix(" *"), numbers(cell))
-        for words, cell in zip(table.column("what"), table.column(head), strict=True)
+        (", ".join(words).removesuffix(" *"), numbers(cell))
+        for *words, cell in zip(*named, table.column(head), strict=True)
         if cell
     ]
-    figure, ax = plt.subplots(figsize=(8, 0.8 + 0.27 * len(kept)))
+    figure, ax = plt.subplots(figsize=(6.4, 0.8 + 0.27 * len(kept)))
     for place, (_, ends) in enumerate(kept):
         ax.plot([1, *ends], [place] * (1 + len(ends)), color="#c8c8c8", linewidth=1)
         ax.plot(ends, [place] * len(ends), "o-", color=SKVQ, linewidth=4)
@@ -73,7 +77,8 @@ def draw_ratios(table, path, head="x faiss"):
             xytext=(8, 0),
             textcoords="offset points",
             va="center",
-            fontsize=8,
+            fontsize=9,
+            bbox={"facecolor": "white", "linewidth": 0, "pad": 1},
         )
     ax.axvline(1, color=LINE, linewidth=1)
     ax.set_xscale("log")
@@ -81,7 +86,7 @@ def draw_ratios(table, path, head="x faiss"):
     ax.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
     ax.set_xlim(0.4, 16)
-    ax.set_yticks(range(len(kept)), labels=[words for words, _ in kept], fontsize=8)
+    ax.set_yticks(range(len(kept)), labels=[words for words, _ in kept], fontsize=9)
     ax.invert_yaxis()
     ax.set_xlabel("faiss's time over skvq's: right of the line, skvq is faster")
     ax.grid(axis="x", color="#ececec")
@@ -94,7 +99,7 @@ def draw_ratios(table, path, head="x faiss"):
 def draw_recall(table, path):
     """Draw recall at several sizes, a group of two marks for each kind of codes."""
     sizes = [head.removeprefix("skvq @") for head in table.columns if "skvq" in head]
-    figure, axes = plt.subplots(1, len(sizes), figsize=(8, 2.1), sharey=True)
+    figure, axes = plt.subplots(1, len(sizes), figsize=(8, 2.2), sharey=True)
     kinds = table.column("codes")
     for ax, size in zip(axes, sizes, strict=True):
         for owner, colour, mark, shift in (
@@ -120,7 +125,8 @@ def draw(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables().items():
         path = folder / f"{name}.svg"
-        if "x faiss" in table.columns:
-            draw_ratios(table, path)
-        elif "codes" in table.columns:
+        ratio = [head for head in RATIOS if head in table.columns]
+        if ratio:
+            draw_ratios(table, path, ratio[0])
+        else:
             draw_recall(table, path)
