@@ -161,7 +161,9 @@ html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["skvq.css"]
 # Pages without others beneath them have nothing to navigate to.
-html_sidebars = {page: [] for page in ("index", "getting_started", "theory", "benchmarks")}
+html_sidebars = {
+    page: [] for page in ("index", "getting_started", "theory", "benchmarks")
+}
 html_theme_options = {
     "header_links_before_dropdown": 8,
     "show_prev_next": False,

@@ -1,8 +1,8 @@
 """Draw the figures that pages list: ``draw(FOLDER)``.
 
 A figure is drawn from the table that stands on a page between the comments
-``<!-- figures: NAME -->`` and ``<!-- end of NAME -->``, so that the drawing and the list
-cannot differ.  ``python benchmarks/tables.py`` measures anew and rewrites the tables.
+``<!-- figures: NAME -->`` and ``<!-- end of NAME -->``, so that the drawing and the
+list cannot differ.  ``python benchmarks/tables.py`` measures and rewrites the tables.
 """
 
 import re

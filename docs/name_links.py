@@ -1,8 +1,9 @@
-"""Make links of the names that pages and docstrings set as code.
+"""Make links of names that are set as code, and of what identifies a paper.
 
 `VectorQuantizer`, `skvq.codes.pack`, `code_report(codes, sizes)` and `KMeans` lead to
 their places in the reference, here or in the one of their library, while the pages stay
-as readable elsewhere.  What is not a documented name is left as it is.
+as readable elsewhere.  What is not a documented name is left as it is.  So it is with
+papers: doi:10.1109/TIT.1982.1056489 and arXiv 2404.02905 are written as they are here.
 """
 
 import re
@@ -13,6 +14,8 @@ from sphinx.ext.intersphinx import InventoryAdapter
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 _CALL = re.compile(r"([A-Za-z_][\w.]*)(\(.*\))?", re.DOTALL)
+_PAPER = re.compile(r"\bdoi:(10\.[^\s,;]*[^\s,;.)])|\barXiv (\d{4}\.\d{4,5})")
+_NO_LINKS = nodes.reference | nodes.title | nodes.literal_block | addnodes.pending_xref
 _KINDS = ("class", "function", "exception", "method", "data", "attribute", "module")
 
 
@@ -78,10 +81,37 @@ class NameLinks(SphinxPostTransform):
         return self.env.skvq_names
 
 
+class PaperLinks(SphinxPostTransform):
+    """Lead from the identifier of a paper to the paper."""
+
+    default_priority = 5
+
+    def run(self, **kwargs):
+        """Look at each piece of text of the page."""
+        for node in list(self.document.findall(nodes.Text)):
+            if _may_be_link(node) and _PAPER.search(node):
+                node.parent.replace(node, self._parts(str(node)))
+
+    @staticmethod
+    def _parts(text):
+        parts, end = [], 0
+        for match in _PAPER.finditer(text):
+            doi, arxiv = match.groups()
+            address = f"doi.org/{doi}" if doi else f"arxiv.org/abs/{arxiv}"
+            parts.append(nodes.Text(text[end : match.start()]))
+            parts.append(
+                nodes.reference(
+                    "", match[0], refuri=f"https://{address}", internal=False
+                )
+            )
+            end = match.end()
+        return [*parts, nodes.Text(text[end:])]
+
+
 def _may_be_link(node):
     parent = node.parent
     while parent is not None:
-        if isinstance(parent, nodes.reference | nodes.title | addnodes.pending_xref):
+        if isinstance(parent, _NO_LINKS):
             return False
         parent = parent.parent
     return True
@@ -100,5 +130,6 @@ def _forget(app, env):
 def setup(app):
     """Take part in the builds of Sphinx."""
     app.add_post_transform(NameLinks)
+    app.add_post_transform(PaperLinks)
     app.connect("env-updated", _forget)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

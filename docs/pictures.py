@@ -1,8 +1,8 @@
 """Draw the pictures of the site's first page: ``draw(FOLDER)``.
 
-They are the cells of every scheme in the plane, and a photograph before and after.  Each
-build makes them anew, with the quantizers themselves.  Cells are told apart by their
-borders; their colours only help.
+They are the cells of every scheme in the plane, and a photograph before and after.
+Each build makes them anew, with the quantizers themselves.  Cells are told apart by
+their borders; their colours only help.
 """
 
 from pathlib import Path
