@@ -44,6 +44,7 @@ default_role = "literal"
 
 autosummary_ignore_module_all = False
 autosummary_imported_members = True
+toc_object_entries_show_parents = "hide"
 autodoc_typehints = "none"  # the docstrings have them
 numpydoc_show_class_members = False
 # The build fails on public docstrings that are not complete.

@@ -87,7 +87,7 @@ def draw_ratios(table, path, head):
     ax.minorticks_off()
     ax.set_xlim(0.4, 16)
     ax.set_yticks(range(len(kept)), labels=[words for words, _ in kept], fontsize=9)
-    ax.invert_yaxis()
+    ax.set_ylim(len(kept) - 0.4, -0.6)
     ax.set_xlabel("faiss's time over skvq's: right of the line, skvq is faster")
     ax.grid(axis="x", color="#ececec")
     ax.set_axisbelow(True)
