@@ -2,14 +2,19 @@
 
 import os
 import re
+import shutil
 import sys
 import warnings
+from importlib.metadata import files
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+HERE = Path(__file__).parent
 # The checkout that the pages belong to, also if another version is installed.
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(HERE.parent), str(HERE)]
 os.environ.setdefault("MPLBACKEND", "agg")
+
+import figures  # noqa: E402
+import pictures  # noqa: E402
 
 import skvq  # noqa: E402
 
@@ -21,9 +26,12 @@ version = release = skvq.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "myst_parser",
+    "name_links",
     "numpydoc",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "_templates"]
@@ -36,6 +44,7 @@ default_role = "literal"
 
 autosummary_ignore_module_all = False
 autosummary_imported_members = True
+toc_object_entries_show_parents = "hide"
 autodoc_typehints = "none"  # the docstrings have them
 numpydoc_show_class_members = False
 # The build fails on public docstrings that are not complete.
@@ -60,9 +69,38 @@ numpydoc_validation_exclude = {
     r"\.(set_output|set_params)$",
 }
 
+# -- names of other projects ---------------------------------------------------------
+
+# Stored, so that no build needs the network: `inventories/make.py` writes them.
+intersphinx_mapping = {
+    project: (address, f"inventories/{project}.inv")
+    for project, address in {
+        "sklearn": "https://scikit-learn.org/stable/",
+        "numpy": "https://numpy.org/doc/stable/",
+        "scipy": "https://docs.scipy.org/doc/scipy/",
+        "dask": "https://docs.dask.org/en/stable/",
+    }.items()
+}
+
+# -- formulas ------------------------------------------------------------------------
+
+# One file, which needs neither fonts nor the network; `_copy_mathjax` puts it there.
+mathjax_path = "mathjax/tex-svg.js"
+mathjax3_config = {"options": {"enableMenu": False}, "svg": {"scale": 0.95}}
+
+
+def _copy_mathjax(app):
+    """Copy the script and its licence from the package that carries them."""
+    folder = Path(app.outdir, "_static", "mathjax")
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files("django-static-mathjax"):
+        if file.match("mathjax/es5/tex-svg.js") or file.match("mathjax/LICENSE"):
+            shutil.copy(file.locate(), folder / file.name)
+
+
 # -- pages in Markdown ---------------------------------------------------------------
 
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["attrs_block", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 # Files of the repository that the pages link to, and the pages that include them.
 _INCLUDED = {
@@ -82,8 +120,16 @@ def _join_continued_lines(app, what, name, obj, options, lines):
     lines[:] = re.sub(r"(?<!\\)\\\n\s+", "", "\n".join(lines)).split("\n")
 
 
+def _draw(app):
+    """Draw what pages show and the repository does not hold."""
+    pictures.draw(HERE / "generated" / "pictures")
+    figures.draw(HERE / "generated" / "figures")
+
+
 def setup(app):
-    """Mend what is written for other readers than Sphinx."""
+    """Mend what is written for other readers than Sphinx, and draw what it shows."""
+    app.connect("builder-inited", _copy_mathjax)
+    app.connect("builder-inited", _draw)
     app.connect("source-read", _stay_within_the_site)
     app.connect("autodoc-process-docstring", _join_continued_lines, priority=100)
 
@@ -95,6 +141,7 @@ warnings.filterwarnings("error", category=FutureWarning)
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
+    "within_subsection_order": "gallery_order.ByPurpose",
     # Every example runs: this is where they are tested.
     "filename_pattern": r"\.py$",
     "backreferences_dir": "generated/backreferences",
@@ -112,7 +159,14 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_title = "skvq"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["skvq.css"]
+# Pages without others beneath them have nothing to navigate to.
+html_sidebars = {
+    page: [] for page in ("index", "getting_started", "theory", "benchmarks")
+}
 html_theme_options = {
+    "header_links_before_dropdown": 8,
     "show_prev_next": False,
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],

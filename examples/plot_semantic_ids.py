@@ -117,6 +117,15 @@ print(
     f"{counts.max(axis=1).sum() / len(titles):.0%} of the items"
 )
 
+order = np.argsort(counts.argmax(axis=1), kind="stable")
+shares = counts[order] / counts.sum(axis=0)
+figure, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
+mesh = ax.pcolormesh(shares.T, cmap="cividis", edgecolors="white", linewidth=0.3)
+figure.colorbar(mesh, label="share of the department")
+ax.set(xlabel="first token, in the order of departments", xticks=[])
+ax.set_yticks(np.arange(len(names)) + 0.5, labels=names)
+plt.show()
+
 # %%
 # Items that come later
 # ---------------------

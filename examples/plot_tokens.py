@@ -159,3 +159,5 @@ for ax, picture, title in (
     ax.imshow(picture.swapaxes(1, 2).reshape(8, 8), cmap="gray_r", vmin=0, vmax=16)
     ax.set(title=title, xticks=[], yticks=[])
 plt.show()
+
+# sphinx_gallery_thumbnail_number = 3

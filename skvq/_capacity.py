@@ -52,7 +52,8 @@ def capacitate(candidates, errors, *, min_size=0, max_size=None, n_labels=None):
     References
     ----------
     Bradley, Bennett and Demiriz (2000), "Constrained k-means clustering", Microsoft
-    Research, MSR-TR-2000-65.
+    Research, MSR-TR-2000-65,
+    https://www.microsoft.com/en-us/research/wp-content/uploads/2016/02/tr-2000-65.pdf.
 
     Examples
     --------

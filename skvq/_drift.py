@@ -129,9 +129,9 @@ def drift(
     References
     ----------
     .. [1] J. Lin, "Divergence measures based on the Shannon entropy", IEEE Trans. Inf.
-       Theory 37(1), 1991.
+       Theory 37(1), 1991, doi:10.1109/18.61115.
     .. [2] R. A. Fisher, "On the interpretation of chi-squared from contingency tables",
-       Journal of the Royal Statistical Society 85(1), 1922.
+       Journal of the Royal Statistical Society 85(1), 1922, doi:10.2307/2340521.
 
     Examples
     --------

@@ -70,7 +70,7 @@ class EntropyCoder:
     References
     ----------
     .. [1] C. E. Shannon, "A Mathematical Theory of Communication", Bell System
-       Technical Journal 27, 1948.
+       Technical Journal 27, 1948, doi:10.1002/j.1538-7305.1948.tb01338.x.
     .. [2] J. Duda, "Asymmetric numeral systems", arXiv 0902.0271, 2009.
     .. [3] R. Bamler, "Understanding Entropy Coding With Asymmetric Numeral Systems
        (ANS): a Statistician's Perspective", arXiv 2201.01741, 2022.

@@ -95,7 +95,7 @@ class UniqueIds:
     References
     ----------
     .. [1] S. Rajput et al., "Recommender Systems with Generative Retrieval", NeurIPS
-       2023.
+       2023, arXiv 2305.05065.
 
     Examples
     --------

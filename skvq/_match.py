@@ -56,7 +56,7 @@ def match(old: Any, new: Any) -> tuple[NDArray[np.intp], ...]:
     References
     ----------
     Crouse (2016), "On implementing 2D rectangular assignment algorithms", IEEE Trans.
-    Aerospace and Electronic Systems 52(4).
+    Aerospace and Electronic Systems 52(4), doi:10.1109/TAES.2016.140952.
 
     Examples
     --------

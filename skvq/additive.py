@@ -117,15 +117,16 @@ class AdditiveQuantizer(BaseQuantizer):
     References
     ----------
     Babenko and Lempitsky (2014), "Additive Quantization for Extreme Vector
-    Compression", CVPR.
+    Compression", CVPR, doi:10.1109/CVPR.2014.124.
 
-    Martinez, Clement, Hoos and Little (2016), "Revisiting Additive Quantization", ECCV.
+    Martinez, Clement, Hoos and Little (2016), "Revisiting Additive Quantization", ECCV,
+    doi:10.1007/978-3-319-46475-6_9.
 
     Martinez, Zakhmi, Hoos and Little (2018), "LSQ++: Lower Running Time and Higher
-    Recall in Multi-Codebook Quantization", ECCV.
+    Recall in Multi-Codebook Quantization", ECCV, doi:10.1007/978-3-030-01270-0_30.
 
     Ge, He, Ke and Sun (2013), "Optimized Product Quantization for Approximate Nearest
-    Neighbor Search", CVPR.
+    Neighbor Search", CVPR, doi:10.1109/CVPR.2013.379.
 
     Examples
     --------

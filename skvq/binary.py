@@ -88,7 +88,7 @@ class BinaryQuantizer(ScalarQuantizer):
     References
     ----------
     Yu et al. (2024), "Language Model Beats Diffusion: Tokenizer is Key to Visual
-    Generation", ICLR (LFQ).
+    Generation", ICLR (LFQ), arXiv 2310.05737.
 
     Zhao, Xiong and Krahenbuhl (2024), "Image and Video Tokenization with Binary
     Spherical Quantization", arXiv 2406.07548 (BSQ).

@@ -326,7 +326,7 @@ def token_ids(
     References
     ----------
     .. [1] F. Mentzer, D. Minnen, E. Agustsson, M. Tschannen, "Finite Scalar
-       Quantization: VQ-VAE Made Simple", ICLR 2024.
+       Quantization: VQ-VAE Made Simple", ICLR 2024, arXiv 2309.15505.
 
     Examples
     --------
@@ -682,7 +682,8 @@ def disambiguate(codes: ArrayLike) -> NDArray[Any]:
 
     References
     ----------
-    Rajput et al. (2023), "Recommender Systems with Generative Retrieval", section 3.1.
+    Rajput et al. (2023), "Recommender Systems with Generative Retrieval", section 3.1,
+    arXiv 2305.05065.
 
     Examples
     --------

@@ -285,7 +285,8 @@ class RateDistortionDisplay:
 
     References
     ----------
-    Cover and Thomas (2006), "Elements of Information Theory", theorem 10.3.2.
+    Cover and Thomas (2006), "Elements of Information Theory", theorem 10.3.2,
+    doi:10.1002/047174882X.
 
     Examples
     --------

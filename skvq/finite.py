@@ -70,7 +70,7 @@ def recommended_levels(n_bits: int) -> tuple[int, ...]:
     References
     ----------
     Mentzer et al. (2024), "Finite Scalar Quantization: VQ-VAE Made Simple", ICLR,
-    table 1.
+    table 1, arXiv 2309.15505.
 
     Examples
     --------
@@ -167,7 +167,8 @@ class FiniteScalarQuantizer(ScalarQuantizer):
 
     References
     ----------
-    Mentzer et al. (2024), "Finite Scalar Quantization: VQ-VAE Made Simple", ICLR.
+    Mentzer et al. (2024), "Finite Scalar Quantization: VQ-VAE Made Simple", ICLR,
+    arXiv 2309.15505.
 
     Parker et al. (2024), "Scaling Transformers for Low-Bitrate High-Quality Speech
     Coding", arXiv 2411.19842, section 3.2 (the symmetric form).

@@ -168,17 +168,21 @@ class UniformQuantizer(ScalarQuantizer):
 
     References
     ----------
-    Lloyd (1982), "Least Squares Quantization in PCM", IEEE Trans. Inf. Theory 28(2).
+    Lloyd (1982), "Least Squares Quantization in PCM", IEEE Trans. Inf. Theory 28(2),
+    doi:10.1109/TIT.1982.1056489.
 
-    Max (1960), "Quantizing for Minimum Distortion", IRE Trans. Inf. Theory 6(1).
+    Max (1960), "Quantizing for Minimum Distortion", IRE Trans. Inf. Theory 6(1),
+    doi:10.1109/TIT.1960.1057548.
 
-    Gray and Neuhoff (1998), "Quantization", IEEE Trans. Inf. Theory 44(6).
+    Gray and Neuhoff (1998), "Quantization", IEEE Trans. Inf. Theory 44(6),
+    doi:10.1109/18.720541.
 
     Shoham and Gersho (1988), "Efficient bit allocation for an arbitrary set of
-    quantizers", IEEE Trans. Acoustics, Speech and Signal Processing 36(9).
+    quantizers", IEEE Trans. Acoustics, Speech and Signal Processing 36(9),
+    doi:10.1109/29.90373.
 
     Gish and Pierce (1968), "Asymptotically efficient quantizing", IEEE Trans. Inf.
-    Theory 14(5).
+    Theory 14(5), doi:10.1109/TIT.1968.1054193.
 
     Examples
     --------

@@ -110,9 +110,11 @@ class KroneckerQuantizer(BaseQuantizer):
     References
     ----------
     Van Loan and Pitsianis (1993), "Approximation with Kronecker Products", in: Linear
-    Algebra for Large Scale and Real-Time Applications.
+    Algebra for Large Scale and Real-Time Applications,
+    doi:10.1007/978-94-015-8196-7_17.
 
-    Kolda and Bader (2009), "Tensor Decompositions and Applications", SIAM Review 51(3).
+    Kolda and Bader (2009), "Tensor Decompositions and Applications", SIAM Review 51(3),
+    doi:10.1137/07070111X.
 
     Examples
     --------

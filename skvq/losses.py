@@ -111,7 +111,7 @@ def codebook_loss(X, X_quant, *, return_grad=False):
     References
     ----------
     van den Oord, Vinyals and Kavukcuoglu (2017), "Neural Discrete Representation
-    Learning", eq. 3, second term.
+    Learning", eq. 3, second term, arXiv 1711.00937.
 
     Examples
     --------
@@ -161,7 +161,7 @@ def commitment_loss(X, X_quant, *, return_grad=False):
     References
     ----------
     van den Oord, Vinyals and Kavukcuoglu (2017), "Neural Discrete Representation
-    Learning", eq. 3, third term.
+    Learning", eq. 3, third term, arXiv 1711.00937.
 
     Examples
     --------
@@ -212,7 +212,7 @@ def vq_loss(X, X_quant, *, beta=0.25, return_grad=False):
     References
     ----------
     van den Oord, Vinyals and Kavukcuoglu (2017), "Neural Discrete Representation
-    Learning", eq. 3, second and third terms.
+    Learning", eq. 3, second and third terms, arXiv 1711.00937.
 
     Examples
     --------
@@ -299,10 +299,10 @@ def partial_sum_loss(
     References
     ----------
     Lee, Kim, Kim, Cho and Han (2022), "Autoregressive Image Generation using Residual
-    Quantization" (RQ-VAE).
+    Quantization" (RQ-VAE), arXiv 2203.01941.
 
     Tian, Jiang, Yuan, Peng and Wang (2024), "Visual Autoregressive Modeling: Scalable
-    Image Generation via Next-Scale Prediction" (VAR).
+    Image Generation via Next-Scale Prediction" (VAR), arXiv 2404.02905.
 
     Examples
     --------
@@ -447,7 +447,7 @@ def lfq_entropy_loss(
     References
     ----------
     Yu, Lezama et al. (2023), "Language Model Beats Diffusion: Tokenizer is Key to
-    Visual Generation" (MAGVIT-v2).
+    Visual Generation" (MAGVIT-v2), arXiv 2310.05737.
 
     Examples
     --------
@@ -534,7 +534,7 @@ def bsq_entropy_loss(
     References
     ----------
     Zhao, Xiong and Krähenbühl (2024), "Image and Video Tokenization with Binary
-    Spherical Quantization".
+    Spherical Quantization", arXiv 2406.07548.
 
     Examples
     --------
@@ -751,7 +751,7 @@ def orthogonality_loss(codebook, *, return_grad=False):
     References
     ----------
     Shin, Lee, Lee, Lee and Choi (2023), "Exploration into Translation-Equivariant Image
-    Quantization".
+    Quantization", arXiv 2112.00384.
 
     Examples
     --------
@@ -826,7 +826,7 @@ def diversity_loss(probabilities, *, return_grad=False):
     References
     ----------
     Baevski, Zhou, Mohamed and Auli (2020), "wav2vec 2.0: A Framework for
-    Self-Supervised Learning of Speech Representations", eq. 4.
+    Self-Supervised Learning of Speech Representations", eq. 4, arXiv 2006.11477.
 
     Examples
     --------
@@ -888,7 +888,8 @@ def perplexity_loss(probabilities, *, return_grad=False):
     References
     ----------
     Jelinek, Mercer, Bahl and Baker (1977), "Perplexity: a measure of the difficulty of
-    speech recognition tasks".  As a loss, it is in the published code of wav2vec 2.0.
+    speech recognition tasks", doi:10.1121/1.2016299.  As a loss, it is in the published
+    code of wav2vec 2.0.
 
     Examples
     --------
@@ -956,7 +957,7 @@ def straight_through(X, X_quant):
     References
     ----------
     Bengio, Léonard and Courville (2013), "Estimating or Propagating Gradients Through
-    Stochastic Neurons for Conditional Computation".
+    Stochastic Neurons for Conditional Computation", arXiv 1308.3432.
 
     Examples
     --------
@@ -1058,7 +1059,7 @@ def rotation_trick(X, X_quant):
     References
     ----------
     Fifty, Junkins, Duan, Iyengar, Liu, Amid, Thrun and Ré (2024), "Restructuring Vector
-    Quantization with the Rotation Trick".
+    Quantization with the Rotation Trick", arXiv 2410.06424.
 
     Examples
     --------

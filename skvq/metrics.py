@@ -140,7 +140,8 @@ def distortion(
 
     References
     ----------
-    Gersho and Gray (1992), "Vector Quantization and Signal Compression", section 10.3.
+    Gersho and Gray (1992), "Vector Quantization and Signal Compression", section 10.3,
+    doi:10.1007/978-1-4615-3626-0.
 
     Examples
     --------
@@ -190,7 +191,8 @@ def sqnr(
 
     References
     ----------
-    Gersho and Gray (1992), "Vector Quantization and Signal Compression", section 5.2.
+    Gersho and Gray (1992), "Vector Quantization and Signal Compression", section 5.2,
+    doi:10.1007/978-1-4615-3626-0.
 
     Examples
     --------
@@ -257,7 +259,7 @@ def psnr(
     References
     ----------
     Huynh-Thu and Ghanbari (2008), "Scope of validity of PSNR in image/video quality
-    assessment".
+    assessment", doi:10.1049/el:20080522.
 
     Examples
     --------
@@ -408,7 +410,8 @@ def entropy_bits(
 
     References
     ----------
-    Shannon (1948), "A Mathematical Theory of Communication".
+    Shannon (1948), "A Mathematical Theory of Communication",
+    doi:10.1002/j.1538-7305.1948.tb01338.x.
 
     Examples
     --------
@@ -460,7 +463,8 @@ def rate_distortion_curve(
 
     References
     ----------
-    Cover and Thomas (2006), "Elements of Information Theory", chapter 10.
+    Cover and Thomas (2006), "Elements of Information Theory", chapter 10,
+    doi:10.1002/047174882X.
 
     Examples
     --------
@@ -519,7 +523,8 @@ def code_entropy(
 
     References
     ----------
-    Shannon (1948), "A Mathematical Theory of Communication", section 6.
+    Shannon (1948), "A Mathematical Theory of Communication", section 6,
+    doi:10.1002/j.1538-7305.1948.tb01338.x.
 
     Examples
     --------
@@ -562,7 +567,7 @@ def perplexity(
     References
     ----------
     Jelinek, Mercer, Bahl and Baker (1977), "Perplexity: a measure of the difficulty of
-    speech recognition tasks".
+    speech recognition tasks", doi:10.1121/1.2016299.
 
     Examples
     --------
@@ -688,7 +693,8 @@ def collision_rate(
 
     References
     ----------
-    Rajput et al. (2023), "Recommender Systems with Generative Retrieval", section 3.1.
+    Rajput et al. (2023), "Recommender Systems with Generative Retrieval", section 3.1,
+    arXiv 2305.05065.
 
     Examples
     --------
@@ -750,7 +756,8 @@ def code_report(
 
     References
     ----------
-    Rajput et al. (2023), "Recommender Systems with Generative Retrieval", section 3.1.
+    Rajput et al. (2023), "Recommender Systems with Generative Retrieval", section 3.1,
+    arXiv 2305.05065.
 
     Examples
     --------
@@ -954,7 +961,7 @@ def recall_at_k(
     References
     ----------
     Jegou, Douze and Schmid (2011), "Product Quantization for Nearest Neighbor Search",
-    IEEE TPAMI 33(1), section V-A.
+    IEEE TPAMI 33(1), section V-A, doi:10.1109/TPAMI.2010.57.
 
     Examples
     --------

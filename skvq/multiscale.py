@@ -130,7 +130,7 @@ class MultiScaleQuantizer(StagedQuantizer):
     References
     ----------
     Tian, Jiang, Yuan, Peng and Wang (2024), "Visual Autoregressive Modeling: Scalable
-    Image Generation via Next-Scale Prediction", NeurIPS.
+    Image Generation via Next-Scale Prediction", NeurIPS, arXiv 2404.02905.
 
     Examples
     --------

@@ -110,10 +110,10 @@ class QuantizedNeighbors(
     References
     ----------
     Jegou, Douze and Schmid (2011), "Product Quantization for Nearest Neighbor Search",
-    IEEE TPAMI 33(1).
+    IEEE TPAMI 33(1), doi:10.1109/TPAMI.2010.57.
 
     Jegou, Tavenard, Douze and Amsaleg (2011), "Searching in One Billion Vectors:
-    Re-rank with Source Coding", ICASSP.
+    Re-rank with Source Coding", ICASSP, arXiv 1102.3828.
 
     Examples
     --------

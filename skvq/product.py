@@ -125,7 +125,7 @@ class ProductQuantizer(NestingQuantizer):
     References
     ----------
     Jegou, Douze and Schmid (2011), "Product Quantization for Nearest Neighbor Search",
-    IEEE TPAMI 33(1).
+    IEEE TPAMI 33(1), doi:10.1109/TPAMI.2010.57.
 
     Examples
     --------

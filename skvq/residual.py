@@ -187,11 +187,11 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
     References
     ----------
     Juang and Gray (1982), "Multiple stage vector quantization for speech coding",
-    ICASSP.
+    ICASSP, doi:10.1109/ICASSP.1982.1171604.
     Chen, Guan and Wang (2010), "Approximate nearest neighbor search by residual vector
-    quantization", Sensors 10(12).
+    quantization", Sensors 10(12), doi:10.3390/s101211259.
     Babenko and Lempitsky (2014), "Additive quantization for extreme vector
-    compression", CVPR, for the joint least squares.
+    compression", CVPR, for the joint least squares, doi:10.1109/CVPR.2014.124.
 
     Examples
     --------

@@ -128,7 +128,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
     References
     ----------
     Ge, He, Ke and Sun (2013), "Optimized Product Quantization for Approximate Nearest
-    Neighbor Search", CVPR.
+    Neighbor Search", CVPR, doi:10.1109/CVPR.2013.379.
 
     Examples
     --------
@@ -518,7 +518,8 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         References
         ----------
         Gao and Long (2024), "RaBitQ: Quantizing High-Dimensional Vectors with a
-        Theoretical Error Bound for Approximate Nearest Neighbor Search", SIGMOD.
+        Theoretical Error Bound for Approximate Nearest Neighbor Search", SIGMOD,
+        arXiv 2405.12497.
         """
         self = as_it_is_now(self)
         self._check_fitted()

@@ -104,10 +104,10 @@ class ScaledQuantizer(FrontQuantizer):
     References
     ----------
     Gao and Long (2024), "RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical
-    Error Bound for Approximate Nearest Neighbor Search", SIGMOD.
+    Error Bound for Approximate Nearest Neighbor Search", SIGMOD, arXiv 2405.12497.
 
     Vargaftik et al. (2022), "EDEN: Communication-Efficient and Robust Distributed Mean
-    Estimation for Federated Learning", ICML.
+    Estimation for Federated Learning", ICML, arXiv 2108.08842.
 
     Zandieh et al. (2025), "TurboQuant: Online Vector Quantization with Near-optimal
     Distortion Rate", arXiv 2504.19874.

@@ -117,7 +117,7 @@ class SphericalQuantizer(BaseQuantizer):
     References
     ----------
     Blumenson (1960), "A Derivation of n-Dimensional Spherical Coordinates", American
-    Mathematical Monthly 67(1).
+    Mathematical Monthly 67(1), doi:10.2307/2308932.
 
     Han et al. (2025), "PolarQuant: Quantizing KV Caches with Polar Transformation",
     arXiv 2502.02617 ("tree").

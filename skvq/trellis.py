@@ -110,10 +110,11 @@ class TrellisQuantizer(ScalarQuantizer):
     References
     ----------
     G. Ungerboeck (1982), "Channel coding with multilevel/phase signals", IEEE
-    Transactions on Information Theory 28(1).
+    Transactions on Information Theory 28(1), doi:10.1109/TIT.1982.1056454.
 
     M. W. Marcellin and T. R. Fischer (1990), "Trellis coded quantization of memoryless
-    and Gauss-Markov sources", IEEE Transactions on Communications 38(1).
+    and Gauss-Markov sources", IEEE Transactions on Communications 38(1),
+    doi:10.1109/26.46532.
 
     A. Tseng, Q. Sun, D. Hou and C. De Sa (2024), "QTIP: Quantization with trellises and
     incoherence processing", NeurIPS (arXiv 2406.11235).

@@ -162,9 +162,10 @@ class VectorQuantizer(BaseQuantizer):
 
     References
     ----------
-    Gersho and Gray (1992), "Vector Quantization and Signal Compression".
+    Gersho and Gray (1992), "Vector Quantization and Signal Compression",
+    doi:10.1007/978-1-4615-3626-0.
     Chou, Lookabaugh and Gray (1989), "Entropy-constrained vector quantization",
-    IEEE Trans. ASSP 37(1).
+    IEEE Trans. ASSP 37(1), doi:10.1109/29.17498.
 
     Examples
     --------

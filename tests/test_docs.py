@@ -70,13 +70,21 @@ def test_readme_has_its_two_commands():
 
 
 def test_the_reference_has_every_public_name():
-    """The site makes a page for all that is in `__all__` of the modules it lists."""
-    listed = re.findall(
-        r"^   (skvq\S*)$", (ROOT / "docs" / "api.rst").read_text(), re.M
-    )
+    """The site makes a page for each line of the themes, and for each module."""
+    reference = (ROOT / "docs" / "api.rst").read_text()
+    listed = set(re.findall(r"^   (skvq\S*)$", reference, re.M))
     for name in ["skvq", *MODULES]:
         if "._" not in name and hasattr(importlib.import_module(name), "__all__"):
+            module = importlib.import_module(name)
             assert name in listed
+            for item in module.__all__:
+                # Classes and functions have a line, constants are named at least.
+                if inspect.isclass(getattr(module, item)) or inspect.isfunction(
+                    getattr(module, item)
+                ):
+                    assert f"{name}.{item}" in listed
+                elif item != "__version__":
+                    assert f"`{name}.{item}`" in reference
     for module in {getattr(skvq, name).__module__ for name in ESTIMATORS}:
         for name, function in inspect.getmembers(
             importlib.import_module(module), inspect.isfunction
@@ -91,3 +99,49 @@ def test_public_names_are_documented():
         text = inspect.getdoc(getattr(skvq, name))
         for section in ("Parameters", "Attributes", "Examples"):
             assert re.search(rf"^{section}\n-+$", text, re.M), (name, section)
+
+
+# What has no identifier, or none that could be verified.
+WITHOUT_IDENTIFIER = (
+    "The Art of Computer Programming",
+    "Improving Bag-of-Features",
+    "Sufficient conditions for achieving minimum distortion",
+    "Quantization distortion in pulse-count modulation",
+)
+
+
+def references(text):
+    """The entries of a list of papers, each of which cites a title in quotes."""
+    entries = re.split(r"\n\s*\n|\n(?=\s*\.\. \[)|\n(?=\s*(?:\d+\.|-) )", text)
+    return [" ".join(entry.split()) for entry in entries if '"' in entry]
+
+
+def check_identifiers(entries):
+    assert entries
+    for entry in entries:
+        known = any(title in entry for title in WITHOUT_IDENTIFIER)
+        assert known or re.search(r"doi:10\.|arXiv \d{4}\.\d{4,5}|https://", entry), (
+            entry
+        )
+
+
+def test_papers_that_docstrings_cite_have_identifiers():
+    found = []
+    for name in ["skvq", *MODULES]:
+        module = importlib.import_module(name)
+        for item in getattr(module, "__all__", []):
+            text = inspect.getdoc(getattr(module, item)) or ""
+            match = re.search(
+                r"^References\n-+\n(.*?)(\n\n\w+\n-+\n|\Z)", text, re.M | re.S
+            )
+            if match and not isinstance(getattr(module, item), (str, frozenset)):
+                found += references(match[1])
+    check_identifiers(found)
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if "\n## Source" in p.read_text()], ids=lambda p: p.name
+)
+def test_papers_that_pages_cite_have_identifiers(page):
+    text = re.split(r"\n## Sources?\n", page.read_text())[1]
+    check_identifiers(references(re.split(r"\n#|\n```", text)[0]))

@@ -661,7 +661,8 @@ def viterbi(
 
     References
     ----------
-    G. D. Forney (1973), "The Viterbi algorithm", Proceedings of the IEEE 61(3).
+    G. D. Forney (1973), "The Viterbi algorithm", Proceedings of the IEEE 61(3),
+    doi:10.1109/PROC.1973.9030.
 
     Examples
     --------
