@@ -1,6 +1,7 @@
 """The one file that imports what scikit-learn does not promise to keep."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from numbers import Integral
 from types import MethodType
@@ -25,15 +26,30 @@ try:
 except ImportError:  # before scikit-learn 1.7
     from sklearn.utils._estimator_html_repr import _VisualBlock
 
+try:
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback._callback_support import callback_management_context
+except ImportError:  # before scikit-learn 1.9, which has no callbacks
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Stands for scikit-learn's, and adds nothing."""
+
+    def callback_management_context(estimator: Any) -> AbstractContextManager:
+        """Return a context that does nothing."""
+        return nullcontext()
+
+
 from skvq._checks import LARGEST_SIZE, is_finite_number, is_sequence
 
 __all__ = [
     "NUMBERS",
+    "OF_A_RUNNING_FIT",
     "RANDOM_STATE",
     "SIZE",
     "SIZES",
     "UNUSED",
     "Accepted",
+    "CallbackSupportMixin",
     "Interval",
     "Options",
     "StrOptions",
@@ -42,6 +58,8 @@ __all__ = [
     "_check_sample_weight",
     "_fit_context",
     "available_unless",
+    "callback_management_context",
+    "has_callbacks",
     "is_library_followed",
     "output_container",
     "validate_parameter_constraints",
@@ -55,6 +73,20 @@ def is_library_followed(name: str) -> bool:
     libraries where the user has switched on scikit-learn's ``array_api_dispatch``.
     """
     return name == "cupy" or (name != "numpy" and get_config()["array_api_dispatch"])
+
+
+# What an estimator holds of a fit that is going on; the callbacks that the user has set
+# are another attribute, which stays.
+OF_A_RUNNING_FIT = (
+    "_callback_fit_ctx",
+    "_skl_callbacks_to_teardown",
+    "_parent_callback_ctx",
+)
+
+
+def has_callbacks(estimator: Any) -> bool:
+    """Whether somebody has asked to be told of the fits of an estimator."""
+    return bool(getattr(estimator, "_skl_callbacks", ()))
 
 
 def output_container(estimator: Any) -> str:

@@ -74,8 +74,16 @@ from skvq._arrays import (
     take_along,
     to_host,
 )
+from skvq._callbacks import fit_task
 from skvq._checks import check_count
-from skvq._compat import UNUSED, Accepted, _fit_context, available_unless
+from skvq._compat import (
+    OF_A_RUNNING_FIT,
+    UNUSED,
+    Accepted,
+    CallbackSupportMixin,
+    _fit_context,
+    available_unless,
+)
 from skvq._dask import batches, check_lazy_codes, dask_rows, lazily
 from skvq._given import check_codebooks
 from skvq._match import check_names
@@ -151,7 +159,11 @@ def _reason_against_best(estimator: "BaseQuantizer") -> str | None:
 
 
 class BaseQuantizer(
-    SumsOfCodes, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    CallbackSupportMixin,
+    SumsOfCodes,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Base class of all quantizers: x is replaced by its code, and the code by W_code.
 
@@ -250,6 +262,23 @@ class BaseQuantizer(
     def _decodable_widths(self) -> tuple[int, ...]:
         """Return the numbers of code columns that `inverse_transform` takes."""
         return (len(self.codebook_sizes_),)
+
+    # What callbacks are told of a fit.
+
+    # Whether the tasks of a fit are done one after the other.
+    _TASKS_IN_TURN = True
+
+    def _n_tasks(self) -> int | None:
+        """Return how many tasks the learner begins, at most; None: nobody knows."""
+        return 0
+
+    def _as_if_stopped(self, rows: Rows, found: dict[str, Any]) -> Self:
+        """Return a copy that has learned what its learner has found so far."""
+        copy = copy_to_fit(self, fitted=True)
+        copy.__dict__.pop("_before_", None)
+        copy._assign(found, rows.be)
+        run(copy._measure(rows, found))
+        return copy
 
     # What a scheme that takes this one as a part may ask of it.
 
@@ -426,8 +455,13 @@ class BaseQuantizer(
             fewest = new._fewest_rows()
             X = check_samples(new, X, reset=True, min_samples=fewest, finite=False)
             rows, new._weight_unit_ = new._rows_to_fit(X, sample_weight)
-            run(new._learn(rows))
+            metadata = None
+            if sample_weight is not None:
+                metadata = {"sample_weight": sample_weight}
+            task = fit_task(self, new, rows, (X, y, metadata))
+            run(new._learn(rows.under(task)))
         take_over(self, new)
+        task.end(lambda: None)
         return self
 
     @available_unless(_reason_against_streams)
@@ -810,7 +844,7 @@ class BaseQuantizer(
 
     def __getstate__(self):
         state = {**super().__getstate__(), "_skvq_version": __version__}
-        for name in self._made_anew:
+        for name in (*self._made_anew, *OF_A_RUNNING_FIT):
             state.pop(name, None)
         if "_home_" in state:
             # Parts are estimators, and see to themselves.

@@ -4,13 +4,13 @@ from sklearn.base import (
     BaseEstimator,
     OneToOneFeatureMixin,
     TransformerMixin,
-    clone,
 )
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
-from skvq._compat import Accepted, _fit_context
+from skvq._callbacks import fit_clone
+from skvq._compat import Accepted, CallbackSupportMixin, _fit_context
 from skvq._dask import check_container
 from skvq._validation import (
     backend_of_samples,
@@ -34,7 +34,9 @@ def _is_frozen_quantizer(value) -> bool:
 FROZEN = Accepted(_is_frozen_quantizer, "a fitted one in a FrozenEstimator")
 
 
-class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class QuantizedFeatures(
+    CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixin, BaseEstimator
+):
     """Transformer whose output is the reconstruction of its input.
 
     Codes are names: 7 is not closer to 8 than to 200.  A model that is to learn from
@@ -93,7 +95,12 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         weights = sample_weight
         if not nearest.is_dask(X):
             weights = check_weights(sample_weight, X)
-        new.quantizer_ = clone(self.quantizer).fit(X, None, sample_weight=weights)
+        metadata = None
+        if sample_weight is not None:
+            metadata = {"sample_weight": sample_weight}
+        new.quantizer_, end = fit_clone(
+            self, self.quantizer, X, (X, y, metadata), weights
+        )
         check_is_fitted(new.quantizer_)  # a frozen one may not be
         if new.quantizer_.n_features_in_ != new.n_features_in_:
             raise ValueError(
@@ -101,6 +108,7 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 f"fitted on {new.quantizer_.n_features_in_}."
             )
         take_over(self, new)
+        end()
         return self
 
     @in_own_context

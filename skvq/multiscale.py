@@ -2,6 +2,7 @@
 
 import math
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -189,6 +190,9 @@ class MultiScaleQuantizer(StagedQuantizer):
 
     # -- learning ------------------------------------------------------------------
 
+    def _n_tasks(self):
+        return int(self.max_iter)
+
     def _fit(self, rows):
         if self.metric != "sqeuclidean":
             raise ValueError(
@@ -210,18 +214,23 @@ class MultiScaleQuantizer(StagedQuantizer):
         pyramid = Pyramid(shape, grids, rows.dtype, smoothing)
         width, times = shape[2], shape[0] * shape[1]
         tokens = rows.view(stacked, width, width=width, times=times)
+
+        def fitted(learned: learning.LearnedPyramid) -> dict[str, Any]:
+            codebook = nearest.Table(np.ldexp(learned.table, exponent))
+            found = {
+                **_found(learned.table, codebook, exponent, learned.pyramid, map_shape),
+                "n_iter_": learned.n_iter,
+            }
+            if learned.distortion is not None and not exponent:
+                found["distortion_"] = learned.distortion
+            return found
+
+        rows = rows.under(rows.task.giving(fitted))
         if grids == [shape[:2]] and smoothing is None:
             learned = yield from self._learn_tokens(tokens, pyramid)
         else:
             learned = yield from self._learn_scales(rows, tokens, pyramid)
-        codebook = nearest.Table(np.ldexp(learned.table, exponent))
-        found = {
-            **_found(learned.table, codebook, exponent, learned.pyramid, map_shape),
-            "n_iter_": learned.n_iter,
-        }
-        if learned.distortion is not None and not exponent:
-            found["distortion_"] = learned.distortion
-        return found
+        return fitted(learned)
 
     def _grids_of(self, map_shape) -> tuple[bool, tuple[int, ...], list]:
         """Return whether maps are sequences, (height, width, channels), and scales."""
@@ -331,7 +340,9 @@ class MultiScaleQuantizer(StagedQuantizer):
             random_state=self.random_state,
             backend=self.backend,
         )
-        yield from vq._learn(tokens)
+        task = tokens.task.open("part")
+        with task.fitting(vq, tokens) as own:
+            yield from vq._learn(tokens.under(own))
         (table,) = vq._codebooks()
         distortion = vq.distortion_ * pyramid.n_tokens[0]
         return learning.LearnedPyramid(table.codewords, pyramid, vq.n_iter_, distortion)
