@@ -42,6 +42,7 @@ except ImportError:  # before scikit-learn 1.9, which has no callbacks
 from skvq._checks import LARGEST_SIZE, is_finite_number, is_sequence
 
 __all__ = [
+    "CALLBACKS",
     "NUMBERS",
     "OF_A_RUNNING_FIT",
     "RANDOM_STATE",
@@ -75,8 +76,9 @@ def is_library_followed(name: str) -> bool:
     return name == "cupy" or (name != "numpy" and get_config()["array_api_dispatch"])
 
 
-# What an estimator holds of a fit that is going on; the callbacks that the user has set
-# are another attribute, which stays.
+# Where an estimator keeps the callbacks that are set on it.
+CALLBACKS = "_skl_callbacks"
+# What it holds beside them while a fit is going on.
 OF_A_RUNNING_FIT = (
     "_callback_fit_ctx",
     "_skl_callbacks_to_teardown",
@@ -86,7 +88,7 @@ OF_A_RUNNING_FIT = (
 
 def has_callbacks(estimator: Any) -> bool:
     """Whether somebody has asked to be told of the fits of an estimator."""
-    return bool(getattr(estimator, "_skl_callbacks", ()))
+    return bool(getattr(estimator, CALLBACKS, ()))
 
 
 def output_container(estimator: Any) -> str:
