@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
+from importlib.metadata import PackageNotFoundError, metadata
 from numbers import Integral
 from types import MethodType
 from typing import Any
@@ -51,6 +52,7 @@ __all__ = [
     "UNUSED",
     "Accepted",
     "CallbackSupportMixin",
+    "Documented",
     "Interval",
     "Options",
     "StrOptions",
@@ -60,6 +62,7 @@ __all__ = [
     "_fit_context",
     "available_unless",
     "callback_management_context",
+    "documentation_address",
     "has_callbacks",
     "is_library_followed",
     "output_container",
@@ -84,6 +87,32 @@ OF_A_RUNNING_FIT = (
     "_skl_callbacks_to_teardown",
     "_parent_callback_ctx",
 )
+
+
+class Documented:
+    """Links scikit-learn's HTML representation to the pages of this library.
+
+    The address is that of "Documentation" in the ``project.urls`` of the installed
+    package; there is no link where there is none.
+    """
+
+    _doc_link_module = "skvq"
+
+    @property
+    def _doc_link_template(self) -> str:
+        address = documentation_address()
+        # A page for each public name of the package, see docs/api.rst.
+        return address and f"{address}/generated/skvq.{{estimator_name}}.html"
+
+
+def documentation_address() -> str:
+    """Return where the site of this library is, as its metadata tell; or ""."""
+    try:
+        urls = metadata("skvq").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return ""
+    found = dict(url.split(", ", 1) for url in urls)
+    return found.get("Documentation", "").rstrip("/")
 
 
 def has_callbacks(estimator: Any) -> bool:

@@ -26,6 +26,8 @@ hook                      what a scheme does in it
 ``_slice_widths(n)``      widths of slices of n features that are coded apart
 ``_ranges()``             of scalar schemes, beyond what values are out of range
 ``_why_no_codebooks()``   why there are no tables by code, if there are none
+``_n_tasks()``            how many tasks the learner begins at most, of which callbacks
+                          are told (see `skvq.learning.tasks`)
 ``_renamed(orders)``      fitted attributes whose rows are in another order, where codes
                           are names of rows (``_why_no_names``)
 ========================  ==========================================================
@@ -52,7 +54,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.base import (
@@ -81,10 +83,12 @@ from skvq._compat import (
     UNUSED,
     Accepted,
     CallbackSupportMixin,
+    Documented,
     _fit_context,
     available_unless,
 )
 from skvq._dask import batches, check_lazy_codes, dask_rows, lazily
+from skvq._elsewhere import is_set_by_fit, line_to_write
 from skvq._given import check_codebooks
 from skvq._match import check_names
 from skvq._sums import SumsOfCodes
@@ -159,6 +163,7 @@ def _reason_against_best(estimator: "BaseQuantizer") -> str | None:
 
 
 class BaseQuantizer(
+    Documented,
     CallbackSupportMixin,
     SumsOfCodes,
     ClassNamePrefixFeaturesOutMixin,
@@ -832,7 +837,25 @@ class BaseQuantizer(
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether `fit` has run to its end."""
-        return hasattr(self, "codebook_sizes_")
+        return "codebook_sizes_" in vars(self)
+
+    # Hidden from type checkers, to which every attribute would be there.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            """Raise the error that says what to write, of names that are not there."""
+            cls = type(self)
+            line = line_to_write(cls, name)
+            if line is None and not self.__sklearn_is_fitted__():
+                if is_set_by_fit(cls, name) and not hasattr(cls, name):
+                    line = (
+                        f"{cls.__name__!r} object has no attribute {name!r}: call fit "
+                        "first, which sets it."
+                    )
+            if line is None:
+                # Python's own error, or that of a property which has raised one.
+                return object.__getattribute__(self, name)
+            raise AttributeError(line, name=name, obj=self)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

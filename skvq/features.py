@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._callbacks import fit_clone
-from skvq._compat import Accepted, CallbackSupportMixin, _fit_context
+from skvq._compat import Accepted, CallbackSupportMixin, Documented, _fit_context
 from skvq._dask import check_container
 from skvq._validation import (
     backend_of_samples,
@@ -35,7 +35,11 @@ FROZEN = Accepted(_is_frozen_quantizer, "a fitted one in a FrozenEstimator")
 
 
 class QuantizedFeatures(
-    CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixin, BaseEstimator
+    Documented,
+    CallbackSupportMixin,
+    OneToOneFeatureMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Transformer whose output is the reconstruction of its input.
 

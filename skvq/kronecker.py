@@ -132,7 +132,14 @@ class KroneckerQuantizer(BaseQuantizer):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "factor_sizes": [SIZES, None],
+        "factor_sizes": [
+            Accepted(
+                is_sequence,
+                "a sequence of ints that multiply to the number of features (how many "
+                "codewords each table has is n_codewords)",
+            ),
+            None,
+        ],
         "n_codewords": [SIZE, SIZES],
         "share_codebook": ["boolean"],
         "init": [StrOptions({"spectral"}), _TABLES],

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._checks import LARGEST_SIZE, check_memory, is_sequence
-from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
+from skvq._compat import RANDOM_STATE, SIZE, Accepted, Interval, StrOptions
 from skvq._given import as_shared, demand
 from skvq._validation import as_it_is_now, check_numbers, in_fitted_dtype, warn
 from skvq.base import reordered_once, reordered_table
@@ -150,7 +150,14 @@ class MultiScaleQuantizer(StagedQuantizer):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "map_shape": [SIZES, None],
+        "map_shape": [
+            Accepted(
+                is_sequence,
+                "a sequence of ints, (height, width, channels) or (length, channels) "
+                "(how many codewords the table has is n_codewords)",
+            ),
+            None,
+        ],
         "scales": [StrOptions({"auto"}), _SCALES],
         "n_codewords": [SIZE],
         "n_smoothers": [Interval(Integral, 0, LARGEST_SIZE, closed="both")],

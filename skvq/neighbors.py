@@ -20,7 +20,13 @@ from skvq import nearest
 from skvq._arrays import as_indices, to_host
 from skvq._callbacks import fit_clone
 from skvq._checks import check_count, check_unmasked, naming
-from skvq._compat import SIZE, CallbackSupportMixin, StrOptions, _fit_context
+from skvq._compat import (
+    SIZE,
+    CallbackSupportMixin,
+    Documented,
+    StrOptions,
+    _fit_context,
+)
 from skvq._validation import (
     as_it_is_now,
     check_samples,
@@ -45,6 +51,7 @@ _QUERY_ELEMENTS, _ROW_ELEMENTS = 2**21, 2**19
 
 
 class QuantizedNeighbors(
+    Documented,
     CallbackSupportMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -216,7 +217,7 @@ def balanced(
         prices, steps = even.prices, even.steps
         logger.debug("balance: largest cell %.4g of its share", even.largest)
         tried.append((yield from _tried(rows, table, prices, targets)))
-        if task.end(lambda table=table, prices=prices: run(learned(table, prices))):
+        if task.end(partial(run, learned(table, prices))):
             break
         if n_rounds == _ROUNDS:
             sums, counts = yield rows.fold(_cells, searched, prices)
@@ -227,7 +228,7 @@ def balanced(
             table = means
     best = min(tried, key=_merit)
     found = yield from learned(best.table, best.prices)
-    largest = float((found.counts * mean / targets).max())
+    largest = float((np.asarray(found.counts) * mean / targets).max())
     if largest > _UNEVEN and not n_heavy:
         warn(
             "the largest cell has {}% of its share: no prices were found that use "
