@@ -14,7 +14,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from table import TABLE, mixture, tables_of
+from table import BY_NAME, LEARNERS, each, mixture, tables_of
 
 import skvq
 from skvq import (
@@ -36,6 +36,28 @@ callback = pytest.importorskip("sklearn.callback")
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 X = mixture(120)
+
+# Each learner, and what has iterations or tasks beside those of its scheme.
+each_learner = each(
+    [
+        *LEARNERS,
+        *(
+            BY_NAME[name]
+            for name in (
+                "vq-splitting",
+                "vq-n-init",
+                "vq-minibatch",
+                "vq-ema",
+                "vq-balance",
+                "pq-balance",
+                "rq-balance",
+                "rq-defaults",
+                "aq-independent",
+                "aq-shared",
+            )
+        ),
+    ]
+)
 
 
 class Recorder:
@@ -99,9 +121,9 @@ def it(name, n=1):
 # -- what is told ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+@each_learner
 def test_callbacks_are_told_of_all_tasks_and_change_nothing(row):
-    X = mixture(120, row.n_features)
+    X = mixture(70, row.n_features)
     plain, recorder = row.make().fit(X), Propagated()
     told, root = fitted_under(recorder, row.make(), X)
     kinds = [kind for kind, _ in recorder.events]
@@ -268,9 +290,9 @@ def stopping_after(n, name="iteration"):
     return lambda context: context.task_name == name and context.task_id == n - 1
 
 
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+@each_learner
 def test_a_fit_that_is_stopped_at_once_is_fitted(row):
-    X = mixture(120, row.n_features)
+    X = mixture(70, row.n_features)
     recorder = Propagated(stops=lambda context: True)
     stopped, root = fitted_under(recorder, row.make(), X)
     for context in root:
@@ -367,6 +389,18 @@ def test_parts_in_other_processes_tell_of_themselves():
     assert_array_equal(pq.transform(X), alone.transform(X))
     for part in pq.quantizers_:
         assert not [name for name in vars(part) if "callback" in name]
+
+
+def test_of_dask_collections_hooks_get_the_collection():
+    da = pytest.importorskip("dask.array")
+    recorder, lazy = Recorder(), da.from_array(X, chunks=(50, -1))
+    pq, root = fitted_under(Propagated(), ProductQuantizer(2, quantizer=vq()), lazy)
+    assert_array_equal(
+        pq.transform(X), ProductQuantizer(2, quantizer=vq()).fit(X).transform(X)
+    )
+    _, root = fitted_under(recorder, vq(), lazy)
+    assert tree(root) == tree(fitted_under(Recorder(), vq())[1])
+    assert recorder.given == 4
 
 
 # -- what stays ------------------------------------------------------------------------
