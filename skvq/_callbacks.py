@@ -31,17 +31,26 @@ class _Data(NamedTuple):
     metadata: Any = None
 
     @classmethod
+    def given(cls, X: Any, y: Any, sample_weight: Any) -> "_Data":
+        """Return those of a fit, as the user gives them."""
+        if sample_weight is None:
+            return cls(X, y)
+        return cls(X, y, {"sample_weight": sample_weight})
+
+    @classmethod
     def of(cls, rows: Rows) -> "_Data":
         """Return those of a part, which are made only for hooks that ask for them."""
         if not rows.source.is_local and rows.n_bytes > HELD_BYTES:
             return cls()  # they stay where they are
-        return cls(
-            lambda: run(in_memory(rows))[0],
-            None,
-            (lambda: {"sample_weight": run(in_memory(rows))[1]})
-            if rows.weighted
-            else None,
-        )
+
+        def X() -> Any:
+            return run(in_memory(rows))[0]
+
+        def metadata() -> Any:
+            weights = run(in_memory(rows))[1]
+            return None if weights is None else {"sample_weight": weights}
+
+        return cls(X, None, metadata)
 
 
 class _Told(Task):
@@ -125,7 +134,7 @@ class _Told(Task):
         with self._context.propagate_callback_context(part):
             outer.start()
             with callback_management_context(part):
-                task = fit_task(part, part, rows, data)
+                task = _root(part, part, rows, data)
                 yield task
                 task.end(lambda: None)
             outer.end()
@@ -135,54 +144,99 @@ class _Told(Task):
         return _Told, (self._context, self._estimator, _Data())
 
 
-def fit_clone(
-    estimator: Any, quantizer: Any, X: Any, data: Any, sample_weight: Any = None
-) -> tuple[Any, Callable[[], bool]]:
-    """Fit a clone of a quantizer, as the one task of a fit.
+def fit_task(
+    estimator: Any, learning: Any, rows: Rows, data: tuple[Any, Any, Any]
+) -> Task:
+    """Begin the fit of an estimator; return the task of its learner.
 
     Parameters
     ----------
     estimator : estimator
-        What callbacks know as that which is fitted; they are set up.
-    quantizer : quantizer
-        What the clone is made of; frozen, perhaps.
+        What the user has, and callbacks know; they are set up.
+    learning : estimator
+        What learns: the same, or a copy that the estimator takes over from.
+    rows : Rows
+        What it learns from.
+    data : tuple
+        X, y and sample_weight for callbacks, as the user gives them.
+    """
+    if not _has_contexts(estimator):
+        return SILENT
+    told = _who_is_told(estimator, learning)
+    return _root(told, learning, rows, _Data.given(*data))
+
+
+def _root(told: Any, learning: Any, rows: Rows, data: _Data) -> Task:
+    """Begin the task of a whole fit, in whose tree are all others."""
+    context = told._init_callback_context(
+        max_subtasks=learning._n_tasks(), sequential_subtasks=learning._TASKS_IN_TURN
+    )
+
+    def state(found: dict[str, Any] | None) -> dict[str, Any]:
+        # None: all is done.
+        return _lasting(told if found is None else learning._as_if_stopped(rows, found))
+
+    task = _Told(context, told, data, state)
+    task.start()
+    return task
+
+
+def fit_clone(
+    estimator: Any,
+    learning: Any,
+    X: Any,
+    data: tuple[Any, Any, Any],
+    sample_weight: Any = None,
+) -> tuple[Any, Task]:
+    """Fit a clone of the quantizer of an estimator, as the one task of its fit.
+
+    Parameters
+    ----------
+    estimator, learning, data
+        As in `fit_task`.
     X, sample_weight : object
         Samples and weights that the clone is fitted on.
-    data : tuple
-        X, y and metadata for callbacks, as the user gives them.
 
     Returns
     -------
     quantizer : quantizer
         Fitted.
-    end : callable
-        Tells callbacks that the fit is done; to be called when it is.
+    task : Task
+        To be ended when the estimator has taken over.
     """
-    part = clone(quantizer)
-
-    def fit() -> Any:
-        return part.fit(X, None, sample_weight=sample_weight)
-
+    part, weights = clone(estimator.quantizer), {"sample_weight": sample_weight}
     if not _has_contexts(estimator):
-        return fit(), bool
-    context = estimator._init_callback_context(max_subtasks=1)
-    task = _Told(context, estimator, _Data(*data), lambda _: _lasting(estimator))
+        return part.fit(X, None, **weights), SILENT
+    told = _who_is_told(estimator, learning)
+    context = told._init_callback_context(max_subtasks=1)
+    given = _Data.given(*data)
+    task = _Told(context, told, given, lambda _: _lasting(told))
     task.start()
-    if hasattr(type(part), "set_callbacks"):
-        # What is frozen learns nothing, and has nothing to tell.
-        leaf = _Told(context.subcontext(task_name="quantizer"), estimator, task._data)
-        with leaf._context.propagate_callback_context(part):
-            leaf.start()
-            fit()
-            leaf.end()
-    else:
-        fit()
-    return part, lambda: task.end(lambda: None)
+    # What is frozen learns nothing, and has nothing to tell.
+    if not hasattr(type(part), "set_callbacks"):
+        return part.fit(X, None, **weights), task
+    inner = context.subcontext(task_name="quantizer")
+    leaf = _Told(inner, told, given)
+    with inner.propagate_callback_context(part):
+        leaf.start()
+        part.fit(X, None, **weights)
+        leaf.end()
+    return part, task
 
 
 def _has_contexts(estimator: Any) -> bool:
     """Whether this scikit-learn has callbacks."""
     return hasattr(estimator, "_init_callback_context")
+
+
+def _who_is_told(estimator: Any, learning: Any) -> Any:
+    """Return which estimator is to hold the context of a fit.
+
+    It is the user's where anybody listens.  If not, it is the copy that learns, so that
+    fits of one estimator in several threads leave it alone until they are done.
+    """
+    listened = has_callbacks(estimator) or hasattr(estimator, "_parent_callback_ctx")
+    return estimator if listened else learning
 
 
 def _lasting(estimator: Any) -> dict[str, Any]:
@@ -191,33 +245,3 @@ def _lasting(estimator: Any) -> dict[str, Any]:
     for name in OF_A_RUNNING_FIT:
         attributes.pop(name, None)
     return attributes
-
-
-def fit_task(estimator: Any, learning: Any, rows: Rows, data: Any) -> Task:
-    """Begin the fit of an estimator; return the task of its learner.
-
-    Parameters
-    ----------
-    estimator : estimator
-        What callbacks know; they are set up.
-    learning : estimator
-        What learns: the same, or a copy that the estimator takes over from.
-    rows : Rows
-        What it learns from.
-    data : tuple
-        X, y and metadata for callbacks.
-    """
-    if not _has_contexts(estimator):
-        return SILENT
-    context = estimator._init_callback_context(
-        max_subtasks=learning._n_tasks(), sequential_subtasks=learning._TASKS_IN_TURN
-    )
-
-    def state(found: dict[str, Any] | None) -> dict[str, Any]:
-        # None: all is done.
-        view = estimator if found is None else learning._as_if_stopped(rows, found)
-        return _lasting(view)
-
-    task = _Told(context, estimator, _Data(*data), state)
-    task.start()
-    return task

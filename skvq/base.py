@@ -451,7 +451,7 @@ class BaseQuantizer(
         self : object
             The fitted quantizer.
         """
-        new = copy_to_fit(self, fitted=False)
+        new, data = copy_to_fit(self, fitted=False), (X, y, sample_weight)
         if getattr(self, "warm_start", False) and self.__sklearn_is_fitted__():
             self._check_as_fitted()
             new._before_ = as_it_is_now(self)
@@ -460,10 +460,7 @@ class BaseQuantizer(
             fewest = new._fewest_rows()
             X = check_samples(new, X, reset=True, min_samples=fewest, finite=False)
             rows, new._weight_unit_ = new._rows_to_fit(X, sample_weight)
-            metadata = None
-            if sample_weight is not None:
-                metadata = {"sample_weight": sample_weight}
-            task = fit_task(self, new, rows, (X, y, metadata))
+            task = fit_task(self, new, rows, data)
             run(new._learn(rows.under(task)))
         take_over(self, new)
         task.end(lambda: None)

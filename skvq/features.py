@@ -94,17 +94,12 @@ class QuantizedFeatures(
         self : object
             The fitted transformer.
         """
-        new = copy_to_fit(self, fitted=False)
+        new, data = copy_to_fit(self, fitted=False), (X, y, sample_weight)
         X = check_samples(new, X, reset=True, min_samples=2)
         weights = sample_weight
         if not nearest.is_dask(X):
             weights = check_weights(sample_weight, X)
-        metadata = None
-        if sample_weight is not None:
-            metadata = {"sample_weight": sample_weight}
-        new.quantizer_, end = fit_clone(
-            self, self.quantizer, X, (X, y, metadata), weights
-        )
+        new.quantizer_, task = fit_clone(self, new, X, data, weights)
         check_is_fitted(new.quantizer_)  # a frozen one may not be
         if new.quantizer_.n_features_in_ != new.n_features_in_:
             raise ValueError(
@@ -112,7 +107,7 @@ class QuantizedFeatures(
                 f"fitted on {new.quantizer_.n_features_in_}."
             )
         take_over(self, new)
-        end()
+        task.end(lambda: None)
         return self
 
     @in_own_context

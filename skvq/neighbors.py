@@ -171,10 +171,10 @@ class QuantizedNeighbors(
         self : object
             The fitted search.
         """
-        new = copy_to_fit(self, fitted=False)
+        new, data = copy_to_fit(self, fitted=False), (X, y, None)
         _check_sums(_bare(self.quantizer))
         X = new._checked(X, reset=True, min_samples=2)
-        fitted, end = fit_clone(self, self.quantizer, X, (X, y, None))
+        fitted, task = fit_clone(self, new, X, data)
         quantizer = new._take_quantizer(fitted)
         if quantizer.n_features_in_ != new.n_features_in_:
             raise ValueError(
@@ -189,7 +189,7 @@ class QuantizedNeighbors(
         new._take_codes(np.concatenate(parts), prepared=True)
         new._rows_ = None if self.rerank is None else new._comparable(X)
         take_over(self, new)
-        end()
+        task.end(lambda: None)
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)

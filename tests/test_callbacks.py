@@ -235,6 +235,38 @@ def test_hooks_get_the_samples_as_they_are_given():
         assert metadata["sample_weight"] is w
 
 
+def test_fitted_estimators_take_the_dataframe_that_was_given():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(X, columns=list("abcdef"))
+    for estimator in vq(), QuantizedFeatures(vq()), QuantizedNeighbors(vq()):
+        recorder = Recorder()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fitted_under(recorder, estimator, frame)
+        assert recorder.given > 0
+
+
+def test_fits_in_several_threads_leave_each_other_alone():
+    quantizer = vq().fit(X)
+    expected = quantizer.transform(X)
+    errors = []
+
+    def fit():
+        try:
+            for _ in range(5):
+                assert_array_equal(quantizer.fit(X).transform(X), expected)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=fit) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert not [name for name in vars(quantizer) if "callback" in name]
+
+
 def test_hooks_of_parts_get_their_columns_and_weights():
     class Asks(Propagated):
         def on_fit_task_end(self, estimator, context, *, X=None, metadata=None):
