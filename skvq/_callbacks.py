@@ -67,13 +67,20 @@ class _Told(Task):
     state : callable, optional
         Returns, of what the task ends with, all attributes of the estimator as if it
         had stopped there; None: that is not known.
+    found : callable, optional
+        What the task ends with, if it is for the fit of a part.
     """
 
     def __init__(
-        self, context: Any, estimator: Any, data: _Data, state: State | None = None
+        self,
+        context: Any,
+        estimator: Any,
+        data: _Data,
+        state: State | None = None,
+        found: Callable[[], Any] | None = None,
     ):
         self._context, self._estimator = context, estimator
-        self._data, self._state = data, state
+        self._data, self._state, self._found = data, state, found
 
     def begin(self, name: str, most: int | None = 0) -> Task:
         """Return a task within this one, which begins now."""
@@ -116,11 +123,13 @@ class _Told(Task):
 
         return _Told(self._context, self._estimator, self._data, state)
 
-    def open(self, name: str, number: int = 0) -> Task:
+    def open(
+        self, name: str, number: int = 0, found: Callable[[], Any] | None = None
+    ) -> Task:
         """Return a task for the fit of a part, which begins with that fit."""
         place = None if self._context.sequential_subtasks else number
         context = self._context.subcontext(task_name=name, task_id=place)
-        return _Told(context, self._estimator, _Data())
+        return _Told(context, self._estimator, _Data(), self._state, found)
 
     def fitting(self, part: Any, rows: Rows) -> AbstractContextManager[Task]:
         """Begin a task that was opened, and end it behind the block."""
@@ -128,7 +137,7 @@ class _Told(Task):
 
     @contextmanager
     def _fitting(self, part: Any, data: _Data, rows: Rows) -> Iterator[Task]:
-        outer = _Told(self._context, self._estimator, data)
+        outer = _Told(self._context, self._estimator, data, self._state)
         # It sets attributes of the part alone, and may be held across the requests of a
         # learner, unlike what sets variables of the context of a thread.
         with self._context.propagate_callback_context(part):
@@ -137,7 +146,7 @@ class _Told(Task):
                 task = _root(part, part, rows, data)
                 yield task
                 task.end(lambda: None)
-            outer.end()
+            outer.end(self._found)
 
     def __reduce__(self) -> Any:
         # To another process go the places of a task, and no training data.

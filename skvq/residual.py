@@ -464,10 +464,17 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         codes, greedy_codes, n_sums = None, None, 1
         found = []
         templates = self._template_of_each(len(parts))
+
+        def so_far(n_stages: int) -> dict[str, Any]:
+            # Copies, since a stage may be fitted anew.
+            own = [copy_to_fit(part, fitted=True) for part in parts[:n_stages]]
+            return self._found(own, beam)
+
         for j, (part, template) in enumerate(zip(parts, templates, strict=True)):
             rest = yield from _residuals(rows, Parts(parts[:j]), codes, n_sums, rng)
             start = part._before_  # of a warm start, of which a fit lets go
-            rest = rest.held().under(rows.task.open("stage"))
+            task = rows.task.open("stage", found=partial(so_far, j + 1))
+            rest = rest.held().under(task)
             found.append((yield from fit_part(part, rest, template)))
             # Before the beam has grown, as if the stages to come were like this one.
             like = parts[:j] + [part] * (len(parts) - j)

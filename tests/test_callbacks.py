@@ -201,6 +201,21 @@ def test_stages_and_what_is_done_for_all_of_them():
     assert "stage" in {context.task_name for _, context in recorder.events}
 
 
+def test_stages_so_far_are_a_fitted_quantizer():
+    class Keeps(Recorder):
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+            if context.task_name == "stage":
+                self.events.append(fitted_estimator)
+
+    keeps = Keeps()
+    ResidualQuantizer(3, quantizer=vq(), random_state=0).set_callbacks(keeps).fit(X)
+    kept = [one for one in keeps.events if isinstance(one, ResidualQuantizer)]
+    assert [one.codebook_sizes_ for one in kept] == [(4,), (4, 4), (4, 4, 4)]
+    for one in kept:
+        # Of stages that are fitted anew, they are copies.
+        assert one.distortion_ == pytest.approx(-one.score(X), rel=1e-5)
+
+
 def test_of_a_schedule_without_starts_iterations_are_tasks_of_the_fit():
     for estimator in (
         TrellisQuantizer(1, max_iter=2),

@@ -52,7 +52,9 @@ class Task:
         """
         return self
 
-    def open(self, name: str, number: int = 0) -> "Task":
+    def open(
+        self, name: str, number: int = 0, found: Callable[[], Any] | None = None
+    ) -> "Task":
         """Return a task for the fit of a part, which begins with that fit.
 
         Parameters
@@ -61,6 +63,8 @@ class Task:
             What it is called.
         number : int
             Its place among those within this task, where they are done in any order.
+        found : callable, optional
+            As in `end`, for when the part is fitted.
         """
         return self
 
