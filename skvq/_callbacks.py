@@ -244,7 +244,7 @@ def _who_is_told(estimator: Any, learning: Any) -> Any:
     It is the user's where anybody listens.  If not, it is the copy that learns, so that
     fits of one estimator in several threads leave it alone until they are done.
     """
-    listened = has_callbacks(estimator) or hasattr(estimator, "_parent_callback_ctx")
+    listened = has_callbacks(estimator) or "_parent_callback_ctx" in vars(estimator)
     return estimator if listened else learning
 
 

@@ -117,7 +117,7 @@ def documentation_address() -> str:
 
 def has_callbacks(estimator: Any) -> bool:
     """Whether somebody has asked to be told of the fits of an estimator."""
-    return bool(getattr(estimator, CALLBACKS, ()))
+    return bool(vars(estimator).get(CALLBACKS))
 
 
 def output_container(estimator: Any) -> str:

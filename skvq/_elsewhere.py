@@ -54,7 +54,7 @@ def line_to_write(cls: type, name: str) -> str | None:
 @cache
 def is_set_by_fit(cls: type, name: str) -> bool:
     """Whether the documentation of a class names a fitted attribute."""
-    if not name.endswith("_") or name.startswith("_"):
+    if not name.endswith("_"):
         return False
     documented = re.compile(rf"^ +{re.escape(name)} : ", re.MULTILINE)
     return any(documented.search(one.__doc__ or "") for one in cls.__mro__)
