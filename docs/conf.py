@@ -66,7 +66,7 @@ numpydoc_validation_checks = {
 numpydoc_validation_exclude = {
     r"\.set_(fit|partial_fit|score|transform)_request$",
     r"\.(fit_transform|get_feature_names_out|get_metadata_routing|get_params)$",
-    r"\.(set_output|set_params)$",
+    r"\.(set_callbacks|set_output|set_params)$",
 }
 
 # -- names of other projects ---------------------------------------------------------

@@ -5,7 +5,7 @@ Nothing of skvq is imported here, so that all of it may use this.
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
@@ -18,6 +18,8 @@ LARGEST_SIZE = 2**32
 _GIB = 2**30
 # What is needed may be so many times as large as X, however large that is.
 _SHARE_OF_X = 64
+# Most sizes that a representation names.
+_MOST_NAMED = 6
 
 
 def check_count(name: str, value: Any, smallest: int = 1, largest=LARGEST_SIZE) -> int:
@@ -229,3 +231,24 @@ def check_array_of_dask(value: object, name: str, kinds: str) -> None:
 def class_name(cls: type) -> str:
     """Return what a class is called in messages, with its module."""
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def columns_in_words(sizes: Sequence[int]) -> str:
+    """Return what code columns there are, in a few words, for representations.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Number of codewords behind each code column.
+
+    Examples
+    --------
+    >>> columns_in_words((256, 256)), columns_in_words((8, 4))
+    ('2 columns of 256 codewords', '2 columns of 8, 4 codewords')
+    """
+    n = len(sizes)
+    if len(set(sizes)) > 1:
+        named = ", ".join(map(str, sizes[:_MOST_NAMED])) + ", ..." * (n > _MOST_NAMED)
+    else:
+        named = f"{sizes[0]}" if n else "no"
+    return f"{n} column{'s' * (n != 1)} of {named} codewords"

@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
+from importlib.metadata import PackageNotFoundError, metadata
 from numbers import Integral
 from types import MethodType
 from typing import Any
@@ -30,15 +32,32 @@ try:
 except ImportError:  # before scikit-learn 1.7
     from sklearn.utils._estimator_html_repr import _VisualBlock
 
+try:
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback._callback_support import callback_management_context
+except ImportError:  # before scikit-learn 1.9, which has no callbacks
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Stands for scikit-learn's, and adds nothing."""
+
+    def callback_management_context(estimator: Any) -> AbstractContextManager:
+        """Return a context that does nothing."""
+        return nullcontext()
+
+
 from skvq._checks import LARGEST_SIZE, is_finite_number, is_sequence
 
 __all__ = [
+    "CALLBACKS",
     "NUMBERS",
+    "OF_A_RUNNING_FIT",
     "RANDOM_STATE",
     "SIZE",
     "SIZES",
     "UNUSED",
     "Accepted",
+    "CallbackSupportMixin",
+    "Documented",
     "Interval",
     "Options",
     "StrOptions",
@@ -47,7 +66,10 @@ __all__ = [
     "_check_sample_weight",
     "_fit_context",
     "available_unless",
+    "callback_management_context",
+    "documentation_address",
     "frame_like",
+    "has_callbacks",
     "in_output_container",
     "is_library_followed",
     "output_container",
@@ -62,6 +84,47 @@ def is_library_followed(name: str) -> bool:
     libraries where the user has switched on scikit-learn's ``array_api_dispatch``.
     """
     return name == "cupy" or (name != "numpy" and get_config()["array_api_dispatch"])
+
+
+# Where an estimator keeps the callbacks that are set on it.
+CALLBACKS = "_skl_callbacks"
+# What it holds beside them while a fit is going on.
+OF_A_RUNNING_FIT = (
+    "_callback_fit_ctx",
+    "_skl_callbacks_to_teardown",
+    "_parent_callback_ctx",
+)
+
+
+class Documented:
+    """Links scikit-learn's HTML representation to the pages of this library.
+
+    The address is that of "Documentation" in the ``project.urls`` of the installed
+    package; there is no link where there is none.
+    """
+
+    _doc_link_module = "skvq"
+
+    @property
+    def _doc_link_template(self) -> str:
+        address = documentation_address()
+        # A page for each public name of the package, see docs/api.rst.
+        return address and f"{address}/generated/skvq.{{estimator_name}}.html"
+
+
+def documentation_address() -> str:
+    """Return where the site of this library is, as its metadata tell; or ""."""
+    try:
+        urls = metadata("skvq").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return ""
+    found = dict(url.split(", ", 1) for url in urls)
+    return found.get("Documentation", "").rstrip("/")
+
+
+def has_callbacks(estimator: Any) -> bool:
+    """Whether somebody has asked to be told of the fits of an estimator."""
+    return bool(vars(estimator).get(CALLBACKS))
 
 
 def output_container(estimator: Any) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 
 from skvq import _ans
+from skvq._checks import columns_in_words
 from skvq._code_checks import check_codes, check_integer, check_sizes, sent
 from skvq._weights import check_weights
 
@@ -119,6 +120,12 @@ class EntropyCoder:
                 f"block_rows={self.block_rows} of {len(self.sizes)} codes; a block has "
                 f"at most {_ans.MOST_CODES} codes"
             )
+
+    def __repr__(self) -> str:
+        known = "not fitted"
+        if hasattr(self, "frequencies_"):
+            known = f"{self.n_frequencies} frequencies, model {self.model_id_}"
+        return f"<EntropyCoder for {columns_in_words(self.sizes)}; {known}>"
 
     @classmethod
     def from_counts(

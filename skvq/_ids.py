@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skvq._checks import check_count, check_unmasked
+from skvq._checks import check_count, check_unmasked, columns_in_words
 from skvq._code_checks import (
     check_codes,
     check_integers,
@@ -130,6 +130,14 @@ class UniqueIds:
             raise ValueError(f"overflow must be 'error' or 'digit', got {overflow!r}")
         self.overflow = overflow
         self.max_width = check_count("max_width", max_width)
+
+    def __repr__(self) -> str:
+        given = "no ids yet"
+        if hasattr(self, "_given"):
+            given = f"{len(self.ids_)} ids, {int(self.moved_.sum())} of them moved"
+            if self.n_digits_ > 1:
+                given += f", a digit of {self.n_digits_} values"
+        return f"<UniqueIds in {columns_in_words(self.sizes)}; {given}>"
 
     def assign(
         self, candidates: ArrayLike, errors: ArrayLike, widen: Widen | None = None

@@ -1,6 +1,7 @@
 """The additive scheme: a reconstruction is a sum of one codeword from each table."""
 
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -187,6 +188,10 @@ class AdditiveQuantizer(BaseQuantizer):
         self.random_state = random_state
         self.backend = backend
 
+    def _n_tasks(self):
+        # Two starts at most, and what improves the tables of each.
+        return 4 if self.assignment == "joint" else None
+
     def _fit(self, rows):
         self._check_memory(rows)
         sizes = part_sizes(self.n_codewords, self.n_codebooks)
@@ -204,8 +209,9 @@ class AdditiveQuantizer(BaseQuantizer):
         elif self.assignment == "independent":
             learned = yield from self._learn_independently(rows, sizes, seed)
         else:
+            task = rows.task.giving(lambda learned: self._found(learned, sizes, seed))
             learned = yield from learning.learn_jointly(
-                rows,
+                rows.under(task),
                 sizes,
                 rng,
                 start=self._residual_start(),
@@ -215,6 +221,19 @@ class AdditiveQuantizer(BaseQuantizer):
                 max_iter=self.max_iter,
                 tol=self.tol,
             )
+        found = self._found(learned, sizes, seed)
+        if learned.distortion is not None:
+            joint = self.assignment == "joint"
+            found["code_counts_"] = yield from learning.code_counts(
+                rows,
+                learned.tables,
+                learning.Search(self.fit_beam_size) if joint else None,
+                joint and self.share_codebook,
+            )
+        return found
+
+    def _found(self, learned, sizes, seed) -> dict[str, Any]:
+        """Return the fitted attributes."""
         found = {
             "_tables_": learned.tables,
             "_seed_": seed,
@@ -225,13 +244,6 @@ class AdditiveQuantizer(BaseQuantizer):
         if learned.distortion is not None:
             # Not searched for again as `transform` does, which takes as long as rounds.
             found["distortion_"] = learned.distortion
-            joint = self.assignment == "joint"
-            found["code_counts_"] = yield from learning.code_counts(
-                rows,
-                learned.tables,
-                learning.Search(self.fit_beam_size) if joint else None,
-                joint and self.share_codebook,
-            )
         return found
 
     def _from_tables(self, tables):
@@ -273,7 +285,7 @@ class AdditiveQuantizer(BaseQuantizer):
         def start(rows, rng) -> Learner[np.ndarray]:
             residual.random_state = int(rng.randint(np.iinfo(np.int32).max))
             # Few distinct residuals are nothing to warn of.
-            yield from fit_part(residual, rows)
+            yield from fit_part(residual, rows.under(rows.task.open("start")))
             # How stages learn is chosen once: others start from most of all samples.
             residual.fit_beam_size = residual.fit_beam_size_
             tables = residual._codebooks()[:n_tables]
@@ -356,18 +368,18 @@ class AdditiveQuantizer(BaseQuantizer):
         # Few distinct slices are nothing to warn of.
         if sizes[-1] > max(sizes[:-1], default=0):
             alone = VectorQuantizer(sizes[-1], random_state=seed)
-            yield from fit_part(alone, rows)
+            yield from fit_part(alone, rows.under(rows.task.open("part")))
             zeros = [np.zeros((size, d), rows.dtype) for size in sizes[:-1]]
             found.append([*zeros, alone._table_.codewords])
         if m > d:
             return found  # there is no slice for the last of them
         pq = ProductQuantizer(m, sizes, random_state=seed, backend=self.backend)
-        yield from fit_part(pq, rows)
+        yield from fit_part(pq, rows.under(rows.task.open("part")))
         product_tables = [table.codewords for table in pq._codebooks()]
         found.append(rotation.in_slices(product_tables))
         if 1 < m:
             turned = yield from rotation.in_rotated_slices(
-                rows,
+                rows.under(rows.task.giving(None)),
                 product_tables,
                 np.random.RandomState(seed),
                 max_iter=self.max_iter,

@@ -26,6 +26,8 @@ hook                      what a scheme does in it
 ``_slice_widths(n)``      widths of slices of n features that are coded apart
 ``_ranges()``             of scalar schemes, beyond what values are out of range
 ``_why_no_codebooks()``   why there are no tables by code, if there are none
+``_n_tasks()``            how many tasks the learner begins at most, of which callbacks
+                          are told (see `skvq.learning.tasks`)
 ``_renamed(orders)``      fitted attributes whose rows are in another order, where codes
                           are names of rows (``_why_no_names``)
 ========================  ==========================================================
@@ -52,7 +54,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.base import (
@@ -74,10 +76,14 @@ from skvq._arrays import (
     take_along,
     to_host,
 )
+from skvq._callbacks import fit_task
 from skvq._checks import check_count
 from skvq._compat import (
+    OF_A_RUNNING_FIT,
     UNUSED,
     Accepted,
+    CallbackSupportMixin,
+    Documented,
     _fit_context,
     available_unless,
     in_output_container,
@@ -89,6 +95,7 @@ from skvq._dask import (
     dask_rows,
     lazily,
 )
+from skvq._elsewhere import is_set_by_fit, line_to_write
 from skvq._given import check_codebooks
 from skvq._match import check_names
 from skvq._sums import SumsOfCodes
@@ -163,7 +170,12 @@ def _reason_against_best(estimator: "BaseQuantizer") -> str | None:
 
 
 class BaseQuantizer(
-    SumsOfCodes, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    Documented,
+    CallbackSupportMixin,
+    SumsOfCodes,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Base class of all quantizers: x is replaced by its code, and the code by W_code.
 
@@ -262,6 +274,23 @@ class BaseQuantizer(
     def _decodable_widths(self) -> tuple[int, ...]:
         """Return the numbers of code columns that `inverse_transform` takes."""
         return (len(self.codebook_sizes_),)
+
+    # What callbacks are told of a fit.
+
+    # Whether the tasks of a fit are done one after the other.
+    _TASKS_IN_TURN = True
+
+    def _n_tasks(self) -> int | None:
+        """Return how many tasks the learner begins, at most; None: nobody knows."""
+        return 0
+
+    def _as_if_stopped(self, rows: Rows, found: dict[str, Any]) -> Self:
+        """Return a copy that has learned what its learner has found so far."""
+        copy = copy_to_fit(self, fitted=True)
+        copy.__dict__.pop("_before_", None)
+        copy._assign(found, rows.be)
+        run(copy._measure(rows, found))
+        return copy
 
     # What a scheme that takes this one as a part may ask of it.
 
@@ -429,7 +458,7 @@ class BaseQuantizer(
         self : object
             The fitted quantizer.
         """
-        new = copy_to_fit(self, fitted=False)
+        new, data = copy_to_fit(self, fitted=False), (X, y, sample_weight)
         if getattr(self, "warm_start", False) and self.__sklearn_is_fitted__():
             self._check_as_fitted()
             new._before_ = as_it_is_now(self)
@@ -438,8 +467,10 @@ class BaseQuantizer(
             fewest = new._fewest_rows()
             X = check_samples(new, X, reset=True, min_samples=fewest, finite=False)
             rows, new._weight_unit_ = new._rows_to_fit(X, sample_weight)
-            run(new._learn(rows))
+            task = fit_task(self, new, rows, data)
+            run(new._learn(rows.under(task)))
         take_over(self, new)
+        task.end(lambda: None)
         return self
 
     @available_unless(_reason_against_streams)
@@ -823,7 +854,26 @@ class BaseQuantizer(
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether `fit` has run to its end."""
-        return hasattr(self, "codebook_sizes_")
+        return "codebook_sizes_" in vars(self)
+
+    # Hidden from type checkers, to which every attribute would be there.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            """Raise the error that says what to write, of names that are not there."""
+            cls, line = type(self), None
+            if not name.startswith("_"):  # nobody is told of those
+                line = line_to_write(cls, name)
+                if line is None and not self.__sklearn_is_fitted__():
+                    if is_set_by_fit(cls, name) and not hasattr(cls, name):
+                        line = (
+                            f"{cls.__name__!r} object has no attribute {name!r}: call "
+                            "fit first, which sets it."
+                        )
+            if line is None:
+                # Python's own error, or that of a property which has raised one.
+                return object.__getattribute__(self, name)
+            raise AttributeError(line, name=name, obj=self)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -835,7 +885,7 @@ class BaseQuantizer(
 
     def __getstate__(self):
         state = {**super().__getstate__(), "_skvq_version": __version__}
-        for name in self._made_anew:
+        for name in (*self._made_anew, *OF_A_RUNNING_FIT):
             state.pop(name, None)
         if "_home_" in state:
             # Parts are estimators, and see to themselves.

@@ -186,6 +186,9 @@ class CodebookDisplay:
             sample_kwargs=sample_kwargs,
         )
 
+    def __repr__(self) -> str:
+        return f"<CodebookDisplay of {len(self.codewords)} codewords{_of(self.name)}>"
+
     def plot(self, *, ax=None, cmap="hsv", codeword_kwargs=None, sample_kwargs=None):
         """Draw the cells.
 
@@ -446,6 +449,9 @@ class RateDistortionDisplay:
             line_kwargs=line_kwargs,
             bound_kwargs=bound_kwargs,
         )
+
+    def __repr__(self) -> str:
+        return f"<RateDistortionDisplay of {len(self.rates)} points{_of(self.name)}>"
 
     def plot(
         self,
@@ -720,6 +726,9 @@ class CodeUsageDisplay:
         )
         return display.plot(ax=ax, line_kwargs=line_kwargs)
 
+    def __repr__(self) -> str:
+        return f"<CodeUsageDisplay of {len(self.shares)} code columns{_of(self.name)}>"
+
     def plot(self, *, ax=None, line_kwargs=None):
         """Draw the use of the codewords.
 
@@ -868,3 +877,8 @@ def _cell_colours(cells: np.ndarray, cmap) -> np.ndarray:
     border[1:] |= cells[1:] != cells[:-1]
     colours[border] = 0.45
     return colours
+
+
+def _of(name: str | None) -> str:
+    """Return the name of what is drawn, for representations, if it has one."""
+    return "" if name is None else f", {name!r}"

@@ -4,13 +4,13 @@ from sklearn.base import (
     BaseEstimator,
     OneToOneFeatureMixin,
     TransformerMixin,
-    clone,
 )
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
-from skvq._compat import Accepted, _fit_context
+from skvq._callbacks import fit_clone
+from skvq._compat import Accepted, CallbackSupportMixin, Documented, _fit_context
 from skvq._dask import check_container
 from skvq._validation import (
     as_it_is_now,
@@ -35,7 +35,13 @@ def _is_frozen_quantizer(value) -> bool:
 FROZEN = Accepted(_is_frozen_quantizer, "a fitted one in a FrozenEstimator")
 
 
-class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class QuantizedFeatures(
+    Documented,
+    CallbackSupportMixin,
+    OneToOneFeatureMixin,
+    TransformerMixin,
+    BaseEstimator,
+):
     """Transformer whose output is the reconstruction of its input.
 
     Codes are names: 7 is not closer to 8 than to 200.  A model that is to learn from
@@ -89,12 +95,12 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self : object
             The fitted transformer.
         """
-        new = copy_to_fit(self, fitted=False)
+        new, data = copy_to_fit(self, fitted=False), (X, y, sample_weight)
         X = check_samples(new, X, reset=True, min_samples=2)
         weights = sample_weight
         if not nearest.is_dask(X):
             weights = check_weights(sample_weight, X)
-        new.quantizer_ = clone(self.quantizer).fit(X, None, sample_weight=weights)
+        new.quantizer_, task = fit_clone(self, new, X, data, weights)
         check_is_fitted(new.quantizer_)  # a frozen one may not be
         if new.quantizer_.n_features_in_ != new.n_features_in_:
             raise ValueError(
@@ -102,6 +108,7 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 f"fitted on {new.quantizer_.n_features_in_}."
             )
         take_over(self, new)
+        task.end(lambda: None)
         return self
 
     @in_own_context

@@ -78,12 +78,16 @@ class FrontQuantizer(BaseQuantizer):
             part.set_params(backend=self.backend)
         return part
 
+    def _n_tasks(self):
+        return 1
+
     def _fit_part(self, rows: Rows, part=None) -> Learner[Any]:
         """Return a part that has learned from the rows, as it is to see them."""
         if part is None:
             part = self._new_part()
             if self._before_ is not None:
                 part._before_ = self._before_.quantizer_
+        rows = rows.under(rows.task.open("part"))
         notices: list[Notice] = yield from fit_part(part, rows, self._template())
         repeat_warnings(notices)
         return part

@@ -33,7 +33,12 @@ from skvq.learning.scalar import (
     unit_of,
     weighted_mean,
 )
-from skvq.learning.steps import cells_of_step, means_of_step, step_of_rate
+from skvq.learning.steps import (
+    MOST_PASSES,
+    cells_of_step,
+    means_of_step,
+    step_of_rate,
+)
 from skvq.parts import check_as_begun
 from skvq.scalar import (
     ScalarQuantizer,
@@ -255,6 +260,9 @@ class UniformQuantizer(ScalarQuantizer):
         if how != "n_levels":
             return self._stepped(rows)
         return self._learned(rows, None)
+
+    def _n_tasks(self):
+        return 0 if self.target_bits is None else MOST_PASSES
 
     def _ways(self) -> list[str]:
         """Return which parameters are given in place of numbers of levels."""

@@ -122,6 +122,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skvq._ans import Segment, Writer, open_segment
+from skvq._checks import columns_in_words
 from skvq._code_checks import check_codes
 from skvq._codec import (
     VERSION,
@@ -708,6 +709,12 @@ class CodeWriter:
             _check_appendable(path, found, self._header)
             self._writing = self._appending()
 
+    def __repr__(self) -> str:
+        return (
+            f"<CodeWriter of {os.fspath(self._path)!r}: "
+            f"{columns_in_words(self._header.sizes)}, {self._header.method!r}>"
+        )
+
     def __enter__(self) -> Self:
         """Open the file."""
         self._rest = np.empty((0, len(self._header.sizes)), dtype=np.uint8)
@@ -986,6 +993,14 @@ class CodeReader:
     def __len__(self) -> int:
         """Return the number of rows."""
         return self.n_samples
+
+    def __repr__(self) -> str:
+        closed = ", closed" * self._file.closed
+        return (
+            f"<CodeReader of {os.fspath(self._path)!r}: {self.n_samples} rows, "
+            f"{columns_in_words(self.sizes)}, {self.bits_per_row:.4g} bits a row, "
+            f"{self.method!r}{closed}>"
+        )
 
     def __getitem__(self, rows: int | slice) -> NDArray[Any]:
         """Return the codes of a row, or of the rows of a slice, of any step."""

@@ -2,6 +2,7 @@
 
 import math
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -133,7 +134,14 @@ class KroneckerQuantizer(BaseQuantizer):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "factor_sizes": [SIZES, None],
+        "factor_sizes": [
+            Accepted(
+                is_sequence,
+                "a sequence of ints that multiply to the number of features (how many "
+                "codewords each table has is n_codewords)",
+            ),
+            None,
+        ],
         "n_codewords": [SIZE, SIZES],
         "share_codebook": ["boolean"],
         "init": [StrOptions({"spectral"}), _TABLES],
@@ -174,6 +182,9 @@ class KroneckerQuantizer(BaseQuantizer):
         self.random_state = random_state
         self.backend = backend
 
+    def _n_tasks(self):
+        return self.n_init
+
     def _fit(self, rows):
         shape = _factor_sizes(self.factor_sizes, rows.n_features)
         fixed = self._given("fixed_factors", shape, rows.dtype)
@@ -192,24 +203,28 @@ class KroneckerQuantizer(BaseQuantizer):
         problem, exponent = learning.with_ordinary_factors(
             learning.Problem(shape, sizes, fixed, self.share_codebook), scale
         )
-        learned = yield from self._learn_tables(rows, problem, exponent, start)
-        tables = learned.tables
-        if exponent:
-            tables = learning.balance(problem, tables, exponent)
-        tables = [
-            table if given is None else given
-            for table, given in zip(tables, fixed, strict=True)
-        ]
-        shared = nearest.Table(tables[0]) if self.share_codebook else None
-        found = {
-            "_tables_": nearest.Tables([shared] * len(shape) if shared else tables),
-            "factor_sizes_": shape,
-            "n_iter_": learned.n_iter,
-            "codebook_sizes_": sizes,
-        }
-        if scale == 1 and not exponent:
-            found["distortion_"] = learned.distortion
-        return found
+
+        def fitted(learned: learning.LearnedTables) -> dict[str, Any]:
+            tables = learned.tables
+            if exponent:
+                tables = learning.balance(problem, tables, exponent)
+            tables = [
+                table if given is None else given
+                for table, given in zip(tables, fixed, strict=True)
+            ]
+            shared = nearest.Table(tables[0]) if self.share_codebook else None
+            found = {
+                "_tables_": nearest.Tables([shared] * len(shape) if shared else tables),
+                "factor_sizes_": shape,
+                "n_iter_": learned.n_iter,
+                "codebook_sizes_": sizes,
+            }
+            if scale == 1 and not exponent:
+                found["distortion_"] = learned.distortion
+            return found
+
+        rows = rows.under(rows.task.giving(fitted))
+        return fitted((yield from self._learn_tables(rows, problem, exponent, start)))
 
     def _from_tables(self, tables):
         tables = as_shared(tables, self.share_codebook)
@@ -257,11 +272,15 @@ class KroneckerQuantizer(BaseQuantizer):
             found = learning.start_from_tables(problem, start, -exponent)
         rng, runs = check_random_state(self.random_state), []
         for _ in range(self.n_init if found is None else 1):
+            task = rows.task.begin("start", limits["max_iter"])
             tables = found
             if tables is None:
                 tables = yield from learning.spectral_start(rows, problem, rng)
-            learned = yield from learning.alternate(rows, problem, tables, **limits)
+            own = rows.under(task)
+            learned = yield from learning.alternate(own, problem, tables, **limits)
             runs.append(learned)
+            if task.end(lambda learned=learned: learned):
+                break
         return min(runs, key=lambda run: run.distortion)
 
     def _given(self, name, shape, dtype, sizes=None) -> list:

@@ -2,6 +2,7 @@
 
 import math
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -9,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._checks import LARGEST_SIZE, check_memory, is_sequence
-from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
+from skvq._compat import RANDOM_STATE, SIZE, Accepted, Interval, StrOptions
 from skvq._given import as_shared, demand
 from skvq._validation import as_it_is_now, check_numbers, in_fitted_dtype, warn
 from skvq.base import reordered_once, reordered_table
@@ -149,7 +150,14 @@ class MultiScaleQuantizer(StagedQuantizer):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        "map_shape": [SIZES, None],
+        "map_shape": [
+            Accepted(
+                is_sequence,
+                "a sequence of ints, (height, width, channels) or (length, channels) "
+                "(how many codewords the table has is n_codewords)",
+            ),
+            None,
+        ],
         "scales": [StrOptions({"auto"}), _SCALES],
         "n_codewords": [SIZE],
         "n_smoothers": [Interval(Integral, 0, LARGEST_SIZE, closed="both")],
@@ -189,6 +197,9 @@ class MultiScaleQuantizer(StagedQuantizer):
 
     # -- learning ------------------------------------------------------------------
 
+    def _n_tasks(self):
+        return int(self.max_iter)
+
     def _fit(self, rows):
         if self.metric != "sqeuclidean":
             raise ValueError(
@@ -210,18 +221,23 @@ class MultiScaleQuantizer(StagedQuantizer):
         pyramid = Pyramid(shape, grids, rows.dtype, smoothing)
         width, times = shape[2], shape[0] * shape[1]
         tokens = rows.view(stacked, width, width=width, times=times)
+
+        def fitted(learned: learning.LearnedPyramid) -> dict[str, Any]:
+            codebook = nearest.Table(np.ldexp(learned.table, exponent))
+            found = {
+                **_found(learned.table, codebook, exponent, learned.pyramid, map_shape),
+                "n_iter_": learned.n_iter,
+            }
+            if learned.distortion is not None and not exponent:
+                found["distortion_"] = learned.distortion
+            return found
+
+        rows = rows.under(rows.task.giving(fitted))
         if grids == [shape[:2]] and smoothing is None:
             learned = yield from self._learn_tokens(tokens, pyramid)
         else:
             learned = yield from self._learn_scales(rows, tokens, pyramid)
-        codebook = nearest.Table(np.ldexp(learned.table, exponent))
-        found = {
-            **_found(learned.table, codebook, exponent, learned.pyramid, map_shape),
-            "n_iter_": learned.n_iter,
-        }
-        if learned.distortion is not None and not exponent:
-            found["distortion_"] = learned.distortion
-        return found
+        return fitted(learned)
 
     def _grids_of(self, map_shape) -> tuple[bool, tuple[int, ...], list]:
         """Return whether maps are sequences, (height, width, channels), and scales."""
@@ -331,7 +347,9 @@ class MultiScaleQuantizer(StagedQuantizer):
             random_state=self.random_state,
             backend=self.backend,
         )
-        yield from vq._learn(tokens)
+        task = tokens.task.open("part")
+        with task.fitting(vq, tokens) as own:
+            yield from vq._learn(tokens.under(own))
         (table,) = vq._codebooks()
         distortion = vq.distortion_ * pyramid.n_tokens[0]
         return learning.LearnedPyramid(table.codewords, pyramid, vq.n_iter_, distortion)

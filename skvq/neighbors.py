@@ -13,14 +13,20 @@ from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
-    clone,
 )
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._arrays import as_indices, to_host
+from skvq._callbacks import fit_clone
 from skvq._checks import check_count, check_unmasked, naming
-from skvq._compat import SIZE, StrOptions, _fit_context
+from skvq._compat import (
+    SIZE,
+    CallbackSupportMixin,
+    Documented,
+    StrOptions,
+    _fit_context,
+)
 from skvq._validation import (
     as_it_is_now,
     check_samples,
@@ -45,7 +51,11 @@ _QUERY_ELEMENTS, _ROW_ELEMENTS = 2**21, 2**19
 
 
 class QuantizedNeighbors(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    Documented,
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     r"""Nearest neighbours of queries among rows that are kept as codes.
 
@@ -161,10 +171,11 @@ class QuantizedNeighbors(
         self : object
             The fitted search.
         """
-        new = copy_to_fit(self, fitted=False)
+        new, data = copy_to_fit(self, fitted=False), (X, y, None)
         _check_sums(_bare(self.quantizer))
         X = new._checked(X, reset=True, min_samples=2)
-        quantizer = new._take_quantizer(clone(self.quantizer).fit(X, None))
+        fitted, task = fit_clone(self, new, X, data)
+        quantizer = new._take_quantizer(fitted)
         if quantizer.n_features_in_ != new.n_features_in_:
             raise ValueError(
                 f"X has {new.n_features_in_} features, but the frozen quantizer was "
@@ -178,6 +189,7 @@ class QuantizedNeighbors(
         new._take_codes(np.concatenate(parts), prepared=True)
         new._rows_ = None if self.rerank is None else new._comparable(X)
         take_over(self, new)
+        task.end(lambda: None)
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)

@@ -653,7 +653,7 @@ def fit_part(
     part : quantizer
         Unfitted, with all settings.
     rows : Rows
-        What it learns from.
+        What it learns from; their task is one that was opened for it.
     template : Template, optional
         What it is a clone of, named in errors.
     """
@@ -661,11 +661,13 @@ def fit_part(
         part._validate_params()
         backend = getattr(part, "backend", "auto")
         nearest.check_backend(backend, rows.be)
-        if backend in ("auto", nearest.chosen()):
-            return (yield from _collecting(part._learn(rows)))
-        # In a backend of its own, which what others ask at the same time has not.
-        with nearest.using(backend):
-            return run(_collecting(part._learn(rows)))
+        with rows.task.fitting(part, rows) as task:
+            rows = rows.under(task)
+            if backend in ("auto", nearest.chosen()):
+                return (yield from _collecting(part._learn(rows)))
+            # In a backend of its own, which what others ask at the same time has not.
+            with nearest.using(backend):
+                return run(_collecting(part._learn(rows)))
 
 
 def _collecting(learner: Learner[None]) -> Learner[list[Notice]]:
@@ -699,7 +701,7 @@ def fit_parts(
     parts : sequence of quantizers
         Unfitted, with all settings.
     of_parts : sequence of Rows
-        Those of each part.
+        Those of each part; their task is that of the whole.
     templates : sequence of Template
         What each part is a clone of.
     n_jobs : int or None
@@ -712,6 +714,10 @@ def fit_parts(
     notices : list of lists
         What each would warn of.
     """
+    # Opened here, in their order, since parts may be fitted in threads.
+    of_parts = [
+        rows.under(rows.task.open("part", j)) for j, rows in enumerate(of_parts)
+    ]
     room = min(rows.room() for rows in of_parts)
     if room == 0:
         learners = map(fit_part, parts, of_parts, templates)

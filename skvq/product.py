@@ -187,6 +187,11 @@ class ProductQuantizer(NestingQuantizer):
         self.random_state = random_state
         self.backend = backend
 
+    _TASKS_IN_TURN = False
+
+    def _n_tasks(self):
+        return 1 if self.share_codebook else self._n_parts()
+
     def _fit(self, rows):
         slices = self._slices(rows.n_features)
         parts = self._parts_of(slices)

@@ -47,6 +47,7 @@ from skvq.learning.balance import level
 from skvq.learning.random_rows import new_key, some_places, some_rows
 from skvq.learning.rows import Block, Learner, Rows, run
 from skvq.learning.start import few_distinct
+from skvq.learning.tasks import SILENT
 from skvq.parts import (
     EVENLY,
     QUANTIZERS,
@@ -261,6 +262,10 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
 
     # -- learning ------------------------------------------------------------------
 
+    def _n_tasks(self):
+        # At most: the trial, the stages, and what all tables and their prices get.
+        return 1 + self._n_parts() + 1 + 2 * (self.n_refine > 0) + 1
+
     def _fit(self, rows):
         self._check_together()
         self._check_memory(rows)
@@ -276,10 +281,14 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             parts = yield from self._refine(parts, rows, trial)
         if "prices" in self._code_costs() and max(beam, self.beam_size) > 1:
             parts = yield from self._levelled(rows, parts)
-        found = {**_found(parts), "fit_beam_size_": beam}
+        found = self._found(parts, beam)
         if found["_parts_"].biases is not None:
             found |= yield from self._measured(rows, found)
         return found
+
+    def _found(self, parts: list, beam: int) -> dict[str, Any]:
+        """Return the fitted attributes of stages that learned from so many sums."""
+        return {**_found(parts), "fit_beam_size_": beam}
 
     def _measured(self, rows: Rows, found: dict[str, Any]) -> Learner[dict[str, Any]]:
         """Return what the codes of rows tell of stages whose search adds for codes."""
@@ -327,12 +336,14 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             )
             return np.concatenate(weights)
 
+        task = rows.task.begin("levelling")
         total, summed = yield rows.fold(
             _weight_and_errors, Parts(parts), self.beam_size
         )
         prices = np.concatenate([one.bias for one in begun.values()])
         targets = float(total) * np.concatenate([one.shares for one in begun.values()])
         found = yield from level(weigh, prices, targets, float(summed / total))
+        task.end()
         return priced(found.prices)
 
     def _ways(self) -> tuple[int, ...]:
@@ -371,12 +382,17 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
                 learned = yield from some_rows(learned, most, rng)
         if len(held.X) == 0 or (len(ways) == 1 and self.n_refine == 0):
             return None
-        learned = learned.held()
+        # Of the ways somebody may be told, but not of what is learned in each of them.
+        learned = learned.held().under(SILENT)
         models = []
+        trial = rows.task.begin("trial", len(ways))
         with collected():  # what there is to warn of, the model that is kept will say
             for beam in ways:
+                task = trial.begin("way")
                 learner = self._apart()._learn_parts(learned, deepcopy(rng), beam)
                 models.append(run(learner))
+                task.end()
+        trial.end()
         losses = [self._loss(model, held) for model in models]
         losses[0] *= 1 - _MIN_GAIN
         best = int(np.argmin(losses))
@@ -411,7 +427,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         if isinstance(parts[0], VectorQuantizer) and are_shared(parts) and not priced:
             self.share_codebook = True
         self._check_together()
-        found = {"n_features_in_": n_features, "fit_beam_size_": 1, **_found(parts)}
+        found = {"n_features_in_": n_features, **self._found(parts, 1)}
         return {**found, "objective_": np.nan} if "code_lengths" in priced else found
 
     def _learn_parts(self, rows, rng, beam) -> Learner[list]:
@@ -448,10 +464,18 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         codes, greedy_codes, n_sums = None, None, 1
         found = []
         templates = self._template_of_each(len(parts))
+
+        def so_far(n_stages: int) -> dict[str, Any]:
+            # Copies, since a stage may be fitted anew.
+            own = [copy_to_fit(part, fitted=True) for part in parts[:n_stages]]
+            return self._found(own, beam)
+
         for j, (part, template) in enumerate(zip(parts, templates, strict=True)):
             rest = yield from _residuals(rows, Parts(parts[:j]), codes, n_sums, rng)
             start = part._before_  # of a warm start, of which a fit lets go
-            found.append((yield from fit_part(part, rest.held(), template)))
+            task = rows.task.open("stage", found=partial(so_far, j + 1))
+            rest = rest.held().under(task)
+            found.append((yield from fit_part(part, rest, template)))
             # Before the beam has grown, as if the stages to come were like this one.
             like = parts[:j] + [part] * (len(parts) - j)
             _check_search_memory(like, rows, 0, 1, [beam] * len(parts))
@@ -487,7 +511,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         if (yield from few_distinct(rows, size)) is not None:
             # The samples themselves, and a warning.
             part._validate_params()
-            yield from part._learn(rows)
+            yield from part._learn(rows.under(SILENT))
             (_, table), *_ = part._free_tables()
             table = np.concatenate([zero, table[:n_learned]])
             return [part._with_tables([table])] * self.n_stages
@@ -496,15 +520,21 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         small = self._new_parts(n_small, sizes, default)
         small = yield from self._fit_stages(small, rows, rng, beam)
         tables = [table for one in small for _, table in one._free_tables()]
+
+        def fitted(table: np.ndarray) -> list:
+            part = small[0]._with_tables([table]).set_params(n_codewords=size)
+            return [part] * self.n_stages
+
+        task = rows.task.begin("refinement", joint.SHARED_ROUNDS)
         table = yield from joint.share(
-            rows,
+            rows.under(task.giving(lambda table: self._found(fitted(table), beam))),
             np.concatenate([zero, *tables]),
             self.n_stages,
             self._encode_under([small[0]] * self.n_stages, shared=True),
             np.arange(size) < len(zero),
         )
-        fitted = small[0]._with_tables([table]).set_params(n_codewords=size)
-        return [fitted] * self.n_stages
+        task.end()
+        return fitted(table)
 
     def _share_on(self, part, rows) -> Learner[list]:
         """Go on with the one table of a fit before."""
@@ -514,13 +544,15 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         check_as_before("n_codewords", part.n_codewords, before.codebook_sizes_[0])
         take_over(part, before)
         (_, table), *_ = part._free_tables()
+        task = rows.task.begin("refinement", joint.SHARED_ROUNDS)
         table = yield from joint.share(
-            rows,
+            rows.under(task.giving(None)),
             table.astype(rows.dtype),
             self.n_stages,
             self._encode_under([part] * self.n_stages, shared=True),
             _zero_of(table),
         )
+        task.end()
         return [part._with_tables([table])] * self.n_stages
 
     def _refine(self, parts, rows, trial) -> Learner[list]:
@@ -530,14 +562,24 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         never seen: tables that have seen them would look better than they are.
         """
         problem, tables = self._problem(trial.parts)
+        task = rows.task.begin("trial of refinement", self.n_refine)
+        own = trial.held.rows.under(task.giving(None))
         chosen = yield from joint.choose_strengths(
-            trial.held, tables, problem, self.n_refine, _MIN_FALL
+            trial.held._replace(rows=own), tables, problem, self.n_refine, _MIN_FALL
         )
+        task.end()
         if not chosen.strengths:
             return parts
         problem, tables = self._problem(parts)
-        found = yield from joint.refine(rows, tables, problem, chosen.strengths)
-        return _unstack(parts, problem.stacks, found.tables, self.share_codebook)
+
+        def refined(found: joint.Refined) -> list:
+            return _unstack(parts, problem.stacks, found.tables, self.share_codebook)
+
+        task = rows.task.begin("refinement", len(chosen.strengths))
+        own = rows.under(task.giving(lambda r: self._found(refined(r), trial.beam)))
+        found = yield from joint.refine(own, tables, problem, chosen.strengths)
+        task.end()
+        return refined(found)
 
     def _problem(self, parts) -> tuple[joint.Problem, list[np.ndarray]]:
         shared = self.share_codebook
@@ -986,7 +1028,7 @@ def _never_worse(
     if codes is not None:
         rest = rows.view(_less_sums, parts[:-1], state=codes)
     parts[-1]._before_ = start
-    notices = yield from fit_part(parts[-1], rest.held(), template)
+    notices = yield from fit_part(parts[-1], rest.held().under(SILENT), template)
     _, found = yield rows.fold(_one_more, parts, state=codes, keep=True)
     return found, notices
 

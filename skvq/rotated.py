@@ -19,12 +19,14 @@ from skvq.front import FrontQuantizer
 from skvq.learning import joint
 from skvq.learning.moments import moments, principal_components
 from skvq.learning.rotation import (
+    Rotated,
     improved_components,
     mixing_rounds,
     principal_rotation,
     random_rotation,
 )
 from skvq.learning.rows import Learner, Rows, along
+from skvq.learning.tasks import SILENT
 from skvq.parts import Parts, fit_part
 from skvq.product import ProductQuantizer
 from skvq.staged import StagedQuantizer
@@ -181,6 +183,10 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
 
     # -- learning ------------------------------------------------------------------
 
+    def _n_tasks(self):
+        # The part, the trial on some samples, and the turns of all.
+        return 3 if self._is("learned") else 1
+
     def _fit(self, rows):
         d = rows.n_features
         n_components = self._n_components_in(d)
@@ -296,10 +302,12 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
 
         They are those given if that is no better for samples that are held out.
         """
+        task = rows.task.begin("trial")
         held = yield from joint.hold_out(
-            rows, joint.HELD_OUT_SHARE, joint.MAX_HELD_OUT, rng
+            rows.under(SILENT), joint.HELD_OUT_SHARE, joint.MAX_HELD_OUT, rng
         )
         if len(held.X) < _FEWEST_HELD:
+            task.end()
             return turn, part, 1
         trial = self._new_part()
         # What there is to warn of, the part that is kept will say.
@@ -313,22 +321,34 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         unit = np.abs(gaps).max() or 1.0  # whose square may be beyond float64
         square = np.average((gaps / unit) ** 2, weights=held.weights)
         doubt = unit * np.sqrt(square / len(gains))
+        task.end()
         if gain < max(_MIN_GAIN * before.mean(), _SURE * doubt):
             return turn, part, 1
-        turn, part, n_turns = yield from self._turn_on(rows, turn, part)
+        task = rows.task.begin("rotation", self.max_iter)
+        turn, part, n_turns = yield from self._turn_on(rows.under(task), turn, part)
+        task.end()
         yield from part._measure(_turned(rows, turn), {})
         return turn, part, max(1, n_turns)
 
     def _turn_on(self, rows: Rows, turn: Turn, part) -> Learner[tuple[Turn, Any, int]]:
         """Improve a rotation and the tables of a part together."""
         tables = [table for _, table in part._free_tables()]
+        dtype = turn.dtype
+
+        def turned_on(found: Rotated) -> tuple[Turn, Any, int]:
+            own = [table.astype(dtype) for table in found.tables]
+            matrix = found.rotation.astype(dtype)
+            return MatrixTurn(turn.mean, matrix), part._with_tables(own), found.n_turns
+
+        def fitted(found: Rotated) -> dict[str, Any]:
+            turn, part, n_turns = turned_on(found)
+            return self._found(part, turn, max(1, n_turns))
+
+        rows = rows.under(rows.task.giving(fitted))
         found = yield from improved_components(
             _turned(rows, turn).held(), turn.components, tables, self.max_iter
         )
-        dtype = turn.dtype
-        part = part._with_tables([table.astype(dtype) for table in found.tables])
-        turn = MatrixTurn(turn.mean, found.rotation.astype(dtype))
-        return turn, part, found.n_turns
+        return turned_on(found)
 
     def _from_tables(self, tables, mean=None, code_lengths=None, prices=None):
         if isinstance(self.rotation, str):

@@ -188,15 +188,21 @@ class TrellisQuantizer(ScalarQuantizer):
         if self.levels == "gaussian":
             code = alphabets.code(rows.dtype)
             return {"_code_": code, "codebook_sizes_": code.sizes, "n_iter_": 0}
-        code, distortion, n_iter = yield from trained(
-            rows, alphabets, int(self.max_iter)
-        )
-        return {
-            "_code_": code,
-            "codebook_sizes_": code.sizes,
-            "distortion_": distortion,
-            "n_iter_": n_iter,
-        }
+
+        def fitted(found: tuple[Any, float, int]) -> dict[str, Any]:
+            code, distortion, n_iter = found
+            return {
+                "_code_": code,
+                "codebook_sizes_": code.sizes,
+                "distortion_": distortion,
+                "n_iter_": n_iter,
+            }
+
+        rows = rows.under(rows.task.giving(fitted))
+        return fitted((yield from trained(rows, alphabets, int(self.max_iter))))
+
+    def _n_tasks(self):
+        return 0 if self.levels == "gaussian" else int(self.max_iter) + 1
 
     def _trellis(self) -> nearest.Trellis:
         """Return the trellis that the parameters name."""

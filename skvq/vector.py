@@ -23,11 +23,12 @@ from skvq.coding import rates
 from skvq.coding.charges import Charge, Prices, biases, costs_of
 from skvq.coding.sums import codeword_entries
 from skvq.learning import online
-from skvq.learning.balance import balanced, largest_cell
+from skvq.learning.balance import ITERATIONS, balanced, largest_cell
 from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
 from skvq.learning.lloyd import Learned, lloyd, mean_distance
 from skvq.learning.rows import Learner, Rows, no_zero_rows, unit
 from skvq.learning.start import INITS, few_distinct, initialise, repeat_cyclically
+from skvq.learning.tasks import SILENT
 from skvq.parts import check_as_begun
 
 _ONLINE = ("minibatch", "ema", "sgd")
@@ -244,6 +245,9 @@ class VectorQuantizer(BaseQuantizer):
     def _score_metric(self):
         return self.metric
 
+    def _n_tasks(self):
+        return self.n_init
+
     def _fit(self, rows):
         metric = self._check_learnable()
         table = self._first_table(rows.dtype, rows.n_features)
@@ -270,8 +274,19 @@ class VectorQuantizer(BaseQuantizer):
         deterministic = table is not None or self.init == "splitting"
         runs = []
         for _ in range(1 if deterministic else self.n_init):
-            runs.append((yield from self._run(rows, metric, table, rng)))
+            task = rows.task.begin("start", self._n_iterations())
+            own = rows.under(task.giving(lambda pair: self._found(*pair)))
+            run = yield from self._run(own, metric, table, rng)
+            runs.append(run)
+            if task.end(lambda run=run: self._found(*run)):
+                break
         return min(runs, key=lambda run: run[0].objective)
+
+    def _n_iterations(self) -> int:
+        """Return how many iterations a start has, at most."""
+        if self.learning == "fixed":
+            return 0
+        return int(self.max_iter) + (0 if self.balance is None else ITERATIONS)
 
     def _run(self, rows, metric, table, rng) -> Learner:
         """Start once and learn; return what was learned and the state of the stream."""
@@ -285,6 +300,7 @@ class VectorQuantizer(BaseQuantizer):
             distortion = yield from mean_distance(rows, table, metric)
             return Learned(table, distortion, 1), None
         if self.learning == "lloyd":
+            rows = rows.under(rows.task.giving(lambda learned: (learned, None)))
             if self.balance is None:
                 return (yield from self._lloyd(rows, table, metric)), None
             before = None if self._before_ is None else self._before_._charge_
@@ -305,7 +321,7 @@ class VectorQuantizer(BaseQuantizer):
             learned = yield from balanced(rows, learned, shares, prices)
             return learned, None
         stream, learned = yield from online.learn_epochs(
-            rows,
+            rows.under(rows.task.giving(lambda pair: pair[::-1])),
             self._start_stream(table),
             self._online_settings(metric),
             rng,
@@ -335,6 +351,7 @@ class VectorQuantizer(BaseQuantizer):
         table, stream = repeat_cyclically(few, self.n_codewords), None
         if self.rate_weight > 0:
             # Not all of them may be worth their bits.
+            rows = rows.under(SILENT)
             return (yield from self._lloyd(rows, table, metric)), None
         distortion = yield from mean_distance(rows, table, metric)
         if self.balance is not None:

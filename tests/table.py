@@ -1416,6 +1416,44 @@ ONE_OF_EACH = [
     )
 ]
 
+# Learners of each scheme.
+LEARNERS = [
+    BY_NAME[name]
+    for name in (
+        "vq-defaults",
+        "vq-k-means++",
+        "vq-random",
+        "vq-progressive",
+        "vq-farthest",
+        "vq-cosine",
+        "vq-rate",
+        "pq-defaults",
+        "pq-shared",
+        "rq-beam",
+        "rq-shared",
+        "rq-refined",
+        "aq-fixed-ridge",
+        "kronecker-3",
+        "multiscale-map",
+        "multiscale-smooth",
+        "uniform-defaults",
+        "uniform-quantile",
+        "fsq-defaults",
+        "spherical-defaults",
+        "spherical-float32-radius",
+        "binary-defaults",
+        "features-vq",
+        "pq-of-pq",
+        "uniform-gaussian",
+        "rotated-learned",
+        "rotated-hadamard",
+        "scaled-defaults",
+        "trellis-total",
+        "uniform-target",
+        "spherical-uniform-radius",
+    )
+]
+
 
 def each(rows, thorough=()):
     """Run a test over rows; over those that are named only where all tests run."""

@@ -187,6 +187,8 @@ HOOKS = {
     "_is_concatenation",
     "_n_scales",
     "_scales",
+    "_TASKS_IN_TURN",
+    "_n_tasks",
 }
 
 

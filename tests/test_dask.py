@@ -21,7 +21,7 @@ from sklearn import config_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from table import BY_NAME, mixture, pq, rq, tables_of, vq
+from table import BY_NAME, LEARNERS, mixture, pq, rq, tables_of, vq
 
 import skvq
 import skvq.display
@@ -41,43 +41,7 @@ from skvq.learning.partitions import dask_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-# Learners of each scheme; and those that take hundreds of passes, by themselves.
-LEARNERS = [
-    BY_NAME[name]
-    for name in (
-        "vq-defaults",
-        "vq-k-means++",
-        "vq-random",
-        "vq-progressive",
-        "vq-farthest",
-        "vq-cosine",
-        "vq-rate",
-        "pq-defaults",
-        "pq-shared",
-        "rq-beam",
-        "rq-shared",
-        "rq-refined",
-        "aq-fixed-ridge",
-        "kronecker-3",
-        "multiscale-map",
-        "multiscale-smooth",
-        "uniform-defaults",
-        "uniform-quantile",
-        "fsq-defaults",
-        "spherical-defaults",
-        "spherical-float32-radius",
-        "binary-defaults",
-        "features-vq",
-        "pq-of-pq",
-        "uniform-gaussian",
-        "rotated-learned",
-        "rotated-hadamard",
-        "scaled-defaults",
-        "trellis-total",
-        "uniform-target",
-        "spherical-uniform-radius",
-    )
-]
+# Those that take hundreds of passes, by themselves.
 LONG = [BY_NAME[name] for name in ("rq-defaults", "aq-shared", "rq-rate")]
 # What the versions of Dask may change is seen in a few.
 SOME = {"vq-defaults", "pq-shared", "rq-beam", "uniform-quantile", "features-vq"}

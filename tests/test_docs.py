@@ -27,6 +27,8 @@ MODULES = [
 ]
 # What examples import that is not needed otherwise.
 PEERS = ("faiss", "nanopq", "torch")
+# What is there from some version of scikit-learn on, and needs no package else.
+CALLBACKS = "sklearn.callback"
 ESTIMATORS = [name for name in skvq.__all__ if inspect.isclass(getattr(skvq, name))]
 
 
@@ -50,6 +52,9 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
         for peer in PEERS:
             if f"import {peer}" in block:
                 pytest.importorskip(peer)
+        if f"from {CALLBACKS} import" in block:
+            pytest.importorskip(CALLBACKS)
+            pytest.importorskip("rich")
         exec(compile(block, page.name, "exec"), namespace)
 
 

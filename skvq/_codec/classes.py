@@ -14,6 +14,7 @@ from sklearn.utils.metadata_routing import MetadataRequest
 
 from skvq._codec.encoding import Kind, State
 from skvq._codec.transformers import TRANSFORMERS, Declared
+from skvq._compat import CALLBACKS
 from skvq.additive import AdditiveQuantizer
 from skvq.base import BaseQuantizer
 from skvq.binary import BinaryQuantizer
@@ -66,6 +67,7 @@ def _estimator(cls: type, declared: Declared | None = None) -> Kind:
 
     def take(estimator: Any) -> State:
         state = dict(estimator.__getstate__())
+        state.pop(CALLBACKS, None)  # for the fits of this process
         for attribute in state:
             _check_attribute(cls, name, attribute, declared)
         if _REQUESTS in state:

@@ -2,6 +2,7 @@
 
 ====================  ==============================================================
 `rows`                blocks of rows, sums over them, and the driver of learners
+`tasks`               what learners tell of their progress, and to whom
 `random_rows`         random numbers by the number of the row, and rows drawn by them
 `moments`             mean, spread and principal axes
 `quantiles`           weighted quantiles of the features

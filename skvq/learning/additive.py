@@ -212,6 +212,11 @@ def learn_jointly(
     def made(some: Rows) -> Rows:
         return (some.view(shifted, origin) if shared else some).held()
 
+    def learned(found: Refined) -> Learned:
+        tables = _tables(stack, found.tables[0] + origin / len(sizes), shared)
+        loss, weight = found.loss
+        return Learned(tables, float(loss / weight), tuple(found.strengths))
+
     found: Refined | None = None
     strengths: Iterable[float] = repeat(strength, max_iter) if strength else ()
     if strength is None and max_iter > 0:
@@ -219,17 +224,21 @@ def learn_jointly(
         if len(held.X) >= _MIN_HELD_OUT:
             held = held._replace(rows=made(held.rows), X=held.X - origin)
             first = yield from start(held.rows, rng)
+            task = rows.task.begin("refinement", max_iter)
+            held = held._replace(rows=held.rows.under(task.giving(learned)))
             found = yield from choose_strengths(held, [first], problem, max_iter, tol)
+            task.end()
             if len(held.X) > _MAX_LOST_SHARE * held.n_distinct:
                 # With all rows now, in the rounds that were found good.
                 strengths, tol, found = found.strengths, 0.0, None
     if found is None:
         rows = made(rows)
         first = yield from start(rows, rng)
+        task = rows.task.begin("refinement", max_iter)
+        rows = rows.under(task.giving(learned))
         found = yield from refine(rows, [first], problem, strengths, tol)
-    loss, weight = found.loss
-    tables = _tables(stack, found.tables[0] + origin / len(sizes), shared)
-    return Learned(tables, float(loss / weight), tuple(found.strengths))
+        task.end()
+    return learned(found)
 
 
 def _tables(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,12 +12,14 @@ from skvq._validation import warn
 from skvq.coding.charges import Prices
 from skvq.learning.cells import cell_means
 from skvq.learning.lloyd import Learned
-from skvq.learning.rows import Block, Learner, Rows
+from skvq.learning.rows import Block, Learner, Rows, run
 
 logger = logging.getLogger("skvq.learning")
 
 # Tables that are tried, and rounds of prices for each; and for the final one.
 _TABLES = 8
+# How many iterations the task of the rows is told of: those, and the final prices.
+ITERATIONS = _TABLES + 1
 _ROUNDS = 20
 _FINAL_ROUNDS = 100
 # The first step of a price, for a cell e times as heavy as it is to be, in units of the
@@ -185,21 +188,37 @@ def balanced(
     steps = None
     if prices is None:
         prices = np.zeros(len(table))
+    mean = float(total) / rows.n_rows
     if unit == 0 or len(table) == 1:
         charge = Prices(np.zeros(len(table)), shares)
         n_iter = max(1, start.n_iter)
         return start._replace(charge=charge, nearest=start.distortion, n_iter=n_iter)
+
+    def learned(table: np.ndarray, prices: np.ndarray) -> Learner[Learned]:
+        summed, plain, counts = yield rows.fold(_measured, nearest.Table(table), prices)
+        return Learned(
+            table,
+            float(summed / total),
+            start.n_iter + _TABLES,
+            counts if mean == 1 else counts / mean,
+            Prices(prices, shares),
+            nearest=float(plain / total),
+        )
+
     tried = [(yield from _tried(rows, table, np.zeros(len(table)), targets))]
     for n_rounds in (*(_ROUNDS,) * _TABLES, _FINAL_ROUNDS):
+        task = rows.task.begin("iteration")
         searched = nearest.Table(table, exact=False)
         weigh = _weighing(rows, searched)
         enough = _EVEN_BEFORE if n_rounds == _ROUNDS else _EVEN
-        found = yield from level(
+        even = yield from level(
             weigh, prices, targets, unit, steps=steps, n_rounds=n_rounds, enough=enough
         )
-        prices, steps = found.prices, found.steps
-        logger.debug("balance: largest cell %.4g of its share", found.largest)
+        prices, steps = even.prices, even.steps
+        logger.debug("balance: largest cell %.4g of its share", even.largest)
         tried.append((yield from _tried(rows, table, prices, targets)))
+        if task.end(partial(run, learned(table, prices))):
+            break
         if n_rounds == _ROUNDS:
             sums, counts = yield rows.fold(_cells, searched, prices)
             means = cell_means(sums, counts, table, "sqeuclidean")
@@ -208,9 +227,8 @@ def balanced(
             prices = _moved(prices, nearest.paired(means, table))
             table = means
     best = min(tried, key=_merit)
-    table, prices = best.table, best.prices
-    summed, plain, counts = yield rows.fold(_measured, nearest.Table(table), prices)
-    largest = float((counts / targets).max())
+    found = yield from learned(best.table, best.prices)
+    largest = float((np.asarray(found.counts) * mean / targets).max())
     if largest > _UNEVEN and not n_heavy:
         warn(
             "the largest cell has {}% of its share: no prices were found that use "
@@ -218,15 +236,7 @@ def balanced(
             "have few features.",
             round(100 * largest),
         )
-    mean = float(total) / rows.n_rows
-    return Learned(
-        table,
-        float(summed / total),
-        start.n_iter + _TABLES,
-        counts if mean == 1 else counts / mean,
-        Prices(prices, shares),
-        nearest=float(plain / total),
-    )
+    return found
 
 
 def largest_cell(

@@ -18,7 +18,7 @@ MAX_HELD_OUT = 4096
 _STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 # Rounds of (encode, solve) for a table that all stages share.
-_SHARED_ROUNDS = 10
+SHARED_ROUNDS = 10
 _SHARED_STRENGTH = 0.03
 _MIN_SHARED_GAIN = 1e-4
 
@@ -179,7 +179,12 @@ def choose_strengths(
     grid: Sequence[float] = _STRENGTHS
     held = judged(tables)
     loss, systems = yield from _systems(held_out.rows, tables, problem)
+
+    def refined() -> Refined:
+        return Refined(tables, chosen, loss + held)
+
     while len(chosen) < n_rounds:
+        task = held_out.rows.task.begin("iteration")
         best: tuple | None = None
         for strength in grid:
             solved = _solve(systems, tables, strength, problem)
@@ -189,15 +194,16 @@ def choose_strengths(
             elif best is not None:
                 break
         if best is None:
+            task.end(refined)
             break
         tables, strength = best
         chosen.append(strength)
         grid = grid[grid.index(strength) :]
         before = loss[0]
         loss, systems = yield from _systems(held_out.rows, tables, problem)
-        if before - loss[0] <= tol * before:
+        if task.end(refined) or before - loss[0] <= tol * before:
             break
-    return Refined(tables, chosen, loss + held)
+    return refined()
 
 
 def refine(
@@ -227,16 +233,21 @@ def refine(
     """
     taken: list[float] = []
     loss, systems = yield from _systems(rows, tables, problem)
+
+    def refined() -> Refined:
+        return Refined(tables, taken, loss)
+
     for strength in strengths:
+        task = rows.task.begin("iteration")
         solved = _solve(systems, tables, strength, problem)
         found, systems = yield from _systems(rows, solved, problem)
         fall = loss[0] - found[0]
         if fall > 0:
             tables, loss = solved, found
             taken.append(strength)
-        if not fall > tol * (loss[0] + fall):
+        if task.end(refined) or not fall > tol * (loss[0] + fall):
             break
-    return Refined(tables, taken, loss)
+    return refined()
 
 
 def share(
@@ -266,15 +277,20 @@ def share(
     features, sizes = slice(0, rows.n_features), [len(table)] * n_stages
     stack = Stack.of(features, range(n_stages), sizes, shared=True)
     problem = Problem([stack], encode, None, fixed)
-    for _ in range(_SHARED_ROUNDS):
+
+    def shared() -> np.ndarray:
+        return best
+
+    for _ in range(SHARED_ROUNDS):
+        task = rows.task.begin("iteration")
         (loss, _), systems = yield from _systems(rows, [table], problem)
         gain = best_loss - loss
         if gain > 0:
             best, best_loss = table, loss
-        if not gain > _MIN_SHARED_GAIN * loss:
+        if task.end(shared) or not gain > _MIN_SHARED_GAIN * loss:
             break
         (table,) = _solve(systems, [table], _SHARED_STRENGTH, problem)
-    return best
+    return shared()
 
 
 def _systems(

@@ -120,8 +120,13 @@ def alternate(
     """
     tables, n_iter = balance(problem, tables, 0), 0
     now = yield from _assign(rows, tables)
+
+    def learned() -> LearnedTables:
+        return LearnedTables(tables, now.value, max(n_iter, 1))
+
     while n_iter < max_iter:
         n_iter += 1
+        task = rows.task.begin("iteration")
         candidate = tables
         for _ in range(_SWEEPS):
             improve = _improve_shared if problem.share else _improve_each
@@ -130,12 +135,11 @@ def alternate(
         candidate = balance(problem, candidate, 0)
         after = yield from _assign(rows, candidate)
         fall = now.value - after.value
-        if fall < 0:
+        if fall >= 0:
+            tables, now = candidate, after
+        if task.end(learned) or fall <= tol * (now.value + max(fall, 0.0)):
             break
-        tables, now = candidate, after
-        if fall <= tol * (now.value + fall):
-            break
-    return LearnedTables(tables, now.value, max(n_iter, 1))
+    return learned()
 
 
 def _assign(rows: Rows, tables: Tables) -> Learner[_Assigned]:

@@ -85,7 +85,8 @@ def lloyd(
     Returns
     -------
     Learned
-        The codebook, its distortion and the number of updates.
+        The codebook, its distortion and the number of updates; each is an iteration,
+        which the task of the rows tells of.
 
     Notes
     -----
@@ -111,8 +112,16 @@ def lloyd(
         charge, dead_codes = Charge(rate_weight, bits), "keep"
     now = yield from _assign(rows, codebook, metric, about, charge)
     total, n_iter = float(now.counts.sum()), 0
+    mean = total / rows.n_rows
+
+    def learned() -> Learned:
+        counts = now.counts if mean == 1 else now.counts / mean
+        distortion, cost = now.distance / total, now.bits / total
+        return Learned(codebook, distortion, n_iter, counts, charge, cost)
+
     while n_iter < max_iter:
         n_iter += 1
+        task = rows.task.begin("iteration")
         if metric == "cityblock":
             (own,) = yield rows.gather(_codes, state=now.codes, most=rows.n_rows)
             candidate = best_codewords(X, own, codebook, weights, metric)
@@ -133,12 +142,9 @@ def lloyd(
             "distortion" if charge is None else "objective",
             now.value / total,
         )
-        if not fall > tol * (now.value + max(fall, 0.0)):
+        if task.end(learned) or not fall > tol * (now.value + max(fall, 0.0)):
             break
-    mean = total / rows.n_rows
-    counts = now.counts if mean == 1 else now.counts / mean
-    distortion, cost = now.distance / total, now.bits / total
-    return Learned(codebook, distortion, n_iter, counts, charge, cost)
+    return learned()
 
 
 def _assign(

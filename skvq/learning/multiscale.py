@@ -140,17 +140,22 @@ def learn(
     """
     state = yield from _encoded(rows, pyramid, table)
     n_iter = 0
+
+    def learned() -> LearnedPyramid:
+        return LearnedPyramid(state.table, state.pyramid, max(n_iter, 1), state.error)
+
     while n_iter < max_iter and state.error > 0:
         n_iter += 1
+        task = rows.task.begin("iteration")
         before = state.error
         state = yield from _repaired(rows, state, rng)
         state = yield from _better_table(rows, state)
         smoothing = state.pyramid.smoothing
         if smoothing is not None:
             state = yield from _better_kernels(rows, state, smoothing)
-        if before - state.error <= tol * before:
+        if task.end(learned) or before - state.error <= tol * before:
             break
-    return LearnedPyramid(state.table, state.pyramid, max(n_iter, 1), state.error)
+    return learned()
 
 
 def _better_table(rows: Rows, state: _State) -> Learner[_State]:

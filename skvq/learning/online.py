@@ -442,8 +442,15 @@ def learn_epochs(
     best, n_iter, waited = np.inf, 0, 0
     blocks = rows.filled_blocks()
     n_visits = 1 if len(blocks) == 1 else _VISITS
+
+    def learned() -> Learner[tuple[StreamState, Learned]]:
+        table = state.codebook
+        distortion = yield from mean_distance(rows, table, settings.metric)
+        return state, Learned(table, distortion, n_iter)
+
     while n_iter < max_iter and waited < _PATIENCE:
         n_iter += 1
+        task = rows.task.begin("iteration")
         key, summed = new_key(rng), 0.0
         for number in rng.permutation(len(blocks) * n_visits):
             place, visit = divmod(int(number), n_visits)
@@ -467,8 +474,9 @@ def learn_epochs(
         )
         waited = 0 if summed < (1 - tol) * best else waited + 1
         best = min(best, summed)
-    distortion = yield from mean_distance(rows, state.codebook, settings.metric)
-    return state, Learned(state.codebook, distortion, n_iter)
+        if task.end(lambda: run(learned())):
+            break
+    return (yield from learned())
 
 
 def _learn_block(

@@ -117,7 +117,15 @@ def in_rotated_slices(
         starts.append(Rotated(rotation, fresh))
     about = yield from moments(rows)
     squares = about.squares + about.weight * float(about.mean @ about.mean)
-    improve = partial(improve_rotation, rows, squares=squares)
+
+    def improve(start: Rotated, max_iter: int, tol: float) -> Learner[Rotated]:
+        task = rows.task.begin("rotation", max_iter)
+        found = yield from improve_rotation(
+            rows.under(task), start, squares, max_iter=max_iter, tol=tol
+        )
+        task.end()
+        return found
+
     # A turn gains little, and gains it for long: the best start is not the best end.
     trials = yield from together(
         [improve(start, max_iter=max_iter, tol=0.1 * tol) for start in starts]
@@ -328,6 +336,10 @@ def improve_rotation(
     best = start
     rotation, tables, value, _ = start
     borders = _borders(tables)
+
+    def improved() -> Rotated:
+        return best
+
     for turn in range(max(1, max_iter)):
         searched = nearest.Tables([nearest.Table(one, exact=False) for one in tables])
         here = rotation.astype(rows.dtype)
@@ -340,6 +352,7 @@ def improve_rotation(
                 best = best._replace(loss=value)
             if max_iter == 0:
                 break
+            task = rows.task.begin("iteration")
             axes = np.split(rotation, borders[1:-1], axis=1)
             tables = [
                 cell_means(own @ part, n, table, "sqeuclidean")
@@ -357,10 +370,10 @@ def improve_rotation(
                 )
         if new < best.loss:
             best = Rotated(rotation, tables, new, turn + 1)
-        if value - new <= tol * value:
+        if task.end(improved) or value - new <= tol * value:
             break
         value = new
-    return best
+    return improved()
 
 
 def _cells(block: Block, rotation: np.ndarray, tables: nearest.Tables) -> tuple:

@@ -12,6 +12,7 @@ nor on the order in which they are done.
 `Rows.gather`         asks for rows, a stated number at most, on the host
 `Rows.view`           the rows as a function of each block makes them; lazy
 `Rows.held`           the same rows, made once for many passes
+`Rows.under`          the same rows, for a learner whose progress is told of elsewhere
 `run`                 runs a learner
 `together`            one of several, with one pass for what all of them ask at a time
 ====================  ==============================================================
@@ -38,6 +39,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from skvq import nearest
+from skvq.learning.tasks import SILENT, Task
 
 R = TypeVar("R")
 
@@ -513,6 +515,8 @@ class Rows:
         Whether there are weights other than one.
     firsts : ndarray of int, shape (n_blocks + 1,)
         Number of the first row of each block; at the end, how many rows there are.
+    task : Task
+        What the learner of these rows tells of its progress.
 
     Examples
     --------
@@ -526,6 +530,8 @@ class Rows:
     >>> run(learner(Rows(np.array([[1.0, 0.0], [3.0, 4.0]])))).tolist()
     [2.0, 2.0]
     """
+
+    task: Task = SILENT
 
     def __init__(self, X: Any, weights: Any = None) -> None:
         self._set(Part(X, weights))
@@ -700,6 +706,12 @@ class Rows:
             return self
         other = copy(self)
         other._set(source)
+        return other
+
+    def under(self, task: Task) -> "Rows":
+        """Return the same rows, for a learner that tells of its progress in a task."""
+        other = copy(self)
+        other.task = task
         return other
 
     def room(self) -> int:

@@ -20,6 +20,7 @@ from skvq.learning.rows import (
     rotated,
     scaled,
 )
+from skvq.learning.tasks import SILENT
 from skvq.nearest.distinct import unique_rows
 
 INITS = ("k-means++", "random", "splitting", "progressive", "normal")
@@ -184,6 +185,8 @@ def k_means(
     if few is not None:
         return repeat_cyclically(few, n_codewords)
     table = yield from initialise(rows, n_codewords, init, "sqeuclidean", rng)
+    # Of the start of another learner nobody is told.
+    rows = rows.under(SILENT)
     learned = yield from lloyd(rows, table, max_iter=max_iter, tol=tol)
     return learned.codebook
 
@@ -432,7 +435,7 @@ def progressive(
     with nearest.single_threaded_blas():
         table = (drawn - mean) @ axes
     d = axes.shape[1]
-    inside = rows.view(rotated, mean, axes, width=d).held()
+    inside = rows.view(rotated, mean, axes, width=d).held().under(SILENT)
     widths = {round(d ** (step / _PROGRESSIVE_STEPS)) for step in range(1, 10)}
     for width in sorted(widths - {d}):
         learned = yield from lloyd(

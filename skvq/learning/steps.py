@@ -26,7 +26,7 @@ MOST_CELLS, _MOST_PLACES = 2**32, 2**52
 # Cells of all features that are counted, at one of several steps in a pass.
 _MOST_COUNTED = 2**22
 # How near a rate is to come, of its own; and in how many passes.
-_TOLERANCE, _MOST_PASSES = 1e-4, 12
+_TOLERANCE, MOST_PASSES = 1e-4, 12
 # How far from the first guess the first steps lie, in factors of two.
 _FIRST = (-1.5, -0.75, 0.0, 0.75, 1.5)
 # Where a pass looks about the best guess, in parts of what is between the bounds.
@@ -146,7 +146,7 @@ def step_of_rate(rows: Rows, rate: float) -> Learner[tuple[float, float]]:
     # Below the least steps whose cells are counted there is no rate to be known.
     guess = max(guess, _least_counted(low, high, upper[0]) - min(_FIRST))
     places, found = [guess + shift for shift in _FIRST], [upper]
-    for _ in range(_MOST_PASSES):
+    for _ in range(MOST_PASSES):
         known = {place for place, _ in found}
         grids = {}
         for place in places:
@@ -157,12 +157,13 @@ def step_of_rate(rows: Rows, rate: float) -> Learner[tuple[float, float]]:
                 grids[place] = cells
         if not grids:
             break
+        task = rows.task.begin("iteration")
         counted = yield rows.fold(_counts, tuple(grids.values()))
         for shares, (place, cells) in zip(counted, grids.items(), strict=True):
             whole = shares[: cells.sizes[0]].sum()
             found.append((place, coded_rate(shares / whole, cells.sizes, rows.n_rows)))
         place, best = min(found, key=lambda pair: (abs(pair[1] - rate), -pair[0]))
-        if abs(best - rate) <= _TOLERANCE * rate:
+        if task.end() or abs(best - rate) <= _TOLERANCE * rate:
             break
         upper = min(pair for pair in found if pair[1] < rate)
         above = [pair for pair in found if pair[1] >= rate and pair[0] < upper[0]]

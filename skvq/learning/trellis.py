@@ -262,17 +262,23 @@ def trained(
     rows = rows.held()
     code = alphabets.code(rows.dtype)
     best, least = code, np.inf
+
+    def found_so_far() -> tuple[TrellisCode, float, int]:
+        return best, least / weight, n_iter
+
     for n_iter in range(max_iter + 1):
+        task = rows.task.begin("iteration")
         error, *found = yield rows.fold(_sums, code, alphabets)
         if error < least:
             best, least = code, float(error)
         n_tables = len(alphabets.tables)
         alphabets = alphabets.moved(found[:n_tables], found[n_tables:])
         following = alphabets.code(rows.dtype)
-        if n_iter == max_iter or _are_equal(code, following):
+        stops = task.end(found_so_far)
+        if stops or n_iter == max_iter or _are_equal(code, following):
             break
         code = following
-    return best, least / weight, n_iter
+    return found_so_far()
 
 
 def _are_equal(one: TrellisCode, other: TrellisCode) -> bool:

@@ -21,7 +21,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from skvq._checks import check_counts, check_unmasked, is_sequence, naming
+from skvq._checks import (
+    check_counts,
+    check_unmasked,
+    columns_in_words,
+    is_sequence,
+    naming,
+)
 from skvq.nearest.backends.base import Backend
 from skvq.nearest.backends.choice import backend_of, is_array
 from skvq.nearest.backends.host import HOST
@@ -172,6 +178,10 @@ class Table(_Kept):
     def __len__(self) -> int:
         return len(self.codewords)
 
+    def __repr__(self) -> str:
+        size, width = self.shape
+        return f"<Table of {size} codewords, {width} features, {self.dtype}>"
+
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.array(self.codewords, dtype=dtype, copy=True)
 
@@ -229,6 +239,11 @@ class Tables(_Kept):
 
     def __len__(self) -> int:
         return len(self._tables)
+
+    def __repr__(self) -> str:
+        features = sum(table.shape[1] for table in self._tables)
+        sizes = columns_in_words([len(table) for table in self._tables])
+        return f"<Tables for {sizes}, {features} features in all>"
 
     def __getitem__(self, index):
         return self._tables[index]
@@ -306,6 +321,9 @@ class Columns(_Kept):
 
     def __len__(self) -> int:
         return len(self.arrays)
+
+    def __repr__(self) -> str:
+        return f"<Columns of {sum(map(len, self.arrays))} numbers, {len(self)} columns>"
 
     def __getstate__(self) -> dict[str, Any]:
         return {"arrays": list(self.arrays)}
@@ -390,6 +408,10 @@ class Packed(_Kept):
 
     def __len__(self) -> int:
         return len(self.packed)
+
+    def __repr__(self) -> str:
+        columns = columns_in_words(self.sizes)
+        return f"<Packed codes of {len(self)} rows, {columns}, {self.n_bits} bits each>"
 
     def __getstate__(self) -> dict[str, Any]:
         return {
