@@ -585,7 +585,7 @@ def test_steps_before_a_scheme():
 
 OTHERS = {
     "uniform:16": ("UniformQuantizer", {"n_levels": 16}),
-    "uniform:16,4,range=(0,1)": (
+    "uniform:16,4,feature_range=(0,1)": (
         "UniformQuantizer",
         {"n_levels": [16, 4], "feature_range": (0, 1)},
     ),
@@ -594,16 +594,16 @@ OTHERS = {
     "binary": ("BinaryQuantizer", {}),
     "binary,spherical=true": ("BinaryQuantizer", {"spherical": True}),
     "spherical:16": ("SphericalQuantizer", {"n_levels": 16}),
-    "rq:8x256,beam=5": (
+    "rq:8x256,beam_size=5": (
         "ResidualQuantizer",
         {"n_stages": 8, "n_codewords": 256, "beam_size": 5},
     ),
     "aq:4x16": ("AdditiveQuantizer", {"n_codebooks": 4, "n_codewords": 16}),
-    "kronecker:16,32,factors=(2,3)": (
+    "kronecker:16,32,factor_sizes=(2,3)": (
         "KroneckerQuantizer",
         {"n_codewords": [16, 32], "factor_sizes": (2, 3)},
     ),
-    "multiscale:64,shape=(4,4)": (
+    "multiscale:64,map_shape=(4,4)": (
         "MultiScaleQuantizer",
         {"n_codewords": 64, "map_shape": (4, 4)},
     ),
@@ -619,10 +619,60 @@ def test_every_other_scheme(text):
     assert {key: parameters[key] for key in expected} == expected
 
 
-def test_aliases_are_of_parameters_and_hide_none():
-    for entry in schemes.SCHEMES:
-        assert set(entry.aliases.values()) <= set(entry.accepted)
-        assert not set(entry.aliases) & set(entry.accepted)
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("(8,8)", (8, 8)),
+        ("[8, 8]", [8, 8]),
+        ("(8,)", (8,)),
+        ("(8)", 8),
+        ("()", ()),
+        ("[(2,3),4]", [(2, 3), 4]),
+        ("[minmax,'quantile']", ["minmax", "quantile"]),
+        ("'a,b'", "a,b"),
+        ('"(+"', "(+"),
+        ("(binaries,2)", ("binaries", 2)),
+        ("{'a': 1}", {"a": 1}),
+        ("None", None),
+        ("none", None),
+        ("True", True),
+        ("1e+3", 1000.0),
+        ("-1", -1),
+        ("-inf", -np.inf),
+        ("lloyd-max", "lloyd-max"),
+    ],
+)
+def test_values_are_written_as_in_python(text, value):
+    found = schemes._value(text)
+    assert found == value and type(found) is type(value)
+    (item,) = schemes._split(f"x={text}", ",") if "," not in text else [f"x={text}"]
+    assert item == f"x={text}"
+
+
+def test_every_parameter_has_its_own_name_alone():
+    """Each entry takes all parameters of its estimator, by name, and no others."""
+    for entry in [*schemes.SCHEMES, *schemes.STEPS]:
+        made = entry.make({})
+        for each in (made, made.quantizer) if entry.part else (made,):
+            for name, value in each.get_params(deep=False).items():
+                if isinstance(value, skvq.base.BaseQuantizer):
+                    continue
+                assert name in entry.accepted
+                text = f"{entry.name},{name}={value!r}"
+                if entry in schemes.STEPS:
+                    built = schemes.build(f"{text}+vq", None)[0]
+                else:
+                    built = schemes.build(text, None)
+                assert (
+                    built.get_params()[
+                        f"quantizer__{name}" if each is not made else name
+                    ]
+                    == value
+                )
+    pq = schemes.build("pq,quantizer=[(vq:4),binary,(pq:2x(vq:8))]", 0)
+    assert [type(part).__name__ for part in pq.quantizer] == [
+        *("VectorQuantizer", "BinaryQuantizer", "ProductQuantizer")
+    ]
 
 
 def test_what_stands_in_front_takes_the_parameters_of_its_part():
@@ -635,7 +685,7 @@ def test_what_stands_in_front_takes_the_parameters_of_its_part():
     assert isinstance(nested.quantizer, skvq.ScaledQuantizer)
     assert nested.quantizer.quantizer.scale == 1
     for text, message in {
-        "opq:4x16,depth=3": "opq has no parameter 'depth'; it has backend, max_iter",
+        "opq:4x16,depth=3": "opq has no parameter 'depth', as in 'depth=3'; it has",
         "opq:4x16,n_codewords=4": "says twice what n_codewords is",
         "opq:4x16,rotation=upside": "The 'rotation' parameter of RotatedQuantizer",
         "opq:4x16,n_jobs=zero": "The 'n_jobs' parameter of ProductQuantizer",
@@ -650,7 +700,11 @@ def test_what_stands_in_front_takes_the_parameters_of_its_part():
     [
         ("", "cannot read ''; expected NAME"),
         ("kmeans:8", "unknown scheme 'kmeans'; known: vq, pq"),
-        ("PQ:8x256", "cannot read 'PQ:8x256'"),
+        ("PQ:8x256", "unknown scheme 'PQ'; did you mean 'pq' or .*; known: vq, pq"),
+        ("ProductQuantizer:8", "unknown scheme .*; did you mean 'pq'"),
+        ("8x256", "cannot read '8x256'"),
+        ("unifrom:8", "unknown scheme 'unifrom'; did you mean 'uniform'"),
+        ("minimax+vq:4", "unknown step 'minimax'; did you mean 'minmax'"),
         ("pca:4", "unknown scheme 'pca'.*pca is a step, which comes before one"),
         ("pq:2x4+vq:4", "unknown step 'pq'.*pq is a scheme, which comes last"),
         ("normalize+vq:4", "unknown step 'normalize'; known: pca, standard"),
@@ -668,7 +722,16 @@ def test_what_stands_in_front_takes_the_parameters_of_its_part():
         ("pq:4x)vq:4(", "parentheses .* do not match"),
         ("pq:4x(sq:4)", "unknown scheme 'sq'"),
         ("standard:4+vq", "it takes no sizes; expected 'standard' alone"),
-        ("pq:8x256,beam=5", "pq has no parameter 'beam'; it has .*share_codebook"),
+        ("pq:8x256,beam=5", "pq has no parameter 'beam', as in 'beam=5'; it has .*sh"),
+        ("rq:8x256,beam=5", "rq has no .*; did you mean 'beam_size' or .*; it has"),
+        ("kronecker:16,factors=(8,8)", "as in 'factors=.8,8.'; did .*'factor_sizes'"),
+        ("multiscale:8,shape=(2,2,1)", "did you mean 'map_shape'"),
+        ("uniform,bits=64", "did you mean 'target_bits' or 'total_bits'"),
+        ("tcq,states=8", "did you mean 'n_states'"),
+        ("vq:4,learning=loyd", "among .* Got 'loyd' instead.; did you mean 'lloyd'"),
+        ("vq:4,learning='emma'", "did you mean 'ema'"),
+        ("vq:4,init='random", "the quotes in .* do not match"),
+        ("kronecker:4,factor_sizes=[2,3)", "the parentheses in .* do not match"),
         ("pq:8x256,n_codewords=4", "says twice what n_codewords is"),
         ("pq:4,tol", "'tol' is not a size"),
         ("vq,tol", "cannot read 'tol' .* expected PARAMETER=VALUE"),
@@ -786,10 +849,14 @@ def test_compare_takes_families_and_schemes(X):
         ("rq", 200, "rq:25x256"),
         ("kronecker", 16, "kronecker:256"),
         ("kronecker", 15, None),
-        ("uniform", 64, "uniform,bits=64,levels=lloyd-max"),
-        ("uniform", 4, "uniform,bits=4,levels=lloyd-max"),
-        ("uniform,range=quantile", 40, "uniform,bits=40,range=quantile"),
-        ("pca+tcq", 64, "pca+tcq,bits=64"),
+        ("uniform", 64, "uniform,total_bits=64,levels=lloyd-max"),
+        ("uniform", 4, "uniform,total_bits=4,levels=lloyd-max"),
+        (
+            "uniform,feature_range=quantile",
+            40,
+            "uniform,total_bits=40,feature_range=quantile",
+        ),
+        ("pca+tcq", 64, "pca+tcq,total_bits=64"),
         ("pca+step", 64, "pca+step:64"),
         ("opq", 64, "opq:8x256"),
         ("opq", 200, None),

@@ -184,7 +184,7 @@ def _allocated(name: str) -> Callable[[int, int, int], str]:
     """Bits that are spread over the features."""
 
     def size(bits: int, n_features: int, n_rows: int) -> str:
-        return f"{name},bits={bits}"
+        return f"{name},total_bits={bits}"
 
     return size
 
