@@ -120,9 +120,7 @@ def find_codec(estimator: Any, *, at_end: bool = False) -> Codec:
         )
     step = steps[found[-1]][1]
     check_is_fitted(step)
-    return Codec(
-        steps[: found[-1]], step, step if quantizes(step) else step.quantizer_
-    )
+    return Codec(steps[: found[-1]], step, step if quantizes(step) else step.quantizer_)
 
 
 def _check_end(steps: list[Step], found: list[int]) -> None:
