@@ -614,7 +614,8 @@ class RateDistortionDisplay:
             self.ax_.relim()
             self.ax_.autoscale_view()
             return drawn
-        style = {"color": "black", "linestyle": "--", "label": _BOUNDS[self.bound]}
+        dashes = "--" if self.bound == "covariance" else ":"
+        style = {"color": "black", "linestyle": dashes, "label": _BOUNDS[self.bound]}
         style["gid"] = f"{_BOUND_ID}-{self.bound}"
         (line,) = self.ax_.plot(bits, errors, **style | (bound_kwargs or {}))
         line.skvq_variances = variances

@@ -856,11 +856,14 @@ def _check_plot(path: Path) -> None:
 
 def _plot(path: Path, results: list[Candidate], test: np.ndarray) -> None:
     """Draw a curve for each family, and the bound of a Gaussian source."""
+    from matplotlib import color_sequences
     from matplotlib.figure import Figure
 
     # Figure has no global state and no window.
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
+    # Told apart without a sense for red and green.
+    axes.set_prop_cycle(color=color_sequences["petroff10"])
     variances = principal_variances(test)
     curves: dict[str, list[Candidate]] = {}
     for result in results:
