@@ -1032,7 +1032,7 @@ def test_compare_tells_how_long_it_will_take(X, monkeypatch):
         r"about (<1|\d+) s in all: vq (<1|\d+) s, pq (<1|\d+) s", second
     )
     assert len(rows) == 4 and all(re.match(r"\[\d/4\] ", row) for row in rows)
-    assert fits.count(1500) == 2 and len(fits) > 4
+    assert sorted(fits) == [63, 125, 1500, 1500]
     # Nobody is told what nobody has asked for.
     fits.clear()
     quiet = run(*arguments, "--no-progress", "--no-cache")
@@ -1045,7 +1045,7 @@ def test_compare_tells_how_long_it_will_take(X, monkeypatch):
 
 @pytest.mark.parametrize(
     ("n_rows", "n_few"),
-    [(511, None), (640, 20), (8191, 128), (8192, 512), (10**6, 4096)],
+    [(511, None), (640, 20), (4095, 64), (4096, 256), (10**6, 2048)],
 )
 def test_the_rows_that_times_are_measured_on(n_rows, n_few):
     assert compare._n_few(n_rows) == n_few
@@ -1053,14 +1053,31 @@ def test_the_rows_that_times_are_measured_on(n_rows, n_few):
 
 def test_what_will_be_taken_is_that_of_every_further_row(monkeypatch):
     def measured(candidate, train, test, seed):
-        candidate.fit_seconds = 3 + len(train) / 100
+        candidate.fit_seconds = 5 * (len(train) / 200) ** power
         candidate.encode_seconds = len(test) / 1000
 
     monkeypatch.setattr(compare, "_run_one", measured)
     rows = np.zeros((3200, 2))
     run = compare._Run(argparse.Namespace(seed=0), rows, rows[:800], [])
-    found = compare._predicted(compare.Candidate("vq", "vq", None), run, 100)
-    assert found == pytest.approx(3 + 32 + 0.8)
+    for power, factor in [(0.5, 4), (1, 16), (3, 16), (0, 1), (-1, 1)]:  # noqa: B007
+        found = compare._predicted(compare.Candidate("vq", "vq", None), run, 100)
+        assert found == pytest.approx(5 * factor + 0.8)
+    power = 0.75
+    told = []
+    progress = console.Progress(True)
+    monkeypatch.setattr(progress, "line", told.append)
+    waiting = [
+        compare.Candidate("vq", "vq:8", 3),
+        compare.Candidate("vq", "vq:16", 4),
+        compare.Candidate("pq", "pq:2x4", 4),
+        compare.Candidate("pq", "pq:2x8", 6),
+        compare.Candidate("pq:3x4", "pq:3x4", None),
+    ]
+    monkeypatch.setattr(compare, "_n_few", lambda n_rows: 100)
+    with contextlib.redirect_stderr(io.StringIO()):
+        compare._estimate(waiting, run, progress)
+    # 40.8 s each, times 1 + 2, 1 + 6 / 4 and 1.
+    assert told == ["about 4 min in all: vq 2 min, pq 2 min, pq:3x4 41 s"]
     monkeypatch.setattr(compare, "_run_one", lambda *_: "cannot be fitted")
     assert compare._predicted(compare.Candidate("vq", "vq", None), run, 100) is None
 

@@ -41,10 +41,9 @@ from skvq.metrics import bits_per_sample, distortion, entropy_bits, sqnr
 
 # The largest table that is learned here: more codewords take minutes.
 _MAX_CODEWORDS = 2**12
-# Fits on some rows and on twice as many tell how long all rows will take: on these or,
-# where that would take about as long, on a small part.  With fewer rows than the last,
-# all takes seconds.
-_FEW_ROWS, _LEAST_ROWS = 512, 512
+# Fits on so many rows and on twice as many tell how long all will take.  Fewer rows
+# than the second number take seconds anyway.
+_FEW_ROWS, _LEAST_ROWS = 256, 512
 # Rows that principal axes are looked for in, before their number is chosen.
 _AXES_ROWS = 10_000
 # A scale of tokens is worth its bits while codewords are this many at least.
@@ -625,13 +624,17 @@ def _estimate(waiting: list[Candidate], run: _Run, progress: Progress) -> None:
     n_few = _n_few(len(run.train))
     if n_few is None:
         return
+    families: dict[str, list[Candidate]] = {}
+    for candidate in waiting:
+        families.setdefault(candidate.family, []).append(candidate)
     seconds: dict[str, float] = {}
     with progress.step(f"measuring on {2 * n_few:,} rows how long it will take"):
-        for candidate in waiting:
-            found = _predicted(candidate, run, n_few)
+        for family, several in families.items():
+            # The others of a family take longer in proportion.
+            found = _predicted(several[0], run, n_few)
             if found is not None:
-                seconds.setdefault(candidate.family, 0.0)
-                seconds[candidate.family] += found
+                work = [_work(candidate) for candidate in several]
+                seconds[family] = found * sum(work) / work[0]
     if seconds:
         parts = ", ".join(f"{name} {_seconds(one)}" for name, one in seconds.items())
         progress.line(f"about {_seconds(sum(seconds.values()))} in all: {parts}")
@@ -640,14 +643,23 @@ def _estimate(waiting: list[Candidate], run: _Run, progress: Progress) -> None:
 def _n_few(n_rows: int) -> int | None:
     """Return the smaller number of rows to be measured; None if there are too few.
 
-    Tables of 256 codewords are learned from twice as many rows where these are not a
-    large part of the whole.  Of much more rows, a share is measured.
+    They are a small part of the whole, and enough for tables of 256 codewords where
+    that can be.
     """
     if n_rows < _LEAST_ROWS:
         return None
     if n_rows < 16 * _FEW_ROWS:
         return min(n_rows // 32, _FEW_ROWS // 4)
     return max(_FEW_ROWS, min(n_rows // 64, 8 * _FEW_ROWS))
+
+
+def _work(candidate: Candidate) -> float:
+    """Return what the time of a scheme of a family is about proportional to."""
+    if candidate.budget is None:
+        return 1.0
+    last = schemes.split_steps(candidate.family)[-1].partition(",")[0]
+    # These search all the codewords that their bits tell apart.
+    return 2.0**candidate.budget if last in ("vq", "kronecker") else candidate.budget
 
 
 def _predicted(candidate: Candidate, run: _Run, n_few: int) -> float | None:
@@ -658,14 +670,12 @@ def _predicted(candidate: Candidate, run: _Run, n_few: int) -> float | None:
         if _run_one(tried, few, few, run.arguments.seed) is not None:
             return None
         times.append((tried.fit_seconds, tried.encode_seconds))
-    (fit, encode), (fit_twice, encode_twice) = times
-    # What the first rows cost and what every further one does.
-    more = (len(run.train) / n_few - 2, len(run.test) / n_few - 2)
-    return (
-        fit_twice
-        + more[0] * max(0.0, fit_twice - fit)
-        + max(0.0, encode_twice + more[1] * max(0.0, encode_twice - encode))
-    )
+    (fit, _), (fit_twice, encode) = times
+    # By the power of the number of rows that these two tell, at most the first: what
+    # is done once, or stops growing, is in the times of all numbers alike.
+    power = math.log2(fit_twice / fit) if fit_twice > fit > 0 else 0.0
+    more = len(run.train) / (2 * n_few)
+    return fit_twice * more ** min(power, 1.0) + encode * len(run.test) / (2 * n_few)
 
 
 def _seconds(value: float) -> str:
