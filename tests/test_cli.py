@@ -1245,7 +1245,7 @@ def test_interrupted_as_json(number, status, X, monkeypatch):
 def test_no_family_is_worse_than_the_mean():
     X = np.random.default_rng(0).normal(size=(1_000, 8))
     np.save("N.npy", X)
-    arguments = ["--bits", "8", "16", "--json", "--no-progress"]
+    arguments = ["--bits", "8", "--json", "--no-progress"]
     facts = json.loads(succeed("compare", "N.npy", *arguments))
     assert {"vq", "uniform", "fsq"} <= {one["family"] for one in facts["results"]}
     variance = X.var(axis=0).sum()
