@@ -7,6 +7,10 @@ budget: one bit per pixel instead of 24.  The block may be larger the smaller th
 are that a scheme needs, and larger blocks leave more to gain.  The codebooks are
 learned from the left half of the photograph, and judged on the right one: judged on
 their own samples, large tables would seem better than they are.
+
+Photograph: flower.jpg of scikit-learn's samples, by vultilion
+(https://www.flickr.com/photos/vultilion/6056698931/), CC BY 2.0
+(https://creativecommons.org/licenses/by/2.0/), cut and quantized.
 """
 
 import matplotlib.pyplot as plt
@@ -27,16 +31,10 @@ from skvq import (
     VectorQuantizer,
 )
 from skvq.finite import recommended_levels
+from skvq.images import from_blocks, to_blocks
 from skvq.metrics import bits_per_sample, psnr
 
 left, photograph = np.hsplit(load_sample_image("flower.jpg")[:416], 2)
-
-
-def to_blocks(image, side):
-    """Cut an image in square blocks; each is a row, pixel by pixel."""
-    rows, columns, channels = image.shape
-    cut = image.reshape(rows // side, side, columns // side, side, channels)
-    return cut.swapaxes(1, 2).reshape(-1, side * side * channels).astype(np.float32)
 
 
 def training_blocks(side):
@@ -45,13 +43,6 @@ def training_blocks(side):
     windows = windows.reshape(-1, side * side * 3)
     rows = np.random.default_rng(0).choice(len(windows), 4_000, replace=False)
     return windows[rows].astype(np.float32)
-
-
-def to_image(blocks, shape, side):
-    """Put blocks together again."""
-    rows, columns, channels = shape
-    cut = blocks.reshape(rows // side, columns // side, side, side, channels)
-    return cut.swapaxes(1, 2).reshape(shape).round().clip(0, 255).astype(np.uint8)
 
 
 # %%
@@ -112,9 +103,10 @@ axes = axes.ravel()
 axes[0].imshow(photograph[130:290, 20:220])
 axes[0].set_title("24 bits per pixel")
 for ax, (name, (side, codec)) in zip(axes[1:], schemes.items(), strict=False):
-    blocks = to_blocks(photograph, side)
+    blocks = to_blocks(photograph, side).astype(np.float32)
     codes = codec.fit(training_blocks(side)).transform(blocks)
-    image = to_image(codec.inverse_transform(codes), photograph.shape, side)
+    decoded = codec.inverse_transform(codes)
+    image = from_blocks(decoded, photograph.shape, side, dtype=np.uint8)
     bits = bits_per_sample(codec) / side**2
     quality = psnr(photograph, image)
     print(f"{name:25} {side} x {side} {bits:6.3f} bits per pixel, {quality:.2f} dB")

@@ -5,6 +5,11 @@ Distortion against bits, for all schemes
 What every scheme makes of the same samples at the same budgets: 8 x 8 blocks of two
 photographs, 64 numbers each.  Schemes are fitted on 4,000 blocks and judged on 2,000
 others.
+
+Photographs: china.jpg and flower.jpg of scikit-learn's samples, by danielbuechele
+(https://www.flickr.com/photos/danielbuechele/6061409035/) and vultilion
+(https://www.flickr.com/photos/vultilion/6056698931/), CC BY 2.0
+(https://creativecommons.org/licenses/by/2.0/), cut and quantized.
 """
 
 import matplotlib.pyplot as plt
@@ -27,10 +32,10 @@ from skvq import (
     VectorQuantizer,
 )
 from skvq.display import RateDistortionDisplay
+from skvq.images import to_blocks
 
 greys = [image.mean(axis=2)[:424, :640] for image in load_sample_images().images]
-blocks = [grey.reshape(53, 8, 80, 8).swapaxes(1, 2).reshape(-1, 64) for grey in greys]
-X = np.vstack(blocks).astype(np.float32)
+X = np.vstack([to_blocks(grey, 8) for grey in greys]).astype(np.float32)
 train, test = train_test_split(X, train_size=4000, test_size=2000, random_state=0)
 
 # %%

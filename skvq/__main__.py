@@ -14,7 +14,13 @@ from types import FrameType
 
 from skvq import __version__
 from skvq._cli import codec, compare, demo, info
-from skvq._cli.console import CommandError, Parser, first_line, program
+from skvq._cli.console import (
+    CommandError,
+    Parser,
+    Terminated,
+    first_line,
+    program,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read the output has enough; the interpreter must not flush to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (Exception, KeyboardInterrupt, _Terminated) as error:
+    except (Exception, KeyboardInterrupt, Terminated) as error:
         if getattr(arguments, "traceback", False):
             traceback.print_exc()
         status, message = _explain(error)
@@ -63,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _explain(error: BaseException) -> tuple[int, str]:
     """Return the exit status and the line for what went wrong."""
-    if isinstance(error, _Terminated):
+    if isinstance(error, Terminated):
         return 128 + signal.SIGTERM, "terminated"
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
@@ -120,10 +126,6 @@ def _common_options() -> argparse.ArgumentParser:
 # -- what a command runs in --------------------------------------------------------
 
 
-class _Terminated(BaseException):
-    """The process has been asked to end."""
-
-
 @contextmanager
 def _terminable() -> Iterator[None]:
     """Let SIGTERM unwind the stack, so that half-written files are deleted."""
@@ -132,7 +134,7 @@ def _terminable() -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
+        raise Terminated
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

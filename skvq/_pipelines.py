@@ -72,7 +72,7 @@ def only_encodes(step: Any) -> bool:
     return isinstance(step, Normalizer)
 
 
-def find_codec(estimator: Any) -> Codec:
+def find_codec(estimator: Any, *, at_end: bool = False) -> Codec:
     """Return the quantizer in an estimator, and the steps before it.
 
     Parameters
@@ -80,6 +80,10 @@ def find_codec(estimator: Any) -> Codec:
     estimator : object
         Fitted quantizer, `QuantizedFeatures`, or pipeline with one of them; of a
         fitted search, its best estimator is looked at.
+    at_end : bool, default=False
+        Whether the quantizer has to be the last step, with a way back through all
+        others: then `transform` gives its codes, and these can be decoded.  Such a
+        pipeline may have further quantizers before, and is never a search.
 
     Returns
     -------
@@ -88,31 +92,52 @@ def find_codec(estimator: Any) -> Codec:
     Raises
     ------
     TypeError
-        If it holds no quantizer.
+        If it holds no quantizer, or not at its end.
     ValueError
         If it holds several.
+    sklearn.exceptions.NotFittedError
+        If the quantizer is not fitted.
     """
+    if at_end and hasattr(estimator, "best_estimator_"):
+        raise TypeError(
+            f"{type(estimator).__name__} is not a codec; its best_estimator_ is one"
+        )
     steps = list(flat_steps(estimator))
     found = [i for i, (_, step) in enumerate(steps) if has_quantizer(step)]
-    if not found:
+    if at_end:
+        _check_end(steps, found)
+    elif not found:
         raise TypeError(
             f"{type(estimator).__name__} holds no quantizer: it must be one, be "
             "QuantizedFeatures, or be a pipeline with one of them among its steps, "
             f"which are {[name for name, _ in steps]}"
         )
-    if len(found) > 1:
+    elif len(found) > 1:
         raise ValueError(
             f"{type(estimator).__name__} holds several quantizers, in the steps "
             f"{[steps[i][0] for i in found]}: whose codes are to be measured is not "
             "defined; score them one by one"
         )
-    return codec_with(steps[: found[0]], steps[found[0]][1])
-
-
-def codec_with(before: list[Step], step: Any) -> Codec:
-    """Return the codec of a step that has a quantizer; it must be fitted."""
+    step = steps[found[-1]][1]
     check_is_fitted(step)
-    return Codec(before, step, step if quantizes(step) else step.quantizer_)
+    return Codec(steps[: found[-1]], step, step if quantizes(step) else step.quantizer_)
+
+
+def _check_end(steps: list[Step], found: list[int]) -> None:
+    """Raise a TypeError unless the last step has a quantizer, and all a way back."""
+    names = [type(step).__name__ for _, step in steps]
+    if not found or found[-1] != len(steps) - 1:
+        what = f"a pipeline of {', '.join(names)}" if len(names) != 1 else names[0]
+        raise TypeError(
+            "a codec is a quantizer, QuantizedFeatures, or a pipeline that ends in one "
+            f"of them, not {what}"
+        )
+    for name, (_, step) in zip(names, steps, strict=True):
+        if not hasattr(step, "inverse_transform") and not only_encodes(step):
+            raise TypeError(
+                f"{name} has no inverse_transform: codes could not be decoded through "
+                "it"
+            )
 
 
 def flat_steps(estimator: Any, prefix: str = "") -> Iterator[Step]:

@@ -19,13 +19,25 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
+from skvq._gaussian import distortion_bound, principal_variances
+from skvq._pipelines import find_codec
 from skvq._reports import CodeReport
 from skvq._weights import check_weights
 from skvq.metrics import code_report, distortion, rate_distortion_curve
 from skvq.nearest.distinct import unique_rows
+from skvq.staged import StagedQuantizer
 
 __all__ = ["CodeUsageDisplay", "CodebookDisplay", "RateDistortionDisplay"]
 
+# What the bound is called in the legend.
+_BOUNDS = {
+    "covariance": "bound of Gaussian features\nof the same covariance",
+    "independent": "bound of independent\nGaussian features",
+}
+# By which the bound is known among the lines of the axes.
+_BOUND_ID = "skvq-gaussian-bound"
+# A legend beside axes of our own, where it stays when others draw on them.
+_BESIDE = "skvq-beside"
 # More code columns than this get no entry each in the legend.
 _LEGEND_ENTRIES = 10
 # The table of all codewords is built up to this size; beyond, those in view are drawn.
@@ -103,7 +115,7 @@ class CodebookDisplay:
         show_samples=False,
         name=None,
         ax=None,
-        cmap="hsv",
+        cmap="viridis",
         codeword_kwargs=None,
         sample_kwargs=None,
     ):
@@ -126,7 +138,7 @@ class CodebookDisplay:
             Title; by default the class of the quantizer and its bits.
         ax : matplotlib Axes, optional
             Axes to draw on; by default those of a new figure.
-        cmap : str or Colormap, default="hsv"
+        cmap : str or Colormap, default="viridis"
             Colours of the cells; they are drawn pale.
         codeword_kwargs : dict, optional
             For `matplotlib.axes.Axes.scatter` of the codewords.
@@ -189,14 +201,16 @@ class CodebookDisplay:
     def __repr__(self) -> str:
         return f"<CodebookDisplay of {len(self.codewords)} codewords{_of(self.name)}>"
 
-    def plot(self, *, ax=None, cmap="hsv", codeword_kwargs=None, sample_kwargs=None):
+    def plot(
+        self, *, ax=None, cmap="viridis", codeword_kwargs=None, sample_kwargs=None
+    ):
         """Draw the cells.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
             Axes to draw on; by default those of a new figure.
-        cmap : str or Colormap, default="hsv"
+        cmap : str or Colormap, default="viridis"
             Colours of the cells; they are drawn pale.
         codeword_kwargs : dict, optional
             For `matplotlib.axes.Axes.scatter` of the codewords.
@@ -249,20 +263,31 @@ class CodebookDisplay:
 class RateDistortionDisplay:
     r"""Distortion over bits, and the bound of a Gaussian source.
 
-    Both are per feature, so that the bound of independent Gaussian features of variance
-    :math:`\sigma^2` is :math:`D = \sigma^2 2^{-2R}`.  No quantizer of such features
-    gets below it.  Features that depend on each other, or are not Gaussian, can be
-    quantized better: then the line says by how much a quantizer makes use of that.
+    Both are per feature.  The bound is the least distortion that any code has on
+    Gaussian features: with the covariance of the samples, or independent ones of the
+    same variances.  It is found by reverse water-filling over variances
+    :math:`\sigma_i^2`, with a level :math:`\theta` such that
+
+    .. math::
+
+        R = \frac{1}{d} \sum_i \max(0, \tfrac{1}{2} \log_2 (\sigma_i^2 / \theta)),
+        \quad D = \frac{1}{d} \sum_i \min(\theta, \sigma_i^2).
+
+    Other features than Gaussian ones can be quantized better: then the line says by how
+    much a quantizer makes use of that.  Where features depend on each other, a curve
+    below the bound of independent ones shows that the quantizer makes use of it.
 
     Parameters
     ----------
-    rates : array-like of shape (n_estimators,)
+    rates : array-like of shape (n_points,)
         Bits per feature, R.
-    distortions : array-like of shape (n_estimators,)
+    distortions : array-like of shape (n_points,)
         Mean squared error per feature, D.
-    variance : float, optional
-        :math:`\sigma^2`, the mean variance of the features; without it, there is no
-        bound.
+    variances : float or array-like of shape (n_features,), optional
+        The :math:`\sigma_i^2`: eigenvalues of the covariance, or variances of the
+        features; without them, there is no bound.
+    bound : {"covariance", "independent"}, default="covariance"
+        Which of both they are, for the legend.
     labels : sequence of str, optional
         Text beside each point.
     name : str, optional
@@ -273,7 +298,8 @@ class RateDistortionDisplay:
     line_ : matplotlib Line2D
         The curve, by increasing rate.
     bound_ : matplotlib Line2D or None
-        The bound.
+        The bound; one and the same for all displays on the same axes that are of the
+        same variances.
     text_ : list of matplotlib Annotation
         The labels.
     ax_ : matplotlib Axes
@@ -288,7 +314,7 @@ class RateDistortionDisplay:
 
     References
     ----------
-    Cover and Thomas (2006), "Elements of Information Theory", theorem 10.3.2,
+    Cover and Thomas (2006), "Elements of Information Theory", theorem 10.3.3,
     doi:10.1002/047174882X.
 
     Examples
@@ -303,10 +329,20 @@ class RateDistortionDisplay:
     [1.0, 2.0]
     """
 
-    def __init__(self, rates, distortions, *, variance=None, labels=None, name=None):
+    def __init__(
+        self,
+        rates,
+        distortions,
+        *,
+        variances=None,
+        bound="covariance",
+        labels=None,
+        name=None,
+    ):
         self.rates = rates
         self.distortions = distortions
-        self.variance = variance
+        self.variances = variances
+        self.bound = bound
         self.labels = labels
         self.name = name
 
@@ -317,6 +353,7 @@ class RateDistortionDisplay:
         X,
         *,
         sample_weight=None,
+        bound="covariance",
         label=None,
         name=None,
         ax=None,
@@ -324,7 +361,11 @@ class RateDistortionDisplay:
         line_kwargs=None,
         bound_kwargs=None,
     ):
-        """Draw the point of one fitted quantizer.
+        """Draw what one fitted quantizer makes of samples.
+
+        A point; or, where its reconstruction is a sum that grows by stages, the curve
+        of its partial sums: what is left when only the codes of the first stages are
+        read.
 
         Parameters
         ----------
@@ -334,8 +375,11 @@ class RateDistortionDisplay:
             Samples to measure the distortion on.
         sample_weight : array-like of shape (n_samples,), optional
             Weights of the samples.
+        bound : {"covariance", "independent"}, default="covariance"
+            Of which Gaussian features the bound is: with the covariance of X, or
+            independent ones with the variances of the features of X.
         label : str, optional
-            Text beside the point.
+            Text beside the point; of a curve, beside the last.
         name : str, optional
             Name in the legend; by default the class of the estimator.
         ax : matplotlib Axes, optional
@@ -343,7 +387,7 @@ class RateDistortionDisplay:
         plot_bound : bool, default=True
             Whether to draw the bound.
         line_kwargs : dict, optional
-            For `matplotlib.axes.Axes.plot` of the point.
+            For `matplotlib.axes.Axes.plot` of the point or the curve.
         bound_kwargs : dict, optional
             For `matplotlib.axes.Axes.plot` of the bound.
 
@@ -359,12 +403,20 @@ class RateDistortionDisplay:
         TypeError, ValueError
             As `skvq.metrics.rate_distortion_curve`.
         """
-        return cls.from_estimators(
-            [estimator],
+        _pyplot(f"{cls.__name__}.from_estimator")
+        curve = _curve_by_stage(estimator, X, sample_weight)
+        if curve is None:
+            curve = rate_distortion_curve([estimator], X, sample_weight=sample_weight)
+        labels = None if label is None else [""] * (len(curve[0]) - 1) + [label]
+        display = cls._of_samples(
+            curve,
             X,
-            sample_weight=sample_weight,
-            labels=None if label is None else [label],
+            sample_weight,
+            bound,
+            labels=labels,
             name=name if name is not None else type(estimator).__name__,
+        )
+        return display.plot(
             ax=ax,
             plot_bound=plot_bound,
             line_kwargs=line_kwargs,
@@ -378,6 +430,7 @@ class RateDistortionDisplay:
         X,
         *,
         sample_weight=None,
+        bound="covariance",
         labels=None,
         name=None,
         ax=None,
@@ -387,9 +440,8 @@ class RateDistortionDisplay:
     ):
         """Draw the curve of several fitted quantizers.
 
-        To compare several curves, draw the next one on ``ax=display.ax_`` with
-        ``plot_bound=False``.  The bound reaches as far as the curve that it is drawn
-        with: begin with the longest.
+        To compare several curves, draw the next one on ``ax=display.ax_``.  They share
+        one bound, which reaches as far as the longest of them.
 
         Parameters
         ----------
@@ -399,6 +451,9 @@ class RateDistortionDisplay:
             Samples to measure the distortion on.
         sample_weight : array-like of shape (n_samples,), optional
             Weights of the samples.
+        bound : {"covariance", "independent"}, default="covariance"
+            Of which Gaussian features the bound is: with the covariance of X, or
+            independent ones with the variances of the features of X.
         labels : sequence of str, optional
             Text beside each point.
         name : str, optional
@@ -425,23 +480,9 @@ class RateDistortionDisplay:
             As `skvq.metrics.rate_distortion_curve`.
         """
         _pyplot(f"{cls.__name__}.from_estimators")
-        bits, distortions = rate_distortion_curve(
-            estimators, X, sample_weight=sample_weight
-        )
-        samples = check_array(X, dtype=np.float64, input_name="X")
-        weights = check_weights(sample_weight, samples)
-        middle = np.average(samples, axis=0, weights=weights)
-        spread = distortion(
-            samples,
-            np.broadcast_to(middle, samples.shape),
-            sample_weight=sample_weight,
-        )
-        display = cls(
-            bits / samples.shape[1],
-            distortions / samples.shape[1],
-            variance=spread / samples.shape[1],
-            labels=labels,
-            name=name,
+        curve = rate_distortion_curve(estimators, X, sample_weight=sample_weight)
+        display = cls._of_samples(
+            curve, X, sample_weight, bound, labels=labels, name=name
         )
         return display.plot(
             ax=ax,
@@ -452,6 +493,29 @@ class RateDistortionDisplay:
 
     def __repr__(self) -> str:
         return f"<RateDistortionDisplay of {len(self.rates)} points{_of(self.name)}>"
+
+    @classmethod
+    def _of_samples(cls, curve, X, sample_weight, bound, **parameters):
+        """Return the display of bits and errors per sample, with the bound of X."""
+        _check_bound(bound)
+        bits, distortions = curve
+        samples = check_array(X, dtype=np.float64, input_name="X")
+        weights = check_weights(sample_weight, samples)
+        if bound == "covariance":
+            variances = principal_variances(samples, weights)
+        else:
+            middle = np.average(samples, axis=0, weights=weights)
+            variances = np.average((samples - middle) ** 2, axis=0, weights=weights)
+        n_features = samples.shape[1]
+        # Rows fewer than features have no variance along the axes that are left.
+        variances = np.pad(variances, (0, n_features - len(variances)))
+        return cls(
+            bits / n_features,
+            distortions / n_features,
+            variances=variances,
+            bound=bound,
+            **parameters,
+        )
 
     def plot(
         self,
@@ -471,7 +535,7 @@ class RateDistortionDisplay:
         name : str, optional
             Name of the curve in the legend, instead of the display's own.
         plot_bound : bool, default=True
-            Whether to draw the bound, if the variance is known.
+            Whether to draw the bound, if the variances are known.
         line_kwargs : dict, optional
             For `matplotlib.axes.Axes.plot` of the curve.
         bound_kwargs : dict, optional
@@ -487,7 +551,8 @@ class RateDistortionDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If there are not as many rates as distortions and labels.
+            If there are not as many rates as distortions and labels, or the bound is
+            none.
         """
         rates, distortions = (
             np.asarray(values, dtype=np.float64)
@@ -502,6 +567,8 @@ class RateDistortionDisplay:
             raise ValueError(
                 f"labels has {len(self.labels)} entries for {len(rates)} points."
             )
+        _check_bound(self.bound)
+        own_figure = ax is None
         self.ax_, self.figure_ = _axes(ax, f"{type(self).__name__}.plot")
         self.ax_.set_yscale("log")
         order = np.argsort(rates, kind="stable")
@@ -512,7 +579,7 @@ class RateDistortionDisplay:
             rates[order], distortions[order], **style | (line_kwargs or {})
         )
         self.bound_ = None
-        if plot_bound and self.variance is not None:
+        if plot_bound and self.variances is not None:
             self.bound_ = self._plot_bound(rates, bound_kwargs)
         self.text_ = [
             self.ax_.annotate(
@@ -527,16 +594,38 @@ class RateDistortionDisplay:
             )
         ]
         self.ax_.set(xlabel="Bits per feature", ylabel="Squared error per feature")
-        if self.ax_.get_legend_handles_labels()[0]:
-            self.ax_.legend()
+        _add_legend(self.ax_, own_figure)
         return self
 
     def _plot_bound(self, rates, bound_kwargs):
-        ends = np.array([0.0, max(rates.max(), 1.0)])  # straight on the log scale
-        style = {"color": "black", "linestyle": "--", "label": "Gaussian bound"}
-        (line,) = self.ax_.plot(
-            ends, self.variance * 4.0**-ends, **style | (bound_kwargs or {})
+        variances = np.atleast_1d(np.asarray(self.variances, dtype=np.float64))
+        drawn = next(
+            (
+                line
+                for line in self.ax_.get_lines()
+                if line.get_gid() == f"{_BOUND_ID}-{self.bound}"
+                and _are_alike(line.skvq_variances, variances)
+            ),
+            None,
         )
+        last = max(rates.max(), 1.0)
+        if drawn is not None:
+            last = max(last, drawn.get_xdata()[-1])
+        # One step in 64 bits of a feature is straight to the eye.
+        bits = np.linspace(0.0, last, 65 + int(8 * last))
+        n_features = len(variances)
+        errors = distortion_bound(variances, n_features * bits) / n_features
+        if drawn is not None:
+            drawn.set_data(bits, errors)
+            drawn.set(**(bound_kwargs or {}))
+            self.ax_.relim()
+            self.ax_.autoscale_view()
+            return drawn
+        dashes = "--" if self.bound == "covariance" else ":"
+        style = {"color": "black", "linestyle": dashes, "label": _BOUNDS[self.bound]}
+        style["gid"] = f"{_BOUND_ID}-{self.bound}"
+        (line,) = self.ax_.plot(bits, errors, **style | (bound_kwargs or {}))
+        line.skvq_variances = variances
         return line
 
 
@@ -749,6 +838,7 @@ class CodeUsageDisplay:
         ImportError
             If matplotlib is not installed.
         """
+        own_figure = ax is None
         self.ax_, self.figure_ = _axes(ax, f"{type(self).__name__}.plot")
         self.lines_ = []
         for column, shares in enumerate(self.shares):
@@ -770,7 +860,7 @@ class CodeUsageDisplay:
             ylabel="Use (1: all alike)",
         )
         if len(self.shares) <= _LEGEND_ENTRIES:
-            self.ax_.legend(fontsize="small")
+            _add_legend(self.ax_, own_figure)
         return self
 
     def _label(self, column: int) -> str:
@@ -799,8 +889,57 @@ def _pyplot(caller: str) -> Any:
 def _axes(ax, caller: str) -> tuple[Any, Any]:
     pyplot = _pyplot(caller)
     if ax is None:
-        _, ax = pyplot.subplots()
+        # The layout leaves room for a legend beside the axes.
+        _, ax = pyplot.subplots(layout="constrained")
     return ax, ax.figure
+
+
+def _add_legend(ax, own_figure: bool) -> None:
+    """Add a legend where it covers no line: beside the axes, in a figure of our own.
+
+    On the axes of others, whose neighbours are not known, it is where matplotlib finds
+    most room.
+    """
+    if not ax.get_legend_handles_labels()[0]:
+        return
+    if own_figure:
+        ax.figure.set_size_inches(8.0, 4.8)
+    before = ax.get_legend()
+    if own_figure or (before is not None and before.get_gid() == _BESIDE):
+        place = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+        ax.legend(**place, fontsize="small").set_gid(_BESIDE)
+    else:
+        ax.legend(loc="best", fontsize="small")
+
+
+def _check_bound(bound) -> None:
+    if bound not in _BOUNDS:
+        raise ValueError(f"bound={bound!r}; expected 'covariance' or 'independent'.")
+
+
+def _are_alike(found: np.ndarray, expected: np.ndarray) -> bool:
+    return found.shape == expected.shape and np.allclose(found, expected)
+
+
+def _curve_by_stage(
+    estimator, X, sample_weight
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return bits and distortions of the partial sums; None if it has none."""
+    codec = find_codec(estimator)
+    quantizer = codec.quantizer
+    if not isinstance(quantizer, StagedQuantizer) or quantizer._why_no_stages():
+        return None
+    _check_here(X)
+    codec.check_invertible()
+    samples = check_array(X, dtype="numeric", input_name="X")
+    codes = np.asarray(quantizer.transform(codec.quantized(X)))
+    errors = []
+    for partial in quantizer.staged_inverse_transform(codes):
+        for _, step in reversed(codec.before):
+            partial = step.inverse_transform(partial)
+        errors.append(distortion(samples, partial, sample_weight=sample_weight))
+    bits = np.cumsum(np.log2(np.asarray(quantizer.codebook_sizes_, dtype=float)))
+    return bits[np.asarray(quantizer._decodable_widths()) - 1], np.array(errors)
 
 
 def _quantizer_of(estimator):

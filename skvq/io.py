@@ -128,7 +128,6 @@ from skvq._codec import (
     VERSION,
     check_codec,
     check_description,
-    codec_of,
     container,
     describe,
     load_objects,
@@ -146,6 +145,7 @@ from skvq._files import (
     enough_memory,
     is_container,
 )
+from skvq._pipelines import find_codec
 from skvq.codes import (
     BitOrder,
     EntropyCoder,
@@ -431,7 +431,7 @@ def decode(estimator: Any, codes: ArrayLike) -> Any:
     >>> decode(codec, codec.transform(X)).tolist()
     [[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]
     """
-    return codec_of(estimator).decode(codes)
+    return find_codec(estimator, at_end=True).decode(codes)
 
 
 # -- codes -------------------------------------------------------------------------

@@ -43,6 +43,14 @@ def pytest_sessionstart(session):
         pytest.exit(str(error), returncode=1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_cache_of_the_user(tmp_path_factory):
+    """Let no test read or write what `skvq compare` keeps for the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def pytest_addoption(parser):
     """Let a run that looks for what versions of packages change take fewer cases."""
     parser.addoption(

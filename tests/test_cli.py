@@ -1,3 +1,4 @@
+import argparse
 import contextlib
 import io
 import json
@@ -22,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 import skvq
 from skvq import ProductQuantizer, VectorQuantizer, __main__, metrics
-from skvq._cli import codec, compare, console, schemes, sources
+from skvq._cli import cache, codec, compare, console, schemes, sources
 from skvq.codes import EntropyCoder
 from skvq.io import CodeReader, codec_info, load, load_codes, save, save_codes
 
@@ -45,7 +46,11 @@ def run(*arguments):
 def succeed(*arguments):
     """Return the output of a command that has nothing to complain of."""
     outcome = run(*arguments)
-    assert (outcome.status, outcome.err) == (0, "")
+    rows = arguments[0] == "compare" and "--no-progress" not in arguments
+    err = "" if rows else outcome.err
+    assert (outcome.status, err) == (0, ""), outcome
+    if rows:
+        assert all(re.match(r"\[\d+/\d+\] ", one) for one in outcome.err.splitlines())
     return outcome.out
 
 
@@ -78,9 +83,17 @@ def samples(n_rows=N_ROWS, seed=0):
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, kept):
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def kept(tmp_path_factory, monkeypatch):
+    """A folder of its own for what `compare` keeps."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "skvq"
 
 
 @pytest.fixture
@@ -622,7 +635,7 @@ def test_steps_before_a_scheme():
 
 OTHERS = {
     "uniform:16": ("UniformQuantizer", {"n_levels": 16}),
-    "uniform:16,4,range=(0,1)": (
+    "uniform:16,4,feature_range=(0,1)": (
         "UniformQuantizer",
         {"n_levels": [16, 4], "feature_range": (0, 1)},
     ),
@@ -631,16 +644,16 @@ OTHERS = {
     "binary": ("BinaryQuantizer", {}),
     "binary,spherical=true": ("BinaryQuantizer", {"spherical": True}),
     "spherical:16": ("SphericalQuantizer", {"n_levels": 16}),
-    "rq:8x256,beam=5": (
+    "rq:8x256,beam_size=5": (
         "ResidualQuantizer",
         {"n_stages": 8, "n_codewords": 256, "beam_size": 5},
     ),
     "aq:4x16": ("AdditiveQuantizer", {"n_codebooks": 4, "n_codewords": 16}),
-    "kronecker:16,32,factors=(2,3)": (
+    "kronecker:16,32,factor_sizes=(2,3)": (
         "KroneckerQuantizer",
         {"n_codewords": [16, 32], "factor_sizes": (2, 3)},
     ),
-    "multiscale:64,shape=(4,4)": (
+    "multiscale:64,map_shape=(4,4)": (
         "MultiScaleQuantizer",
         {"n_codewords": 64, "map_shape": (4, 4)},
     ),
@@ -656,10 +669,60 @@ def test_every_other_scheme(text):
     assert {key: parameters[key] for key in expected} == expected
 
 
-def test_aliases_are_of_parameters_and_hide_none():
-    for entry in schemes.SCHEMES:
-        assert set(entry.aliases.values()) <= set(entry.accepted)
-        assert not set(entry.aliases) & set(entry.accepted)
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("(8,8)", (8, 8)),
+        ("[8, 8]", [8, 8]),
+        ("(8,)", (8,)),
+        ("(8)", 8),
+        ("()", ()),
+        ("[(2,3),4]", [(2, 3), 4]),
+        ("[minmax,'quantile']", ["minmax", "quantile"]),
+        ("'a,b'", "a,b"),
+        ('"(+"', "(+"),
+        ("(binaries,2)", ("binaries", 2)),
+        ("{'a': 1}", {"a": 1}),
+        ("None", None),
+        ("none", None),
+        ("True", True),
+        ("1e+3", 1000.0),
+        ("-1", -1),
+        ("-inf", -np.inf),
+        ("lloyd-max", "lloyd-max"),
+    ],
+)
+def test_values_are_written_as_in_python(text, value):
+    found = schemes._value(text)
+    assert found == value and type(found) is type(value)
+    (item,) = schemes._split(f"x={text}", ",") if "," not in text else [f"x={text}"]
+    assert item == f"x={text}"
+
+
+def test_every_parameter_has_its_own_name_alone():
+    """Each entry takes all parameters of its estimator, by name, and no others."""
+    for entry in [*schemes.SCHEMES, *schemes.STEPS]:
+        made = entry.make({})
+        for each in (made, made.quantizer) if entry.part else (made,):
+            for name, value in each.get_params(deep=False).items():
+                if isinstance(value, skvq.base.BaseQuantizer):
+                    continue
+                assert name in entry.accepted
+                text = f"{entry.name},{name}={value!r}"
+                if entry in schemes.STEPS:
+                    built = schemes.build(f"{text}+vq", None)[0]
+                else:
+                    built = schemes.build(text, None)
+                assert (
+                    built.get_params()[
+                        f"quantizer__{name}" if each is not made else name
+                    ]
+                    == value
+                )
+    pq = schemes.build("pq,quantizer=[(vq:4),binary,(pq:2x(vq:8))]", 0)
+    assert [type(part).__name__ for part in pq.quantizer] == [
+        *("VectorQuantizer", "BinaryQuantizer", "ProductQuantizer")
+    ]
 
 
 def test_what_stands_in_front_takes_the_parameters_of_its_part():
@@ -672,7 +735,7 @@ def test_what_stands_in_front_takes_the_parameters_of_its_part():
     assert isinstance(nested.quantizer, skvq.ScaledQuantizer)
     assert nested.quantizer.quantizer.scale == 1
     for text, message in {
-        "opq:4x16,depth=3": "opq has no parameter 'depth'; it has backend, max_iter",
+        "opq:4x16,depth=3": "opq has no parameter 'depth', as in 'depth=3'; it has",
         "opq:4x16,n_codewords=4": "says twice what n_codewords is",
         "opq:4x16,rotation=upside": "The 'rotation' parameter of RotatedQuantizer",
         "opq:4x16,n_jobs=zero": "The 'n_jobs' parameter of ProductQuantizer",
@@ -687,7 +750,11 @@ def test_what_stands_in_front_takes_the_parameters_of_its_part():
     [
         ("", "cannot read ''; expected NAME"),
         ("kmeans:8", "unknown scheme 'kmeans'; known: vq, pq"),
-        ("PQ:8x256", "cannot read 'PQ:8x256'"),
+        ("PQ:8x256", "unknown scheme 'PQ'; did you mean 'pq' or .*; known: vq, pq"),
+        ("ProductQuantizer:8", "unknown scheme .*; did you mean 'pq'"),
+        ("8x256", "cannot read '8x256'"),
+        ("unifrom:8", "unknown scheme 'unifrom'; did you mean 'uniform'"),
+        ("minimax+vq:4", "unknown step 'minimax'; did you mean 'minmax'"),
         ("pca:4", "unknown scheme 'pca'.*pca is a step, which comes before one"),
         ("pq:2x4+vq:4", "unknown step 'pq'.*pq is a scheme, which comes last"),
         ("normalize+vq:4", "unknown step 'normalize'; known: pca, standard"),
@@ -705,7 +772,16 @@ def test_what_stands_in_front_takes_the_parameters_of_its_part():
         ("pq:4x)vq:4(", "parentheses .* do not match"),
         ("pq:4x(sq:4)", "unknown scheme 'sq'"),
         ("standard:4+vq", "it takes no sizes; expected 'standard' alone"),
-        ("pq:8x256,beam=5", "pq has no parameter 'beam'; it has .*share_codebook"),
+        ("pq:8x256,beam=5", "pq has no parameter 'beam', as in 'beam=5'; it has .*sh"),
+        ("rq:8x256,beam=5", "rq has no .*; did you mean 'beam_size' or .*; it has"),
+        ("kronecker:16,factors=(8,8)", "as in 'factors=.8,8.'; did .*'factor_sizes'"),
+        ("multiscale:8,shape=(2,2,1)", "did you mean 'map_shape'"),
+        ("uniform,bits=64", "did you mean 'target_bits' or 'total_bits'"),
+        ("tcq,states=8", "did you mean 'n_states'"),
+        ("vq:4,learning=loyd", "among .* Got 'loyd' instead.; did you mean 'lloyd'"),
+        ("vq:4,learning='emma'", "did you mean 'ema'"),
+        ("vq:4,init='random", "the quotes in .* do not match"),
+        ("kronecker:4,factor_sizes=[2,3)", "the parentheses in .* do not match"),
         ("pq:8x256,n_codewords=4", "says twice what n_codewords is"),
         ("pq:4,tol", "'tol' is not a size"),
         ("vq,tol", "cannot read 'tol' .* expected PARAMETER=VALUE"),
@@ -750,9 +826,9 @@ def test_no_arguments_at_all_show_the_help(monkeypatch):
 
 
 def test_compare_agrees_with_the_library(X):
-    out = succeed("compare", "X.npy", "--bits", "4", "8", "--test-size", "0.2")
+    out = succeed("compare", "X.npy", "--bits", "6", "--test-size", "0.2")
     rows = table(out)
-    assert {"vq:16", "pq:2x4", "vq:256", "pq:2x16"} <= set(rows)
+    assert {"vq:64", "pq:2x8", "standard+binary"} <= set(rows)
     train, test = train_test_split(X, test_size=100, random_state=0)
     assert "Fitted on 400 rows of 6 features, judged on 100 others" in out
     for scheme, row in rows.items():
@@ -764,7 +840,7 @@ def test_compare_agrees_with_the_library(X):
         coded = metrics.entropy_bits(estimator, test)
         assert row["coded"] == f"{coded:.2f}"
         assert float(row["fit, s"]) >= 0 and float(row["encode, s"]) >= 0
-    assert float(rows["vq:16"]["distortion"]) < float(rows["pq:2x4"]["distortion"])
+    assert float(rows["vq:64"]["distortion"]) < float(rows["pq:2x8"]["distortion"])
     nothing_but("X.npy")
 
 
@@ -823,10 +899,14 @@ def test_compare_takes_families_and_schemes(X):
         ("rq", 200, "rq:25x256"),
         ("kronecker", 16, "kronecker:256"),
         ("kronecker", 15, None),
-        ("uniform", 64, "uniform,bits=64,levels=lloyd-max"),
-        ("uniform", 4, "uniform,bits=4,levels=lloyd-max"),
-        ("uniform,range=quantile", 40, "uniform,bits=40,range=quantile"),
-        ("pca+tcq", 64, "pca+tcq,bits=64"),
+        ("uniform", 64, "uniform,total_bits=64,levels=lloyd-max"),
+        ("uniform", 4, "uniform,total_bits=4,levels=lloyd-max"),
+        (
+            "uniform,feature_range=quantile",
+            40,
+            "uniform,total_bits=40,feature_range=quantile",
+        ),
+        ("pca+tcq", 64, "pca+tcq,total_bits=64"),
         ("pca+step", 64, "pca+step:64"),
         ("opq", 64, "opq:8x256"),
         ("opq", 200, None),
@@ -844,27 +924,366 @@ def test_compare_takes_families_and_schemes(X):
         (
             "pca:8,whiten=true+uniform",
             16,
-            "pca:8,whiten=true+uniform,bits=16,levels=lloyd-max",
+            "pca:8,whiten=true+uniform,total_bits=16,levels=lloyd-max",
         ),
         ("pca:4+pq", 64, None),
-        ("pca+uniform", 32, "pca+uniform,bits=32,levels=lloyd-max"),
-        ("standard+uniform", 32, "standard+uniform,bits=32,levels=lloyd-max"),
+        ("pca+uniform", 32, "pca+uniform,total_bits=32,levels=lloyd-max"),
+        ("standard+uniform", 32, "standard+uniform,total_bits=32,levels=lloyd-max"),
         ("standard+fsq", 16, "standard+fsq:2,bound=cdf"),
     ],
 )
 def test_families_are_sized_to_budgets(family, bits, expected):
+    facts = compare.Facts(16, 600)
     if expected is None:
         with pytest.raises(compare.Unsuitable):
-            compare._sized(family, bits, 16, 600)
+            compare._sized(family, bits, facts)
     else:
-        assert compare._sized(family, bits, 16, 600) == expected
+        assert compare._sized(family, bits, facts) == expected
+
+
+@pytest.mark.parametrize(
+    ("family", "bits", "expected"),
+    [
+        # Variances 256, 64, 16, ..., a bit apart, which 1 + 2 + 3 bits fill up.
+        ("pca+uniform", 5, "pca:3+uniform,total_bits=5,levels=lloyd-max"),
+        ("pca+uniform", 7, "pca:4+uniform,total_bits=7,levels=lloyd-max"),
+        ("pca+uniform", 64, "pca+uniform,total_bits=64,levels=lloyd-max"),
+        ("pca+vq", 5, "pca:3+vq:32"),
+        ("pca,whiten=true+vq", 5, "pca:3,whiten=true+vq:32"),
+        ("pca:5+vq", 5, "pca:5+vq:32"),
+        ("pca,n_components=0.9+vq", 5, "pca,n_components=0.9+vq:32"),
+        ("standard+pca+vq", 5, "standard+pca+vq:32"),  # all axes are alike there
+        ("pca+pq", 24, "pca:7+pq:3x256"),
+        ("pca+pq", 8, "pca:4+pq:2x16"),
+        ("pca+kronecker", 10, "pca:4+kronecker:32"),
+        # As many bits for each, so that the first axes have the most of them.
+        ("pca+fsq", 4, "pca:2+fsq:4,bound=cdf"),
+        ("pca+fsq", 20, "pca:4+fsq:32,bound=cdf"),
+        (
+            "pca+spherical",
+            12,
+            "pca:3+spherical:4,angles=density,radius=learned",
+        ),
+        ("pca+binary", 3, "pca:3+binary"),
+    ],
+)
+def test_principal_axes_are_as_many_as_the_budget_has_bits_for(family, bits, expected):
+    rng = np.random.default_rng(0)
+    turn = np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    scales = 16.0 * 0.5 ** np.arange(8)
+    # Of exactly this covariance.
+    white = np.linalg.qr(rng.normal(size=(600, 8)) - 0.5)[0]
+    white -= white.mean(axis=0)
+    white = np.linalg.qr(white)[0] * np.sqrt(600)
+    rows = white * scales
+    if "standard" not in family:
+        rows = rows @ turn
+    assert compare._sized(family, bits, compare._facts(rows, None)) == expected
+
+
+def test_the_number_of_axes_is_the_best_of_equal_shares():
+    variances = 0.6 ** np.arange(12)
+    for bits in (3, 8, 13, 24):
+        n = compare._n_alike(bits, variances)
+        errors = {
+            k: 2 * variances[:k].sum() / compare._whole_root(bits, k) ** 2
+            + variances[k:].sum()
+            for k in range(1, min(bits, 12) + 1)
+        }
+        assert errors[n] == min(errors.values())
+
+
+@pytest.mark.parametrize(
+    ("family", "bits", "shape", "expected"),
+    [
+        ("multiscale", 42, (8, 8, 1), "multiscale:4,map_shape=(8,8,1),scales=(1,2,4)"),
+        ("multiscale", 20, (8, 8, 1), "multiscale:16,map_shape=(8,8,1),scales=(1,2)"),
+        (
+            "multiscale",
+            200,
+            (4, 4, 4),
+            "multiscale:736,map_shape=(4,4,4),scales=(1,2,4)",
+        ),
+        (
+            "multiscale",
+            40,
+            (6, 3, 1),
+            "multiscale:21,map_shape=(6,3,1),scales=(1,(2,1),(3,2))",
+        ),
+        ("multiscale", 24, (8, 2), "multiscale:10,map_shape=(8,2),scales=(1,2,4)"),
+        (
+            "multiscale,map_shape=(8,8,1),scales=(1,4)",
+            34,
+            None,
+            "multiscale:4,map_shape=(8,8,1),scales=(1,4)",
+        ),
+        ("multiscale,scales=(1,2),tol=0.1", 10, (2, 2, 4), None),
+        ("multiscale", 0.5, (8, 8, 1), None),
+        ("multiscale", 42, None, None),
+    ],
+)
+def test_multiscale_is_sized_where_a_shape_is_given(family, bits, shape, expected):
+    facts = compare.Facts(64, 6000, shape)
+    if family.endswith("tol=0.1"):
+        expected = "multiscale:4,map_shape=(2,2,4),scales=(1,2),tol=0.1"
+    if expected is None:
+        with pytest.raises(compare.Unsuitable):
+            compare._sized(family, bits, facts)
+        return
+    found = compare._sized(family, bits, facts)
+    assert found == expected
+    schemes.build(found, 0)
+
+
+def test_compare_with_maps(X, monkeypatch):
+    monkeypatch.setattr(compare, "_DEFAULT", ["vq"])
+    out = succeed("compare", "X.npy", "--bits", "6", "--map-shape", "3,2", "--json")
+    (found,) = [one for one in json.loads(out)["results"] if "multi" in one["family"]]
+    assert found["scheme"] == "multiscale:4,map_shape=(3,2,1),scales=(1,(2,1))"
+    arguments = ["compare", "X.npy", "--bits", "6", "--map-shape"]
+    assert "maps of 4 x 2 do not have the 6 features" in fail(*arguments, "4,2")
+    for text in ("0,2", "2,", "a", "1,2,3,4", "(3,2)"):
+        assert f"expected H,W for maps, or L for sequences, got '{text}'" in fail(
+            *arguments, text
+        )
+
+
+# -- compare: what it tells, and keeps ---------------------------------------------
+
+
+def test_compare_tells_how_long_it_will_take(X, monkeypatch):
+    np.save("N.npy", samples(2_000))
+    monkeypatch.setattr(compare, "_FEW_ROWS", 64)
+    fits, fit = [], VectorQuantizer.fit
+
+    def counted(self, X, *args, **kwargs):
+        fits.append(len(X))
+        return fit(self, X, *args, **kwargs)
+
+    monkeypatch.setattr(VectorQuantizer, "fit", counted)
+    arguments = ["compare", "N.npy", "--bits", "3", "4", "--schemes", "vq", "pq"]
+    outcome = run(*arguments)
+    assert outcome.status == 0
+    first, second, *rows = outcome.err.splitlines()
+    assert re.fullmatch(r"measuring on 128 rows how long .* \.\.\. \d+\.\d s", first)
+    assert re.fullmatch(
+        r"about (<1|\d+) s in all: vq (<1|\d+) s, pq (<1|\d+) s", second
+    )
+    assert len(rows) == 4 and all(re.match(r"\[\d/4\] ", row) for row in rows)
+    assert sorted(fits) == [63, 125, 1500, 1500]
+    # Nobody is told what nobody has asked for.
+    fits.clear()
+    quiet = run(*arguments, "--no-progress", "--no-cache")
+    assert (quiet.status, quiet.err) == (0, "")
+    assert set(fits) - {1500} == set()
+    assert [table(outcome.out)[s]["distortion"] for s in ("vq:8", "pq:2x4")] == [
+        table(quiet.out)[s]["distortion"] for s in ("vq:8", "pq:2x4")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_few"),
+    [(511, None), (640, 20), (4095, 64), (4096, 256), (10**6, 2048)],
+)
+def test_the_rows_that_times_are_measured_on(n_rows, n_few):
+    assert compare._n_few(n_rows) == n_few
+
+
+def test_what_will_be_taken_is_that_of_every_further_row(monkeypatch):
+    def measured(candidate, train, test, seed):
+        candidate.fit_seconds = 5 * (len(train) / 200) ** power
+        candidate.encode_seconds = len(test) / 1000
+
+    monkeypatch.setattr(compare, "_run_one", measured)
+    rows = np.zeros((3200, 2))
+    run = compare._Run(argparse.Namespace(seed=0), rows, rows[:800], [])
+    for power, factor in [(0.5, 4), (1, 16), (3, 16), (0, 1), (-1, 1)]:  # noqa: B007
+        found = compare._predicted(compare.Candidate("vq", "vq", None), run, 100)
+        assert found == pytest.approx(5 * factor + 0.8)
+    power = 0.75
+    told = []
+    progress = console.Progress(True)
+    monkeypatch.setattr(progress, "line", told.append)
+    waiting = [
+        compare.Candidate("vq", "vq:8", 3),
+        compare.Candidate("vq", "vq:16", 4),
+        compare.Candidate("pq", "pq:2x4", 4),
+        compare.Candidate("pq", "pq:2x8", 6),
+        compare.Candidate("pq:3x4", "pq:3x4", None),
+    ]
+    monkeypatch.setattr(compare, "_n_few", lambda n_rows: 100)
+    with contextlib.redirect_stderr(io.StringIO()):
+        compare._estimate(waiting, run, progress)
+    # 40.8 s each, times 1 + 2, 1 + 6 / 4 and 1.
+    assert told == ["about 4 min in all: vq 2 min, pq 2 min, pq:3x4 41 s"]
+    monkeypatch.setattr(compare, "_run_one", lambda *_: "cannot be fitted")
+    assert compare._predicted(compare.Candidate("vq", "vq", None), run, 100) is None
+
+
+def comparison(*more):
+    return run("compare", "X.npy", "--bits", "4", "--schemes", "vq", "pq:2x4", *more)
+
+
+def without_seconds(out):
+    rows = table(out)
+    return {name: list(row.values())[:-2] for name, row in rows.items()}
+
+
+def test_a_second_run_goes_on(X, kept, monkeypatch):
+    first = comparison()
+    assert len(list(kept.iterdir())) == 2
+    monkeypatch.setattr(compare, "_measure", lambda *_: pytest.fail("fitted again"))
+    second = comparison()
+    assert second.status == 0
+    assert re.findall(r"known$", second.err, re.M) == ["known"] * 2
+    assert table(second.out) == table(first.out)
+    assert "2 of 2 are of an earlier run, their times too; --no-cache" in second.out
+    cached = json.loads(comparison("--json").out)["results"]
+    assert [one["cached"] for one in cached] == [True, True]
+    monkeypatch.undo()
+
+
+def test_what_is_kept_is_of_the_same_rows_seed_and_sources(X, kept, monkeypatch):
+    first = comparison()
+    before = set(kept.iterdir())
+    for change in (
+        lambda: comparison("--seed", "1"),
+        lambda: comparison("--rows", "499"),
+        lambda: comparison("--test-size", "0.3"),
+    ):
+        assert "known" not in change().err
+        assert len(set(kept.iterdir()) - before) == 2
+        before = set(kept.iterdir())
+    X[17, 2] += 1
+    np.save("X.npy", X)
+    assert "known" not in comparison().err
+    monkeypatch.setattr("skvq._cli.cache._sources", lambda: "others")
+    assert "known" not in comparison().err
+    n_files = len(list(kept.iterdir()))
+    assert "known" not in comparison("--no-cache").err
+    assert len(list(kept.iterdir())) == n_files
+    assert first.status == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: "[]",
+        lambda text: "[" * 100_000,
+        lambda text: text.replace('"key": "', '"key": "0'),
+        lambda text: text.replace('"sqnr"', '"loudness"'),
+        lambda text: re.sub('"sqnr": [0-9.]+', '"sqnr": "high"', text),
+        lambda text: re.sub('"sqnr": [0-9.]+', '"sqnr": true', text),
+        lambda text: re.sub('"warnings": .*?]', '"warnings": [1]', text),
+        lambda text: re.sub('"result": .*}', '"result": null}', text),
+    ],
+)
+def test_what_is_damaged_is_fitted_again(damage, X, kept):
+    first = comparison()
+    for path in kept.iterdir():
+        path.write_text(damage(path.read_text()))
+    second = comparison()
+    assert second.status == 0 and "known" not in second.err
+    assert without_seconds(second.out) == without_seconds(first.out)
+    assert "known" in comparison().err
+
+
+def test_a_folder_that_cannot_be_written_is_no_trouble(X, kept, monkeypatch):
+    kept.write_text("a file")
+    assert comparison().status == comparison().status == 0
+    assert kept.read_text() == "a file"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(Path, "home", _no_home)
+    assert comparison().status == 0
+    assert cache.default_folder() is None
+
+
+def _no_home():
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_the_folder_is_that_of_the_platform(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which the standard forbids
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert cache.default_folder() == tmp_path / ".cache" / "skvq"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert cache.default_folder() == tmp_path / "Library" / "Caches" / "skvq"
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
+    assert cache.default_folder() == tmp_path / "local" / "skvq" / "Cache"
+    monkeypatch.delenv("LOCALAPPDATA")
+    assert cache.default_folder() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.default_folder() == tmp_path / "skvq"
+
+
+def test_a_failed_write_keeps_nothing(X, kept, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        assert comparison().status == 0
+    assert list(kept.iterdir()) == []
+
+
+@pytest.mark.long
+def test_a_signal_leaves_what_is_finished(X, kept):
+    """The table of what is finished is shown, and the next run goes on from there."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-c", SLOW, "compare", "X.npy", "--bits", "4"),
+            *("--schemes", "pq:2x8", "vq", "pq:2x4"),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        # Each row is there when it is done, and not when all are.
+        assert process.stderr.readline().startswith("[1/3] pq:2x8 ... 6 bits, dist")
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "[2/3] vq:16 ...\npython -m skvq compare: interrupted\n"
+    assert set(table(out)) == {"pq:2x8"}
+    assert out.endswith("Not finished: vq:16, pq:2x4\n")
+    outcome = run("compare", "X.npy", "--bits", "4", "--schemes", "pq:2x8", "vq")
+    assert re.search("^.1/2. pq:2x8 6 bits, .*, known$", outcome.err, re.M)
+    assert without_seconds(outcome.out)["pq:2x8"] == without_seconds(out)["pq:2x8"]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_interrupted_as_json(number, status, X, monkeypatch):
+    def fit(self, *args, **kwargs):
+        signal.raise_signal(number)
+
+    # Jobs in the background of a script are born deaf to it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(VectorQuantizer, "fit", fit)
+    names = "--schemes", "uniform:4", "vq:4", "vq:8"
+    outcome = run("compare", "X.npy", "--json", "--plot", "p.png", *names)
+    signal.signal(signal.SIGINT, before)
+    assert outcome.status == status
+    facts = json.loads(outcome.out)
+    assert [one["scheme"] for one in facts["results"]] == ["uniform:4"]
+    assert facts["unfinished"] == ["vq:4", "vq:8"] and not Path("p.png").exists()
 
 
 @pytest.mark.long
 def test_no_family_is_worse_than_the_mean():
-    X = np.random.default_rng(0).normal(size=(2_000, 8))
+    X = np.random.default_rng(0).normal(size=(1_000, 8))
     np.save("N.npy", X)
-    facts = json.loads(succeed("compare", "N.npy", "--bits", "8", "16", "--json"))
+    arguments = ["--bits", "8", "--json", "--no-progress"]
+    facts = json.loads(succeed("compare", "N.npy", *arguments))
     assert {"vq", "uniform", "fsq"} <= {one["family"] for one in facts["results"]}
     variance = X.var(axis=0).sum()
     for result in facts["results"]:
@@ -886,7 +1305,11 @@ def test_compare_goes_on_after_what_fails(X):
         outcome = run(
             "compare", "X.npy", "--schemes", "vq:4", "vq:2,metric=cosine", "vq:64"
         )
-    assert outcome.status == 0 and outcome.err == ""
+    assert outcome.status == 0
+    first, second, third = outcome.err.splitlines()
+    assert re.fullmatch(r"\[1/3\] vq:4 \.\.\. 2 bits, distortion 0, \d\.\d s", first)
+    assert re.match(r"\[2/3\] vq:2,metric=cosine \.\.\. .*zero.*, \d\.\d s$", second)
+    assert third.startswith("[3/3] vq:64 ... 6 bits")
     assert set(table(outcome.out)) == {"vq:4", "vq:64"}
     assert re.search(r"^vq:64: 1 distinct samples are fewer", outcome.out, re.M)
     assert re.search(r"^vq:2,metric=cosine: .*zero", outcome.out, re.M)
@@ -1224,12 +1647,8 @@ sys.exit(__main__.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(
-    ("number", "status", "line"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
-)
 @pytest.mark.long
-def test_signals_end_it_in_one_line(number, status, line, X):
+def test_a_signal_ends_it_in_one_line(X):
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, "fit", "X.npy", "vq:2", "-o", "a"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -1240,10 +1659,10 @@ def test_signals_end_it_in_one_line(number, status, line, X):
     with process:
         assert process.stdout.readline() == "ready\n"
         time.sleep(0.1)
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == status
-    assert err == f"python -m skvq fit: {line}\n"
+    assert process.returncode == 143
+    assert err == "python -m skvq fit: terminated\n"
     nothing_but("X.npy")
 
 
@@ -1316,7 +1735,9 @@ def test_progress_on_request(X, pq, small_chunks):
     assert lines[0].startswith("encoding [") and "13% of 500 rows" in lines[0]
     assert re.fullmatch(r"encoding: 500 rows in \d+\.\d s", lines[-1])
     outcome = run("compare", "X.npy", "--schemes", "vq:2", "pq:2x4", "--progress")
-    assert re.search(r"^\[2/2\] pq:2x4 \.\.\. \d+\.\d s$", outcome.err, re.M)
+    assert re.search(
+        r"^\[2/2\] pq:2x4 \.\.\. 4 bits, distortion \S+, \d+\.\d s$", outcome.err, re.M
+    )
 
 
 def test_an_error_has_a_line_of_its_own(X, pq, small_chunks, monkeypatch):

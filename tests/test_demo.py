@@ -2,7 +2,6 @@ import contextlib
 import io
 import math
 import os
-import pickle
 import re
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from sklearn.datasets import load_sample_image
 import skvq
 from skvq import VectorQuantizer, __main__
 from skvq._cli import demo
-from skvq.codes import EntropyCoder, unpack
+from skvq.io import CodeReader, codec_info, load
 
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
@@ -63,25 +62,17 @@ def original():
     return whole[top : top + N_ROWS, left : left + N_COLUMNS]
 
 
-def decode(directory, stored, name):
-    """Decode a file block by block, with own code; return the picture."""
-    height, width = stored["codecs"][name]["block"]
-    codec = stored["codecs"][name]["codec"]
-    n_rows, n_columns, _ = stored["shape"]
-    content = (directory / name).read_bytes()
-    if stored["codecs"][name]["coded"]:
-        codes = EntropyCoder.from_counts(codec[-1].code_counts_).decode(content)
-    else:
-        codes = unpack(
-            np.frombuffer(content, dtype=np.uint8),
-            codec[-1].codebook_sizes_,
-            row_aligned=False,
-            n_samples=n_rows * n_columns // (height * width),
-        )
-    decoded = iter(codec.inverse_transform(codes))
-    picture = np.empty(stored["shape"])
-    for top in range(0, n_rows, height):
-        for left in range(0, n_columns, width):
+def decode(folder, scheme):
+    """Decode a picture block by block, with own code."""
+    codec, codes = (folder / name for name in scheme.file_names)
+    details = codec_info(codec)["details"]
+    (height, width), shape = details["block"], details["picture"]
+    with CodeReader(codes) as reader:
+        assert reader.codec_id == codec_info(codec)["id"]
+        decoded = iter(load(codec).inverse_transform(reader[:]))
+    picture = np.empty(shape)
+    for top in range(0, shape[0], height):
+        for left in range(0, shape[1], width):
             block = next(decoded).reshape(height, width, 3)
             picture[top : top + height, left : left + width] = block
     assert next(decoded, None) is None
@@ -112,8 +103,8 @@ def outcome(directory):
 
 
 @pytest.fixture
-def stored(outcome, directory):
-    return pickle.loads((directory / "skvq-demo-codecs.pickle").read_bytes())
+def folder(outcome, directory):
+    return directory / "skvq-demo"
 
 
 @pytest.fixture
@@ -127,7 +118,7 @@ def one_scheme(monkeypatch):
 @pytest.mark.long
 def test_the_demo_succeeds_and_tells_its_progress(outcome):
     assert outcome.status == 0, outcome.err
-    assert "Written to '.'" in outcome.out
+    assert "Written to 'skvq-demo'" in outcome.out
     labels = [scheme.label for scheme in demo._demo_schemes()]
     lines = outcome.err.splitlines()
     assert len(lines) == len(labels)
@@ -161,45 +152,61 @@ def test_the_table_says_what_the_codebooks_take(outcome):
     assert by_label["PQ 8x256, 8x8 blocks"] == f"{256 * 192 * 4 / 1000:.1f}"
 
 
-def test_codes_have_their_true_size_on_disk(outcome, directory, stored):
-    for name, entry in stored["codecs"].items():
-        size = (directory / name).stat().st_size
+def test_codes_have_their_true_size_on_disk(outcome, folder):
+    for scheme in demo._demo_schemes():
+        _, name = scheme.file_names
+        size = (folder / name).stat().st_size
         assert re.search(rf"^{re.escape(name)} +{size:,} bytes$", outcome.out, re.M)
-        if entry["coded"]:
-            assert 0.98 < 8 * size / (N_ROWS * N_COLUMNS) < 1.01
-            continue
-        n_blocks = N_ROWS * N_COLUMNS // math.prod(entry["block"])
-        n_bits = sum(math.log2(size) for size in entry["codec"][-1].codebook_sizes_)
-        assert n_bits == math.prod(entry["block"])  # one bit per pixel
-        assert size == math.ceil(n_blocks * n_bits / 8) == N_ROWS * N_COLUMNS / 8
+        with CodeReader(folder / name) as reader:
+            assert reader.n_samples == N_ROWS * N_COLUMNS // math.prod(scheme.block)
+            bits = reader.bits_per_row * reader.n_samples
+            header = 48 + 8 * len(reader.sizes)
+        if scheme.coded:
+            assert 0.98 < bits / (N_ROWS * N_COLUMNS) < 1.01
+        else:
+            assert bits == N_ROWS * N_COLUMNS
+            assert size <= bits / 8 + header + 16
 
 
-def test_the_files_alone_give_the_picture_that_the_table_judges(
-    outcome, directory, stored
-):
+def test_the_files_alone_give_the_picture_that_the_table_judges(outcome, folder):
     rows = table(outcome.out)[1:]
-    for name, row in zip(stored["codecs"], rows, strict=False):
-        picture = decode(directory, stored, name)
+    for scheme, row in zip(demo._demo_schemes(), rows, strict=False):
+        picture = decode(folder, scheme)
         error = np.mean((picture.astype(float) - original()) ** 2)
         assert row[2] == f"{10 * np.log10(255**2 / error):.2f}"
         assert 15 < float(row[2]) < 60
 
 
-def test_files_are_listed_and_nothing_else_is_left(outcome, directory, stored):
-    listed = re.findall(r"^(skvq-demo\S*) +[\d,]+ bytes$", outcome.out, re.M)
-    assert sorted(listed) == sorted(path.name for path in directory.iterdir())
-    assert listed[:-2] == list(stored["codecs"])
-    assert listed[-2:] == ["skvq-demo-codecs.pickle", "skvq-demo.png"]
-    assert len(set(listed)) == len(listed) == len(demo._demo_schemes()) + 2
+def test_all_is_in_one_folder_and_listed_with_the_picture_last(
+    outcome, directory, folder
+):
+    assert [path.name for path in directory.iterdir()] == ["skvq-demo"]
+    listed = re.findall(r"^(\S+) +[\d,]+ bytes$", outcome.out, re.M)
+    schemes = demo._demo_schemes()
+    names = [name for scheme in schemes for name in scheme.file_names]
+    assert listed == [*names, "CREDIT.txt", "picture.png"]
+    assert {path.name for path in folder.iterdir()} == {*listed, ".gitignore"}
+    assert len(set(listed)) == len(listed)
+    assert outcome.out.endswith(f"\n\nPicture: {Path('skvq-demo', 'picture.png')}\n")
+    assert (folder / ".gitignore").read_text() == "*\n"
 
 
-def test_the_figure_shows_original_and_reconstructions(outcome, directory, stored):
-    with Image.open(directory / "skvq-demo.png") as image:
+def test_the_photograph_has_its_credit(outcome, folder):
+    with Image.open(folder / "picture.png") as image:
+        within = image.text["Copyright"]
+    for text in (outcome.out, (folder / "CREDIT.txt").read_text(), within):
+        for part in ("china.jpg", "danielbuechele", "CC BY 2.0", "cut and quantized"):
+            assert part in text
+
+
+def test_the_figure_shows_original_and_reconstructions(outcome, folder):
+    with Image.open(folder / "picture.png") as image:
         figure = np.asarray(image.convert("RGB"))
     assert 1500 < figure.shape[1] < 1700
-    assert (directory / "skvq-demo.png").stat().st_size < 900_000
+    assert (folder / "picture.png").stat().st_size < 900_000
     rows, columns = demo._detail((N_ROWS, N_COLUMNS, 3))
-    pictures = [original(), *(decode(directory, stored, n) for n in stored["codecs"])]
+    pictures = [original()]
+    pictures += [decode(folder, scheme) for scheme in demo._demo_schemes()]
     # Every pixel of the detail is 2 x 2 pixels of the figure.
     height, width = 2 * (rows.stop - rows.start), 2 * (columns.stop - columns.start)
     expected = [p[rows, columns].repeat(2, axis=0).repeat(2, axis=1) for p in pictures]
@@ -215,54 +222,39 @@ def test_the_figure_shows_original_and_reconstructions(outcome, directory, store
         assert max((one == expected[i]).mean() for one in moved) > 0.8
 
 
-def test_blocks_and_back_is_the_identity():
-    picture = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
-    samples = demo._to_blocks(picture, (3, 5))
-    assert samples.shape == (8, 45) and samples.dtype == np.float32
-    np.testing.assert_array_equal(samples[1], picture[:3, 5:10].ravel())
-    back = demo._to_picture(samples, (3, 5), picture.shape)
-    np.testing.assert_array_equal(back, picture)
-
-
-def test_pixels_are_rounded_and_clipped():
-    samples = np.array([[-3.0, 300.0, 1.6]])
-    picture = demo._to_picture(samples, (1, 1), (1, 1, 3))
-    assert picture.dtype == np.uint8 and picture.ravel().tolist() == [0, 255, 2]
-
-
-def test_psnr():
-    black, grey = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 255, np.uint8)
-    assert demo._psnr(black, grey) == 0.0
-    assert demo._psnr(grey, grey - np.uint8(1)) == pytest.approx(48.1308, abs=1e-4)
-    assert demo._psnr(grey, grey) == math.inf
-
-
 def test_a_second_run_replaces_its_own_files_only(tmp_path, one_scheme):
-    (tmp_path / "skvq-demo.png").write_text("old")
-    (tmp_path / "skvq-demo-notes.txt").write_text("mine")
+    (tmp_path / "picture.png").write_text("old")
+    (tmp_path / "notes.txt").write_text("mine")
     arguments = ["demo", "--crop", "20x20", "--output", tmp_path]
     assert run(*arguments).status == 0
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert before.pop("skvq-demo-notes.txt") == b"mine"
-    assert before["skvq-demo.png"].startswith(b"\x89PNG")
+    assert before["notes.txt"] == b"mine"
+    assert before["picture.png"].startswith(b"\x89PNG")
+    # Git sees a folder that was there as it did before.
+    assert set(before) == {
+        *("notes.txt", "picture.png", "CREDIT.txt"),
+        *("vq-16-2x2.codec", "vq-16-2x2.codes"),
+    }
     assert run(*arguments).status == 0
-    assert {p.name for p in tmp_path.iterdir()} == {*before, "skvq-demo-notes.txt"}
-    codes = "skvq-demo-vq-16-2x2.codes"
+    assert {path.name for path in tmp_path.iterdir()} == set(before)
+    codes = "vq-16-2x2.codes"
     assert (tmp_path / codes).read_bytes() == before[codes]
 
 
 def test_codes_that_read_back_differently_are_an_error(
     tmp_path, one_scheme, monkeypatch
 ):
-    def flipped(*args, **kwargs):
-        return unpack(*args, **kwargs) ^ 1
+    read = demo._read_back
 
-    monkeypatch.setattr(demo, "unpack", flipped)
+    def other(*args):
+        found = read(*args)
+        return demo._Stored(found.picture ^ 1, found.bits_per_pixel)
+
+    monkeypatch.setattr(demo, "_read_back", other)
     outcome = run("demo", "--crop", "20x20", "--output", tmp_path)
     assert outcome.status == 1 and outcome.out == ""
     assert outcome.err.splitlines()[-1] == (
-        "python -m skvq demo: error: skvq-demo-vq-16-2x2.codes reads back to another "
-        "picture"
+        "python -m skvq demo: error: vq-16-2x2.codes reads back to another picture"
     )
 
 
@@ -270,7 +262,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, one_scheme, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    old = tmp_path / "skvq-demo-vq-16-2x2.codes"
+    old = tmp_path / "vq-16-2x2.codec"
     old.write_text("old")
     monkeypatch.setattr(os, "replace", full)
     outcome = run("demo", "--crop", "20x20", "--output", tmp_path)
@@ -309,13 +301,15 @@ def test_an_unwritable_directory_is_one_line_before_any_work(
     kind, tmp_path, monkeypatch
 ):
     output = tmp_path / "output"
+    if kind == "missing":
+        output = tmp_path / "none" / "output"
     if kind == "file":
         output.write_text("")
     if kind == "read-only":
         output.mkdir(mode=0o500)
         if os.access(output, os.W_OK):
             pytest.skip("this user may write everywhere")
-    monkeypatch.setattr(demo, "_photograph", fail)
+    monkeypatch.setattr(demo, "_run", fail)
     line = one_line(run("demo", "--output", output), status=2)
     assert f"cannot write to the directory '{output}': " in line
 
@@ -330,7 +324,8 @@ def test_a_missing_extra_is_one_line_before_any_work(name, tmp_path, monkeypatch
 
 def test_schemes_have_files_of_their_own():
     schemes = demo._demo_schemes()
-    assert len({scheme.file_name for scheme in schemes}) == len(schemes)
+    names = [name for scheme in schemes for name in scheme.file_names]
+    assert len(set(names)) == 2 * len(schemes)
 
 
 def test_version_and_help():

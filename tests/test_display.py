@@ -9,11 +9,23 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skvq import ProductQuantizer, QuantizedFeatures, VectorQuantizer, metrics
+from skvq import (
+    MultiScaleQuantizer,
+    ProductQuantizer,
+    QuantizedFeatures,
+    ResidualQuantizer,
+    RotatedQuantizer,
+    VectorQuantizer,
+    metrics,
+)
+from skvq._gaussian import distortion_bound, n_coded, principal_variances
+from skvq._pipelines import find_codec
 from skvq.display import CodebookDisplay, CodeUsageDisplay, RateDistortionDisplay
 from skvq.metrics import code_report
 
@@ -227,9 +239,13 @@ def test_curve():
     )
     assert_allclose(display.rates, bits / 4)
     assert_allclose(display.distortions, distortions / 4)
-    mean = np.average(WIDE, axis=0, weights=WEIGHTS)
-    variance = np.average((WIDE - mean) ** 2, axis=0, weights=WEIGHTS).mean()
-    assert display.variance == pytest.approx(variance)
+    covariance = np.cov(WIDE.T, aweights=WEIGHTS, ddof=0)
+    assert display.bound == "covariance"
+    assert_allclose(display.variances, np.linalg.eigvalsh(covariance)[::-1])
+    independent = RateDistortionDisplay.from_estimators(
+        fitted, WIDE, sample_weight=WEIGHTS, bound="independent"
+    )
+    assert_allclose(independent.variances, np.diag(covariance))
     x, y = display.line_.get_data()
     assert_allclose(x, [0.25, 1, 1])  # a curve goes from left to right
     assert_allclose(y, display.distortions[[2, 0, 1]])
@@ -239,12 +255,17 @@ def test_curve():
 
 
 def test_bound():
-    display = RateDistortionDisplay([1.0, 3.0], [2.0, 0.2], variance=4.0).plot()
+    display = RateDistortionDisplay([1.0, 3.0], [2.0, 0.2], variances=4.0).plot()
     rates, bound = display.bound_.get_data()
     assert rates[-1] == 3
     assert_allclose(bound, 4.0 * 2.0 ** (-2 * rates))
-    legend = [text.get_text() for text in display.ax_.get_legend().get_texts()]
-    assert legend == ["Gaussian bound"]
+    assert legend_of(display) == ["bound of Gaussian features of the same covariance"]
+    other = RateDistortionDisplay([1.0], [2.0], variances=4.0, bound="independent")
+    assert legend_of(other.plot()) == ["bound of independent Gaussian features"]
+    with pytest.raises(ValueError, match="bound='gaussian'; expected 'covariance' or"):
+        RateDistortionDisplay([1.0], [2.0], bound="gaussian").plot()
+    with pytest.raises(ValueError, match="bound=None; expected 'covariance' or"):
+        RateDistortionDisplay.from_estimator(vq().fit(X), X, bound=None)
     assert display.plot(plot_bound=False).bound_ is None
     without = RateDistortionDisplay([1.0], [2.0]).plot()
     assert without.bound_ is None
@@ -252,6 +273,149 @@ def test_bound():
     dotted = display.plot(bound_kwargs={"linestyle": ":"}, line_kwargs={"marker": "x"})
     assert dotted.bound_.get_linestyle() == ":"
     assert dotted.line_.get_marker() == "x"
+
+
+def legend_of(display):
+    texts = display.ax_.get_legend().get_texts()
+    return [" ".join(text.get_text().split()) for text in texts]
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_the_bound_is_that_of_the_best_level(n):
+    """Beside a level found by bisection."""
+    variances = np.append(RNG.exponential(size=n) ** 3, [0.0, 0.0])
+    bits = np.array([0.0, 0.1, 1.0, 3.0, 7.0, 40.0])
+    for asked, found in zip(bits, distortion_bound(variances, bits), strict=True):
+        low, high = 1e-60, variances.max()
+        for _ in range(300):
+            level = np.sqrt(low * high)
+            spent = np.maximum(0, np.log2(variances[:n] / level) / 2).sum()
+            low, high = (level, high) if spent > asked else (low, level)
+        assert found == pytest.approx(np.minimum(level, variances).sum(), rel=1e-9)
+        coded = (variances > level * (1 + 1e-9)).sum()
+        assert n_coded(variances, asked) == max(1, coded)
+    assert distortion_bound(np.zeros(3), bits).tolist() == [0.0] * 6
+
+
+def test_variances_of_few_rows():
+    few = WIDE[:3] - [5, 0, 0, 0]
+    expected = np.linalg.eigvalsh(np.cov(few.T, ddof=0))[::-1]
+    assert_allclose(principal_variances(few), expected[:3], atol=1e-12)
+    display = RateDistortionDisplay.from_estimator(vq(2).fit(WIDE), few)
+    assert_allclose(display.variances, expected, atol=1e-12)
+
+
+def test_one_bound_for_all_curves(ax):
+    """As far as the longest curve, whichever comes first."""
+    for order in ([2, 64], [64, 2]):
+        ax.clear()
+        displays = [
+            RateDistortionDisplay.from_estimator(vq(V).fit(X), X, name=str(V), ax=ax)
+            for V in order
+        ]
+        first, second = (display.bound_ for display in displays)
+        assert first is second
+        assert len(ax.get_lines()) == 3
+        assert first.get_xdata()[-1] == 3
+        assert len(legend_of(displays[0])) == 3
+        low, high = ax.get_xlim()
+        assert low < 0 and high > 3
+    others = RateDistortionDisplay.from_estimator(vq(2).fit(X), X[:50], ax=ax)
+    assert others.bound_ is not first  # that of other samples
+    kind = RateDistortionDisplay.from_estimator(
+        vq(2).fit(X), X, ax=ax, bound="independent", bound_kwargs={"label": "mine"}
+    )
+    again = RateDistortionDisplay.from_estimator(
+        vq(4).fit(X), X, ax=ax, bound="independent"
+    )
+    assert again.bound_ is kind.bound_ and kind.bound_ is not first
+
+
+STAGED = {
+    "residual": ResidualQuantizer(3, 4, random_state=0),
+    "parts of several codes": ResidualQuantizer(2, quantizer=[pq(2, 4), vq(3)]),
+    "multi-scale": MultiScaleQuantizer((2, 2, 1), (1, 2), 4, random_state=0),
+    "rotated": RotatedQuantizer(ResidualQuantizer(2, 4, random_state=0)),
+    "features": QuantizedFeatures(ResidualQuantizer(2, 4, random_state=0)),
+    "pipeline": make_pipeline(
+        StandardScaler(), PCA(3), ResidualQuantizer(3, 4, random_state=0)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_staged_schemes_have_a_curve(name):
+    estimator = clone(STAGED[name]).fit(WIDE)
+    display = RateDistortionDisplay.from_estimator(
+        estimator, WIDE, sample_weight=WEIGHTS, label="last"
+    )
+    codec = find_codec(estimator)
+    widths = codec.quantizer._decodable_widths()
+    sizes = np.log2(codec.quantizer.codebook_sizes_)
+    assert_allclose(display.rates, [sizes[:w].sum() / 4 for w in widths])
+    codes = codec.quantizer.transform(codec.quantized(WIDE))
+    for width, found in zip(widths, display.distortions, strict=True):
+        decoded = (
+            codec.decode(codes[:, :width])
+            if name != "features"
+            else (codec.quantizer.inverse_transform(codes[:, :width]))
+        )
+        error = metrics.distortion(WIDE, decoded, sample_weight=WEIGHTS)
+        assert found == pytest.approx(error / 4)
+    assert len(display.line_.get_xdata()) == len(widths)
+    texts = [text.get_text() for text in display.text_]
+    assert texts == [""] * (len(widths) - 1) + ["last"]
+    # Several of them are a point each.
+    points = RateDistortionDisplay.from_estimators([estimator], WIDE)
+    assert_allclose(points.rates, display.rates[-1:])
+
+
+def test_a_rotation_of_no_stages_is_a_point():
+    display = RateDistortionDisplay.from_estimator(
+        RotatedQuantizer(vq()).fit(WIDE), WIDE
+    )
+    assert len(display.rates) == 1
+
+
+def covered(display):
+    """Return the points of lines that are below the legend."""
+    display.figure_.canvas.draw()
+    box = display.ax_.get_legend().get_window_extent()
+    return [
+        point
+        for line in display.ax_.get_lines()
+        for point in line.get_transform().transform(line.get_xydata())
+        if box.contains(*point)
+    ]
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own figure", "given axes"])
+def test_legends_cover_no_data(own):
+    from matplotlib import pyplot
+
+    def axes():
+        return None if own else pyplot.subplots()[1]
+
+    fitted = [vq(V).fit(WIDE) for V in (2, 8, 64)]
+    rates = RateDistortionDisplay.from_estimators(fitted, WIDE, name="a", ax=axes())
+    for name in "bcd":
+        RateDistortionDisplay.from_estimator(
+            ResidualQuantizer(3, 4, random_state=0).fit(WIDE),
+            WIDE,
+            name=name,
+            ax=rates.ax_,
+        )
+    displays = [rates]
+    for alike in (pq(2, 8).fit(X), pq(4, 16).fit(WIDE)):
+        samples = X if alike.n_features_in_ == 2 else WIDE
+        displays.append(CodeUsageDisplay.from_estimator(alike, samples, ax=axes()))
+    for display in displays:
+        assert not covered(display)
+        if own:
+            legend = display.ax_.get_legend().get_window_extent()
+            assert not legend.overlaps(display.ax_.get_window_extent())
+            width, height = display.figure_.canvas.get_width_height()
+            assert legend.x1 <= width and legend.y0 >= 0 and legend.y1 <= height
 
 
 def test_bound_of_no_distortion_is_below_everything():

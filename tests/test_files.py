@@ -762,11 +762,13 @@ def test_the_demo_looks_at_its_files_before_it_works(here, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
     pytest.importorskip("PIL")
     monkeypatch.setattr("skvq._cli.demo._run", lambda *_: pytest.fail("works"))
-    for name in ("skvq-demo-codecs.pickle", "skvq-demo.png"):
-        os.symlink(name, name)
+    for name in ("vq-16-2x2.codec", "picture.png"):
+        path = os.path.join("skvq-demo", name)
+        os.makedirs("skvq-demo", exist_ok=True)
+        os.symlink(name, path)
         assert main(["demo"]) == 2
-        assert f"cannot write {name}: " in capsys.readouterr().err
-        os.unlink(name)
+        assert f"cannot write {path}: " in capsys.readouterr().err
+        os.unlink(path)
 
 
 # -- what is told of files -------------------------------------------------------------

@@ -7,6 +7,7 @@
 `demo`                    ``demo``
 `schemes`                 the specifications of schemes, ``pca:24+pq:8x256``
 `sources`                 data files, read piece by piece
+`cache`                   results of ``compare``, kept for the next run
 `console`                 errors, progress, tables
 ========================  ==========================================================
 

@@ -2,10 +2,11 @@
 
 import argparse
 import math
+import re
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from skvq._cli import schemes, sources
+from skvq._cli.cache import Cache, default_folder
 from skvq._cli.codec import (
     check_finite,
     check_output,
@@ -24,11 +26,14 @@ from skvq._cli.codec import (
 from skvq._cli.console import (
     CommandError,
     Progress,
+    Terminated,
     first_line,
     markdown_table,
     say,
     say_json,
 )
+from skvq._gaussian import n_coded, principal_variances
+from skvq._pipelines import find_codec
 from skvq.codes import packed_bits
 from skvq.display import RateDistortionDisplay
 from skvq.io import atomic_write
@@ -36,6 +41,13 @@ from skvq.metrics import bits_per_sample, distortion, entropy_bits, sqnr
 
 # The largest table that is learned here: more codewords take minutes.
 _MAX_CODEWORDS = 2**12
+# Fits on so many rows and on twice as many tell how long all will take.  Fewer rows
+# than the second number take seconds anyway.
+_FEW_ROWS, _LEAST_ROWS = 256, 512
+# Rows that principal axes are looked for in, before their number is chosen.
+_AXES_ROWS = 10_000
+# A scale of tokens is worth its bits while codewords are this many at least.
+_SCALE_CODEWORDS = 4
 
 
 def add_command(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -54,9 +66,10 @@ def add_command(commands: Any, common: argparse.ArgumentParser) -> None:
         help="compare schemes at equal bits",
         description="Fit schemes at budgets of bits on a part of the rows, and judge "
         "them on the rest: a table of bits per row, distortion (mean squared error, "
-        "summed over features), signal-to-noise ratio and times.",
-        epilog=f"families, sized to each budget: {', '.join(families())}\n\n"
-        + schemes.usage(),
+        "summed over features), signal-to-noise ratio and times. Interrupted, it shows "
+        "what is finished; a further run with the same rows goes on from there.",
+        epilog=f"families, sized to each budget: {', '.join(families())}, and with "
+        "--map-shape multiscale\n\n" + schemes.usage(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     compare.add_argument(
@@ -103,6 +116,20 @@ def add_command(commands: Any, common: argparse.ArgumentParser) -> None:
         help="seed of sample, split and schemes; default: %(default)s",
     )
     compare.add_argument(
+        "--map-shape",
+        type=_map_shape,
+        metavar="H,W",
+        help="rows are maps of H x W places, all channels of a place together; L "
+        "alone: sequences of L places; adds multiscale to the families",
+    )
+    compare.add_argument(
+        "--cache",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep results for the next run, and take those of the last; default: in "
+        f"{default_folder()}",
+    )
+    compare.add_argument(
         "--plot",
         type=Path,
         metavar="FILE",
@@ -124,6 +151,14 @@ def _share(text: str) -> float:
     return share
 
 
+def _map_shape(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8}){0,2}", text):
+        raise argparse.ArgumentTypeError(
+            f"expected H,W for maps, or L for sequences, got '{text}'"
+        )
+    return tuple(int(side) for side in text.split(","))
+
+
 # -- families: a scheme for each budget --------------------------------------------
 
 
@@ -131,26 +166,54 @@ class Unsuitable(Exception):
     """Why a family has no scheme for a budget."""
 
 
-def _vq(bits: int, n_features: int, n_rows: int) -> str:
+@dataclass(frozen=True)
+class Facts:
+    """What a family is sized by, beside the budget.
+
+    Parameters
+    ----------
+    n_features : int
+        Numbers in a row.
+    n_rows : int
+        Rows to fit on.
+    map_shape : tuple of int, optional
+        The shape of the map that a row is.
+    variances : callable, optional
+        Returns the variances along the principal axes of the rows behind some steps.
+    settings : str, default=""
+        Parameters that the user gives.
+    """
+
+    n_features: int
+    n_rows: int
+    map_shape: tuple[int, ...] | None = None
+    variances: Callable[[list[str]], np.ndarray] | None = None
+    settings: str = ""
+
+
+Size = Callable[[int, Facts], str]
+
+
+def _vq(bits: int, facts: Facts) -> str:
     if bits > 63 or 2**bits > _MAX_CODEWORDS:
         raise Unsuitable(f"one table may have at most {_MAX_CODEWORDS} codewords here")
-    _check_rows(2**bits, n_rows)
+    _check_rows(2**bits, facts.n_rows)
     return f"vq:{2**bits}"
 
 
-def _tables(name: str, n_most: int | None = None) -> Callable[[int, int, int], str]:
+def _tables(name: str, n_most: int | None = None) -> Size:
     """Tables of 256 codewords; the last ones smaller, if bits are left."""
 
-    def size(bits: int, n_features: int, n_rows: int) -> str:
+    def size(bits: int, facts: Facts) -> str:
         n_tables = max(2, -(-bits // 8))
         if name in ("pq", "opq"):  # a table has at least one feature
-            n_tables = min(n_tables, n_features)
+            n_tables = min(n_tables, facts.n_features)
         if bits < n_tables or n_tables < 2:
             raise Unsuitable("it needs two tables of two codewords")
         widths = [bits // n_tables + (j < bits % n_tables) for j in range(n_tables)]
         if 2 ** widths[0] > _MAX_CODEWORDS:
             raise Unsuitable(f"tables may have at most {_MAX_CODEWORDS} codewords here")
-        _check_rows(2 ** widths[0], n_rows)
+        _check_rows(2 ** widths[0], facts.n_rows)
         if len(set(widths)) == 1:
             return f"{name}:{n_tables}x{2 ** widths[0]}"
         return f"{name}:{','.join(str(2**width) for width in widths)}"
@@ -158,62 +221,98 @@ def _tables(name: str, n_most: int | None = None) -> Callable[[int, int, int], s
     return size
 
 
-def _kronecker(bits: int, n_features: int, n_rows: int) -> str:
+def _kronecker(bits: int, facts: Facts) -> str:
     # Its search is over all pairs.
     if bits % 2 or bits > 16:
         raise Unsuitable("it has two factors of at most 256 codewords here")
-    _check_rows(2 ** (bits // 2), n_rows)
+    _check_rows(2 ** (bits // 2), facts.n_rows)
     return f"kronecker:{2 ** (bits // 2)}"
 
 
-def _levels(name: str) -> Callable[[int, int, int], str]:
+def _levels(name: str) -> Size:
     """As many levels for each feature as fit into the budget."""
 
-    def size(bits: int, n_features: int, n_rows: int) -> str:
-        n_levels = _whole_root(bits, n_features)
+    def size(bits: int, facts: Facts) -> str:
+        n_levels = _whole_root(bits, facts.n_features)
         if n_levels < 2:
             raise Unsuitable(
-                f"it takes at least {n_features} bits, one for each feature"
+                f"it takes at least {facts.n_features} bits, one for each feature"
             )
         return f"{name}:{n_levels}"
 
     return size
 
 
-def _allocated(name: str) -> Callable[[int, int, int], str]:
+def _allocated(name: str) -> Size:
     """Bits that are spread over the features."""
 
-    def size(bits: int, n_features: int, n_rows: int) -> str:
-        return f"{name},bits={bits}"
+    def size(bits: int, facts: Facts) -> str:
+        return f"{name},total_bits={bits}"
 
     return size
 
 
-def _step(bits: int, n_features: int, n_rows: int) -> str:
+def _step(bits: int, facts: Facts) -> str:
     return f"step:{bits}"
 
 
-def _spherical(bits: int, n_features: int, n_rows: int) -> str:
-    if n_features < 2:
+def _spherical(bits: int, facts: Facts) -> str:
+    if facts.n_features < 2:
         raise Unsuitable("a direction needs two features")
-    n_levels = _whole_root(bits - 8, n_features - 1) if bits > 8 else 1
+    n_levels = _whole_root(bits - 8, facts.n_features - 1) if bits > 8 else 1
     if n_levels < 2:
         raise Unsuitable(
-            f"it takes at least {n_features + 7} bits: 8, and one for each angle"
+            f"it takes at least {facts.n_features + 7} bits: 8, and one for each angle"
         )
     return f"spherical:{n_levels}"
 
 
-def _binary(bits: int, n_features: int, n_rows: int) -> str:
-    if bits != n_features:
-        raise Unsuitable(f"it takes {n_features} bits, one for each feature")
+def _binary(bits: int, facts: Facts) -> str:
+    if bits != facts.n_features:
+        raise Unsuitable(f"it takes {facts.n_features} bits, one for each feature")
     return "binary"
 
 
-def _pca_binary(bits: int, n_features: int, n_rows: int) -> str:
-    if bits > min(n_features, n_rows):
-        raise Unsuitable(f"there are only {min(n_features, n_rows)} components")
-    return f"pca:{bits}+binary"
+def _multiscale(bits: int, facts: Facts) -> str:
+    """As many scales, from the coarsest on, as leave enough codewords for each."""
+    given = schemes.build(",".join(filter(None, ["multiscale", facts.settings])), None)
+    map_shape = facts.map_shape if given.map_shape is None else given.map_shape
+    if map_shape is None:
+        raise Unsuitable("no file says of what shape maps are: --map-shape H,W does")
+    sides = map_shape[:-1]
+    found = []
+    if given.map_shape is None:
+        found.append(f"map_shape={_without_spaces(map_shape)}")
+    if given.scales == "auto":
+        scales = _scales(sides)
+        numbers = np.cumsum([math.prod(scale) for scale in scales])
+        n_most = bits / math.log2(_SCALE_CODEWORDS)
+        n_scales = max(1, int(np.searchsorted(numbers, n_most, side="right")))
+        chosen = [
+            scale[0] if len(set(scale)) == 1 else scale for scale in scales[:n_scales]
+        ]
+        n_tokens = int(numbers[n_scales - 1])
+        found.append(f"scales={_without_spaces(tuple(chosen))}")
+    else:
+        n_tokens = sum(
+            math.prod(scale) if isinstance(scale, tuple | list) else scale ** len(sides)
+            for scale in given.scales
+        )
+    n_codewords = min(_whole_root(bits, n_tokens), _MAX_CODEWORDS)
+    if n_codewords < 2:
+        raise Unsuitable(f"it takes at least {n_tokens} bits, one for each token")
+    _check_rows(n_codewords, facts.n_rows * n_tokens)
+    return ",".join([f"multiscale:{n_codewords}", *found])
+
+
+def _scales(sides: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return token grids that double up to the sides of a map."""
+    n = (max(sides) - 1).bit_length()
+    return [tuple(-(-side // 2**k) for side in sides) for k in range(n, -1, -1)]
+
+
+def _without_spaces(value: tuple[Any, ...]) -> str:
+    return repr(value).replace(" ", "")
 
 
 def _whole_root(bits: int, n: int) -> int:
@@ -229,7 +328,7 @@ def _check_rows(n_codewords: int, n_rows: int) -> None:
         raise Unsuitable(f"{n_codewords} codewords are more than {n_rows} rows")
 
 
-_FAMILIES: dict[str, Callable[[int, int, int], str]] = {
+_FAMILIES: dict[str, Size] = {
     "vq": _vq,
     "pq": _tables("pq"),
     "opq": _tables("opq"),
@@ -242,6 +341,7 @@ _FAMILIES: dict[str, Callable[[int, int, int], str]] = {
     "fsq": _levels("fsq"),
     "spherical": _spherical,
     "binary": _binary,
+    "multiscale": _multiscale,
 }
 # Parameters that suit data of any scale, unless the user gives some.
 _SETTINGS = {
@@ -287,6 +387,7 @@ class Candidate:
     fit_seconds: float = math.nan
     encode_seconds: float = math.nan
     warnings: list[str] = field(default_factory=list)
+    cached: bool = False
 
     @property
     def rate(self) -> float:
@@ -315,7 +416,7 @@ class Skipped:
 
 
 def _candidates(
-    names: list[str], budgets: list[int], n_features: int, n_rows: int
+    names: list[str], budgets: list[int], facts: Facts
 ) -> tuple[list[Candidate], list[Skipped]]:
     """Size families to budgets; schemes with sizes stay as they are."""
     found, skipped = [], []
@@ -325,7 +426,7 @@ def _candidates(
             continue
         for bits in budgets:
             try:
-                scheme = _sized(name, bits, n_features, n_rows)
+                scheme = _sized(name, bits, facts)
             except Unsuitable as reason:
                 skipped.append(Skipped(name, bits, str(reason)))
                 continue
@@ -338,28 +439,102 @@ def _is_family(name: str) -> bool:
     return last.partition(",")[0] in _FAMILIES
 
 
-def _sized(name: str, bits: int, n_features: int, n_rows: int) -> str:
-    if name == "pca+binary":  # sized as one
-        return _pca_binary(bits, n_features, n_rows)
+def _sized(name: str, bits: int, facts: Facts) -> str:
     *before, last = schemes.split_steps(name)
     family, comma, settings = last.partition(",")
-    sized = _FAMILIES[family](bits, _n_left(name, n_features, n_rows), n_rows)
+    for i, step in enumerate(before):
+        # Principal axes without a number: as many as the budget has bits for.
+        if re.match("pca(,|$)", step) and "n_components" not in step:
+            n = _n_components(family, bits, before[:i], facts)
+            before[i] = step if n is None else f"pca:{n}{step[3:]}"
+    facts = replace(
+        facts, n_features=_n_left([*before, last], facts), settings=settings
+    )
+    sized = _FAMILIES[family](bits, facts)
     settings = settings if comma else _SETTINGS.get(family, "")
     return "+".join([*before, ",".join(filter(None, [sized, settings]))])
 
 
-def _n_left(name: str, n_features: int, n_rows: int) -> int:
-    """Return the number of features that the steps before a scheme leave of these.
+def _n_components(
+    family: str, bits: int, before: list[str], facts: Facts
+) -> int | None:
+    """Return how many principal axes a family has use for; None: for all there are."""
+    n_most = min(facts.n_features, facts.n_rows)
+    if family == "binary":
+        if bits > n_most:
+            raise Unsuitable(f"there are only {n_most} components")
+        return bits
+    if facts.variances is None or family == "multiscale":
+        return None
+    variances = facts.variances(before)[:n_most]
+    if family == "fsq":
+        n = _n_alike(bits, variances)
+    elif family == "spherical":
+        n = 1 + _n_alike(bits - 8, variances[1:])
+    else:
+        # What is below the level of the error at these bits would be left out anyway.
+        n = n_coded(variances, bits)
+    if family in ("pq", "opq"):  # a table has at least one feature
+        n = max(n, 2, -(-bits // 8))
+    if family == "kronecker":  # whose factors should be alike
+        n = -(-n // 4) * 4
+    return n if n < n_most else None
+
+
+def _n_alike(bits: int, variances: np.ndarray) -> int:
+    """Return the best number of axes to have the same number of levels each."""
+    sums = np.append(0.0, np.cumsum(variances))
+    best, least = 1, math.inf
+    for n in range(1, len(variances) + 1):
+        n_levels = _whole_root(bits, n) if bits > 0 else 1
+        if n_levels < 2:
+            break
+        # About what Lloyd-Max levels leave of a Gaussian feature.
+        error = 2 / n_levels**2 * sums[n] + sums[-1] - sums[n]
+        if error < least:
+            best, least = n, error
+    return best
+
+
+def _n_left(steps: list[str], facts: Facts) -> int:
+    """Return the number of features that the steps before a scheme leave.
 
     Where a share of the variance decides, only fitting tells: as many as there are.
     """
-    for _, step in getattr(schemes.build(name, None), "steps", [])[:-1]:
+    n_features = facts.n_features
+    for _, step in getattr(schemes.build("+".join(steps), None), "steps", [])[:-1]:
         if "n_components" not in step.get_params():
             continue
-        n_features = min(n_features, n_rows)
+        n_features = min(n_features, facts.n_rows)
         if isinstance(step.n_components, int):
             n_features = min(n_features, step.n_components)
     return n_features
+
+
+def _facts(train: np.ndarray, map_shape: tuple[int, ...] | None) -> Facts:
+    n_rows, n_features = train.shape
+    if map_shape is not None:
+        places = math.prod(map_shape[:2])
+        whole = map_shape if len(map_shape) == 3 else (*map_shape, n_features // places)
+        if math.prod(whole) != n_features:
+            raise CommandError(
+                f"--map-shape: maps of {' x '.join(map(str, map_shape))} do not have "
+                f"the {n_features} features of a row"
+            )
+        map_shape = whole
+    found: dict[str, np.ndarray] = {}
+
+    def variances(steps: list[str]) -> np.ndarray:
+        key = "+".join(steps)
+        if key not in found:
+            rows = train[:: -(-n_rows // _AXES_ROWS)]
+            if steps:
+                for _, step in schemes.build(f"{key}+vq", None).steps[:-1]:
+                    rows = step.fit_transform(rows)
+            found[key] = principal_variances(rows)
+        return found[key]
+
+    return Facts(n_features, n_rows, map_shape, variances)
 
 
 # -- the command -------------------------------------------------------------------
@@ -370,24 +545,167 @@ def _compare(arguments: argparse.Namespace) -> None:
         check_output(arguments.plot, arguments.data)
         _check_plot(arguments.plot)
     names = arguments.schemes or families()
+    if arguments.map_shape is not None and not arguments.schemes:
+        names.append("multiscale")
     _check_names(names, arguments.bits)
-    progress = Progress(arguments.progress)
-    train, test = _split(arguments, progress)
-    found, skipped = _candidates(names, arguments.bits, train.shape[1], len(train))
-    results = []
-    for i, candidate in enumerate(found, 1):
-        with progress.step(f"[{i}/{len(found)}] {candidate.scheme}"):
-            reason = _run(candidate, train, test, arguments.seed)
-        if reason is None:
-            results.append(candidate)
-        else:
-            skipped.append(Skipped(candidate.family, candidate.budget, reason))
-    results.sort(key=lambda found: (found.budget or found.rate, found.distortion))
-    if arguments.plot is not None and results:
-        _plot(arguments.plot, results, train, test)
-    _report(arguments, train, test, results, skipped)
-    if not results:
+    # What takes minutes tells of itself wherever it is told to.
+    progress = Progress(arguments.progress is not False)
+    train, test = _split(arguments, Progress(arguments.progress))
+    facts = _facts(train, arguments.map_shape)
+    found, skipped = _candidates(names, arguments.bits, facts)
+    folder = default_folder() if arguments.cache else None
+    cache = Cache(folder, (train, test), arguments.seed)
+    for candidate in found:
+        _recall(candidate, cache.read(candidate.scheme))
+    run = _Run(arguments, train, test, skipped)
+    try:
+        _run_all(run, found, cache, progress)
+    except (KeyboardInterrupt, Terminated):
+        done = {*map(id, run.results), *map(id, run.failed)}
+        run.unfinished = [one.scheme for one in found if id(one) not in done]
+        _report(run)
+        raise
+    if arguments.plot is not None and run.results:
+        _plot(arguments.plot, run.results, test)
+    _report(run)
+    if not run.results:
         raise CommandError("no scheme could be fitted", status=2)
+
+
+@dataclass
+class _Run:
+    """What a run has found so far."""
+
+    arguments: argparse.Namespace
+    train: np.ndarray
+    test: np.ndarray
+    skipped: list[Skipped]
+    results: list[Candidate] = field(default_factory=list)
+    failed: list[Candidate] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
+
+    def add(self, candidate: Candidate, reason: str | None) -> None:
+        if reason is None:
+            self.results.append(candidate)
+            self.results.sort(key=lambda one: (one.budget or one.rate, one.distortion))
+            return
+        self.failed.append(candidate)
+        self.skipped.append(Skipped(candidate.family, candidate.budget, reason))
+
+
+def _run_all(
+    run: _Run, found: list[Candidate], cache: Cache, progress: Progress
+) -> None:
+    """Fit and judge what is not known of an earlier run; tell of each."""
+    seed = run.arguments.seed
+    numbered = [(f"[{i}/{len(found)}]", one) for i, one in enumerate(found, 1)]
+    for number, candidate in numbered:
+        if candidate.cached:
+            run.add(candidate, None)
+            progress.line(f"{number} {candidate.scheme} {_in_short(candidate)}, known")
+    waiting = [(number, one) for number, one in numbered if not one.cached]
+    if waiting and progress.shown:
+        _estimate([one for _, one in waiting], run, progress)
+    for number, candidate in waiting:
+        with progress.step(f"{number} {candidate.scheme}") as told:
+            reason = _run_one(candidate, run.train, run.test, seed)
+            told.append(_in_short(candidate) if reason is None else reason)
+        if reason is None:
+            cache.write(candidate.scheme, _measured(candidate))
+        run.add(candidate, reason)
+
+
+def _in_short(result: Candidate) -> str:
+    return f"{result.bits:.6g} bits, distortion {result.distortion:.6g}"
+
+
+def _estimate(waiting: list[Candidate], run: _Run, progress: Progress) -> None:
+    """Tell how long schemes will take, from what they take on a few rows."""
+    n_few = _n_few(len(run.train))
+    if n_few is None:
+        return
+    families: dict[str, list[Candidate]] = {}
+    for candidate in waiting:
+        families.setdefault(candidate.family, []).append(candidate)
+    seconds: dict[str, float] = {}
+    with progress.step(f"measuring on {2 * n_few:,} rows how long it will take"):
+        for family, several in families.items():
+            # The others of a family take longer in proportion.
+            found = _predicted(several[0], run, n_few)
+            if found is not None:
+                work = [_work(candidate) for candidate in several]
+                seconds[family] = found * sum(work) / work[0]
+    if seconds:
+        parts = ", ".join(f"{name} {_seconds(one)}" for name, one in seconds.items())
+        progress.line(f"about {_seconds(sum(seconds.values()))} in all: {parts}")
+
+
+def _n_few(n_rows: int) -> int | None:
+    """Return the smaller number of rows to be measured; None if there are too few.
+
+    They are a small part of the whole, and enough for tables of 256 codewords where
+    that can be.
+    """
+    if n_rows < _LEAST_ROWS:
+        return None
+    if n_rows < 16 * _FEW_ROWS:
+        return min(n_rows // 32, _FEW_ROWS // 4)
+    return max(_FEW_ROWS, min(n_rows // 64, 8 * _FEW_ROWS))
+
+
+def _work(candidate: Candidate) -> float:
+    """Return what the time of a scheme of a family is about proportional to."""
+    if candidate.budget is None:
+        return 1.0
+    last = schemes.split_steps(candidate.family)[-1].partition(",")[0]
+    # These search all the codewords that their bits tell apart.
+    return 2.0**candidate.budget if last in ("vq", "kronecker") else candidate.budget
+
+
+def _predicted(candidate: Candidate, run: _Run, n_few: int) -> float | None:
+    """Return the seconds that a candidate will take; None if it cannot be fitted."""
+    times = []
+    for n in (n_few, 2 * n_few):
+        tried, few = replace(candidate), run.train[:: -(-len(run.train) // n)]
+        if _run_one(tried, few, few, run.arguments.seed) is not None:
+            return None
+        times.append((tried.fit_seconds, tried.encode_seconds))
+    (fit, _), (fit_twice, encode) = times
+    # By the power of the number of rows that these two tell, at most the first: what
+    # is done once, or stops growing, is in the times of all numbers alike.
+    power = math.log2(fit_twice / fit) if fit_twice > fit > 0 else 0.0
+    more = len(run.train) / (2 * n_few)
+    return fit_twice * more ** min(power, 1.0) + encode * len(run.test) / (2 * n_few)
+
+
+def _seconds(value: float) -> str:
+    if value < 100:
+        return f"{value:.0f} s" if value >= 1 else "<1 s"
+    return f"{value / 60:.0f} min"
+
+
+def _measured(candidate: Candidate) -> dict[str, Any]:
+    """Return what was measured of a candidate, for the cache."""
+    return {
+        one.name: getattr(candidate, one.name)
+        for one in fields(Candidate)
+        if one.name not in ("family", "scheme", "budget", "cached")
+    }
+
+
+def _recall(candidate: Candidate, stored: Any) -> None:
+    """Take over what an earlier run has measured, if it is all there."""
+    expected = _measured(candidate)
+    if not isinstance(stored, dict) or stored.keys() != expected.keys():
+        return
+    for name, value in stored.items():
+        number = not isinstance(value, bool) and isinstance(value, int | float)
+        words = isinstance(value, list) and all(isinstance(one, str) for one in value)
+        if not (words if name == "warnings" else number):
+            return
+    for name, value in stored.items():
+        setattr(candidate, name, value)
+    candidate.cached = True
 
 
 def _check_names(names: list[str], budgets: list[int]) -> None:
@@ -423,7 +741,7 @@ def _split(
     return train, test
 
 
-def _run(
+def _run_one(
     candidate: Candidate, train: np.ndarray, test: np.ndarray, seed: int
 ) -> str | None:
     """Fit and judge a candidate; return why that was not possible."""
@@ -448,7 +766,7 @@ def _measure(
     codes = estimator.transform(test)
     encoded = time.perf_counter()
     decoded = estimator.inverse_transform(codes)
-    quantizer = getattr(estimator, "steps", [(None, estimator)])[-1][1]
+    quantizer = find_codec(estimator, at_end=True).quantizer
     candidate.bits = bits_per_sample(estimator)
     candidate.packed_bits = packed_bits(quantizer.codebook_sizes_)
     if all(counts is not None for counts in quantizer.code_counts_):
@@ -462,39 +780,43 @@ def _measure(
 # -- what the user sees ------------------------------------------------------------
 
 
-def _report(
-    arguments: argparse.Namespace,
-    train: np.ndarray,
-    test: np.ndarray,
-    results: list[Candidate],
-    skipped: list[Skipped],
-) -> None:
+def _report(run: _Run) -> None:
+    arguments, results = run.arguments, run.results
     if arguments.json:
         say_json(
             {
                 "data": str(arguments.data),
                 "seed": arguments.seed,
-                "train_rows": len(train),
-                "test_rows": len(test),
-                "features": train.shape[1],
+                "train_rows": len(run.train),
+                "test_rows": len(run.test),
+                "features": run.train.shape[1],
                 "results": [asdict(result) for result in results],
-                "skipped": [asdict(skip) for skip in skipped],
+                "skipped": [asdict(skip) for skip in run.skipped],
+                "unfinished": run.unfinished,
             }
         )
         return
     lines = _table(results) if results else []
     lines += [
         "",
-        f"Fitted on {len(train):,} rows of {train.shape[1]} features, judged on "
-        f"{len(test):,} others.",
+        f"Fitted on {len(run.train):,} rows of {run.train.shape[1]} features, judged "
+        f"on {len(run.test):,} others.",
         "bits: of each row, packed. coded: in the mean, in a file of encode --entropy. "
         "distortion:",
         "mean squared error of a row, summed over features. encode: for those rows.",
     ]
+    n_known = sum(result.cached for result in results)
+    if n_known:
+        lines.append(
+            f"{n_known} of {len(results)} are of an earlier run, their times too; "
+            "--no-cache fits all anew."
+        )
     for result in results:
         lines += [f"{result.scheme}: {message}" for message in result.warnings]
-    lines += _describe_skipped(skipped)
-    if arguments.plot is not None and results:
+    lines += _describe_skipped(run.skipped)
+    if run.unfinished:
+        lines += ["", f"Not finished: {', '.join(run.unfinished)}"]
+    elif arguments.plot is not None and results:
         lines += ["", f"Picture: {arguments.plot}"]
     say("\n".join(lines))
 
@@ -542,33 +864,27 @@ def _check_plot(path: Path) -> None:
         )
 
 
-def _plot(
-    path: Path, results: list[Candidate], train: np.ndarray, test: np.ndarray
-) -> None:
+def _plot(path: Path, results: list[Candidate], test: np.ndarray) -> None:
     """Draw a curve for each family, and the bound of a Gaussian source."""
+    from matplotlib import color_sequences
     from matplotlib.figure import Figure
 
     # Figure has no global state and no window.
-    figure = Figure(figsize=(7, 5), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    middle = test.mean(axis=0, dtype=np.float64)
-    variance = distortion(test, np.broadcast_to(middle, test.shape)) / test.shape[1]
+    # Told apart without a sense for red and green.
+    axes.set_prop_cycle(color=color_sequences["petroff10"])
+    variances = principal_variances(test)
     curves: dict[str, list[Candidate]] = {}
     for result in results:
         curves.setdefault(result.family, []).append(result)
-    # The bound reaches as far as the curve that it is drawn with.
-    longest = max(curves, key=lambda family: _span(curves[family]))
-    for family in sorted(curves, key=lambda family: family != longest):
+    for family, curve in curves.items():
         RateDistortionDisplay(
-            [result.rate / test.shape[1] for result in curves[family]],
-            [result.distortion / test.shape[1] for result in curves[family]],
-            variance=variance,
+            [result.rate / test.shape[1] for result in curve],
+            [result.distortion / test.shape[1] for result in curve],
+            variances=variances,
             name=family,
-        ).plot(ax=axes, plot_bound=family == longest)
+        ).plot(ax=axes)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     with atomic_write(path) as file:
         figure.savefig(file, format=path.suffix.lower().removeprefix("."), dpi=150)
-
-
-def _span(curve: list[Candidate]) -> float:
-    bits = [result.rate for result in curve]
-    return max(bits) - min(bits)

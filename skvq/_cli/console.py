@@ -40,6 +40,10 @@ class CommandError(Exception):
         self.status = status
 
 
+class Terminated(BaseException):
+    """The process has been asked to end."""
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that says in one line what is wrong."""
 
@@ -94,30 +98,47 @@ class Progress:
     def __init__(self, shown: bool | None):
         # What is no terminal keeps every line: there, a few will do.
         self._terminal = sys.stderr.isatty()
-        self._shown = self._terminal if shown is None else shown
+        self.shown = self._terminal if shown is None else shown
         self._on_line = 0
 
     @contextmanager
-    def step(self, label: str) -> Iterator[None]:
-        """Show a step of unknown length, and then what it took.
+    def step(self, label: str) -> Iterator[list[str]]:
+        """Show a step of unknown length, and then what came out and what it took.
 
         Parameters
         ----------
         label : str
             What is being done.
+
+        Yields
+        ------
+        results : list of str
+            Empty; what is appended is shown when the step is done.
         """
         logger.info("%s", label)
         began = time.perf_counter()
         self._write(f"{label} ...")
+        results: list[str] = []
         try:
-            yield
+            yield results
         except BaseException:
             self._end_line()
             raise
         seconds = time.perf_counter() - began
         logger.info("%s: done in %.2f s", label, seconds)
-        self._write(f" {seconds:.1f} s")
+        self._write(f" {', '.join([*results, f'{seconds:.1f} s'])}")
         self._end_line()
+
+    def line(self, text: str) -> None:
+        """Show a line.
+
+        Parameters
+        ----------
+        text : str
+            The line.
+        """
+        logger.info("%s", text)
+        self._write(f"{text}\n")
 
     def rows(
         self, label: str, chunks: Iterator[Any], n_rows: int
@@ -157,7 +178,7 @@ class Progress:
         self._end_line()
 
     def _write(self, text: str) -> None:
-        if self._shown:
+        if self.shown:
             sys.stderr.write(text)
             sys.stderr.flush()
             self._on_line = 0 if text.endswith("\n") else self._on_line + len(text)

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import pickle
 import re
 import sys
 import tempfile
@@ -26,12 +25,23 @@ from skvq import (
 )
 from skvq._cli.codec import check_output
 from skvq._cli.console import CommandError, markdown_table, say
-from skvq.codes import EntropyCoder, pack, unpack
-from skvq.io import atomic_write
+from skvq.codes import EntropyCoder
+from skvq.images import from_blocks, to_blocks
+from skvq.io import CodeReader, atomic_write, codec_info, load, save, save_codes
+from skvq.metrics import psnr
 
-_PREFIX = "skvq-demo"
-_CODECS = f"{_PREFIX}-codecs.pickle"
-_PICTURE = f"{_PREFIX}.png"
+_FOLDER = "skvq-demo"
+_PICTURE = "picture.png"
+_CREDIT_FILE = "CREDIT.txt"
+_CREDIT = (
+    "Photograph: china.jpg of scikit-learn's samples, by danielbuechele,\n"
+    "https://www.flickr.com/photos/danielbuechele/6061409035/, CC BY 2.0,\n"
+    "https://creativecommons.org/licenses/by/2.0/, cut and quantized."
+)
+_CREDIT_IN_PICTURE = (
+    "Photograph: china.jpg of scikit-learn, by danielbuechele (flickr.com), CC BY 2.0, "
+    "cut and quantized"
+)
 _SEED = 0
 # Of pictures in formats of others.
 _REFERENCES = "JPEG", "WebP"
@@ -46,7 +56,7 @@ _DETAIL_MIDDLE = 0.28, 0.33
 _COLUMNS = 4
 # Dots per inch by which sizes in inches are whole numbers of pixels again.
 _DPI = 128
-_PANEL_WIDTH, _GAP, _TITLE = 392, 6, 24
+_PANEL_WIDTH, _GAP, _TITLE, _FOOT = 392, 6, 24, 20
 
 
 def add_command(commands: Any) -> None:
@@ -61,14 +71,15 @@ def add_command(commands: Any) -> None:
         "demo",
         help="compare schemes at equal bits per pixel on a photograph",
         description="Compare schemes at equal bits per pixel on a photograph: a table, "
-        "a picture, and the codes in files of their true size.",
+        "a picture, and codecs and codes in files, all in one folder.",
     )
     demo.add_argument(
         "--output",
         type=Path,
-        default=Path(),
+        default=Path(_FOLDER),
         metavar="DIR",
-        help=f"existing directory for the files {_PREFIX}*; default: the current one",
+        help="folder for all files; it is made if it is not there, where git will "
+        "ignore it; default: %(default)s",
     )
     demo.add_argument(
         "--crop",
@@ -123,10 +134,11 @@ class Scheme:
         return f"{self.name}, {self.block[0]}x{self.block[1]} blocks"
 
     @property
-    def file_name(self) -> str:
-        """Name of the file of codes."""
+    def file_names(self) -> tuple[str, str]:
+        """Names of the files of codec and codes."""
         words = re.findall("[a-z0-9]+", self.name.lower())
-        return f"{_PREFIX}-{'-'.join(words)}-{self.block[0]}x{self.block[1]}.codes"
+        stem = f"{'-'.join(words)}-{self.block[0]}x{self.block[1]}"
+        return f"{stem}.codec", f"{stem}.codes"
 
 
 def _scheme(name: str, block: tuple[int, int], *steps) -> Scheme:
@@ -177,9 +189,8 @@ class _Result:
     """What a scheme has made of the picture."""
 
     scheme: Scheme
-    content: bytes  # of the file of codes
+    codes: np.ndarray
     picture: np.ndarray
-    bits_per_pixel: float
     psnr: float
     fit_seconds: float
     encode_seconds: float
@@ -188,6 +199,14 @@ class _Result:
     def codebook_bytes(self) -> int:
         quantizer = self.scheme.codec[-1]
         return sum(table.nbytes for table in quantizer.codebooks_)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What the files of a scheme hold."""
+
+    picture: np.ndarray
+    bits_per_pixel: float
 
 
 @dataclass(frozen=True)
@@ -202,27 +221,29 @@ class _Reference:
 
 def _demo(arguments: argparse.Namespace) -> None:
     _check_extra()
-    _check_writable(arguments.output)
-    schemes = _demo_schemes()
-    for name in (*(scheme.file_name for scheme in schemes), _CODECS, _PICTURE):
-        check_output(arguments.output / name)
+    folder, schemes = arguments.output, _demo_schemes()
     photograph = _photograph(arguments.crop)
+    _make_folder(folder)
+    names = [name for scheme in schemes for name in scheme.file_names]
+    for name in (*names, _CREDIT_FILE, _PICTURE):
+        check_output(folder / name)
     results = []
     for number, scheme in enumerate(schemes, start=1):
         _progress(f"[{number}/{len(schemes)}] {scheme.label}: ")
         results.append(_run(scheme, photograph))
         _progress(f"{results[-1].fit_seconds:.1f} s\n")
-    paths = _save(results, photograph.shape, arguments.output)
-    pictures = _read_back(arguments.output)
-    for result, picture in zip(results, pictures, strict=True):
-        if not np.array_equal(picture, result.picture):
+    paths = [path for result in results for path in _save(result, photograph, folder)]
+    stored = [_read_back(folder, result.scheme.file_names) for result in results]
+    for result, found in zip(results, stored, strict=True):
+        if not np.array_equal(found.picture, result.picture):
             raise CommandError(
-                f"{result.scheme.file_name} reads back to another picture", status=1
+                f"{result.scheme.file_names[1]} reads back to another picture", status=1
             )
     references = [_reference(name, photograph) for name in _REFERENCES]
-    paths.append(arguments.output / _PICTURE)
-    _write(paths[-1], _figure(photograph, results, pictures, references))
-    _report(photograph, results, references, paths)
+    paths += [folder / _CREDIT_FILE, folder / _PICTURE]
+    _write(paths[-2], f"{_CREDIT}\n".encode())
+    _write(paths[-1], _figure(photograph, results, references))
+    _report(photograph, results, stored, references, paths)
 
 
 def _check_extra() -> None:
@@ -238,13 +259,21 @@ def _check_extra() -> None:
         ) from error
 
 
-def _check_writable(directory: Path) -> None:
+def _make_folder(folder: Path) -> None:
+    """Make the folder where it is not there, and fail now if it cannot be written."""
     try:
-        with tempfile.TemporaryFile(dir=directory):
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            pass
+        else:
+            # As it is nobody's work; a folder that was there is left as it is.
+            _write(folder / ".gitignore", b"*\n")
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise CommandError(
-            f"cannot write to the directory '{directory}': {error.strerror}"
+            f"cannot write to the directory '{folder}': {error.strerror}"
         ) from error
 
 
@@ -260,52 +289,21 @@ def _photograph(crop: tuple[int, int]) -> np.ndarray:
     return whole[top : top + crop[0], left : left + crop[1]]
 
 
-def _to_blocks(picture: np.ndarray, block: tuple[int, int]) -> np.ndarray:
-    """Cut a picture in blocks, one float32 row each."""
-    n_rows, n_columns, n_channels = picture.shape
-    height, width = block
-    grid = picture.reshape(
-        n_rows // height, height, n_columns // width, width, n_channels
-    )
-    samples = grid.swapaxes(1, 2).reshape(-1, height * width * n_channels)
-    return samples.astype(np.float32)
-
-
-def _to_picture(
-    samples: np.ndarray, block: tuple[int, int], shape: tuple[int, ...]
-) -> np.ndarray:
-    """Put blocks together again, as bytes."""
-    n_rows, n_columns, n_channels = shape
-    height, width = block
-    grid = samples.reshape(
-        n_rows // height, n_columns // width, height, width, n_channels
-    )
-    return np.clip(np.rint(grid.swapaxes(1, 2).reshape(shape)), 0, 255).astype(np.uint8)
-
-
-def _psnr(picture: np.ndarray, other: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio of two uint8 pictures in dB."""
-    error = np.mean((picture.astype(float) - other.astype(float)) ** 2)
-    return math.inf if error == 0 else 10 * math.log10(255**2 / float(error))
-
-
 def _run(scheme: Scheme, photograph: np.ndarray) -> _Result:
     """Fit the scheme on the photograph, and encode and decode it."""
-    samples = _to_blocks(photograph, scheme.block)
+    samples = to_blocks(photograph, scheme.block).astype(np.float32)
     began = time.perf_counter()
     scheme.codec.fit(samples)
     fitted = time.perf_counter()
     codes = scheme.codec.transform(samples)
     encoded = time.perf_counter()
     decoded = scheme.codec.inverse_transform(codes)
-    picture = _to_picture(decoded, scheme.block, photograph.shape)
-    content = _to_bytes(scheme.codec[-1], codes, scheme.coded)
+    picture = from_blocks(decoded, photograph.shape, scheme.block, dtype=np.uint8)
     return _Result(
         scheme,
-        content,
+        codes,
         picture,
-        bits_per_pixel=8 * len(content) / math.prod(photograph.shape[:2]),
-        psnr=_psnr(photograph, picture),
+        psnr=psnr(photograph, picture),
         fit_seconds=fitted - began,
         encode_seconds=encoded - fitted,
     )
@@ -328,58 +326,41 @@ def _reference(name: str, photograph: np.ndarray) -> _Reference:
         name,
         picture,
         8 * len(best.getvalue()) / math.prod(photograph.shape[:2]),
-        _psnr(photograph, picture),
+        psnr(photograph, picture),
     )
 
 
 # Files
 
 
-def _to_bytes(quantizer: Any, codes: np.ndarray, coded: bool) -> bytes:
-    if coded:
-        return EntropyCoder.from_counts(quantizer.code_counts_).encode(codes)
-    return pack(codes, quantizer.codebook_sizes_, row_aligned=False).tobytes()
+def _save(result: _Result, photograph: np.ndarray, folder: Path) -> list[Path]:
+    """Write codec and codes of a scheme, and what is needed to put blocks together."""
+    scheme, quantizer = result.scheme, result.scheme.codec[-1]
+    codec, codes = (folder / name for name in scheme.file_names)
+    details = {"block": list(scheme.block), "picture": list(photograph.shape)}
+    save(scheme.codec, codec, details=details)
+    save_codes(
+        codes,
+        result.codes,
+        quantizer.codebook_sizes_,
+        codec_id=codec_info(codec)["id"],
+        coder=(
+            EntropyCoder.from_counts(quantizer.code_counts_) if scheme.coded else None
+        ),
+    )
+    return [codec, codes]
 
 
-def _from_bytes(quantizer: Any, content: bytes, coded: bool, n_rows: int) -> np.ndarray:
-    if coded:
-        return EntropyCoder.from_counts(quantizer.code_counts_).decode(content)
-    packed = np.frombuffer(content, dtype=np.uint8)
-    sizes = quantizer.codebook_sizes_
-    return unpack(packed, sizes, row_aligned=False, n_samples=n_rows)
-
-
-def _save(results: list[_Result], shape: tuple[int, ...], output: Path) -> list[Path]:
-    """Write a file of codes for each scheme, and one of all that decodes them."""
-    paths, codecs = [], {}
-    for result in results:
-        scheme = result.scheme
-        paths.append(output / scheme.file_name)
-        _write(paths[-1], result.content)
-        codecs[scheme.file_name] = {
-            "block": scheme.block,
-            "codec": scheme.codec,
-            "coded": scheme.coded,
-        }
-    paths.append(output / _CODECS)
-    # No class of this module: as __main__, it is not there for others to unpickle.
-    _write(paths[-1], pickle.dumps({"shape": shape, "codecs": codecs}))
-    return paths
-
-
-def _read_back(directory: Path) -> list[np.ndarray]:
-    """Decode the pictures from nothing but the files."""
-    with (directory / _CODECS).open("rb") as file:
-        stored = pickle.load(file)
-    shape = stored["shape"]
-    pictures = []
-    for name, entry in stored["codecs"].items():
-        block, codec = entry["block"], entry["codec"]
-        n_rows = shape[0] * shape[1] // math.prod(block)
-        content = (directory / name).read_bytes()
-        codes = _from_bytes(codec[-1], content, entry["coded"], n_rows)
-        pictures.append(_to_picture(codec.inverse_transform(codes), block, shape))
-    return pictures
+def _read_back(folder: Path, names: tuple[str, str]) -> _Stored:
+    """Decode a picture from nothing but its two files."""
+    codec, codes = (folder / name for name in names)
+    details = codec_info(codec)["details"]
+    block, shape = tuple(details["block"]), tuple(details["picture"])
+    with CodeReader(codes) as reader:
+        decoded = load(codec).inverse_transform(reader[:])
+        bits = reader.bits_per_row
+    picture = from_blocks(decoded, shape, block, dtype=np.uint8)
+    return _Stored(picture, bits / math.prod(block))
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -398,6 +379,7 @@ def _progress(text: str) -> None:
 def _report(
     photograph: np.ndarray,
     results: list[_Result],
+    stored: list[_Stored],
     references: list[_Reference],
     paths: list[Path],
 ) -> None:
@@ -405,31 +387,35 @@ def _report(
     listing = [f"{path.name:{width}}  {path.stat().st_size:9,} bytes" for path in paths]
     note = (
         f"The picture has {photograph.shape[0]} x {photograph.shape[1]} pixels, "
-        f"{photograph.nbytes:,} bytes. To decode, one also needs the codebooks,\n"
-        "learned from this very picture: here in float32, and rotations come on top. "
-        "JPEG and\nWebP hold all that they need."
+        f"{photograph.nbytes:,} bytes. Bits are those of the\n"
+        "codes; their files begin with a header, which also tells how frequent coded\n"
+        "codes are. To decode, one needs the codebooks as well, learned from this\n"
+        "very picture: here in float32, and rotations come on top. JPEG and WebP hold\n"
+        "all that they need."
     )
     written = (
         f"Written to '{paths[0].parent}', and read back to the same pictures, bit for "
         "bit:"
     )
-    lines = [*_table(results, references), "", _LEGEND, note, "", written, *listing]
-    say("\n".join(lines))
+    lines = [*_table(results, stored, references), "", _LEGEND, note, _CREDIT]
+    say("\n".join([*lines, "", written, *listing, "", f"Picture: {paths[-1]}"]))
 
 
-def _table(results: list[_Result], references: list[_Reference]) -> list[str]:
+def _table(
+    results: list[_Result], stored: list[_Stored], references: list[_Reference]
+) -> list[str]:
     """Return the lines of a markdown table."""
     header = "scheme", "bits/pixel", "PSNR, dB", "fit, s", "encode, s", "codebooks, kB"
     rows = [
         (
             result.scheme.label,
-            f"{result.bits_per_pixel:.3f}",
+            f"{found.bits_per_pixel:.3f}",
             f"{result.psnr:.2f}",
             f"{result.fit_seconds:.2f}",
             f"{result.encode_seconds:.3f}",
             f"{result.codebook_bytes / 1000:.1f}",
         )
-        for result in results
+        for result, found in zip(results, stored, strict=True)
     ]
     rows += [
         (one.name, f"{one.bits_per_pixel:.3f}", f"{one.psnr:.2f}", "", "", "")
@@ -439,10 +425,7 @@ def _table(results: list[_Result], references: list[_Reference]) -> list[str]:
 
 
 def _figure(
-    photograph: np.ndarray,
-    results: list[_Result],
-    pictures: list[np.ndarray],
-    references: list[_Reference],
+    photograph: np.ndarray, results: list[_Result], references: list[_Reference]
 ) -> bytes:
     """Draw the same detail of the original and of each reconstruction; return a PNG."""
     from matplotlib.figure import Figure
@@ -451,12 +434,13 @@ def _figure(
     titles = ["original, 24 bits per pixel"]
     titles += [f"{result.scheme.label}: {result.psnr:.2f} dB" for result in results]
     titles += [f"{one.name}: {one.psnr:.2f} dB" for one in references]
-    pictures = [photograph, *pictures, *(one.picture for one in references)]
+    pictures = [photograph, *(result.picture for result in results)]
+    pictures += [one.picture for one in references]
     height = _PANEL_WIDTH * (rows.stop - rows.start) // (columns.stop - columns.start)
     n_rows = -(-len(titles) // _COLUMNS)
     # Panels have whole numbers of pixels: what is resampled is blurred.
     total_width = _COLUMNS * (_PANEL_WIDTH + _GAP) + _GAP
-    total_height = n_rows * (height + _TITLE) + _GAP
+    total_height = n_rows * (height + _TITLE) + _GAP + _FOOT
     # Figure has no global state and no window; its canvas draws with Agg.
     figure = Figure(figsize=(total_width / _DPI, total_height / _DPI), dpi=_DPI)
     for i, (title, picture) in enumerate(zip(titles, pictures, strict=True)):
@@ -474,8 +458,15 @@ def _figure(
         axes.imshow(picture[rows, columns], interpolation="nearest", aspect="auto")
         axes.set_axis_off()
         axes.set_title(title, fontsize=8.2, pad=3)
+    figure.text(_GAP / total_width, _GAP / total_height, _CREDIT_IN_PICTURE, fontsize=7)
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, pil_kwargs={"optimize": True})
+    figure.savefig(
+        buffer,
+        format="png",
+        dpi=_DPI,
+        metadata={"Copyright": _CREDIT},
+        pil_kwargs={"optimize": True},
+    )
     return buffer.getvalue()
 
 

@@ -6,15 +6,18 @@
     STEP   = NAME [ ":" SIZES ] { "," PARAMETER "=" VALUE }
     SCHEME = NAME [ ":" SIZES ] { "," PARAMETER "=" VALUE }
 
-Parameters are those of the estimator, or a shorter name for one.  A scheme inside a
+Parameters have the names that they have in the estimator.  Their values are written as
+in Python; words need no quotes, and true, false and none no capital.  A scheme inside a
 scheme stands in parentheses: ``pq:4x(fsq:8,8)``.  A further scheme is a further line
 in `SCHEMES`.
 """
 
+import ast
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 import sklearn.decomposition
@@ -45,8 +48,6 @@ class Entry:
         How its sizes are written.
     read : callable
         Turns the sizes, a list of str, into parameters.
-    aliases : mapping of str to str, optional
-        Shorter names of parameters.
     fixed : mapping of str to object, optional
         Parameters that are others than the class has by default.
     part : str, optional
@@ -60,7 +61,6 @@ class Entry:
     estimator: str
     sizes: str
     read: Callable[[list[str]], dict[str, Any]]
-    aliases: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     part: str = ""
     module: Any = skvq
@@ -194,7 +194,6 @@ SCHEMES = [
         "ResidualQuantizer",
         _TABLES,
         _tables("n_stages"),
-        {"beam": "beam_size", "refine": "n_refine"},
     ),
     Entry(
         "opq",
@@ -210,28 +209,24 @@ SCHEMES = [
         "KroneckerQuantizer",
         "V | V1,V2,...",
         _each("n_codewords"),
-        {"factors": "factor_sizes"},
     ),
     Entry(
         "multiscale",
         "MultiScaleQuantizer",
         "V",
         _one("n_codewords"),
-        {"shape": "map_shape"},
     ),
     Entry(
         "uniform",
         "UniformQuantizer",
         _LEVELS,
         _each("n_levels"),
-        {"range": "feature_range", "bits": "total_bits"},
     ),
     Entry(
         "step",
         "UniformQuantizer",
         "B",
         _one("target_bits"),
-        {"bits": "target_bits"},
         fixed={"target_bits": 64},
     ),
     Entry(
@@ -239,7 +234,6 @@ SCHEMES = [
         "TrellisQuantizer",
         "R | R1,R2,...",
         _each("n_bits"),
-        {"bits": "total_bits", "states": "n_states"},
     ),
     Entry("fsq", "FiniteScalarQuantizer", _LEVELS, _each("levels")),
     Entry("spherical", "SphericalQuantizer", _LEVELS, _each("n_levels")),
@@ -282,8 +276,9 @@ def usage() -> str:
         "schemes, with M tables of V codewords, or L levels for each feature:\n"
         f"{schemes}\n"
         f"\nsteps before them, joined with +: {steps}\n"
-        "\nParameters of the estimator follow after commas, and what is inside a "
-        "scheme\nis in parentheses: vq:1024,learning=ema  "
+        "\nParameters of the estimator follow after commas, by their names and with "
+        "values as\nin Python, words without quotes: vq:1024,learning=ema  "
+        "'kronecker:16,factor_sizes=(8,8)'\nWhat is inside a scheme is in parentheses: "
         "'pca:24+pq:8x(vq:256,max_iter=50)'\n"
     )
 
@@ -346,20 +341,19 @@ def _component(text: str, entries: list[Entry], kind: str, seed: int | None) -> 
         ) from error
     accepted = entry.accepted
     for key, value in settings:
-        parameter = entry.aliases.get(key, key)
-        if parameter not in accepted:
-            names = [*accepted, *entry.aliases]
+        if key not in accepted:
             raise SpecError(
-                f"{name} has no parameter '{key}'; it has {', '.join(names)}"
+                f"{name} has no parameter '{key}', as in '{key}={value}'"
+                f"{_did_you_mean(key, accepted)}; it has {', '.join(accepted)}"
             )
-        if parameter in arguments:
-            raise SpecError(f"'{text}' says twice what {parameter} is")
-        if parameter == "quantizer":
-            arguments[parameter] = _nested(value)
+        if key in arguments:
+            raise SpecError(f"'{text}' says twice what {key} is")
+        if key == "quantizer":
+            arguments[key] = _nested_ones(value)
         else:
             # What is one of the parameter's words is no other value.
-            word = value in _words(entry.constraints(parameter))
-            arguments[parameter] = value if word else _value(value)
+            word = value in _words(entry.constraints(key))
+            arguments[key] = value if word else _value(value)
     if "random_state" in accepted:
         arguments.setdefault("random_state", seed)
     return _checked(entry.make(arguments), text)
@@ -369,7 +363,10 @@ def _entry(name: str, entries: list[Entry], kind: str) -> Entry:
     known = by_name(entries)
     if name in known:
         return known[name]
-    message = f"unknown {kind} '{name}'; known: {', '.join(known)}"
+    by_class = {entry.estimator.lower(): entry.name for entry in entries}
+    near = _near(name, [*known, *by_class])
+    near = list(dict.fromkeys(by_class.get(found, found) for found in near))
+    message = f"unknown {kind} '{name}'{_question(near)}; known: {', '.join(known)}"
     if kind == "scheme" and name in by_name(STEPS):
         message += f"; {name} is a step, which comes before one"
     if kind == "step" and name in by_name(SCHEMES):
@@ -381,14 +378,14 @@ def _parts(text: str) -> tuple[str, list[str], list[tuple[str, str]]]:
     """Return name, sizes, and names and values of parameters."""
     head, *items = _split(text, ",")
     name, colon, first = head.partition(":")
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise SpecError(
             f"cannot read '{text}'; expected NAME[:SIZES][,PARAMETER=VALUE...], "
             f"such as pq:8x256"
         )
     sizes, settings = ([first] if colon else []), []
     for item in items:
-        key, equals, value = item.partition("=")
+        key, equals, value = (part.strip() for part in item.partition("="))
         if equals and key.isidentifier():
             settings.append((key, value))
         elif colon and not settings:
@@ -401,19 +398,29 @@ def _parts(text: str) -> tuple[str, list[str], list[tuple[str, str]]]:
 
 
 def _split(text: str, separator: str) -> Iterator[str]:
-    """Cut a text at a separator, but not within parentheses, nor 1e+5."""
-    depth = start = 0
+    """Cut a text at a separator, but not within brackets or quotes, nor 1e+5."""
+    closing: list[str] = []
+    quote, start = "", 0
     for i, character in enumerate(text):
-        depth += (character == "(") - (character == ")")
-        if depth < 0:
-            break
-        exponent = separator == "+" and re.search(r"[0-9]e$", text[:i])
-        if character == separator and not depth and not exponent:
+        if quote or character in "'\"":
+            quote = "" if character == quote else quote or character
+        elif character in _BRACKETS:
+            closing.append(_BRACKETS[character])
+        elif character in _BRACKETS.values():
+            if not closing or closing.pop() != character:
+                raise SpecError(f"the parentheses in '{text}' do not match")
+        elif character == separator and not closing:
+            if separator == "+" and re.search(r"[0-9]e$", text[:i]):
+                continue
             yield text[start:i]
             start = i + 1
-    if depth:
-        raise SpecError(f"the parentheses in '{text}' do not match")
+    if closing or quote:
+        what = "quotes" if quote else "parentheses"
+        raise SpecError(f"the {what} in '{text}' do not match")
     yield text[start:]
+
+
+_BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 
 def _words(constraints: list[Any]) -> set[str]:
@@ -424,17 +431,30 @@ _CONSTANTS = {"true": True, "false": False, "none": None}
 
 
 def _value(text: str) -> Any:
-    """Read a value: a number, true, false, none, a word, (a, list), or a (scheme)."""
-    if text in _CONSTANTS:
-        return _CONSTANTS[text]
+    """Read a value: as in Python, a word without quotes, or a (scheme)."""
+    text = text.strip()
+    if text.lower() in _CONSTANTS:
+        return _CONSTANTS[text.lower()]
     for read in (int, float):
         with suppress(ValueError):
             return read(text)
-    if re.match(r"\([a-z]", text):
-        return _nested(text)
-    if text.startswith("(") and text.endswith(")"):
-        return tuple(_value(item.strip()) for item in _split(text[1:-1], ",") if item)
+    if text.startswith(("(", "[")):
+        return _several(text)
+    with suppress(ValueError, SyntaxError):
+        return ast.literal_eval(text)
     return text
+
+
+def _several(text: str) -> Any:
+    """Read a (scheme), or what is in (parentheses) or [brackets]."""
+    inner = text[1:-1]
+    if text[0] == "(" and re.split("[^a-z]", inner, maxsplit=1)[0] in by_name(SCHEMES):
+        return _nested(text)
+    items = list(_split(inner, ","))
+    values = [_value(item) for item in items if item.strip()]
+    if text[0] == "[":
+        return values
+    return values[0] if len(items) == 1 and values else tuple(values)
 
 
 def _nested(text: str) -> Any:
@@ -443,17 +463,53 @@ def _nested(text: str) -> Any:
     return _component(inner, SCHEMES, "scheme", None)
 
 
+def _nested_ones(text: str) -> Any:
+    """Read a scheme, a list of schemes in brackets, or none."""
+    if text.lower() == "none":
+        return None
+    if text.startswith("["):
+        return [_nested(item.strip()) for item in _split(text[1:-1], ",")]
+    return _nested(text)
+
+
 def _checked(estimator: Any, text: str) -> Any:
     """Let the estimator check its parameters now, before any data is read."""
     for each in (estimator, getattr(estimator, "quantizer", None)):
         if not isinstance(each, BaseEstimator):
             continue
-        try:
-            validate_parameter_constraints(
-                each._parameter_constraints,
-                each.get_params(deep=False),
-                caller_name=type(each).__name__,
-            )
-        except ValueError as error:
-            raise SpecError(f"'{text}': {first_line(error)}") from error
+        constraints = each._parameter_constraints
+        for name, value in each.get_params(deep=False).items():
+            if name not in constraints:
+                continue
+            try:
+                validate_parameter_constraints(
+                    {name: constraints[name]},
+                    {name: value},
+                    caller_name=type(each).__name__,
+                )
+            except ValueError as error:
+                hint = ""
+                if isinstance(value, str):
+                    hint = _did_you_mean(value, _words(constraints[name]))
+                raise SpecError(f"'{text}': {first_line(error)}{hint}") from error
     return estimator
+
+
+# -- near names --------------------------------------------------------------------
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    return _question(_near(name, known))
+
+
+def _question(near: list[str]) -> str:
+    if not near:
+        return ""
+    return f"; did you mean {' or '.join(repr(name) for name in near)}?"
+
+
+def _near(name: str, known: Iterable[str]) -> list[str]:
+    """Return up to three of the known names: those with it as a word, or alike."""
+    name, known = name.lower(), sorted(known)
+    words = [other for other in known if name in other.split("_")]
+    return list(dict.fromkeys([*words, *get_close_matches(name, known)]))[:3]

@@ -18,13 +18,12 @@ import numpy as np
 
 from skvq._codec import container, encoding
 from skvq._codec.classes import BY_CLASS, BY_NAME
-from skvq._codec.description import check_codec, check_description, codec_of, describe
+from skvq._codec.description import check_codec, check_description, describe
 
 __all__ = [
     "VERSION",
     "check_codec",
     "check_description",
-    "codec_of",
     "container",
     "describe",
     "load_objects",

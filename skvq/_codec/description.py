@@ -8,57 +8,10 @@ from typing import Any
 import numpy as np
 import sklearn
 
-from skvq._pipelines import (
-    Codec,
-    codec_with,
-    flat_steps,
-    has_quantizer,
-    only_encodes,
-)
+from skvq._pipelines import find_codec, flat_steps
 from skvq._version import __version__
 
 Description = dict[str, Any]
-
-
-def codec_of(estimator: Any) -> Codec:
-    """Return the quantizer whose codes a codec gives, and the steps before it.
-
-    Parameters
-    ----------
-    estimator : object
-        What is to be saved, or was loaded.
-
-    Returns
-    -------
-    codec : Codec
-
-    Raises
-    ------
-    TypeError
-        If it is no codec.
-    sklearn.exceptions.NotFittedError
-        If it is not fitted.
-    """
-    if hasattr(estimator, "best_estimator_"):
-        raise TypeError(
-            f"{type(estimator).__name__} is not a codec; its best_estimator_ is one"
-        )
-    steps = list(flat_steps(estimator))
-    names = [type(step).__name__ for _, step in steps]
-    if not steps or not has_quantizer(steps[-1][1]):
-        what = f"a pipeline of {', '.join(names)}" if len(names) != 1 else names[0]
-        raise TypeError(
-            "a codec is a quantizer, QuantizedFeatures, or a pipeline that ends in one "
-            f"of them, not {what}"
-        )
-    for name, (_, step) in zip(names, steps, strict=True):
-        if not hasattr(step, "inverse_transform") and not only_encodes(step):
-            raise TypeError(
-                f"{name} has no inverse_transform: codes could not be decoded through "
-                "it"
-            )
-    *before, (_, last) = steps
-    return codec_with(before, last)
 
 
 def describe(estimator: Any, details: Mapping[str, Any] | None) -> Description:
@@ -83,7 +36,7 @@ def describe(estimator: Any, details: Mapping[str, Any] | None) -> Description:
     """
     if not isinstance(details, Mapping | None):
         raise TypeError(f"details={details!r}; expected a mapping.")
-    quantizer = codec_of(estimator).quantizer
+    quantizer = find_codec(estimator, at_end=True).quantizer
     # What would not be read back is not written.
     quantizer._check_fitted()
     quantizer._validate_params()
@@ -157,7 +110,7 @@ def check_codec(estimator: Any, description: Description) -> None:
     description : dict
         What the file says.
     """
-    quantizer = codec_of(estimator).quantizer
+    quantizer = find_codec(estimator, at_end=True).quantizer
     sizes = [int(size) for size in quantizer.codebook_sizes_]
     if sizes != description["codebook_sizes"]:
         raise ValueError(
