@@ -20,7 +20,9 @@ _GIB = 2**30
 _SHARE_OF_X = 64
 
 
-def check_count(name: str, value: Any, smallest: int = 1, largest=LARGEST_SIZE) -> int:
+def check_count(
+    name: str, value: Any, smallest: int = 1, largest: int | None = LARGEST_SIZE
+) -> int:
     """Return an integer of any type as Python's, which never wraps around.
 
     Parameters
@@ -48,7 +50,7 @@ def check_count(name: str, value: Any, smallest: int = 1, largest=LARGEST_SIZE) 
 
 
 def check_counts(
-    name: str, values: Any, smallest: int = 1, largest=LARGEST_SIZE
+    name: str, values: Any, smallest: int = 1, largest: int | None = LARGEST_SIZE
 ) -> list[int]:
     """Return what `check_count` does of each of some integers."""
     limits = _limits(smallest, largest)

@@ -237,7 +237,7 @@ class _Seen:
         Whether samples have weights.
     """
 
-    def __init__(self, codec: Codec, known: _Counts, is_weighted: bool):
+    def __init__(self, codec: Codec, known: _Counts, is_weighted: bool) -> None:
         self.codec, self.ranges = codec, codec.quantizer._ranges()
         self.never = [None if one is None else one == 0 for one in known]
         self.counts = [None if one is None else np.zeros(len(one)) for one in known]

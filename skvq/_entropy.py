@@ -99,7 +99,7 @@ class EntropyCoder:
         *,
         conditional: bool = False,
         block_rows: int = 1024,
-    ):
+    ) -> None:
         self.sizes = check_sizes(sizes)
         self.conditional = bool(conditional)
         self.block_rows = check_integer(block_rows, "block_rows", 1, 2**31)

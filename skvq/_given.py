@@ -10,7 +10,7 @@ from skvq._checks import is_sequence
 from skvq._validation import check_matrix, check_numbers
 
 
-def check_codebooks(codebooks, *, columns: bool = False) -> list[nearest.Table]:
+def check_codebooks(codebooks: Any, *, columns: bool = False) -> list[nearest.Table]:
     """Return tables that are given in place of learned ones, in one floating dtype.
 
     Parameters
@@ -145,7 +145,7 @@ def check_costs(
 
 
 def _costs_of_each(
-    name: str, given, tables: Sequence[nearest.Table]
+    name: str, given: Any, tables: Sequence[nearest.Table]
 ) -> list[np.ndarray]:
     shape = getattr(given, "shape", None)
     if not is_sequence(given) or (shape is not None and len(shape) != 2):

@@ -124,7 +124,7 @@ class UniqueIds:
         *,
         overflow: Literal["error", "digit"] = "error",
         max_width: int = 256,
-    ):
+    ) -> None:
         self.sizes = check_sizes(sizes)
         if overflow not in ("error", "digit"):
             raise ValueError(f"overflow must be 'error' or 'digit', got {overflow!r}")

@@ -24,7 +24,7 @@ class Report(Mapping[str, Any]):
         The findings.
     """
 
-    def __init__(self, facts: dict[str, Any]):
+    def __init__(self, facts: dict[str, Any]) -> None:
         self._facts = facts
 
     def __getitem__(self, name: str) -> Any:
@@ -96,7 +96,7 @@ class CodeReport(Report):
 
     def __init__(
         self, facts: dict[str, Any], used: Sequence[tuple[np.ndarray, np.ndarray]]
-    ):
+    ) -> None:
         super().__init__(facts)
         self.used = tuple(used)
 

@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skvq import nearest
 from skvq._arrays import to_host
 from skvq._checks import check_memory, naming
 from skvq._compat import available_unless
+from skvq._typing import MatrixLike, SumMetric
 from skvq._validation import as_it_is_now, in_own_context
 from skvq.coding.sums import check_sum_metric, narrowed, row_terms, squared_sums
 
@@ -34,8 +36,8 @@ class SumsOfCodes:
     _home_: nearest.Backend
     _decode: Callable[[Any], Any]
     _check_fitted: Callable[[], None]
-    _check_input: Callable[[Any, str], Any]
-    _check_codes: Callable[[Any, str, tuple[int, ...]], Any]
+    _check_input: Callable[[Any, str], np.ndarray]
+    _check_codes: Callable[[Any, str, tuple[int, ...]], np.ndarray]
 
     # -- hooks: samples are float64, all is on the host ----------------------------
 
@@ -128,7 +130,9 @@ class SumsOfCodes:
 
     @available_unless(_reason_against_sums)
     @in_own_context
-    def distance_table(self, queries, metric="sqeuclidean"):
+    def distance_table(
+        self, queries: MatrixLike, metric: SumMetric = "sqeuclidean"
+    ) -> NDArray[np.float64]:
         """Return what each code adds to the distances from queries: for look-ups.
 
         Parameters
@@ -169,7 +173,9 @@ class SumsOfCodes:
 
     @available_unless(_reason_against_sums)
     @in_own_context
-    def row_terms(self, codes, metric="sqeuclidean"):
+    def row_terms(
+        self, codes: MatrixLike, metric: SumMetric = "sqeuclidean"
+    ) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
         """Return what belongs to rows of codes in distances that are sums of look-ups.
 
         Parameters

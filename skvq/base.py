@@ -52,14 +52,10 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-)
+from numpy.typing import NDArray
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.utils.validation import check_is_fitted
 
@@ -75,11 +71,20 @@ from skvq._arrays import (
     to_host,
 )
 from skvq._checks import check_count
-from skvq._compat import UNUSED, Accepted, _fit_context, available_unless
+from skvq._compat import (
+    UNUSED,
+    Accepted,
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+    available_unless,
+)
 from skvq._dask import batches, check_lazy_codes, dask_rows, lazily
 from skvq._given import check_codebooks
 from skvq._match import check_names
 from skvq._sums import SumsOfCodes
+from skvq._typing import MatrixLike, Request, Size, VectorLike
 from skvq._validation import (
     as_it_is_now,
     backend_of_samples,
@@ -176,10 +181,31 @@ class BaseQuantizer(
         Number of features seen in `fit`.
     """
 
+    codebook_sizes_: tuple[int, ...]
+    distortion_: float
+    code_counts_: tuple[NDArray[np.float64] | None, ...]
+    n_features_in_: int
+    # If the samples of `fit` have named their features.
+    feature_names_in_: NDArray[Any]
+
     # Whether the hooks take arrays of any library.
     _follows_namespace = False
     # Fitted attributes that follow from others, and are not pickled.
     _made_anew: tuple[str, ...] = ()
+
+    if TYPE_CHECKING:
+        # scikit-learn makes these, of the parameters that the methods have.
+        def set_fit_request(self, *, sample_weight: Request) -> Self:
+            """Choose whether `fit` gets the weights that are routed."""
+            ...
+
+        def set_partial_fit_request(self, *, sample_weight: Request) -> Self:
+            """Choose whether `partial_fit` gets the weights that are routed."""
+            ...
+
+        def set_score_request(self, *, sample_weight: Request) -> Self:
+            """Choose whether `score` gets the weights that are routed."""
+            ...
 
     # Codes are the method's data, not metadata to be routed.
     __metadata_request__inverse_transform = {"codes": UNUSED}  # noqa: RUF012
@@ -341,7 +367,7 @@ class BaseQuantizer(
     # -- public methods ------------------------------------------------------------
 
     @classmethod
-    def from_codebooks(cls, codebooks, **parameters) -> Self:
+    def from_codebooks(cls, codebooks: Sequence[MatrixLike], **parameters: Any) -> Self:
         """Return a quantizer that is fitted: its codebooks are given, not learned.
 
         Parameters
@@ -395,7 +421,9 @@ class BaseQuantizer(
 
     @_fit_context(prefer_skip_nested_validation=False)
     @in_own_context
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(
+        self, X: MatrixLike, y: Any = None, sample_weight: VectorLike | None = None
+    ) -> Self:
         """Learn the codebooks, or set them up.
 
         If it fails, the estimator stays as it was before the call.
@@ -433,7 +461,9 @@ class BaseQuantizer(
     @available_unless(_reason_against_streams)
     @_fit_context(prefer_skip_nested_validation=False)
     @in_own_context
-    def partial_fit(self, X, y=None, sample_weight=None):
+    def partial_fit(
+        self, X: MatrixLike, y: Any = None, sample_weight: VectorLike | None = None
+    ) -> Self:
         """Learn from one batch of a stream.
 
         If it fails, the estimator stays as it was before the call.
@@ -467,7 +497,7 @@ class BaseQuantizer(
 
     @available_unless(_reason_against_names)
     @in_own_context
-    def rename_codes(self, names):
+    def rename_codes(self, names: Sequence[VectorLike | None]) -> Self:
         """Give codes other names: put the codewords of each column in another order.
 
         What a code stands for goes with its name, so that nothing else changes: the
@@ -519,7 +549,7 @@ class BaseQuantizer(
         return self
 
     @in_own_context
-    def transform(self, X):
+    def transform(self, X: MatrixLike) -> NDArray[Any]:
         """Encode samples.
 
         Parameters
@@ -547,7 +577,9 @@ class BaseQuantizer(
 
     @available_unless(_reason_against_best)
     @in_own_context
-    def encode_best(self, X, n_best):
+    def encode_best(
+        self, X: MatrixLike, n_best: Size
+    ) -> tuple[NDArray[Any], NDArray[np.float64]]:
         """Encode samples in several ways each, the best first.
 
         Parameters
@@ -612,7 +644,7 @@ class BaseQuantizer(
         is_even = any(isinstance(one, Prices) for one in charges)
         unpriced = self._with_charges(of_bits(charges)) if is_even else self
 
-        def work(x):
+        def work(x: Any) -> tuple[Any, Any]:
             codes = unpriced._encode_best(x, n_best)
             if is_even:
                 codes = _first_of_all(self._encode(x), codes)
@@ -627,7 +659,7 @@ class BaseQuantizer(
         return be.gathered(X.shape[0], codes, dtype), be.gathered(X.shape[0], errors)
 
     @in_own_context
-    def inverse_transform(self, codes):
+    def inverse_transform(self, codes: MatrixLike) -> NDArray[Any]:
         """Decode codes.
 
         Parameters
@@ -655,7 +687,7 @@ class BaseQuantizer(
         return self._decode(self._check_codes(codes, "inverse_transform"))
 
     @in_own_context
-    def quantize(self, X):
+    def quantize(self, X: MatrixLike) -> NDArray[Any]:
         """Encode and decode in one pass.
 
         Parameters
@@ -677,7 +709,9 @@ class BaseQuantizer(
             return nearest.backend_of(X).gathered(X.shape[0], blocks)
 
     @in_own_context
-    def score(self, X, y=None, sample_weight=None):
+    def score(
+        self, X: MatrixLike, y: Any = None, sample_weight: VectorLike | None = None
+    ) -> float:
         """Return minus the mean distance of samples from their reconstructions.
 
         Parameters
@@ -705,7 +739,7 @@ class BaseQuantizer(
             return -run(mean_distortion(rows, self))
 
     @in_own_context
-    def full_codebook(self, max_size=2**20):
+    def full_codebook(self, max_size: Size = 2**20) -> NDArray[Any]:
         """Build the one table that the scheme stands for.
 
         Parameters
@@ -800,7 +834,7 @@ class BaseQuantizer(
         """Whether `fit` has run to its end."""
         return hasattr(self, "codebook_sizes_")
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []
         tags.array_api_support = self._follows_namespace
@@ -808,7 +842,7 @@ class BaseQuantizer(
 
     # -- pickling ------------------------------------------------------------------
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         state = {**super().__getstate__(), "_skvq_version": __version__}
         for name in self._made_anew:
             state.pop(name, None)
@@ -818,7 +852,7 @@ class BaseQuantizer(
             state["_home_"] = self._home_.name
         return state
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         version = state.pop("_skvq_version", "unknown")
         if tuple(map(int, re.findall(r"\d+", version)[:2])) < _FIRST_READ:
@@ -849,7 +883,7 @@ class BaseQuantizer(
 
     # -- what the public methods share ---------------------------------------------
 
-    def _rows_to_fit(self, X, sample_weight) -> tuple[Rows, WeightUnit]:
+    def _rows_to_fit(self, X: Any, sample_weight: Any) -> tuple[Rows, WeightUnit]:
         """Return valid rows, and what counts as one of their weights."""
         if nearest.is_dask(X):
             why = self._needs_rows_in_memory()
@@ -864,7 +898,7 @@ class BaseQuantizer(
             run(check_finite(X))
         return Rows(X, weights), unit
 
-    def _take_batch(self, X, sample_weight) -> None:
+    def _take_batch(self, X: Any, sample_weight: Any) -> None:
         """Learn from one batch of a stream, as the user gives it."""
         first = not self.__sklearn_is_fitted__()
         if not first:
@@ -885,7 +919,7 @@ class BaseQuantizer(
             check_is_fitted(self)  # raises; and takes its time to find out
         self._check_as_fitted()
 
-    def _check_input(self, X, method: str):
+    def _check_input(self, X: Any, method: str) -> np.ndarray:
         """Check in order: fitted, then the library of X, then X itself."""
         self._check_fitted()
         be = backend_of_samples(self, X)
@@ -898,7 +932,9 @@ class BaseQuantizer(
             )
         return check_samples(self, X, reset=False)
 
-    def _check_codes(self, codes, method: str, widths: tuple[int, ...] | None = None):
+    def _check_codes(
+        self, codes: Any, method: str, widths: tuple[int, ...] | None = None
+    ) -> np.ndarray:
         """Check that it is fitted, and return valid codes where the tables are.
 
         Those of the host, which files hold and no library computes in, are sent there.
@@ -912,10 +948,10 @@ class BaseQuantizer(
         codes = check_codes(self, codes, self.codebook_sizes_, widths)
         return self._home_.like(codes)
 
-    def _quantize(self, X):
+    def _quantize(self, X: Any) -> Any:
         return self._decode(as_indices(self._encode(X)))
 
-    def _errors_of(self, X, codes):
+    def _errors_of(self, X: Any, codes: Any) -> Any:
         """Return squared distances (n_samples, n_sums) from what some codes are."""
         n, n_sums, n_codes = codes.shape
         decoded = self._decode(as_indices(reshape(codes, (n * n_sums, n_codes))))
@@ -945,7 +981,12 @@ class BaseQuantizer(
             self.distortion_,
         )
 
-    def _set_up(self, tables, be: nearest.Backend = nearest.HOST, beside=None) -> None:
+    def _set_up(
+        self,
+        tables: Any,
+        be: nearest.Backend = nearest.HOST,
+        beside: dict[str, Any] | None = None,
+    ) -> None:
         """Set this estimator, new or a part, to given tables."""
         self._validate_params()
         found = self._from_tables(tables, **(beside or {}))
@@ -978,7 +1019,7 @@ class BaseQuantizer(
                 )
             setattr(self, name, value)
 
-    def _learn_batch(self, X, weights) -> None:
+    def _learn_batch(self, X: Any, weights: Any) -> None:
         """Do the same with one batch of a stream."""
         plain_parameters(self)
         self.n_features_in_ = X.shape[1]
@@ -1024,7 +1065,7 @@ class BaseQuantizer(
         # What is not followed becomes an array of NumPy's, and those are taken always.
         nearest.check_backend(getattr(self, "backend", "auto"), be)
 
-    def _computing(self, X=None) -> AbstractContextManager:
+    def _computing(self, X: Any = None) -> AbstractContextManager:
         """Let the engine compute in this estimator's backend.
 
         Where rows of the host are coded block by block, they go to a device, or stay,
@@ -1054,7 +1095,7 @@ def _first_of_all(own: Any, codes: Any) -> Any:
     return be.xp.where(is_new, join([own, codes[:, :-1, :]], axis=1), moved)
 
 
-def _log(message: str, *arguments) -> None:
+def _log(message: str, *arguments: object) -> None:
     """Tell of a fit that is done, and is not undone by whoever is told."""
     try:
         logger.info(message, *arguments)
@@ -1071,13 +1112,13 @@ QUANTIZER = Accepted(
 )
 
 
-def _to_compute_in(X):
+def _to_compute_in(X: Any) -> Any:
     """Return the whole of X in the dtype to compute in."""
     be = nearest.backend_of(X)
     return be.contiguous(be.cast(X, nearest.compute_dtype(be.numpy_dtype(X))))
 
 
-def check_as_before(name: str, now, then) -> None:
+def check_as_before(name: str, now: Any, then: Any) -> None:
     """Raise if what a warm start cannot change is not as it was."""
     if now != then:
         raise ValueError(
@@ -1108,7 +1149,7 @@ def reordered_once(
     return [found[id(one)][1] for one in kept]
 
 
-def _are_alike(a, b) -> bool:
+def _are_alike(a: Any, b: Any) -> bool:
     """Whether two orders, or lists of orders, are the same."""
     if isinstance(a, list):
         return all(map(_are_alike, a, b))
@@ -1120,7 +1161,7 @@ def reordered_table(table: nearest.Table, order: np.ndarray | None) -> nearest.T
     return table if order is None else nearest.Table(table.codewords[order])
 
 
-def _with_arrays(value, function):
+def _with_arrays(value: Any, function: Callable[[Any], Any]) -> Any:
     """Apply a function to an array, or to the arrays of a tuple or a list."""
     if nearest.is_array(value):
         return function(value)
@@ -1129,7 +1170,7 @@ def _with_arrays(value, function):
     return value
 
 
-def _agree(given, value) -> bool:
+def _agree(given: Any, value: Any) -> bool:
     """Whether a parameter says the same, for all or for each."""
     try:
         return bool(np.all(np.asarray(given) == np.asarray(value)))
@@ -1162,7 +1203,7 @@ def measures(
     counted = [np.zeros(quantizer.codebook_sizes_[j]) for j in columns]
     weights = block.host_weights()
 
-    def work(x):
+    def work(x: Any) -> tuple[Any, Any]:
         codes, found = quantizer._encode(x), None
         if distances:
             decoded = quantizer._decode(as_indices(codes))
@@ -1179,7 +1220,7 @@ def measures(
 
 
 def over_blocks(
-    X, work: Callable[[Any], Any], times: int = 1
+    X: Any, work: Callable[[Any], Any], times: int = 1
 ) -> Iterator[tuple[slice, Any]]:
     """Yield rows, and ``work(block)`` of them, for row blocks of bounded size.
 

@@ -11,15 +11,17 @@ numbers at hand.  `plot` draws it again, and leaves the axes in `ax_` and the fi
 `figure_`.  Drawing needs matplotlib: ``pip install skvq[demo]``.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._reports import CodeReport
+from skvq._typing import MatrixLike, NamesLike, Number, Size, Sizes, VectorLike
 from skvq._weights import check_weights
 from skvq.metrics import code_report, distortion, rate_distortion_curve
 from skvq.nearest.distinct import unique_rows
@@ -82,8 +84,16 @@ class CodebookDisplay:
     """
 
     def __init__(
-        self, *, xx0, xx1, cells, codewords, samples=None, feature_names=None, name=None
-    ):
+        self,
+        *,
+        xx0: NDArray[Any],
+        xx1: NDArray[Any],
+        cells: NDArray[Any],
+        codewords: NDArray[Any],
+        samples: NDArray[Any] | None = None,
+        feature_names: NamesLike | None = None,
+        name: str | None = None,
+    ) -> None:
         self.xx0 = xx0
         self.xx1 = xx1
         self.cells = cells
@@ -95,18 +105,18 @@ class CodebookDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X,
+        estimator: Any,
+        X: MatrixLike,
         *,
-        grid_resolution=400,
-        eps=0.1,
-        show_samples=False,
-        name=None,
-        ax=None,
-        cmap="hsv",
-        codeword_kwargs=None,
-        sample_kwargs=None,
-    ):
+        grid_resolution: Size = 400,
+        eps: Number = 0.1,
+        show_samples: bool = False,
+        name: str | None = None,
+        ax: Any = None,
+        cmap: Any = "hsv",
+        codeword_kwargs: dict[str, Any] | None = None,
+        sample_kwargs: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the cells of a fitted quantizer.
 
         Parameters
@@ -186,7 +196,14 @@ class CodebookDisplay:
             sample_kwargs=sample_kwargs,
         )
 
-    def plot(self, *, ax=None, cmap="hsv", codeword_kwargs=None, sample_kwargs=None):
+    def plot(
+        self,
+        *,
+        ax: Any = None,
+        cmap: Any = "hsv",
+        codeword_kwargs: dict[str, Any] | None = None,
+        sample_kwargs: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the cells.
 
         Parameters
@@ -299,7 +316,15 @@ class RateDistortionDisplay:
     [1.0, 2.0]
     """
 
-    def __init__(self, rates, distortions, *, variance=None, labels=None, name=None):
+    def __init__(
+        self,
+        rates: VectorLike,
+        distortions: VectorLike,
+        *,
+        variance: Any = None,
+        labels: Sequence[str] | None = None,
+        name: str | None = None,
+    ) -> None:
         self.rates = rates
         self.distortions = distortions
         self.variance = variance
@@ -309,17 +334,17 @@ class RateDistortionDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X,
+        estimator: Any,
+        X: MatrixLike,
         *,
-        sample_weight=None,
-        label=None,
-        name=None,
-        ax=None,
-        plot_bound=True,
-        line_kwargs=None,
-        bound_kwargs=None,
-    ):
+        sample_weight: VectorLike | None = None,
+        label: str | None = None,
+        name: str | None = None,
+        ax: Any = None,
+        plot_bound: bool = True,
+        line_kwargs: dict[str, Any] | None = None,
+        bound_kwargs: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the point of one fitted quantizer.
 
         Parameters
@@ -370,17 +395,17 @@ class RateDistortionDisplay:
     @classmethod
     def from_estimators(
         cls,
-        estimators,
-        X,
+        estimators: Iterable[Any],
+        X: MatrixLike,
         *,
-        sample_weight=None,
-        labels=None,
-        name=None,
-        ax=None,
-        plot_bound=True,
-        line_kwargs=None,
-        bound_kwargs=None,
-    ):
+        sample_weight: VectorLike | None = None,
+        labels: Sequence[str] | None = None,
+        name: str | None = None,
+        ax: Any = None,
+        plot_bound: bool = True,
+        line_kwargs: dict[str, Any] | None = None,
+        bound_kwargs: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the curve of several fitted quantizers.
 
         To compare several curves, draw the next one on ``ax=display.ax_`` with
@@ -449,12 +474,12 @@ class RateDistortionDisplay:
     def plot(
         self,
         *,
-        ax=None,
-        name=None,
-        plot_bound=True,
-        line_kwargs=None,
-        bound_kwargs=None,
-    ):
+        ax: Any = None,
+        name: str | None = None,
+        plot_bound: bool = True,
+        line_kwargs: dict[str, Any] | None = None,
+        bound_kwargs: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the curve.
 
         Parameters
@@ -524,7 +549,7 @@ class RateDistortionDisplay:
             self.ax_.legend()
         return self
 
-    def _plot_bound(self, rates, bound_kwargs):
+    def _plot_bound(self, rates: Any, bound_kwargs: dict[str, Any] | None) -> None:
         ends = np.array([0.0, max(rates.max(), 1.0)])  # straight on the log scale
         style = {"color": "black", "linestyle": "--", "label": "Gaussian bound"}
         (line,) = self.ax_.plot(
@@ -580,7 +605,14 @@ class CodeUsageDisplay:
     [8]
     """
 
-    def __init__(self, shares, *, perplexities=None, usages=None, name=None):
+    def __init__(
+        self,
+        shares: Sequence[NDArray[Any]],
+        *,
+        perplexities: VectorLike | None = None,
+        usages: VectorLike | None = None,
+        name: str | None = None,
+    ) -> None:
         self.shares = shares
         self.perplexities = perplexities
         self.usages = usages
@@ -588,8 +620,15 @@ class CodeUsageDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, X, *, sample_weight=None, name=None, ax=None, line_kwargs=None
-    ):
+        cls,
+        estimator: Any,
+        X: MatrixLike,
+        *,
+        sample_weight: VectorLike | None = None,
+        name: str | None = None,
+        ax: Any = None,
+        line_kwargs: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the use that samples make of a fitted quantizer's codewords.
 
         Parameters
@@ -639,8 +678,15 @@ class CodeUsageDisplay:
 
     @classmethod
     def from_codes(
-        cls, codes, sizes, *, sample_weight=None, name=None, ax=None, line_kwargs=None
-    ):
+        cls,
+        codes: MatrixLike,
+        sizes: Sizes,
+        *,
+        sample_weight: VectorLike | None = None,
+        name: str | None = None,
+        ax: Any = None,
+        line_kwargs: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the use of the codewords in codes.
 
         Parameters
@@ -676,7 +722,14 @@ class CodeUsageDisplay:
         return cls.from_report(report, name=name, ax=ax, line_kwargs=line_kwargs)
 
     @classmethod
-    def from_report(cls, report, *, name=None, ax=None, line_kwargs=None):
+    def from_report(
+        cls,
+        report: CodeReport,
+        *,
+        name: str | None = None,
+        ax: Any = None,
+        line_kwargs: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the use of the codewords of which a report tells.
 
         Parameters
@@ -719,7 +772,9 @@ class CodeUsageDisplay:
         )
         return display.plot(ax=ax, line_kwargs=line_kwargs)
 
-    def plot(self, *, ax=None, line_kwargs=None):
+    def plot(
+        self, *, ax: Any = None, line_kwargs: dict[str, Any] | None = None
+    ) -> Self:
         """Draw the use of the codewords.
 
         Parameters
@@ -786,14 +841,14 @@ def _pyplot(caller: str) -> Any:
     return pyplot
 
 
-def _axes(ax, caller: str) -> tuple[Any, Any]:
+def _axes(ax: Any, caller: str) -> tuple[Any, Any]:
     pyplot = _pyplot(caller)
     if ax is None:
         _, ax = pyplot.subplots()
     return ax, ax.figure
 
 
-def _quantizer_of(estimator):
+def _quantizer_of(estimator: Any) -> Any:
     check_is_fitted(estimator)
     quantizer = getattr(estimator, "quantizer_", estimator)
     if not hasattr(quantizer, "codebook_sizes_"):
@@ -804,21 +859,21 @@ def _quantizer_of(estimator):
     return quantizer
 
 
-def _check_here(X) -> None:
+def _check_here(X: Any) -> None:
     """Raise if X is a collection of Dask's, all of which would be computed."""
     nearest.backend_of(X)
 
 
-def _describe(quantizer) -> str:
+def _describe(quantizer: Any) -> str:
     return f"{type(quantizer).__name__}, {quantizer.bits_per_sample_:.4g} bits"
 
 
-def _feature_names(estimator) -> Sequence[str] | None:
+def _feature_names(estimator: Any) -> Sequence[str] | None:
     names = getattr(estimator, "feature_names_in_", None)
     return None if names is None else [str(name) for name in names]
 
 
-def _named_like(grid: np.ndarray, X, quantizer) -> Any:
+def _named_like(grid: np.ndarray, X: Any, quantizer: Any) -> Any:
     """Return the grid with the feature names of X, if the quantizer has seen any."""
     if getattr(quantizer, "feature_names_in_", None) is None or not hasattr(
         X, "columns"
@@ -845,7 +900,7 @@ def _ratio(extent: Sequence[float]) -> float:
     return (top - bottom) / (right - left)
 
 
-def _codewords(quantizer, grid) -> np.ndarray:
+def _codewords(quantizer: Any, grid: Any) -> np.ndarray:
     size = float(np.prod(np.asarray(quantizer.codebook_sizes_, dtype=float)))
     if size <= _MAX_CODEWORDS:
         table = quantizer.full_codebook(max_size=_MAX_CODEWORDS)
@@ -854,7 +909,7 @@ def _codewords(quantizer, grid) -> np.ndarray:
     return table[unique_rows(table)[0]]
 
 
-def _cell_colours(cells: np.ndarray, cmap) -> np.ndarray:
+def _cell_colours(cells: np.ndarray, cmap: Any) -> np.ndarray:
     """Return pale colours (n_rows, n_columns, 3), and grey borders between cells."""
     from matplotlib import colormaps
 

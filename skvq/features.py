@@ -1,17 +1,22 @@
 """Quantized samples as features, for models that learn from them."""
 
-from sklearn.base import (
-    BaseEstimator,
-    OneToOneFeatureMixin,
-    TransformerMixin,
-    clone,
-)
+from typing import TYPE_CHECKING, Any, Self
+
+from numpy.typing import NDArray
+from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
-from skvq._compat import Accepted, _fit_context
+from skvq._compat import (
+    Accepted,
+    BaseEstimator,
+    OneToOneFeatureMixin,
+    TransformerMixin,
+    _fit_context,
+)
 from skvq._dask import check_container
+from skvq._typing import Frozen, MatrixLike, Request, VectorLike
 from skvq._validation import (
     backend_of_samples,
     check_reconstructions,
@@ -25,7 +30,7 @@ from skvq._weights import check_weights
 from skvq.base import QUANTIZER, BaseQuantizer
 
 
-def _is_frozen_quantizer(value) -> bool:
+def _is_frozen_quantizer(value: Any) -> bool:
     return isinstance(getattr(value, "estimator", None), BaseQuantizer) and isinstance(
         value, FrozenEstimator
     )
@@ -62,16 +67,28 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     [[0.0, 0.5], [0.0, 0.5], [9.0, 8.5], [9.0, 8.5]]
     """
 
+    quantizer_: BaseQuantizer
+    n_features_in_: int
+    feature_names_in_: NDArray[Any]
+
+    if TYPE_CHECKING:
+        # scikit-learn makes it, of the parameters that the method has.
+        def set_fit_request(self, *, sample_weight: Request) -> Self:
+            """Choose whether `fit` gets the weights that are routed."""
+            ...
+
     _parameter_constraints = {  # noqa: RUF012
         "quantizer": [QUANTIZER, FROZEN]
     }
 
-    def __init__(self, quantizer):
+    def __init__(self, quantizer: BaseQuantizer | Frozen) -> None:
         self.quantizer = quantizer
 
     @_fit_context(prefer_skip_nested_validation=False)
     @in_own_context
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(
+        self, X: MatrixLike, y: Any = None, sample_weight: VectorLike | None = None
+    ) -> Self:
         """Fit a clone of the quantizer.
 
         Parameters
@@ -104,7 +121,7 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return self
 
     @in_own_context
-    def transform(self, X):
+    def transform(self, X: MatrixLike) -> NDArray[Any]:
         """Replace samples by their reconstructions.
 
         Parameters
@@ -123,7 +140,7 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             check_container(self)
         return self.quantizer_.quantize(check_samples(self, X, reset=False))
 
-    def inverse_transform(self, X):
+    def inverse_transform(self, X: MatrixLike) -> NDArray[Any]:
         """Return quantized samples as they are: they are in the space of X already.
 
         So a pipeline leads back through this step, and targets that it quantizes are
@@ -151,14 +168,14 @@ class QuantizedFeatures(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return getattr(self.quantizer, "_follows_namespace", False)
 
     @property
-    def _home_(self):
+    def _home_(self) -> nearest.Backend:
         return getattr(vars(self).get("quantizer_"), "_home_", nearest.HOST)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether `fit` has run to its end."""
         return hasattr(self, "quantizer_")
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.array_api_support = self._follows_namespace

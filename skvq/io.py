@@ -673,7 +673,7 @@ class CodeWriter:
         codec_id: str | None = None,
         coder: EntropyCoder | None = None,
         append: bool = False,
-    ):
+    ) -> None:
         n_bits = packed_bits(sizes, method)  # checks both
         if bitorder not in _ORDERS:
             raise ValueError(f"bitorder must be 'big' or 'little', got {bitorder!r}")
@@ -715,7 +715,7 @@ class CodeWriter:
             stack.pop_all()  # it goes on until our own exit
         return self
 
-    def __exit__(self, *raised) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Complete the file, or drop it, or what was added, if the block raised."""
         if raised[0] is not None:
             self._writing.__exit__(*raised)
@@ -950,7 +950,7 @@ class CodeReader:
     CodeWriter : The way here, with an example.
     """
 
-    def __init__(self, path: PathLike):
+    def __init__(self, path: PathLike) -> None:
         self._path = path
         self._file = Path(path).open("rb")
         try:
@@ -976,7 +976,7 @@ class CodeReader:
         """Return the reader itself."""
         return self
 
-    def __exit__(self, *raised) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Close the file."""
         self.close()
 

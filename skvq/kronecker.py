@@ -1,7 +1,9 @@
 """The Kronecker scheme: the feature dimension as a product of small ones."""
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -10,10 +12,11 @@ from skvq import nearest
 from skvq._checks import check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
 from skvq._given import are_shared, as_shared, one_or_each
+from skvq._typing import BackendName, MatrixLike, Number, RandomState, Size, Sizes
 from skvq._validation import check_table, warn
 from skvq.base import BaseQuantizer, check_as_before, reordered_once, reordered_table
 from skvq.learning import kronecker as learning
-from skvq.learning.rows import Learner, scaled
+from skvq.learning.rows import Learner, Rows, scaled
 from skvq.learning.start import few_distinct, ordinary_scale
 from skvq.parts import part_sizes
 
@@ -130,6 +133,10 @@ class KroneckerQuantizer(BaseQuantizer):
     True
     """
 
+    factor_sizes_: tuple[int, ...]
+    n_iter_: int
+    _tables_: nearest.Tables
+
     _parameter_constraints = {  # noqa: RUF012
         "factor_sizes": [SIZES, None],
         "n_codewords": [SIZE, SIZES],
@@ -147,19 +154,19 @@ class KroneckerQuantizer(BaseQuantizer):
 
     def __init__(
         self,
-        factor_sizes=None,
-        n_codewords=16,
+        factor_sizes: Sizes | None = None,
+        n_codewords: Size | Sizes = 16,
         *,
-        share_codebook=False,
-        init="spectral",
-        fixed_factors=None,
-        n_init=1,
-        max_iter=50,
-        tol=1e-4,
-        warm_start=False,
-        random_state=None,
-        backend="auto",
-    ):
+        share_codebook: bool = False,
+        init: Literal["spectral"] | Sequence[MatrixLike] = "spectral",
+        fixed_factors: Sequence[MatrixLike | None] | None = None,
+        n_init: Size = 1,
+        max_iter: Size = 50,
+        tol: Number = 1e-4,
+        warm_start: bool = False,
+        random_state: RandomState = None,
+        backend: BackendName = "auto",
+    ) -> None:
         self.factor_sizes = factor_sizes
         self.n_codewords = n_codewords
         self.share_codebook = share_codebook
@@ -172,7 +179,7 @@ class KroneckerQuantizer(BaseQuantizer):
         self.random_state = random_state
         self.backend = backend
 
-    def _fit(self, rows):
+    def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         shape = _factor_sizes(self.factor_sizes, rows.n_features)
         fixed = self._given("fixed_factors", shape, rows.dtype)
         sizes = self._sizes(shape, fixed, rows.n_bytes)
@@ -209,7 +216,7 @@ class KroneckerQuantizer(BaseQuantizer):
             found["distortion_"] = learned.distortion
         return found
 
-    def _from_tables(self, tables):
+    def _from_tables(self, tables: list[nearest.Table]) -> dict[str, Any]:
         tables = as_shared(tables, self.share_codebook)
         shape = tuple(table.shape[1] for table in tables)
         sizes = list(map(len, tables))
@@ -227,11 +234,11 @@ class KroneckerQuantizer(BaseQuantizer):
             "codebook_sizes_": tuple(sizes),
         }
 
-    def _n_tables(self):
+    def _n_tables(self) -> int | None:
         return 2 if self.factor_sizes is None else len(self.factor_sizes)
 
     def _learn_tables(
-        self, rows, problem, exponent, start
+        self, rows: Rows, problem: Any, exponent: Any, start: Any
     ) -> Learner[learning.LearnedTables]:
         few, found = None, None if problem.free else list(problem.fixed)
         if problem.free:
@@ -262,7 +269,9 @@ class KroneckerQuantizer(BaseQuantizer):
             runs.append(learned)
         return min(runs, key=lambda run: run.distortion)
 
-    def _given(self, name, shape, dtype, sizes=None) -> list:
+    def _given(
+        self, name: str, shape: Any, dtype: Any, sizes: Sequence[int] | None = None
+    ) -> list:
         """Return a list of tables, or of None, from a parameter."""
         given = getattr(self, name)
         if given is None:
@@ -280,7 +289,7 @@ class KroneckerQuantizer(BaseQuantizer):
             tables.append(table)
         return tables
 
-    def _sizes(self, shape, fixed, x_bytes) -> tuple[int, ...]:
+    def _sizes(self, shape: Any, fixed: Any, x_bytes: int) -> tuple[int, ...]:
         """Return V_1..V_m: of fixed factors, the number of their rows."""
         one_for_all = isinstance(self.n_codewords, Integral)
         sizes = part_sizes(self.n_codewords, len(shape))
@@ -297,7 +306,9 @@ class KroneckerQuantizer(BaseQuantizer):
         check_memory(f"Tables of n_codewords={sizes}", n_bytes, x_bytes)
         return tuple(sizes)
 
-    def _check_shared(self, shape, sizes, fixed, start) -> None:
+    def _check_shared(
+        self, shape: Any, sizes: Sequence[int], fixed: Any, start: Any
+    ) -> None:
         if not self.share_codebook:
             return
         if len(set(shape)) > 1 or len(set(sizes)) > 1:
@@ -314,29 +325,29 @@ class KroneckerQuantizer(BaseQuantizer):
         ):
             raise ValueError("share_codebook=True takes m equal tables as a start.")
 
-    def _encode(self, X):
+    def _encode(self, X: Any) -> Any:
         return nearest.nearest_kronecker(X, self._tables_)[0]
 
-    def _decode(self, codes):
+    def _decode(self, codes: Any) -> Any:
         return nearest.kronecker_rows(
             [table.rows(codes[:, j]) for j, table in enumerate(self._tables_)]
         )
 
-    def _why_no_sums(self):
+    def _why_no_sums(self) -> str | None:
         return "its reconstruction is a product of codewords, not a sum of them."
 
-    def _codebooks(self):
+    def _codebooks(self) -> Sequence[nearest.Table | np.ndarray]:
         return self._tables_
 
-    def _why_no_names(self):
+    def _why_no_names(self) -> str | None:
         return None
 
-    def _renamed(self, orders):
+    def _renamed(self, orders: Sequence[np.ndarray | None]) -> dict[str, Any]:
         tables = reordered_once(list(self._tables_), orders, reordered_table)
         return {"_tables_": nearest.Tables(tables)}
 
 
-def _check_product(sizes) -> None:
+def _check_product(sizes: Sequence[int]) -> None:
     """Raise if there are more codewords than the search can compare."""
     if math.prod(sizes) > _MAX_CODEWORDS:
         raise ValueError(
@@ -345,7 +356,7 @@ def _check_product(sizes) -> None:
         )
 
 
-def _factor_sizes(factor_sizes, n_features: int) -> tuple[int, ...]:
+def _factor_sizes(factor_sizes: Any, n_features: int) -> tuple[int, ...]:
     """Return d_1..d_m, checked, or the pair closest to a square."""
     if factor_sizes is None:
         root = math.isqrt(n_features)

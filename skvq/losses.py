@@ -42,6 +42,7 @@ from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any
 
+from skvq._typing import ArrayT, Number, Size
 from skvq.nearest.backends.arrays import (
     array_namespace,
     astype,
@@ -77,7 +78,7 @@ _MAX_GROUP_SIZE = 24
 # -- squared errors ----------------------------------------------------------------
 
 
-def codebook_loss(X, X_quant, *, return_grad=False):
+def codebook_loss(X: Any, X_quant: Any, *, return_grad: bool = False) -> Any:
     r"""Squared error that moves the codewords towards the samples.
 
     .. math::
@@ -127,7 +128,7 @@ def codebook_loss(X, X_quant, *, return_grad=False):
     return _pair_loss(X, X_quant, 1.0, 0.0, return_grad)
 
 
-def commitment_loss(X, X_quant, *, return_grad=False):
+def commitment_loss(X: Any, X_quant: Any, *, return_grad: bool = False) -> Any:
     r"""Squared error that moves the encoder's outputs towards their codewords.
 
     .. math::
@@ -175,7 +176,9 @@ def commitment_loss(X, X_quant, *, return_grad=False):
     return _pair_loss(X, X_quant, 0.0, 1.0, return_grad)
 
 
-def vq_loss(X, X_quant, *, beta=0.25, return_grad=False):
+def vq_loss(
+    X: Any, X_quant: Any, *, beta: Number = 0.25, return_grad: bool = False
+) -> Any:
     r"""Codebook loss plus `beta` times commitment loss.
 
     .. math::
@@ -226,14 +229,14 @@ def vq_loss(X, X_quant, *, beta=0.25, return_grad=False):
 
 
 def partial_sum_loss(
-    X,
-    partial_sums,
+    X: Any,
+    partial_sums: Any,
     *,
-    stage_weights=None,
-    beta=0.25,
-    codebook_weight=1.0,
-    return_grad=False,
-):
+    stage_weights: Sequence[Number] | None = None,
+    beta: Number = 0.25,
+    codebook_weight: Number = 1.0,
+    return_grad: bool = False,
+) -> Any:
     r"""Squared errors after every stage of a residual quantizer.
 
     With the partial sums :math:`\hat x_s`, what the first s stages reconstruct:
@@ -338,7 +341,9 @@ def partial_sum_loss(
     return _cast_gradients(xp, loss, (grad_X, grad_partial_sums), dtypes)
 
 
-def _pair_loss(X, X_quant, codebook: float, commitment: float, return_grad: bool):
+def _pair_loss(
+    X: Any, X_quant: Any, codebook: float, commitment: float, return_grad: bool
+) -> Any:
     xp, (X, X_quant), dtypes = _check_pair(X, X_quant)
     loss = _as_loss(xp, _pair_value(xp, X, X_quant, codebook, commitment), X)
     if not return_grad:
@@ -347,7 +352,9 @@ def _pair_loss(X, X_quant, codebook: float, commitment: float, return_grad: bool
     return _cast_gradients(xp, loss, gradients, dtypes)
 
 
-def _pair_value(xp, X, X_quant, codebook: float, commitment: float):
+def _pair_value(
+    xp: Any, X: Any, X_quant: Any, codebook: float, commitment: float
+) -> Any:
     terms = []
     if codebook:
         error = stop_gradient(X) - X_quant
@@ -358,7 +365,9 @@ def _pair_value(xp, X, X_quant, codebook: float, commitment: float):
     return sum(terms[1:], start=terms[0])
 
 
-def _pair_gradients(xp, X, X_quant, codebook: float, commitment: float):
+def _pair_gradients(
+    xp: Any, X: Any, X_quant: Any, codebook: float, commitment: float
+) -> tuple[Any, Any]:
     X, X_quant = stop_gradient(X), stop_gradient(X_quant)
     step = 2.0 / _n_samples(X)
     nothing = xp.zeros_like(X)
@@ -372,14 +381,14 @@ def _pair_gradients(xp, X, X_quant, codebook: float, commitment: float):
 
 
 def lfq_entropy_loss(
-    X,
+    X: Any,
     *,
-    inverse_temperature=100.0,
-    scale=1.0,
-    gamma=1.0,
-    group_size=18,
-    return_grad=False,
-):
+    inverse_temperature: Number = 100.0,
+    scale: Number = 1.0,
+    gamma: Number = 1.0,
+    group_size: Size = 18,
+    return_grad: bool = False,
+) -> Any:
     r"""Entropy loss of lookup-free quantization: sure bits, but all codes used.
 
     Over the codewords :math:`c \in \{-s, s\}^L` and with the inverse temperature
@@ -474,8 +483,13 @@ def lfq_entropy_loss(
 
 
 def bsq_entropy_loss(
-    X, *, inverse_temperature=1.0, gamma=1.0, group_size=9, return_grad=False
-):
+    X: Any,
+    *,
+    inverse_temperature: Number = 1.0,
+    gamma: Number = 1.0,
+    group_size: Size = 9,
+    return_grad: bool = False,
+) -> Any:
     r"""Entropy loss of binary spherical quantization: sure bits, but all codes used.
 
     Over the codewords :math:`c \in \{\pm 1/\sqrt L\}^L`, with :math:`u = x/\lVert x
@@ -557,7 +571,9 @@ def bsq_entropy_loss(
     return _cast_gradients(xp, loss, (gradient,), dtypes)
 
 
-def _bit_entropy_loss(xp, logits, gamma, group_size: Any, return_grad: bool):
+def _bit_entropy_loss(
+    xp: Any, logits: Any, gamma: Any, group_size: Any, return_grad: bool
+) -> tuple[Any, Any]:
     """Return the loss of independent bits, and its gradient or None."""
     _check_number(gamma, "gamma")
     if (
@@ -598,7 +614,7 @@ def _groups(n_bits: int, group_size: int) -> list[slice]:
     return [slice(a, b) for a, b in pairwise(borders)]
 
 
-def _signed(xp, logits):
+def _signed(xp: Any, logits: Any) -> tuple[Any, Any, Any]:
     """Return a mask of the positive logits, and exp(-|logit|), which can't overflow.
 
     |logit| is written with the same mask, not as `abs`: at 0, automatic differentiation
@@ -609,33 +625,33 @@ def _signed(xp, logits):
     return positive, size, xp.exp(-size)
 
 
-def _bit_probabilities(xp, logits):
+def _bit_probabilities(xp: Any, logits: Any) -> tuple[Any, Any]:
     """Return the probabilities of -1 and +1, both without cancellation."""
     positive, _, small = _signed(xp, logits)
     large, small = 1 / (1 + small), small / (1 + small)
     return xp.where(positive, small, large), xp.where(positive, large, small)
 
 
-def _binary_entropy(xp, logits):
+def _binary_entropy(xp: Any, logits: Any) -> Any:
     _, size, small = _signed(xp, logits)
     return xp.log1p(small) + size * small / (1 + small)
 
 
-def _entropy(xp, p):
+def _entropy(xp: Any, p: Any) -> Any:
     return -xp.sum(p * _safe_log(xp, p))
 
 
-def _safe_log(xp, p):
+def _safe_log(xp: Any, p: Any) -> Any:
     """Return log p, and 0 where p is 0, also in what automatic differentiation sees."""
     return xp.log(xp.where(p > 0, p, xp.ones_like(p)))
 
 
-def _entropy_gradient(xp, p):
+def _entropy_gradient(xp: Any, p: Any) -> Any:
     """Return the gradient of `_entropy`; 0 where p is 0, as p (log p + 1) is."""
     return xp.where(p > 0, -_safe_log(xp, p) - 1, xp.zeros_like(p))
 
 
-def _mean_probabilities(xp, logits):
+def _mean_probabilities(xp: Any, logits: Any) -> Any:
     """Return the mean probability of each bit pattern (2**left, 2**right).
 
     The probability of a pattern is a product of one factor from each half of the bits,
@@ -650,7 +666,7 @@ def _mean_probabilities(xp, logits):
     return total / logits.shape[0]
 
 
-def _codebook_gradient(xp, logits, mean):
+def _codebook_gradient(xp: Any, logits: Any, mean: Any) -> Any:
     """Return the gradient of the entropy of the mean with respect to the logits."""
     upstream = _entropy_gradient(xp, mean) / logits.shape[0]
     tiles = []
@@ -667,14 +683,14 @@ def _codebook_gradient(xp, logits, mean):
     return concat(xp, tiles, axis=0)
 
 
-def _row_tiles(logits) -> Iterator[slice]:
+def _row_tiles(logits: Any) -> Iterator[slice]:
     n_samples, n_bits = logits.shape
     size = max(1, _TILE_ELEMENTS >> (n_bits - n_bits // 2))
     for start in range(0, n_samples, size):
         yield slice(start, min(start + size, n_samples))
 
 
-def _half_patterns(xp, logits):
+def _half_patterns(xp: Any, logits: Any) -> tuple[Any, Any]:
     """Return the probabilities of the patterns of either half of the bits."""
     negative, positive = _bit_probabilities(xp, logits)
     half = logits.shape[1] // 2
@@ -684,7 +700,7 @@ def _half_patterns(xp, logits):
     )
 
 
-def _patterns(xp, negative, positive, logits):
+def _patterns(xp: Any, negative: Any, positive: Any, logits: Any) -> Any:
     """Return the probability of each bit pattern, the last bit least significant."""
     table = xp.ones_like(logits[:, :1])
     for bit in range(negative.shape[1]):
@@ -696,7 +712,7 @@ def _patterns(xp, negative, positive, logits):
     return xp.where(table < floor, xp.zeros_like(table), table)
 
 
-def _bit_sums(xp, table) -> Iterator[tuple[Any, Any]]:
+def _bit_sums(xp: Any, table: Any) -> Iterator[tuple[Any, Any]]:
     """Yield for each bit the sums over the patterns with it set, and over all."""
     n_samples, n_patterns = table.shape
     total = xp.sum(table, axis=1)
@@ -708,7 +724,7 @@ def _bit_sums(xp, table) -> Iterator[tuple[Any, Any]]:
 # -- codebooks and their use -------------------------------------------------------
 
 
-def orthogonality_loss(codebook, *, return_grad=False):
+def orthogonality_loss(codebook: Any, *, return_grad: bool = False) -> Any:
     r"""Mean squared cosine between different codewords.
 
     .. math::
@@ -784,7 +800,7 @@ def orthogonality_loss(codebook, *, return_grad=False):
     return _cast_gradients(xp, loss, (gradient,), dtypes)
 
 
-def diversity_loss(probabilities, *, return_grad=False):
+def diversity_loss(probabilities: Any, *, return_grad: bool = False) -> Any:
     r"""Negative entropy of the mean use of the codewords.
 
     With the mean :math:`\bar p_{gv} = \frac1n \sum_i p_{igv}` over n samples, for G
@@ -845,7 +861,7 @@ def diversity_loss(probabilities, *, return_grad=False):
     return _cast_gradients(xp, loss, (_repeat(xp, row, probabilities),), dtypes)
 
 
-def perplexity_loss(probabilities, *, return_grad=False):
+def perplexity_loss(probabilities: Any, *, return_grad: bool = False) -> Any:
     r"""Share of the codewords that the mean use leaves idle.
 
     With the mean :math:`\bar p_{gv} = \frac1n \sum_i p_{igv}` over n samples, for G
@@ -914,7 +930,7 @@ def perplexity_loss(probabilities, *, return_grad=False):
     return _cast_gradients(xp, loss, (_repeat(xp, row, probabilities),), dtypes)
 
 
-def _repeat(xp, row, like):
+def _repeat(xp: Any, row: Any, like: Any) -> Any:
     # A sum, not a broadcast view: a gradient is often written to.
     return xp.zeros_like(stop_gradient(like)) + row
 
@@ -922,7 +938,7 @@ def _repeat(xp, row, like):
 # -- over the argmin ---------------------------------------------------------------
 
 
-def straight_through(X, X_quant):
+def straight_through(X: ArrayT, X_quant: ArrayT) -> ArrayT:
     r"""Return the reconstruction, with the gradient of the identity.
 
     .. math::
@@ -971,7 +987,9 @@ def straight_through(X, X_quant):
     return astype(xp, output, dtypes[1])
 
 
-def straight_through_gradient(X, X_quant, grad_output):
+def straight_through_gradient(
+    X: ArrayT, X_quant: ArrayT, grad_output: ArrayT
+) -> ArrayT:
     """Map a gradient at the reconstruction to the encoder: it stays as it is.
 
     Parameters
@@ -1008,7 +1026,7 @@ def straight_through_gradient(X, X_quant, grad_output):
     return astype(xp, grad_output, dtypes[0])
 
 
-def rotation_trick(X, X_quant):
+def rotation_trick(X: ArrayT, X_quant: ArrayT) -> ArrayT:
     r"""Return the reconstruction, with the gradient of the turn that leads to it.
 
     With :math:`\hat x = x / \lVert x \rVert`, :math:`\hat q = q / \lVert q \rVert` and
@@ -1074,7 +1092,7 @@ def rotation_trick(X, X_quant):
     return astype(xp, stop_gradient(X_quant) + scale * turned, dtypes[1])
 
 
-def rotation_trick_gradient(X, X_quant, grad_output):
+def rotation_trick_gradient(X: ArrayT, X_quant: ArrayT, grad_output: ArrayT) -> ArrayT:
     r"""Map a gradient at the reconstruction to the encoder, by the rotation trick.
 
     .. math::
@@ -1127,7 +1145,7 @@ def rotation_trick_gradient(X, X_quant, grad_output):
     return astype(xp, scale * turned, dtypes[0])
 
 
-def _rotation(xp, X, X_quant):
+def _rotation(xp: Any, X: Any, X_quant: Any) -> tuple[Any, Any, Any, Any]:
     """Return the unit vectors x, q and w of the rotation, and the scale."""
     x, x_norms = _unit_rows(xp, X)
     q, q_norms = _unit_rows(xp, X_quant)
@@ -1144,11 +1162,11 @@ def _rotation(xp, X, X_quant):
 # -- what they share ---------------------------------------------------------------
 
 
-def _dot(xp, a, b):
+def _dot(xp: Any, a: Any, b: Any) -> Any:
     return xp.sum(a * b, axis=-1, keepdims=True)
 
 
-def _unit_rows(xp, X):
+def _unit_rows(xp: Any, X: Any) -> tuple[Any, Any]:
     """Return X / |X| and |X| (..., 1); a row of zeros stays as it is."""
     # Divided by its largest entry, no row is too small or too large to be squared.
     largest = xp.max(xp.abs(stop_gradient(X)), axis=-1, keepdims=True)
@@ -1161,14 +1179,14 @@ def _unit_rows(xp, X):
     return X / norms, xp.where(zero, xp.zeros_like(norms), norms * largest)
 
 
-def _through_norm(xp, gradient, unit, norms):
+def _through_norm(xp: Any, gradient: Any, unit: Any, norms: Any) -> Any:
     """Map a gradient at X / |X| to X."""
     unit, norms = stop_gradient(unit), stop_gradient(norms)
     tangent = gradient - _dot(xp, gradient, unit) * unit
     return tangent / xp.where(norms == 0, xp.ones_like(norms), norms)
 
 
-def _n_samples(X) -> int:
+def _n_samples(X: Any) -> int:
     return math.prod(X.shape[:-1])
 
 
@@ -1196,19 +1214,19 @@ def _check_arrays(**arrays: Any) -> tuple[Any, list[Any], list[Any]]:
     return xp, [astype(xp, array, common) for array in arrays.values()], dtypes
 
 
-def _check_pair(X, X_quant):
+def _check_pair(X: Any, X_quant: Any) -> tuple[Any, Any, Any]:
     xp, found, dtypes = _check_arrays(X=X, X_quant=X_quant)
     _check_same_shape(X=X, X_quant=X_quant)
     return xp, found, dtypes
 
 
-def _check_upstream(X, X_quant, grad_output):
+def _check_upstream(X: Any, X_quant: Any, grad_output: Any) -> tuple[Any, Any, Any]:
     xp, found, dtypes = _check_arrays(X=X, X_quant=X_quant, grad_output=grad_output)
     _check_same_shape(X=X, X_quant=X_quant, grad_output=grad_output)
     return xp, found, dtypes
 
 
-def _check_probabilities(probabilities):
+def _check_probabilities(probabilities: Any) -> Any:
     found = _check_arrays(probabilities=probabilities)
     if probabilities.ndim not in (2, 3):
         raise ValueError(
@@ -1251,12 +1269,14 @@ def _check_stage_weights(
     return [float(weight) for weight in weights]
 
 
-def _as_loss(xp, loss, like):
+def _as_loss(xp: Any, loss: Any, like: Any) -> Any:
     # NumPy before 2 makes float64 of a float32 scalar and a Python number.
     return astype(xp, loss, like.dtype)
 
 
-def _cast_gradients(xp, loss, gradients: Sequence[Any], dtypes: Sequence[Any]):
+def _cast_gradients(
+    xp: Any, loss: Any, gradients: Sequence[Any], dtypes: Sequence[Any]
+) -> tuple[Any, ...]:
     """Return the loss and the gradients, each in the dtype of its argument."""
     cast = (astype(xp, g, dtype) for g, dtype in zip(gradients, dtypes, strict=True))
     return loss, *cast

@@ -2,26 +2,26 @@
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from itertools import islice
 from numbers import Integral
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from joblib import effective_n_jobs
 from sklearn import config_context, get_config
 from sklearn.base import clone
 from sklearn.utils import check_random_state
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._checks import check_counts, is_true, naming
-from skvq._compat import Accepted, _BaseComposition, _VisualBlock
+from skvq._compat import Accepted, _BaseComposition, _VisualBlock, available_if
 from skvq._given import are_shared, as_shared, check_costs, one_or_each
+from skvq._typing import BackendName
 from skvq._validation import Notice, collected, copy_to_fit, plain_parameters
 from skvq.base import BaseQuantizer, check_as_before, reordered_once
 from skvq.coding import rates
@@ -137,6 +137,13 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
     _DIAGRAM: ClassVar[str]
 
     quantizer: Any
+    n_codewords: Any
+    share_codebook: bool
+    rate_weight: Any
+    balance: Any
+    random_state: Any
+    backend: BackendName
+    quantizers_: list[BaseQuantizer]
     _made_anew = ("_parts_",)
 
     # -- parameters ----------------------------------------------------------------
@@ -158,7 +165,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
             for one, pair in zip(self.quantizer, pairs, strict=True)
         ]
 
-    def get_params(self, deep=True):
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters; those of parts as well, by ``<name>__<parameter>``.
 
         Parameters
@@ -175,7 +182,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         """
         return self._get_params("_pairs", deep=deep)
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Set parameters, of parts as well, by ``<name>__<parameter>``.
 
         Parameters
@@ -203,7 +210,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
             self.quantizer = params.pop("quantizer")
         return self._set_params("_pairs", **params)
 
-    def _validate_params(self):
+    def _validate_params(self) -> None:
         super()._validate_params()
         if self._pairs:
             self._check_list()
@@ -239,7 +246,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                 template.quantizer._validate_params()
 
     @available_if(lambda self: bool(self._pairs))
-    def _sk_visual_block_(self):
+    def _sk_visual_block_(self) -> Any:
         return _VisualBlock(
             self._DIAGRAM,
             [one for _, one in self._pairs],
@@ -253,7 +260,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
     def _default_part(self) -> BaseQuantizer:
         """Return what None stands for as the quantizer."""
 
-    def _quantizers(self, default=None) -> list:
+    def _quantizers(self, default: Any = None) -> list:
         """Return what parts are clones of: one for all of them, or one for each.
 
         Parameters
@@ -267,7 +274,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
             return [self.quantizer]
         return [self._default_part() if default is None else default]
 
-    def _templates(self, default=None) -> list[Template]:
+    def _templates(self, default: Any = None) -> list[Template]:
         """Return the same, with what messages call them."""
         labels = ["quantizer"]
         if self._pairs:
@@ -278,12 +285,12 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         quantizers = self._quantizers(default)
         return [Template(*pair) for pair in zip(labels, quantizers, strict=True)]
 
-    def _template_of_each(self, n_parts: int, default=None) -> list[Template]:
+    def _template_of_each(self, n_parts: int, default: Any = None) -> list[Template]:
         """Return what each part is a clone of."""
         templates = self._templates(default)
         return templates * (n_parts // len(templates))
 
-    def _without(self, condition) -> list[Template]:
+    def _without(self, condition: Callable[[Any], Any]) -> list[Template]:
         """Return the templates whose quantizers do not meet a condition."""
         return [one for one in self._templates() if not condition(one.quantizer)]
 
@@ -300,7 +307,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         sizes = "quantizer" if self._pairs else f"n_codewords={self.n_codewords}"
         return f"Tables of {sizes} for {self._count()}={self._n_parts()}"
 
-    def _new_parts(self, n_parts: int, n_codewords, default=None) -> list:
+    def _new_parts(self, n_parts: int, n_codewords: Any, default: Any = None) -> list:
         """Return unfitted clones, with the settings that are the scheme's.
 
         Parameters
@@ -369,11 +376,11 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         """Return what its own parameters add, beside those of parts."""
         return costs_of(self.rate_weight, self.balance)
 
-    def _code_costs(self):
+    def _code_costs(self) -> frozenset[str]:
         each = (one._code_costs() for one in self._quantizers())
         return self._own_costs().union(*each)
 
-    def _with_charges(self, charges):
+    def _with_charges(self, charges: Charges) -> Self:
         copy, own = copy_to_fit(self, fitted=True), iter(charges)
         copy.quantizers_ = [
             part._with_charges(list(islice(own, len(part.codebook_sizes_))))
@@ -385,7 +392,9 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         copy.distortion_ = np.nan
         return copy
 
-    def _elements_of_parts(self, n_codewords, widths: Sequence[int], n_parts: int):
+    def _elements_of_parts(
+        self, n_codewords: Any, widths: Sequence[int], n_parts: int
+    ) -> Any:
         """Return how many numbers the tables of parts hold.
 
         Parameters
@@ -411,7 +420,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         """Return how many tables parts have, of one for all or of each."""
         return [one._n_tables() for one in self._quantizers()]
 
-    def _n_tables(self):
+    def _n_tables(self) -> int | None:
         each = self._n_tables_of_each()
         known = [size for size in each if size is not None]
         times = self._n_parts() // len(each)
@@ -483,7 +492,9 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         self._imply_from(parts)
         return parts
 
-    def _part_of_tables(self, template: Template, tables, costs: dict[str, list]):
+    def _part_of_tables(
+        self, template: Template, tables: list[nearest.Table], costs: dict[str, list]
+    ) -> Any:
         part = clone(template.quantizer)
         if not self._pairs and "n_codewords" in part.get_params(deep=False):
             # What it has is that of parts for which nothing else is said.
@@ -515,33 +526,33 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         quantizers = self._quantizers()
         return all(getattr(one, "_follows_namespace", False) for one in quantizers)
 
-    def _needs_rows_in_memory(self):
+    def _needs_rows_in_memory(self) -> str | None:
         for template in self._templates():
             why = template.quantizer._needs_rows_in_memory()
             if why is not None:
                 return f"its part, {template}: {why}"
         return None
 
-    def _fewest_rows(self):
+    def _fewest_rows(self) -> int:
         return max(one._fewest_rows() for one in self._quantizers())
 
-    def _can_partial_fit(self):
+    def _can_partial_fit(self) -> bool:
         return all(map(_learns_from_streams, self._quantizers()))
 
-    def _why_no_partial_fit(self):
+    def _why_no_partial_fit(self) -> str:
         template = self._without(_learns_from_streams)[0]
         why = "."
         if isinstance(template.quantizer, BaseQuantizer):
             why = f": {template.quantizer._why_no_partial_fit()}"
         return f"its part, {template}, has none{why}"
 
-    def _can_encode_best(self):
+    def _can_encode_best(self) -> bool:
         parts = getattr(self, "quantizers_", self._quantizers())
         return all(one._can_encode_best() for one in parts)
 
     # -- fitted parts --------------------------------------------------------------
 
-    def _why_no_sums(self):
+    def _why_no_sums(self) -> str | None:
         for part in getattr(self, "quantizers_", self._quantizers()):
             why = part._why_no_sums()
             if why is None and part._n_scales():
@@ -550,10 +561,10 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                 return f"its part, {part!r}: {why}"
         return None
 
-    def _takes_columns(self):
+    def _takes_columns(self) -> bool:
         return all(part._takes_columns() for part in self._quantizers())
 
-    def _why_no_codebooks(self):
+    def _why_no_codebooks(self) -> str | None:
         for part in self.quantizers_:
             why = part._why_no_codebooks()
             if why is not None:
@@ -581,13 +592,13 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                 f"not those of its quantizers_, {known.sizes}: fit it anew."
             )
 
-    def _codebooks(self):
+    def _codebooks(self) -> Sequence[nearest.Table | np.ndarray]:
         return [table for part in self.quantizers_ for table in part._codebooks()]
 
-    def _charges(self):
+    def _charges(self) -> Charges:
         return self._parts_.charges
 
-    def _why_no_names(self):
+    def _why_no_names(self) -> str | None:
         whys = []
         for part in vars(self).get("quantizers_", self._quantizers()):
             whys.append(part._why_no_names())
@@ -595,7 +606,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                 return None
         return f"its parts have none: {whys[0]}"
 
-    def _renamed(self, orders):
+    def _renamed(self, orders: Sequence[np.ndarray | None]) -> dict[str, Any]:
         widths = [len(part.codebook_sizes_) for part in self.quantizers_]
         dealt = iter(orders)
         own = [list(islice(dealt, width)) for width in widths]
@@ -605,7 +616,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         return {"quantizers_": parts, "_parts_": Parts(parts)}
 
 
-def check_one_part(quantizer, name: str, value, default) -> None:
+def check_one_part(quantizer: Any, name: str, value: Any, default: Any) -> None:
     """Raise if there is no one quantizer that a parameter could be set of."""
     if quantizer is None:
         raise ValueError(
@@ -625,26 +636,26 @@ def charges_of(parts: Sequence) -> Charges:
     return [charge for part in parts for charge in part._charges()]
 
 
-def _is_pair(one) -> bool:
+def _is_pair(one: Any) -> bool:
     return isinstance(one, tuple) and len(one) == 2
 
 
-def _shape(part) -> tuple[tuple[int, ...], int]:
+def _shape(part: Any) -> tuple[tuple[int, ...], int]:
     """Return sizes and number of features of a fitted part."""
     check_is_fitted(part)
     return part.codebook_sizes_, part.n_features_in_
 
 
-def _learns_from_streams(quantizer) -> bool:
+def _learns_from_streams(quantizer: Any) -> bool:
     return hasattr(quantizer, "partial_fit")
 
 
-def _with_parameter(parts, name: str) -> Iterator:
+def _with_parameter(parts: Sequence[Any], name: str) -> Iterator:
     return (part for part in parts if name in part.get_params(deep=False))
 
 
 def fit_part(
-    part, rows: Rows, template: Template | None = None
+    part: Any, rows: Rows, template: Template | None = None
 ) -> Learner[list[Notice]]:
     """Fit a part, in place; return what there is to warn of.
 
@@ -727,7 +738,7 @@ def fit_parts(
     notices: list[list[Notice]] = [[] for _ in parts]
     for first in range(0, len(parts), room):
 
-        def fit(i: int, first=first) -> None:
+        def fit(i: int, first: Any = first) -> None:
             j = first + i
             with config_context(**config):
                 rows = of_parts[j].held()
@@ -737,7 +748,7 @@ def fit_parts(
     return list(parts), notices
 
 
-def _fit_held(part, rows: Rows, template: Template) -> tuple:
+def _fit_held(part: Any, rows: Rows, template: Template) -> tuple:
     return part, run(fit_part(part, rows, template))
 
 
@@ -752,7 +763,7 @@ def _of_one_part(of_parts: list[list[nearest.Table]]) -> list[list[nearest.Table
     return list(map(list, zip(*(as_shared(s, True) for s in same_place), strict=True)))
 
 
-def check_as_begun(name: str, now, then) -> None:
+def check_as_begun(name: str, now: Any, then: Any) -> None:
     """Raise if a parameter that a stream cannot change is not as it was."""
     if now != then:
         raise ValueError(
@@ -760,14 +771,14 @@ def check_as_begun(name: str, now, then) -> None:
         )
 
 
-def check_sizes_as_begun(n_codewords, parts: Sequence) -> None:
+def check_sizes_as_begun(n_codewords: Any, parts: Sequence) -> None:
     """Do so for `n_codewords`, in the same words as for one table."""
     if n_codewords is not None:
         now, then = part_sizes(n_codewords, len(parts)), [p.n_codewords for p in parts]
         check_as_begun("n_codewords", now, then)
 
 
-def part_sizes(n_codewords, n_parts: int) -> list[int]:
+def part_sizes(n_codewords: Any, n_parts: int) -> list[int]:
     """Return V of each part, of one int for all or of one for each."""
     if isinstance(n_codewords, Integral):
         return [int(n_codewords)] * n_parts
@@ -791,7 +802,7 @@ def _elements(template: Template, size: int | None, width: int) -> int:
         return part._table_elements(width)
 
 
-def _set_size(part, size: int) -> None:
+def _set_size(part: Any, size: int) -> None:
     given = part._given_size()
     if given not in (None, size):
         raise ValueError(

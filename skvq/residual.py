@@ -37,8 +37,9 @@ from skvq._compat import (
     StrOptions,
 )
 from skvq._given import are_shared, one_width
+from skvq._typing import BackendName, Number, RandomState, Size, Sizes, VectorLike
 from skvq._validation import collected, copy_to_fit, take_over, warn_of_parts
-from skvq.base import QUANTIZER, check_as_before, measures
+from skvq.base import QUANTIZER, BaseQuantizer, check_as_before, measures
 from skvq.codes import smallest_dtype
 from skvq.coding import rates
 from skvq.coding.charges import Prices, biases, charged, of_bits
@@ -209,6 +210,9 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
     True
     """
 
+    fit_beam_size_: int
+    objective_: float
+
     _parameter_constraints = {  # noqa: RUF012
         "n_stages": [SIZE],
         "n_codewords": [SIZE, SIZES, None],
@@ -230,21 +234,23 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
 
     def __init__(
         self,
-        n_stages=4,
-        n_codewords=None,
+        n_stages: Size = 4,
+        n_codewords: Size | Sizes | None = None,
         *,
-        quantizer=None,
-        share_codebook=False,
-        rate_weight=0.0,
-        balance=None,
-        beam_size=1,
-        fit_beam_size=None,
-        stage_weights=None,
-        n_refine=0,
-        warm_start=False,
-        random_state=None,
-        backend="auto",
-    ):
+        quantizer: BaseQuantizer
+        | Sequence[BaseQuantizer | tuple[str, BaseQuantizer]]
+        | None = None,
+        share_codebook: bool = False,
+        rate_weight: Number = 0.0,
+        balance: bool | None = None,
+        beam_size: Size = 1,
+        fit_beam_size: Size | None = None,
+        stage_weights: VectorLike | None = None,
+        n_refine: Size = 0,
+        warm_start: bool = False,
+        random_state: RandomState = None,
+        backend: BackendName = "auto",
+    ) -> None:
         self.n_stages = n_stages
         self.n_codewords = n_codewords
         self.quantizer = quantizer
@@ -261,7 +267,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
 
     # -- learning ------------------------------------------------------------------
 
-    def _fit(self, rows):
+    def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         self._check_together()
         self._check_memory(rows)
         rng = check_random_state(self.random_state)
@@ -352,7 +358,9 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             return (1, several)
         return (several,) if self.quantizer is not None else (several, 1)
 
-    def _try(self, ways, rows, rng) -> Learner["_Trial | None"]:
+    def _try(
+        self, ways: Any, rows: Rows, rng: np.random.RandomState
+    ) -> Learner["_Trial | None"]:
         """Learn from some samples in every way; return what is best for the others.
 
         The error of samples that tables have learned from would not do: it prefers the
@@ -390,7 +398,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         copy._before_ = None
         return copy
 
-    def _loss(self, parts, held) -> float:
+    def _loss(self, parts: Sequence[Any], held: Any) -> float:
         """Return the mean loss under the search that `transform` does."""
         X, weights = held.rows.be.like(held.X), held.weights
         stages = Parts(parts)
@@ -403,7 +411,9 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             losses = losses + charged(added, as_indices(codes[:, 0, :]))
         return average(losses, weights)
 
-    def _from_tables(self, tables, code_lengths=None, prices=None):
+    def _from_tables(
+        self, tables: list[nearest.Table], code_lengths: Any = None, prices: Any = None
+    ) -> dict[str, Any]:
         costs = {"code_lengths": code_lengths, "prices": prices}
         parts = self._parts_of_tables(tables, costs)
         n_features = one_width([part.n_features_in_ for part in parts])
@@ -414,7 +424,9 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         found = {"n_features_in_": n_features, "fit_beam_size_": 1, **_found(parts)}
         return {**found, "objective_": np.nan} if "code_lengths" in priced else found
 
-    def _learn_parts(self, rows, rng, beam) -> Learner[list]:
+    def _learn_parts(
+        self, rows: Rows, rng: np.random.RandomState, beam: Any
+    ) -> Learner[list]:
         if self.share_codebook:
             return (yield from self._fit_shared(rows, rng, beam))
         default = self._default_part(beam)
@@ -422,7 +434,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         self._go_on(parts)
         return (yield from self._fit_stages(parts, rows, rng, beam))
 
-    def _partial_fit(self, X, weights):
+    def _partial_fit(self, X: Any, weights: Any) -> dict[str, Any]:
         self._check_together()
         n_stages = self._n_parts()
         if self.__sklearn_is_fitted__():
@@ -442,7 +454,9 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         warn_of_parts("stage", found)
         return _found(parts)
 
-    def _fit_stages(self, parts, rows, rng, beam) -> Learner[list]:
+    def _fit_stages(
+        self, parts: Sequence[Any], rows: Rows, rng: np.random.RandomState, beam: Any
+    ) -> Learner[list]:
         """Fit one stage after the other on residuals of the beam."""
         greedy = self.beam_size == 1 and beam > 1
         codes, greedy_codes, n_sums = None, None, 1
@@ -468,7 +482,9 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         warn_of_parts("stage", found)
         return parts
 
-    def _fit_shared(self, rows, rng, beam) -> Learner[list]:
+    def _fit_shared(
+        self, rows: Rows, rng: np.random.RandomState, beam: Any
+    ) -> Learner[list]:
         """Learn one table from all stages.
 
         The union of small tables, one for each stage, in which one codeword is zero, is
@@ -506,7 +522,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         fitted = small[0]._with_tables([table]).set_params(n_codewords=size)
         return [fitted] * self.n_stages
 
-    def _share_on(self, part, rows) -> Learner[list]:
+    def _share_on(self, part: Any, rows: Rows) -> Learner[list]:
         """Go on with the one table of a fit before."""
         self._go_on([part])
         before, part._before_ = part._before_, None
@@ -523,7 +539,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         )
         return [part._with_tables([table])] * self.n_stages
 
-    def _refine(self, parts, rows, trial) -> Learner[list]:
+    def _refine(self, parts: Sequence[Any], rows: Rows, trial: Any) -> Learner[list]:
         """Solve for all tables at once, round by round.
 
         How far the samples can be trusted is found out on some that a second model has
@@ -539,7 +555,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         found = yield from joint.refine(rows, tables, problem, chosen.strengths)
         return _unstack(parts, problem.stacks, found.tables, self.share_codebook)
 
-    def _problem(self, parts) -> tuple[joint.Problem, list[np.ndarray]]:
+    def _problem(self, parts: Sequence[Any]) -> tuple[joint.Problem, list[np.ndarray]]:
         shared = self.share_codebook
         stacks = _stacks(parts, shared)
         tables = _stack(parts, stacks, shared)
@@ -552,14 +568,14 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         )
         return problem, tables
 
-    def _encode_under(self, parts, *, shared):
+    def _encode_under(self, parts: Sequence[Any], *, shared: Any) -> Any:
         """Return the function that gives codes and losses of rows under tables."""
         weights, stacks = self._checked_weights(), _stacks(parts, shared)
         return partial(_encode_with, parts, stacks, shared, self.beam_size, weights)
 
     # -- parameters ----------------------------------------------------------------
 
-    def _default_part(self, beam=_TRAINING_BEAM):
+    def _default_part(self, beam: Any = _TRAINING_BEAM) -> BaseQuantizer:
         """Return what None stands for, in stages that learn from so many sums."""
         init = "k-means++" if beam == 1 else "progressive"
         return VectorQuantizer(init=init, tol=5e-4)
@@ -571,12 +587,12 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             sizes = self._default_part().n_codewords
         return part_sizes(sizes, self.n_stages)
 
-    def _table_elements(self, n_features):
+    def _table_elements(self, n_features: int) -> int:
         if self.share_codebook:
             return self._elements_of_parts(self._shared_size(), [n_features], 1)
         return self._elements_of_parts(self.n_codewords, [n_features], self._n_parts())
 
-    def _check_memory(self, rows) -> None:
+    def _check_memory(self, rows: Rows) -> None:
         n = rows.n_rows
         n_bytes = rows.dtype.itemsize * self._table_elements(rows.n_features)
         check_memory(
@@ -585,7 +601,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             rows.n_bytes,
         )
 
-    def _shared_size(self):
+    def _shared_size(self) -> Any:
         """Return the one n_codewords that a shared table may have, or None."""
         sizes = self.n_codewords
         if sizes is None or isinstance(sizes, Integral):
@@ -663,7 +679,9 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
                 f"stage_weights=None, or {name}={off}."
             )
 
-    def _check_beam(self, templates: Sequence[Template], name="beam_size") -> None:
+    def _check_beam(
+        self, templates: Sequence[Template], name: str = "beam_size"
+    ) -> None:
         size = getattr(self, name)
         # It may have been changed after the fit, which no constraint has seen.
         if size is None or check_count(name, size) == 1:
@@ -696,11 +714,11 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             )
         return weights
 
-    def _can_partial_fit(self):
+    def _can_partial_fit(self) -> bool:
         chained = not self.share_codebook and self.n_refine == 0
         return chained and super()._can_partial_fit()
 
-    def _why_no_partial_fit(self):
+    def _why_no_partial_fit(self) -> str:
         if self.share_codebook:
             return "share_codebook=True learns from all samples at once."
         if self.n_refine > 0:
@@ -709,7 +727,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
 
     # -- codes ---------------------------------------------------------------------
 
-    def _encode(self, X):
+    def _encode(self, X: Any) -> Any:
         self._check_beam(
             [Template(f"quantizers_[{j}]", q) for j, q in enumerate(self.quantizers_)]
         )
@@ -722,25 +740,25 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         )
         return self._in_order(codes)[:, 0, :]
 
-    def _decode(self, codes):
+    def _decode(self, codes: Any) -> Any:
         return _last(_partial_sums(self.quantizers_, codes))
 
-    def _slice_widths(self, n_features):
+    def _slice_widths(self, n_features: int) -> list[int] | None:
         # Stages may be cut otherwise: those before code what matters most.
         return self._quantizers()[0]._slice_widths(n_features)
 
-    def _entries(self, X, metric):
+    def _entries(self, X: Any, metric: str) -> Any:
         return np.concatenate(
             [part._entries(X, metric) for part in self.quantizers_], axis=1
         )
 
-    def _is_concatenation(self):
+    def _is_concatenation(self) -> bool:
         return len(self.quantizers_) == 1 and self.quantizers_[0]._is_concatenation()
 
-    def _decodable_widths(self):
+    def _decodable_widths(self) -> tuple[int, ...]:
         return tuple(np.cumsum(_code_widths(self.quantizers_)).tolist())
 
-    def _encode_best(self, X, n_best):
+    def _encode_best(self, X: Any, n_best: int) -> Any:
         codes, _ = _search(
             self._parts_,
             X,
@@ -751,7 +769,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         )
         return self._in_order(codes)
 
-    def _in_order(self, codes):
+    def _in_order(self, codes: Any) -> Any:
         """Put codes of a shared table in one order, where it does not count.
 
         Every order of the same codewords has the same sum, and a beam would return
@@ -769,7 +787,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         xp = nearest.backend_of(codes).xp
         return look_up(by_size, xp.sort(look_up(rank, as_indices(codes)), axis=2))
 
-    def _partial_sums(self, codes):
+    def _partial_sums(self, codes: Any) -> Iterator[np.ndarray]:
         return _partial_sums(self.quantizers_, codes)
 
 
@@ -789,9 +807,9 @@ def _search(
     *,
     n_best: int = 1,
     begin: np.ndarray | None = None,
-    stage_weights=None,
+    stage_weights: Any = None,
     errors: bool = True,
-):
+) -> Any:
     """Find codes by beam, as `nearest.nearest_best`, with any quantizers as stages."""
     parts = stages.parts
     dtype = smallest_dtype(max(size for part in parts for size in part.codebook_sizes_))
@@ -818,7 +836,7 @@ def _search(
     per_row = X.shape[1] * max(beam_size, n_best) ** 2
     _check_search_memory(parts, Rows(X), begin.shape[2], begin.shape[1], widths)
 
-    def search(rows: slice):
+    def search(rows: slice) -> Any:
         return _search_tile(stages, X[rows, :], begin[rows, ...], widths, weights)
 
     found = list(nearest.backend_of(X).tiles(X.shape[0], per_row, search))
@@ -826,14 +844,24 @@ def _search(
     return codes, join([one for _, one in found], axis=0)
 
 
-def _encode_with(parts, stacks, shared: bool, beam_size, weights, X, tables) -> tuple:
+def _encode_with(
+    parts: Sequence[Any],
+    stacks: Any,
+    shared: bool,
+    beam_size: Any,
+    weights: Any,
+    X: Any,
+    tables: Any,
+) -> tuple:
     """Return codes and losses of rows under tables in place of those of the parts."""
     stages = Parts(_unstack(parts, stacks, tables, shared))
     codes, errors = _search(stages, X, beam_size, stage_weights=weights)
     return codes[:, 0, :], errors[:, 0]
 
 
-def _check_search_memory(parts, rows: Rows, n_begun, n_sums: int, widths) -> None:
+def _check_search_memory(
+    parts: Sequence[Any], rows: Rows, n_begun: int, n_sums: int, widths: Sequence[int]
+) -> None:
     """Raise if the beam is out of proportion to the rows, of which one is a tile."""
     n, d, most, n_codes = rows.n_rows, rows.n_features, 0, 0
     for part, width in zip(parts, widths, strict=True):
@@ -852,7 +880,9 @@ def _check_search_memory(parts, rows: Rows, n_begun, n_sums: int, widths) -> Non
     )
 
 
-def _search_tile(stages: Parts, X, codes, widths, weights):
+def _search_tile(
+    stages: Parts, X: Any, codes: Any, widths: Sequence[int], weights: Any
+) -> tuple[Any, Any]:
     """Search in a few rows; return their codes and the losses of these."""
     parts, (n, d) = stages.parts, X.shape
     ahead = np.append(np.cumsum(weights[::-1])[::-1][1:], 0.0)
@@ -900,14 +930,14 @@ def _search_tile(stages: Parts, X, codes, widths, weights):
     return codes, loss
 
 
-def _decode_sums(part, codes):
+def _decode_sums(part: Any, codes: Any) -> Any:
     """Decode codes (n_samples, n_sums, n_codes) of one part."""
     n, n_sums, width = codes.shape
     flat = as_indices(reshape(codes, (n * n_sums, width)))
     return reshape(part._decode(flat), (n, n_sums, -1))
 
 
-def _code_widths(parts) -> list[int]:
+def _code_widths(parts: Sequence[Any]) -> list[int]:
     return [len(part.codebook_sizes_) for part in parts]
 
 
@@ -916,7 +946,7 @@ def _last(arrays: Iterator[np.ndarray]) -> np.ndarray:
     return last
 
 
-def _partial_sums(parts, codes) -> Iterator[np.ndarray]:
+def _partial_sums(parts: Sequence[Any], codes: Any) -> Iterator[np.ndarray]:
     """Yield the sums of the codewords of one part, two parts, and so on."""
     total, column = None, 0
     for part in parts:
@@ -940,7 +970,9 @@ class _Trial(NamedTuple):
     held: joint.HeldOut
 
 
-def _residuals(rows, before: Parts, codes, n_sums: int, rng) -> Learner[Rows]:
+def _residuals(
+    rows: Rows, before: Parts, codes: Any, n_sums: int, rng: np.random.RandomState
+) -> Learner[Rows]:
     """Return what some sums of the stages before leave of the rows."""
     if not before.parts:
         return rows
@@ -953,7 +985,7 @@ def _residuals(rows, before: Parts, codes, n_sums: int, rng) -> Learner[Rows]:
     return chosen.view(_less_sums, before.parts)
 
 
-def _less_sums(block: Block, parts) -> Any:
+def _less_sums(block: Block, parts: Sequence[Any]) -> Any:
     codes = as_indices(reshape(block.state[0], (block.n_rows, -1)))
     return block.x - _last(_partial_sums(parts, codes))
 
@@ -970,7 +1002,7 @@ def _first(a: tuple, b: tuple) -> tuple:
 
 
 def _never_worse(
-    rows, parts: list, codes, template, start
+    rows: Rows, parts: list, codes: Any, template: Any, start: Any
 ) -> Learner[tuple[Any, list]]:
     """Return codes of the greedy search; fit the last stage anew if it is bad for them.
 
@@ -1034,7 +1066,7 @@ def _zero_of(table: np.ndarray) -> np.ndarray:
     return np.arange(len(table)) == np.argmin(np.any(table, axis=1))
 
 
-def _stacks(parts, shared: bool) -> list[joint.Stack]:
+def _stacks(parts: Sequence[Any], shared: bool) -> list[joint.Stack]:
     """Group the tables of all stages by the features that they span.
 
     Where stages cut the features in different slices, their tables are cut as well, so
@@ -1057,14 +1089,14 @@ def _stacks(parts, shared: bool) -> list[joint.Stack]:
     return stacks
 
 
-def _spanning(stage, feature: int) -> int:
+def _spanning(stage: Any, feature: int) -> int:
     """Return which of the tables of a stage spans a feature."""
     return next(
         k for k, (own, _) in enumerate(stage) if own.start <= feature < own.stop
     )
 
 
-def _stack(parts, stacks, shared: bool) -> list[np.ndarray]:
+def _stack(parts: Sequence[Any], stacks: Any, shared: bool) -> list[np.ndarray]:
     stages = [part._free_tables() for part in parts[: 1 if shared else None]]
     return [
         np.concatenate([_piece(stage, stack.features) for stage in stages])
@@ -1072,12 +1104,12 @@ def _stack(parts, stacks, shared: bool) -> list[np.ndarray]:
     ]
 
 
-def _piece(stage, features: slice) -> np.ndarray:
+def _piece(stage: Any, features: slice) -> np.ndarray:
     own, table = stage[_spanning(stage, features.start)]
     return table[:, features.start - own.start : features.stop - own.start]
 
 
-def _unstack(parts, stacks, tables, shared: bool) -> list:
+def _unstack(parts: Sequence[Any], stacks: Any, tables: Any, shared: bool) -> list:
     """Return copies of the parts with the tables that `_stack` would give."""
     if shared:
         return [parts[0]._with_tables(tables)] * len(parts)

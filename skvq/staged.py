@@ -2,12 +2,15 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skvq import nearest
 from skvq._arrays import as_indices
 from skvq._compat import available_unless
+from skvq._typing import MatrixLike, VectorLike
 from skvq._validation import as_it_is_now
 from skvq._weights import check_weights
 from skvq.base import BaseQuantizer, over_blocks
@@ -39,7 +42,7 @@ class StagedQuantizer(BaseQuantizer):
         """Yield the reconstruction (n_samples, n_features) after each stage."""
 
     @available_unless(_reason_against_stages)
-    def staged_inverse_transform(self, codes):
+    def staged_inverse_transform(self, codes: MatrixLike) -> Iterator[NDArray[Any]]:
         """Decode codes stage by stage.
 
         Parameters
@@ -57,7 +60,9 @@ class StagedQuantizer(BaseQuantizer):
         yield from self._partial_sums(codes)
 
     @available_unless(_reason_against_stages)
-    def staged_score(self, X, y=None, sample_weight=None):
+    def staged_score(
+        self, X: MatrixLike, y: Any = None, sample_weight: VectorLike | None = None
+    ) -> Iterator[float]:
         """Score the partial sums: the rate-distortion curve of one fitted model.
 
         Parameters
@@ -88,7 +93,7 @@ class StagedQuantizer(BaseQuantizer):
 def _distances(block: Block, quantizer: StagedQuantizer) -> tuple:
     """Return the summed distances from each of the partial sums, and the weight."""
 
-    def work(x) -> list:
+    def work(x: Any) -> list:
         codes = as_indices(quantizer._encode(x))
         return [nearest.paired(x, sums) for sums in quantizer._partial_sums(codes)]
 

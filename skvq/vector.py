@@ -1,7 +1,8 @@
 """The naive scheme: one table, and the nearest of all its rows."""
 
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -10,6 +11,18 @@ from skvq import nearest
 from skvq._checks import check_memory, is_sequence, is_true
 from skvq._compat import RANDOM_STATE, SIZE, Accepted, Interval, StrOptions
 from skvq._given import check_costs, demand
+from skvq._typing import (
+    BackendName,
+    DeadCodes,
+    Init,
+    Learning,
+    MatrixLike,
+    MetricName,
+    Number,
+    RandomState,
+    Size,
+    VectorLike,
+)
 from skvq._validation import (
     all_in_memory,
     check_numbers,
@@ -20,7 +33,7 @@ from skvq._validation import (
 )
 from skvq.base import BaseQuantizer, check_as_before, reordered_table
 from skvq.coding import rates
-from skvq.coding.charges import Charge, Prices, biases, costs_of
+from skvq.coding.charges import Charge, Charges, Prices, biases, costs_of
 from skvq.coding.sums import codeword_entries
 from skvq.learning import online
 from skvq.learning.balance import balanced, largest_cell
@@ -180,6 +193,11 @@ class VectorQuantizer(BaseQuantizer):
     -0.25
     """
 
+    n_iter_: int
+    nearest_distortion_: float
+    objective_: float
+    _table_: nearest.Table
+
     _parameter_constraints = {  # noqa: RUF012
         "n_codewords": [SIZE],
         # Which names there are, `check_metric` tells, and which one was meant.
@@ -204,24 +222,24 @@ class VectorQuantizer(BaseQuantizer):
 
     def __init__(
         self,
-        n_codewords=256,
+        n_codewords: Size = 256,
         *,
-        metric="sqeuclidean",
-        learning="lloyd",
-        init="k-means++",
-        n_init=1,
-        max_iter=25,
-        tol=1e-4,
-        batch_size=1024,
-        decay=0.99,
-        learning_rate=0.1,
-        dead_codes="split",
-        rate_weight=0.0,
-        balance=None,
-        warm_start=False,
-        random_state=None,
-        backend="auto",
-    ):
+        metric: MetricName | Callable[..., Any] = "sqeuclidean",
+        learning: Learning = "lloyd",
+        init: Init | MatrixLike = "k-means++",
+        n_init: Size = 1,
+        max_iter: Size = 25,
+        tol: Number = 1e-4,
+        batch_size: Size = 1024,
+        decay: Number = 0.99,
+        learning_rate: Number = 0.1,
+        dead_codes: DeadCodes = "split",
+        rate_weight: Number = 0.0,
+        balance: bool | VectorLike | None = None,
+        warm_start: bool = False,
+        random_state: RandomState = None,
+        backend: BackendName = "auto",
+    ) -> None:
         self.n_codewords = n_codewords
         self.metric = metric
         self.learning = learning
@@ -240,10 +258,10 @@ class VectorQuantizer(BaseQuantizer):
         self.backend = backend
 
     @property
-    def _score_metric(self):
+    def _score_metric(self) -> nearest.Metric:
         return self.metric
 
-    def _fit(self, rows):
+    def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         metric = self._check_learnable()
         table = self._first_table(rows.dtype, rows.n_features)
         if table is None:
@@ -254,7 +272,7 @@ class VectorQuantizer(BaseQuantizer):
         learned, stream = yield from self._best_run(rows, metric, table)
         return self._found(learned, stream)
 
-    def _best_run(self, rows, metric, table) -> Learner:
+    def _best_run(self, rows: Rows, metric: Any, table: Any) -> Learner:
         """Return what is learned from rows, and the state of the stream."""
         rng, size = check_random_state(self.random_state), self.n_codewords
         if self.learning != "fixed" or (table is None and self.init != "normal"):
@@ -272,7 +290,9 @@ class VectorQuantizer(BaseQuantizer):
             runs.append((yield from self._run(rows, metric, table, rng)))
         return min(runs, key=lambda run: run[0].objective)
 
-    def _run(self, rows, metric, table, rng) -> Learner:
+    def _run(
+        self, rows: Rows, metric: Any, table: Any, rng: np.random.RandomState
+    ) -> Learner:
         """Start once and learn; return what was learned and the state of the stream."""
         if table is None:
             table = yield from initialise(
@@ -314,7 +334,7 @@ class VectorQuantizer(BaseQuantizer):
         )
         return learned, stream
 
-    def _lloyd(self, rows, table, metric) -> Learner[Learned]:
+    def _lloyd(self, rows: Rows, table: Any, metric: Any) -> Learner[Learned]:
         before = None if self._before_ is None else self._before_._charge_
         return (
             yield from lloyd(
@@ -329,7 +349,7 @@ class VectorQuantizer(BaseQuantizer):
             )
         )
 
-    def _repeat(self, rows, few, metric) -> Learner:
+    def _repeat(self, rows: Rows, few: Any, metric: Any) -> Learner:
         """Return a table that repeats a few distinct rows."""
         table, stream = repeat_cyclically(few, self.n_codewords), None
         if self.rate_weight > 0:
@@ -346,7 +366,7 @@ class VectorQuantizer(BaseQuantizer):
             stream = yield from online.start_from_few(rows, few, self.n_codewords)
         return Learned(table, distortion, 1), stream
 
-    def _partial_fit(self, X, weights):
+    def _partial_fit(self, X: Any, weights: Any) -> dict[str, Any]:
         metric = self._check_learnable()
         rows, samples = Rows(X, weights), X
         if metric == "cosine":
@@ -382,7 +402,7 @@ class VectorQuantizer(BaseQuantizer):
             learned = Learned(stream.codebook, distortion, stream.n_batches)
         return self._found(learned, stream)
 
-    def _found(self, learned, stream) -> dict:
+    def _found(self, learned: Any, stream: Any) -> dict:
         found = {
             "_table_": nearest.Table(learned.codebook),
             "n_iter_": learned.n_iter,
@@ -401,8 +421,13 @@ class VectorQuantizer(BaseQuantizer):
         return found if stream is None else {**found, "_stream_": stream}
 
     def _from_tables(
-        self, tables, counts=None, sums=None, code_lengths=None, prices=None
-    ):
+        self,
+        tables: list[nearest.Table],
+        counts: Any = None,
+        sums: Any = None,
+        code_lengths: Any = None,
+        prices: Any = None,
+    ) -> dict[str, Any]:
         (table,) = demand(tables, 1, "VectorQuantizer has one table")
         self._imply(n_codewords=len(table))
         if nearest.check_metric(self.metric) == "cosine":
@@ -435,7 +460,7 @@ class VectorQuantizer(BaseQuantizer):
             )
         return found
 
-    def _resumed(self, table, counts, sums) -> online.StreamState:
+    def _resumed(self, table: Any, counts: Any, sums: Any) -> online.StreamState:
         """Return the state of a stream that goes on from a table."""
         codebook = table.codewords
         if nearest.check_metric(self.metric) == "cosine":
@@ -454,17 +479,17 @@ class VectorQuantizer(BaseQuantizer):
             sums = check_numbers(sums, "sums", codebook.shape)
         return online.resumed(codebook, counts, sums)
 
-    def _n_tables(self):
+    def _n_tables(self) -> int | None:
         return 1
 
-    def _start_stream(self, table) -> online.StreamState:
+    def _start_stream(self, table: Any) -> online.StreamState:
         # Averages that start from nothing would replace a given table at once.
         given = self.learning == "ema" and (
             self._before_ is not None or not isinstance(self.init, str)
         )
         return online.start(table, weight=1.0 if given else 0.0)
 
-    def _first_table(self, dtype, n_features):
+    def _first_table(self, dtype: Any, n_features: int) -> Any:
         """Return the table to start from, or None if `init` is a name."""
         if self._before_ is None:
             return self._given_table(dtype, n_features)
@@ -480,7 +505,7 @@ class VectorQuantizer(BaseQuantizer):
             table = unit_rows(table)
         return table
 
-    def _given_table(self, dtype, n_features):
+    def _given_table(self, dtype: Any, n_features: int) -> Any:
         """Return the init array in a dtype, or None if `init` is a name."""
         if isinstance(self.init, str):
             return None
@@ -495,15 +520,15 @@ class VectorQuantizer(BaseQuantizer):
             table = unit_rows(table)
         return table
 
-    def _given_size(self):
+    def _given_size(self) -> int | None:
         if self.learning == "fixed" and not isinstance(self.init, str):
             return len(self.init)
         return None
 
-    def _table_elements(self, n_features):
+    def _table_elements(self, n_features: int) -> int:
         return (self._given_size() or self.n_codewords) * n_features
 
-    def _check_memory(self, rows) -> None:
+    def _check_memory(self, rows: Rows) -> None:
         d = rows.n_features
         check_memory(
             f"The table of n_codewords={self.n_codewords} times {d} features",
@@ -511,7 +536,7 @@ class VectorQuantizer(BaseQuantizer):
             rows.n_bytes,
         )
 
-    def _check_learnable(self):
+    def _check_learnable(self) -> Any:
         """Return the metric's proper name if the learner can minimise it."""
         metric = nearest.check_metric(self.metric)
         self._check_costs(metric)
@@ -540,7 +565,7 @@ class VectorQuantizer(BaseQuantizer):
                 )
         return metric
 
-    def _check_costs(self, metric) -> None:
+    def _check_costs(self, metric: Any) -> None:
         """Raise if what is to be added for codes does not go with the rest."""
         if not self._code_costs():
             return
@@ -573,22 +598,22 @@ class VectorQuantizer(BaseQuantizer):
             )
         return shares / shares.max() / (shares / shares.max()).sum()
 
-    def _code_costs(self):
+    def _code_costs(self) -> frozenset[str]:
         return costs_of(self.rate_weight, self.balance)
 
-    def _online_settings(self, metric) -> online.OnlineSettings:
+    def _online_settings(self, metric: Any) -> online.OnlineSettings:
         return online.OnlineSettings(
             self.learning, metric, self.decay, self.learning_rate, self.dead_codes
         )
 
-    def _fewest_rows(self):
+    def _fewest_rows(self) -> int:
         given = self.learning == "fixed" and not isinstance(self.init, str)
         return 1 if given else 2
 
     def _can_partial_fit(self) -> bool:
         return self.learning in _ONLINE
 
-    def _needs_rows_in_memory(self):
+    def _needs_rows_in_memory(self) -> str | None:
         if self.learning in _ONLINE:
             return (
                 f"learning={self.learning!r} does not see the rows of a Dask array in "
@@ -603,19 +628,19 @@ class VectorQuantizer(BaseQuantizer):
     def _why_no_partial_fit(self) -> str:
         return f"learning={self.learning!r}; {', '.join(_ONLINE)} learn from a stream."
 
-    def _encode(self, X):
+    def _encode(self, X: Any) -> Any:
         codes, _ = nearest.nearest(
             X, self._table_, self.metric, bias=self._bias(), return_distances=False
         )
         return codes[:, None]
 
-    def _bias(self):
+    def _bias(self) -> Any:
         return None if self._charge_ is None else self._charge_.bias
 
-    def _charges(self):
+    def _charges(self) -> Charges:
         return (self._charge_,)
 
-    def _with_charges(self, charges):
+    def _with_charges(self, charges: Charges) -> Self:
         copy = copy_to_fit(self, fitted=True)
         (copy._charge_,) = charges
         # What the codes of another search were.
@@ -625,10 +650,10 @@ class VectorQuantizer(BaseQuantizer):
                 setattr(copy, name, np.nan)
         return copy
 
-    def _can_encode_best(self):
+    def _can_encode_best(self) -> bool:
         return nearest.check_metric(self.metric) == "sqeuclidean"
 
-    def _encode_best(self, X, n_best):
+    def _encode_best(self, X: Any, n_best: int) -> Any:
         codes, _ = nearest.nearest_best(
             X,
             [self._table_],
@@ -639,15 +664,15 @@ class VectorQuantizer(BaseQuantizer):
         )
         return codes
 
-    def _has_free_tables(self):
+    def _has_free_tables(self) -> bool:
         # Another table would have other frequencies.
         learns = self.learning != "fixed" and not self._code_costs()
         return self._can_encode_best() and learns
 
-    def _free_tables(self):
+    def _free_tables(self) -> list[tuple[slice, np.ndarray]]:
         return [(slice(0, self._table_.shape[1]), self._table_.codewords)]
 
-    def _with_tables(self, tables):
+    def _with_tables(self, tables: list[np.ndarray]) -> Self:
         copy = copy_to_fit(self, fitted=True)
         (table,) = tables
         copy._table_ = nearest.Table(table)
@@ -656,10 +681,10 @@ class VectorQuantizer(BaseQuantizer):
         copy.codebook_sizes_ = (len(table),)
         return copy
 
-    def _why_no_names(self):
+    def _why_no_names(self) -> str | None:
         return None
 
-    def _renamed(self, orders):
+    def _renamed(self, orders: Sequence[np.ndarray | None]) -> dict[str, Any]:
         (order,) = orders
         found: dict[str, Any] = {"_table_": reordered_table(self._table_, order)}
         if self._charge_ is not None:
@@ -668,17 +693,17 @@ class VectorQuantizer(BaseQuantizer):
             found["_stream_"] = online.reordered(self._stream_, order)
         return found
 
-    def _decode(self, codes):
+    def _decode(self, codes: Any) -> Any:
         return self._table_.rows(codes[:, 0])
 
-    def _codebooks(self):
+    def _codebooks(self) -> Sequence[nearest.Table | np.ndarray]:
         return (self._table_,)
 
-    def _entries(self, X, metric):
+    def _entries(self, X: Any, metric: str) -> Any:
         return codeword_entries(X, self._table_, metric)
 
-    def _is_concatenation(self):
+    def _is_concatenation(self) -> bool:
         return True
 
-    def _searched_table(self):
+    def _searched_table(self) -> nearest.Table | None:
         return self._table_ if self.metric == "sqeuclidean" else None

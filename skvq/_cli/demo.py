@@ -129,7 +129,7 @@ class Scheme:
         return f"{_PREFIX}-{'-'.join(words)}-{self.block[0]}x{self.block[1]}.codes"
 
 
-def _scheme(name: str, block: tuple[int, int], *steps) -> Scheme:
+def _scheme(name: str, block: tuple[int, int], *steps: Any) -> Scheme:
     return Scheme(name, block, make_pipeline(*steps))
 
 

@@ -90,7 +90,7 @@ def encode(
 class _Encoder:
     """Objects and arrays that have been met."""
 
-    def __init__(self, kinds: Mapping[type, Kind]):
+    def __init__(self, kinds: Mapping[type, Kind]) -> None:
         self._kinds = kinds
         self.objects: list[dict[str, Any]] = []
         self.arrays: dict[str, np.ndarray] = {}
@@ -232,7 +232,7 @@ def decode(
 class _Decoder:
     """Objects that have been made."""
 
-    def __init__(self, arrays: Mapping[str, np.ndarray]):
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         self.made: list[Any] = []
         # One array is one, whoever refers to it, and however often.
         self._arrays = {

@@ -132,12 +132,12 @@ class Pyramid:
 
     def __init__(
         self,
-        map_shape,
-        scales,
-        dtype,
+        map_shape: Any,
+        scales: Any,
+        dtype: Any,
         smoothing: Smoothing | None = None,
         metric: nearest.Metric = "sqeuclidean",
-    ):
+    ) -> None:
         self.metric = metric
         self.map_shape = tuple(map_shape)
         self.scales = list(scales)
@@ -166,7 +166,7 @@ class Pyramid:
         # Mean squared norm of what one unit token of each grows to, unsmoothed.
         self.gains = [math.prod(map(_gain, matrices)) for matrices in self._up]
 
-    def _matrices(self, *matrices):
+    def _matrices(self, *matrices: Any) -> Any:
         """Prepare for both axes; None: nothing to do."""
         return [
             None if np.array_equal(m, np.eye(*m.shape)) else m.astype(self.dtype)
@@ -223,7 +223,9 @@ class Pyramid:
         scales, dtype = self.scales, self.dtype
         return Pyramid(self.map_shape, scales, dtype, smoothing, self.metric)
 
-    def encode(self, X: Any, table: nearest.Table, dtype=np.intp) -> tuple[Any, Any]:
+    def encode(
+        self, X: Any, table: nearest.Table, dtype: Any = np.intp
+    ) -> tuple[Any, Any]:
         """Code rows scale by scale, each what the ones before have left.
 
         Parameters
@@ -287,7 +289,7 @@ def _gain(matrix: np.ndarray | None) -> float:
     return 1.0 if matrix is None else float(np.square(matrix).sum()) / matrix.shape[1]
 
 
-def _along_axes(maps: Any, matrices) -> Any:
+def _along_axes(maps: Any, matrices: Any) -> Any:
     """Apply a matrix to the first axis of each map, another to the second.
 
     One product for each map, so that none depends on its company.
@@ -318,7 +320,7 @@ def _convolve(maps: Any, kernel: np.ndarray) -> Any:
     return total
 
 
-def windows(maps: Any, size) -> list:
+def windows(maps: Any, size: int) -> list:
     """Return maps shifted by every offset of a window, zeros moving in."""
     be, (height, width), padded = backend_of(maps), maps.shape[1:3], maps
     for axis, n in enumerate(size, start=1):

@@ -23,6 +23,7 @@ of float32 numbers neither overflow nor vanish there, and a table is short.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def squared_sums(
     return table
 
 
-def row_terms(rows: np.ndarray, scales, metric: str, start: int = 0) -> tuple:
+def row_terms(rows: np.ndarray, scales: Any, metric: str, start: int = 0) -> tuple:
     """Return the factor and the offset of reconstructions, each None if it has none.
 
     Parameters

@@ -259,7 +259,7 @@ class EqualCells(Codec):
         Of reconstructions.
     """
 
-    def __init__(self, low, high, sizes: Sequence[int], dtype: Any) -> None:
+    def __init__(self, low: Any, high: Any, sizes: Sequence[int], dtype: Any) -> None:
         super().__init__(len(sizes), sizes)
         self.register_buffer("low", _buffer(low, np.float64))
         self.register_buffer("width", _buffer(high, np.float64) - self.low)

@@ -32,7 +32,9 @@ class Stack(NamedTuple):
     sizes: Sequence[int]
 
     @classmethod
-    def of(cls, features: slice, columns, sizes, shared: bool) -> "Stack":
+    def of(
+        cls, features: slice, columns: Any, sizes: Sequence[int], shared: bool
+    ) -> "Stack":
         """Return the stack of tables of these sizes, or of the one that all share."""
         starts = [0] * len(sizes) if shared else np.cumsum([0, *sizes[:-1]]).tolist()
         return cls(features, columns, starts, sizes)

@@ -310,7 +310,7 @@ def greedy_start(
 
 
 def start_from_few(
-    rows: Rows, pyramid: Pyramid, n_codewords: int, rng
+    rows: Rows, pyramid: Pyramid, n_codewords: int, rng: np.random.RandomState
 ) -> Learner[np.ndarray]:
     """Return a start without chance, for samples of fewer tokens than codewords.
 
@@ -334,7 +334,7 @@ def start_from_few(
 
 
 def _some_maps(
-    rows: Rows, pyramid: Pyramid, n_codewords: int, rng
+    rows: Rows, pyramid: Pyramid, n_codewords: int, rng: np.random.RandomState
 ) -> Learner[tuple[np.ndarray, np.ndarray]]:
     """Return enough maps for a table, with their weights, on the host."""
     most = max(n_codewords * _TOKENS_PER_CODEWORD // pyramid.n_tokens[-1], 1024)
@@ -343,7 +343,7 @@ def _some_maps(
     return X.reshape(-1, *pyramid.map_shape), weights
 
 
-def _repaired(rows: Rows, state: _State, rng) -> Learner[_State]:
+def _repaired(rows: Rows, state: _State, rng: np.random.RandomState) -> Learner[_State]:
     """Give unused codewords halves of the heaviest cells, if that helps."""
     if (state.mass[1:] > 0).all():
         return state

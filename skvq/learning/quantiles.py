@@ -6,6 +6,7 @@ that have the ones found, and so on: a pass for some bits at a time.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +104,7 @@ def _histograms(block: Block, known: np.ndarray, high: int, low: int) -> tuple:
     return (result,)
 
 
-def _of(keys: np.ndarray, number: int):
+def _of(keys: np.ndarray, number: int) -> Any:
     return keys.dtype.type(number)
 
 

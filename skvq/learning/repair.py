@@ -17,7 +17,7 @@ _KEY = 0
 
 def repaired(
     rows: Rows,
-    codes,
+    codes: Any,
     codebook: np.ndarray,
     counts: np.ndarray,
     metric: nearest.Metric,
@@ -89,7 +89,7 @@ def repaired(
 
 
 def drawn_by_cost(
-    rows: Rows, codes, costs: Callable, *args: Any
+    rows: Rows, codes: Any, costs: Callable, *args: Any
 ) -> Learner[tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray, bool]]:
     """Return rows to split cells of: all, or about as many as a block has.
 
@@ -127,7 +127,7 @@ def drawn_by_cost(
     return X, weights if has_weights else None, cost, own, is_whole
 
 
-def _costs(block: Block, codebook: np.ndarray, metric: nearest.Metric):
+def _costs(block: Block, codebook: np.ndarray, metric: nearest.Metric) -> Any:
     """Return the weighted distance of each row from its codeword."""
     codes = block.be.cast(block.state[0], np.intp)
     return block.weighted(nearest.paired(block.x, codebook, metric, codes=codes))

@@ -9,7 +9,7 @@ the rows found is the reconstruction of a product quantizer in a rotated space.
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -277,7 +277,11 @@ def improved_components(
 
 
 def _fresh_tables(
-    rows: Rows, rotation: np.ndarray, sizes, borders, rng
+    rows: Rows,
+    rotation: np.ndarray,
+    sizes: Sequence[int],
+    borders: Any,
+    rng: np.random.RandomState,
 ) -> Learner[list[np.ndarray]]:
     """Return tables of the slices of rotated rows, each learned from its own."""
     tables = []

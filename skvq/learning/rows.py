@@ -331,7 +331,7 @@ class Part:
         place: int = 0,
         first: int = 0,
         weighted: bool = False,
-    ):
+    ) -> None:
         be = nearest.backend_of(X)
         self.X, self.place = be.matrix(X, "X"), place
         n_samples, self.n_features = self.X.shape

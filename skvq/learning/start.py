@@ -230,7 +230,7 @@ def greedy(
         table_of = nearest.DistanceTable(X, metric)
         pairs = table_of(X) if len(X) <= _MAX_ALL_PAIRS else None
 
-        def distances(which):
+        def distances(which: Any) -> Any:
             return table_of(X[which]) if pairs is None else pairs[which]
 
         chosen = [_draw(weights, rng, 1)[0]]
@@ -330,7 +330,7 @@ def _draw_about(
     return drawn
 
 
-def _approach(block: Block, fresh: np.ndarray, before: int, metric) -> tuple:
+def _approach(block: Block, fresh: np.ndarray, before: int, metric: Any) -> tuple:
     """Return the sum of the distances from the nearest candidates, and these."""
     be, xp = block.be, block.be.xp
     codes, closest = nearest.nearest(block.x, fresh, metric)
@@ -405,7 +405,7 @@ def splitting(
     return codebook
 
 
-def _fill_with_distinct(X, codebook: np.ndarray, n_codewords: int) -> np.ndarray:
+def _fill_with_distinct(X: Any, codebook: np.ndarray, n_codewords: int) -> np.ndarray:
     """Complete a table with rows that differ by less than distances can tell."""
     taken = {row.tobytes() for row in codebook + 0.0}
     fresh = [row for row in distinct(X) if row.tobytes() not in taken]

@@ -12,7 +12,7 @@ Gauss-Markov sources", IEEE Transactions on Communications 38(1).
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -121,7 +121,7 @@ def _errors(found: Sample, variances: np.ndarray, bits: np.ndarray) -> np.ndarra
 
 
 def start_levels(
-    found: Sample, rates: Sequence[int], mean, spread, shared: bool
+    found: Sample, rates: Sequence[int], mean: Any, spread: Any, shared: bool
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Return alphabets of subsets to begin with, and which of them each feature has.
 

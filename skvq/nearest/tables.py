@@ -20,8 +20,10 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from skvq._checks import check_counts, check_unmasked, is_sequence, naming
+from skvq._typing import MatrixLike
 from skvq.nearest.backends.base import Backend
 from skvq.nearest.backends.choice import backend_of, is_array
 from skvq.nearest.backends.host import HOST
@@ -60,7 +62,7 @@ TOLERANCE = {np.dtype(np.float32): 2.0**-18, np.dtype(np.float64): 2.0**-46}
 _COMPUTED = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
-def compute_dtype(dtype) -> np.dtype:
+def compute_dtype(dtype: DTypeLike) -> np.dtype:
     """Return the floating dtype that input of `dtype` is computed in.
 
     float16 and integers of 8 and 16 bits: float32; float32: itself; all else: float64.
@@ -154,7 +156,7 @@ class Table(_Kept):
     [1]
     """
 
-    def __init__(self, codewords, *, exact: bool = True) -> None:
+    def __init__(self, codewords: MatrixLike, *, exact: bool = True) -> None:
         codewords = HOST.matrix(fetched(codewords), "codebook")
         self.codewords, self.exact = read_only(codewords), exact
         self._forms = {}
@@ -172,7 +174,9 @@ class Table(_Kept):
     def __len__(self) -> int:
         return len(self.codewords)
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> np.ndarray:
         return np.array(self.codewords, dtype=dtype, copy=True)
 
     def on(self, be: Backend) -> Any:
@@ -230,7 +234,7 @@ class Tables(_Kept):
     def __len__(self) -> int:
         return len(self._tables)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int | slice) -> Any:
         return self._tables[index]
 
     @cached_property
@@ -344,14 +348,16 @@ class Packed(_Kept):
     ([[0]], [[257.0]])
     """
 
-    def __init__(self, packed, sizes, factor=None, offset=None) -> None:
+    def __init__(
+        self, packed: Any, sizes: Sequence[int], factor: Any = None, offset: Any = None
+    ) -> None:
         self._set(packed, sizes, factor, offset)
         for start in range(0, len(self), _CHECKED_ROWS):
             some = self.packed[start : start + _CHECKED_ROWS]
             check_codes(self, some.T.__getitem__, start)
         self.is_checked = True
 
-    def _set(self, packed, sizes, factor, offset) -> None:
+    def _set(self, packed: Any, sizes: Sequence[int], factor: Any, offset: Any) -> None:
         self.sizes = tuple(check_counts("sizes", sizes))
         self.columns, self._forms = columns_of(self.sizes), {}
         if not self.columns:
@@ -427,7 +433,7 @@ class Packed(_Kept):
         return factor, offset
 
 
-def as_packed(packed, sizes, factor, offset) -> Packed:
+def as_packed(packed: Any, sizes: Sequence[int], factor: Any, offset: Any) -> Packed:
     """Return packed codes that are checked when they are read; or as they are given.
 
     Parameters
@@ -448,7 +454,7 @@ def as_packed(packed, sizes, factor, offset) -> Packed:
     return packed
 
 
-def as_columns(arrays, name: str) -> Columns:
+def as_columns(arrays: Any, name: str) -> Columns:
     """Return columns of a sequence of arrays, not copied; itself if it is one."""
     if isinstance(arrays, Columns):
         return arrays
@@ -457,7 +463,7 @@ def as_columns(arrays, name: str) -> Columns:
     return columns
 
 
-def as_table(codebook, name: str = "codebook") -> Table:
+def as_table(codebook: Any, name: str = "codebook") -> Table:
     """Return a table of an array-like of any library; itself if it is one."""
     if isinstance(codebook, Table):
         return codebook
@@ -467,7 +473,7 @@ def as_table(codebook, name: str = "codebook") -> Table:
     return table
 
 
-def as_tables(codebooks) -> Tables:
+def as_tables(codebooks: Any) -> Tables:
     """Return tables of a sequence of array-likes; itself if it is one."""
     tables = codebooks
     if not isinstance(codebooks, Tables):
@@ -555,7 +561,7 @@ class Core(NamedTuple):
 
 
 def make_core(
-    codebook: np.ndarray, dtype: np.dtype, scale: float | None = None, unit=False
+    codebook: np.ndarray, dtype: np.dtype, scale: float | None = None, unit: Any = False
 ) -> Core:
     """Return what every form of a codebook is made of.
 
@@ -723,7 +729,7 @@ class Flat(NamedTuple):
     bias: np.ndarray | None  # (V',), what was added to the scores
     packed: Any = None  # what a backend has made of it for itself
 
-    def between(self, x: np.ndarray, row, codeword) -> np.ndarray:
+    def between(self, x: np.ndarray, row: Any, codeword: Any) -> np.ndarray:
         """Return what scores stand for, of pairs of rows of x and codewords."""
         rows, codewords = x[row], self.exact[codeword]
         if self.offset is not None:
@@ -737,7 +743,7 @@ def _half_norms(gaps: np.ndarray) -> np.ndarray:
     return 0.5 * np.einsum("ij,ij->i", gaps, gaps)
 
 
-def flat_form(table: Table, metric: Metric, dtype: np.dtype, bias=None) -> Flat:
+def flat_form(table: Table, metric: Metric, dtype: np.dtype, bias: Any = None) -> Flat:
     """Return a codebook made ready, with a constant for each codeword if given.
 
     Parameters
@@ -799,7 +805,7 @@ def _limit(core: Core, dtype: np.dtype) -> float:
     return min(reach / core.scale, largest) - float(np.abs(core.centre).max(initial=0))
 
 
-def check_bias(bias, n_codewords: int, name: str = "bias") -> np.ndarray:
+def check_bias(bias: Any, n_codewords: int, name: str = "bias") -> np.ndarray:
     """Return constants of codewords in float64; raise unless there is one for each."""
     bias = np.asarray(fetched(bias), dtype=np.float64)
     if bias.shape != (n_codewords,):
@@ -811,7 +817,9 @@ def check_bias(bias, n_codewords: int, name: str = "bias") -> np.ndarray:
     return bias
 
 
-def distinct_bias(codebook: np.ndarray, first, bias) -> tuple[np.ndarray, np.ndarray]:
+def distinct_bias(
+    codebook: np.ndarray, first: Any, bias: Any
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the constant and the index of the best of each group of equal codewords.
 
     Parameters
@@ -858,7 +866,7 @@ def place_of_equals(codebook: np.ndarray, first: np.ndarray) -> np.ndarray:
     return np.searchsorted(first, kept)[group]
 
 
-def _biased(plain: Flat, codebook: np.ndarray, metric: Metric, bias) -> Flat:
+def _biased(plain: Flat, codebook: np.ndarray, metric: Metric, bias: Any) -> Flat:
     bias, best = distinct_bias(codebook, plain.first, bias)
     kept = np.flatnonzero(np.isfinite(bias))
     half = 0.5 if metric == "sqeuclidean" else 1.0

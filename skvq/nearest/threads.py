@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from contextvars import copy_context
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.linalg  # noqa: F401  loads SciPy's BLAS, so that the guard knows it
@@ -216,7 +216,7 @@ class _Scratch(threading.local):
         self.buffers: dict[str, np.ndarray] = {}
         self.addresses: dict[str, int] = {}
 
-    def __call__(self, name: str, shape: tuple[int, ...], dtype) -> np.ndarray:
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Return an array, of arbitrary values, that the next call may overwrite."""
         dtype = np.dtype(dtype)
         n_bytes = math.prod(shape) * dtype.itemsize
@@ -395,7 +395,7 @@ def map_jobs(job: Callable[[int], None], n_jobs: int) -> None:
         share = max(1, n_threads // max(1, n_jobs))
         contexts = [copy_context() for _ in range(n_jobs)]
 
-        def make_worker():
+        def make_worker() -> Callable[[slice], None]:
             def worker(start: int, stop: int) -> None:
                 before, _share.most = _share.most, share
                 try:

@@ -221,7 +221,7 @@ class Backend:
 
     # -- arrays ----------------------------------------------------------------------
 
-    def matrix(self, X: Any, name: str) -> Any:
+    def matrix(self, X: Any, name: str) -> np.ndarray:
         """Return a matrix of real numbers as an array; raise if it is none."""
         if X.ndim != 2:
             raise ValueError(
@@ -494,7 +494,13 @@ class Backend:
         return self.settled(scores, codes, norms, distances, table, between)
 
     def settled(
-        self, scores, codes, norms, distances, table, between: Callable | None
+        self,
+        scores: Any,
+        codes: Any,
+        norms: Any,
+        distances: Any,
+        table: Any,
+        between: Callable | None,
     ) -> tuple[Any, Any]:
         """Return codes and state of rows of which all scores are at hand.
 
@@ -828,7 +834,9 @@ class Residuals:
 class Sums:
     """What sums of codewords, one of each table, leave of a tile of rows, (n, d)."""
 
-    def __init__(self, be: Backend, x: Any, factors, centre: list, search) -> None:
+    def __init__(
+        self, be: Backend, x: Any, factors: Any, centre: list, search: Any
+    ) -> None:
         self.be: Any = be
         self.factors, self.scale = factors, search.scale
         x = be.cast(x, search.dtype)

@@ -213,7 +213,7 @@ class CupyBackend(Backend):
         return codes, self.far(norms, distances, run)
 
 
-def _added_up(cupy, X: Any, codes: Any, n_codewords: int, weights: Any) -> Any:
+def _added_up(cupy: Any, X: Any, codes: Any, n_codewords: int, weights: Any) -> Any:
     """Return (n_codewords, d + 1): weighted sums of rows, and of the weights."""
     n_columns = X.shape[1] + 1
     dtype = "float32" if X.dtype == cupy.float32 else "float64"
@@ -255,7 +255,7 @@ def _smallest(scores: Any, bias: Any, codes: Any) -> None:
     kernel(*_groups(codes.size, group), arguments)
 
 
-def _pieces(cupy, codes: Any, n_codewords: int) -> tuple[Any, Any, Any, Any]:
+def _pieces(cupy: Any, codes: Any, n_codewords: int) -> tuple[Any, Any, Any, Any]:
     """Cut the rows, sorted by code, in pieces of one code each.
 
     Returns the order of rows, where each piece begins and ends in it, and the first

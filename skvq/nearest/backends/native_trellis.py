@@ -98,7 +98,9 @@ class NativeTrellisSearch:
         groups = _MOST_WINDOWS // max(1, 2 * len(form.rates) * self._per_step)
         self.tile_rows = min(max(1, groups) * self.group, _MOST_ROWS)
 
-    def __call__(self, x, states, ends: str, as_levels, exact, dtype) -> tuple:
+    def __call__(
+        self, x: Any, states: Any, ends: str, as_levels: bool, exact: Any, dtype: Any
+    ) -> tuple:
         """Return codes and distances of a tile of rows; see `TrellisSearch`."""
         n, d = x.shape
         codes, distances = np.empty((n, d), dtype), np.empty(n)

@@ -1,6 +1,7 @@
 """Distances from many rows to a few codewords, or to the levels of scalars."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -31,7 +32,7 @@ class DistanceTable:
     [[1.0], [25.0]]
     """
 
-    def __init__(self, X, metric: Metric = "sqeuclidean") -> None:
+    def __init__(self, X: Any, metric: Metric = "sqeuclidean") -> None:
         X = HOST.matrix(X, "X")
         self.metric = check_metric(metric)
         if self.metric not in PRODUCT_METRICS:
@@ -46,7 +47,7 @@ class DistanceTable:
         self.rows = rows - self.centre
         self.norms = np.einsum("ij,ij->i", self.rows, self.rows)
 
-    def __call__(self, codebook) -> np.ndarray:
+    def __call__(self, codebook: Any) -> np.ndarray:
         """Return the distances, (n_codewords, n_samples), never negative.
 
         Under "inner_product", minus the products, of any sign.

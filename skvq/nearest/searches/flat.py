@@ -38,7 +38,9 @@ def nearest(
     return _by_distances(be, X, table, metric, bias, distances)
 
 
-def _by_product(be, X, table, metric, bias, distances) -> tuple:
+def _by_product(
+    be: Backend, X: Any, table: Any, metric: Any, bias: Any, distances: Any
+) -> tuple:
     dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), compute_dtype(table.dtype))
     form = flat_form(table, metric, dtype, bias)
     if bias is None:
@@ -72,7 +74,16 @@ def _exact_cosines(table: Table, x: np.ndarray, codes: np.ndarray) -> np.ndarray
     return 0.5 * CAREFUL.row_products(x - y, x - y)
 
 
-def _again(table, metric, bias, distances, form, first_row, x, rows) -> tuple:
+def _again(
+    table: Any,
+    metric: Any,
+    bias: Any,
+    distances: Any,
+    form: Any,
+    first_row: Any,
+    x: Any,
+    rows: slice,
+) -> tuple:
     """Search some rows of the host with care."""
     if metric == "cosine":
         for place in np.flatnonzero(~x.any(axis=1)):
@@ -89,7 +100,9 @@ def _again(table, metric, bias, distances, form, first_row, x, rows) -> tuple:
     return (code, *found)
 
 
-def finished(be: Backend, X, codes, state, found: list, again, exact) -> list:
+def finished(
+    be: Backend, X: Any, codes: Any, state: Any, found: list, again: Any, exact: Any
+) -> list:
     """Return codes, and distances if they are asked for, as good as they are to be.
 
     Parameters
@@ -126,7 +139,9 @@ def finished(be: Backend, X, codes, state, found: list, again, exact) -> list:
     return outputs
 
 
-def searched_again(be: Backend, X, rows: np.ndarray, outputs: list, again) -> list:
+def searched_again(
+    be: Backend, X: Any, rows: np.ndarray, outputs: list, again: Any
+) -> list:
     """Return outputs in which some rows are what is made of them on the host.
 
     Parameters
@@ -180,14 +195,16 @@ def check_defined(be: Backend, values: Any, metric: Metric, X: Any) -> None:
         raise ValueError(why_undefined(metric, largest))
 
 
-def _by_distances(be, X, table, metric, bias, distances) -> tuple:
+def _by_distances(
+    be: Backend, X: Any, table: Any, metric: Any, bias: Any, distances: Any
+) -> tuple:
     """Search by the distances themselves, in float64; on the host if it must be."""
     host = table.codewords.astype(np.float64)
     on_device = metric in be.direct_metrics
     codebook = be.send(host) if on_device else host
     constants = None if bias is None else be.send(bias)
 
-    def all_distances(x) -> Any:
+    def all_distances(x: Any) -> Any:
         if not on_device:
             return be.send(cdist(be.to_host(x), codebook, metric))
         gaps = be.xp.abs(x[:, None, :] - codebook[None, :, :])

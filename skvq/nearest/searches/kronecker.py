@@ -263,7 +263,9 @@ class _Search:
             shifted = shifted - part
         return scaled, be.cast(shifted, self.dtype)
 
-    def between(self, scaled: np.ndarray, first: int, row, codeword) -> np.ndarray:
+    def between(
+        self, scaled: np.ndarray, first: int, row: Any, codeword: Any
+    ) -> np.ndarray:
         """Return half the distances of pairs of scaled rows and a block's codewords."""
         index = np.unravel_index(first + codeword, self.sizes)
         rows = [f.rows[i] for f, i in zip(self.factors, index, strict=True)]
@@ -294,7 +296,9 @@ class _Search:
         return be.xp.where(none[:, None], lowest[None, :], codes)
 
 
-def _scale_tables(codebooks, firsts, dtype) -> tuple[list[np.ndarray], int]:
+def _scale_tables(
+    codebooks: Any, firsts: Any, dtype: Any
+) -> tuple[list[np.ndarray], int]:
     """Return distinct rows in float64, at most 1, and the exponent of the product."""
     scaled, exponent = [], 0
     for table, first in zip(codebooks, firsts, strict=True):
@@ -373,7 +377,9 @@ def _exact_distances(tables: Tables, x: np.ndarray, codes: np.ndarray) -> np.nda
     return CAREFUL.squared_norms((x.astype(np.float64) - high) - low)
 
 
-def _again(tables: Tables, distances: bool, search: _Search, x, rows) -> tuple:
+def _again(
+    tables: Tables, distances: bool, search: _Search, x: Any, rows: slice
+) -> tuple:
     """Search some rows of the host with care."""
     check_reach(x, math.inf)
     with np.errstate(over="ignore"):
@@ -388,7 +394,7 @@ def _again(tables: Tables, distances: bool, search: _Search, x, rows) -> tuple:
     return codes, np.concatenate(found)
 
 
-def _tile(be: Backend, x: Any, search: _Search, tables) -> tuple:
+def _tile(be: Backend, x: Any, search: _Search, tables: Any) -> tuple:
     """Return codes and state of a tile, and the distances if there are tables."""
     xp, (scaled, y) = be.xp, search.shift(x)
     norms = be.row_products(y, y)

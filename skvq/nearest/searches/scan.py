@@ -23,7 +23,7 @@ def scan(be: Any, codes: Packed, tables: np.ndarray, k: int) -> tuple:
     scanner = be.scanner(codes, tables)
     found: list[Best] = []
 
-    def make_worker():
+    def make_worker() -> Any:
         best = Best.none(n_queries, k)
         found.append(best)
         return scanner(best)
