@@ -76,7 +76,7 @@ if TYPE_CHECKING:
         """Transformers whose columns keep the names of the features."""
 
         def get_feature_names_out(
-            self, input_features: NamesLike | None = None
+            self: Any, input_features: NamesLike | None = None
         ) -> NDArray[Any]:
             """Return the names of the columns."""
             ...

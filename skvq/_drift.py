@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.special import gammaln
 from sklearn.utils import _safe_indexing
 
@@ -12,6 +12,7 @@ from skvq._arrays import to_host
 from skvq._dask import batches
 from skvq._pipelines import Codec, find_codec, plain
 from skvq._reports import DriftReport
+from skvq._typing import MatrixLike, VectorLike
 from skvq._validation import check_samples
 from skvq._weights import check_weights
 from skvq.nearest import is_dask, paired
@@ -29,7 +30,7 @@ _Counts = list[NDArray[np.float64] | None]
 
 
 def drift(
-    estimator: Any, X: ArrayLike, *, sample_weight: ArrayLike | None = None
+    estimator: Any, X: MatrixLike, *, sample_weight: VectorLike | None = None
 ) -> DriftReport:
     r"""Report how far samples are from those that an estimator was fitted on.
 

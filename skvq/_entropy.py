@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 
 from skvq import _ans
 from skvq._code_checks import check_codes, check_integer, check_sizes, sent
+from skvq._typing import MatrixLike, Sizes, VectorLike
 from skvq._weights import check_weights
 
 # Frequencies of all tables together, of 4 bytes each.
@@ -95,7 +96,7 @@ class EntropyCoder:
 
     def __init__(
         self,
-        sizes: Sequence[int],
+        sizes: Sizes,
         *,
         conditional: bool = False,
         block_rows: int = 1024,
@@ -123,7 +124,7 @@ class EntropyCoder:
     @classmethod
     def from_counts(
         cls,
-        counts: Sequence[ArrayLike],
+        counts: Sequence[VectorLike],
         *,
         conditional: bool = False,
         block_rows: int = 1024,
@@ -162,7 +163,7 @@ class EntropyCoder:
         coder._learn([column[None] for column in columns])
         return coder
 
-    def fit(self, codes: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, codes: MatrixLike, sample_weight: VectorLike | None = None) -> Self:
         """Count codes, and make the tables.
 
         Parameters
@@ -199,7 +200,7 @@ class EntropyCoder:
         self._learn(counts)
         return self
 
-    def bits(self, codes: ArrayLike) -> NDArray[np.float64]:
+    def bits(self, codes: MatrixLike) -> NDArray[np.float64]:
         """Return what the codes of each row take, by the frequencies.
 
         Parameters
@@ -222,7 +223,7 @@ class EntropyCoder:
         be, codes = check_codes(codes, self.sizes)
         return sent(be, model.bits(codes))
 
-    def encode(self, codes: ArrayLike) -> bytes:
+    def encode(self, codes: MatrixLike) -> bytes:
         """Write codes.
 
         Parameters

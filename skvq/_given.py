@@ -79,7 +79,7 @@ def as_shared(
     return [first] * len(tables)
 
 
-def are_shared(tables: Sequence) -> bool:
+def are_shared(tables: Sequence | nearest.Tables) -> bool:
     """Whether there are several, all of which are the same object."""
     return len(tables) > 1 and all(each is tables[0] for each in tables)
 

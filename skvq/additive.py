@@ -196,7 +196,7 @@ class AdditiveQuantizer(BaseQuantizer):
 
     def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         self._check_memory(rows)
-        sizes = part_sizes(self.n_codewords, self.n_codebooks)
+        sizes = part_sizes(self.n_codewords, int(self.n_codebooks))
         self._check_shared(sizes)
         rng = check_random_state(self.random_state)
         seed = self._search_seed(rng)
@@ -217,10 +217,10 @@ class AdditiveQuantizer(BaseQuantizer):
                 rng,
                 start=self._residual_start(),
                 shared=self.share_codebook,
-                beam_size=self.fit_beam_size,
+                beam_size=int(self.fit_beam_size),
                 strength=None if self.ridge == "auto" else float(self.ridge),
-                max_iter=self.max_iter,
-                tol=self.tol,
+                max_iter=int(self.max_iter),
+                tol=float(self.tol),
             )
         found = {
             "_tables_": learned.tables,
@@ -236,7 +236,7 @@ class AdditiveQuantizer(BaseQuantizer):
             found["code_counts_"] = yield from learning.code_counts(
                 rows,
                 learned.tables,
-                learning.Search(self.fit_beam_size) if joint else None,
+                learning.Search(int(self.fit_beam_size)) if joint else None,
                 joint and self.share_codebook,
             )
         return found
@@ -258,7 +258,7 @@ class AdditiveQuantizer(BaseQuantizer):
         }
 
     def _n_tables(self) -> int | None:
-        return self.n_codebooks
+        return int(self.n_codebooks)
 
     def _search_seed(self, rng: np.random.RandomState) -> int:
         """Return the seed of the search's schedule."""
@@ -275,7 +275,7 @@ class AdditiveQuantizer(BaseQuantizer):
             beam_size=_START_BEAM,
             backend=self.backend,
         )
-        n_tables = 1 if self.share_codebook else self.n_codebooks
+        n_tables = 1 if self.share_codebook else int(self.n_codebooks)
 
         def start(rows: Rows, rng: np.random.RandomState) -> Learner[np.ndarray]:
             residual.random_state = int(rng.randint(np.iinfo(np.int32).max))
@@ -295,15 +295,17 @@ class AdditiveQuantizer(BaseQuantizer):
         """Return how many codewords all tables have."""
         sizes = self.n_codewords
         if isinstance(sizes, Integral):
-            return int(sizes) * (1 if self.share_codebook else self.n_codebooks)
-        sizes = part_sizes(sizes, self.n_codebooks)
+            return int(sizes) * (1 if self.share_codebook else int(self.n_codebooks))
+        sizes = part_sizes(sizes, int(self.n_codebooks))
         return sizes[0] if self.share_codebook else sum(sizes)
 
     def _check_memory(self, rows: Rows) -> None:
         n, d = rows.n_rows, rows.n_features
-        n_bytes = rows.dtype.itemsize * self._table_elements(d) + n * self.n_codebooks
+        n_bytes = rows.dtype.itemsize * self._table_elements(d) + n * int(
+            self.n_codebooks
+        )
         if self.assignment == "joint":
-            n_pairs = n * self.n_codebooks**2
+            n_pairs = n * int(self.n_codebooks) ** 2
             n_bytes += least_squares.system_bytes(self._n_rows(), d, n_pairs)
         check_memory(
             f"Tables of n_codewords={self.n_codewords} for n_codebooks="
@@ -381,8 +383,8 @@ class AdditiveQuantizer(BaseQuantizer):
                 rows,
                 product_tables,
                 np.random.RandomState(seed),
-                max_iter=self.max_iter,
-                tol=self.tol,
+                max_iter=int(self.max_iter),
+                tol=float(self.tol),
             )
             found.append(turned)
         return found
@@ -413,7 +415,7 @@ class AdditiveQuantizer(BaseQuantizer):
     def _decode(self, codes: Any) -> Any:
         return learning.decode(codes, self._tables_)
 
-    def _codebooks(self) -> Sequence[nearest.Table | np.ndarray]:
+    def _codebooks(self) -> Any:
         return self._tables_
 
     def _why_no_names(self) -> str | None:

@@ -112,7 +112,7 @@ class BinaryQuantizer(ScalarQuantizer):
     """
 
     scale_: NDArray[Any]
-    _radius_: RadiusCode | None
+    _radius_: Any
 
     _parameter_constraints = {  # noqa: RUF012
         "spherical": ["boolean"],
@@ -142,7 +142,7 @@ class BinaryQuantizer(ScalarQuantizer):
     def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         radius = None
         if self.spherical:
-            check_radius_memory(self.radius, self.radius_levels, rows.n_bytes)
+            check_radius_memory(self.radius, int(self.radius_levels), rows.n_bytes)
             radius = yield from fit_radius(self.radius, rows, int(self.radius_levels))
         if self._learns_scale():
             averages = yield from _mean_magnitudes(rows)

@@ -166,7 +166,7 @@ class CodebookDisplay:
                 f"{type(estimator).__name__} has {estimator.n_features_in_} features; "
                 "cells can be drawn of two."
             )
-        if grid_resolution < 2 or not eps >= 0:
+        if int(grid_resolution) < 2 or not eps >= 0:
             raise ValueError(
                 "grid_resolution must be 2 or more, and eps 0 or more, got "
                 f"{grid_resolution} and {eps}."
@@ -175,7 +175,7 @@ class CodebookDisplay:
         samples = check_array(X, dtype=np.float64, input_name="X")
         if samples.shape[1] != 2:
             raise ValueError(f"X has {samples.shape[1]} features; expected 2.")
-        xx0, xx1 = _grid(samples, grid_resolution, eps)
+        xx0, xx1 = _grid(samples, int(grid_resolution), float(eps))
         grid = np.column_stack([axis.ravel() for axis in np.meshgrid(xx0, xx1)])
         grid_in = _named_like(grid, X, quantizer)
         codes = np.asarray(quantizer.transform(grid_in))
@@ -609,8 +609,8 @@ class CodeUsageDisplay:
         self,
         shares: Sequence[NDArray[Any]],
         *,
-        perplexities: VectorLike | None = None,
-        usages: VectorLike | None = None,
+        perplexities: Sequence[float] | NDArray[Any] | None = None,
+        usages: Sequence[float] | NDArray[Any] | None = None,
         name: str | None = None,
     ) -> None:
         self.shares = shares

@@ -349,7 +349,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
                 "to change them."
             )
 
-    def _fixed_squash(self, sizes: Sequence[int]) -> Tanh:
+    def _fixed_squash(self, sizes: tuple[int, ...]) -> Tanh:
         scales = positive_per_column("scale", self.scale, len(sizes))
         make = Tanh if self.bound == "tanh" else Clamp
         return make(sizes, self.formula, scales)
@@ -437,7 +437,7 @@ def _averages_of_levels(rows: Rows, squash: Squash) -> Learner[Averages]:
     return Averages(weight, (yield from level_shares(rows, squash, squash.sizes)))
 
 
-def _decoded_to(averages: Averages, sizes: Sequence[int]) -> dict[str, Any]:
+def _decoded_to(averages: Averages, sizes: tuple[int, ...]) -> dict[str, Any]:
     """Return the fitted attributes of levels that are decoded to their means."""
     parts, shares = averages.means
     means = level_means(parts, shares, sizes)
@@ -450,7 +450,7 @@ def _is_close(given: np.ndarray, expected: np.ndarray) -> bool:
     return bool(gap.max() <= 4 * np.finfo(given.dtype).eps * np.abs(expected).max())
 
 
-def _fit_distribution(rows: Rows, sizes: Sequence[int]) -> Learner[Distribution]:
+def _fit_distribution(rows: Rows, sizes: tuple[int, ...]) -> Learner[Distribution]:
     """Find edges between levels of equal weight, and warn where they coincide."""
 
     def cut(columns: Any, features: Any) -> list:

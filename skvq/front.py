@@ -15,6 +15,7 @@ from sklearn.utils import check_random_state
 
 from skvq import nearest
 from skvq._given import check_costs
+from skvq._typing import BackendName
 from skvq._validation import Notice, copy_to_fit, repeat_warnings
 from skvq.base import BaseQuantizer
 from skvq.coding.charges import Charges
@@ -31,6 +32,8 @@ class FrontQuantizer(BaseQuantizer):
     """
 
     quantizer: Any
+    random_state: Any
+    backend: BackendName
     quantizer_: BaseQuantizer
     _made_anew = ("_parts_",)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -331,7 +331,7 @@ class UniformQuantizer(ScalarQuantizer):
         return {**found, **(yield from self._of_statistics(rows, sizes, seen))}
 
     def _of_statistics(
-        self, rows: Rows, sizes: Sequence[int], seen: Any
+        self, rows: Rows, sizes: tuple[int, ...], seen: Any
     ) -> Learner[dict[str, Any]]:
         """Return the codec that a few statistics of the features lead to."""
         d, columns, own = rows.n_features, rows, sizes
@@ -371,7 +371,7 @@ class UniformQuantizer(ScalarQuantizer):
             )
         return sizes
 
-    def _grid(self, low: Any, high: Any, sizes: Sequence[int]) -> dict[str, Any]:
+    def _grid(self, low: Any, high: Any, sizes: tuple[int, ...]) -> dict[str, Any]:
         make = Grid if self.ends == "edges" else Grid.with_ends
         codec = make(low, high, sizes)
         if not np.isfinite([codec.low, codec.high]).all():
@@ -414,7 +414,7 @@ class UniformQuantizer(ScalarQuantizer):
         return {**found, "feature_range_": (low, high), "clipped_share_": share}
 
     def _codec_of(
-        self, statistics: Any, mean: Any, sizes: Sequence[int]
+        self, statistics: Any, mean: Any, sizes: tuple[int, ...]
     ) -> Grid | Levels:
         """Return the codec of some numbers of levels; one level is the mean."""
         one = np.asarray(sizes) == 1
@@ -429,7 +429,7 @@ class UniformQuantizer(ScalarQuantizer):
     def _stepped(self, rows: Rows) -> Learner[dict[str, Any]]:
         """Return what is fitted with `step` or `target_bits`."""
         if self.target_bits is None:
-            step, what = float(self.step), f"step={self.step!r}"
+            step, what = float(cast(Number, self.step)), f"step={self.step!r}"
         else:
             target = float(self.target_bits)
             step, rate = yield from step_of_rate(rows, target)
@@ -469,13 +469,13 @@ class UniformQuantizer(ScalarQuantizer):
             return Spans(low.astype(np.float64), high.astype(np.float64))
         return (yield from _moments(how, rows))
 
-    def _range(self, statistics: Any, sizes: Sequence[int]) -> tuple[Any, Any]:
+    def _range(self, statistics: Any, sizes: tuple[int, ...]) -> tuple[Any, Any]:
         """Return the range that is cut, and warn where it is one point."""
         low, high = self._ends(statistics, sizes)
         warn_of_points(self._column_noun(), low, high, sizes, "n_levels")
         return low, high
 
-    def _ends(self, statistics: Any, sizes: Sequence[int]) -> tuple[Any, Any]:
+    def _ends(self, statistics: Any, sizes: tuple[int, ...]) -> tuple[Any, Any]:
         """Return the range that is cut."""
         if not isinstance(statistics, Moments):
             return statistics.low, statistics.high
@@ -485,7 +485,7 @@ class UniformQuantizer(ScalarQuantizer):
 
     def _reach(self, size: int) -> float:
         """Return how far the best range for a density reaches, from its middle."""
-        reach = uniform_reach(self.feature_range, size)
+        reach = uniform_reach(str(self.feature_range), size)
         outermost = max(size - 1, 1) / size
         return reach if self.ends == "edges" else reach * outermost
 
@@ -499,11 +499,12 @@ class UniformQuantizer(ScalarQuantizer):
 
     def _given_range(self, n_columns: Any) -> tuple[Any, Any]:
         try:
-            for end in (self.feature_range, *self.feature_range):
+            given: Any = self.feature_range
+            for end in (given, *given):
                 check_unmasked(end, "feature_range")
             low, high = (
                 np.broadcast_to(np.asarray(end, dtype=np.float64), (n_columns,)).copy()
-                for end in self.feature_range
+                for end in given
             )
         except (TypeError, ValueError) as error:
             arrays = "" if self.share_levels else f" or two arrays of {n_columns}"
@@ -532,7 +533,7 @@ class UniformQuantizer(ScalarQuantizer):
 
     # -- levels --------------------------------------------------------------------
 
-    def _matched_tables(self, moments: Any, sizes: Sequence[int]) -> list[np.ndarray]:
+    def _matched_tables(self, moments: Any, sizes: tuple[int, ...]) -> list[np.ndarray]:
         """Return the levels of least squared error for densities of such moments."""
         _, middle, scale = moments
         noun = self._column_noun()
@@ -540,7 +541,7 @@ class UniformQuantizer(ScalarQuantizer):
         return _density_tables(self.density, moments, sizes)
 
     def _best_tables(
-        self, rows: Rows, sizes: Sequence[int]
+        self, rows: Rows, sizes: tuple[int, ...]
     ) -> Learner[list[np.ndarray]]:
         """Return the levels of least squared error for the samples."""
         counts: list[int] = []
@@ -590,7 +591,7 @@ class UniformQuantizer(ScalarQuantizer):
         own = {id(a): _as_levels(f"codebooks[{j}]", a) for j, a in enumerate(arrays)}
         levels = [own[id(array)] for array in arrays]
         sizes = tuple(map(len, levels))
-        found = {
+        found: dict[str, Any] = {
             "_dtype_": dtype,
             "n_features_in_": d,
             "codebook_sizes_": sizes,
@@ -619,9 +620,9 @@ class UniformQuantizer(ScalarQuantizer):
             self.levels = tuple(levels[:1] if self.share_levels else levels)
         return {**found, **_of_tables(levels)}
 
-    def _check_total(self, sizes: Sequence[int]) -> None:
+    def _check_total(self, sizes: tuple[int, ...]) -> None:
         bits = float(np.log2(sizes).sum())
-        if bits > self.total_bits + 1e-9:
+        if bits > float(cast(Number, self.total_bits)) + 1e-9:
             raise ValueError(
                 f"total_bits={self.total_bits!r}, but the given codebooks take "
                 f"{bits:.6g}."
@@ -745,7 +746,7 @@ def _errors_of_data(rows: Rows) -> Any:
 
 
 def _density_tables(
-    density: str, moments: Moments, sizes: Sequence[int]
+    density: str, moments: Moments, sizes: tuple[int, ...]
 ) -> list[np.ndarray]:
     """Return the levels of least squared error for densities of such moments."""
     _, middle, scale = moments

@@ -111,14 +111,14 @@ import os
 import struct
 import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from skvq._ans import Segment, Writer, open_segment
 from skvq._code_checks import check_codes
@@ -143,6 +143,7 @@ from skvq._files import (
     enough_memory,
     is_container,
 )
+from skvq._typing import MatrixLike, Sizes
 from skvq.codes import (
     BitOrder,
     EntropyCoder,
@@ -389,7 +390,7 @@ def codec_info(path: PathLike) -> dict[str, Any]:
     return {"id": digest[:32], **description}
 
 
-def decode(estimator: Any, codes: ArrayLike) -> Any:
+def decode(estimator: Any, codes: MatrixLike) -> Any:
     """Return what codes stand for, as far back as the steps of a pipeline lead.
 
     It is the estimator's `inverse_transform`, where there is one.  A `Normalizer` has
@@ -435,8 +436,8 @@ def decode(estimator: Any, codes: ArrayLike) -> Any:
 
 def save_codes(
     path: PathLike,
-    codes: ArrayLike,
-    sizes: Sequence[int],
+    codes: MatrixLike,
+    sizes: Sizes,
     *,
     method: Method = "columns",
     row_aligned: bool = False,
@@ -665,7 +666,7 @@ class CodeWriter:
     def __init__(
         self,
         path: PathLike,
-        sizes: Sequence[int],
+        sizes: Sizes,
         *,
         method: Method = "columns",
         row_aligned: bool = False,
@@ -715,7 +716,7 @@ class CodeWriter:
             stack.pop_all()  # it goes on until our own exit
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *raised: Any) -> None:
         """Complete the file, or drop it, or what was added, if the block raised."""
         if raised[0] is not None:
             self._writing.__exit__(*raised)
@@ -770,7 +771,7 @@ class CodeWriter:
         n_waiting = len(self._rest) if self._coded is None else self._coded.n_rows
         return self._header.n_samples + n_waiting
 
-    def write(self, codes: ArrayLike) -> None:
+    def write(self, codes: MatrixLike) -> None:
         """Append codes.
 
         Parameters
@@ -976,7 +977,7 @@ class CodeReader:
         """Return the reader itself."""
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *raised: Any) -> None:
         """Close the file."""
         self.close()
 

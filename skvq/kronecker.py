@@ -255,7 +255,7 @@ class KroneckerQuantizer(BaseQuantizer):
             )
             if start is None:
                 found = learning.start_from_few(problem, few)
-        limits = {"max_iter": self.max_iter, "tol": self.tol}
+        limits: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol}
         if found is not None:
             limits["max_iter"] = 0
         elif start is not None:
@@ -336,7 +336,7 @@ class KroneckerQuantizer(BaseQuantizer):
     def _why_no_sums(self) -> str | None:
         return "its reconstruction is a product of codewords, not a sum of them."
 
-    def _codebooks(self) -> Sequence[nearest.Table | np.ndarray]:
+    def _codebooks(self) -> Any:
         return self._tables_
 
     def _why_no_names(self) -> str | None:

@@ -225,7 +225,7 @@ def vq_loss(
     6.25
     """
     _check_number(beta, "beta")
-    return _pair_loss(X, X_quant, 1.0, beta, return_grad)
+    return _pair_loss(X, X_quant, 1.0, float(beta), return_grad)
 
 
 def partial_sum_loss(
@@ -342,7 +342,7 @@ def partial_sum_loss(
 
 
 def _pair_loss(
-    X: Any, X_quant: Any, codebook: float, commitment: float, return_grad: bool
+    X: Any, X_quant: Any, codebook: Number, commitment: Number, return_grad: bool
 ) -> Any:
     xp, (X, X_quant), dtypes = _check_pair(X, X_quant)
     loss = _as_loss(xp, _pair_value(xp, X, X_quant, codebook, commitment), X)
@@ -353,7 +353,7 @@ def _pair_loss(
 
 
 def _pair_value(
-    xp: Any, X: Any, X_quant: Any, codebook: float, commitment: float
+    xp: Any, X: Any, X_quant: Any, codebook: Number, commitment: Number
 ) -> Any:
     terms = []
     if codebook:
@@ -366,7 +366,7 @@ def _pair_value(
 
 
 def _pair_gradients(
-    xp: Any, X: Any, X_quant: Any, codebook: float, commitment: float
+    xp: Any, X: Any, X_quant: Any, codebook: Number, commitment: Number
 ) -> tuple[Any, Any]:
     X, X_quant = stop_gradient(X), stop_gradient(X_quant)
     step = 2.0 / _n_samples(X)
@@ -1254,7 +1254,7 @@ def _check_number(value: Any, name: str, *, positive: bool = False) -> None:
 
 
 def _check_stage_weights(
-    stage_weights: Sequence[float] | None, n_stages: int
+    stage_weights: Sequence[Number] | None, n_stages: int
 ) -> list[float]:
     if stage_weights is None:
         return [1.0 / n_stages] * n_stages

@@ -49,12 +49,12 @@ Samples come first, then what was made of them, then keywords, as in `sklearn.me
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.utils import check_array, check_consistent_length
 
 from skvq._checks import (
@@ -67,6 +67,7 @@ from skvq._checks import (
 from skvq._code_checks import row_words
 from skvq._drift import drift
 from skvq._reports import CodeReport, DriftReport
+from skvq._typing import MatrixLike, Sizes, VectorLike
 from skvq._validation import check_matrix, first_followed, followed_backend
 from skvq._weights import check_weights, drop_zero_weights
 from skvq.model_selection import (
@@ -103,11 +104,11 @@ __all__ = [
 
 
 def distortion(
-    X: ArrayLike,
-    X_quant: ArrayLike,
+    X: MatrixLike,
+    X_quant: MatrixLike,
     *,
     metric: Metric = "sqeuclidean",
-    sample_weight: ArrayLike | None = None,
+    sample_weight: VectorLike | None = None,
 ) -> float:
     r"""Mean distance of the samples from their reconstructions.
 
@@ -153,11 +154,11 @@ def distortion(
 
 
 def sqnr(
-    X: ArrayLike,
-    X_quant: ArrayLike,
+    X: MatrixLike,
+    X_quant: MatrixLike,
     *,
     center: bool = False,
-    sample_weight: ArrayLike | None = None,
+    sample_weight: VectorLike | None = None,
 ) -> float:
     r"""Signal-to-quantization-noise ratio, in dB.
 
@@ -212,11 +213,11 @@ def sqnr(
 
 
 def psnr(
-    X: ArrayLike,
-    X_quant: ArrayLike,
+    X: MatrixLike,
+    X_quant: MatrixLike,
     *,
     data_range: float | None = None,
-    sample_weight: ArrayLike | None = None,
+    sample_weight: VectorLike | None = None,
 ) -> float:
     r"""Peak signal-to-noise ratio, in dB.
 
@@ -368,7 +369,7 @@ def bits_per_feature(estimator: Any) -> float:
 
 
 def entropy_bits(
-    estimator: Any, X: ArrayLike, *, sample_weight: ArrayLike | None = None
+    estimator: Any, X: MatrixLike, *, sample_weight: VectorLike | None = None
 ) -> float:
     r"""Bits that the codes of samples take in an entropy-coded file, in the mean.
 
@@ -427,7 +428,7 @@ def rate_distortion_curve(
     estimators: Iterable[Any],
     X: Any,
     *,
-    sample_weight: ArrayLike | None = None,
+    sample_weight: VectorLike | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bits and distortion of several estimators on the same samples.
 
@@ -488,7 +489,7 @@ def rate_distortion_curve(
 
 
 def code_entropy(
-    codes: ArrayLike, *, sample_weight: ArrayLike | None = None
+    codes: MatrixLike, *, sample_weight: VectorLike | None = None
 ) -> NDArray[np.float64]:
     r"""Entropy of each code column, in bits.
 
@@ -532,7 +533,7 @@ def code_entropy(
 
 
 def perplexity(
-    codes: ArrayLike, *, sample_weight: ArrayLike | None = None
+    codes: MatrixLike, *, sample_weight: VectorLike | None = None
 ) -> NDArray[np.float64]:
     r"""Perplexity of each code column: :math:`2^{H_j}`, H being its entropy in bits.
 
@@ -575,7 +576,7 @@ def perplexity(
 
 
 def code_usage(
-    codes: ArrayLike, sizes: Sequence[int], *, sample_weight: ArrayLike | None = None
+    codes: MatrixLike, sizes: Sizes, *, sample_weight: VectorLike | None = None
 ) -> NDArray[np.float64]:
     """Share of the codewords of each code column that samples use.
 
@@ -613,7 +614,7 @@ def code_usage(
 
 
 def imbalance_factor(
-    codes: ArrayLike, sizes: Sequence[int], *, sample_weight: ArrayLike | None = None
+    codes: MatrixLike, sizes: Sizes, *, sample_weight: VectorLike | None = None
 ) -> NDArray[np.float64]:
     r"""How unevenly the codewords of each code column are used.
 
@@ -662,7 +663,7 @@ def imbalance_factor(
 
 
 def collision_rate(
-    codes: ArrayLike, *, sample_weight: ArrayLike | None = None
+    codes: MatrixLike, *, sample_weight: VectorLike | None = None
 ) -> float:
     """Share of the samples whose whole row of codes is that of another sample too.
 
@@ -704,7 +705,7 @@ def collision_rate(
 
 
 def code_report(
-    codes: ArrayLike, sizes: Sequence[int], *, sample_weight: ArrayLike | None = None
+    codes: MatrixLike, sizes: Sizes, *, sample_weight: VectorLike | None = None
 ) -> CodeReport:
     """Report how codes use their codewords, column by column and prefix by prefix.
 
@@ -809,7 +810,7 @@ def _use_of_column(p: NDArray[Any], size: int) -> dict[str, Any]:
     }
 
 
-def duplicate_rate(codes: ArrayLike) -> float:
+def duplicate_rate(codes: MatrixLike) -> float:
     """Share of the samples that could be left out without any row of codes missing.
 
     (n - number of distinct rows) / n: the collision rate of papers on recommenders.
@@ -854,7 +855,7 @@ class ChangedCodes(NamedTuple):
 
 
 def changed_codes(
-    old: ArrayLike, new: ArrayLike, *, sample_weight: ArrayLike | None = None
+    old: MatrixLike, new: MatrixLike, *, sample_weight: VectorLike | None = None
 ) -> ChangedCodes:
     """Share of the codes that are others than they were, as after a refit.
 
@@ -913,12 +914,12 @@ def changed_codes(
 
 
 def recall_at_k(
-    neighbors: ArrayLike,
-    neighbors_found: ArrayLike,
+    neighbors: MatrixLike,
+    neighbors_found: MatrixLike,
     *,
     k: int | None = None,
     n_true: int = 1,
-    sample_weight: ArrayLike | None = None,
+    sample_weight: VectorLike | None = None,
 ) -> float:
     """Share of the true nearest neighbours that are among the first k found.
 

@@ -322,10 +322,10 @@ class MultiScaleQuantizer(StagedQuantizer):
         n_channels, x_bytes = shape[2], rows.n_bytes
         check_memory(
             f"The table of n_codewords={self.n_codewords} times {n_channels} channels",
-            8 * self.n_codewords * n_channels,
+            8 * int(self.n_codewords) * n_channels,
             x_bytes,
         )
-        places = self.n_smoothers * (9 if shape[1] > 1 else 3) * n_channels
+        places = int(self.n_smoothers) * (9 if shape[1] > 1 else 3) * n_channels
         check_memory(
             f"The least squares of n_smoothers={self.n_smoothers} convolutions of "
             f"{n_channels} channels",
@@ -350,8 +350,8 @@ class MultiScaleQuantizer(StagedQuantizer):
     def _first_smoothing(self, shape: Any, grids: Any, flat: bool) -> Smoothing | None:
         if self.n_smoothers == 0:
             return None
-        kernels = identity_kernels(self.n_smoothers, shape[2], flat=flat)
-        of_scale = kernel_of_scales(self.n_smoothers, len(grids))
+        kernels = identity_kernels(int(self.n_smoothers), shape[2], flat=flat)
+        of_scale = kernel_of_scales(int(self.n_smoothers), len(grids))
         return Smoothing(kernels, of_scale, float(self.smoothing))
 
     def _learn_tokens(
@@ -374,19 +374,19 @@ class MultiScaleQuantizer(StagedQuantizer):
         self, rows: Rows, tokens: Any, pyramid: Any
     ) -> Learner[learning.LearnedPyramid]:
         rng = check_random_state(self.random_state)
-        few = yield from few_distinct(tokens, _FEW_TOKENS * self.n_codewords)
+        few = yield from few_distinct(tokens, _FEW_TOKENS * int(self.n_codewords))
         if few is not None:
-            if len(few) < self.n_codewords:
+            if len(few) < int(self.n_codewords):
                 warn(
                     "{} distinct tokens are fewer than n_codewords="
                     f"{self.n_codewords}: the codebook has more rows than they need.",
                     len(few),
                 )
-            start = learning.start_from_few(rows, pyramid, self.n_codewords, rng)
+            start = learning.start_from_few(rows, pyramid, int(self.n_codewords), rng)
             return learning.LearnedPyramid((yield from start), pyramid, 1, None)
-        sought = pyramid, self.n_codewords, "k-means++", rng
+        sought = pyramid, int(self.n_codewords), "k-means++", rng
         table = yield from learning.greedy_start(rows, *sought)
-        limits = {"max_iter": self.max_iter, "tol": self.tol}
+        limits: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol}
         return (yield from learning.learn(rows, pyramid, table, rng, **limits))
 
     # -- codes ---------------------------------------------------------------------
@@ -421,7 +421,7 @@ class MultiScaleQuantizer(StagedQuantizer):
     def _smooths(self) -> bool:
         if self.__sklearn_is_fitted__():
             return self._pyramid_.smoothing is not None
-        return self.n_smoothers > 0
+        return int(self.n_smoothers) > 0
 
     def _entries(self, X: Any, metric: str) -> Any:
         # What tokens grow to is linear in them, and its transpose brings X to them.
@@ -531,7 +531,7 @@ def _sizes_of_map(map_shape: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes)
 
 
-def _grids(scales: Any, size: int, *, flat: bool) -> list[tuple[int, int]]:
+def _grids(scales: Any, size: Sequence[int], *, flat: bool) -> list[tuple[int, int]]:
     """Return (h, w) of each scale, checked; sequences have a width of 1."""
     height, width = size
     if isinstance(scales, str):

@@ -345,9 +345,8 @@ class QuantizedNeighbors(
                 "rerank=None: fit anew, or use rerank=None."
             )
         alone = X is None
-        if not alone:
-            X = self._checked(X, reset=False)
-        n_queries = self.n_samples_fit_ if alone else len(X)
+        queries = None if alone else self._checked(X, reset=False)
+        n_queries = self.n_samples_fit_ if queries is None else len(queries)
         if k + alone > self.n_samples_fit_:
             raise ValueError(
                 f"Expected n_neighbors {'<' if alone else '<='} n_samples_fit, but "
@@ -360,7 +359,7 @@ class QuantizedNeighbors(
         n_near = min(max(k + alone, most), self.n_samples_fit_)
         n_entries = sum(self.quantizer_.codebook_sizes_) + 4 * n_near
         for rows in _tiles(n_queries, n_entries, _QUERY_ELEMENTS):
-            found = self._search(self._queries(X, rows), k + alone, n_near)
+            found = self._search(self._queries(queries, rows), k + alone, n_near)
             if alone:
                 found = _without(np.arange(rows.start, rows.stop), *found)
             distances[rows], indices[rows] = found

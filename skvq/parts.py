@@ -592,7 +592,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                 f"not those of its quantizers_, {known.sizes}: fit it anew."
             )
 
-    def _codebooks(self) -> Sequence[nearest.Table | np.ndarray]:
+    def _codebooks(self) -> list[Any]:
         return [table for part in self.quantizers_ for table in part._codebooks()]
 
     def _charges(self) -> Charges:

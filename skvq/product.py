@@ -209,7 +209,12 @@ class ProductQuantizer(NestingQuantizer):
                 for cut in slices
             ]
         templates = self._template_of_each(len(parts))
-        parts, notices = yield from fit_parts(parts, of_parts, templates, self.n_jobs)
+        parts, notices = yield from fit_parts(
+            parts,
+            of_parts,
+            templates,
+            None if self.n_jobs is None else int(self.n_jobs),
+        )
         warn_of_parts("table" if self.share_codebook else "subspace", notices)
         found = self._found(parts, len(slices))
         if not self.share_codebook:
@@ -274,7 +279,8 @@ class ProductQuantizer(NestingQuantizer):
         return self._new_parts(1 if self.share_codebook else len(slices), sizes)
 
     def _table_elements(self, n_features: int) -> int:
-        sizes, widths = self.n_codewords, self._widths_in(n_features)
+        sizes: Any = self.n_codewords
+        widths = self._widths_in(n_features)
         if self.share_codebook:
             if not (sizes is None or isinstance(sizes, Integral)):
                 sizes = next(iter(sizes))

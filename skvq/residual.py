@@ -37,7 +37,7 @@ from skvq._compat import (
     StrOptions,
 )
 from skvq._given import are_shared, one_width
-from skvq._typing import BackendName, Number, RandomState, Size, Sizes, VectorLike
+from skvq._typing import BackendName, Init, Number, RandomState, Size, Sizes, VectorLike
 from skvq._validation import collected, copy_to_fit, take_over, warn_of_parts
 from skvq.base import QUANTIZER, BaseQuantizer, check_as_before, measures
 from skvq.codes import smallest_dtype
@@ -273,14 +273,14 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         rng = check_random_state(self.random_state)
         ways = self._ways()
         trial = None
-        if len(ways) > 1 or self.n_refine > 0:
+        if len(ways) > 1 or int(self.n_refine) > 0:
             # Random numbers of a copy: `fit` is the same where it is told the way.
             trial = yield from self._try(ways, rows, deepcopy(rng))
         beam = ways[0] if trial is None else trial.beam
         parts = yield from self._learn_parts(rows, rng, beam)
-        if self.n_refine > 0 and trial is not None:
+        if int(self.n_refine) > 0 and trial is not None:
             parts = yield from self._refine(parts, rows, trial)
-        if "prices" in self._code_costs() and max(beam, self.beam_size) > 1:
+        if "prices" in self._code_costs() and max(beam, int(self.beam_size)) > 1:
             parts = yield from self._levelled(rows, parts)
         found = {**_found(parts), "fit_beam_size_": beam}
         if found["_parts_"].biases is not None:
@@ -347,12 +347,12 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         The first is taken where there is nothing to choose by.
         """
         if self.fit_beam_size is not None:
-            return (self.fit_beam_size,)
+            return (int(self.fit_beam_size),)
         if not self._can_encode_best():
             return (1,)
         if self._before_ is not None:
             return (self._before_.fit_beam_size_,)
-        several = max(self.beam_size, _TRAINING_BEAM)
+        several = max(int(self.beam_size), _TRAINING_BEAM)
         if "code_lengths" in self._code_costs():
             # Sums that are not the best one use codes that are hardly ever written.
             return (1, several)
@@ -403,7 +403,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         X, weights = held.rows.be.like(held.X), held.weights
         stages = Parts(parts)
         codes, losses = _search(
-            stages, X, self.beam_size, stage_weights=self._checked_weights()
+            stages, X, int(self.beam_size), stage_weights=self._checked_weights()
         )
         losses = losses[:, 0]
         added = biases(of_bits(stages.charges), stages.sizes)
@@ -455,7 +455,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         return _found(parts)
 
     def _fit_stages(
-        self, parts: Sequence[Any], rows: Rows, rng: np.random.RandomState, beam: Any
+        self, parts: list[Any], rows: Rows, rng: np.random.RandomState, beam: Any
     ) -> Learner[list]:
         """Fit one stage after the other on residuals of the beam."""
         greedy = self.beam_size == 1 and beam > 1
@@ -507,7 +507,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             (_, table), *_ = part._free_tables()
             table = np.concatenate([zero, table[:n_learned]])
             return [part._with_tables([table])] * self.n_stages
-        n_small = min(n_learned, self.n_stages)
+        n_small = min(n_learned, int(self.n_stages))
         sizes = [len(some) for some in np.array_split(np.arange(n_learned), n_small)]
         small = self._new_parts(n_small, sizes, default)
         small = yield from self._fit_stages(small, rows, rng, beam)
@@ -515,7 +515,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         table = yield from joint.share(
             rows,
             np.concatenate([zero, *tables]),
-            self.n_stages,
+            int(self.n_stages),
             self._encode_under([small[0]] * self.n_stages, shared=True),
             np.arange(size) < len(zero),
         )
@@ -533,13 +533,13 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         table = yield from joint.share(
             rows,
             table.astype(rows.dtype),
-            self.n_stages,
+            int(self.n_stages),
             self._encode_under([part] * self.n_stages, shared=True),
             _zero_of(table),
         )
         return [part._with_tables([table])] * self.n_stages
 
-    def _refine(self, parts: Sequence[Any], rows: Rows, trial: Any) -> Learner[list]:
+    def _refine(self, parts: list[Any], rows: Rows, trial: Any) -> Learner[list]:
         """Solve for all tables at once, round by round.
 
         How far the samples can be trusted is found out on some that a second model has
@@ -547,7 +547,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         """
         problem, tables = self._problem(trial.parts)
         chosen = yield from joint.choose_strengths(
-            trial.held, tables, problem, self.n_refine, _MIN_FALL
+            trial.held, tables, problem, int(self.n_refine), _MIN_FALL
         )
         if not chosen.strengths:
             return parts
@@ -575,17 +575,17 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
 
     # -- parameters ----------------------------------------------------------------
 
-    def _default_part(self, beam: Any = _TRAINING_BEAM) -> BaseQuantizer:
+    def _default_part(self, beam: Any = _TRAINING_BEAM) -> VectorQuantizer:
         """Return what None stands for, in stages that learn from so many sums."""
-        init = "k-means++" if beam == 1 else "progressive"
+        init: Init = "k-means++" if beam == 1 else "progressive"
         return VectorQuantizer(init=init, tol=5e-4)
 
     def _sizes(self) -> list[int]:
         """Return the number of codewords of each stage, where None is the quantizer."""
-        sizes = self.n_codewords
+        sizes: Any = self.n_codewords
         if sizes is None:
             sizes = self._default_part().n_codewords
-        return part_sizes(sizes, self.n_stages)
+        return part_sizes(sizes, int(self.n_stages))
 
     def _table_elements(self, n_features: int) -> int:
         if self.share_codebook:
@@ -622,7 +622,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         for name in sorted(self._code_costs()):
             self._check_with_costs(name)
         bound = self._without(lambda one: one._has_free_tables())
-        if self.n_refine > 0 and bound:
+        if int(self.n_refine) > 0 and bound:
             raise ValueError(
                 f"n_refine={self.n_refine} needs stages whose tables are free to move: "
                 "learned ones under metric='sqeuclidean', or products of them; "
@@ -652,7 +652,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         if cost not in self._own_costs():
             (template, *_) = self._without(lambda one: cost not in one._code_costs())
             why = f"A {name}, which {template} has,"
-        if self.n_refine > 0:
+        if int(self.n_refine) > 0:
             raise ValueError(
                 f"{why} does not go with n_refine={self.n_refine}, which solves for "
                 f"tables without regard to that: use n_refine=0, or {name}={off}."
@@ -721,7 +721,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
     def _why_no_partial_fit(self) -> str:
         if self.share_codebook:
             return "share_codebook=True learns from all samples at once."
-        if self.n_refine > 0:
+        if int(self.n_refine) > 0:
             return f"n_refine={self.n_refine} encodes all samples again."
         return super()._why_no_partial_fit()
 

@@ -240,12 +240,12 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
             return len(self._given_matrix(n_features))
         if self.n_components is None:
             return n_features
-        if self.n_components > n_features:
+        if int(self.n_components) > n_features:
             raise ValueError(
                 f"n_components={self.n_components} is more than the {n_features} "
                 "features of X; expected so many at most."
             )
-        return self.n_components
+        return int(self.n_components)
 
     def _given_matrix(self, n_features: int) -> np.ndarray:
         """Return the rotation that is given, in float64."""
@@ -339,7 +339,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         """Improve a rotation and the tables of a part together."""
         tables = [table for _, table in part._free_tables()]
         found = yield from improved_components(
-            _turned(rows, turn).held(), turn.components, tables, self.max_iter
+            _turned(rows, turn).held(), turn.components, tables, int(self.max_iter)
         )
         dtype = turn.dtype
         part = part._with_tables([table.astype(dtype) for table in found.tables])
@@ -387,7 +387,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         return max(2, super()._fewest_rows())
 
     def _table_elements(self, n_features: int) -> int:
-        return super()._table_elements(self.n_components or n_features)
+        return super()._table_elements(int(self.n_components or n_features))
 
     def _slice_widths(self, n_features: int) -> list[int] | None:
         return None  # none that are features of X
@@ -425,7 +425,8 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         return part._why_no_stages()
 
     def _partial_sums(self, codes: Any) -> Iterator:
-        for rows in self.quantizer_._partial_sums(codes):
+        part: Any = self.quantizer_
+        for rows in part._partial_sums(codes):
             yield self._turn_.back(rows)
 
     # -- sums over codes -----------------------------------------------------------

@@ -150,7 +150,7 @@ class SphericalQuantizer(BaseQuantizer):
     _cells_: Any
     _dtype_: np.dtype
     _fitted_coordinates_: str
-    _radius_: RadiusCode | None
+    _radius_: RadiusCode
 
     _parameter_constraints = {  # noqa: RUF012
         "n_levels": [SIZE, SIZES],
@@ -181,7 +181,7 @@ class SphericalQuantizer(BaseQuantizer):
 
     def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         angles = _angles(rows.n_features, self.coordinates)
-        check_radius_memory(self.radius, self.radius_levels, rows.n_bytes)
+        check_radius_memory(self.radius, int(self.radius_levels), rows.n_bytes)
         cells = self._angle_cells(angles, rows.n_bytes)
         radius = yield from fit_radius(self.radius, rows, int(self.radius_levels))
         return {
@@ -359,7 +359,7 @@ def from_spherical(
     return join(be, radius, angles, coordinates)
 
 
-def _check_finite(name: str, array: Any, be: nearest.Backend) -> Any:
+def _check_finite(name: str, array: Any, be: nearest.Backend) -> np.ndarray:
     """Return it in float64; complex, infinite and missing numbers are errors."""
     array = be.like(array)
     if be.numpy_dtype(array).kind not in "biufO":

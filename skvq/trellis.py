@@ -228,7 +228,7 @@ class TrellisQuantizer(ScalarQuantizer):
 
     def _step_bits(self) -> int:
         """Return k, the bits of a feature of the bitshift trellis that has some."""
-        given = self.n_bits
+        given: Any = self.n_bits
         values = {given} if isinstance(given, Integral) else set(given) - {0}
         if len(values) != 1 or not values <= {1, 2, 3, 4}:
             raise ValueError(
@@ -264,7 +264,7 @@ class TrellisQuantizer(ScalarQuantizer):
             self._imply(n_bits=one_or_each(rates))
         elif self.total_bits is None and 0 in rates:
             self._imply(n_bits=rates)
-        elif self.total_bits is not None and sum(rates) > self.total_bits:
+        elif self.total_bits is not None and sum(rates) > int(self.total_bits):
             raise ValueError(
                 f"total_bits={self.total_bits}, but the given alphabets have "
                 f"{sum(rates)} bits."

@@ -274,7 +274,7 @@ class VectorQuantizer(BaseQuantizer):
 
     def _best_run(self, rows: Rows, metric: Any, table: Any) -> Learner:
         """Return what is learned from rows, and the state of the stream."""
-        rng, size = check_random_state(self.random_state), self.n_codewords
+        rng, size = check_random_state(self.random_state), int(self.n_codewords)
         if self.learning != "fixed" or (table is None and self.init != "normal"):
             few = yield from few_distinct(rows, size)
             if few is not None:
@@ -296,7 +296,7 @@ class VectorQuantizer(BaseQuantizer):
         """Start once and learn; return what was learned and the state of the stream."""
         if table is None:
             table = yield from initialise(
-                rows, self.n_codewords, self.init, metric, rng
+                rows, int(self.n_codewords), str(self.init), metric, rng
             )
             if metric == "cosine":
                 table = unit_rows(table)
@@ -328,9 +328,9 @@ class VectorQuantizer(BaseQuantizer):
             self._start_stream(table),
             self._online_settings(metric),
             rng,
-            batch_size=self.batch_size,
-            max_iter=self.max_iter,
-            tol=self.tol,
+            batch_size=int(self.batch_size),
+            max_iter=int(self.max_iter),
+            tol=float(self.tol),
         )
         return learned, stream
 
@@ -341,8 +341,8 @@ class VectorQuantizer(BaseQuantizer):
                 rows,
                 table,
                 metric,
-                max_iter=self.max_iter,
-                tol=self.tol,
+                max_iter=int(self.max_iter),
+                tol=float(self.tol),
                 dead_codes=self.dead_codes,
                 rate_weight=float(self.rate_weight),
                 bits=before.bits if isinstance(before, Charge) else None,
@@ -351,7 +351,7 @@ class VectorQuantizer(BaseQuantizer):
 
     def _repeat(self, rows: Rows, few: Any, metric: Any) -> Learner:
         """Return a table that repeats a few distinct rows."""
-        table, stream = repeat_cyclically(few, self.n_codewords), None
+        table, stream = repeat_cyclically(few, int(self.n_codewords)), None
         if self.rate_weight > 0:
             # Not all of them may be worth their bits.
             return (yield from self._lloyd(rows, table, metric)), None
@@ -363,7 +363,7 @@ class VectorQuantizer(BaseQuantizer):
             return learned, None
         if self.learning in _ONLINE:
             # The rows themselves are kept, as those of a stream are.
-            stream = yield from online.start_from_few(rows, few, self.n_codewords)
+            stream = yield from online.start_from_few(rows, few, int(self.n_codewords))
         return Learned(table, distortion, 1), stream
 
     def _partial_fit(self, X: Any, weights: Any) -> dict[str, Any]:
@@ -386,8 +386,8 @@ class VectorQuantizer(BaseQuantizer):
             stream, samples, weights = online.start_from_batch(
                 samples,
                 weights,
-                self.n_codewords,
-                self.init,
+                int(self.n_codewords),
+                str(self.init),
                 metric,
                 check_random_state(self.random_state),
                 stream,
@@ -494,9 +494,9 @@ class VectorQuantizer(BaseQuantizer):
         if self._before_ is None:
             return self._given_table(dtype, n_features)
         table = self._before_._table_.codewords
-        size = self.n_codewords
-        if self._given_size() is not None:
-            size = self._given_size()
+        size = self._given_size()
+        if size is None:
+            size = int(self.n_codewords)
         check_as_before("n_codewords", size, len(table))
         meaning = "(n_codewords, n_features)"
         table = check_table(table, "codebooks_[0]", dtype, table.shape, meaning)
@@ -510,7 +510,7 @@ class VectorQuantizer(BaseQuantizer):
         if isinstance(self.init, str):
             return None
         # What nothing is learned from has any number of rows.
-        size = None if self.learning == "fixed" else self.n_codewords
+        size = None if self.learning == "fixed" else int(self.n_codewords)
         meaning = "(n_codewords, n_features)"
         if size is None:
             meaning = f"(n_codewords, {n_features}), the second the number of features"
@@ -522,11 +522,12 @@ class VectorQuantizer(BaseQuantizer):
 
     def _given_size(self) -> int | None:
         if self.learning == "fixed" and not isinstance(self.init, str):
-            return len(self.init)
+            table: Any = self.init
+            return len(table)
         return None
 
     def _table_elements(self, n_features: int) -> int:
-        return (self._given_size() or self.n_codewords) * n_features
+        return (self._given_size() or int(self.n_codewords)) * n_features
 
     def _check_memory(self, rows: Rows) -> None:
         d = rows.n_features
@@ -574,20 +575,20 @@ class VectorQuantizer(BaseQuantizer):
                 f"balance={self.balance!r} uses codes evenly, and rate_weight="
                 f"{self.rate_weight!r} does not: use balance=None, or rate_weight=0."
             )
-        name, value, off = "rate_weight", self.rate_weight, "0"
+        name, value, off = "rate_weight", repr(self.rate_weight), "0"
         if self.balance is not None:
-            name, value, off = "balance", self.balance, "None"
+            name, value, off = "balance", repr(self.balance), "None"
             self._shares()
         if metric != "sqeuclidean" or self.learning != "lloyd":
             raise ValueError(
-                f"{name}={value!r} takes metric='sqeuclidean' and "
+                f"{name}={value} takes metric='sqeuclidean' and "
                 f"learning='lloyd'; got metric={self.metric!r} and "
                 f"learning={self.learning!r}. Use these, or {name}={off}."
             )
 
     def _shares(self) -> np.ndarray:
         """Return which share of the weight of all samples each cell is to have."""
-        size = self.n_codewords
+        size = int(self.n_codewords)
         if is_true(self.balance):
             return np.full(size, 1 / size)
         shares = check_numbers(self.balance, "balance", (size,))
@@ -599,11 +600,15 @@ class VectorQuantizer(BaseQuantizer):
         return shares / shares.max() / (shares / shares.max()).sum()
 
     def _code_costs(self) -> frozenset[str]:
-        return costs_of(self.rate_weight, self.balance)
+        return costs_of(float(self.rate_weight), self.balance)
 
     def _online_settings(self, metric: Any) -> online.OnlineSettings:
         return online.OnlineSettings(
-            self.learning, metric, self.decay, self.learning_rate, self.dead_codes
+            self.learning,
+            metric,
+            float(self.decay),
+            float(self.learning_rate),
+            self.dead_codes,
         )
 
     def _fewest_rows(self) -> int:
@@ -685,6 +690,7 @@ class VectorQuantizer(BaseQuantizer):
         return None
 
     def _renamed(self, orders: Sequence[np.ndarray | None]) -> dict[str, Any]:
+        order: Any
         (order,) = orders
         found: dict[str, Any] = {"_table_": reordered_table(self._table_, order)}
         if self._charge_ is not None:
@@ -696,7 +702,7 @@ class VectorQuantizer(BaseQuantizer):
     def _decode(self, codes: Any) -> Any:
         return self._table_.rows(codes[:, 0])
 
-    def _codebooks(self) -> Sequence[nearest.Table | np.ndarray]:
+    def _codebooks(self) -> tuple[nearest.Table]:
         return (self._table_,)
 
     def _entries(self, X: Any, metric: str) -> Any:

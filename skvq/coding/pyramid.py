@@ -20,7 +20,7 @@ ASSP 29(6).
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -320,7 +320,7 @@ def _convolve(maps: Any, kernel: np.ndarray) -> Any:
     return total
 
 
-def windows(maps: Any, size: int) -> list:
+def windows(maps: Any, size: Sequence[int]) -> list:
     """Return maps shifted by every offset of a window, zeros moving in."""
     be, (height, width), padded = backend_of(maps), maps.shape[1:3], maps
     for axis, n in enumerate(size, start=1):

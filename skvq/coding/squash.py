@@ -1,6 +1,6 @@
 """Squashes of finite scalars: what bounds features, and rounds them to integers."""
 
-from collections.abc import Sequence
+from abc import abstractmethod
 from functools import cached_property
 from typing import Any
 
@@ -39,6 +39,19 @@ class Squash:
         """Return the ends of the range of each column; None: it has none."""
         return None
 
+    @property
+    @abstractmethod
+    def edges(self) -> tuple[np.ndarray, ...]:
+        """The edges between the cells of each column."""
+
+    @abstractmethod
+    def encode(self, X: Any) -> Any:
+        """Return the codes (n_samples, n_features) of floating X."""
+
+    @abstractmethod
+    def bounded(self, X: Any) -> Any:
+        """Return the bounded values of X, in its dtype."""
+
 
 class Tanh(Squash):
     """The squash of the paper, corrected or as it is printed; or symmetric."""
@@ -46,7 +59,7 @@ class Tanh(Squash):
     # What samples are divided by; of files that were written before it was there, one.
     unit: np.ndarray = np.ones(1)
 
-    def __init__(self, sizes: Sequence[int], formula: str, unit: np.ndarray) -> None:
+    def __init__(self, sizes: tuple[int, ...], formula: str, unit: np.ndarray) -> None:
         self.sizes, self.unit = sizes, unit
         self.symmetric = formula == "symmetric"
         levels = np.asarray(sizes, dtype=np.float64)
@@ -156,7 +169,7 @@ class Spread(Squash):
         """Return the smallest and the largest training value of each column."""
         return self.low, self.high
 
-    def __init__(self, sizes: Sequence[int], low: Any, high: Any) -> None:
+    def __init__(self, sizes: tuple[int, ...], low: Any, high: Any) -> None:
         self.sizes, self.low, self.high = sizes, low, high
         tables, edges = zip(*map(self._column, range(len(sizes))), strict=True)
         self._levels = Levels(tables, edges=edges)
@@ -216,7 +229,7 @@ class Distribution(Squash):
         """Return the smallest and the largest training value of each column."""
         return self._first, self._last
 
-    def __init__(self, sizes: Sequence[int], edges: Any, knots: Any) -> None:
+    def __init__(self, sizes: tuple[int, ...], edges: Any, knots: Any) -> None:
         self.sizes = sizes
         gaps = list(map(np.diff, knots))
         with np.errstate(over="ignore"):  # of denormal gaps

@@ -395,7 +395,9 @@ def _worst_rows(
     return by_cell[order], np.minimum.accumulate(gains[order])
 
 
-def _distinct_rows(X: Any, rows: Rows, codes: Any, codebook: Any) -> Iterator[int]:
+def _distinct_rows(
+    X: Any, rows: np.ndarray, codes: Any, codebook: Any
+) -> Iterator[int]:
     """Yield places in `rows` of such as differ from each other and their codewords."""
     seen: set[bytes] = set()
     for place, row in enumerate(rows):

@@ -333,7 +333,8 @@ class Part:
         weighted: bool = False,
     ) -> None:
         be = nearest.backend_of(X)
-        self.X, self.place = be.matrix(X, "X"), place
+        self.place = place
+        self.X: Any = be.matrix(X, "X")
         n_samples, self.n_features = self.X.shape
         self.size = block_rows(self.n_features)
         self.dtype = nearest.compute_dtype(be.numpy_dtype(self.X))

@@ -17,7 +17,7 @@ score is not near; the few other rows are searched again with care (`careful`).
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -234,7 +234,7 @@ class Tables(_Kept):
     def __len__(self) -> int:
         return len(self._tables)
 
-    def __getitem__(self, index: int | slice) -> Any:
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
         return self._tables[index]
 
     @cached_property

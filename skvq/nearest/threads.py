@@ -395,7 +395,7 @@ def map_jobs(job: Callable[[int], None], n_jobs: int) -> None:
         share = max(1, n_threads // max(1, n_jobs))
         contexts = [copy_context() for _ in range(n_jobs)]
 
-        def make_worker() -> Callable[[slice], None]:
+        def make_worker() -> Worker:
             def worker(start: int, stop: int) -> None:
                 before, _share.most = _share.most, share
                 try:

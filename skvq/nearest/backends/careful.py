@@ -28,7 +28,7 @@ class CarefulBackend(NumpyBackend):
         norms: Any,
         distances: Any,
         table: Any,
-        between: Callable | None,
+        between: Any,
     ) -> tuple[Any, Any]:
         """Decide by distances between all scores within the room of the best."""
         few, room, state = doubtful(norms, distances, table)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skvq.nearest.backends import native_levels, native_scan
-from skvq.nearest.backends.base import DOUBTFUL, Backend, Residuals, Sums
+from skvq.nearest.backends.base import DOUBTFUL, Backend, Sums
 from skvq.nearest.backends.host import NumpyBackend, doubtful
 from skvq.nearest.backends.levels import EqualCells
 from skvq.nearest.backends.native_trellis import NativeTrellisSearch
@@ -577,7 +577,7 @@ class NativeBackend(NumpyBackend):
 
     # -- sums of codewords -----------------------------------------------------------
 
-    def residuals(self, x: Any, n_sums: int, search: Any) -> "Residuals":
+    def residuals(self, x: Any, n_sums: int, search: Any) -> Any:
         """Return what so many empty sums leave of a tile of rows."""
         if search.products is not None:
             return _LookedUp(self, x, search)
@@ -634,7 +634,7 @@ class NativeBackend(NumpyBackend):
         if not words.dtype.isnative:
             words = words.astype(words.dtype.newbyteorder("="))
         (n, m), n_bits = words.shape, sum(widths)
-        widths = np.array(widths, np.int32)
+        in_int32 = np.array(widths, np.int32)
         shape = (n, -(-n_bits // 8)) if row_aligned else (-(-n * n_bits // 8),)
         packed = np.empty(shape, np.uint8)
         self.library.skvq_pack_words(
@@ -643,7 +643,7 @@ class NativeBackend(NumpyBackend):
             m,
             *words.strides,
             words.itemsize,
-            widths.ctypes.data,
+            in_int32.ctypes.data,
             row_aligned,
             packed.ctypes.data,
         )
@@ -660,7 +660,7 @@ class NativeBackend(NumpyBackend):
         """Return the words (n_rows, n_words) that were packed, in an unsigned dtype."""
         if packed.strides[-1] != 1:
             packed = np.ascontiguousarray(packed)
-        widths = np.array(widths, np.int32)
+        in_int32 = np.array(widths, np.int32)
         words = np.empty((n_rows, len(widths)), dtype)
         self.library.skvq_unpack_words(
             packed.ctypes.data,
@@ -668,7 +668,7 @@ class NativeBackend(NumpyBackend):
             packed.strides[0],
             packed.shape[-1],
             words.itemsize,
-            widths.ctypes.data,
+            in_int32.ctypes.data,
             row_aligned,
             words.ctypes.data,
         )
@@ -854,7 +854,7 @@ class _Residuals:
 class _LookedUp(_Residuals):
     """Sums as their codes, int32 (n, b, j): products of codewords are looked up."""
 
-    def __init__(self, be: Backend, x: Any, search: Any) -> None:
+    def __init__(self, be: NativeBackend, x: Any, search: Any) -> None:
         super().__init__(be, x, 1, search)
         self.products, self.largest = search.products, 0.0
         self.codes, self.rough = np.empty((self.n, 1, 0), np.int32), False

@@ -82,7 +82,7 @@ def _again(
     form: Any,
     first_row: Any,
     x: Any,
-    rows: slice,
+    rows: np.ndarray,
 ) -> tuple:
     """Search some rows of the host with care."""
     if metric == "cosine":
