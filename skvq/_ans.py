@@ -109,7 +109,7 @@ class Model:
             digest.update(table.astype("<u4").tobytes())
         self.id = digest.digest()[:8]
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[Any, Any]:
         return {**vars(self), "_models": {}}
 
     @cached_property
@@ -168,7 +168,7 @@ class Model:
         return self._models[j, context]
 
 
-def _by_context(before: NDArray[Any]) -> tuple[NDArray[np.intp], list]:
+def _by_context(before: NDArray[Any]) -> tuple[NDArray[np.intp], list[Any]]:
     """Return rows by the code before, and for each: the code, and its places there."""
     order = np.argsort(before, kind="stable")
     contexts, starts = np.unique(before[order], return_index=True)

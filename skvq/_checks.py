@@ -228,6 +228,6 @@ def check_array_of_dask(value: object, name: str, kinds: str) -> None:
         )
 
 
-def class_name(cls: type) -> str:
+def class_name(cls: type[Any]) -> str:
     """Return what a class is called in messages, with its module."""
     return f"{cls.__module__}.{cls.__qualname__}"

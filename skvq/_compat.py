@@ -236,7 +236,7 @@ class _AvailableUnless:
         if reason is not None:
             raise AttributeError(reason, name=self._function.__name__, obj=obj)
 
-    def __get__(self, obj: Any, owner: type | None = None) -> Callable[..., Any]:
+    def __get__(self, obj: Any, owner: type[Any] | None = None) -> Callable[..., Any]:
         # Of the class it is a function, whose signature tells what can be routed.
         if obj is None:
             return self._unbound

@@ -92,6 +92,10 @@ class EntropyCoder:
     11.98
     """
 
+    block_rows: int
+    conditional: bool
+    sizes: tuple[int, ...]
+
     __module__ = "skvq.codes"
 
     def __init__(

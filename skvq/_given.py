@@ -79,12 +79,12 @@ def as_shared(
     return [first] * len(tables)
 
 
-def are_shared(tables: Sequence | nearest.Tables) -> bool:
+def are_shared(tables: Sequence[Any] | nearest.Tables) -> bool:
     """Whether there are several, all of which are the same object."""
     return len(tables) > 1 and all(each is tables[0] for each in tables)
 
 
-def demand(tables: Sequence, n_tables: int, why: str) -> Sequence:
+def demand(tables: Sequence[Any], n_tables: int, why: str) -> Sequence[Any]:
     """Return tables; raise unless they are so many."""
     if len(tables) != n_tables:
         raise ValueError(f"codebooks has {len(tables)} tables, but {why}.")
@@ -180,6 +180,6 @@ def one_width(widths: Sequence[int]) -> int:
     return widths[0]
 
 
-def one_or_each(sizes: Sequence) -> Any:
+def one_or_each(sizes: Sequence[Any]) -> Any:
     """Return one size for all, if they are equal."""
     return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)

@@ -117,6 +117,15 @@ class UniqueIds:
     (1, 2)
     """
 
+    excess_: NDArray[Any]
+    ids_: NDArray[Any]
+    max_width: int
+    moved_: NDArray[Any]
+    n_digits_: int
+    sizes: tuple[int, ...]
+    sizes_: tuple[int, ...]
+    width_: int
+
     __module__ = "skvq.codes"
 
     def __init__(

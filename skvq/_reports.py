@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 # Rows of a table that are shown; the others are in the mapping.
 _MOST_SHOWN = 40
@@ -91,6 +92,8 @@ class CodeReport(Report):
     --------
     skvq.display.CodeUsageDisplay.from_report : Draws it.
     """
+
+    used: tuple[tuple[NDArray[Any], NDArray[Any]], ...]
 
     __module__ = "skvq.metrics"
 

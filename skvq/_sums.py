@@ -102,7 +102,7 @@ class SumsOfCodes:
         """Return reconstructions of codes on the host."""
         return to_host(self._decode(self._home_.like(codes)))
 
-    def _row_terms(self, codes: np.ndarray, metric: str) -> tuple:
+    def _row_terms(self, codes: np.ndarray, metric: str) -> tuple[Any, ...]:
         """Return the factor and the offset of `row_terms`."""
         scaled = self._n_scales() > 0
         squares = metric == "sqeuclidean"

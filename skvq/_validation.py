@@ -611,7 +611,7 @@ def repeat_warnings(notices: list[Notice]) -> None:
 
 
 def _give(notices: list[Notice]) -> None:
-    merged: dict[tuple, Notice] = {}
+    merged: dict[tuple[Any, ...], Notice] = {}
     for one in notices:
         kind = one.text, *(place[:2] for place in one.places)
         before = merged.get(kind)

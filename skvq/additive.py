@@ -144,6 +144,8 @@ class AdditiveQuantizer(BaseQuantizer):
     True
     """
 
+    share_codebook: bool
+
     n_iter_: int
     ridge_: tuple[float, ...]
     _tables_: nearest.Tables

@@ -113,7 +113,7 @@ from skvq.learning.rows import Block, Learner, Rows, run
 
 # Silent until the user configures logging.  Parts log their own fits, so that a nesting
 # scheme tells how far it is.
-logger = logging.getLogger("skvq")
+logger: logging.Logger = logging.getLogger("skvq")
 
 # A block is so many tiles, which bounds the memory of conversions and of hooks; of rows
 # that go to a device so many times more: several chunks of the engine, so that one can
@@ -1065,7 +1065,7 @@ class BaseQuantizer(
         # What is not followed becomes an array of NumPy's, and those are taken always.
         nearest.check_backend(getattr(self, "backend", "auto"), be)
 
-    def _computing(self, X: Any = None) -> AbstractContextManager:
+    def _computing(self, X: Any = None) -> AbstractContextManager[Any]:
         """Let the engine compute in this estimator's backend.
 
         Where rows of the host are coded block by block, they go to a device, or stay,
@@ -1128,8 +1128,8 @@ def check_as_before(name: str, now: Any, then: Any) -> None:
 
 
 def reordered_once(
-    kept: Sequence, orders: Sequence, reorder: Callable[[Any, Any], Any]
-) -> list:
+    kept: Sequence[Any], orders: Sequence[Any], reorder: Callable[[Any, Any], Any]
+) -> list[Any]:
     """Return ``reorder(one, order)`` of each; of one that is shared, the same object.
 
     Raises
@@ -1137,7 +1137,7 @@ def reordered_once(
     ValueError
         If one that is shared is to have several orders.
     """
-    found: dict[int, tuple] = {}
+    found: dict[int, tuple[Any, ...]] = {}
     for j, (one, order) in enumerate(zip(kept, orders, strict=True)):
         if id(one) not in found:
             found[id(one)] = order, reorder(one, order)
@@ -1186,7 +1186,7 @@ def mean_distortion(rows: Rows, quantizer: BaseQuantizer) -> Learner[float]:
 
 def measures(
     block: Block, quantizer: BaseQuantizer, distances: bool, columns: Sequence[int]
-) -> tuple:
+) -> tuple[Any, ...]:
     """Return summed distances, the weight, and what each code of some columns weighs.
 
     Parameters

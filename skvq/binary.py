@@ -111,6 +111,8 @@ class BinaryQuantizer(ScalarQuantizer):
     (2, 2, 32640, 65536)
     """
 
+    scale: Any
+
     scale_: NDArray[Any]
     _radius_: Any
 

@@ -83,6 +83,12 @@ class CodebookDisplay:
     (8, 2)
     """
 
+    ax_: Any
+    codewords_: Any
+    figure_: Any
+    image_: Any
+    samples_: Any
+
     def __init__(
         self,
         *,
@@ -315,6 +321,12 @@ class RateDistortionDisplay:
     >>> display.rates.tolist()
     [1.0, 2.0]
     """
+
+    ax_: Any
+    bound_: Any
+    figure_: Any
+    line_: Any
+    text_: list[Any]
 
     def __init__(
         self,
@@ -604,6 +616,11 @@ class CodeUsageDisplay:
     >>> [len(shares) for shares in display.shares]
     [8]
     """
+
+    ax_: Any
+    figure_: Any
+    lines_: list[Any]
+    uniform_: Any
 
     def __init__(
         self,

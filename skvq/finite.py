@@ -453,7 +453,7 @@ def _is_close(given: np.ndarray, expected: np.ndarray) -> bool:
 def _fit_distribution(rows: Rows, sizes: tuple[int, ...]) -> Learner[Distribution]:
     """Find edges between levels of equal weight, and warn where they coincide."""
 
-    def cut(columns: Any, features: Any) -> list:
+    def cut(columns: Any, features: Any) -> list[Any]:
         found = []
         for (values, mass), size in zip(columns, sizes[features], strict=True):
             edges = equal_shares(values, mass, size)

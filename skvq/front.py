@@ -94,7 +94,9 @@ class FrontQuantizer(BaseQuantizer):
         repeat_warnings(notices)
         return part
 
-    def _part_of_tables(self, tables: list[nearest.Table], costs: dict) -> Any:
+    def _part_of_tables(
+        self, tables: list[nearest.Table], costs: dict[Any, Any]
+    ) -> Any:
         """Return a part of given tables; set the parameter to what they tell.
 
         Parameters

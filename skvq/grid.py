@@ -214,6 +214,8 @@ class UniformQuantizer(ScalarQuantizer):
     (18, 8, 1)
     """
 
+    levels: LevelsRule | Sequence[VectorLike]
+
     feature_range_: tuple[NDArray[Any], NDArray[Any]]
     step_: float
     clipped_share_: NDArray[Any]
@@ -546,7 +548,7 @@ class UniformQuantizer(ScalarQuantizer):
         """Return the levels of least squared error for the samples."""
         counts: list[int] = []
 
-        def learn(columns: Any, features: Any) -> list:
+        def learn(columns: Any, features: Any) -> list[Any]:
             pairs = list(columns)
             counts.extend(len(values) for values, _ in pairs)
             return best_levels(pairs, sizes[features])
@@ -733,7 +735,7 @@ def _errors_of_data(rows: Rows) -> Any:
     """Return the learner of the errors of features with so many Lloyd-Max levels."""
 
     def errors(candidates: tuple[int, ...]) -> Learner[np.ndarray]:
-        def of_columns(columns: Any, features: Any) -> list:
+        def of_columns(columns: Any, features: Any) -> list[Any]:
             return list(level_errors(columns, candidates))
 
         found = yield from of_distinct(rows, of_columns)

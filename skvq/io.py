@@ -951,6 +951,15 @@ class CodeReader:
     CodeWriter : The way here, with an example.
     """
 
+    bits_per_row: float
+    codec_id: str | None
+    coder: EntropyCoder | None
+    method: Any
+    n_bits: int | None
+    n_samples: int
+    row_aligned: bool
+    sizes: tuple[int, ...]
+
     def __init__(self, path: PathLike) -> None:
         self._path = path
         self._file = Path(path).open("rb")

@@ -133,6 +133,8 @@ class KroneckerQuantizer(BaseQuantizer):
     True
     """
 
+    share_codebook: bool
+
     factor_sizes_: tuple[int, ...]
     n_iter_: int
     _tables_: nearest.Tables
@@ -271,7 +273,7 @@ class KroneckerQuantizer(BaseQuantizer):
 
     def _given(
         self, name: str, shape: Any, dtype: Any, sizes: Sequence[int] | None = None
-    ) -> list:
+    ) -> list[Any]:
         """Return a list of tables, or of None, from a parameter."""
         given = getattr(self, name)
         if given is None:

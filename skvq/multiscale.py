@@ -245,7 +245,7 @@ class MultiScaleQuantizer(StagedQuantizer):
             found["distortion_"] = learned.distortion
         return found
 
-    def _grids_of(self, map_shape: Any) -> tuple[bool, tuple[int, ...], list]:
+    def _grids_of(self, map_shape: Any) -> tuple[bool, tuple[int, ...], list[Any]]:
         """Return whether maps are sequences, (height, width, channels), and scales."""
         flat = len(map_shape) == 2
         shape = (map_shape[0], 1, map_shape[1]) if flat else map_shape
@@ -490,7 +490,7 @@ class MultiScaleQuantizer(StagedQuantizer):
 
 def _found(
     own: Any, codebook: Any, exponent: int, pyramid: Pyramid, map_shape: Any
-) -> dict:
+) -> dict[Any, Any]:
     """Return fitted attributes of a codebook, scaled to compute with and as it is."""
     smoothing, grids = pyramid.smoothing, pyramid.scales
     biases = None if smoothing is None else smoothing.biases

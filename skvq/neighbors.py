@@ -268,7 +268,7 @@ class QuantizedNeighbors(
         self._codes_ = packed
         scanned = np.concatenate(beside) if beside else packed
         # What is scanned, as `nearest.scan` takes it.
-        self._scanned_: tuple = (scanned, summed, *terms)
+        self._scanned_: tuple[Any, ...] = (scanned, summed, *terms)
         if prepared:
             self._scanned_ = (nearest.Packed(*self._scanned_), None, None, None)
 
@@ -374,7 +374,7 @@ class QuantizedNeighbors(
             return self._decoded(np.arange(rows.start, rows.stop))
         return np.asarray(X[rows])
 
-    def _search(self, queries: np.ndarray, k: int, n_near: int) -> tuple:
+    def _search(self, queries: np.ndarray, k: int, n_near: int) -> tuple[Any, ...]:
         """Return distances and indices of the k nearest rows of each query."""
         metric = _SUMMED[self._metric_]
         table = self.quantizer_._distance_table(queries.astype(np.float64), metric)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from joblib import effective_n_jobs
+from numpy.typing import NDArray
 from sklearn import config_context, get_config
 from sklearn.base import clone
 from sklearn.utils import check_random_state
@@ -46,7 +47,7 @@ class Template(NamedTuple):
     def __str__(self) -> str:
         return f"{self.label}={self.quantizer!r}"
 
-    def naming(self) -> AbstractContextManager:
+    def naming(self) -> AbstractContextManager[Any]:
         """Let errors name it, where there are several to be confused."""
         return nullcontext() if self.label == "quantizer" else naming(self.label)
 
@@ -71,10 +72,17 @@ class Parts:
         Those of all code columns.
     """
 
-    def __init__(self, parts: Sequence) -> None:
+    biases: list[NDArray[Any]] | None
+    charges: Charges
+    parts: tuple[Any, ...]
+    shapes: list[tuple[tuple[int, ...], int]]
+    sizes: tuple[int, ...]
+    tables: nearest.Tables | None
+
+    def __init__(self, parts: Sequence[Any]) -> None:
         self._set(parts)
 
-    def _set(self, parts: Sequence) -> None:
+    def _set(self, parts: Sequence[Any]) -> None:
         self.parts = tuple(parts)
         tables = [part._searched_table() for part in parts]
         self.tables = None if None in tables else nearest.Tables(tables)
@@ -85,7 +93,7 @@ class Parts:
         # A fit puts other attributes in the place of these, see `take_over`.
         self._known = list(zip(map(vars, parts), tables, strict=True))
 
-    def are(self, parts: Sequence) -> bool:
+    def are(self, parts: Sequence[Any]) -> bool:
         """Whether these are the parts, and are fitted and searched as they were."""
         for part in self.parts:  # which may have parts that have been replaced
             part._check_as_fitted()
@@ -99,7 +107,7 @@ class Parts:
                 return False
         return True
 
-    def check_shapes(self, owner: str, attribute: str, parts: Sequence) -> None:
+    def check_shapes(self, owner: str, attribute: str, parts: Sequence[Any]) -> None:
         """Raise if sizes and numbers of features of parts are not those of these."""
         if len(parts) != len(self.parts):
             raise ValueError(
@@ -116,10 +124,10 @@ class Parts:
                     "it was fitted: fit it anew."
                 )
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[Any, Any]:
         return {"parts": self.parts}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[Any, Any]) -> None:
         self._set(state["parts"])
 
 
@@ -260,7 +268,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
     def _default_part(self) -> BaseQuantizer:
         """Return what None stands for as the quantizer."""
 
-    def _quantizers(self, default: Any = None) -> list:
+    def _quantizers(self, default: Any = None) -> list[Any]:
         """Return what parts are clones of: one for all of them, or one for each.
 
         Parameters
@@ -307,7 +315,9 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         sizes = "quantizer" if self._pairs else f"n_codewords={self.n_codewords}"
         return f"Tables of {sizes} for {self._count()}={self._n_parts()}"
 
-    def _new_parts(self, n_parts: int, n_codewords: Any, default: Any = None) -> list:
+    def _new_parts(
+        self, n_parts: int, n_codewords: Any, default: Any = None
+    ) -> list[Any]:
         """Return unfitted clones, with the settings that are the scheme's.
 
         Parameters
@@ -339,7 +349,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                 part.set_params(backend=self.backend)
         return parts
 
-    def _set_costs(self, parts: Sequence) -> None:
+    def _set_costs(self, parts: Sequence[Any]) -> None:
         """Set on unfitted parts what the scheme says that codes cost."""
         for name, value, default in (
             ("rate_weight", self.rate_weight, 0),
@@ -356,7 +366,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                     )
                 part.set_params(**{name: value})
 
-    def _go_on(self, parts: Sequence) -> None:
+    def _go_on(self, parts: Sequence[Any]) -> None:
         """Let unfitted parts start from those of the fit before, in a warm start."""
         if self._before_ is None:
             return
@@ -368,7 +378,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         for part, then in zip(parts, before, strict=False):  # one that is shared
             part._before_ = then
 
-    def _n_parts_in(self, parts: Sequence) -> int:
+    def _n_parts_in(self, parts: Sequence[Any]) -> int:
         """Return how many places there are for distinct parts."""
         return self._n_parts() if self.share_codebook else len(parts)
 
@@ -454,7 +464,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
 
     def _parts_of_tables(
         self, tables: Sequence[nearest.Table], costs: dict[str, Any]
-    ) -> list:
+    ) -> list[Any]:
         """Return parts of given tables, and set the parameters that follow from them.
 
         Parameters
@@ -493,7 +503,10 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         return parts
 
     def _part_of_tables(
-        self, template: Template, tables: list[nearest.Table], costs: dict[str, list]
+        self,
+        template: Template,
+        tables: list[nearest.Table],
+        costs: dict[str, list[Any]],
     ) -> Any:
         part = clone(template.quantizer)
         if not self._pairs and "n_codewords" in part.get_params(deep=False):
@@ -505,7 +518,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
             part._set_up(tables, beside=beside)
         return part
 
-    def _imply_from(self, parts: list) -> None:
+    def _imply_from(self, parts: list[Any]) -> None:
         """Set the parameters that follow from parts of given tables."""
         if self._pairs:
             names = [name for name, _ in self._pairs]
@@ -631,7 +644,7 @@ def check_one_part(quantizer: Any, name: str, value: Any, default: Any) -> None:
         )
 
 
-def charges_of(parts: Sequence) -> Charges:
+def charges_of(parts: Sequence[Any]) -> Charges:
     """Return what searches add for the codes of all columns of fitted parts."""
     return [charge for part in parts for charge in part._charges()]
 
@@ -650,7 +663,7 @@ def _learns_from_streams(quantizer: Any) -> bool:
     return hasattr(quantizer, "partial_fit")
 
 
-def _with_parameter(parts: Sequence[Any], name: str) -> Iterator:
+def _with_parameter(parts: Sequence[Any], name: str) -> Iterator[Any]:
     return (part for part in parts if name in part.get_params(deep=False))
 
 
@@ -695,11 +708,11 @@ def _collecting(learner: Learner[None]) -> Learner[list[Notice]]:
 
 
 def fit_parts(
-    parts: Sequence,
+    parts: Sequence[Any],
     of_parts: Sequence[Rows],
     templates: Sequence[Template],
     n_jobs: int | None,
-) -> Learner[tuple[list, list[list[Notice]]]]:
+) -> Learner[tuple[list[Any], list[list[Notice]]]]:
     """Fit independent parts, each on rows of its own; these may be views of the same.
 
     One after the other, or several at a time, each with its rows in memory; all side by
@@ -748,7 +761,7 @@ def fit_parts(
     return list(parts), notices
 
 
-def _fit_held(part: Any, rows: Rows, template: Template) -> tuple:
+def _fit_held(part: Any, rows: Rows, template: Template) -> tuple[Any, ...]:
     return part, run(fit_part(part, rows, template))
 
 
@@ -771,7 +784,7 @@ def check_as_begun(name: str, now: Any, then: Any) -> None:
         )
 
 
-def check_sizes_as_begun(n_codewords: Any, parts: Sequence) -> None:
+def check_sizes_as_begun(n_codewords: Any, parts: Sequence[Any]) -> None:
     """Do so for `n_codewords`, in the same words as for one table."""
     if n_codewords is not None:
         now, then = part_sizes(n_codewords, len(parts)), [p.n_codewords for p in parts]

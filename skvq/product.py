@@ -141,6 +141,9 @@ class ProductQuantizer(NestingQuantizer):
     (1000, 8)
     """
 
+    backend: BackendName
+    share_codebook: bool
+
     n_subspaces_: int
     objective_: float
 
@@ -257,7 +260,7 @@ class ProductQuantizer(NestingQuantizer):
         warn_of_parts("table" if self.share_codebook else "subspace", found)
         return self._found(parts, n_subspaces)
 
-    def _parts_of(self, slices: Any) -> list:
+    def _parts_of(self, slices: Any) -> list[Any]:
         """Return unfitted parts: one for each slice, or the one that they share."""
         sizes = self.n_codewords
         if self.share_codebook:
@@ -373,7 +376,7 @@ class ProductQuantizer(NestingQuantizer):
         pairs = zip(each, self.widths, strict=True)
         return [width if size is None else size for size, width in pairs]
 
-    def _found(self, fitted: list, n_subspaces: int) -> dict:
+    def _found(self, fitted: list[Any], n_subspaces: int) -> dict[Any, Any]:
         """Return the fitted attributes of the distinct parts."""
         parts = fitted * n_subspaces if self.share_codebook else fitted
         known = Parts(parts)
@@ -393,7 +396,7 @@ class ProductQuantizer(NestingQuantizer):
                 found["objective_"] = shares * sum(costs)
         return found
 
-    def _parts_with_columns(self) -> Iterator[tuple]:
+    def _parts_with_columns(self) -> Iterator[tuple[Any, ...]]:
         """Yield each part with its columns of X and its columns of the codes."""
         feature = column = 0
         for part in self.quantizers_:
@@ -419,7 +422,7 @@ class ProductQuantizer(NestingQuantizer):
 
     def _encode_best(self, X: Any, n_best: int) -> Any:
         """Join the best codes of each slice; the best sums are among their pairs."""
-        codes: list = []
+        codes: list[Any] = []
         errors = None
         for part, features, _ in self._parts_with_columns():
             x = _columns(X, features)

@@ -210,6 +210,9 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
     True
     """
 
+    backend: BackendName
+    share_codebook: bool
+
     fit_beam_size_: int
     objective_: float
 
@@ -306,7 +309,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             measured["objective_"] = float((summed + cost) / weight)
         return measured
 
-    def _levelled(self, rows: Rows, parts: list) -> Learner[list]:
+    def _levelled(self, rows: Rows, parts: list[Any]) -> Learner[list[Any]]:
         """Return stages whose prices are learned from the codes of the real search.
 
         Those that each stage has learned, from residuals of its own, are where they
@@ -317,8 +320,8 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         columns = list(begun)
         ends = np.cumsum([len(one.bias) for one in begun.values()])[:-1]
 
-        def priced(prices: np.ndarray) -> list:
-            own: list = list(charges)
+        def priced(prices: np.ndarray) -> list[Any]:
+            own: list[Any] = list(charges)
             for j, bias in zip(columns, np.split(prices, ends), strict=True):
                 own[j] = Prices(bias - bias.min(), begun[j].shares)
             own_of_parts = iter(own)
@@ -426,7 +429,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
 
     def _learn_parts(
         self, rows: Rows, rng: np.random.RandomState, beam: Any
-    ) -> Learner[list]:
+    ) -> Learner[list[Any]]:
         if self.share_codebook:
             return (yield from self._fit_shared(rows, rng, beam))
         default = self._default_part(beam)
@@ -456,7 +459,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
 
     def _fit_stages(
         self, parts: list[Any], rows: Rows, rng: np.random.RandomState, beam: Any
-    ) -> Learner[list]:
+    ) -> Learner[list[Any]]:
         """Fit one stage after the other on residuals of the beam."""
         greedy = self.beam_size == 1 and beam > 1
         codes, greedy_codes, n_sums = None, None, 1
@@ -484,7 +487,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
 
     def _fit_shared(
         self, rows: Rows, rng: np.random.RandomState, beam: Any
-    ) -> Learner[list]:
+    ) -> Learner[list[Any]]:
         """Learn one table from all stages.
 
         The union of small tables, one for each stage, in which one codeword is zero, is
@@ -522,7 +525,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         fitted = small[0]._with_tables([table]).set_params(n_codewords=size)
         return [fitted] * self.n_stages
 
-    def _share_on(self, part: Any, rows: Rows) -> Learner[list]:
+    def _share_on(self, part: Any, rows: Rows) -> Learner[list[Any]]:
         """Go on with the one table of a fit before."""
         self._go_on([part])
         before, part._before_ = part._before_, None
@@ -539,7 +542,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         )
         return [part._with_tables([table])] * self.n_stages
 
-    def _refine(self, parts: list[Any], rows: Rows, trial: Any) -> Learner[list]:
+    def _refine(self, parts: list[Any], rows: Rows, trial: Any) -> Learner[list[Any]]:
         """Solve for all tables at once, round by round.
 
         How far the samples can be trusted is found out on some that a second model has
@@ -794,7 +797,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
 # -- the search ------------------------------------------------------------------------
 
 
-def _found(parts: list) -> dict:
+def _found(parts: list[Any]) -> dict[Any, Any]:
     """Return the fitted attributes of stages."""
     known = Parts(parts)
     return {"quantizers_": parts, "codebook_sizes_": known.sizes, "_parts_": known}
@@ -852,7 +855,7 @@ def _encode_with(
     weights: Any,
     X: Any,
     tables: Any,
-) -> tuple:
+) -> tuple[Any, ...]:
     """Return codes and losses of rows under tables in place of those of the parts."""
     stages = Parts(_unstack(parts, stacks, tables, shared))
     codes, errors = _search(stages, X, beam_size, stage_weights=weights)
@@ -966,7 +969,7 @@ class _Trial(NamedTuple):
     """Stages that have learned from some samples, and the samples that judge them."""
 
     beam: int  # sums of each sample that the stages have learned from
-    parts: list
+    parts: list[Any]
     held: joint.HeldOut
 
 
@@ -990,20 +993,22 @@ def _less_sums(block: Block, parts: Sequence[Any]) -> Any:
     return block.x - _last(_partial_sums(parts, codes))
 
 
-def _best_sums(block: Block, stages: Parts, beam: int) -> tuple[tuple, tuple]:
+def _best_sums(
+    block: Block, stages: Parts, beam: int
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Return how many sums there are; and their codes, from those before on."""
     begin = block.state[0] if block.state else None
     codes, _ = _search(stages, block.x, beam, n_best=beam, begin=begin, errors=False)
     return (codes.shape[1],), (codes,)
 
 
-def _first(a: tuple, b: tuple) -> tuple:
+def _first(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     return a
 
 
 def _never_worse(
-    rows: Rows, parts: list, codes: Any, template: Any, start: Any
-) -> Learner[tuple[Any, list]]:
+    rows: Rows, parts: list[Any], codes: Any, template: Any, start: Any
+) -> Learner[tuple[Any, list[Any]]]:
     """Return codes of the greedy search; fit the last stage anew if it is bad for them.
 
     And what there is to warn of then.
@@ -1023,7 +1028,9 @@ def _never_worse(
     return found, notices
 
 
-def _one_more(block: Block, parts: list) -> tuple[tuple, tuple]:
+def _one_more(
+    block: Block, parts: list[Any]
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Return errors without and with the last stage's codewords; and all codes."""
     be, rest, last = block.be, block.x, parts[-1]
     if block.state:
@@ -1039,7 +1046,7 @@ def _one_more(block: Block, parts: list) -> tuple[tuple, tuple]:
 
 def _weights_of_codes(
     block: Block, stages: Parts, beam_size: int, columns: Sequence[int]
-) -> tuple:
+) -> tuple[Any, ...]:
     """Return what each code of some columns weighs."""
     codes, _ = _search(stages, block.x, beam_size, errors=False)
     codes = block.be.to_host(codes)[:, 0, :]
@@ -1049,7 +1056,7 @@ def _weights_of_codes(
     return tuple(counted)
 
 
-def _weight_and_errors(block: Block, stages: Parts, beam_size: int) -> tuple:
+def _weight_and_errors(block: Block, stages: Parts, beam_size: int) -> tuple[Any, ...]:
     _, errors = _search(stages, block.x, beam_size)
     summed = block.be.xp.sum(block.weighted(errors[:, 0]))
     return np.array(block.host_weights().sum()), summed
@@ -1109,7 +1116,7 @@ def _piece(stage: Any, features: slice) -> np.ndarray:
     return table[:, features.start - own.start : features.stop - own.start]
 
 
-def _unstack(parts: Sequence[Any], stacks: Any, tables: Any, shared: bool) -> list:
+def _unstack(parts: Sequence[Any], stacks: Any, tables: Any, shared: bool) -> list[Any]:
     """Return copies of the parts with the tables that `_stack` would give."""
     if shared:
         return [parts[0]._with_tables(tables)] * len(parts)

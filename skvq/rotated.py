@@ -153,6 +153,8 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
     True
     """
 
+    backend: BackendName
+
     n_iter_: int
     _turn_: Turn
 
@@ -424,7 +426,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
             return f"its quantizer, {part!r}, has none."
         return part._why_no_stages()
 
-    def _partial_sums(self, codes: Any) -> Iterator:
+    def _partial_sums(self, codes: Any) -> Iterator[Any]:
         part: Any = self.quantizer_
         for rows in part._partial_sums(codes):
             yield self._turn_.back(rows)
@@ -466,7 +468,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         Z = self._turn_.there(X, about_mean=metric == "sqeuclidean")
         return self.quantizer_._distance_table(Z, metric)
 
-    def _row_terms(self, codes: Any, metric: str) -> tuple:
+    def _row_terms(self, codes: Any, metric: str) -> tuple[Any, ...]:
         if not self._n_scales():
             return super()._row_terms(codes, metric)
         self._check_scaled(metric)

@@ -129,6 +129,8 @@ class ScaledQuantizer(FrontQuantizer):
     6.0
     """
 
+    backend: BackendName
+
     _scale_code_: RadiusCode
 
     _parameter_constraints = {  # noqa: RUF012
@@ -185,7 +187,7 @@ class ScaledQuantizer(FrontQuantizer):
         low, high = min(low, largest), min(high, largest)
         return LogRadius.between(low, high, 2 ** int(self.scale_bits), dtype)
 
-    def _of(self, part: Any, code: RadiusCode) -> dict:
+    def _of(self, part: Any, code: RadiusCode) -> dict[Any, Any]:
         """Return the fitted attributes."""
         return {
             "quantizer_": part,
@@ -322,7 +324,7 @@ def _unit_rows(be: nearest.Backend, x: Any) -> Any:
     return xp.where(xp.isnan(unit), xp.ones_like(unit), unit)
 
 
-def _range(block: Block, part: Any, scale: str) -> tuple:
+def _range(block: Block, part: Any, scale: str) -> tuple[Any, ...]:
     """Return the least positive and the largest scale of a block."""
     be = block.be
     xp, lows, highs = be.xp, [], []
@@ -368,7 +370,7 @@ def _scales_of(be: nearest.Backend, x: Any, part: Any, codes: Any, scale: str) -
     return xp.where(serves, be.ldexp(ratio, exponents), 0 * one)
 
 
-def _compared(be: nearest.Backend, x: Any, found: Any) -> tuple:
+def _compared(be: nearest.Backend, x: Any, found: Any) -> tuple[Any, ...]:
     """Return what rows have to do with the part's reconstructions, in float64.
 
     Returns

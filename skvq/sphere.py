@@ -229,7 +229,7 @@ class SphericalQuantizer(BaseQuantizer):
     def _encode(self, X: Any) -> Any:
         be, (n, n_features) = nearest.backend_of(X), X.shape
 
-        def tile(cut: slice) -> tuple:
+        def tile(cut: slice) -> tuple[Any, ...]:
             rows = X[cut, :]
             lengths, angles = split_tile(be, rows, self._fitted_coordinates_)
             return lengths, angles if n_features > 1 else lengths[:, None]
@@ -244,7 +244,7 @@ class SphericalQuantizer(BaseQuantizer):
     def _decode(self, codes: Any) -> Any:
         be, n_angles = nearest.backend_of(codes), len(self._cells_.sizes)
 
-        def tile(cut: slice) -> tuple:
+        def tile(cut: slice) -> tuple[Any, ...]:
             angles = self._cells_.decode(codes[cut, :n_angles])
             lengths = self._radius_.decode(codes[cut, n_angles:])
             if self.n_features_in_ == 1:

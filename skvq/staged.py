@@ -90,10 +90,10 @@ class StagedQuantizer(BaseQuantizer):
             yield -float(summed / weight)
 
 
-def _distances(block: Block, quantizer: StagedQuantizer) -> tuple:
+def _distances(block: Block, quantizer: StagedQuantizer) -> tuple[Any, ...]:
     """Return the summed distances from each of the partial sums, and the weight."""
 
-    def work(x: Any) -> list:
+    def work(x: Any) -> list[Any]:
         codes = as_indices(quantizer._encode(x))
         return [nearest.paired(x, sums) for sums in quantizer._partial_sums(codes)]
 

@@ -343,7 +343,7 @@ class TrellisQuantizer(ScalarQuantizer):
 
 def _moved(
     trellis: nearest.Trellis, rates: Any, mean: Any, width: Any, shared: bool
-) -> tuple:
+) -> tuple[Any, ...]:
     """Return tables of the bitshift trellis, and how features move and stretch them."""
     window_bits = trellis.state_bits + trellis.step_bits
     tables = [gaussian_windows(window_bits, trellis.step_bits), np.zeros(1)]

@@ -272,7 +272,7 @@ class VectorQuantizer(BaseQuantizer):
         learned, stream = yield from self._best_run(rows, metric, table)
         return self._found(learned, stream)
 
-    def _best_run(self, rows: Rows, metric: Any, table: Any) -> Learner:
+    def _best_run(self, rows: Rows, metric: Any, table: Any) -> Learner[Any]:
         """Return what is learned from rows, and the state of the stream."""
         rng, size = check_random_state(self.random_state), int(self.n_codewords)
         if self.learning != "fixed" or (table is None and self.init != "normal"):
@@ -292,7 +292,7 @@ class VectorQuantizer(BaseQuantizer):
 
     def _run(
         self, rows: Rows, metric: Any, table: Any, rng: np.random.RandomState
-    ) -> Learner:
+    ) -> Learner[Any]:
         """Start once and learn; return what was learned and the state of the stream."""
         if table is None:
             table = yield from initialise(
@@ -349,7 +349,7 @@ class VectorQuantizer(BaseQuantizer):
             )
         )
 
-    def _repeat(self, rows: Rows, few: Any, metric: Any) -> Learner:
+    def _repeat(self, rows: Rows, few: Any, metric: Any) -> Learner[Any]:
         """Return a table that repeats a few distinct rows."""
         table, stream = repeat_cyclically(few, int(self.n_codewords)), None
         if self.rate_weight > 0:
@@ -402,7 +402,7 @@ class VectorQuantizer(BaseQuantizer):
             learned = Learned(stream.codebook, distortion, stream.n_batches)
         return self._found(learned, stream)
 
-    def _found(self, learned: Any, stream: Any) -> dict:
+    def _found(self, learned: Any, stream: Any) -> dict[Any, Any]:
         found = {
             "_table_": nearest.Table(learned.codebook),
             "n_iter_": learned.n_iter,

@@ -149,6 +149,8 @@ class Levels(LevelTables):
         Ascending, one fewer than the levels; if they are not halfway between them.
     """
 
+    sizes: tuple[int, ...]
+
     def __init__(
         self, levels: Any, sizes: Sequence[int] | None = None, edges: Any = None
     ) -> None:

@@ -130,6 +130,15 @@ class Pyramid:
         By which the nearest codeword of a token is found.
     """
 
+    columns: list[slice]
+    dtype: np.dtype[Any]
+    gains: list[float | int]
+    map_shape: tuple[int, ...]
+    n_channels: int
+    n_features: int
+    n_tokens: list[int]
+    scales: list[Any]
+
     def __init__(
         self,
         map_shape: Any,
@@ -181,7 +190,7 @@ class Pyramid:
         """Interpolate and smooth the token maps of a scale, (n, H, W, C)."""
         return self.smooth(self._interpolate(tokens, scale), self._of_scale[scale])
 
-    def grow_transposed(self, maps: Any) -> Iterator:
+    def grow_transposed(self, maps: Any) -> Iterator[Any]:
         """Yield what the transpose of `grow` makes of maps, (n, h, w, C) by scale."""
         smoothed: dict[int, Any] = {}
         for k, matrices in zip(self._of_scale, self._up, strict=True):
@@ -246,7 +255,7 @@ class Pyramid:
         """
         be = backend_of(X)
 
-        def work(x: Any) -> tuple:
+        def work(x: Any) -> tuple[Any, ...]:
             left, codes = be.xp.reshape(x, (-1, *self.map_shape)), []
             for scale in range(len(self.scales)):
                 found, left = self.coded(left, table, scale)
@@ -270,7 +279,7 @@ class Pyramid:
         codes = xp.reshape(codes, (-1, self.n_tokens[scale]))
         return codes, maps - self.grow(table.rows(codes), scale)
 
-    def partial_sums(self, codes: Any, table: nearest.Table) -> Iterator:
+    def partial_sums(self, codes: Any, table: nearest.Table) -> Iterator[Any]:
         """Yield the reconstruction (n_samples, n_features) after each scale."""
         total: Any = None
         for scale, span in enumerate(self.columns):
@@ -320,7 +329,7 @@ def _convolve(maps: Any, kernel: np.ndarray) -> Any:
     return total
 
 
-def windows(maps: Any, size: Sequence[int]) -> list:
+def windows(maps: Any, size: Sequence[int]) -> list[Any]:
     """Return maps shifted by every offset of a window, zeros moving in."""
     be, (height, width), padded = backend_of(maps), maps.shape[1:3], maps
     for axis, n in enumerate(size, start=1):

@@ -50,6 +50,8 @@ class ScalarRadius(RadiusCode):
         Of one column.
     """
 
+    sizes: tuple[int, ...]
+
     def __init__(self, codec: Grid | Levels) -> None:
         self.codec = codec
         self.sizes = codec.sizes
@@ -113,7 +115,7 @@ class LogRadius(ScalarRadius):
 class Float32Radius(RadiusCode):
     """Two codes: the halves of a float32; beyond its range, its largest value."""
 
-    sizes = (_N_UPPER, _N_LOWER)
+    sizes: tuple[int, int] = (_N_UPPER, _N_LOWER)
 
     def encode(self, norms: Any) -> Any:
         """Return the codes (n_rows, 2) of lengths."""

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skvq import nearest
 from skvq.codes import smallest_dtype
@@ -56,6 +57,12 @@ class Squash:
 class Tanh(Squash):
     """The squash of the paper, corrected or as it is printed; or symmetric."""
 
+    offset: NDArray[Any]
+    scale: NDArray[Any]
+    shift: NDArray[Any]
+    sizes: tuple[int, ...]
+    symmetric: bool
+
     # What samples are divided by; of files that were written before it was there, one.
     unit: np.ndarray = np.ones(1)
 
@@ -88,7 +95,7 @@ class Tanh(Squash):
     def _as_printed(shares: np.ndarray) -> np.ndarray:
         return np.tan(shares)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[Any, Any]:
         # What follows from the rest is found again.
         return {k: v for k, v in vars(self).items() if k != "_edges"}
 
@@ -129,7 +136,7 @@ class Tanh(Squash):
         rows = self.scale, self.shift, self.offset, unit
         scale, shift, offset, unit = (be.send(row.astype(dtype)) for row in rows)
 
-        def tile(cut: slice) -> tuple:
+        def tile(cut: slice) -> tuple[Any, ...]:
             z = self._function(be, X[cut, :] / unit + shift)
             z *= scale
             z -= offset
@@ -164,6 +171,10 @@ class Clamp(Tanh):
 
 class Spread(Squash):
     """A linear squash: end levels at the smallest and the largest training value."""
+
+    high: Any
+    low: Any
+    sizes: tuple[int, ...]
 
     def ranges(self) -> tuple[Any, Any]:
         """Return the smallest and the largest training value of each column."""
@@ -209,7 +220,7 @@ class Spread(Squash):
         rows = np.stack([low, width, last, half])
         low, width, last, half = (be.send(row) for row in rows)
 
-        def tile(cut: slice) -> tuple:
+        def tile(cut: slice) -> tuple[Any, ...]:
             # What overflows is beyond the range, and kept from it.
             z = be.ldexp(be.cast(X[cut, :], np.float64), exponent)
             z -= low
@@ -259,7 +270,7 @@ class Distribution(Squash):
         rows = self._first, self._last, sizes, sizes // 2
         first, last, size, half = map(be.send, rows)
 
-        def tile(cut: slice) -> tuple:
+        def tile(cut: slice) -> tuple[Any, ...]:
             x, cell = be.cast(X[cut, :], np.float64), codes[cut, :]
             gap, zero = x - self._levels.decode(cell), be.xp.zeros_like(x)
             share = be.xp.where(gap > 0, self._slopes.decode(cell) * gap, zero)

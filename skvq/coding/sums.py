@@ -83,7 +83,9 @@ def squared_sums(
     return table
 
 
-def row_terms(rows: np.ndarray, scales: Any, metric: str, start: int = 0) -> tuple:
+def row_terms(
+    rows: np.ndarray, scales: Any, metric: str, start: int = 0
+) -> tuple[Any, ...]:
     """Return the factor and the offset of reconstructions, each None if it has none.
 
     Parameters

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skvq import nearest
 
@@ -89,7 +90,7 @@ class Turn:
         n, n_columns = X.shape
         plan = nearest.Plan(_ROWS, 3 * max(n_columns, width), self._work())
 
-        def tile(cut: slice) -> tuple:
+        def tile(cut: slice) -> tuple[Any, ...]:
             rows = X[cut, :]
             n_rows = rows.shape[0]
             if n_rows < _ROWS:
@@ -171,6 +172,9 @@ class HadamardTurn(Turn):
     nearest neighbors", SIAM J. Computing 39(1).
     """
 
+    orders: NDArray[Any]
+    signs: NDArray[Any]
+
     def __init__(
         self, mean: np.ndarray, signs: np.ndarray, orders: np.ndarray, n_components: int
     ) -> None:
@@ -189,7 +193,7 @@ class HadamardTurn(Turn):
         one = np.eye(self.n_features, dtype=self.dtype)
         return np.ascontiguousarray(self.there(one, about_mean=False).T)
 
-    def _factors(self, be: nearest.Backend, dtype: Any) -> list:
+    def _factors(self, be: nearest.Backend, dtype: Any) -> list[Any]:
         """Return the signs of each round, over the roots of the widths of blocks."""
         widths = powers_of_two(self.n_features)
         roots = np.sqrt(np.repeat(widths, widths).astype(np.float64))

@@ -228,7 +228,7 @@ def _rotated(estimator: Any, faiss: Any) -> Any:
     return index
 
 
-def _with_sums(index: Any, quantizer: Any, tables: list, faiss: Any) -> Any:
+def _with_sums(index: Any, quantizer: Any, tables: list[Any], faiss: Any) -> Any:
     """Give tables whose codewords add up to the quantizer of an index; return that."""
     stacked = np.concatenate(tables).ravel()
     faiss.copy_array_to_vector(stacked, quantizer.codebooks)
@@ -236,7 +236,7 @@ def _with_sums(index: Any, quantizer: Any, tables: list, faiss: Any) -> Any:
     return index
 
 
-def _bits(tables: Sequence, estimator: Any) -> list[int]:
+def _bits(tables: Sequence[Any], estimator: Any) -> list[int]:
     """Return log2 of the sizes of tables; raise unless they are whole numbers."""
     sizes = list(map(len, tables))
     for size in sizes:

@@ -116,7 +116,7 @@ def hold_out(
     return HeldOut(others, X, weights, n_distinct)
 
 
-def _smallest_lots(block: Block, key: int, most: int) -> tuple:
+def _smallest_lots(block: Block, key: int, most: int) -> tuple[Any, ...]:
     lots = row_lots(block, key)
     return first_of_block(block, lots, np.arange(block.n_rows), most)
 
@@ -182,7 +182,7 @@ def choose_strengths(
     held = judged(tables)
     loss, systems = yield from _systems(held_out.rows, tables, problem)
     while len(chosen) < n_rounds:
-        best: tuple | None = None
+        best: tuple[Any, ...] | None = None
         for strength in grid:
             solved = _solve(systems, tables, strength, problem)
             found = judged(solved)
@@ -290,11 +290,13 @@ def _systems(
     ]
 
 
-def _system(block: Block, tables: list[np.ndarray], problem: Problem) -> tuple:
+def _system(
+    block: Block, tables: list[np.ndarray], problem: Problem
+) -> tuple[Any, ...]:
     be = block.be
     codes, losses = problem.encode(block.x, tables)
     loss = be.xp.sum(block.weighted(be.like(losses, np.float64)))
-    found: list = [loss, block.host_weights().sum()]
+    found: list[Any] = [loss, block.host_weights().sum()]
     # Pairs of codes are counted on the host; the samples stay on their device.
     codes = be.to_host(codes)
     for stack in problem.stacks:

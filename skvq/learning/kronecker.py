@@ -145,7 +145,9 @@ def _assign(rows: Rows, tables: Tables) -> Learner[_Assigned]:
     return _Assigned(float(value / weight), counts, codes)
 
 
-def _encode(block: Block, tables: nearest.Tables) -> tuple[tuple, tuple]:
+def _encode(
+    block: Block, tables: nearest.Tables
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Return sums of distances, of weights, and of each code; and codes, to be kept."""
     be, sizes = block.be, [len(table) for table in tables]
     codes, found = nearest.nearest_kronecker(block.x, tables, return_distances=True)
@@ -194,7 +196,7 @@ def _best_table(
 
 def _sums(
     block: Block, shape: Shape, tables: nearest.Tables, factors: list[int]
-) -> tuple:
+) -> tuple[Any, ...]:
     """Return sums of X_j a and of |a|^2, (V, d_j + 1), and of weights, by codes."""
     be, (codes,), found = block.be, block.state, []
     with nearest.single_threaded_blas():
@@ -212,12 +214,12 @@ def _terms(shape: Shape, tables: nearest.Tables, j: int, x: Any, codes: Any) -> 
     return be.concat([products, be.squared_norms(others)[:, None]], 1)
 
 
-def _chosen(tables: nearest.Tables, codes: Any) -> list:
+def _chosen(tables: nearest.Tables, codes: Any) -> list[Any]:
     """Return the rows of the codes, of each table."""
     return [table.rows(codes[:, j]) for j, table in enumerate(tables)]
 
 
-def _contract(x: Any, shape: Shape, chosen: Sequence, j: int) -> tuple[Any, Any]:
+def _contract(x: Any, shape: Shape, chosen: Sequence[Any], j: int) -> tuple[Any, Any]:
     """Return X_j a and a, in float64, for the rows chosen of all factors but j."""
     be = nearest.backend_of(x)
     xp = be.xp
@@ -229,7 +231,7 @@ def _contract(x: Any, shape: Shape, chosen: Sequence, j: int) -> tuple[Any, Any]
     return xp.matmul(x, product[:, :, None])[:, :, 0], product
 
 
-def _values(block: Block, trials: list[nearest.Tables]) -> tuple:
+def _values(block: Block, trials: list[nearest.Tables]) -> tuple[Any, ...]:
     """Return the summed distances for given codes, under each of several tables."""
     return tuple(block.be.xp.sum(_costs(block, tables)) for tables in trials)
 

@@ -20,7 +20,7 @@ from skvq.learning.start import (
     weights_of,
 )
 
-logger = logging.getLogger("skvq.learning")
+logger: logging.Logger = logging.getLogger("skvq.learning")
 
 ONLINE_METRICS = frozenset({"sqeuclidean", "cosine"})
 

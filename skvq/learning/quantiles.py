@@ -75,7 +75,9 @@ def _digit_bits(n_histograms: int, n_rows: int) -> int:
     return max(1, min(_MOST_BITS, most, n_rows.bit_length() + 2))
 
 
-def _histograms(block: Block, known: np.ndarray, high: int, low: int) -> tuple:
+def _histograms(
+    block: Block, known: np.ndarray, high: int, low: int
+) -> tuple[Any, ...]:
     """Return the weight of each value of some bits, where the bits above are known."""
     # Counting is for the host, as no library reads the bits of a float elsewhere.
     x, weights = block.be.to_host(block.x), None

@@ -146,7 +146,7 @@ def _loss(one: Rotated) -> float:
     return one.loss
 
 
-def _squares(block: Block) -> tuple:
+def _squares(block: Block) -> tuple[Any, ...]:
     x = block.be.cast(block.x, np.float64)
     heavy = x if block.w is None else x * block.w[:, None]
     return (block.be.xp.sum(x * heavy, axis=0),)
@@ -367,10 +367,12 @@ def improve_rotation(
     return best
 
 
-def _cells(block: Block, rotation: np.ndarray, tables: nearest.Tables) -> tuple:
+def _cells(
+    block: Block, rotation: np.ndarray, tables: nearest.Tables
+) -> tuple[Any, ...]:
     """Return sums and counts of the rows of each code of each slice."""
     be = block.be
-    found: list = []
+    found: list[Any] = []
     codes = nearest.nearest_product(turned(block, rotation), tables)
     for j, table in enumerate(tables):
         code = be.contiguous(codes[:, j])
@@ -378,7 +380,9 @@ def _cells(block: Block, rotation: np.ndarray, tables: nearest.Tables) -> tuple:
     return tuple(found)
 
 
-def _codes(block: Block, rotation: np.ndarray, tables: nearest.Tables, j: int) -> tuple:
+def _codes(
+    block: Block, rotation: np.ndarray, tables: nearest.Tables, j: int
+) -> tuple[Any, ...]:
     return (nearest.nearest_product(turned(block, rotation), tables)[:, j],)
 
 

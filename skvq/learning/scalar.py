@@ -151,7 +151,9 @@ def _few_values(block: Block, most: int) -> tuple[np.ndarray, np.ndarray]:
     return _thinned(*distinct(be.xp.reshape(block.x, (-1,)), weights), most)
 
 
-def _merged(most: int, one: tuple, other: tuple) -> tuple[np.ndarray, np.ndarray]:
+def _merged(
+    most: int, one: tuple[Any, ...], other: tuple[Any, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the values that either holds."""
     values, weights = map(np.concatenate, zip(one, other, strict=True))
     return _thinned(*distinct(values, weights), most)
@@ -194,8 +196,8 @@ def equal_shares(values: np.ndarray, weights: np.ndarray, n_cells: int) -> np.nd
 
 
 def of_distinct(
-    rows: Rows, function: Callable[[Iterator, slice], list]
-) -> Learner[list]:
+    rows: Rows, function: Callable[[Iterator[Any], slice], list[Any]]
+) -> Learner[list[Any]]:
     """Return what a function makes of the distinct values of each feature.
 
     They have to be in memory, but of some features at a time.
@@ -208,7 +210,7 @@ def of_distinct(
         ``function(columns, features)`` returns a list with an entry for each of the
         features, a slice; of each, columns yields what `distinct` gives.
     """
-    found: list = []
+    found: list[Any] = []
     step = max(1, rows.n_features * HELD_BYTES // (2 * rows.n_bytes))
     for start in range(0, rows.n_features, step):
         cut = slice(start, min(start + step, rows.n_features))
@@ -225,7 +227,7 @@ def column_range(rows: Rows) -> Learner[tuple[np.ndarray, np.ndarray]]:
 
 
 def weighted_mean(
-    rows: Rows, function: Callable | None = None, *args: Any
+    rows: Rows, function: Callable[..., Any] | None = None, *args: Any
 ) -> Learner[np.ndarray]:
     """Return the mean of function(backend, x, *args) over rows, in float64.
 
@@ -236,7 +238,7 @@ def weighted_mean(
     return mean
 
 
-def _mean(block: Block, share: float, function: Any, args: Any) -> tuple:
+def _mean(block: Block, share: float, function: Any, args: Any) -> tuple[Any, ...]:
     be, n_columns, shares = block.be, block.x.shape[1], _shares(block, share)
 
     def work(cut: slice) -> Any:
@@ -261,7 +263,7 @@ def total_weight(rows: Rows) -> Learner[float]:
     return float(whole)
 
 
-def _weight(block: Block) -> tuple:
+def _weight(block: Block) -> tuple[Any, ...]:
     return (block.host_weights().sum(),)
 
 
@@ -332,7 +334,9 @@ def level_means(
     return tuple(_filled_means(parts[cut], shares[cut]) for cut in cuts)
 
 
-def _level_sums(block: Block, codec: Any, share: float, sizes: Sequence[int]) -> tuple:
+def _level_sums(
+    block: Block, codec: Any, share: float, sizes: Sequence[int]
+) -> tuple[Any, ...]:
     codes = codec.encode(block.x)
     return block.be.level_sums(block.x, codes, _shares(block, share), sizes)
 
@@ -364,7 +368,9 @@ def mean_squares(rows: Rows, codecs: Sequence[Any], unit: float) -> Learner[np.n
     return errors.T
 
 
-def _mean_squares(block: Block, codecs: Any, share: float, unit: float) -> tuple:
+def _mean_squares(
+    block: Block, codecs: Any, share: float, unit: float
+) -> tuple[Any, ...]:
     xp, found = block.be.xp, []
     x, shares = block.be.cast(block.x, np.float64), _shares(block, share)[:, None]
     for codec in codecs:

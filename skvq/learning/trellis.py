@@ -210,7 +210,7 @@ class Alphabets(NamedTuple):
 
     def code(self, dtype: np.dtype) -> TrellisCode:
         """Return the code of these levels, rounded to a dtype."""
-        made: dict[tuple, np.ndarray] = {}
+        made: dict[tuple[Any, ...], np.ndarray] = {}
         arrays = []
         for key in zip(
             self.numbers.tolist(),
@@ -280,7 +280,7 @@ def _are_equal(one: TrellisCode, other: TrellisCode) -> bool:
     return all(np.array_equal(a, b) for a, b in pairs)
 
 
-def _sums(block: Block, code: TrellisCode, alphabets: Alphabets) -> tuple:
+def _sums(block: Block, code: TrellisCode, alphabets: Alphabets) -> tuple[Any, ...]:
     """Return the error, and for each table the sums over its levels, and their weights.
 
     A level t stands for middle + width t, so a value x asks for (x - middle) / width,

@@ -230,7 +230,7 @@ def nearest(
 
 def nearest_product(
     X: MatrixLike,
-    codebooks: Sequence | Tables,
+    codebooks: Sequence[Any] | Tables,
     *,
     bias: Any = None,
     dtype: DTypeLike = np.intp,
@@ -287,7 +287,7 @@ def nearest_product(
 
 def nearest_best(
     X: MatrixLike,
-    codebooks: Sequence | Tables,
+    codebooks: Sequence[Any] | Tables,
     beam_size: int,
     *,
     n_best: int = 1,
@@ -389,7 +389,7 @@ def nearest_best(
 
 
 def level_distances(
-    X: Any, levels: Sequence, metric: Metric = "sqeuclidean"
+    X: Any, levels: Sequence[Any], metric: Metric = "sqeuclidean"
 ) -> np.ndarray:
     """Return the distances from each feature to each of its levels.
 
@@ -452,7 +452,7 @@ def _checked_weights(weights: Any, n_tables: int) -> np.ndarray | None:
 
 def improve_sums(
     X: MatrixLike,
-    codebooks: Sequence | Tables,
+    codebooks: Sequence[Any] | Tables,
     codes: Any,
     *,
     n_rounds: int,
@@ -530,7 +530,7 @@ def improve_sums(
 
 
 def nearest_kronecker(
-    X: MatrixLike, codebooks: Sequence | Tables, *, return_distances: bool = False
+    X: MatrixLike, codebooks: Sequence[Any] | Tables, *, return_distances: bool = False
 ) -> tuple[Any, Any]:
     """Find the nearest Kronecker product of rows, one from each table.
 
@@ -603,7 +603,7 @@ def nearest_kronecker(
 
 def viterbi(
     X: MatrixLike,
-    alphabets: Columns | Sequence,
+    alphabets: Columns | Sequence[Any],
     rates: Sequence[int],
     trellis: Trellis,
     *,
@@ -1012,7 +1012,7 @@ def equal_levels(codes: Any, cells: EqualCells, dtype: DTypeLike = np.float64) -
 
 
 def cells_between(
-    X: MatrixLike, edges: Columns | Sequence, dtype: DTypeLike = np.intp
+    X: MatrixLike, edges: Columns | Sequence[Any], dtype: DTypeLike = np.intp
 ) -> Any:
     """Count how many edges of its column each value has reached.
 
@@ -1047,7 +1047,7 @@ def cells_between(
 
 
 def entries(
-    codes: Any, tables: Columns | Sequence, dtype: DTypeLike = np.float64
+    codes: Any, tables: Columns | Sequence[Any], dtype: DTypeLike = np.float64
 ) -> Any:
     """Look codes up in one table of numbers for each column.
 
@@ -1130,7 +1130,7 @@ def _check_trellis(trellis: Any) -> Trellis:
 
 def _check_ends(
     be: Backend, ends: Any, n_rows: int, n_steps: int, trellis: Trellis
-) -> list:
+) -> list[Any]:
     """Return what paths there are, and the states that are given with them."""
     found = [ends]
     if not isinstance(ends, str):
@@ -1165,7 +1165,7 @@ def _check_width(X: Any, table: Table, name: str) -> None:
         raise ValueError(f"{name} has no codewords; expected at least one.")
 
 
-def _check_biases(bias: Any, tables: Tables) -> list | None:
+def _check_biases(bias: Any, tables: Tables) -> list[Any] | None:
     if bias is None:
         return None
     if len(bias) != len(tables):

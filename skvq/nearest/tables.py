@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from skvq._checks import check_counts, check_unmasked, is_sequence, naming
 from skvq._typing import MatrixLike
@@ -156,6 +156,9 @@ class Table(_Kept):
     [1]
     """
 
+    codewords: NDArray[Any]
+    exact: bool
+
     def __init__(self, codewords: MatrixLike, *, exact: bool = True) -> None:
         codewords = HOST.matrix(fetched(codewords), "codebook")
         self.codewords, self.exact = read_only(codewords), exact
@@ -223,7 +226,7 @@ class Tables(_Kept):
         One for each subspace, stage or factor.
     """
 
-    def __init__(self, tables: Sequence) -> None:
+    def __init__(self, tables: Sequence[Any]) -> None:
         self._set(_named(tables))
         for table in self._tables:
             table.codewords = read_only(table.codewords)
@@ -280,9 +283,9 @@ class Columns(_Kept):
         The same.
     """
 
-    arrays: tuple
+    arrays: tuple[Any, ...]
 
-    def __init__(self, arrays: Sequence) -> None:
+    def __init__(self, arrays: Sequence[Any]) -> None:
         self._set(arrays, "arrays")
         # One that columns share stays one.
         kept: dict[int, np.ndarray] = {}
@@ -291,7 +294,7 @@ class Columns(_Kept):
                 kept[id(array)] = read_only(np.asarray(fetched(array)))
         self.arrays = tuple(kept[id(array)] for array in self.arrays)
 
-    def _set(self, arrays: Sequence, name: str) -> None:
+    def _set(self, arrays: Sequence[Any], name: str) -> None:
         if not is_sequence(arrays):
             raise ValueError(
                 f"{name}={arrays!r}; expected a sequence of arrays, one a column."
@@ -348,6 +351,17 @@ class Packed(_Kept):
     ([[0]], [[257.0]])
     """
 
+    columns: tuple[Any, ...]
+    factor: Any
+    is_checked: bool
+    most_factor: Any
+    most_offset: Any
+    n_bits: int
+    n_bytes: int
+    offset: Any
+    packed: Any
+    sizes: tuple[int, ...]
+
     def __init__(
         self, packed: Any, sizes: Sequence[int], factor: Any = None, offset: Any = None
     ) -> None:
@@ -377,7 +391,7 @@ class Packed(_Kept):
         self.factor, self.most_factor = self._term(factor, "factor", 1.0)
         self.offset, self.most_offset = self._term(offset, "offset", 0.0)
 
-    def _term(self, term: Any, name: str, most: float) -> tuple:
+    def _term(self, term: Any, name: str, most: float) -> tuple[Any, ...]:
         """Return numbers of the rows, and their largest magnitude."""
         if term is None:
             return None, most
@@ -411,7 +425,7 @@ class Packed(_Kept):
         terms = self.factor, self.offset
         return [compute_dtype(term.dtype) for term in terms if term is not None]
 
-    def terms(self, rows: slice, dtype: np.dtype) -> tuple:
+    def terms(self, rows: slice, dtype: np.dtype) -> tuple[Any, ...]:
         """Return factor and offset of some rows, each None if there is none.
 
         Parameters
@@ -484,7 +498,7 @@ def as_tables(codebooks: Any) -> Tables:
     return tables
 
 
-def _named(codebooks: Sequence) -> Iterator[Table]:
+def _named(codebooks: Sequence[Any]) -> Iterator[Table]:
     return (as_table(each, f"codebooks[{j}]") for j, each in enumerate(codebooks))
 
 
@@ -892,7 +906,7 @@ class Run(NamedTuple):
     scale: np.ndarray  # (m,)
     first: np.ndarray | None  # (m, V'), index of each row in its codebook; None: all
     margin: Margin
-    tables: tuple  # what it is made of
+    tables: tuple[Any, ...]  # what it is made of
     packed: Any = None
 
     @property

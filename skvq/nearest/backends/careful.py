@@ -17,7 +17,7 @@ class CarefulBackend(NumpyBackend):
     """
 
     @property
-    def key(self) -> tuple:
+    def key(self) -> tuple[Any, ...]:
         """What tells this backend's arrays from those of others."""
         return ("careful",)
 
@@ -46,7 +46,7 @@ class CarefulBackend(NumpyBackend):
         return codes, state
 
     def argmin_products(
-        self, y: Any, norms: Any, block: Any, between: Callable
+        self, y: Any, norms: Any, block: Any, between: Callable[..., Any]
     ) -> tuple[Any, Any, Any]:
         """Return index and score of the best product of each row, and state."""
         index, _, state = super().argmin_products(y, norms, block, between)
@@ -57,7 +57,9 @@ class CarefulBackend(NumpyBackend):
         """Return what so many empty sums leave of a tile of rows."""
         return _CarefulResiduals(self, x, n_sums, search)
 
-    def sums(self, x: Any, factors: list, centre: list, search: Any) -> "Sums":
+    def sums(
+        self, x: Any, factors: list[Any], centre: list[Any], search: Any
+    ) -> "Sums":
         """Return sums of codewords for a tile of rows, to be improved."""
         return _CarefulSums(self, x, factors, centre, search)
 
@@ -110,13 +112,13 @@ class _CarefulSums(Sums):
     """Sums anew from what was given in every step, and without an error."""
 
     def __init__(
-        self, be: Backend, x: Any, factors: Any, centre: list, search: Any
+        self, be: Backend, x: Any, factors: Any, centre: list[Any], search: Any
     ) -> None:
         super().__init__(be, x, factors, centre, search)
         self.given = x * search.scale
-        self.codes: list = []
+        self.codes: list[Any] = []
 
-    def _less(self, but: int | None) -> tuple:
+    def _less(self, but: int | None) -> tuple[Any, ...]:
         """Return what all codewords but one leave, and the digits that it has lost."""
         left = self.given, np.zeros_like(self.given)
         for j, factor in enumerate(self.factors):
@@ -124,7 +126,7 @@ class _CarefulSums(Sums):
                 left = less(*left, factor.exact[self.codes[j]])
         return left
 
-    def leave(self, codes: list) -> Any:
+    def leave(self, codes: list[Any]) -> Any:
         """Set what the codewords leave of the rows; return its squared norms."""
         self.codes = list(codes)
         left = np.add(*self._less(None))

@@ -66,7 +66,7 @@ class NumpyBackend(Backend):
         """Return how many numbers a tile may have."""
         return _TILE_ELEMENTS
 
-    def gathered(self, n_rows: int, parts: Iterator, dtype: Any = None) -> Any:
+    def gathered(self, n_rows: int, parts: Iterator[Any], dtype: Any = None) -> Any:
         """Join arrays of the rows that stand beside them."""
         whole: Any = None
         for rows, part in parts:
@@ -78,8 +78,12 @@ class NumpyBackend(Backend):
         return whole
 
     def over_rows(
-        self, n_rows: int, plan: Plan, tile: Callable[[slice], tuple], outputs: Sequence
-    ) -> list:
+        self,
+        n_rows: int,
+        plan: Plan,
+        tile: Callable[[slice], tuple[Any, ...]],
+        outputs: Sequence[Any],
+    ) -> list[Any]:
         """Copy what tiles return into arrays; on threads."""
         if plan.plain and n_rows <= plan.chunk:
             parts = alone(partial(tile, slice(0, n_rows)))
@@ -148,7 +152,7 @@ class NumpyBackend(Backend):
         """Return zeros."""
         return np.zeros(shape, dtype)
 
-    def concat(self, parts: list, axis: int) -> Any:
+    def concat(self, parts: list[Any], axis: int) -> Any:
         """Join arrays along an axis."""
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis)
 
@@ -278,7 +282,7 @@ class NumpyBackend(Backend):
         return products.tile_shape(block)[2]
 
     def argmin_products(
-        self, y: Any, norms: Any, block: Any, between: Callable
+        self, y: Any, norms: Any, block: Any, between: Callable[..., Any]
     ) -> tuple[Any, Any, Any]:
         """Return index and score of the best product of each row, and state."""
         n = len(y)
@@ -313,13 +317,15 @@ class NumpyBackend(Backend):
             scores[rows, best[:, j]] = np.inf
         return best
 
-    def cell_sums(self, X: Any, codes: Any, n_codewords: int, weights: Any) -> tuple:
+    def cell_sums(
+        self, X: Any, codes: Any, n_codewords: int, weights: Any
+    ) -> tuple[Any, ...]:
         """Return sums (n_codewords, d) and counts (n_codewords,) of rows by code."""
         n, d = X.shape
         chunk = max(_MIN_CHUNK_ROWS, n_codewords, -(-n // _MAX_CHUNKS))
         chunk = even_chunk(n, chunk, 16 * d)
         sums, counts = np.zeros((n_codewords, d)), np.zeros(n_codewords)
-        parts: dict[int, tuple] = {}
+        parts: dict[int, tuple[Any, ...]] = {}
 
         def worker(start: int, stop: int) -> None:
             some = None if weights is None else weights[start:stop]
@@ -335,7 +341,7 @@ class NumpyBackend(Backend):
 
     def added_up(
         self, rows: np.ndarray, codes: Any, n_codewords: Any, weights: Any
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         """Return float64 sums and counts by code, added up in the order of the rows."""
         values = np.ones(len(rows)) if weights is None else weights
         # Column i of this matrix has one entry, in the row of sample i's code.
@@ -452,7 +458,7 @@ def _of_rows(between: Any, rows: np.ndarray, row: Any, codeword: Any) -> Any:
     return between(rows[row], codeword)
 
 
-def doubtful(norms: Any, distances: Any, form: Any) -> tuple:
+def doubtful(norms: Any, distances: Any, form: Any) -> tuple[Any, ...]:
     """Return which rows may not be sure of their best scores, as `Backend.judged` says.
 
     Returns

@@ -64,7 +64,9 @@ def entries(table: np.ndarray, codes: np.ndarray, begins: np.ndarray) -> np.ndar
 # -- sums by code ----------------------------------------------------------------------
 
 
-def level_sums(X: Any, codes: Any, shares: Any, sizes: Sequence[int]) -> tuple:
+def level_sums(
+    X: Any, codes: Any, shares: Any, sizes: Sequence[int]
+) -> tuple[Any, ...]:
     """Return weighted sums of values by code; see `Backend.level_sums`."""
     begins = np.cumsum([0, *sizes])
     sums, reached = np.zeros((2, begins[-1]))

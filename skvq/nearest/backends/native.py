@@ -141,8 +141,8 @@ class _Pairs(NamedTuple):
     """Tables that are improved in turn, and the products of their codewords."""
 
     pairs: _PairsStruct
-    arrays: tuple
-    stages: list  # of the scores that a row has alone
+    arrays: tuple[Any, ...]
+    stages: list[Any]  # of the scores that a row has alone
     starts: np.ndarray
     slack: float
     least: float
@@ -151,16 +151,18 @@ class _Pairs(NamedTuple):
 class _LookUps(NamedTuple):
     """Addresses of what the tables of a beam search look up."""
 
-    products: list  # for each, those of the codewords of the tables before with its own
+    products: list[
+        Any
+    ]  # for each, those of the codewords of the tables before with its own
     rows: np.ndarray  # the tables
-    arrays: list
+    arrays: list[Any]
 
 
 class _Book(NamedTuple):
     """Tables of one shape, packed for the library."""
 
     codebook: _Codebook
-    arrays: tuple  # whose addresses it holds
+    arrays: tuple[Any, ...]  # whose addresses it holds
     scratch_bytes: int
     dtype: np.dtype
     n_tables: int
@@ -173,12 +175,14 @@ class _Panels(NamedTuple):
     """A stage of a beam search, packed for the library."""
 
     stage: _Stage
-    arrays: tuple
+    arrays: tuple[Any, ...]
     book: _Book  # the same table, for the search of one codeword
 
 
 class NativeBackend(NumpyBackend):
     """The host, where the library was built."""
+
+    group: Any
 
     is_compiled = True
 
@@ -240,7 +244,7 @@ class NativeBackend(NumpyBackend):
         self.group = library.skvq_group()
 
     @property
-    def key(self) -> tuple:
+    def key(self) -> tuple[Any, ...]:
         """What tells this backend's tables from those of others."""
         return ("native",)
 
@@ -254,7 +258,7 @@ class NativeBackend(NumpyBackend):
     def _packed_flat(self, form: Any) -> _Book:
         return self._packed_run(form, (form,))
 
-    def _packed_run(self, run: Any, tables: tuple = ()) -> _Book:
+    def _packed_run(self, run: Any, tables: tuple[Any, ...] = ()) -> _Book:
         tables = tables or run.tables
         one, dtype = tables[0], tables[0].weights.dtype
         plain = one.bias is None and one.offset is None and not one.rounded
@@ -295,7 +299,7 @@ class NativeBackend(NumpyBackend):
 
     def _panels(
         self, rows: np.ndarray, constants: Any, codewords: Any
-    ) -> tuple[_Stage, tuple]:
+    ) -> tuple[_Stage, tuple[Any, ...]]:
         dtype = rows.dtype
         size, d = rows.shape
         width = self.library.skvq_panel(TYPES[dtype.name])
@@ -315,7 +319,7 @@ class NativeBackend(NumpyBackend):
         )
         return stage, arrays
 
-    def _products(self, rows: np.ndarray, others: Any, padded: int) -> list:
+    def _products(self, rows: np.ndarray, others: Any, padded: int) -> list[Any]:
         """Return the products (n, padded) of rows of each of others with a table's."""
         wide = rows.astype(np.float64)
         # Scores without constants, negative: chains that no BLAS has a part in.
@@ -337,7 +341,7 @@ class NativeBackend(NumpyBackend):
             found.append(scores.astype(rows.dtype))
         return found
 
-    def products(self, search: Any, stages: list, tables: Any) -> Any:
+    def products(self, search: Any, stages: list[Any], tables: Any) -> Any:
         """Return what the tables of a beam search look up; None: nothing.
 
         Whether anything is does not depend on the rows, nor do codes on other rows.
@@ -365,7 +369,7 @@ class NativeBackend(NumpyBackend):
 
         return tables.form(("products", search.dtype, self.key), make)
 
-    def pairs(self, factors: list) -> Any:
+    def pairs(self, factors: list[Any]) -> Any:
         """Return the products of all codewords; None if they are too many to keep."""
         dtype, n_tables = factors[0].rows.dtype, len(factors)
         sizes = np.array([len(factor.rows) for factor in factors], np.int64)
@@ -396,7 +400,7 @@ class NativeBackend(NumpyBackend):
 
     def _book(
         self,
-        weights: list,
+        weights: list[Any],
         margin: Any,
         *,
         centre: Any = None,
@@ -494,7 +498,7 @@ class NativeBackend(NumpyBackend):
 
     def nearest_rows(
         self, x: Any, form: Any, metric: str, dtype: np.dtype, distances: bool
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         """Return codes and state of a tile of rows, and distances if asked for."""
         if metric == "cosine":
             x = self._unit_rows(x, scratch("unit rows", x.shape, dtype))
@@ -547,7 +551,7 @@ class NativeBackend(NumpyBackend):
         code_dtype: Any,
         distances: Any = False,
         scores: Any = False,
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         """Return codes (n, m), state (m, n), distances, and best scores and norms."""
         n = len(x)
         codes = np.empty((n, book.n_tables), code_dtype)
@@ -583,7 +587,9 @@ class NativeBackend(NumpyBackend):
             return _LookedUp(self, x, search)
         return _Residuals(self, x, n_sums, search)
 
-    def sums(self, x: Any, factors: list, centre: list, search: Any) -> "Sums":
+    def sums(
+        self, x: Any, factors: list[Any], centre: list[Any], search: Any
+    ) -> "Sums":
         """Return sums of codewords for a tile of rows, to be improved."""
         return _Sums(self, x, factors, centre, search)
 
@@ -678,7 +684,7 @@ class NativeBackend(NumpyBackend):
 
     def added_up(
         self, rows: np.ndarray, codes: Any, n_codewords: Any, weights: Any
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         """Return float64 sums and counts by code, added up in the order of the rows."""
         d = rows.shape[1]
         sums, counts = np.zeros((n_codewords, d)), np.zeros(n_codewords)
@@ -699,12 +705,12 @@ class NativeBackend(NumpyBackend):
         return sums, counts
 
 
-def _addresses(arrays: list) -> np.ndarray:
+def _addresses(arrays: list[Any]) -> np.ndarray:
     """Return where arrays are."""
     return np.array([each.ctypes.data for each in arrays], np.uintp)
 
 
-def _joined(arrays: list) -> np.ndarray:
+def _joined(arrays: list[Any]) -> np.ndarray:
     """Return arrays one after the other."""
     return np.ascontiguousarray(arrays[0] if len(arrays) == 1 else np.stack(arrays))
 
@@ -765,7 +771,7 @@ class _Residuals:
             return self._choose_one(stage)
         return self._choose_few(loss, stage, plain)
 
-    def _choose_few(self, loss: Any, stage: Any, plain: Any) -> tuple:
+    def _choose_few(self, loss: Any, stage: Any, plain: Any) -> tuple[Any, ...]:
         costs = self.norms()
         self.most = costs.max(axis=1)
         if loss is not None:
@@ -812,7 +818,7 @@ class _Residuals:
         )
         getattr(library, f"skvq_{name}")(packed, *given, self.be.memory(size))
 
-    def _choose_one(self, stage: Any) -> tuple:
+    def _choose_one(self, stage: Any) -> tuple[Any, ...]:
         codes, state, _, own = self.be._search(
             self.rest, stage.packed.book, np.int64, scores=True
         )
@@ -904,7 +910,7 @@ class _Sums(Sums):
     """What sums of codewords leave of a tile of rows, in scratch memory."""
 
     def __init__(
-        self, be: Backend, x: Any, factors: Any, centre: list, search: Any
+        self, be: Backend, x: Any, factors: Any, centre: list[Any], search: Any
     ) -> None:
         super().__init__(be, x, factors, centre, search)
         self.left = scratch("residuals", x.shape, search.dtype)
@@ -912,7 +918,9 @@ class _Sums(Sums):
         self.pairs = search.pairs
         self.scores: Any = None
 
-    def improved(self, codes: list, order: Any, n_sweeps: int, size: Any) -> tuple:
+    def improved(
+        self, codes: list[Any], order: Any, n_sweeps: int, size: Any
+    ) -> tuple[Any, ...]:
         """Return codes after so many sweeps over tables, and the state of the rows."""
         if self.pairs is None or not len(order) or not n_sweeps:
             return super().improved(codes, order, n_sweeps, size)
@@ -949,7 +957,7 @@ class _Sums(Sums):
             )
         return list(found.T), state
 
-    def leave(self, codes: list) -> Any:
+    def leave(self, codes: list[Any]) -> Any:
         """Set what the codewords leave of the rows; return its squared norms."""
         self.left[...] = self.target
         for factor, column in zip(self.factors, codes, strict=True):

@@ -59,6 +59,10 @@ class NativeTrellisSearch:
         The alphabets.
     """
 
+    group: Any
+    tile_rows: int
+    work: Any
+
     def __init__(self, lib: ctypes.CDLL, form: Any) -> None:
         trellis, number = form.trellis, TYPES[form.dtype.name]
         self._call = lib.skvq_viterbi
@@ -100,7 +104,7 @@ class NativeTrellisSearch:
 
     def __call__(
         self, x: Any, states: Any, ends: str, as_levels: bool, exact: Any, dtype: Any
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         """Return codes and distances of a tile of rows; see `TrellisSearch`."""
         n, d = x.shape
         codes, distances = np.empty((n, d), dtype), np.empty(n)

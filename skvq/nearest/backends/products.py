@@ -57,7 +57,7 @@ def _common_terms(xp: Any, y: Any, block: Any) -> Any:
     return block.half_norms - _inner(xp, shorter, block.inner)
 
 
-def _inner(xp: Any, y: Any, factors: Sequence) -> Any:
+def _inner(xp: Any, y: Any, factors: Sequence[Any]) -> Any:
     """Return y.(c - centre) for all products c of the factors, (n_rows, n_products)."""
     *prefix, last = factors
     if not prefix:

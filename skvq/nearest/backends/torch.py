@@ -64,7 +64,9 @@ class TorchBackend(Backend):
         order = self.stable_order(self.take_along(scores, places))
         return self.take_along(places, order)
 
-    def cell_sums(self, X: Any, codes: Any, n_codewords: int, weights: Any) -> tuple:
+    def cell_sums(
+        self, X: Any, codes: Any, n_codewords: int, weights: Any
+    ) -> tuple[Any, ...]:
         """Return sums (n_codewords, d) and counts (n_codewords,) of rows by code."""
         if self.device.type != "cpu":
             return super().cell_sums(X, codes, n_codewords, weights)

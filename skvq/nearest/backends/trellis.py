@@ -7,6 +7,7 @@ by itself, and they have the order of the compiled search: both find the same pa
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 # Memory of a tile of rows: a byte of what survives for each state and step, and a few
 # numbers for each step.
@@ -34,6 +35,18 @@ class TrellisSearch:
         Rows that a thread takes at a time, of which so many are searched together, and
         numbers that a row has in memory.
     """
+
+    be: Any
+    begins: Any
+    edges: list[Any]
+    elements: Any
+    form: Any
+    levels: Any
+    places: NDArray[Any]
+    step_begins: Any
+    subsets: Any
+    windows: list[Any]
+    work: Any
 
     group = 1
 
@@ -70,7 +83,7 @@ class TrellisSearch:
 
     def __call__(
         self, x: Any, states: Any, ends: str, as_levels: bool, exact: Any, dtype: Any
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         """Return codes and distances of a tile of rows; see `skvq.nearest.viterbi`.
 
         Parameters
@@ -133,7 +146,7 @@ class TrellisSearch:
         """Return the numbers from 0 to n - 1."""
         return self.be.send(np.arange(n, dtype=np.int64))
 
-    def _branches(self, active: Any) -> tuple:
+    def _branches(self, active: Any) -> tuple[Any, ...]:
         """Return, for each step, what a window costs and, of subsets, their levels.
 
         Of subsets, costs (n_steps, 4, n) and which level of each is the nearest; of
@@ -153,7 +166,7 @@ class TrellisSearch:
                 parts.append(be.contiguous(be.permuted(part, (1, 0)))[:, None, :])
         return be.concat(nearest, axis=1), be.concat(costs, axis=1)
 
-    def _forward(self, branches: Any, order: Any, cost: Any) -> tuple:
+    def _forward(self, branches: Any, order: Any, cost: Any) -> tuple[Any, ...]:
         """Return which windows survive at each step, and the sums of costs (S, n)."""
         be, xp, trellis = self.be, self.be.xp, self.form.trellis
         k, apart = trellis.step_bits, trellis.n_states >> trellis.step_bits
@@ -183,7 +196,7 @@ class TrellisSearch:
         gaps = branch[None, :] - self.levels[begin : begin + size][:, None]
         return gaps * gaps
 
-    def _back(self, survivors: list, state: Any) -> tuple:
+    def _back(self, survivors: list[Any], state: Any) -> tuple[Any, ...]:
         """Return the windows of the paths to states (n,), by step, and their first."""
         be, trellis = self.be, self.form.trellis
         n = state.shape[0]
@@ -197,7 +210,7 @@ class TrellisSearch:
             state = window >> trellis.step_bits
         return windows[::-1], state
 
-    def _named(self, windows: list, nearest: Any, n: int) -> tuple:
+    def _named(self, windows: list[Any], nearest: Any, n: int) -> tuple[Any, ...]:
         """Return codes and places in the alphabets, (n_features, n), of windows."""
         be, form = self.be, self.form
         steps, trellis = form.steps, form.trellis

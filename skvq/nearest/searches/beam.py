@@ -12,6 +12,7 @@ from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skvq._checks import check_memory
 from skvq.nearest.backends.base import COARSE, Backend, Plan, less
@@ -47,7 +48,7 @@ class Options(NamedTuple):
     beam_size: int
     n_best: int
     stage_weights: Any
-    biases: list | None
+    biases: list[Any] | None
     distances: bool
     dtype: Any
 
@@ -71,6 +72,18 @@ class Stage(NamedTuple):
 class Search:
     """What all tiles share: the tables, made ready, and the sizes of a tile."""
 
+    begun: list[NDArray[Any]]
+    begun_biases: list[Any]
+    begun_weights: NDArray[Any]
+    biased: bool
+    limit: float
+    most_sums: int
+    most_work: float
+    scale: float
+    weighted: bool
+    width: Any
+    work: float
+
     def __init__(
         self, tables: Tables, n_sums: int, n_begun: int, options: Any, dtype: Any
     ) -> None:
@@ -90,7 +103,7 @@ class Search:
         self.weights = weights
         ahead = np.append(np.cumsum(weights[::-1])[::-1][1:], 0.0)
         self.begun_weights = weights[:n_begun]
-        biases: list = [None] * len(tables)
+        biases: list[Any] = [None] * len(tables)
         if options.biases is not None:
             biases = [scaled_bias(each, self.scale, dtype) for each in options.biases]
         self.biased = options.biases is not None
@@ -194,7 +207,7 @@ def common_scale(codebooks: Any, dtype: Any) -> float:
 
 def nearest_best(
     be: Backend, X: Any, begun: Any, tables: Tables, options: Any
-) -> tuple:
+) -> tuple[Any, ...]:
     """Return codes, and distances or None; see `skvq.nearest.nearest_best`."""
     dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), tables.dtype)
     search, here = _prepared(be, tables, begun.shape[1], begun.shape[2], options, dtype)
@@ -205,7 +218,7 @@ def nearest_best(
     shape, wanted = (search.n_found, len(tables)), be.code_dtype(options.dtype)
     outputs = [(shape, wanted), ((), np.uint8), (shape[:1], np.float64)]
 
-    def tile(rows: slice) -> tuple:
+    def tile(rows: slice) -> tuple[Any, ...]:
         return _tile(be, X[rows, :], begun[rows, ...], search, here, options.distances)
 
     outputs = outputs[: 2 + options.distances]
@@ -220,10 +233,10 @@ def nearest_best(
 
 def _prepared(
     be: Backend, tables: Any, n_sums: int, n_begun: int, options: Any, dtype: Any
-) -> tuple:
+) -> tuple[Any, ...]:
     """Return the search, and its tables and stages on the device."""
 
-    def make() -> tuple:
+    def make() -> tuple[Any, ...]:
         search = Search(tables, n_sums, n_begun, options, dtype)
         begun = [
             (be.send(rows), None if bias is None else be.send(bias))
@@ -242,7 +255,7 @@ def _prepared(
 
 def _again(
     be: Backend, begun: Any, tables: Any, options: Any, limit: Any, x: Any, rows: slice
-) -> tuple:
+) -> tuple[Any, ...]:
     """Search some rows of the host with care."""
     check_reach(x, limit)
     x, given = x.astype(np.float64), be.to_host(be.take(begun, rows))
@@ -260,7 +273,7 @@ def _again(
 
 def _tile(
     be: Backend, x: Any, begun: Any, search: Search, here: Any, distances: bool
-) -> tuple:
+) -> tuple[Any, ...]:
     """Return codes and state of a tile, and the distances if they are asked for."""
     n, b = begun.shape[:2]
     begun_tables, stages = here

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from skvq.nearest.backends.host import HOST
@@ -31,6 +32,11 @@ class DistanceTable:
     >>> DistanceTable([[0.0, 1.0]])([[0.0, 0.0], [4.0, 4.0]]).tolist()
     [[1.0], [25.0]]
     """
+
+    centre: NDArray[Any]
+    metric: Metric
+    norms: Any
+    rows: Any
 
     def __init__(self, X: Any, metric: Metric = "sqeuclidean") -> None:
         X = HOST.matrix(X, "X")
@@ -71,7 +77,7 @@ class DistanceTable:
         return result
 
 
-def level_distances(X: np.ndarray, levels: Sequence, metric: str) -> np.ndarray:
+def level_distances(X: np.ndarray, levels: Sequence[Any], metric: str) -> np.ndarray:
     """Return distances to levels; see `skvq.nearest.level_distances`."""
     columns = np.repeat(np.arange(len(levels)), [len(each) for each in levels])
     each, values = np.concatenate(levels).astype(np.float64), X[:, columns]

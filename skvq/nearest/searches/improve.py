@@ -135,7 +135,7 @@ def _schedule(sizes: Sequence[int], n_replaced: int, seed: int) -> Iterator[Any]
 
 def improve_sums(
     be: Backend, X: Any, codes: Any, tables: Tables, options: Any
-) -> tuple:
+) -> tuple[Any, ...]:
     """Return codes and distances; see `skvq.nearest.improve_sums`."""
     dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), tables.dtype)
     prepared = _prepared(be, tables, dtype)
@@ -148,7 +148,7 @@ def improve_sums(
     work *= max(1, options.n_rounds)
     plan = Plan(chunk, most + 4 * X.shape[1], work, be.is_compiled)
 
-    def tile(cut: slice) -> tuple:
+    def tile(cut: slice) -> tuple[Any, ...]:
         return _tile(be, X[cut, :], codes[cut, :], prepared, rounds, options.n_sweeps)
 
     outputs = [((len(tables),), be.code_dtype(options.dtype)), ((), np.uint8)]
@@ -165,10 +165,10 @@ def improve_sums(
     return improved, found
 
 
-def _prepared(be: Backend, tables: Tables, dtype: np.dtype) -> tuple:
+def _prepared(be: Backend, tables: Tables, dtype: np.dtype) -> tuple[Any, ...]:
     """Return the search; on the device its tables and their centre."""
 
-    def make() -> tuple:
+    def make() -> tuple[Any, ...]:
         search = _Search(tables, dtype)
         factors = [be.sent(factor, "factor") for factor in search.factors]
         search.pairs = be.pairs(factors)
@@ -186,7 +186,7 @@ def _again(
     limit: Any,
     x: Any,
     rows: slice,
-) -> tuple:
+) -> tuple[Any, ...]:
     """Improve the codes of some rows of the host with care."""
     check_reach(x, limit)
     x, given = x.astype(np.float64), be.to_host(be.take(given, rows))
@@ -202,7 +202,7 @@ def _again(
 
 def _tile(
     be: Backend, x: Any, given: Any, prepared: Any, rounds: Any, n_sweeps: int
-) -> tuple:
+) -> tuple[Any, ...]:
     """Return the best codes of a tile that were seen, state, and distances."""
     search, factors, centre = prepared
     sums = be.sums(x, factors, centre, search)

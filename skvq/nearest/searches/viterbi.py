@@ -43,7 +43,7 @@ class TrellisForm(NamedTuple):
 
 def viterbi(
     be: Backend, X: Any, states: Any, alphabets: Columns, options: Any
-) -> tuple:
+) -> tuple[Any, ...]:
     """Return codes, and distances or None; see `skvq.nearest.viterbi`."""
     own = alphabets.form("dtype", lambda: _dtype(alphabets))
     dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), own)
@@ -60,7 +60,7 @@ def viterbi(
     chunk = -(-chunk // search.group) * search.group
     plan = Plan(chunk, search.elements, search.work, plain=True)
 
-    def tile(rows: slice) -> tuple:
+    def tile(rows: slice) -> tuple[Any, ...]:
         return search(
             be.cast(X[rows, :], dtype),
             None if states is None else states[rows],
@@ -165,7 +165,7 @@ def trellis_levels(
     if trellis.has_subsets:
         subsets = be.send(trellis.subsets.astype(np.int64))
 
-    def tile(rows: slice) -> tuple:
+    def tile(rows: slice) -> tuple[Any, ...]:
         code = be.cast(codes[rows, :], np.int64)
         n = code.shape[0]
         nothing = be.zeros((n, 1), np.int64)
