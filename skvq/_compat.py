@@ -13,12 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import numpy as np
 from sklearn import get_config
-from sklearn.utils._param_validation import Interval as _Interval
-from sklearn.utils._param_validation import (
-    Options,
-    StrOptions,
-    validate_parameter_constraints,
-)
+from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import _check_sample_weight
@@ -90,6 +85,36 @@ if TYPE_CHECKING:
             """Return the names of the columns."""
             ...
 
+    class Options:
+        """Values that a parameter may have."""
+
+        options: set[Any]
+
+        def __init__(self, type: type[Any], options: set[Any]) -> None: ...
+        def is_satisfied_by(self, val: Any) -> bool:
+            """Tell whether a value is one of them."""
+            ...
+
+    class StrOptions(Options):
+        """Texts that a parameter may be."""
+
+        def __init__(self, options: set[str]) -> None: ...
+
+    class _Interval:
+        def __init__(
+            self,
+            type: type[Any],
+            left: float | None,
+            right: float | None,
+            *,
+            closed: str,
+        ) -> None: ...
+
+        type: Any
+
+        def __contains__(self, val: Any) -> bool: ...
+        def is_satisfied_by(self, val: Any) -> bool: ...
+
     class _BaseComposition(BaseEstimator):
         def _get_params(self, attr: str, deep: bool = True) -> dict[str, Any]: ...
         def _set_params(self, attr: str, **params: Any) -> Self: ...
@@ -103,6 +128,8 @@ else:
         TransformerMixin,
         _fit_context,
     )
+    from sklearn.utils._param_validation import Interval as _Interval
+    from sklearn.utils._param_validation import Options, StrOptions
     from sklearn.utils.metaestimators import _BaseComposition, available_if
 
 F = TypeVar("F", bound=Callable[..., Any])

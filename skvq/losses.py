@@ -40,7 +40,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal, overload
 
 from skvq._typing import ArrayT, Number, Size
 from skvq.nearest.backends.arrays import (
@@ -78,6 +78,14 @@ _MAX_GROUP_SIZE = 24
 # -- squared errors ----------------------------------------------------------------
 
 
+@overload
+def codebook_loss(
+    X: ArrayT, X_quant: ArrayT, *, return_grad: Literal[False] = False
+) -> ArrayT: ...
+@overload
+def codebook_loss(
+    X: ArrayT, X_quant: ArrayT, *, return_grad: Literal[True]
+) -> tuple[ArrayT, ArrayT, ArrayT]: ...
 def codebook_loss(X: Any, X_quant: Any, *, return_grad: bool = False) -> Any:
     r"""Squared error that moves the codewords towards the samples.
 
@@ -128,6 +136,14 @@ def codebook_loss(X: Any, X_quant: Any, *, return_grad: bool = False) -> Any:
     return _pair_loss(X, X_quant, 1.0, 0.0, return_grad)
 
 
+@overload
+def commitment_loss(
+    X: ArrayT, X_quant: ArrayT, *, return_grad: Literal[False] = False
+) -> ArrayT: ...
+@overload
+def commitment_loss(
+    X: ArrayT, X_quant: ArrayT, *, return_grad: Literal[True]
+) -> tuple[ArrayT, ArrayT, ArrayT]: ...
 def commitment_loss(X: Any, X_quant: Any, *, return_grad: bool = False) -> Any:
     r"""Squared error that moves the encoder's outputs towards their codewords.
 
@@ -176,6 +192,18 @@ def commitment_loss(X: Any, X_quant: Any, *, return_grad: bool = False) -> Any:
     return _pair_loss(X, X_quant, 0.0, 1.0, return_grad)
 
 
+@overload
+def vq_loss(
+    X: ArrayT,
+    X_quant: ArrayT,
+    *,
+    beta: Number = ...,
+    return_grad: Literal[False] = False,
+) -> ArrayT: ...
+@overload
+def vq_loss(
+    X: ArrayT, X_quant: ArrayT, *, beta: Number = ..., return_grad: Literal[True]
+) -> tuple[ArrayT, ArrayT, ArrayT]: ...
 def vq_loss(
     X: Any, X_quant: Any, *, beta: Number = 0.25, return_grad: bool = False
 ) -> Any:
@@ -225,9 +253,29 @@ def vq_loss(
     6.25
     """
     _check_number(beta, "beta")
-    return _pair_loss(X, X_quant, 1.0, float(beta), return_grad)
+    return _pair_loss(X, X_quant, 1.0, beta, return_grad)
 
 
+@overload
+def partial_sum_loss(
+    X: ArrayT,
+    partial_sums: ArrayT,
+    *,
+    stage_weights: Sequence[Number] | None = ...,
+    beta: Number = ...,
+    codebook_weight: Number = ...,
+    return_grad: Literal[False] = False,
+) -> ArrayT: ...
+@overload
+def partial_sum_loss(
+    X: ArrayT,
+    partial_sums: ArrayT,
+    *,
+    stage_weights: Sequence[Number] | None = ...,
+    beta: Number = ...,
+    codebook_weight: Number = ...,
+    return_grad: Literal[True],
+) -> tuple[ArrayT, ArrayT, ArrayT]: ...
 def partial_sum_loss(
     X: Any,
     partial_sums: Any,
@@ -380,6 +428,26 @@ def _pair_gradients(
 # -- entropies of bits -------------------------------------------------------------
 
 
+@overload
+def lfq_entropy_loss(
+    X: ArrayT,
+    *,
+    inverse_temperature: Number = ...,
+    scale: Number = ...,
+    gamma: Number = ...,
+    group_size: Size = ...,
+    return_grad: Literal[False] = False,
+) -> ArrayT: ...
+@overload
+def lfq_entropy_loss(
+    X: ArrayT,
+    *,
+    inverse_temperature: Number = ...,
+    scale: Number = ...,
+    gamma: Number = ...,
+    group_size: Size = ...,
+    return_grad: Literal[True],
+) -> tuple[ArrayT, ArrayT]: ...
 def lfq_entropy_loss(
     X: Any,
     *,
@@ -482,6 +550,24 @@ def lfq_entropy_loss(
     return _cast_gradients(xp, loss, (slope * gradient,), dtypes)
 
 
+@overload
+def bsq_entropy_loss(
+    X: ArrayT,
+    *,
+    inverse_temperature: Number = ...,
+    gamma: Number = ...,
+    group_size: Size = ...,
+    return_grad: Literal[False] = False,
+) -> ArrayT: ...
+@overload
+def bsq_entropy_loss(
+    X: ArrayT,
+    *,
+    inverse_temperature: Number = ...,
+    gamma: Number = ...,
+    group_size: Size = ...,
+    return_grad: Literal[True],
+) -> tuple[ArrayT, ArrayT]: ...
 def bsq_entropy_loss(
     X: Any,
     *,
@@ -724,6 +810,14 @@ def _bit_sums(xp: Any, table: Any) -> Iterator[tuple[Any, Any]]:
 # -- codebooks and their use -------------------------------------------------------
 
 
+@overload
+def orthogonality_loss(
+    codebook: ArrayT, *, return_grad: Literal[False] = False
+) -> ArrayT: ...
+@overload
+def orthogonality_loss(
+    codebook: ArrayT, *, return_grad: Literal[True]
+) -> tuple[ArrayT, ArrayT]: ...
 def orthogonality_loss(codebook: Any, *, return_grad: bool = False) -> Any:
     r"""Mean squared cosine between different codewords.
 
@@ -800,6 +894,14 @@ def orthogonality_loss(codebook: Any, *, return_grad: bool = False) -> Any:
     return _cast_gradients(xp, loss, (gradient,), dtypes)
 
 
+@overload
+def diversity_loss(
+    probabilities: ArrayT, *, return_grad: Literal[False] = False
+) -> ArrayT: ...
+@overload
+def diversity_loss(
+    probabilities: ArrayT, *, return_grad: Literal[True]
+) -> tuple[ArrayT, ArrayT]: ...
 def diversity_loss(probabilities: Any, *, return_grad: bool = False) -> Any:
     r"""Negative entropy of the mean use of the codewords.
 
@@ -861,6 +963,14 @@ def diversity_loss(probabilities: Any, *, return_grad: bool = False) -> Any:
     return _cast_gradients(xp, loss, (_repeat(xp, row, probabilities),), dtypes)
 
 
+@overload
+def perplexity_loss(
+    probabilities: ArrayT, *, return_grad: Literal[False] = False
+) -> ArrayT: ...
+@overload
+def perplexity_loss(
+    probabilities: ArrayT, *, return_grad: Literal[True]
+) -> tuple[ArrayT, ArrayT]: ...
 def perplexity_loss(probabilities: Any, *, return_grad: bool = False) -> Any:
     r"""Share of the codewords that the mean use leaves idle.
 

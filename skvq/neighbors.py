@@ -5,7 +5,7 @@ A search compares each query with all codes, by a few look-ups for each of them 
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -302,13 +302,28 @@ class QuantizedNeighbors(
 
     # -- the search ----------------------------------------------------------------
 
+    @overload
+    def kneighbors(
+        self,
+        X: MatrixLike | None = ...,
+        n_neighbors: Size | None = ...,
+        return_distance: Literal[True] = ...,
+    ) -> tuple[NDArray[np.float64], NDArray[np.intp]]: ...
+    @overload
+    def kneighbors(
+        self,
+        X: MatrixLike | None = ...,
+        n_neighbors: Size | None = ...,
+        *,
+        return_distance: Literal[False],
+    ) -> NDArray[np.intp]: ...
     @in_own_context
     def kneighbors(
         self,
         X: MatrixLike | None = None,
         n_neighbors: Size | None = None,
         return_distance: bool = True,
-    ) -> Any:
+    ) -> tuple[NDArray[np.float64], NDArray[np.intp]] | NDArray[np.intp]:
         """Find the nearest rows of each query.
 
         Parameters

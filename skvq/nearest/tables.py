@@ -55,7 +55,10 @@ _MOST_FORMS = 16
 # Rows of packed codes that are checked at a time.
 _CHECKED_ROWS = 2**16
 # Distances that differ by a smaller share of the larger are the same to the searches.
-TOLERANCE = {np.dtype(np.float32): 2.0**-18, np.dtype(np.float64): 2.0**-46}
+TOLERANCE: dict[np.dtype[Any], float] = {
+    np.dtype(np.float32): 2.0**-18,
+    np.dtype(np.float64): 2.0**-46,
+}
 
 
 # The dtypes that are computed in as they are: asked for by every search.
