@@ -8,11 +8,14 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from skvq._checks import is_sequence
+from skvq._typing import HasCodebooks, MatrixLike
 from skvq._validation import check_matrix
 from skvq.nearest import HOST, DistanceTable, backend_of
 
 
-def match(old: Any, new: Any) -> tuple[NDArray[np.intp], ...]:
+def match(
+    old: Sequence[MatrixLike] | HasCodebooks, new: Sequence[MatrixLike] | HasCodebooks
+) -> tuple[NDArray[np.intp], ...]:
     """Return the names that new codewords take so that codes keep their meaning.
 
     A fit numbers its codewords as it comes upon them.  Here each old codeword hands its

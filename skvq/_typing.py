@@ -47,6 +47,15 @@ class Frozen(Protocol):
         ...
 
 
+class HasCodebooks(Protocol):
+    """A fitted quantizer, or what else has its tables."""
+
+    @property
+    def codebooks_(self) -> Sequence[Any]:
+        """The tables W_1..W_m."""
+        ...
+
+
 class SupportsArray(Protocol):
     """What NumPy can read: arrays of all libraries of the host, and dataframes."""
 
