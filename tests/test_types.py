@@ -13,6 +13,7 @@ import sys
 from importlib.util import find_spec
 from inspect import getdoc
 from pathlib import Path
+from shutil import copytree
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -31,6 +32,7 @@ RIGHT = SCRIPTS / "right.py"
 
 def mypy(folder):
     """Return the errors as (file, line, message), of a user's strict settings."""
+    copytree(SCRIPTS, folder / "scripts")
     settings = folder / "mypy.ini"
     settings.write_text(
         "[mypy]\nstrict = true\n"
@@ -40,7 +42,7 @@ def mypy(folder):
     )
     command = [sys.executable, "-m", "mypy", "--output", "json", "--config-file"]
     found = subprocess.run(
-        [*command, settings, "--cache-dir", folder / "cache", RIGHT, WRONG],
+        [*command, settings, "--cache-dir", folder / "cache", "scripts"],
         env={**os.environ, "MYPYPATH": str(ROOT)},
         cwd=folder,
         capture_output=True,
@@ -54,8 +56,9 @@ def mypy(folder):
 
 def pyright(folder):
     """Return the same of pyright, in its standard mode."""
+    copytree(SCRIPTS, folder / "scripts")
     settings = {
-        "include": [str(RIGHT), str(WRONG)],
+        "include": ["scripts"],
         "extraPaths": [str(ROOT)],
         "typeCheckingMode": "standard",
         # Lines that name an attribute and do nothing with it.

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from skvq.nearest.backends import levels
-from skvq.nearest.backends.base import Backend
 from skvq.nearest.backends.levels import tile_rows
 from skvq.nearest.threads import map_plain_tiles, scratch
 
@@ -15,7 +14,7 @@ _WORK = 40.0
 
 
 def equal_cells(
-    be: Backend, X: np.ndarray, cells: levels.EqualCells, dtype: Any
+    be: Any, X: np.ndarray, cells: levels.EqualCells, dtype: Any
 ) -> np.ndarray:
     """Return the cells of X; see `Backend.equal_cells`."""
     codes = np.empty(X.shape, dtype)
