@@ -12,7 +12,7 @@ from sklearn.exceptions import NotFittedError
 
 from skvq import _ans
 from skvq._code_checks import check_codes, check_integer, check_sizes, sent
-from skvq._typing import MatrixLike, Sizes, VectorLike
+from skvq._typing import MatrixLike, Size, Sizes, VectorLike
 from skvq._weights import check_weights
 
 # Frequencies of all tables together, of 4 bytes each.
@@ -103,7 +103,7 @@ class EntropyCoder:
         sizes: Sizes,
         *,
         conditional: bool = False,
-        block_rows: int = 1024,
+        block_rows: Size = 1024,
     ) -> None:
         self.sizes = check_sizes(sizes)
         self.conditional = bool(conditional)
@@ -128,10 +128,10 @@ class EntropyCoder:
     @classmethod
     def from_counts(
         cls,
-        counts: Sequence[VectorLike],
+        counts: Sequence[VectorLike | None] | NDArray[Any],
         *,
         conditional: bool = False,
-        block_rows: int = 1024,
+        block_rows: Size = 1024,
     ) -> Self:
         """Return a coder for what was counted already.
 

@@ -20,7 +20,7 @@ from skvq._code_checks import (
     sent,
     smallest_dtype,
 )
-from skvq._typing import MatrixLike, Sizes, StackLike
+from skvq._typing import MatrixLike, Size, Sizes, StackLike
 from skvq._validation import followed_backend
 from skvq.nearest import Backend
 
@@ -133,7 +133,7 @@ class UniqueIds:
         sizes: Sizes,
         *,
         overflow: Literal["error", "digit"] = "error",
-        max_width: int = 256,
+        max_width: Size = 256,
     ) -> None:
         self.sizes = check_sizes(sizes)
         if overflow not in ("error", "digit"):

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from skvq._checks import is_sequence
-from skvq._typing import HasCodebooks, MatrixLike
+from skvq._typing import HasCodebooks, Matrices
 from skvq._validation import check_matrix
 from skvq.nearest import HOST, DistanceTable, backend_of
 
 
 def match(
-    old: Sequence[MatrixLike] | HasCodebooks, new: Sequence[MatrixLike] | HasCodebooks
+    old: Matrices | HasCodebooks, new: Matrices | HasCodebooks
 ) -> tuple[NDArray[np.intp], ...]:
     """Return the names that new codewords take so that codes keep their meaning.
 

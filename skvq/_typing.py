@@ -71,6 +71,9 @@ VectorLike: TypeAlias = SupportsArray | Sequence[SupportsFloat]
 MatrixLike: TypeAlias = (
     SupportsArray | Sequence[SupportsArray] | Sequence[Sequence[SupportsFloat]]
 )
+# Several of them, of which an array is taken apart along its first axis.
+Vectors: TypeAlias = Sequence[VectorLike] | NDArray[Any]
+Matrices: TypeAlias = Sequence[MatrixLike] | NDArray[Any]
 # Of three dimensions.
 StackLike: TypeAlias = (
     SupportsArray

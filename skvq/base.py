@@ -84,7 +84,7 @@ from skvq._dask import batches, check_lazy_codes, dask_rows, lazily
 from skvq._given import check_codebooks
 from skvq._match import check_names
 from skvq._sums import SumsOfCodes
-from skvq._typing import MatrixLike, Request, Size, VectorLike
+from skvq._typing import Matrices, MatrixLike, Request, Size, VectorLike
 from skvq._validation import (
     as_it_is_now,
     backend_of_samples,
@@ -367,7 +367,7 @@ class BaseQuantizer(
     # -- public methods ------------------------------------------------------------
 
     @classmethod
-    def from_codebooks(cls, codebooks: Sequence[MatrixLike], **parameters: Any) -> Self:
+    def from_codebooks(cls, codebooks: Matrices, **parameters: Any) -> Self:
         """Return a quantizer that is fitted: its codebooks are given, not learned.
 
         Parameters
@@ -497,7 +497,7 @@ class BaseQuantizer(
 
     @available_unless(_reason_against_names)
     @in_own_context
-    def rename_codes(self, names: Sequence[VectorLike | None]) -> Self:
+    def rename_codes(self, names: Sequence[VectorLike | None] | NDArray[Any]) -> Self:
         """Give codes other names: put the codewords of each column in another order.
 
         What a code stands for goes with its name, so that nothing else changes: the

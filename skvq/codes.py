@@ -43,7 +43,7 @@ from skvq._code_checks import (
 from skvq._entropy import EntropyCoder
 from skvq._ids import UniqueIds
 from skvq._match import match
-from skvq._typing import MatrixLike, Sizes, VectorLike
+from skvq._typing import MatrixLike, Size, Sizes, VectorLike
 from skvq._validation import followed_backend
 from skvq.nearest import engine_of
 
@@ -207,7 +207,7 @@ def unpack(
     method: Method = "columns",
     row_aligned: bool = True,
     bitorder: BitOrder = "big",
-    n_samples: int | None = None,
+    n_samples: Size | None = None,
 ) -> NDArray[Any]:
     """Unpack what `pack` has packed.
 

@@ -20,6 +20,7 @@ from skvq._typing import (
     Size,
     Sizes,
     VectorLike,
+    Vectors,
 )
 from skvq._validation import all_in_memory, check_numbers, warn
 from skvq.coding.levels import CellMeans, Grid, Levels, is_table, range_of_levels
@@ -214,7 +215,7 @@ class UniformQuantizer(ScalarQuantizer):
     (18, 8, 1)
     """
 
-    levels: LevelsRule | Sequence[VectorLike]
+    levels: LevelsRule | Vectors
 
     feature_range_: tuple[NDArray[Any], NDArray[Any]]
     step_: float
@@ -241,9 +242,9 @@ class UniformQuantizer(ScalarQuantizer):
         self,
         n_levels: Size | Sizes = 256,
         *,
-        feature_range: RangeRule | VectorLike | Sequence[VectorLike] = "minmax",
+        feature_range: RangeRule | VectorLike | Vectors = "minmax",
         quantile_range: VectorLike = (0.1, 99.9),
-        levels: LevelsRule | Sequence[VectorLike] = "uniform",
+        levels: LevelsRule | Vectors = "uniform",
         density: Density = "data",
         ends: Ends = "edges",
         share_levels: bool = False,

@@ -12,7 +12,15 @@ from skvq import nearest
 from skvq._checks import check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
 from skvq._given import are_shared, as_shared, one_or_each
-from skvq._typing import BackendName, MatrixLike, Number, RandomState, Size, Sizes
+from skvq._typing import (
+    BackendName,
+    Matrices,
+    MatrixLike,
+    Number,
+    RandomState,
+    Size,
+    Sizes,
+)
 from skvq._validation import check_table, warn
 from skvq.base import BaseQuantizer, check_as_before, reordered_once, reordered_table
 from skvq.learning import kronecker as learning
@@ -160,7 +168,7 @@ class KroneckerQuantizer(BaseQuantizer):
         n_codewords: Size | Sizes = 16,
         *,
         share_codebook: bool = False,
-        init: Literal["spectral"] | Sequence[MatrixLike] = "spectral",
+        init: Literal["spectral"] | Matrices = "spectral",
         fixed_factors: Sequence[MatrixLike | None] | None = None,
         n_init: Size = 1,
         max_iter: Size = 50,

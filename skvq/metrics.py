@@ -49,7 +49,7 @@ Samples come first, then what was made of them, then keywords, as in `sklearn.me
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -67,7 +67,7 @@ from skvq._checks import (
 from skvq._code_checks import row_words
 from skvq._drift import drift
 from skvq._reports import CodeReport, DriftReport
-from skvq._typing import MatrixLike, Sizes, VectorLike
+from skvq._typing import MatrixLike, MetricName, Number, Size, Sizes, VectorLike
 from skvq._validation import check_matrix, first_followed, followed_backend
 from skvq._weights import check_weights, drop_zero_weights
 from skvq.model_selection import (
@@ -75,7 +75,7 @@ from skvq.model_selection import (
     neg_entropy_bits,
     neg_reconstruction_error,
 )
-from skvq.nearest import HOST, Backend, Metric, accumulate, backend_of, paired
+from skvq.nearest import HOST, Backend, accumulate, backend_of, paired
 
 __all__ = [
     "CodeReport",
@@ -107,7 +107,7 @@ def distortion(
     X: MatrixLike,
     X_quant: MatrixLike,
     *,
-    metric: Metric = "sqeuclidean",
+    metric: MetricName | Callable[..., Any] = "sqeuclidean",
     sample_weight: VectorLike | None = None,
 ) -> float:
     r"""Mean distance of the samples from their reconstructions.
@@ -216,7 +216,7 @@ def psnr(
     X: MatrixLike,
     X_quant: MatrixLike,
     *,
-    data_range: float | None = None,
+    data_range: Number | None = None,
     sample_weight: VectorLike | None = None,
 ) -> float:
     r"""Peak signal-to-noise ratio, in dB.
@@ -917,8 +917,8 @@ def recall_at_k(
     neighbors: MatrixLike,
     neighbors_found: MatrixLike,
     *,
-    k: int | None = None,
-    n_true: int = 1,
+    k: Size | None = None,
+    n_true: Size = 1,
     sample_weight: VectorLike | None = None,
 ) -> float:
     """Share of the true nearest neighbours that are among the first k found.

@@ -94,6 +94,8 @@ assert_type(vq.set_params(max_iter=3), VectorQuantizer)
 assert_type(vq.set_output(transform="default"), VectorQuantizer)
 assert_type(vq.get_params(), dict[str, Any])
 assert_type(VectorQuantizer.from_codebooks([X[:4]], max_iter=1), VectorQuantizer)
+assert_type(VectorQuantizer.from_codebooks(X[None, :4]), VectorQuantizer)
+assert_type(VectorQuantizer.from_codebooks(vq.codebooks_), VectorQuantizer)
 assert_type(VectorQuantizer(4, init=[[0.0, 1.0], [2.0, 3.0]]), VectorQuantizer)
 assert_type(
     VectorQuantizer(np.int64(4), tol=np.float32(0), init=X[:4]), VectorQuantizer
@@ -176,6 +178,7 @@ assert_type(offsets(np.array([4, 8])), NDArray[np.int64])
 np.zeros(3, dtype=smallest_dtype(256))
 coder = EntropyCoder(sizes, conditional=False).fit(codes)
 assert_type(coder, EntropyCoder)
+assert_type(EntropyCoder.from_counts(vq.code_counts_), EntropyCoder)
 assert_type(coder.encode(codes), bytes)
 assert_type(coder.decode(coder.encode(codes)), NDArray[Any])
 assert_type(match(pq, pq), tuple[NDArray[np.intp], ...])
@@ -186,7 +189,7 @@ assert_type(
     capacitate([[0, 1], [0, 1]], [[0.0, 1.0], [0.0, 3.0]], max_size=1), NDArray[np.intp]
 )
 
-assert_type(distortion(X, pq.quantize(X)), float)
+assert_type(distortion(X, pq.quantize(X), metric="cosine"), float)
 assert_type(perplexity(codes), NDArray[np.float64])
 assert_type(code_report(codes, sizes), CodeReport)
 assert_type(drift(pq, X), DriftReport)
