@@ -1,5 +1,7 @@
 """Labels of a training set, of which none has too many rows or too few."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

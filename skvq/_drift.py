@@ -1,5 +1,7 @@
 """How far samples are from those that an estimator was fitted on."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -209,7 +211,7 @@ class Spread(NamedTuple):
     nodes: NDArray[np.float64]
 
     @classmethod
-    def of(cls, weights: NDArray[np.float64]) -> "Spread | None":
+    def of(cls, weights: NDArray[np.float64]) -> Spread | None:
         """Return the spread of weights; None, if all are equal."""
         weights = np.sort(weights) / weights.mean()
         if weights[0] == weights[-1]:

@@ -1,5 +1,7 @@
 """Names that codes keep from one fit to the next."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

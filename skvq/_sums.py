@@ -5,6 +5,8 @@ to distances, and those that have a reason why they do not.  The formulas are th
 `skvq.coding.sums`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +22,7 @@ from skvq._validation import as_it_is_now, in_own_context
 from skvq.coding.sums import check_sum_metric, narrowed, row_terms, squared_sums
 
 
-def _reason_against_sums(estimator: "SumsOfCodes") -> str | None:
+def _reason_against_sums(estimator: SumsOfCodes) -> str | None:
     why = estimator._why_no_sums()
     return why and (
         f"{type(estimator).__name__} has no distance_table and no row_terms: {why}"

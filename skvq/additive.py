@@ -1,5 +1,7 @@
 """The additive scheme: a reconstruction is a sum of one codeword from each table."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, Literal

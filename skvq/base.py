@@ -42,6 +42,8 @@ arrays.  What they keep is NumPy's: tables know what they are on a device
 what NumPy makes of X.
 """
 
+from __future__ import annotations
+
 import inspect
 import logging
 import math
@@ -131,12 +133,12 @@ _OF_COLLECTIONS = ("transform", "quantize", "score")
 _FIRST_READ = (0, 2)
 
 
-def _reason_against_names(estimator: "BaseQuantizer") -> str | None:
+def _reason_against_names(estimator: BaseQuantizer) -> str | None:
     why = estimator._why_no_names()
     return why and f"{type(estimator).__name__} has no rename_codes: {why}"
 
 
-def _reason_against_streams(estimator: "BaseQuantizer") -> str | None:
+def _reason_against_streams(estimator: BaseQuantizer) -> str | None:
     if estimator._can_partial_fit():
         return None
     return (
@@ -145,7 +147,7 @@ def _reason_against_streams(estimator: "BaseQuantizer") -> str | None:
     )
 
 
-def _reason_against_best(estimator: "BaseQuantizer") -> str | None:
+def _reason_against_best(estimator: BaseQuantizer) -> str | None:
     if estimator._can_encode_best():
         return None
     return (

@@ -1,5 +1,7 @@
 """The binary scheme: the signs of the features."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any, Literal

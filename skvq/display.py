@@ -11,6 +11,8 @@ numbers at hand.  `plot` draws it again, and leaves the axes in `ax_` and the fi
 `figure_`.  Drawing needs matplotlib: ``pip install skvq[demo]``.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 

@@ -1,5 +1,7 @@
 """Quantized samples as features, for models that learn from them."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any, Self
 
 from numpy.typing import NDArray

@@ -1,5 +1,7 @@
 """Finite scalar quantization: features squashed to a range, then rounded."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple

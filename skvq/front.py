@@ -4,6 +4,8 @@ Samples are changed on the way to a quantizer, its part, and reconstructions on 
 back.
 """
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property

@@ -1,5 +1,7 @@
 """Scalar schemes: each feature replaced by the level of its cell on the line."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any, NamedTuple, cast

@@ -105,6 +105,8 @@ Examples
 True
 """
 
+from __future__ import annotations
+
 import math
 import operator
 import os

@@ -1,5 +1,7 @@
 """The Kronecker scheme: the feature dimension as a product of small ones."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real

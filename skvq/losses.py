@@ -36,6 +36,8 @@ Entropies are in nats.  Values of the arrays are never looked at, so that everyt
 be traced and compiled.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise

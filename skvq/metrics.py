@@ -48,6 +48,8 @@ are measured on their device, and what is returned for each column is an array o
 Samples come first, then what was made of them, then keywords, as in `sklearn.metrics`.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable
 from numbers import Real

@@ -1,5 +1,7 @@
 """The multi-scale residual scheme: maps of tokens, coded from coarse to fine."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Sequence
 from numbers import Integral, Real

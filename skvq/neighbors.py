@@ -4,6 +4,8 @@ A search compares each query with all codes, by a few look-ups for each of them 
 `skvq.coding.sums`): exact over the reconstructions, without decoding them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import Any, Literal, Self, overload
 

@@ -1,5 +1,7 @@
 """Parts of the nesting schemes: clones of quantizers, each with its own settings."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence

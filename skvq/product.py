@@ -1,5 +1,7 @@
 """The concatenated scheme: a table for each slice of the features."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from numbers import Integral, Real

@@ -1,5 +1,7 @@
 """The residual scheme: each table quantizes what those before it have left."""
 
+from __future__ import annotations
+
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -363,7 +365,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
 
     def _try(
         self, ways: Any, rows: Rows, rng: np.random.RandomState
-    ) -> Learner["_Trial | None"]:
+    ) -> Learner[_Trial | None]:
         """Learn from some samples in every way; return what is best for the others.
 
         The error of samples that tables have learned from would not do: it prefers the

@@ -1,5 +1,7 @@
 """Rotations in front of any scheme."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from copy import deepcopy
 from numbers import Integral

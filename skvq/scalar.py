@@ -1,5 +1,7 @@
 """What schemes of one table for each feature have in common."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """The scaled scheme: any quantizer of directions, and a scale for each row."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, Literal

@@ -1,5 +1,7 @@
 """The spherical scheme: angles in equal or matched cells, and a length."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import lru_cache
 from numbers import Real
@@ -198,7 +200,7 @@ class SphericalQuantizer(BaseQuantizer):
     def _needs_rows_in_memory(self) -> str | None:
         return radius_in_memory(self.radius)
 
-    def _angle_cells(self, angles: list["_Angle"], x_bytes: int) -> Grid | Levels:
+    def _angle_cells(self, angles: list[_Angle], x_bytes: int) -> Grid | Levels:
         if not angles:  # of one feature the sign is left
             signs = np.array([-1.0, 1.0])
             return Levels([signs], edges=[np.array([np.nextafter(0.0, 1.0)])])

@@ -1,5 +1,7 @@
 """What schemes have in common whose reconstruction is a sum that grows by stages."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +19,7 @@ from skvq.base import BaseQuantizer, over_blocks
 from skvq.learning.rows import Block, Rows, execute
 
 
-def _reason_against_stages(estimator: "StagedQuantizer") -> str | None:
+def _reason_against_stages(estimator: StagedQuantizer) -> str | None:
     why = estimator._why_no_stages()
     return why and (
         f"{type(estimator).__name__} has no staged_inverse_transform and no "

@@ -1,5 +1,7 @@
 """The trellis-coded scheme: levels that are chosen along a path."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any

@@ -1,5 +1,7 @@
 """The naive scheme: one table, and the nearest of all its rows."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any, Self

@@ -34,6 +34,8 @@ makes codebooks ready for them.  An array of another library than NumPy stays wh
 is, and so does what is returned; `backends.choice` says what computes with it.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from typing import Any
