@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from skvq import __version__
 from skvq._cli import codec, compare, demo, info
@@ -167,7 +168,14 @@ def _logging(arguments: argparse.Namespace) -> Iterator[None]:
 def _warnings_in_one_line(prefix: str) -> Iterator[None]:
     """Show warnings without the line of code that they come from."""
 
-    def show(message, category, filename, lineno, file=None, line=None):
+    def show(
+        message: Any,
+        category: Any,
+        filename: Any,
+        lineno: Any,
+        file: Any = None,
+        line: Any = None,
+    ) -> None:
         sys.stderr.write(f"{prefix}: warning: {first_line(message)}\n")
 
     with warnings.catch_warnings():

@@ -99,7 +99,7 @@ class Model:
         before; or one row for all.
     """
 
-    def __init__(self, tables: Sequence[NDArray[np.uint32]]):
+    def __init__(self, tables: Sequence[NDArray[np.uint32]]) -> None:
         self.tables = [_locked(table) for table in tables]
         self.sizes = tuple(table.shape[1] for table in tables)
         self._models: dict[tuple[int, int], Any] = {}
@@ -109,7 +109,7 @@ class Model:
             digest.update(table.astype("<u4").tobytes())
         self.id = digest.digest()[:8]
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[Any, Any]:
         return {**vars(self), "_models": {}}
 
     @cached_property
@@ -168,7 +168,7 @@ class Model:
         return self._models[j, context]
 
 
-def _by_context(before: NDArray[Any]) -> tuple[NDArray[np.intp], list]:
+def _by_context(before: NDArray[Any]) -> tuple[NDArray[np.intp], list[Any]]:
     """Return rows by the code before, and for each: the code, and its places there."""
     order = np.argsort(before, kind="stable")
     contexts, starts = np.unique(before[order], return_index=True)
@@ -214,7 +214,7 @@ class Writer:
         Rows of a block.
     """
 
-    def __init__(self, model: Model, block_rows: int):
+    def __init__(self, model: Model, block_rows: int) -> None:
         _constriction()  # that it is not there is told before the first block
         self._model, self._block_rows = model, block_rows
         self._rest = np.empty((0, len(model.sizes)), dtype=code_dtype(model.sizes))

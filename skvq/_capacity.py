@@ -1,18 +1,31 @@
 """Labels of a training set, of which none has too many rows or too few."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.sparse import csr_array, eye_array, hstack, vstack
 
 from skvq._checks import check_count, check_unmasked
 from skvq._code_checks import sent
+from skvq._typing import MatrixLike, Size
 from skvq._validation import check_numbers, followed_backend
 
 # Labels that a message lists.
 _MOST_LISTED = 5
 
 
-def capacitate(candidates, errors, *, min_size=0, max_size=None, n_labels=None):
+def capacitate(
+    candidates: MatrixLike,
+    errors: MatrixLike,
+    *,
+    min_size: Size = 0,
+    max_size: Size | None = None,
+    n_labels: Size | None = None,
+) -> NDArray[np.intp]:
     """Choose labels for rows, of which each is given to a bounded number of rows.
 
     The sum of the errors is the least that there is: it is the transport problem on
@@ -97,7 +110,7 @@ def capacitate(candidates, errors, *, min_size=0, max_size=None, n_labels=None):
     return sent(be, labels)
 
 
-def _bounds(min_size, max_size, n_rows: int, size: int) -> tuple[int, int]:
+def _bounds(min_size: Any, max_size: Any, n_rows: int, size: int) -> tuple[int, int]:
     """Return the bounds; raise if no choice of any labels keeps them."""
     least, most = 0, n_rows
     if min_size != 0:
@@ -161,7 +174,7 @@ def _stacked(of_labels: csr_array) -> csr_array:
     return csr_array(vstack([of_labels, -of_labels]))
 
 
-def _why_not(of_rows, of_labels, limits, least: int, most: int) -> str:
+def _why_not(of_rows: Any, of_labels: Any, limits: Any, least: int, most: int) -> str:
     """Return which labels miss the bounds, where the sum of what is missed is least."""
     n_rows, n = of_rows.shape
     missed = eye_array(len(limits), format="csr")

@@ -22,7 +22,9 @@ _SHARE_OF_X = 64
 _MOST_NAMED = 6
 
 
-def check_count(name: str, value: Any, smallest: int = 1, largest=LARGEST_SIZE) -> int:
+def check_count(
+    name: str, value: Any, smallest: int = 1, largest: int | None = LARGEST_SIZE
+) -> int:
     """Return an integer of any type as Python's, which never wraps around.
 
     Parameters
@@ -50,7 +52,7 @@ def check_count(name: str, value: Any, smallest: int = 1, largest=LARGEST_SIZE) 
 
 
 def check_counts(
-    name: str, values: Any, smallest: int = 1, largest=LARGEST_SIZE
+    name: str, values: Any, smallest: int = 1, largest: int | None = LARGEST_SIZE
 ) -> list[int]:
     """Return what `check_count` does of each of some integers."""
     limits = _limits(smallest, largest)
@@ -228,7 +230,7 @@ def check_array_of_dask(value: object, name: str, kinds: str) -> None:
         )
 
 
-def class_name(cls: type) -> str:
+def class_name(cls: type[Any]) -> str:
     """Return what a class is called in messages, with its module."""
     return f"{cls.__module__}.{cls.__qualname__}"
 

@@ -1,4 +1,9 @@
-"""The one file that imports what scikit-learn does not promise to keep."""
+"""The one file that imports what scikit-learn does not promise to keep.
+
+And the one that says of what types scikit-learn's bases and decorators are, which do
+not say it themselves: a class with a base that checkers know nothing of has, for them,
+every attribute, and a method under such a decorator returns anything.
+"""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -7,24 +12,17 @@ from functools import wraps
 from importlib.metadata import PackageNotFoundError, metadata
 from numbers import Integral
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import numpy as np
 from sklearn import get_config
-from sklearn.base import _fit_context
-from sklearn.utils._param_validation import Interval as _Interval
-from sklearn.utils._param_validation import (
-    Options,
-    StrOptions,
-    validate_parameter_constraints,
-)
+from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils._set_output import (
     ADAPTERS_MANAGER,
     _get_container_adapter,
     _get_output_config,
 )
 from sklearn.utils.metadata_routing import UNUSED
-from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import _check_sample_weight
 
 try:
@@ -32,20 +30,153 @@ try:
 except ImportError:  # before scikit-learn 1.7
     from sklearn.utils._estimator_html_repr import _VisualBlock
 
-try:
-    from sklearn.callback import CallbackSupportMixin
-    from sklearn.callback._callback_support import callback_management_context
-except ImportError:  # before scikit-learn 1.9, which has no callbacks
-
-    class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Stands for scikit-learn's, and adds nothing."""
-
-    def callback_management_context(estimator: Any) -> AbstractContextManager:
-        """Return a context that does nothing."""
-        return nullcontext()
-
-
 from skvq._checks import LARGEST_SIZE, is_finite_number, is_sequence
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+    from skvq._typing import Container, MatrixLike, NamesLike
+
+    class BaseEstimator:
+        """What estimators have of scikit-learn's class."""
+
+        _parameter_constraints: ClassVar[dict[str, list[Any]]]
+
+        def get_params(self, deep: bool = True) -> dict[str, Any]:
+            """Return the parameters, by their names."""
+            ...
+
+        def set_params(self, **params: Any) -> Self:
+            """Set parameters, by their names."""
+            ...
+
+        def get_metadata_routing(self) -> Any:
+            """Return what the methods ask of metadata."""
+            ...
+
+        def _validate_params(self) -> None: ...
+        def __getstate__(self) -> dict[str, Any]: ...
+        def __setstate__(self, state: dict[str, Any]) -> None: ...
+        def __sklearn_tags__(self) -> Any: ...
+
+    class TransformerMixin:
+        """What transformers have of scikit-learn's class."""
+
+        def fit_transform(
+            self, X: MatrixLike, y: Any = None, **fit_params: Any
+        ) -> NDArray[Any]:
+            """Fit, and transform the same samples."""
+            ...
+
+        def set_output(self, *, transform: Container = None) -> Self:
+            """Choose the container that `transform` answers in."""
+            ...
+
+    class OneToOneFeatureMixin:
+        """Transformers whose columns keep the names of the features."""
+
+        def get_feature_names_out(
+            self: Any, input_features: NamesLike | None = None
+        ) -> NDArray[Any]:
+            """Return the names of the columns."""
+            ...
+
+    class ClassNamePrefixFeaturesOutMixin:
+        """Transformers whose columns are named after the class."""
+
+        def get_feature_names_out(
+            self, input_features: NamesLike | None = None
+        ) -> NDArray[Any]:
+            """Return the names of the columns."""
+            ...
+
+    class Options:
+        """Values that a parameter may have."""
+
+        options: set[Any]
+
+        def __init__(self, type: type[Any], options: set[Any]) -> None: ...
+        def is_satisfied_by(self, val: Any) -> bool:
+            """Tell whether a value is one of them."""
+            ...
+
+    class StrOptions(Options):
+        """Texts that a parameter may be."""
+
+        def __init__(self, options: set[str]) -> None: ...
+
+    class _Interval:
+        def __init__(
+            self,
+            type: type[Any],
+            left: float | None,
+            right: float | None,
+            *,
+            closed: str,
+        ) -> None: ...
+
+        type: Any
+
+        def __contains__(self, val: Any) -> bool: ...
+        def is_satisfied_by(self, val: Any) -> bool: ...
+
+    class _BaseComposition(BaseEstimator):
+        def _get_params(self, attr: str, deep: bool = True) -> dict[str, Any]: ...
+        def _set_params(self, attr: str, **params: Any) -> Self: ...
+        def _validate_names(self, names: list[str]) -> None: ...
+
+    class CallbackSupportMixin:
+        """What estimators have of scikit-learn's class, from its version 1.9 on."""
+
+        def set_callbacks(self, *callbacks: Any) -> Self:
+            """Set the callbacks that are told of the tasks of a fit."""
+            ...
+
+    def callback_management_context(
+        estimator: Any,
+    ) -> AbstractContextManager[None]:
+        """Take the callbacks down when a fit has ended."""
+        ...
+
+else:
+    from sklearn.base import (
+        BaseEstimator,
+        ClassNamePrefixFeaturesOutMixin,
+        OneToOneFeatureMixin,
+        TransformerMixin,
+        _fit_context,
+    )
+    from sklearn.utils._param_validation import Interval as _Interval
+    from sklearn.utils._param_validation import Options, StrOptions
+    from sklearn.utils.metaestimators import _BaseComposition, available_if
+
+    try:
+        from sklearn.callback import CallbackSupportMixin
+        from sklearn.callback._callback_support import callback_management_context
+    except ImportError:  # before scikit-learn 1.9, which has no callbacks
+
+        class CallbackSupportMixin:
+            """Stands for scikit-learn's, and adds nothing."""
+
+        def callback_management_context(estimator):
+            """Return a context that does nothing."""
+            return nullcontext()
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+if TYPE_CHECKING:
+
+    def _fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[F], F]:
+        """Let a method that fits validate the parameters first."""
+        ...
+
+    def available_if(check: Callable[[Any], bool]) -> Callable[[F], F]:
+        """Make a method an attribute of some objects only."""
+        ...
+
 
 __all__ = [
     "CALLBACKS",
@@ -56,15 +187,20 @@ __all__ = [
     "SIZES",
     "UNUSED",
     "Accepted",
+    "BaseEstimator",
     "CallbackSupportMixin",
+    "ClassNamePrefixFeaturesOutMixin",
     "Documented",
     "Interval",
+    "OneToOneFeatureMixin",
     "Options",
     "StrOptions",
+    "TransformerMixin",
     "_BaseComposition",
     "_VisualBlock",
     "_check_sample_weight",
     "_fit_context",
+    "available_if",
     "available_unless",
     "callback_management_context",
     "documentation_address",
@@ -190,7 +326,7 @@ class Accepted(Options):
         What such values are, for "must be ...".
     """
 
-    def __init__(self, accepts: Callable[[Any], bool], words: str):
+    def __init__(self, accepts: Callable[[Any], bool], words: str) -> None:
         super().__init__(type=object, options=set())
         self._accepts, self._words = accepts, words
 
@@ -220,13 +356,15 @@ class _AvailableUnless:
     scikit-learn's `available_if` does the same, but keeps the reason to itself.
     """
 
-    def __init__(self, function: Callable, reason: Callable[[Any], str | None]):
+    def __init__(
+        self, function: Callable[..., Any], reason: Callable[[Any], str | None]
+    ) -> None:
         self._function, self._reason = function, reason
         self.__doc__, self.__name__ = function.__doc__, function.__name__
         self.__wrapped__ = function
 
         @wraps(function)
-        def unbound(obj, *args, **kwargs):
+        def unbound(obj: Any, *args: Any, **kwargs: Any) -> Any:
             self._check(obj)
             return function(obj, *args, **kwargs)
 
@@ -242,7 +380,7 @@ class _AvailableUnless:
         if reason is not None:
             raise AttributeError(reason, name=self._function.__name__, obj=obj)
 
-    def __get__(self, obj: Any, owner: type | None = None) -> Callable:
+    def __get__(self, obj: Any, owner: type[Any] | None = None) -> Callable[..., Any]:
         # Of the class it is a function, whose signature tells what can be routed.
         if obj is None:
             return self._unbound
@@ -250,7 +388,7 @@ class _AvailableUnless:
         return MethodType(self._function, obj)
 
 
-def available_unless(reason: Callable[[Any], str | None]) -> Callable:
+def available_unless(reason: Callable[[Any], str | None]) -> Callable[[F], F]:
     """Make a method an attribute of those objects only that have no reason against it.
 
     Parameters
@@ -263,4 +401,9 @@ def available_unless(reason: Callable[[Any], str | None]) -> Callable:
     decorator : callable
         For the method.
     """
-    return lambda function: _AvailableUnless(function, reason)
+
+    # For checkers it is the method: whether it is there, they cannot know.
+    def decorator(function: F) -> F:
+        return cast(F, _AvailableUnless(function, reason))
+
+    return decorator

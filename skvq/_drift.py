@@ -1,10 +1,12 @@
 """How far samples are from those that an estimator was fitted on."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.special import gammaln
 from sklearn.utils import _safe_indexing
 
@@ -12,6 +14,7 @@ from skvq._arrays import to_host
 from skvq._dask import batches
 from skvq._pipelines import Codec, find_codec, plain
 from skvq._reports import DriftReport
+from skvq._typing import MatrixLike, VectorLike
 from skvq._validation import check_samples
 from skvq._weights import check_weights
 from skvq.nearest import is_dask, paired
@@ -29,7 +32,7 @@ _Counts = list[NDArray[np.float64] | None]
 
 
 def drift(
-    estimator: Any, X: ArrayLike, *, sample_weight: ArrayLike | None = None
+    estimator: Any, X: MatrixLike, *, sample_weight: VectorLike | None = None
 ) -> DriftReport:
     r"""Report how far samples are from those that an estimator was fitted on.
 
@@ -208,7 +211,7 @@ class Spread(NamedTuple):
     nodes: NDArray[np.float64]
 
     @classmethod
-    def of(cls, weights: NDArray[np.float64]) -> "Spread | None":
+    def of(cls, weights: NDArray[np.float64]) -> Spread | None:
         """Return the spread of weights; None, if all are equal."""
         weights = np.sort(weights) / weights.mean()
         if weights[0] == weights[-1]:
@@ -237,7 +240,7 @@ class _Seen:
         Whether samples have weights.
     """
 
-    def __init__(self, codec: Codec, known: _Counts, is_weighted: bool):
+    def __init__(self, codec: Codec, known: _Counts, is_weighted: bool) -> None:
         self.codec, self.ranges = codec, codec.quantizer._ranges()
         self.never = [None if one is None else one == 0 for one in known]
         self.counts = [None if one is None else np.zeros(len(one)) for one in known]

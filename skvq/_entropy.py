@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 
 from skvq import _ans
 from skvq._checks import columns_in_words
 from skvq._code_checks import check_codes, check_integer, check_sizes, sent
+from skvq._typing import MatrixLike, Size, Sizes, VectorLike
 from skvq._weights import check_weights
 
 # Frequencies of all tables together, of 4 bytes each.
@@ -92,15 +93,19 @@ class EntropyCoder:
     11.98
     """
 
+    block_rows: int
+    conditional: bool
+    sizes: tuple[int, ...]
+
     __module__ = "skvq.codes"
 
     def __init__(
         self,
-        sizes: Sequence[int],
+        sizes: Sizes,
         *,
         conditional: bool = False,
-        block_rows: int = 1024,
-    ):
+        block_rows: Size = 1024,
+    ) -> None:
         self.sizes = check_sizes(sizes)
         self.conditional = bool(conditional)
         self.block_rows = check_integer(block_rows, "block_rows", 1, 2**31)
@@ -130,10 +135,10 @@ class EntropyCoder:
     @classmethod
     def from_counts(
         cls,
-        counts: Sequence[ArrayLike],
+        counts: Sequence[VectorLike | None] | NDArray[Any],
         *,
         conditional: bool = False,
-        block_rows: int = 1024,
+        block_rows: Size = 1024,
     ) -> Self:
         """Return a coder for what was counted already.
 
@@ -169,7 +174,7 @@ class EntropyCoder:
         coder._learn([column[None] for column in columns])
         return coder
 
-    def fit(self, codes: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, codes: MatrixLike, sample_weight: VectorLike | None = None) -> Self:
         """Count codes, and make the tables.
 
         Parameters
@@ -206,7 +211,7 @@ class EntropyCoder:
         self._learn(counts)
         return self
 
-    def bits(self, codes: ArrayLike) -> NDArray[np.float64]:
+    def bits(self, codes: MatrixLike) -> NDArray[np.float64]:
         """Return what the codes of each row take, by the frequencies.
 
         Parameters
@@ -229,7 +234,7 @@ class EntropyCoder:
         be, codes = check_codes(codes, self.sizes)
         return sent(be, model.bits(codes))
 
-    def encode(self, codes: ArrayLike) -> bytes:
+    def encode(self, codes: MatrixLike) -> bytes:
         """Write codes.
 
         Parameters

@@ -10,7 +10,7 @@ from skvq._checks import is_sequence
 from skvq._validation import check_matrix, check_numbers
 
 
-def check_codebooks(codebooks, *, columns: bool = False) -> list[nearest.Table]:
+def check_codebooks(codebooks: Any, *, columns: bool = False) -> list[nearest.Table]:
     """Return tables that are given in place of learned ones, in one floating dtype.
 
     Parameters
@@ -79,12 +79,12 @@ def as_shared(
     return [first] * len(tables)
 
 
-def are_shared(tables: Sequence) -> bool:
+def are_shared(tables: Sequence[Any] | nearest.Tables) -> bool:
     """Whether there are several, all of which are the same object."""
     return len(tables) > 1 and all(each is tables[0] for each in tables)
 
 
-def demand(tables: Sequence, n_tables: int, why: str) -> Sequence:
+def demand(tables: Sequence[Any], n_tables: int, why: str) -> Sequence[Any]:
     """Return tables; raise unless they are so many."""
     if len(tables) != n_tables:
         raise ValueError(f"codebooks has {len(tables)} tables, but {why}.")
@@ -145,7 +145,7 @@ def check_costs(
 
 
 def _costs_of_each(
-    name: str, given, tables: Sequence[nearest.Table]
+    name: str, given: Any, tables: Sequence[nearest.Table]
 ) -> list[np.ndarray]:
     shape = getattr(given, "shape", None)
     if not is_sequence(given) or (shape is not None and len(shape) != 2):
@@ -180,6 +180,6 @@ def one_width(widths: Sequence[int]) -> int:
     return widths[0]
 
 
-def one_or_each(sizes: Sequence) -> Any:
+def one_or_each(sizes: Sequence[Any]) -> Any:
     """Return one size for all, if they are equal."""
     return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)

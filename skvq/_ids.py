@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from skvq._checks import check_count, check_unmasked, columns_in_words
 from skvq._code_checks import (
@@ -20,11 +20,12 @@ from skvq._code_checks import (
     sent,
     smallest_dtype,
 )
+from skvq._typing import MatrixLike, Size, Sizes, StackLike
 from skvq._validation import followed_backend
 from skvq.nearest import Backend
 
 # Asks again for some rows, by their numbers, and for so many candidates of each.
-Widen = Callable[[NDArray[np.intp], int], tuple[ArrayLike, ArrayLike]]
+Widen = Callable[[NDArray[np.intp], int], tuple[StackLike, MatrixLike]]
 
 # Rows whose candidates are made Python's at a time.
 _ROWS_AT_A_TIME = 2**10
@@ -116,15 +117,24 @@ class UniqueIds:
     (1, 2)
     """
 
+    excess_: NDArray[Any]
+    ids_: NDArray[Any]
+    max_width: int
+    moved_: NDArray[Any]
+    n_digits_: int
+    sizes: tuple[int, ...]
+    sizes_: tuple[int, ...]
+    width_: int
+
     __module__ = "skvq.codes"
 
     def __init__(
         self,
-        sizes: Sequence[int],
+        sizes: Sizes,
         *,
         overflow: Literal["error", "digit"] = "error",
-        max_width: int = 256,
-    ):
+        max_width: Size = 256,
+    ) -> None:
         self.sizes = check_sizes(sizes)
         if overflow not in ("error", "digit"):
             raise ValueError(f"overflow must be 'error' or 'digit', got {overflow!r}")
@@ -140,7 +150,7 @@ class UniqueIds:
         return f"<UniqueIds in {columns_in_words(self.sizes)}; {given}>"
 
     def assign(
-        self, candidates: ArrayLike, errors: ArrayLike, widen: Widen | None = None
+        self, candidates: StackLike, errors: MatrixLike, widen: Widen | None = None
     ) -> NDArray[Any]:
         """Give ids to rows, and forget all that were given before.
 
@@ -175,7 +185,7 @@ class UniqueIds:
         return self._give(_Given(), candidates, errors, widen)
 
     def add(
-        self, candidates: ArrayLike, errors: ArrayLike, widen: Widen | None = None
+        self, candidates: StackLike, errors: MatrixLike, widen: Widen | None = None
     ) -> NDArray[Any]:
         """Give free ids to new rows, and leave those that were given as they are.
 
@@ -198,7 +208,7 @@ class UniqueIds:
         """
         return self._give(getattr(self, "_given", _Given()), candidates, errors, widen)
 
-    def row_of(self, ids: ArrayLike) -> NDArray[np.intp]:
+    def row_of(self, ids: MatrixLike) -> NDArray[np.intp]:
         """Return the row that has each id.
 
         Parameters

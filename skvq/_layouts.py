@@ -48,7 +48,7 @@ class _Gone:
     """What today is made of the rest."""
 
 
-def _stand_in(cls: type) -> type:
+def _stand_in(cls: type[Any]) -> type[Any]:
     """Return a class whose instances become those of `cls` with their state."""
 
     def set_state(self: Any, state: State) -> None:
@@ -142,7 +142,7 @@ def _stream(state: State) -> None:
         state["waited"] = 0
 
 
-_CONVERTERS: dict[type, Callable[[State], None]] = {
+_CONVERTERS: dict[type[Any], Callable[[State], None]] = {
     BaseQuantizer: _quantizer,
     VectorQuantizer: _vector,
     ProductQuantizer: _product,

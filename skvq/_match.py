@@ -1,5 +1,7 @@
 """Names that codes keep from one fit to the next."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,11 +10,14 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from skvq._checks import is_sequence
+from skvq._typing import HasCodebooks, Matrices
 from skvq._validation import check_matrix
 from skvq.nearest import HOST, DistanceTable, backend_of
 
 
-def match(old: Any, new: Any) -> tuple[NDArray[np.intp], ...]:
+def match(
+    old: Matrices | HasCodebooks, new: Matrices | HasCodebooks
+) -> tuple[NDArray[np.intp], ...]:
     """Return the names that new codewords take so that codes keep their meaning.
 
     A fit numbers its codewords as it comes upon them.  Here each old codeword hands its

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 # Rows of a table that are shown; the others are in the mapping.
 _MOST_SHOWN = 40
@@ -24,7 +25,7 @@ class Report(Mapping[str, Any]):
         The findings.
     """
 
-    def __init__(self, facts: dict[str, Any]):
+    def __init__(self, facts: dict[str, Any]) -> None:
         self._facts = facts
 
     def __getitem__(self, name: str) -> Any:
@@ -92,11 +93,13 @@ class CodeReport(Report):
     skvq.display.CodeUsageDisplay.from_report : Draws it.
     """
 
+    used: tuple[tuple[NDArray[Any], NDArray[Any]], ...]
+
     __module__ = "skvq.metrics"
 
     def __init__(
         self, facts: dict[str, Any], used: Sequence[tuple[np.ndarray, np.ndarray]]
-    ):
+    ) -> None:
         super().__init__(facts)
         self.used = tuple(used)
 

@@ -5,20 +5,24 @@ to distances, and those that have a reason why they do not.  The formulas are th
 `skvq.coding.sums`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skvq import nearest
 from skvq._arrays import to_host
 from skvq._checks import check_memory, naming
 from skvq._compat import available_unless
+from skvq._typing import MatrixLike, SumMetric
 from skvq._validation import as_it_is_now, in_own_context
 from skvq.coding.sums import check_sum_metric, narrowed, row_terms, squared_sums
 
 
-def _reason_against_sums(estimator: "SumsOfCodes") -> str | None:
+def _reason_against_sums(estimator: SumsOfCodes) -> str | None:
     why = estimator._why_no_sums()
     return why and (
         f"{type(estimator).__name__} has no distance_table and no row_terms: {why}"
@@ -34,8 +38,8 @@ class SumsOfCodes:
     _home_: nearest.Backend
     _decode: Callable[[Any], Any]
     _check_fitted: Callable[[], None]
-    _check_input: Callable[[Any, str], Any]
-    _check_codes: Callable[[Any, str, tuple[int, ...]], Any]
+    _check_input: Callable[[Any, str], np.ndarray]
+    _check_codes: Callable[[Any, str, tuple[int, ...]], np.ndarray]
 
     # -- hooks: samples are float64, all is on the host ----------------------------
 
@@ -100,7 +104,7 @@ class SumsOfCodes:
         """Return reconstructions of codes on the host."""
         return to_host(self._decode(self._home_.like(codes)))
 
-    def _row_terms(self, codes: np.ndarray, metric: str) -> tuple:
+    def _row_terms(self, codes: np.ndarray, metric: str) -> tuple[Any, ...]:
         """Return the factor and the offset of `row_terms`."""
         scaled = self._n_scales() > 0
         squares = metric == "sqeuclidean"
@@ -128,7 +132,9 @@ class SumsOfCodes:
 
     @available_unless(_reason_against_sums)
     @in_own_context
-    def distance_table(self, queries, metric="sqeuclidean"):
+    def distance_table(
+        self, queries: MatrixLike, metric: SumMetric = "sqeuclidean"
+    ) -> NDArray[np.float64]:
         """Return what each code adds to the distances from queries: for look-ups.
 
         Parameters
@@ -169,7 +175,9 @@ class SumsOfCodes:
 
     @available_unless(_reason_against_sums)
     @in_own_context
-    def row_terms(self, codes, metric="sqeuclidean"):
+    def row_terms(
+        self, codes: MatrixLike, metric: SumMetric = "sqeuclidean"
+    ) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
         """Return what belongs to rows of codes in distances that are sums of look-ups.
 
         Parameters

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import joblib
 import numpy as np
@@ -28,8 +28,7 @@ from skvq._checks import (
 from skvq._columns import refuse_list_columns
 from skvq._compat import is_library_followed
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 # Numbers of which it does not show that they are looked at one by one.
@@ -37,7 +36,7 @@ _FEW_NUMBERS = 2**14
 
 
 def check_samples(
-    estimator, X, *, reset: bool, min_samples: int = 1, finite: bool = True
+    estimator: Any, X: Any, *, reset: bool, min_samples: int = 1, finite: bool = True
 ) -> Any:
     """Validate X as scikit-learn does, but keep its dtype and its memory map.
 
@@ -84,7 +83,7 @@ def check_samples(
     return X
 
 
-def _is_plain(estimator, X) -> bool:
+def _is_plain(estimator: Any, X: Any) -> bool:
     """Whether X is a small array that scikit-learn's checks would return as it is.
 
     They are half of the time that a transform of one row takes.
@@ -102,7 +101,7 @@ def _is_plain(estimator, X) -> bool:
     )
 
 
-def check_reconstructions(estimator, X) -> Any:
+def check_reconstructions(estimator: Any, X: Any) -> Any:
     """Validate what `inverse_transform` takes in the space of X; names play no part.
 
     What a later step has made of a dataframe has no names, and is no less welcome.
@@ -135,7 +134,7 @@ _HOW_TO_FLATTEN = (
 )
 
 
-def backend_of_samples(estimator, X) -> nearest.Backend:
+def backend_of_samples(estimator: Any, X: Any) -> nearest.Backend:
     """Return the backend of the library in which the answer to X is to be.
 
     So it is for CuPy's arrays, which NumPy cannot read; for those of the library that
@@ -153,12 +152,12 @@ def backend_of_samples(estimator, X) -> nearest.Backend:
     return be if fitted or is_library_followed(be.name) else nearest.HOST
 
 
-def _home(estimator) -> nearest.Backend:
+def _home(estimator: Any) -> nearest.Backend:
     """Return who computes where the estimator was fitted."""
     return getattr(estimator, "_home_", nearest.HOST)
 
 
-def followed_backend(array) -> nearest.Backend:
+def followed_backend(array: Any) -> nearest.Backend:
     """Return the backend of the library in which functions answer to an array.
 
     They have no estimator; without scikit-learn's dispatch it is NumPy's.
@@ -167,13 +166,13 @@ def followed_backend(array) -> nearest.Backend:
     return be if is_library_followed(be.name) else nearest.HOST
 
 
-def first_followed(*arrays) -> nearest.Backend:
+def first_followed(*arrays: Any) -> nearest.Backend:
     """Return the backend of the first array that functions follow, else NumPy's."""
     backends = [followed_backend(array) for array in arrays]
     return next((be for be in backends if be is not nearest.HOST), nearest.HOST)
 
 
-def as_numpy(array, name: str) -> Any:
+def as_numpy(array: Any, name: str) -> Any:
     """Return what NumPy makes of another library's array; all else as it is."""
     be = nearest.backend_of(array)
     if be is nearest.HOST:
@@ -188,7 +187,7 @@ def as_numpy(array, name: str) -> Any:
 
 
 def check_same_library(
-    estimator, be: nearest.Backend, method: str, what: str = "X"
+    estimator: Any, be: nearest.Backend, method: str, what: str = "X"
 ) -> None:
     """Raise unless X's library and device are those of what `fit` was given."""
     home = _home(estimator)
@@ -206,7 +205,14 @@ def check_same_library(
         )
 
 
-def _check_on_device(be, estimator, X, reset, min_samples: int, finite: bool) -> Any:
+def _check_on_device(
+    be: nearest.Backend,
+    estimator: Any,
+    X: Any,
+    reset: bool,
+    min_samples: int,
+    finite: bool,
+) -> Any:
     """Validate as scikit-learn does, in its words, and on the device.
 
     Not by `validate_data` alone, since that takes other libraries' arrays only while
@@ -236,7 +242,9 @@ def _check_on_device(be, estimator, X, reset, min_samples: int, finite: bool) ->
     return X
 
 
-def _check_dask(estimator, X, reset: bool, min_samples: int, named: bool = True) -> Any:
+def _check_dask(
+    estimator: Any, X: Any, reset: bool, min_samples: int, named: bool = True
+) -> Any:
     """Return a collection of Dask's as an array, by what is known without computing."""
     name, of_names, array = type(estimator).__name__, X, X
     check_collection(name, X)
@@ -276,7 +284,7 @@ def _check_dask(estimator, X, reset: bool, min_samples: int, named: bool = True)
     return array
 
 
-def check_collection(name: str, X, what: str = "X") -> None:
+def check_collection(name: str, X: Any, what: str = "X") -> None:
     """Raise unless a collection of Dask's, which is X or what is said, is a matrix."""
     check_array_of_dask(X, what, "arrays and dataframes")
     if X.ndim != 2:
@@ -286,7 +294,7 @@ def check_collection(name: str, X, what: str = "X") -> None:
         )
 
 
-def _of_one_dtype(frame) -> Any:
+def _of_one_dtype(frame: Any) -> Any:
     """Return a dataframe in one dtype of NumPy's, if all of its columns are numbers.
 
     Of nullable columns, and of some that are bool, pandas makes an array of objects,
@@ -307,7 +315,7 @@ def all_in_memory(name: str, value: object) -> str:
     )
 
 
-def _refuse_streams(X) -> None:
+def _refuse_streams(X: Any) -> None:
     """Raise if X is no matrix, but what gives parts of one."""
     what = None
     if isinstance(X, str | bytes | os.PathLike):
@@ -328,7 +336,7 @@ def _refuse_streams(X) -> None:
         )
 
 
-def check_matrix(be: nearest.Backend, X, name: str, **options) -> Any:
+def check_matrix(be: nearest.Backend, X: Any, name: str, **options: Any) -> Any:
     """Return a 2-d array of a backend; raise unless it is finite and real.
 
     Parameters
@@ -363,7 +371,9 @@ def check_matrix(be: nearest.Backend, X, name: str, **options) -> Any:
     return X
 
 
-def check_codes(estimator, codes, sizes: Sequence[int], widths: Sequence[int]) -> Any:
+def check_codes(
+    estimator: Any, codes: Any, sizes: Sequence[int], widths: Sequence[int]
+) -> Any:
     """Validate codes for decoding and return them as intp.
 
     Parameters
@@ -416,7 +426,7 @@ def check_codes(estimator, codes, sizes: Sequence[int], widths: Sequence[int]) -
 
 
 def check_table(
-    table, name: str, dtype, shape: tuple[int | None, int], meaning: str
+    table: Any, name: str, dtype: Any, shape: tuple[int | None, int], meaning: str
 ) -> np.ndarray:
     """Return a copy of a table that a parameter gives; raise unless it fits.
 
@@ -446,7 +456,7 @@ def check_table(
     return table
 
 
-def check_numbers(given, name: str, shape: tuple[int | str, ...]) -> np.ndarray:
+def check_numbers(given: Any, name: str, shape: tuple[int | str, ...]) -> np.ndarray:
     """Return a copy, in float64, of finite numbers; raise unless they have a shape.
 
     Parameters
@@ -474,7 +484,7 @@ def check_numbers(given, name: str, shape: tuple[int | str, ...]) -> np.ndarray:
     return found
 
 
-def in_fitted_dtype(X, dtype: np.dtype) -> Any:
+def in_fitted_dtype(X: Any, dtype: np.dtype) -> Any:
     """Return X in the dtype of a fit; raise if that is too narrow for its values."""
     be = nearest.backend_of(X)
     if be.numpy_dtype(X).itemsize > dtype.itemsize:
@@ -604,7 +614,7 @@ def repeat_warnings(notices: list[Notice]) -> None:
 
 
 def _give(notices: list[Notice]) -> None:
-    merged: dict[tuple, Notice] = {}
+    merged: dict[tuple[Any, ...], Notice] = {}
     for one in notices:
         kind = one.text, *(place[:2] for place in one.places)
         before = merged.get(kind)
@@ -644,7 +654,7 @@ def _users_level() -> int:
     return level
 
 
-def in_own_context(method: Callable[P, R]) -> Callable[P, R]:
+def in_own_context(method: F) -> F:
     """Let a method set context variables for itself only.
 
     NumPy's treatment of floating-point errors is one, the backend another.  An
@@ -652,10 +662,10 @@ def in_own_context(method: Callable[P, R]) -> Callable[P, R]:
     """
 
     @wraps(method)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+    def call(*args: Any, **kwargs: Any) -> Any:
         return copy_context().run(method, *args, **kwargs)
 
-    return call
+    return cast(F, call)
 
 
 def _is_fitted_name(name: str) -> bool:
@@ -671,7 +681,7 @@ def copy_to_fit(estimator: T, *, fitted: bool) -> T:
     return copy
 
 
-def plain_parameters(copy) -> None:
+def plain_parameters(copy: Any) -> None:
     """Make the numbers among the parameters of a copy Python's own.
 
     NumPy's wrap around, or overflow, in arithmetic that is in Python's right.  What the

@@ -18,7 +18,7 @@ _ROUNDING = 1e-12
 _MAX_RATIO = 1e100
 
 
-def check_weights(sample_weight, X) -> Any:
+def check_weights(sample_weight: Any, X: Any) -> Any:
     """Validate sample weights: finite, not negative, not all zero; float64 or None.
 
     They are of the library of X; or come from another one, and go there.  They come
@@ -38,7 +38,7 @@ def check_weights(sample_weight, X) -> Any:
 _ALL_ZERO = "All sample_weight are zero; expected at least one positive weight."
 
 
-def _scaled_weights(sample_weight, X) -> tuple[np.ndarray, int]:
+def _scaled_weights(sample_weight: Any, X: Any) -> tuple[np.ndarray, int]:
     """Return valid weights, divided by a power of two, on the host; and its exponent.
 
     The largest is then in [1/2, 1).  What is too small beside it for a float is zero.
@@ -199,7 +199,7 @@ def _in_units(scaled: np.ndarray, exponent: int, unit: WeightUnit) -> np.ndarray
         return np.ldexp(scaled, exponent - power) / mantissa
 
 
-def drop_zero_weights(X, weights):
+def drop_zero_weights(X: Any, weights: Any) -> tuple[Any, Any]:
     """Return X and weights without the rows that weigh nothing.
 
     Weights of one are None, so that they are the same as none to the last bit.
@@ -214,7 +214,7 @@ def drop_zero_weights(X, weights):
 
 
 def weights_in_units(
-    X, sample_weight, *, unit: WeightUnit | None = None, stream: bool = False
+    X: Any, sample_weight: Any, *, unit: WeightUnit | None = None, stream: bool = False
 ) -> tuple[Any, WeightUnit]:
     """Validate the weights that something is learned with, and rid them of their scale.
 

@@ -1,7 +1,10 @@
 """The additive scheme: a reconstruction is a sum of one codeword from each table."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -10,12 +13,13 @@ from skvq import nearest
 from skvq._checks import check_count, check_memory
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
 from skvq._given import are_shared, as_shared, one_or_each, one_width
+from skvq._typing import Assignment, BackendName, Number, RandomState, Size, Sizes
 from skvq._validation import warn
 from skvq.base import BaseQuantizer, reordered_once, reordered_table
 from skvq.coding.sums import codeword_entries
 from skvq.learning import additive as learning
 from skvq.learning import least_squares, rotation
-from skvq.learning.rows import Learner
+from skvq.learning.rows import Learner, Rows
 from skvq.learning.start import few_distinct, repeat_cyclically
 from skvq.parts import fit_part, part_sizes
 from skvq.product import ProductQuantizer
@@ -143,6 +147,13 @@ class AdditiveQuantizer(BaseQuantizer):
     True
     """
 
+    share_codebook: bool
+
+    n_iter_: int
+    ridge_: tuple[float, ...]
+    _tables_: nearest.Tables
+    _seed_: int
+
     _parameter_constraints = {  # noqa: RUF012
         "n_codebooks": [SIZE],
         "n_codewords": [SIZE, SIZES],
@@ -161,20 +172,20 @@ class AdditiveQuantizer(BaseQuantizer):
 
     def __init__(
         self,
-        n_codebooks=4,
-        n_codewords=256,
+        n_codebooks: Size = 4,
+        n_codewords: Size | Sizes = 256,
         *,
-        assignment="joint",
-        share_codebook=False,
-        beam_size=32,
-        n_rounds=4,
-        fit_beam_size=8,
-        max_iter=25,
-        tol=1e-3,
-        ridge="auto",
-        random_state=None,
-        backend="auto",
-    ):
+        assignment: Assignment = "joint",
+        share_codebook: bool = False,
+        beam_size: Size = 32,
+        n_rounds: Size = 4,
+        fit_beam_size: Size = 8,
+        max_iter: Size = 25,
+        tol: Number = 1e-3,
+        ridge: Number | Literal["auto"] = "auto",
+        random_state: RandomState = None,
+        backend: BackendName = "auto",
+    ) -> None:
         self.n_codebooks = n_codebooks
         self.n_codewords = n_codewords
         self.assignment = assignment
@@ -188,13 +199,13 @@ class AdditiveQuantizer(BaseQuantizer):
         self.random_state = random_state
         self.backend = backend
 
-    def _n_tasks(self):
+    def _n_tasks(self) -> int | None:
         # Two starts at most, and what improves the tables of each.
         return 4 if self.assignment == "joint" else None
 
-    def _fit(self, rows):
+    def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         self._check_memory(rows)
-        sizes = part_sizes(self.n_codewords, self.n_codebooks)
+        sizes = part_sizes(self.n_codewords, int(self.n_codebooks))
         self._check_shared(sizes)
         rng = check_random_state(self.random_state)
         seed = self._search_seed(rng)
@@ -216,10 +227,10 @@ class AdditiveQuantizer(BaseQuantizer):
                 rng,
                 start=self._residual_start(),
                 shared=self.share_codebook,
-                beam_size=self.fit_beam_size,
+                beam_size=int(self.fit_beam_size),
                 strength=None if self.ridge == "auto" else float(self.ridge),
-                max_iter=self.max_iter,
-                tol=self.tol,
+                max_iter=int(self.max_iter),
+                tol=float(self.tol),
             )
         found = self._found(learned, sizes, seed)
         if learned.distortion is not None:
@@ -227,12 +238,14 @@ class AdditiveQuantizer(BaseQuantizer):
             found["code_counts_"] = yield from learning.code_counts(
                 rows,
                 learned.tables,
-                learning.Search(self.fit_beam_size) if joint else None,
+                learning.Search(int(self.fit_beam_size)) if joint else None,
                 joint and self.share_codebook,
             )
         return found
 
-    def _found(self, learned, sizes, seed) -> dict[str, Any]:
+    def _found(
+        self, learned: learning.Learned, sizes: Sequence[int], seed: int
+    ) -> dict[str, Any]:
         """Return the fitted attributes."""
         found = {
             "_tables_": learned.tables,
@@ -246,7 +259,7 @@ class AdditiveQuantizer(BaseQuantizer):
             found["distortion_"] = learned.distortion
         return found
 
-    def _from_tables(self, tables):
+    def _from_tables(self, tables: list[nearest.Table]) -> dict[str, Any]:
         tables = as_shared(tables, self.share_codebook)
         n_features = one_width([table.shape[1] for table in tables])
         sizes = list(map(len, tables))
@@ -262,16 +275,16 @@ class AdditiveQuantizer(BaseQuantizer):
             "codebook_sizes_": tuple(sizes),
         }
 
-    def _n_tables(self):
-        return self.n_codebooks
+    def _n_tables(self) -> int | None:
+        return int(self.n_codebooks)
 
-    def _search_seed(self, rng) -> int:
+    def _search_seed(self, rng: np.random.RandomState) -> int:
         """Return the seed of the search's schedule."""
         if isinstance(self.random_state, Integral):
             return int(self.random_state)
         return int(rng.randint(np.iinfo(np.int32).max))
 
-    def _residual_start(self):
+    def _residual_start(self) -> Any:
         """Return the learner of the stacked tables from which learning starts."""
         residual = ResidualQuantizer(
             self.n_codebooks,
@@ -280,9 +293,9 @@ class AdditiveQuantizer(BaseQuantizer):
             beam_size=_START_BEAM,
             backend=self.backend,
         )
-        n_tables = 1 if self.share_codebook else self.n_codebooks
+        n_tables = 1 if self.share_codebook else int(self.n_codebooks)
 
-        def start(rows, rng) -> Learner[np.ndarray]:
+        def start(rows: Rows, rng: np.random.RandomState) -> Learner[np.ndarray]:
             residual.random_state = int(rng.randint(np.iinfo(np.int32).max))
             # Few distinct residuals are nothing to warn of.
             yield from fit_part(residual, rows.under(rows.task.open("start")))
@@ -293,22 +306,24 @@ class AdditiveQuantizer(BaseQuantizer):
 
         return start
 
-    def _table_elements(self, n_features):
+    def _table_elements(self, n_features: int) -> int:
         return n_features * self._n_rows()
 
     def _n_rows(self) -> int:
         """Return how many codewords all tables have."""
         sizes = self.n_codewords
         if isinstance(sizes, Integral):
-            return int(sizes) * (1 if self.share_codebook else self.n_codebooks)
-        sizes = part_sizes(sizes, self.n_codebooks)
+            return int(sizes) * (1 if self.share_codebook else int(self.n_codebooks))
+        sizes = part_sizes(sizes, int(self.n_codebooks))
         return sizes[0] if self.share_codebook else sum(sizes)
 
-    def _check_memory(self, rows) -> None:
+    def _check_memory(self, rows: Rows) -> None:
         n, d = rows.n_rows, rows.n_features
-        n_bytes = rows.dtype.itemsize * self._table_elements(d) + n * self.n_codebooks
+        n_bytes = rows.dtype.itemsize * self._table_elements(d) + n * int(
+            self.n_codebooks
+        )
         if self.assignment == "joint":
-            n_pairs = n * self.n_codebooks**2
+            n_pairs = n * int(self.n_codebooks) ** 2
             n_bytes += least_squares.system_bytes(self._n_rows(), d, n_pairs)
         check_memory(
             f"Tables of n_codewords={self.n_codewords} for n_codebooks="
@@ -317,7 +332,7 @@ class AdditiveQuantizer(BaseQuantizer):
             rows.n_bytes,
         )
 
-    def _check_shared(self, sizes) -> None:
+    def _check_shared(self, sizes: Sequence[int]) -> None:
         if not self.share_codebook:
             return
         if self.assignment == "independent":
@@ -332,7 +347,7 @@ class AdditiveQuantizer(BaseQuantizer):
                 f"codebooks; got {sizes}."
             )
 
-    def _repeated(self, few, sizes) -> nearest.Tables:
+    def _repeated(self, few: Any, sizes: Sequence[int]) -> nearest.Tables:
         """Return tables for fewer distinct samples than codewords."""
         zero = np.zeros_like(few[:1])
         if self.share_codebook:
@@ -347,7 +362,9 @@ class AdditiveQuantizer(BaseQuantizer):
             ]
         )
 
-    def _learn_independently(self, rows, sizes, seed) -> Learner[learning.Learned]:
+    def _learn_independently(
+        self, rows: Rows, sizes: Sequence[int], seed: int
+    ) -> Learner[learning.Learned]:
         """Return the best tables for m codebooks, given the best for one less."""
         best: list[np.ndarray] = []
         lowest = np.inf
@@ -362,7 +379,9 @@ class AdditiveQuantizer(BaseQuantizer):
                     best, lowest = tables, value
         return learning.Learned(nearest.Tables(best), lowest)
 
-    def _candidates(self, rows, sizes, seed) -> Learner[list[list[np.ndarray]]]:
+    def _candidates(
+        self, rows: Rows, sizes: Sequence[int], seed: int
+    ) -> Learner[list[list[np.ndarray]]]:
         """Return tables: one alone, those of a product quantizer, and in a rotation."""
         m, d, found = len(sizes), rows.n_features, []
         # Few distinct slices are nothing to warn of.
@@ -382,13 +401,13 @@ class AdditiveQuantizer(BaseQuantizer):
                 rows.under(rows.task.giving(None)),
                 product_tables,
                 np.random.RandomState(seed),
-                max_iter=self.max_iter,
-                tol=self.tol,
+                max_iter=int(self.max_iter),
+                tol=float(self.tol),
             )
             found.append(turned)
         return found
 
-    def _encode(self, X):
+    def _encode(self, X: Any) -> Any:
         if self.assignment == "independent":
             return learning.encode_independently(X, self._tables_)
         # Either may have been changed after the fit, which no constraint has seen.
@@ -403,26 +422,26 @@ class AdditiveQuantizer(BaseQuantizer):
             return codes
         return nearest.backend_of(codes).xp.sort(codes, axis=1)
 
-    def _entries(self, X, metric):
+    def _entries(self, X: Any, metric: str) -> Any:
         return np.concatenate(
             [codeword_entries(X, table, metric) for table in self._tables_], axis=1
         )
 
-    def _is_concatenation(self):
+    def _is_concatenation(self) -> bool:
         return len(self._tables_) == 1
 
-    def _decode(self, codes):
+    def _decode(self, codes: Any) -> Any:
         return learning.decode(codes, self._tables_)
 
-    def _codebooks(self):
+    def _codebooks(self) -> Any:
         return self._tables_
 
-    def _why_no_names(self):
+    def _why_no_names(self) -> str | None:
         shared = self.share_codebook
         if self.__sklearn_is_fitted__():
             shared = are_shared(self._tables_)
         return "share_codebook=True sorts the codes of a row." if shared else None
 
-    def _renamed(self, orders):
+    def _renamed(self, orders: Sequence[np.ndarray | None]) -> dict[str, Any]:
         tables = reordered_once(list(self._tables_), orders, reordered_table)
         return {"_tables_": nearest.Tables(tables)}

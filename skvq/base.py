@@ -44,6 +44,8 @@ arrays.  What they keep is NumPy's: tables know what they are on a device
 what NumPy makes of X.
 """
 
+from __future__ import annotations
+
 import inspect
 import logging
 import math
@@ -57,11 +59,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-)
+from numpy.typing import NDArray
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.utils.validation import check_is_fitted
 
@@ -82,8 +80,11 @@ from skvq._compat import (
     OF_A_RUNNING_FIT,
     UNUSED,
     Accepted,
+    BaseEstimator,
     CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
     Documented,
+    TransformerMixin,
     _fit_context,
     available_unless,
     in_output_container,
@@ -99,6 +100,7 @@ from skvq._elsewhere import is_set_by_fit, line_to_write
 from skvq._given import check_codebooks
 from skvq._match import check_names
 from skvq._sums import SumsOfCodes
+from skvq._typing import Matrices, MatrixLike, Request, Size, VectorLike
 from skvq._validation import (
     as_it_is_now,
     backend_of_samples,
@@ -127,7 +129,7 @@ from skvq.learning.rows import Block, Learner, Rows, run
 
 # Silent until the user configures logging.  Parts log their own fits, so that a nesting
 # scheme tells how far it is.
-logger = logging.getLogger("skvq")
+logger: logging.Logger = logging.getLogger("skvq")
 
 # A block is so many tiles, which bounds the memory of conversions and of hooks; of rows
 # that go to a device so many times more: several chunks of the engine, so that one can
@@ -145,12 +147,12 @@ _OF_COLLECTIONS = ("transform", "quantize", "score")
 _FIRST_READ = (0, 2)
 
 
-def _reason_against_names(estimator: "BaseQuantizer") -> str | None:
+def _reason_against_names(estimator: BaseQuantizer) -> str | None:
     why = estimator._why_no_names()
     return why and f"{type(estimator).__name__} has no rename_codes: {why}"
 
 
-def _reason_against_streams(estimator: "BaseQuantizer") -> str | None:
+def _reason_against_streams(estimator: BaseQuantizer) -> str | None:
     if estimator._can_partial_fit():
         return None
     return (
@@ -159,7 +161,7 @@ def _reason_against_streams(estimator: "BaseQuantizer") -> str | None:
     )
 
 
-def _reason_against_best(estimator: "BaseQuantizer") -> str | None:
+def _reason_against_best(estimator: BaseQuantizer) -> str | None:
     if estimator._can_encode_best():
         return None
     return (
@@ -200,10 +202,31 @@ class BaseQuantizer(
         Number of features seen in `fit`.
     """
 
+    codebook_sizes_: tuple[int, ...]
+    distortion_: float
+    code_counts_: tuple[NDArray[np.float64] | None, ...]
+    n_features_in_: int
+    # If the samples of `fit` have named their features.
+    feature_names_in_: NDArray[Any]
+
     # Whether the hooks take arrays of any library.
     _follows_namespace = False
     # Fitted attributes that follow from others, and are not pickled.
     _made_anew: tuple[str, ...] = ()
+
+    if TYPE_CHECKING:
+        # scikit-learn makes these, of the parameters that the methods have.
+        def set_fit_request(self, *, sample_weight: Request) -> Self:
+            """Choose whether `fit` gets the weights that are routed."""
+            ...
+
+        def set_partial_fit_request(self, *, sample_weight: Request) -> Self:
+            """Choose whether `partial_fit` gets the weights that are routed."""
+            ...
+
+        def set_score_request(self, *, sample_weight: Request) -> Self:
+            """Choose whether `score` gets the weights that are routed."""
+            ...
 
     # Codes are the method's data, not metadata to be routed.
     __metadata_request__inverse_transform = {"codes": UNUSED}  # noqa: RUF012
@@ -382,7 +405,7 @@ class BaseQuantizer(
     # -- public methods ------------------------------------------------------------
 
     @classmethod
-    def from_codebooks(cls, codebooks, **parameters) -> Self:
+    def from_codebooks(cls, codebooks: Matrices, **parameters: Any) -> Self:
         """Return a quantizer that is fitted: its codebooks are given, not learned.
 
         Parameters
@@ -436,7 +459,9 @@ class BaseQuantizer(
 
     @_fit_context(prefer_skip_nested_validation=False)
     @in_own_context
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(
+        self, X: MatrixLike, y: Any = None, sample_weight: VectorLike | None = None
+    ) -> Self:
         """Learn the codebooks, or set them up.
 
         If it fails, the estimator stays as it was before the call.
@@ -476,7 +501,9 @@ class BaseQuantizer(
     @available_unless(_reason_against_streams)
     @_fit_context(prefer_skip_nested_validation=False)
     @in_own_context
-    def partial_fit(self, X, y=None, sample_weight=None):
+    def partial_fit(
+        self, X: MatrixLike, y: Any = None, sample_weight: VectorLike | None = None
+    ) -> Self:
         """Learn from one batch of a stream.
 
         If it fails, the estimator stays as it was before the call.
@@ -510,7 +537,7 @@ class BaseQuantizer(
 
     @available_unless(_reason_against_names)
     @in_own_context
-    def rename_codes(self, names):
+    def rename_codes(self, names: Sequence[VectorLike | None] | NDArray[Any]) -> Self:
         """Give codes other names: put the codewords of each column in another order.
 
         What a code stands for goes with its name, so that nothing else changes: the
@@ -562,7 +589,7 @@ class BaseQuantizer(
         return self
 
     @in_own_context
-    def transform(self, X):
+    def transform(self, X: MatrixLike) -> NDArray[Any]:
         """Encode samples.
 
         Parameters
@@ -590,7 +617,9 @@ class BaseQuantizer(
 
     @available_unless(_reason_against_best)
     @in_own_context
-    def encode_best(self, X, n_best):
+    def encode_best(
+        self, X: MatrixLike, n_best: Size
+    ) -> tuple[NDArray[Any], NDArray[np.float64]]:
         """Encode samples in several ways each, the best first.
 
         Parameters
@@ -655,7 +684,7 @@ class BaseQuantizer(
         is_even = any(isinstance(one, Prices) for one in charges)
         unpriced = self._with_charges(of_bits(charges)) if is_even else self
 
-        def work(x):
+        def work(x: Any) -> tuple[Any, Any]:
             codes = unpriced._encode_best(x, n_best)
             if is_even:
                 codes = _first_of_all(self._encode(x), codes)
@@ -670,7 +699,7 @@ class BaseQuantizer(
         return be.gathered(X.shape[0], codes, dtype), be.gathered(X.shape[0], errors)
 
     @in_own_context
-    def inverse_transform(self, codes):
+    def inverse_transform(self, codes: MatrixLike) -> NDArray[Any]:
         """Decode codes.
 
         Parameters
@@ -698,7 +727,7 @@ class BaseQuantizer(
         return self._decode(self._check_codes(codes, "inverse_transform"))
 
     @in_own_context
-    def quantize(self, X):
+    def quantize(self, X: MatrixLike) -> NDArray[Any]:
         """Encode and decode in one pass.
 
         Parameters
@@ -723,7 +752,7 @@ class BaseQuantizer(
             names = [f"x{j}" for j in range(self.n_features_in_)]
         return in_output_container(self, found, X, names)
 
-    def _reconstructions(self, X):
+    def _reconstructions(self, X: Any) -> Any:
         """Return what `quantize` does, as an array."""
         X = self._check_input(X, "quantize")
         if nearest.is_dask(X):
@@ -733,7 +762,9 @@ class BaseQuantizer(
             return nearest.backend_of(X).gathered(X.shape[0], blocks)
 
     @in_own_context
-    def score(self, X, y=None, sample_weight=None):
+    def score(
+        self, X: MatrixLike, y: Any = None, sample_weight: VectorLike | None = None
+    ) -> float:
         """Return minus the mean distance of samples from their reconstructions.
 
         Parameters
@@ -761,7 +792,7 @@ class BaseQuantizer(
             return -run(mean_distortion(rows, self))
 
     @in_own_context
-    def full_codebook(self, max_size=2**20):
+    def full_codebook(self, max_size: Size = 2**20) -> NDArray[Any]:
         """Build the one table that the scheme stands for.
 
         Parameters
@@ -875,7 +906,7 @@ class BaseQuantizer(
                 return object.__getattribute__(self, name)
             raise AttributeError(line, name=name, obj=self)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []
         tags.array_api_support = self._follows_namespace
@@ -883,7 +914,7 @@ class BaseQuantizer(
 
     # -- pickling ------------------------------------------------------------------
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         state = {**super().__getstate__(), "_skvq_version": __version__}
         for name in (*self._made_anew, *OF_A_RUNNING_FIT):
             state.pop(name, None)
@@ -893,7 +924,7 @@ class BaseQuantizer(
             state["_home_"] = self._home_.name
         return state
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         version = state.pop("_skvq_version", "unknown")
         if tuple(map(int, re.findall(r"\d+", version)[:2])) < _FIRST_READ:
@@ -924,7 +955,7 @@ class BaseQuantizer(
 
     # -- what the public methods share ---------------------------------------------
 
-    def _rows_to_fit(self, X, sample_weight) -> tuple[Rows, WeightUnit]:
+    def _rows_to_fit(self, X: Any, sample_weight: Any) -> tuple[Rows, WeightUnit]:
         """Return valid rows, and what counts as one of their weights."""
         if nearest.is_dask(X):
             why = self._needs_rows_in_memory()
@@ -939,7 +970,7 @@ class BaseQuantizer(
             run(check_finite(X))
         return Rows(X, weights), unit
 
-    def _take_batch(self, X, sample_weight) -> None:
+    def _take_batch(self, X: Any, sample_weight: Any) -> None:
         """Learn from one batch of a stream, as the user gives it."""
         first = not self.__sklearn_is_fitted__()
         if not first:
@@ -960,7 +991,7 @@ class BaseQuantizer(
             check_is_fitted(self)  # raises; and takes its time to find out
         self._check_as_fitted()
 
-    def _check_input(self, X, method: str):
+    def _check_input(self, X: Any, method: str) -> np.ndarray:
         """Check in order: fitted, then the library of X, then X itself."""
         self._check_fitted()
         be = backend_of_samples(self, X)
@@ -973,7 +1004,9 @@ class BaseQuantizer(
             )
         return check_samples(self, X, reset=False)
 
-    def _check_codes(self, codes, method: str, widths: tuple[int, ...] | None = None):
+    def _check_codes(
+        self, codes: Any, method: str, widths: tuple[int, ...] | None = None
+    ) -> np.ndarray:
         """Check that it is fitted, and return valid codes where the tables are.
 
         Those of the host, which files hold and no library computes in, are sent there.
@@ -987,10 +1020,10 @@ class BaseQuantizer(
         codes = check_codes(self, codes, self.codebook_sizes_, widths)
         return self._home_.like(codes)
 
-    def _quantize(self, X):
+    def _quantize(self, X: Any) -> Any:
         return self._decode(as_indices(self._encode(X)))
 
-    def _errors_of(self, X, codes):
+    def _errors_of(self, X: Any, codes: Any) -> Any:
         """Return squared distances (n_samples, n_sums) from what some codes are."""
         n, n_sums, n_codes = codes.shape
         decoded = self._decode(as_indices(reshape(codes, (n * n_sums, n_codes))))
@@ -1020,7 +1053,12 @@ class BaseQuantizer(
             self.distortion_,
         )
 
-    def _set_up(self, tables, be: nearest.Backend = nearest.HOST, beside=None) -> None:
+    def _set_up(
+        self,
+        tables: Any,
+        be: nearest.Backend = nearest.HOST,
+        beside: dict[str, Any] | None = None,
+    ) -> None:
         """Set this estimator, new or a part, to given tables."""
         self._validate_params()
         found = self._from_tables(tables, **(beside or {}))
@@ -1053,7 +1091,7 @@ class BaseQuantizer(
                 )
             setattr(self, name, value)
 
-    def _learn_batch(self, X, weights) -> None:
+    def _learn_batch(self, X: Any, weights: Any) -> None:
         """Do the same with one batch of a stream."""
         plain_parameters(self)
         self.n_features_in_ = X.shape[1]
@@ -1099,7 +1137,7 @@ class BaseQuantizer(
         # What is not followed becomes an array of NumPy's, and those are taken always.
         nearest.check_backend(getattr(self, "backend", "auto"), be)
 
-    def _computing(self, X=None) -> AbstractContextManager:
+    def _computing(self, X: Any = None) -> AbstractContextManager[Any]:
         """Let the engine compute in this estimator's backend.
 
         Where rows of the host are coded block by block, they go to a device, or stay,
@@ -1129,7 +1167,7 @@ def _first_of_all(own: Any, codes: Any) -> Any:
     return be.xp.where(is_new, join([own, codes[:, :-1, :]], axis=1), moved)
 
 
-def _log(message: str, *arguments) -> None:
+def _log(message: str, *arguments: object) -> None:
     """Tell of a fit that is done, and is not undone by whoever is told."""
     try:
         logger.info(message, *arguments)
@@ -1146,13 +1184,13 @@ QUANTIZER = Accepted(
 )
 
 
-def _to_compute_in(X):
+def _to_compute_in(X: Any) -> Any:
     """Return the whole of X in the dtype to compute in."""
     be = nearest.backend_of(X)
     return be.contiguous(be.cast(X, nearest.compute_dtype(be.numpy_dtype(X))))
 
 
-def check_as_before(name: str, now, then) -> None:
+def check_as_before(name: str, now: Any, then: Any) -> None:
     """Raise if what a warm start cannot change is not as it was."""
     if now != then:
         raise ValueError(
@@ -1162,8 +1200,8 @@ def check_as_before(name: str, now, then) -> None:
 
 
 def reordered_once(
-    kept: Sequence, orders: Sequence, reorder: Callable[[Any, Any], Any]
-) -> list:
+    kept: Sequence[Any], orders: Sequence[Any], reorder: Callable[[Any, Any], Any]
+) -> list[Any]:
     """Return ``reorder(one, order)`` of each; of one that is shared, the same object.
 
     Raises
@@ -1171,7 +1209,7 @@ def reordered_once(
     ValueError
         If one that is shared is to have several orders.
     """
-    found: dict[int, tuple] = {}
+    found: dict[int, tuple[Any, ...]] = {}
     for j, (one, order) in enumerate(zip(kept, orders, strict=True)):
         if id(one) not in found:
             found[id(one)] = order, reorder(one, order)
@@ -1183,7 +1221,7 @@ def reordered_once(
     return [found[id(one)][1] for one in kept]
 
 
-def _are_alike(a, b) -> bool:
+def _are_alike(a: Any, b: Any) -> bool:
     """Whether two orders, or lists of orders, are the same."""
     if isinstance(a, list):
         return all(map(_are_alike, a, b))
@@ -1195,7 +1233,7 @@ def reordered_table(table: nearest.Table, order: np.ndarray | None) -> nearest.T
     return table if order is None else nearest.Table(table.codewords[order])
 
 
-def _with_arrays(value, function):
+def _with_arrays(value: Any, function: Callable[[Any], Any]) -> Any:
     """Apply a function to an array, or to the arrays of a tuple or a list."""
     if nearest.is_array(value):
         return function(value)
@@ -1204,7 +1242,7 @@ def _with_arrays(value, function):
     return value
 
 
-def _agree(given, value) -> bool:
+def _agree(given: Any, value: Any) -> bool:
     """Whether a parameter says the same, for all or for each."""
     try:
         return bool(np.all(np.asarray(given) == np.asarray(value)))
@@ -1220,7 +1258,7 @@ def mean_distortion(rows: Rows, quantizer: BaseQuantizer) -> Learner[float]:
 
 def measures(
     block: Block, quantizer: BaseQuantizer, distances: bool, columns: Sequence[int]
-) -> tuple:
+) -> tuple[Any, ...]:
     """Return summed distances, the weight, and what each code of some columns weighs.
 
     Parameters
@@ -1237,7 +1275,7 @@ def measures(
     counted = [np.zeros(quantizer.codebook_sizes_[j]) for j in columns]
     weights = block.host_weights()
 
-    def work(x):
+    def work(x: Any) -> tuple[Any, Any]:
         codes, found = quantizer._encode(x), None
         if distances:
             decoded = quantizer._decode(as_indices(codes))
@@ -1254,7 +1292,7 @@ def measures(
 
 
 def over_blocks(
-    X, work: Callable[[Any], Any], times: int = 1
+    X: Any, work: Callable[[Any], Any], times: int = 1
 ) -> Iterator[tuple[slice, Any]]:
     """Yield rows, and ``work(block)`` of them, for row blocks of bounded size.
 

@@ -1,14 +1,19 @@
 """The binary scheme: the signs of the features."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skvq import nearest
 from skvq._arrays import to_host
 from skvq._compat import NUMBERS, SIZE, Interval, StrOptions
 from skvq._given import one_or_each
+from skvq._typing import MatrixLike, Number, Radius, Size, VectorLike
 from skvq._validation import first_followed, warn_of_some
 from skvq.coding.levels import Levels, is_table
 from skvq.coding.radius import Float32Radius, RadiusCode, ScalarRadius
@@ -108,6 +113,11 @@ class BinaryQuantizer(ScalarQuantizer):
     (2, 2, 32640, 65536)
     """
 
+    scale: Any
+
+    scale_: NDArray[Any]
+    _radius_: Any
+
     _parameter_constraints = {  # noqa: RUF012
         "spherical": ["boolean"],
         "scale": [
@@ -121,24 +131,29 @@ class BinaryQuantizer(ScalarQuantizer):
     _follows_namespace = True
 
     def __init__(
-        self, *, spherical=False, scale="fit", radius="unit", radius_levels=256
-    ):
+        self,
+        *,
+        spherical: bool = False,
+        scale: Literal["fit"] | Number | VectorLike = "fit",
+        radius: Radius = "unit",
+        radius_levels: Size = 256,
+    ) -> None:
         self.spherical = spherical
         self.scale = scale
         self.radius = radius
         self.radius_levels = radius_levels
 
-    def _fit(self, rows):
+    def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         radius = None
         if self.spherical:
-            check_radius_memory(self.radius, self.radius_levels, rows.n_bytes)
+            check_radius_memory(self.radius, int(self.radius_levels), rows.n_bytes)
             radius = yield from fit_radius(self.radius, rows, int(self.radius_levels))
         if self._learns_scale():
             averages = yield from _mean_magnitudes(rows)
             return self._of_magnitudes(averages, rows.dtype)
         return self._of_scale(self._given_scale(rows.n_features), rows.dtype, radius)
 
-    def _partial_fit(self, X, weights):
+    def _partial_fit(self, X: Any, weights: Any) -> dict[str, Any]:
         rows = Rows(X, weights)
         dtype = rows.dtype
         if hasattr(self, "scale_"):
@@ -156,7 +171,7 @@ class BinaryQuantizer(ScalarQuantizer):
     def _learns_scale(self) -> bool:
         return not self.spherical and isinstance(self.scale, str)
 
-    def _of_magnitudes(self, averages: Averages, dtype) -> dict[str, Any]:
+    def _of_magnitudes(self, averages: Averages, dtype: Any) -> dict[str, Any]:
         (scale,) = averages.means
         warn_of_some(
             "feature",
@@ -171,7 +186,7 @@ class BinaryQuantizer(ScalarQuantizer):
             return np.full(n_features, 1 / np.sqrt(n_features))
         return positive_per_column("scale", self.scale, n_features)
 
-    def _of_scale(self, scale: np.ndarray, dtype, radius) -> dict[str, Any]:
+    def _of_scale(self, scale: np.ndarray, dtype: Any, radius: Any) -> dict[str, Any]:
         """Return the fitted attributes."""
         if scale.max() > float(np.finfo(dtype).max):
             raise ValueError(
@@ -185,7 +200,7 @@ class BinaryQuantizer(ScalarQuantizer):
             "codebook_sizes_": (2,) * len(scale) + sizes,
         }
 
-    def _from_tables(self, tables):
+    def _from_tables(self, tables: list[nearest.Table]) -> dict[str, Any]:
         arrays = columns_of_tables(tables)
         dtype, radius = tables[0].dtype, None
         if self.spherical:
@@ -205,7 +220,7 @@ class BinaryQuantizer(ScalarQuantizer):
         found = self._of_scale(scale, dtype, radius)
         return {**found, "n_features_in_": len(scale)}
 
-    def _radius_of(self, arrays) -> tuple[list[np.ndarray], RadiusCode]:
+    def _radius_of(self, arrays: Any) -> tuple[list[np.ndarray], RadiusCode]:
         """Return the tables of the signs, and what the others say of the length."""
         if self.radius == "unit":
             return arrays, RadiusCode()
@@ -226,25 +241,25 @@ class BinaryQuantizer(ScalarQuantizer):
         self._imply(radius_levels=len(levels))
         return arrays[:-1], ScalarRadius(Levels.of_tables([levels]))
 
-    def _fewest_rows(self):
+    def _fewest_rows(self) -> int:
         return 2 if self._learns_scale() or self._learns_radius() else 1
 
     def _learns_radius(self) -> bool:
         return self.spherical and self.radius not in ("unit", "float32")
 
-    def _can_partial_fit(self):
+    def _can_partial_fit(self) -> bool:
         return not self._learns_radius()
 
-    def _why_no_partial_fit(self):
+    def _why_no_partial_fit(self) -> str:
         return (
             f"radius={self.radius!r} does not learn from a stream; 'unit' and "
             "'float32' do."
         )
 
-    def _needs_rows_in_memory(self):
+    def _needs_rows_in_memory(self) -> str | None:
         return radius_in_memory(self.radius) if self.spherical else None
 
-    def _encode(self, X):
+    def _encode(self, X: Any) -> Any:
         be = nearest.backend_of(X)
         signs = be.cast(X > 0, np.uint8)
         if self._radius_ is None or not self._radius_.sizes:
@@ -252,7 +267,7 @@ class BinaryQuantizer(ScalarQuantizer):
         lengths = self._radius_.encode(nearest.row_norms(X))
         return be.concat([signs, lengths], axis=1)
 
-    def _decode(self, codes):
+    def _decode(self, codes: Any) -> Any:
         be, n_features = nearest.backend_of(codes), self.n_features_in_
         result = be.cast(codes[:, :n_features], be.numpy_dtype(self.scale_))
         result = (2 * result - 1) * self.scale_
@@ -263,15 +278,15 @@ class BinaryQuantizer(ScalarQuantizer):
         result *= be.cast(lengths, be.numpy_dtype(result))[:, None]
         return result
 
-    def _n_scales(self):
+    def _n_scales(self) -> int:
         if self.__sklearn_is_fitted__():
             return len(self.codebook_sizes_) - self.n_features_in_
         return {"unit": 0, "float32": 2}.get(self.radius, 1) if self.spherical else 0
 
-    def _scales(self, codes):
+    def _scales(self, codes: Any) -> Any:
         return self._radius_.decode(codes[:, self.n_features_in_ :])
 
-    def _codebooks(self):
+    def _codebooks(self) -> Sequence[nearest.Table | np.ndarray]:
         scale = to_host(self.scale_)
         pairs = {
             value: np.array([[0 - value], [value]], scale.dtype) for value in set(scale)
@@ -288,7 +303,7 @@ def _mean_magnitudes(rows: Rows) -> Learner[Averages]:
     return Averages(weight, (mean,))
 
 
-def _magnitudes(be: nearest.Backend, x):
+def _magnitudes(be: nearest.Backend, x: Any) -> Any:
     return abs(x)
 
 
@@ -302,7 +317,9 @@ def _scale_of(j: int, table: np.ndarray) -> float:
     return float(table[1])
 
 
-def hamming_distances(packed_X, packed_Y=None) -> np.ndarray:
+def hamming_distances(
+    packed_X: MatrixLike, packed_Y: MatrixLike | None = None
+) -> np.ndarray:
     """Count the bits in which packed rows differ.
 
     For the signs of `BinaryQuantizer` it is the order of squared distances between
@@ -353,7 +370,7 @@ def hamming_distances(packed_X, packed_Y=None) -> np.ndarray:
     return be.send(result)
 
 
-def _as_bytes(packed, name: str) -> np.ndarray:
+def _as_bytes(packed: Any, name: str) -> np.ndarray:
     packed = to_host(packed)
     if packed.ndim != 2 or packed.dtype != np.uint8:
         raise ValueError(

@@ -16,13 +16,13 @@ the host, and what is returned is sent to their device; sparse arrays are SciPy'
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy import sparse as sp
 
 from skvq._capacity import capacitate
@@ -44,6 +44,7 @@ from skvq._compat import frame_like
 from skvq._entropy import EntropyCoder
 from skvq._ids import UniqueIds
 from skvq._match import match
+from skvq._typing import MatrixLike, Size, Sizes, VectorLike
 from skvq._validation import followed_backend
 from skvq.nearest import engine_of
 
@@ -74,7 +75,7 @@ BitOrder = Literal["big", "little"]
 _TILE_WORDS = 2**16
 
 
-def packed_bits(sizes: Sequence[int], method: Method = "columns") -> int:
+def packed_bits(sizes: Sizes, method: Method = "columns") -> int:
     """Return how many bits `pack` spends on one row, before any padding.
 
     Parameters
@@ -107,8 +108,8 @@ def packed_bits(sizes: Sequence[int], method: Method = "columns") -> int:
 
 
 def pack(
-    codes: ArrayLike,
-    sizes: Sequence[int],
+    codes: MatrixLike,
+    sizes: Sizes,
     *,
     method: Method = "columns",
     row_aligned: bool = True,
@@ -201,13 +202,13 @@ def pack(
 
 
 def unpack(
-    packed: ArrayLike,
-    sizes: Sequence[int],
+    packed: MatrixLike | VectorLike,
+    sizes: Sizes,
     *,
     method: Method = "columns",
     row_aligned: bool = True,
     bitorder: BitOrder = "big",
-    n_samples: int | None = None,
+    n_samples: Size | None = None,
 ) -> NDArray[Any]:
     """Unpack what `pack` has packed.
 
@@ -285,9 +286,7 @@ def unpack(
     return sent(be, codes)
 
 
-def token_ids(
-    codes: ArrayLike, sizes: Sequence[int], order: Order = "C"
-) -> NDArray[np.int64]:
+def token_ids(codes: MatrixLike, sizes: Sizes, order: Order = "C") -> NDArray[np.int64]:
     """Compute the token id of each row of codes, its number to a mixed radix.
 
     Parameters
@@ -346,9 +345,7 @@ def token_ids(
     return sent(be, ids) if frame is None else frame["token_id"]
 
 
-def from_token_ids(
-    ids: ArrayLike, sizes: Sequence[int], order: Order = "C"
-) -> NDArray[Any]:
+def from_token_ids(ids: VectorLike, sizes: Sizes, order: Order = "C") -> NDArray[Any]:
     """Turn token ids back into codes.
 
     Parameters
@@ -402,7 +399,7 @@ def from_token_ids(
     return sent(be, _unravel(ids.astype(np.int64, copy=False), sizes, strides))
 
 
-def to_signed(codes: ArrayLike, sizes: Sequence[int]) -> NDArray[Any]:
+def to_signed(codes: MatrixLike, sizes: Sizes) -> NDArray[Any]:
     """Turn codes into signed integers about zero, as columns of vector stores want.
 
     Each column is shifted by half its size: 256 codes are the int8 from -128 to 127,
@@ -455,7 +452,7 @@ def to_signed(codes: ArrayLike, sizes: Sequence[int]) -> NDArray[Any]:
     return sent(be, signed)
 
 
-def from_signed(signed: ArrayLike, sizes: Sequence[int]) -> NDArray[Any]:
+def from_signed(signed: MatrixLike, sizes: Sizes) -> NDArray[Any]:
     """Turn signed integers about zero back into codes.
 
     Parameters
@@ -503,8 +500,8 @@ def _signed_dtype(size: int) -> np.dtype[Any]:
 
 
 def one_hot(
-    codes: ArrayLike,
-    sizes: Sequence[int],
+    codes: MatrixLike,
+    sizes: Sizes,
     dtype: DTypeLike = np.float64,
     sparse: bool = True,
 ) -> sp.csr_array | NDArray[Any]:
@@ -564,15 +561,15 @@ def one_hot(
     return sp.csr_array((np.ones(columns.size, dtype), indices, indptr), shape=shape)
 
 
-def _indicator_names(frame: Any, sizes: Sequence[int]) -> list[str]:
+def _indicator_names(frame: Any, sizes: Sizes) -> list[str]:
     return [
         f"{name}_{code}"
         for name, size in zip(frame.columns, sizes, strict=True)
-        for code in range(size)
+        for code in range(int(size))
     ]
 
 
-def offsets(sizes: Sequence[int]) -> NDArray[np.int64]:
+def offsets(sizes: Sizes) -> NDArray[np.int64]:
     """Return where the tokens of each code column begin in one vocabulary.
 
     A language model has one vocabulary for all columns: ``codes + offsets(sizes)`` are
@@ -611,7 +608,7 @@ def offsets(sizes: Sequence[int]) -> NDArray[np.int64]:
     return np.array([0, *accumulate(check_sizes(sizes)[:-1])], dtype=np.int64)
 
 
-def from_vocabulary(tokens: ArrayLike, sizes: Sequence[int]) -> NDArray[Any]:
+def from_vocabulary(tokens: MatrixLike, sizes: Sizes) -> NDArray[Any]:
     """Turn tokens of one vocabulary for all columns back into codes.
 
     Parameters
@@ -653,7 +650,7 @@ def from_vocabulary(tokens: ArrayLike, sizes: Sequence[int]) -> NDArray[Any]:
     return sent(be, codes.astype(smallest_dtype(max(sizes))))
 
 
-def disambiguate(codes: ArrayLike) -> NDArray[Any]:
+def disambiguate(codes: MatrixLike) -> NDArray[Any]:
     """Append a last column that tells rows with the same codes apart.
 
     Parameters

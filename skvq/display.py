@@ -11,10 +11,13 @@ numbers at hand.  `plot` draws it again, and leaves the axes in `ax_` and the fi
 `figure_`.  Drawing needs matplotlib: ``pip install skvq[demo]``.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
@@ -22,6 +25,15 @@ from skvq import nearest
 from skvq._gaussian import distortion_bound, principal_variances
 from skvq._pipelines import find_codec
 from skvq._reports import CodeReport
+from skvq._typing import (
+    GaussianBound,
+    MatrixLike,
+    NamesLike,
+    Number,
+    Size,
+    Sizes,
+    VectorLike,
+)
 from skvq._weights import check_weights
 from skvq.metrics import code_report, distortion, rate_distortion_curve
 from skvq.nearest.distinct import unique_rows
@@ -93,9 +105,23 @@ class CodebookDisplay:
     (8, 2)
     """
 
+    ax_: Any
+    codewords_: Any
+    figure_: Any
+    image_: Any
+    samples_: Any
+
     def __init__(
-        self, *, xx0, xx1, cells, codewords, samples=None, feature_names=None, name=None
-    ):
+        self,
+        *,
+        xx0: NDArray[Any],
+        xx1: NDArray[Any],
+        cells: NDArray[Any],
+        codewords: NDArray[Any],
+        samples: NDArray[Any] | None = None,
+        feature_names: NamesLike | None = None,
+        name: str | None = None,
+    ) -> None:
         self.xx0 = xx0
         self.xx1 = xx1
         self.cells = cells
@@ -107,18 +133,18 @@ class CodebookDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X,
+        estimator: Any,
+        X: MatrixLike,
         *,
-        grid_resolution=400,
-        eps=0.1,
-        show_samples=False,
-        name=None,
-        ax=None,
-        cmap="viridis",
-        codeword_kwargs=None,
-        sample_kwargs=None,
-    ):
+        grid_resolution: Size = 400,
+        eps: Number = 0.1,
+        show_samples: bool = False,
+        name: str | None = None,
+        ax: Any = None,
+        cmap: Any = "viridis",
+        codeword_kwargs: dict[str, Any] | None = None,
+        sample_kwargs: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the cells of a fitted quantizer.
 
         Parameters
@@ -168,7 +194,7 @@ class CodebookDisplay:
                 f"{type(estimator).__name__} has {estimator.n_features_in_} features; "
                 "cells can be drawn of two."
             )
-        if grid_resolution < 2 or not eps >= 0:
+        if int(grid_resolution) < 2 or not eps >= 0:
             raise ValueError(
                 "grid_resolution must be 2 or more, and eps 0 or more, got "
                 f"{grid_resolution} and {eps}."
@@ -177,7 +203,7 @@ class CodebookDisplay:
         samples = check_array(X, dtype=np.float64, input_name="X")
         if samples.shape[1] != 2:
             raise ValueError(f"X has {samples.shape[1]} features; expected 2.")
-        xx0, xx1 = _grid(samples, grid_resolution, eps)
+        xx0, xx1 = _grid(samples, int(grid_resolution), float(eps))
         grid = np.column_stack([axis.ravel() for axis in np.meshgrid(xx0, xx1)])
         grid_in = _named_like(grid, X, quantizer)
         codes = np.asarray(quantizer.transform(grid_in))
@@ -202,8 +228,13 @@ class CodebookDisplay:
         return f"<CodebookDisplay of {len(self.codewords)} codewords{_of(self.name)}>"
 
     def plot(
-        self, *, ax=None, cmap="viridis", codeword_kwargs=None, sample_kwargs=None
-    ):
+        self,
+        *,
+        ax: Any = None,
+        cmap: Any = "viridis",
+        codeword_kwargs: dict[str, Any] | None = None,
+        sample_kwargs: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the cells.
 
         Parameters
@@ -329,16 +360,22 @@ class RateDistortionDisplay:
     [1.0, 2.0]
     """
 
+    ax_: Any
+    bound_: Any
+    figure_: Any
+    line_: Any
+    text_: list[Any]
+
     def __init__(
         self,
-        rates,
-        distortions,
+        rates: VectorLike,
+        distortions: VectorLike,
         *,
-        variances=None,
-        bound="covariance",
-        labels=None,
-        name=None,
-    ):
+        variances: VectorLike | None = None,
+        bound: GaussianBound = "covariance",
+        labels: Sequence[str] | None = None,
+        name: str | None = None,
+    ) -> None:
         self.rates = rates
         self.distortions = distortions
         self.variances = variances
@@ -349,18 +386,18 @@ class RateDistortionDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X,
+        estimator: Any,
+        X: MatrixLike,
         *,
-        sample_weight=None,
-        bound="covariance",
-        label=None,
-        name=None,
-        ax=None,
-        plot_bound=True,
-        line_kwargs=None,
-        bound_kwargs=None,
-    ):
+        sample_weight: VectorLike | None = None,
+        bound: GaussianBound = "covariance",
+        label: str | None = None,
+        name: str | None = None,
+        ax: Any = None,
+        plot_bound: bool = True,
+        line_kwargs: dict[str, Any] | None = None,
+        bound_kwargs: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw what one fitted quantizer makes of samples.
 
         A point; or, where its reconstruction is a sum that grows by stages, the curve
@@ -426,18 +463,18 @@ class RateDistortionDisplay:
     @classmethod
     def from_estimators(
         cls,
-        estimators,
-        X,
+        estimators: Iterable[Any],
+        X: MatrixLike,
         *,
-        sample_weight=None,
-        bound="covariance",
-        labels=None,
-        name=None,
-        ax=None,
-        plot_bound=True,
-        line_kwargs=None,
-        bound_kwargs=None,
-    ):
+        sample_weight: VectorLike | None = None,
+        bound: GaussianBound = "covariance",
+        labels: Sequence[str] | None = None,
+        name: str | None = None,
+        ax: Any = None,
+        plot_bound: bool = True,
+        line_kwargs: dict[str, Any] | None = None,
+        bound_kwargs: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the curve of several fitted quantizers.
 
         To compare several curves, draw the next one on ``ax=display.ax_``.  They share
@@ -492,10 +529,17 @@ class RateDistortionDisplay:
         )
 
     def __repr__(self) -> str:
-        return f"<RateDistortionDisplay of {len(self.rates)} points{_of(self.name)}>"
+        return f"<RateDistortionDisplay of {np.asarray(self.rates).size} points{_of(self.name)}>"
 
     @classmethod
-    def _of_samples(cls, curve, X, sample_weight, bound, **parameters):
+    def _of_samples(
+        cls,
+        curve: Any,
+        X: Any,
+        sample_weight: Any,
+        bound: GaussianBound,
+        **parameters: Any,
+    ) -> Self:
         """Return the display of bits and errors per sample, with the bound of X."""
         _check_bound(bound)
         bits, distortions = curve
@@ -520,12 +564,12 @@ class RateDistortionDisplay:
     def plot(
         self,
         *,
-        ax=None,
-        name=None,
-        plot_bound=True,
-        line_kwargs=None,
-        bound_kwargs=None,
-    ):
+        ax: Any = None,
+        name: str | None = None,
+        plot_bound: bool = True,
+        line_kwargs: dict[str, Any] | None = None,
+        bound_kwargs: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the curve.
 
         Parameters
@@ -597,7 +641,7 @@ class RateDistortionDisplay:
         _add_legend(self.ax_, own_figure)
         return self
 
-    def _plot_bound(self, rates, bound_kwargs):
+    def _plot_bound(self, rates: Any, bound_kwargs: dict[str, Any] | None) -> Any:
         variances = np.atleast_1d(np.asarray(self.variances, dtype=np.float64))
         drawn = next(
             (
@@ -676,7 +720,19 @@ class CodeUsageDisplay:
     [8]
     """
 
-    def __init__(self, shares, *, perplexities=None, usages=None, name=None):
+    ax_: Any
+    figure_: Any
+    lines_: list[Any]
+    uniform_: Any
+
+    def __init__(
+        self,
+        shares: Sequence[NDArray[Any]],
+        *,
+        perplexities: Sequence[float] | NDArray[Any] | None = None,
+        usages: Sequence[float] | NDArray[Any] | None = None,
+        name: str | None = None,
+    ) -> None:
         self.shares = shares
         self.perplexities = perplexities
         self.usages = usages
@@ -684,8 +740,15 @@ class CodeUsageDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, X, *, sample_weight=None, name=None, ax=None, line_kwargs=None
-    ):
+        cls,
+        estimator: Any,
+        X: MatrixLike,
+        *,
+        sample_weight: VectorLike | None = None,
+        name: str | None = None,
+        ax: Any = None,
+        line_kwargs: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the use that samples make of a fitted quantizer's codewords.
 
         Parameters
@@ -735,8 +798,15 @@ class CodeUsageDisplay:
 
     @classmethod
     def from_codes(
-        cls, codes, sizes, *, sample_weight=None, name=None, ax=None, line_kwargs=None
-    ):
+        cls,
+        codes: MatrixLike,
+        sizes: Sizes,
+        *,
+        sample_weight: VectorLike | None = None,
+        name: str | None = None,
+        ax: Any = None,
+        line_kwargs: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the use of the codewords in codes.
 
         Parameters
@@ -772,7 +842,14 @@ class CodeUsageDisplay:
         return cls.from_report(report, name=name, ax=ax, line_kwargs=line_kwargs)
 
     @classmethod
-    def from_report(cls, report, *, name=None, ax=None, line_kwargs=None):
+    def from_report(
+        cls,
+        report: CodeReport,
+        *,
+        name: str | None = None,
+        ax: Any = None,
+        line_kwargs: dict[str, Any] | None = None,
+    ) -> Self:
         """Draw the use of the codewords of which a report tells.
 
         Parameters
@@ -818,7 +895,9 @@ class CodeUsageDisplay:
     def __repr__(self) -> str:
         return f"<CodeUsageDisplay of {len(self.shares)} code columns{_of(self.name)}>"
 
-    def plot(self, *, ax=None, line_kwargs=None):
+    def plot(
+        self, *, ax: Any = None, line_kwargs: dict[str, Any] | None = None
+    ) -> Self:
         """Draw the use of the codewords.
 
         Parameters
@@ -886,7 +965,7 @@ def _pyplot(caller: str) -> Any:
     return pyplot
 
 
-def _axes(ax, caller: str) -> tuple[Any, Any]:
+def _axes(ax: Any, caller: str) -> tuple[Any, Any]:
     pyplot = _pyplot(caller)
     if ax is None:
         # The layout leaves room for a legend beside the axes.
@@ -894,7 +973,7 @@ def _axes(ax, caller: str) -> tuple[Any, Any]:
     return ax, ax.figure
 
 
-def _add_legend(ax, own_figure: bool) -> None:
+def _add_legend(ax: Any, own_figure: bool) -> None:
     """Add a legend where it covers no line: beside the axes, in a figure of our own.
 
     On the axes of others, whose neighbours are not known, it is where matplotlib finds
@@ -912,7 +991,7 @@ def _add_legend(ax, own_figure: bool) -> None:
         ax.legend(loc="best", fontsize="small")
 
 
-def _check_bound(bound) -> None:
+def _check_bound(bound: Any) -> None:
     if bound not in _BOUNDS:
         raise ValueError(f"bound={bound!r}; expected 'covariance' or 'independent'.")
 
@@ -922,7 +1001,7 @@ def _are_alike(found: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def _curve_by_stage(
-    estimator, X, sample_weight
+    estimator: Any, X: Any, sample_weight: Any
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return bits and distortions of the partial sums; None if it has none."""
     codec = find_codec(estimator)
@@ -942,7 +1021,7 @@ def _curve_by_stage(
     return bits[np.asarray(quantizer._decodable_widths()) - 1], np.array(errors)
 
 
-def _quantizer_of(estimator):
+def _quantizer_of(estimator: Any) -> Any:
     check_is_fitted(estimator)
     quantizer = getattr(estimator, "quantizer_", estimator)
     if not hasattr(quantizer, "codebook_sizes_"):
@@ -953,21 +1032,21 @@ def _quantizer_of(estimator):
     return quantizer
 
 
-def _check_here(X) -> None:
+def _check_here(X: Any) -> None:
     """Raise if X is a collection of Dask's, all of which would be computed."""
     nearest.backend_of(X)
 
 
-def _describe(quantizer) -> str:
+def _describe(quantizer: Any) -> str:
     return f"{type(quantizer).__name__}, {quantizer.bits_per_sample_:.4g} bits"
 
 
-def _feature_names(estimator) -> Sequence[str] | None:
+def _feature_names(estimator: Any) -> Sequence[str] | None:
     names = getattr(estimator, "feature_names_in_", None)
     return None if names is None else [str(name) for name in names]
 
 
-def _named_like(grid: np.ndarray, X, quantizer) -> Any:
+def _named_like(grid: np.ndarray, X: Any, quantizer: Any) -> Any:
     """Return the grid with the feature names of X, if the quantizer has seen any."""
     if getattr(quantizer, "feature_names_in_", None) is None or not hasattr(
         X, "columns"
@@ -994,7 +1073,7 @@ def _ratio(extent: Sequence[float]) -> float:
     return (top - bottom) / (right - left)
 
 
-def _codewords(quantizer, grid) -> np.ndarray:
+def _codewords(quantizer: Any, grid: Any) -> np.ndarray:
     size = float(np.prod(np.asarray(quantizer.codebook_sizes_, dtype=float)))
     if size <= _MAX_CODEWORDS:
         table = quantizer.full_codebook(max_size=_MAX_CODEWORDS)
@@ -1003,7 +1082,7 @@ def _codewords(quantizer, grid) -> np.ndarray:
     return table[unique_rows(table)[0]]
 
 
-def _cell_colours(cells: np.ndarray, cmap) -> np.ndarray:
+def _cell_colours(cells: np.ndarray, cmap: Any) -> np.ndarray:
     """Return pale colours (n_rows, n_columns, 3), and grey borders between cells."""
     from matplotlib import colormaps
 

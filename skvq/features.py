@@ -1,17 +1,26 @@
 """Quantized samples as features, for models that learn from them."""
 
-from sklearn.base import (
-    BaseEstimator,
-    OneToOneFeatureMixin,
-    TransformerMixin,
-)
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from numpy.typing import NDArray
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._callbacks import fit_clone
-from skvq._compat import Accepted, CallbackSupportMixin, Documented, _fit_context
+from skvq._compat import (
+    Accepted,
+    BaseEstimator,
+    CallbackSupportMixin,
+    Documented,
+    OneToOneFeatureMixin,
+    TransformerMixin,
+    _fit_context,
+)
 from skvq._dask import check_container
+from skvq._typing import Frozen, MatrixLike, Request, VectorLike
 from skvq._validation import (
     as_it_is_now,
     backend_of_samples,
@@ -26,7 +35,7 @@ from skvq._weights import check_weights
 from skvq.base import QUANTIZER, BaseQuantizer
 
 
-def _is_frozen_quantizer(value) -> bool:
+def _is_frozen_quantizer(value: Any) -> bool:
     return isinstance(getattr(value, "estimator", None), BaseQuantizer) and isinstance(
         value, FrozenEstimator
     )
@@ -69,16 +78,28 @@ class QuantizedFeatures(
     [[0.0, 0.5], [0.0, 0.5], [9.0, 8.5], [9.0, 8.5]]
     """
 
+    quantizer_: BaseQuantizer
+    n_features_in_: int
+    feature_names_in_: NDArray[Any]
+
+    if TYPE_CHECKING:
+        # scikit-learn makes it, of the parameters that the method has.
+        def set_fit_request(self, *, sample_weight: Request) -> Self:
+            """Choose whether `fit` gets the weights that are routed."""
+            ...
+
     _parameter_constraints = {  # noqa: RUF012
         "quantizer": [QUANTIZER, FROZEN]
     }
 
-    def __init__(self, quantizer):
+    def __init__(self, quantizer: BaseQuantizer | Frozen) -> None:
         self.quantizer = quantizer
 
     @_fit_context(prefer_skip_nested_validation=False)
     @in_own_context
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(
+        self, X: MatrixLike, y: Any = None, sample_weight: VectorLike | None = None
+    ) -> Self:
         """Fit a clone of the quantizer.
 
         Parameters
@@ -112,7 +133,7 @@ class QuantizedFeatures(
         return self
 
     @in_own_context
-    def transform(self, X):
+    def transform(self, X: MatrixLike) -> NDArray[Any]:
         """Replace samples by their reconstructions.
 
         Parameters
@@ -133,7 +154,7 @@ class QuantizedFeatures(
         # An array: the container is that of this estimator, with the index of its X.
         return as_it_is_now(self.quantizer_)._reconstructions(X)
 
-    def inverse_transform(self, X):
+    def inverse_transform(self, X: MatrixLike) -> NDArray[Any]:
         """Return quantized samples as they are: they are in the space of X already.
 
         So a pipeline leads back through this step, and targets that it quantizes are
@@ -161,14 +182,14 @@ class QuantizedFeatures(
         return getattr(self.quantizer, "_follows_namespace", False)
 
     @property
-    def _home_(self):
+    def _home_(self) -> nearest.Backend:
         return getattr(vars(self).get("quantizer_"), "_home_", nearest.HOST)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether `fit` has run to its end."""
         return hasattr(self, "quantizer_")
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.array_api_support = self._follows_namespace

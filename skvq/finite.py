@@ -1,14 +1,28 @@
 """Finite scalar quantization: features squashed to a range, then rounded."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skvq import nearest
 from skvq._checks import check_count
 from skvq._compat import NUMBERS, SIZES, Interval, StrOptions
 from skvq._given import one_or_each
+from skvq._typing import (
+    Bound,
+    DecodeTo,
+    Formula,
+    MatrixLike,
+    Number,
+    Size,
+    Sizes,
+    VectorLike,
+)
 from skvq._validation import all_in_memory, as_it_is_now
 from skvq.base import over_blocks
 from skvq.coding.levels import LevelTables
@@ -191,6 +205,10 @@ class FiniteScalarQuantizer(ScalarQuantizer):
     [[-1.0, 1.0, 1.0]]
     """
 
+    _dtype_: np.dtype
+    _squash_: Squash
+    _tables_: LevelTables
+
     _parameter_constraints = {  # noqa: RUF012
         "levels": [Interval(Integral, 2, 2**16, closed="both"), SIZES],
         "bound": [StrOptions({*_FIXED_BOUNDS, "cdf", "none"})],
@@ -204,15 +222,15 @@ class FiniteScalarQuantizer(ScalarQuantizer):
 
     def __init__(
         self,
-        levels=8,
+        levels: Size | Sizes = 8,
         *,
-        bound="tanh",
-        formula="corrected",
-        scale=1.0,
-        decode_to="means",
-        total_bits=None,
-        powers_of_two=False,
-    ):
+        bound: Bound = "tanh",
+        formula: Formula = "corrected",
+        scale: Number | VectorLike = 1.0,
+        decode_to: DecodeTo = "means",
+        total_bits: Number | None = None,
+        powers_of_two: bool = False,
+    ) -> None:
         self.levels = levels
         self.bound = bound
         self.formula = formula
@@ -221,7 +239,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         self.total_bits = total_bits
         self.powers_of_two = powers_of_two
 
-    def bounded_values(self, X):
+    def bounded_values(self, X: MatrixLike) -> NDArray[Any]:
         """Return the bounded values of samples, before they are rounded.
 
         Parameters
@@ -239,7 +257,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         blocks = over_blocks(X, self._squash_.bounded)
         return nearest.backend_of(X).gathered(X.shape[0], blocks)
 
-    def code_values(self, codes):
+    def code_values(self, codes: MatrixLike) -> NDArray[Any]:
         """Return the numbers that codes stand for, in [-1, 1].
 
         Parameters
@@ -259,7 +277,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         values = LevelTables(self._squash_.values())
         return values.decode(codes, self._dtype_)
 
-    def _fit(self, rows):
+    def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         if self.total_bits is not None:
             return (yield from self._allocated(rows))
         sizes = per_column("levels", self.levels, rows.n_features, "feature", 2, 2**16)
@@ -278,7 +296,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         averages = yield from _averages_of_levels(rows, squash)
         return {**found, **_decoded_to(averages, sizes)}
 
-    def _allocated(self, rows) -> Learner[dict[str, Any]]:
+    def _allocated(self, rows: Rows) -> Learner[dict[str, Any]]:
         """Return what is fitted with `total_bits`."""
         self._check_allocates()
         low, high = yield from column_range(rows)
@@ -309,7 +327,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
                     f"{getattr(self, name)!r}: expected {name}={value!r}."
                 )
 
-    def _partial_fit(self, X, weights):
+    def _partial_fit(self, X: Any, weights: Any) -> dict[str, Any]:
         self._check_allocates()
         rows, d = Rows(X, weights), X.shape[1]
         sizes = per_column("levels", self.levels, d, "feature", 2, 2**16)
@@ -334,18 +352,18 @@ class FiniteScalarQuantizer(ScalarQuantizer):
                 "to change them."
             )
 
-    def _fixed_squash(self, sizes) -> Tanh:
+    def _fixed_squash(self, sizes: tuple[int, ...]) -> Tanh:
         scales = positive_per_column("scale", self.scale, len(sizes))
         make = Tanh if self.bound == "tanh" else Clamp
         return make(sizes, self.formula, scales)
 
-    def _scaled_values(self, squash) -> list[np.ndarray]:
+    def _scaled_values(self, squash: Any) -> list[np.ndarray]:
         """Return the code values of each feature in the unit of X."""
         scales = positive_per_column("scale", self.scale, len(squash.sizes))
         pairs = zip(squash.values(), scales, strict=True)
         return [values * scale for values, scale in pairs]
 
-    def _from_tables(self, tables):
+    def _from_tables(self, tables: list[nearest.Table]) -> dict[str, Any]:
         self._check_allocates()
         if self.bound not in _FIXED_BOUNDS:
             raise ValueError(
@@ -376,31 +394,31 @@ class FiniteScalarQuantizer(ScalarQuantizer):
             "n_features_in_": len(sizes),
         }
 
-    def _fewest_rows(self):
+    def _fewest_rows(self) -> int:
         learns = self.bound not in _FIXED_BOUNDS or self.decode_to == "means"
         return 2 if learns else 1
 
-    def _can_partial_fit(self):
+    def _can_partial_fit(self) -> bool:
         return self.bound in _FIXED_BOUNDS
 
-    def _why_no_partial_fit(self):
+    def _why_no_partial_fit(self) -> str:
         return (
             f"bound={self.bound!r} does not learn from a stream; 'tanh' and 'clamp' do."
         )
 
-    def _needs_rows_in_memory(self):
+    def _needs_rows_in_memory(self) -> str | None:
         return all_in_memory("bound", self.bound) if self.bound == "cdf" else None
 
-    def _encode(self, X):
+    def _encode(self, X: Any) -> Any:
         return self._squash_.encode(X)
 
-    def _decode(self, codes):
+    def _decode(self, codes: Any) -> Any:
         return self._tables_.decode(codes, self._dtype_)
 
-    def _codebooks(self):
+    def _codebooks(self) -> Sequence[nearest.Table | np.ndarray]:
         return shared_tables(self._tables_.tables(self._dtype_))
 
-    def _ranges(self):
+    def _ranges(self) -> tuple[np.ndarray, np.ndarray] | None:
         return self._squash_.ranges()
 
 
@@ -422,7 +440,7 @@ def _averages_of_levels(rows: Rows, squash: Squash) -> Learner[Averages]:
     return Averages(weight, (yield from level_shares(rows, squash, squash.sizes)))
 
 
-def _decoded_to(averages: Averages, sizes) -> dict[str, Any]:
+def _decoded_to(averages: Averages, sizes: tuple[int, ...]) -> dict[str, Any]:
     """Return the fitted attributes of levels that are decoded to their means."""
     parts, shares = averages.means
     means = level_means(parts, shares, sizes)
@@ -435,10 +453,10 @@ def _is_close(given: np.ndarray, expected: np.ndarray) -> bool:
     return bool(gap.max() <= 4 * np.finfo(given.dtype).eps * np.abs(expected).max())
 
 
-def _fit_distribution(rows: Rows, sizes) -> Learner[Distribution]:
+def _fit_distribution(rows: Rows, sizes: tuple[int, ...]) -> Learner[Distribution]:
     """Find edges between levels of equal weight, and warn where they coincide."""
 
-    def cut(columns, features) -> list:
+    def cut(columns: Any, features: Any) -> list[Any]:
         found = []
         for (values, mass), size in zip(columns, sizes[features], strict=True):
             edges = equal_shares(values, mass, size)

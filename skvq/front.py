@@ -4,9 +4,12 @@ Samples are changed on the way to a quantizer, its part, and reconstructions on 
 back.
 """
 
+from __future__ import annotations
+
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import clone
@@ -14,8 +17,10 @@ from sklearn.utils import check_random_state
 
 from skvq import nearest
 from skvq._given import check_costs
+from skvq._typing import BackendName
 from skvq._validation import Notice, copy_to_fit, repeat_warnings
 from skvq.base import BaseQuantizer
+from skvq.coding.charges import Charges
 from skvq.learning.rows import Learner, Rows
 from skvq.parts import Parts, Template, check_one_part, fit_part
 
@@ -29,6 +34,9 @@ class FrontQuantizer(BaseQuantizer):
     """
 
     quantizer: Any
+    random_state: Any
+    backend: BackendName
+    quantizer_: BaseQuantizer
     _made_anew = ("_parts_",)
 
     @abstractmethod
@@ -42,7 +50,7 @@ class FrontQuantizer(BaseQuantizer):
             "quantizer", self._default_part() if quantizer is None else quantizer
         )
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Set parameters; those of the part by ``quantizer__<parameter>``.
 
         Parameters
@@ -67,7 +75,7 @@ class FrontQuantizer(BaseQuantizer):
                 check_one_part(quantizer, name, value, self._default_part())
         return super().set_params(**params)
 
-    def _new_part(self):
+    def _new_part(self) -> Any:
         """Return an unfitted clone, with the settings that are the scheme's."""
         part = clone(self._template().quantizer)
         own, names = self.get_params(deep=False), part.get_params(deep=False)
@@ -78,10 +86,10 @@ class FrontQuantizer(BaseQuantizer):
             part.set_params(backend=self.backend)
         return part
 
-    def _n_tasks(self):
+    def _n_tasks(self) -> int | None:
         return 1
 
-    def _fit_part(self, rows: Rows, part=None) -> Learner[Any]:
+    def _fit_part(self, rows: Rows, part: Any = None) -> Learner[Any]:
         """Return a part that has learned from the rows, as it is to see them."""
         if part is None:
             part = self._new_part()
@@ -92,7 +100,9 @@ class FrontQuantizer(BaseQuantizer):
         repeat_warnings(notices)
         return part
 
-    def _part_of_tables(self, tables: list[nearest.Table], costs: dict):
+    def _part_of_tables(
+        self, tables: list[nearest.Table], costs: dict[Any, Any]
+    ) -> Any:
         """Return a part of given tables; set the parameter to what they tell.
 
         Parameters
@@ -116,55 +126,55 @@ class FrontQuantizer(BaseQuantizer):
         # Before the parameters have been checked, too.
         return getattr(self._template().quantizer, "_follows_namespace", False)
 
-    def _needs_rows_in_memory(self):
+    def _needs_rows_in_memory(self) -> str | None:
         why = self._template().quantizer._needs_rows_in_memory()
         return why and f"its part, {self._template()}: {why}"
 
-    def _fewest_rows(self):
+    def _fewest_rows(self) -> int:
         return self._template().quantizer._fewest_rows()
 
-    def _table_elements(self, n_features):
+    def _table_elements(self, n_features: int) -> int:
         return self._template().quantizer._table_elements(n_features)
 
-    def _slice_widths(self, n_features):
+    def _slice_widths(self, n_features: int) -> list[int] | None:
         return self._template().quantizer._slice_widths(n_features)
 
-    def _n_tables(self):
+    def _n_tables(self) -> int | None:
         return self._template().quantizer._n_tables()
 
-    def _takes_columns(self):
+    def _takes_columns(self) -> bool:
         return self._template().quantizer._takes_columns()
 
-    def _why_no_sums(self):
+    def _why_no_sums(self) -> str | None:
         part = getattr(self, "quantizer_", self._template().quantizer)
         why = part._why_no_sums()
         return why and f"its part, {part!r}: {why}"
 
-    def _codebooks(self):
+    def _codebooks(self) -> Sequence[nearest.Table | np.ndarray]:
         return self.quantizer_._codebooks()
 
-    def _why_no_codebooks(self):
+    def _why_no_codebooks(self) -> str | None:
         why = self.quantizer_._why_no_codebooks()
         return why and f"its part, {self.quantizer_!r}: {why}"
 
-    def _code_costs(self):
+    def _code_costs(self) -> frozenset[str]:
         return self._template().quantizer._code_costs()
 
-    def _charges(self):
+    def _charges(self) -> Charges:
         return (*self.quantizer_._charges(), *(None,) * len(self._own_sizes()))
 
-    def _with_charges(self, charges):
+    def _with_charges(self, charges: Charges) -> Self:
         copy, n_own = copy_to_fit(self, fitted=True), len(self._own_sizes())
         copy.quantizer_ = self.quantizer_._with_charges(charges[: len(charges) - n_own])
         copy._parts_ = Parts([copy.quantizer_])
         return copy
 
-    def _why_no_names(self):
+    def _why_no_names(self) -> str | None:
         part = vars(self).get("quantizer_", self._template().quantizer)
         why = part._why_no_names()
         return why and f"its part, {part!r}: {why}"
 
-    def _renamed(self, orders):
+    def _renamed(self, orders: Sequence[np.ndarray | None]) -> dict[str, Any]:
         n_own = len(self.quantizer_.codebook_sizes_)
         if any(order is not None for order in orders[n_own:]):
             raise ValueError(

@@ -1,14 +1,29 @@
 """Scalar schemes: each feature replaced by the level of its cell on the line."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skvq import nearest
 from skvq._checks import check_unmasked, is_sequence
 from skvq._compat import NUMBERS, SIZE, SIZES, Accepted, Interval, StrOptions
 from skvq._given import as_shared, one_or_each
+from skvq._typing import (
+    Density,
+    Ends,
+    LevelsRule,
+    Number,
+    RangeRule,
+    Size,
+    Sizes,
+    VectorLike,
+    Vectors,
+)
 from skvq._validation import all_in_memory, check_numbers, warn
 from skvq.coding.levels import CellMeans, Grid, Levels, is_table, range_of_levels
 from skvq.coding.squash import Distribution, Spread, Tanh
@@ -211,6 +226,14 @@ class UniformQuantizer(ScalarQuantizer):
     (18, 8, 1)
     """
 
+    levels: LevelsRule | Vectors
+
+    feature_range_: tuple[NDArray[Any], NDArray[Any]]
+    step_: float
+    clipped_share_: NDArray[Any]
+    _codec_: Any
+    _dtype_: np.dtype
+
     _parameter_constraints = {  # noqa: RUF012
         "n_levels": [SIZE, SIZES],
         "feature_range": [StrOptions({"minmax", "quantile", *DENSITIES}), NUMBERS],
@@ -228,19 +251,19 @@ class UniformQuantizer(ScalarQuantizer):
 
     def __init__(
         self,
-        n_levels=256,
+        n_levels: Size | Sizes = 256,
         *,
-        feature_range="minmax",
-        quantile_range=(0.1, 99.9),
-        levels="uniform",
-        density="data",
-        ends="edges",
-        share_levels=False,
-        total_bits=None,
-        powers_of_two=False,
-        step=None,
-        target_bits=None,
-    ):
+        feature_range: RangeRule | VectorLike | Vectors = "minmax",
+        quantile_range: VectorLike = (0.1, 99.9),
+        levels: LevelsRule | Vectors = "uniform",
+        density: Density = "data",
+        ends: Ends = "edges",
+        share_levels: bool = False,
+        total_bits: Number | None = None,
+        powers_of_two: bool = False,
+        step: Number | None = None,
+        target_bits: Number | None = None,
+    ) -> None:
         self.n_levels = n_levels
         self.feature_range = feature_range
         self.quantile_range = quantile_range
@@ -253,7 +276,7 @@ class UniformQuantizer(ScalarQuantizer):
         self.step = step
         self.target_bits = target_bits
 
-    def _fit(self, rows):
+    def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         how = self._number_from()
         if how == "total_bits":
             return self._allocated(rows)
@@ -261,7 +284,7 @@ class UniformQuantizer(ScalarQuantizer):
             return self._stepped(rows)
         return self._learned(rows, None)
 
-    def _n_tasks(self):
+    def _n_tasks(self) -> int | None:
         return 0 if self.target_bits is None else MOST_PASSES
 
     def _ways(self) -> list[str]:
@@ -303,14 +326,14 @@ class UniformQuantizer(ScalarQuantizer):
                 )
         return given[0]
 
-    def _partial_fit(self, X, weights):
+    def _partial_fit(self, X: Any, weights: Any) -> dict[str, Any]:
         rows, seen = Rows(X, weights), getattr(self, "_seen_", None)
         if isinstance(self.levels, str) and self._statistic() != _GIVEN:
             seen = self._seen_before()
         found = run(self._learned(rows, seen))
         return {**found, "_dtype_": getattr(self, "_dtype_", rows.dtype)}
 
-    def _learned(self, rows, seen) -> Learner[dict[str, Any]]:
+    def _learned(self, rows: Rows, seen: Any) -> Learner[dict[str, Any]]:
         """Return what follows from rows, and from what was seen of a stream before."""
         d = rows.n_features
         found: dict[str, Any] = {"_dtype_": rows.dtype}
@@ -324,7 +347,9 @@ class UniformQuantizer(ScalarQuantizer):
             return {**found, "_codec_": Levels(_of_all(tables, d), sizes)}
         return {**found, **(yield from self._of_statistics(rows, sizes, seen))}
 
-    def _of_statistics(self, rows, sizes, seen) -> Learner[dict[str, Any]]:
+    def _of_statistics(
+        self, rows: Rows, sizes: tuple[int, ...], seen: Any
+    ) -> Learner[dict[str, Any]]:
         """Return the codec that a few statistics of the features lead to."""
         d, columns, own = rows.n_features, rows, sizes
         if self.share_levels:
@@ -354,7 +379,7 @@ class UniformQuantizer(ScalarQuantizer):
             "_seen_": _Seen(how, shared, statistics, clipped),
         }
 
-    def _sizes(self, n_features) -> tuple[int, ...]:
+    def _sizes(self, n_features: int) -> tuple[int, ...]:
         sizes = per_column("n_levels", self.n_levels, n_features, "feature", 1, 2**32)
         if self.share_levels and len(set(sizes)) > 1:
             raise ValueError(
@@ -363,7 +388,7 @@ class UniformQuantizer(ScalarQuantizer):
             )
         return sizes
 
-    def _grid(self, low, high, sizes) -> dict[str, Any]:
+    def _grid(self, low: Any, high: Any, sizes: tuple[int, ...]) -> dict[str, Any]:
         make = Grid if self.ends == "edges" else Grid.with_ends
         codec = make(low, high, sizes)
         if not np.isfinite([codec.low, codec.high]).all():
@@ -375,7 +400,7 @@ class UniformQuantizer(ScalarQuantizer):
 
     # -- allocated bits, and one step -----------------------------------------------
 
-    def _allocated(self, rows) -> Learner[dict[str, Any]]:
+    def _allocated(self, rows: Rows) -> Learner[dict[str, Any]]:
         """Return what is fitted with `total_bits`."""
         found: dict[str, Any] = {"_dtype_": rows.dtype}
         if self.levels == "lloyd-max" and self.density == "data":
@@ -405,7 +430,9 @@ class UniformQuantizer(ScalarQuantizer):
         (share,) = clipped.means
         return {**found, "feature_range_": (low, high), "clipped_share_": share}
 
-    def _codec_of(self, statistics, mean, sizes) -> Grid | Levels:
+    def _codec_of(
+        self, statistics: Any, mean: Any, sizes: tuple[int, ...]
+    ) -> Grid | Levels:
         """Return the codec of some numbers of levels; one level is the mean."""
         one = np.asarray(sizes) == 1
         if self.levels == "lloyd-max":
@@ -416,10 +443,10 @@ class UniformQuantizer(ScalarQuantizer):
         low, high = (np.where(one, mean, end) for end in (low, high))
         return self._grid(low, high, sizes)["_codec_"]
 
-    def _stepped(self, rows) -> Learner[dict[str, Any]]:
+    def _stepped(self, rows: Rows) -> Learner[dict[str, Any]]:
         """Return what is fitted with `step` or `target_bits`."""
         if self.target_bits is None:
-            step, what = float(self.step), f"step={self.step!r}"
+            step, what = float(cast(Number, self.step)), f"step={self.step!r}"
         else:
             target = float(self.target_bits)
             step, rate = yield from step_of_rate(rows, target)
@@ -448,7 +475,7 @@ class UniformQuantizer(ScalarQuantizer):
             return self.density
         return self.feature_range if isinstance(self.feature_range, str) else _GIVEN
 
-    def _statistics(self, rows, shares) -> Learner[Spans | Moments]:
+    def _statistics(self, rows: Rows, shares: Any) -> Learner[Spans | Moments]:
         how = self._statistic()
         if how == _GIVEN:
             return Spans(*self._given_range(rows.n_features))
@@ -459,13 +486,13 @@ class UniformQuantizer(ScalarQuantizer):
             return Spans(low.astype(np.float64), high.astype(np.float64))
         return (yield from _moments(how, rows))
 
-    def _range(self, statistics, sizes):
+    def _range(self, statistics: Any, sizes: tuple[int, ...]) -> tuple[Any, Any]:
         """Return the range that is cut, and warn where it is one point."""
         low, high = self._ends(statistics, sizes)
         warn_of_points(self._column_noun(), low, high, sizes, "n_levels")
         return low, high
 
-    def _ends(self, statistics, sizes):
+    def _ends(self, statistics: Any, sizes: tuple[int, ...]) -> tuple[Any, Any]:
         """Return the range that is cut."""
         if not isinstance(statistics, Moments):
             return statistics.low, statistics.high
@@ -475,11 +502,11 @@ class UniformQuantizer(ScalarQuantizer):
 
     def _reach(self, size: int) -> float:
         """Return how far the best range for a density reaches, from its middle."""
-        reach = uniform_reach(self.feature_range, size)
+        reach = uniform_reach(str(self.feature_range), size)
         outermost = max(size - 1, 1) / size
         return reach if self.ends == "edges" else reach * outermost
 
-    def _clipped(self, rows, low, high) -> Learner[Averages]:
+    def _clipped(self, rows: Rows, low: Any, high: Any) -> Learner[Averages]:
         """Return the share of the weight beyond the range of each column."""
         if self._statistic() == "minmax":  # which has nothing outside
             return Averages(1.0, (np.zeros(len(low)),))
@@ -487,13 +514,14 @@ class UniformQuantizer(ScalarQuantizer):
         share = yield from weighted_mean(rows, _outside, low, high)
         return Averages(weight, (share,))
 
-    def _given_range(self, n_columns):
+    def _given_range(self, n_columns: Any) -> tuple[Any, Any]:
         try:
-            for end in (self.feature_range, *self.feature_range):
+            given: Any = self.feature_range
+            for end in (given, *given):
                 check_unmasked(end, "feature_range")
             low, high = (
                 np.broadcast_to(np.asarray(end, dtype=np.float64), (n_columns,)).copy()
-                for end in self.feature_range
+                for end in given
             )
         except (TypeError, ValueError) as error:
             arrays = "" if self.share_levels else f" or two arrays of {n_columns}"
@@ -522,18 +550,20 @@ class UniformQuantizer(ScalarQuantizer):
 
     # -- levels --------------------------------------------------------------------
 
-    def _matched_tables(self, moments, sizes) -> list[np.ndarray]:
+    def _matched_tables(self, moments: Any, sizes: tuple[int, ...]) -> list[np.ndarray]:
         """Return the levels of least squared error for densities of such moments."""
         _, middle, scale = moments
         noun = self._column_noun()
         warn_of_points(noun, middle, middle + scale, sizes, "n_levels")
         return _density_tables(self.density, moments, sizes)
 
-    def _best_tables(self, rows, sizes) -> Learner[list[np.ndarray]]:
+    def _best_tables(
+        self, rows: Rows, sizes: tuple[int, ...]
+    ) -> Learner[list[np.ndarray]]:
         """Return the levels of least squared error for the samples."""
         counts: list[int] = []
 
-        def learn(columns, features) -> list:
+        def learn(columns: Any, features: Any) -> list[Any]:
             pairs = list(columns)
             counts.extend(len(values) for values, _ in pairs)
             return best_levels(pairs, sizes[features])
@@ -558,7 +588,7 @@ class UniformQuantizer(ScalarQuantizer):
     def _column_noun(self) -> str:
         return "set of levels" if self.share_levels else "feature"
 
-    def _given_levels(self, n_features) -> list[np.ndarray]:
+    def _given_levels(self, n_features: int) -> list[np.ndarray]:
         """Return the arrays of `levels`, one for each feature."""
         expected = 1 if self.share_levels else n_features
         if len(self.levels) != expected:
@@ -570,7 +600,7 @@ class UniformQuantizer(ScalarQuantizer):
         arrays = [_as_levels(f"levels[{j}]", a) for j, a in enumerate(self.levels)]
         return _of_all(arrays, n_features)
 
-    def _from_tables(self, tables):
+    def _from_tables(self, tables: list[nearest.Table]) -> dict[str, Any]:
         how = self._number_from()
         tables = as_shared(tables, self.share_levels, "share_levels=True")
         arrays = columns_of_tables(tables)
@@ -578,7 +608,7 @@ class UniformQuantizer(ScalarQuantizer):
         own = {id(a): _as_levels(f"codebooks[{j}]", a) for j, a in enumerate(arrays)}
         levels = [own[id(array)] for array in arrays]
         sizes = tuple(map(len, levels))
-        found = {
+        found: dict[str, Any] = {
             "_dtype_": dtype,
             "n_features_in_": d,
             "codebook_sizes_": sizes,
@@ -607,15 +637,15 @@ class UniformQuantizer(ScalarQuantizer):
             self.levels = tuple(levels[:1] if self.share_levels else levels)
         return {**found, **_of_tables(levels)}
 
-    def _check_total(self, sizes) -> None:
+    def _check_total(self, sizes: tuple[int, ...]) -> None:
         bits = float(np.log2(sizes).sum())
-        if bits > self.total_bits + 1e-9:
+        if bits > float(cast(Number, self.total_bits)) + 1e-9:
             raise ValueError(
                 f"total_bits={self.total_bits!r}, but the given codebooks take "
                 f"{bits:.6g}."
             )
 
-    def _steps_of_tables(self, levels) -> dict[str, Any]:
+    def _steps_of_tables(self, levels: Any) -> dict[str, Any]:
         """Return what is fitted of tables with one level in each cell of a step."""
         if self.step is None:
             raise ValueError(
@@ -653,7 +683,7 @@ class UniformQuantizer(ScalarQuantizer):
             "clipped_share_": np.full(len(levels), np.nan),
         }
 
-    def _check_as_given(self, levels) -> None:
+    def _check_as_given(self, levels: Any) -> None:
         """Raise unless `levels`, if it holds arrays, says the same as the tables."""
         pairs = zip(self._given_levels(len(levels)), levels, strict=True)
         for j, (given, table) in enumerate(pairs):
@@ -665,19 +695,19 @@ class UniformQuantizer(ScalarQuantizer):
 
     # -- what the base class asks --------------------------------------------------
 
-    def _fewest_rows(self):
+    def _fewest_rows(self) -> int:
         learns = isinstance(self.levels, str) and self._statistic() != _GIVEN
         learns |= self.total_bits is not None
         return 2 if learns else 1
 
-    def _can_partial_fit(self):
+    def _can_partial_fit(self) -> bool:
         if self._ways():
             return False
         if not isinstance(self.levels, str):
             return True
         return self._statistic() in (_GIVEN, "minmax", "gaussian")
 
-    def _why_no_partial_fit(self):
+    def _why_no_partial_fit(self) -> str:
         for how in self._ways():
             return (
                 f"{how}={getattr(self, how)!r} does not learn from a stream, since it "
@@ -693,22 +723,22 @@ class UniformQuantizer(ScalarQuantizer):
             "'minmax', 'gaussian' and (low, high) do."
         )
 
-    def _needs_rows_in_memory(self):
+    def _needs_rows_in_memory(self) -> str | None:
         learns = isinstance(self.levels, str) and not self.share_levels
         if learns and self._statistic() == "data":
             return all_in_memory("levels", self.levels)
         return None
 
-    def _encode(self, X):
+    def _encode(self, X: Any) -> Any:
         return self._codec_.encode(X)
 
-    def _decode(self, codes):
+    def _decode(self, codes: Any) -> Any:
         return self._codec_.decode(codes, self._dtype_)
 
-    def _codebooks(self):
+    def _codebooks(self) -> Sequence[nearest.Table | np.ndarray]:
         return shared_tables(self._codec_.tables(self._dtype_))
 
-    def _ranges(self):
+    def _ranges(self) -> tuple[np.ndarray, np.ndarray] | None:
         ends = getattr(self, "feature_range_", None)
         if ends is None:
             return range_of_levels(table[:, 0] for table in self._codec_.tables())
@@ -716,11 +746,11 @@ class UniformQuantizer(ScalarQuantizer):
         return low, high
 
 
-def _errors_of_data(rows: Rows):
+def _errors_of_data(rows: Rows) -> Any:
     """Return the learner of the errors of features with so many Lloyd-Max levels."""
 
     def errors(candidates: tuple[int, ...]) -> Learner[np.ndarray]:
-        def of_columns(columns, features) -> list:
+        def of_columns(columns: Any, features: Any) -> list[Any]:
             return list(level_errors(columns, candidates))
 
         found = yield from of_distinct(rows, of_columns)
@@ -732,7 +762,9 @@ def _errors_of_data(rows: Rows):
     return errors
 
 
-def _density_tables(density: str, moments: Moments, sizes) -> list[np.ndarray]:
+def _density_tables(
+    density: str, moments: Moments, sizes: tuple[int, ...]
+) -> list[np.ndarray]:
     """Return the levels of least squared error for densities of such moments."""
     _, middle, scale = moments
     return [
@@ -768,7 +800,7 @@ def _of_all(tables: list[np.ndarray], n_features: int) -> list[np.ndarray]:
     return tables * n_features if len(tables) == 1 else tables
 
 
-def _as_levels(name: str, values) -> np.ndarray:
+def _as_levels(name: str, values: Any) -> np.ndarray:
     """Return levels that were given, in float64; raise unless they can be levels."""
     levels = check_numbers(values, name, ("n_levels",))
     if not is_table(levels):
@@ -776,7 +808,7 @@ def _as_levels(name: str, values) -> np.ndarray:
     return levels
 
 
-def _check_middles(middles, levels, feature_range) -> None:
+def _check_middles(middles: Any, levels: Any, feature_range: Any) -> None:
     """Raise unless given levels are those of a given range, but for rounding."""
     for j, (middle, table) in enumerate(zip(middles, levels, strict=True)):
         eps = np.finfo(middle.dtype).eps
@@ -789,7 +821,7 @@ def _check_middles(middles, levels, feature_range) -> None:
             )
 
 
-def _outside(be: nearest.Backend, x, low, high):
+def _outside(be: nearest.Backend, x: Any, low: Any, high: Any) -> Any:
     return (x < be.send(low)) | (x > be.send(high))
 
 
@@ -808,5 +840,5 @@ def _moments(name: str, rows: Rows) -> Learner[Moments]:
     return Moments(weight, median, scale)
 
 
-def _gaps(be: nearest.Backend, x, middle):
+def _gaps(be: nearest.Backend, x: Any, middle: Any) -> Any:
     return abs(x - be.send(middle))

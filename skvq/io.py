@@ -106,20 +106,22 @@ Examples
 True
 """
 
+from __future__ import annotations
+
 import math
 import operator
 import os
 import struct
 import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from skvq._ans import Segment, Writer, open_segment
 from skvq._checks import columns_in_words
@@ -146,6 +148,7 @@ from skvq._files import (
     is_container,
 )
 from skvq._pipelines import find_codec
+from skvq._typing import MatrixLike, Sizes
 from skvq.codes import (
     BitOrder,
     EntropyCoder,
@@ -393,7 +396,7 @@ def codec_info(path: PathLike) -> dict[str, Any]:
     return {"id": digest[:32], **description}
 
 
-def decode(estimator: Any, codes: ArrayLike) -> Any:
+def decode(estimator: Any, codes: MatrixLike) -> Any:
     """Return what codes stand for, as far back as the steps of a pipeline lead.
 
     It is the estimator's `inverse_transform`, where there is one.  A `Normalizer` has
@@ -439,8 +442,8 @@ def decode(estimator: Any, codes: ArrayLike) -> Any:
 
 def save_codes(
     path: PathLike,
-    codes: ArrayLike,
-    sizes: Sequence[int],
+    codes: MatrixLike,
+    sizes: Sizes,
     *,
     method: Method = "columns",
     row_aligned: bool = False,
@@ -669,7 +672,7 @@ class CodeWriter:
     def __init__(
         self,
         path: PathLike,
-        sizes: Sequence[int],
+        sizes: Sizes,
         *,
         method: Method = "columns",
         row_aligned: bool = False,
@@ -677,7 +680,7 @@ class CodeWriter:
         codec_id: str | None = None,
         coder: EntropyCoder | None = None,
         append: bool = False,
-    ):
+    ) -> None:
         n_bits = packed_bits(sizes, method)  # checks both
         if bitorder not in _ORDERS:
             raise ValueError(f"bitorder must be 'big' or 'little', got {bitorder!r}")
@@ -725,7 +728,7 @@ class CodeWriter:
             stack.pop_all()  # it goes on until our own exit
         return self
 
-    def __exit__(self, *raised) -> None:
+    def __exit__(self, *raised: Any) -> None:
         """Complete the file, or drop it, or what was added, if the block raised."""
         if raised[0] is not None:
             self._writing.__exit__(*raised)
@@ -780,7 +783,7 @@ class CodeWriter:
         n_waiting = len(self._rest) if self._coded is None else self._coded.n_rows
         return self._header.n_samples + n_waiting
 
-    def write(self, codes: ArrayLike) -> None:
+    def write(self, codes: MatrixLike) -> None:
         """Append codes.
 
         Parameters
@@ -960,7 +963,16 @@ class CodeReader:
     CodeWriter : The way here, with an example.
     """
 
-    def __init__(self, path: PathLike):
+    bits_per_row: float
+    codec_id: str | None
+    coder: EntropyCoder | None
+    method: Any
+    n_bits: int | None
+    n_samples: int
+    row_aligned: bool
+    sizes: tuple[int, ...]
+
+    def __init__(self, path: PathLike) -> None:
         self._path = path
         self._file = Path(path).open("rb")
         try:
@@ -986,7 +998,7 @@ class CodeReader:
         """Return the reader itself."""
         return self
 
-    def __exit__(self, *raised) -> None:
+    def __exit__(self, *raised: Any) -> None:
         """Close the file."""
         self.close()
 

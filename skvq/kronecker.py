@@ -1,8 +1,11 @@
 """The Kronecker scheme: the feature dimension as a product of small ones."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -11,10 +14,19 @@ from skvq import nearest
 from skvq._checks import check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Accepted, Interval, StrOptions
 from skvq._given import are_shared, as_shared, one_or_each
+from skvq._typing import (
+    BackendName,
+    Matrices,
+    MatrixLike,
+    Number,
+    RandomState,
+    Size,
+    Sizes,
+)
 from skvq._validation import check_table, warn
 from skvq.base import BaseQuantizer, check_as_before, reordered_once, reordered_table
 from skvq.learning import kronecker as learning
-from skvq.learning.rows import Learner, scaled
+from skvq.learning.rows import Learner, Rows, scaled
 from skvq.learning.start import few_distinct, ordinary_scale
 from skvq.parts import part_sizes
 
@@ -133,6 +145,12 @@ class KroneckerQuantizer(BaseQuantizer):
     True
     """
 
+    share_codebook: bool
+
+    factor_sizes_: tuple[int, ...]
+    n_iter_: int
+    _tables_: nearest.Tables
+
     _parameter_constraints = {  # noqa: RUF012
         "factor_sizes": [
             Accepted(
@@ -157,19 +175,19 @@ class KroneckerQuantizer(BaseQuantizer):
 
     def __init__(
         self,
-        factor_sizes=None,
-        n_codewords=16,
+        factor_sizes: Sizes | None = None,
+        n_codewords: Size | Sizes = 16,
         *,
-        share_codebook=False,
-        init="spectral",
-        fixed_factors=None,
-        n_init=1,
-        max_iter=50,
-        tol=1e-4,
-        warm_start=False,
-        random_state=None,
-        backend="auto",
-    ):
+        share_codebook: bool = False,
+        init: Literal["spectral"] | Matrices = "spectral",
+        fixed_factors: Sequence[MatrixLike | None] | None = None,
+        n_init: Size = 1,
+        max_iter: Size = 50,
+        tol: Number = 1e-4,
+        warm_start: bool = False,
+        random_state: RandomState = None,
+        backend: BackendName = "auto",
+    ) -> None:
         self.factor_sizes = factor_sizes
         self.n_codewords = n_codewords
         self.share_codebook = share_codebook
@@ -182,10 +200,10 @@ class KroneckerQuantizer(BaseQuantizer):
         self.random_state = random_state
         self.backend = backend
 
-    def _n_tasks(self):
-        return self.n_init
+    def _n_tasks(self) -> int | None:
+        return int(self.n_init)
 
-    def _fit(self, rows):
+    def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         shape = _factor_sizes(self.factor_sizes, rows.n_features)
         fixed = self._given("fixed_factors", shape, rows.dtype)
         sizes = self._sizes(shape, fixed, rows.n_bytes)
@@ -226,7 +244,7 @@ class KroneckerQuantizer(BaseQuantizer):
         rows = rows.under(rows.task.giving(fitted))
         return fitted((yield from self._learn_tables(rows, problem, exponent, start)))
 
-    def _from_tables(self, tables):
+    def _from_tables(self, tables: list[nearest.Table]) -> dict[str, Any]:
         tables = as_shared(tables, self.share_codebook)
         shape = tuple(table.shape[1] for table in tables)
         sizes = list(map(len, tables))
@@ -244,11 +262,11 @@ class KroneckerQuantizer(BaseQuantizer):
             "codebook_sizes_": tuple(sizes),
         }
 
-    def _n_tables(self):
+    def _n_tables(self) -> int | None:
         return 2 if self.factor_sizes is None else len(self.factor_sizes)
 
     def _learn_tables(
-        self, rows, problem, exponent, start
+        self, rows: Rows, problem: Any, exponent: Any, start: Any
     ) -> Learner[learning.LearnedTables]:
         few, found = None, None if problem.free else list(problem.fixed)
         if problem.free:
@@ -256,8 +274,8 @@ class KroneckerQuantizer(BaseQuantizer):
         if few is not None:
             after = "the codebooks repeat their parts."
             if start is not None:
-                own = "rows of init" if self._before_ is None else "codewords"
-                after = f"{own} are left without any."
+                which = "rows of init" if self._before_ is None else "codewords"
+                after = f"{which} are left without any."
             warn(
                 "{} distinct samples are fewer than n_codewords="
                 f"{max(problem.sizes)}: {after}",
@@ -265,13 +283,18 @@ class KroneckerQuantizer(BaseQuantizer):
             )
             if start is None:
                 found = learning.start_from_few(problem, few)
-        limits = {"max_iter": self.max_iter, "tol": self.tol}
+        limits: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol}
         if found is not None:
             limits["max_iter"] = 0
         elif start is not None:
             found = learning.start_from_tables(problem, start, -exponent)
-        rng, runs = check_random_state(self.random_state), []
-        for _ in range(self.n_init if found is None else 1):
+        rng = check_random_state(self.random_state)
+        runs: list[Any] = []
+
+        def best() -> Any:
+            return min(runs, key=lambda run: run.distortion)
+
+        for _ in range(int(self.n_init) if found is None else 1):
             task = rows.task.begin("start", limits["max_iter"])
             tables = found
             if tables is None:
@@ -279,11 +302,13 @@ class KroneckerQuantizer(BaseQuantizer):
             own = rows.under(task)
             learned = yield from learning.alternate(own, problem, tables, **limits)
             runs.append(learned)
-            if task.end(lambda learned=learned: learned):
+            if task.end(best):
                 break
-        return min(runs, key=lambda run: run.distortion)
+        return best()
 
-    def _given(self, name, shape, dtype, sizes=None) -> list:
+    def _given(
+        self, name: str, shape: Any, dtype: Any, sizes: Sequence[int] | None = None
+    ) -> list[Any]:
         """Return a list of tables, or of None, from a parameter."""
         given = getattr(self, name)
         if given is None:
@@ -301,7 +326,7 @@ class KroneckerQuantizer(BaseQuantizer):
             tables.append(table)
         return tables
 
-    def _sizes(self, shape, fixed, x_bytes) -> tuple[int, ...]:
+    def _sizes(self, shape: Any, fixed: Any, x_bytes: int) -> tuple[int, ...]:
         """Return V_1..V_m: of fixed factors, the number of their rows."""
         one_for_all = isinstance(self.n_codewords, Integral)
         sizes = part_sizes(self.n_codewords, len(shape))
@@ -318,7 +343,9 @@ class KroneckerQuantizer(BaseQuantizer):
         check_memory(f"Tables of n_codewords={sizes}", n_bytes, x_bytes)
         return tuple(sizes)
 
-    def _check_shared(self, shape, sizes, fixed, start) -> None:
+    def _check_shared(
+        self, shape: Any, sizes: Sequence[int], fixed: Any, start: Any
+    ) -> None:
         if not self.share_codebook:
             return
         if len(set(shape)) > 1 or len(set(sizes)) > 1:
@@ -335,29 +362,29 @@ class KroneckerQuantizer(BaseQuantizer):
         ):
             raise ValueError("share_codebook=True takes m equal tables as a start.")
 
-    def _encode(self, X):
+    def _encode(self, X: Any) -> Any:
         return nearest.nearest_kronecker(X, self._tables_)[0]
 
-    def _decode(self, codes):
+    def _decode(self, codes: Any) -> Any:
         return nearest.kronecker_rows(
             [table.rows(codes[:, j]) for j, table in enumerate(self._tables_)]
         )
 
-    def _why_no_sums(self):
+    def _why_no_sums(self) -> str | None:
         return "its reconstruction is a product of codewords, not a sum of them."
 
-    def _codebooks(self):
+    def _codebooks(self) -> Any:
         return self._tables_
 
-    def _why_no_names(self):
+    def _why_no_names(self) -> str | None:
         return None
 
-    def _renamed(self, orders):
+    def _renamed(self, orders: Sequence[np.ndarray | None]) -> dict[str, Any]:
         tables = reordered_once(list(self._tables_), orders, reordered_table)
         return {"_tables_": nearest.Tables(tables)}
 
 
-def _check_product(sizes) -> None:
+def _check_product(sizes: Sequence[int]) -> None:
     """Raise if there are more codewords than the search can compare."""
     if math.prod(sizes) > _MAX_CODEWORDS:
         raise ValueError(
@@ -366,7 +393,7 @@ def _check_product(sizes) -> None:
         )
 
 
-def _factor_sizes(factor_sizes, n_features: int) -> tuple[int, ...]:
+def _factor_sizes(factor_sizes: Any, n_features: int) -> tuple[int, ...]:
     """Return d_1..d_m, checked, or the pair closest to a square."""
     if factor_sizes is None:
         root = math.isqrt(n_features)

@@ -36,12 +36,15 @@ Entropies are in nats.  Values of the arrays are never looked at, so that everyt
 be traced and compiled.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal, overload
 
+from skvq._typing import ArrayT, Number, Size
 from skvq.nearest.backends.arrays import (
     array_namespace,
     astype,
@@ -77,7 +80,15 @@ _MAX_GROUP_SIZE = 24
 # -- squared errors ----------------------------------------------------------------
 
 
-def codebook_loss(X, X_quant, *, return_grad=False):
+@overload
+def codebook_loss(
+    X: ArrayT, X_quant: ArrayT, *, return_grad: Literal[False] = False
+) -> ArrayT: ...
+@overload
+def codebook_loss(
+    X: ArrayT, X_quant: ArrayT, *, return_grad: Literal[True]
+) -> tuple[ArrayT, ArrayT, ArrayT]: ...
+def codebook_loss(X: Any, X_quant: Any, *, return_grad: bool = False) -> Any:
     r"""Squared error that moves the codewords towards the samples.
 
     .. math::
@@ -127,7 +138,15 @@ def codebook_loss(X, X_quant, *, return_grad=False):
     return _pair_loss(X, X_quant, 1.0, 0.0, return_grad)
 
 
-def commitment_loss(X, X_quant, *, return_grad=False):
+@overload
+def commitment_loss(
+    X: ArrayT, X_quant: ArrayT, *, return_grad: Literal[False] = False
+) -> ArrayT: ...
+@overload
+def commitment_loss(
+    X: ArrayT, X_quant: ArrayT, *, return_grad: Literal[True]
+) -> tuple[ArrayT, ArrayT, ArrayT]: ...
+def commitment_loss(X: Any, X_quant: Any, *, return_grad: bool = False) -> Any:
     r"""Squared error that moves the encoder's outputs towards their codewords.
 
     .. math::
@@ -175,7 +194,21 @@ def commitment_loss(X, X_quant, *, return_grad=False):
     return _pair_loss(X, X_quant, 0.0, 1.0, return_grad)
 
 
-def vq_loss(X, X_quant, *, beta=0.25, return_grad=False):
+@overload
+def vq_loss(
+    X: ArrayT,
+    X_quant: ArrayT,
+    *,
+    beta: Number = ...,
+    return_grad: Literal[False] = False,
+) -> ArrayT: ...
+@overload
+def vq_loss(
+    X: ArrayT, X_quant: ArrayT, *, beta: Number = ..., return_grad: Literal[True]
+) -> tuple[ArrayT, ArrayT, ArrayT]: ...
+def vq_loss(
+    X: Any, X_quant: Any, *, beta: Number = 0.25, return_grad: bool = False
+) -> Any:
     r"""Codebook loss plus `beta` times commitment loss.
 
     .. math::
@@ -225,15 +258,35 @@ def vq_loss(X, X_quant, *, beta=0.25, return_grad=False):
     return _pair_loss(X, X_quant, 1.0, beta, return_grad)
 
 
+@overload
 def partial_sum_loss(
-    X,
-    partial_sums,
+    X: ArrayT,
+    partial_sums: ArrayT,
     *,
-    stage_weights=None,
-    beta=0.25,
-    codebook_weight=1.0,
-    return_grad=False,
-):
+    stage_weights: Sequence[Number] | None = ...,
+    beta: Number = ...,
+    codebook_weight: Number = ...,
+    return_grad: Literal[False] = False,
+) -> ArrayT: ...
+@overload
+def partial_sum_loss(
+    X: ArrayT,
+    partial_sums: ArrayT,
+    *,
+    stage_weights: Sequence[Number] | None = ...,
+    beta: Number = ...,
+    codebook_weight: Number = ...,
+    return_grad: Literal[True],
+) -> tuple[ArrayT, ArrayT, ArrayT]: ...
+def partial_sum_loss(
+    X: Any,
+    partial_sums: Any,
+    *,
+    stage_weights: Sequence[Number] | None = None,
+    beta: Number = 0.25,
+    codebook_weight: Number = 1.0,
+    return_grad: bool = False,
+) -> Any:
     r"""Squared errors after every stage of a residual quantizer.
 
     With the partial sums :math:`\hat x_s`, what the first s stages reconstruct:
@@ -338,7 +391,9 @@ def partial_sum_loss(
     return _cast_gradients(xp, loss, (grad_X, grad_partial_sums), dtypes)
 
 
-def _pair_loss(X, X_quant, codebook: float, commitment: float, return_grad: bool):
+def _pair_loss(
+    X: Any, X_quant: Any, codebook: Number, commitment: Number, return_grad: bool
+) -> Any:
     xp, (X, X_quant), dtypes = _check_pair(X, X_quant)
     loss = _as_loss(xp, _pair_value(xp, X, X_quant, codebook, commitment), X)
     if not return_grad:
@@ -347,7 +402,9 @@ def _pair_loss(X, X_quant, codebook: float, commitment: float, return_grad: bool
     return _cast_gradients(xp, loss, gradients, dtypes)
 
 
-def _pair_value(xp, X, X_quant, codebook: float, commitment: float):
+def _pair_value(
+    xp: Any, X: Any, X_quant: Any, codebook: Number, commitment: Number
+) -> Any:
     terms = []
     if codebook:
         error = stop_gradient(X) - X_quant
@@ -358,7 +415,9 @@ def _pair_value(xp, X, X_quant, codebook: float, commitment: float):
     return sum(terms[1:], start=terms[0])
 
 
-def _pair_gradients(xp, X, X_quant, codebook: float, commitment: float):
+def _pair_gradients(
+    xp: Any, X: Any, X_quant: Any, codebook: Number, commitment: Number
+) -> tuple[Any, Any]:
     X, X_quant = stop_gradient(X), stop_gradient(X_quant)
     step = 2.0 / _n_samples(X)
     nothing = xp.zeros_like(X)
@@ -371,15 +430,35 @@ def _pair_gradients(xp, X, X_quant, codebook: float, commitment: float):
 # -- entropies of bits -------------------------------------------------------------
 
 
+@overload
 def lfq_entropy_loss(
-    X,
+    X: ArrayT,
     *,
-    inverse_temperature=100.0,
-    scale=1.0,
-    gamma=1.0,
-    group_size=18,
-    return_grad=False,
-):
+    inverse_temperature: Number = ...,
+    scale: Number = ...,
+    gamma: Number = ...,
+    group_size: Size = ...,
+    return_grad: Literal[False] = False,
+) -> ArrayT: ...
+@overload
+def lfq_entropy_loss(
+    X: ArrayT,
+    *,
+    inverse_temperature: Number = ...,
+    scale: Number = ...,
+    gamma: Number = ...,
+    group_size: Size = ...,
+    return_grad: Literal[True],
+) -> tuple[ArrayT, ArrayT]: ...
+def lfq_entropy_loss(
+    X: Any,
+    *,
+    inverse_temperature: Number = 100.0,
+    scale: Number = 1.0,
+    gamma: Number = 1.0,
+    group_size: Size = 18,
+    return_grad: bool = False,
+) -> Any:
     r"""Entropy loss of lookup-free quantization: sure bits, but all codes used.
 
     Over the codewords :math:`c \in \{-s, s\}^L` and with the inverse temperature
@@ -473,9 +552,32 @@ def lfq_entropy_loss(
     return _cast_gradients(xp, loss, (slope * gradient,), dtypes)
 
 
+@overload
 def bsq_entropy_loss(
-    X, *, inverse_temperature=1.0, gamma=1.0, group_size=9, return_grad=False
-):
+    X: ArrayT,
+    *,
+    inverse_temperature: Number = ...,
+    gamma: Number = ...,
+    group_size: Size = ...,
+    return_grad: Literal[False] = False,
+) -> ArrayT: ...
+@overload
+def bsq_entropy_loss(
+    X: ArrayT,
+    *,
+    inverse_temperature: Number = ...,
+    gamma: Number = ...,
+    group_size: Size = ...,
+    return_grad: Literal[True],
+) -> tuple[ArrayT, ArrayT]: ...
+def bsq_entropy_loss(
+    X: Any,
+    *,
+    inverse_temperature: Number = 1.0,
+    gamma: Number = 1.0,
+    group_size: Size = 9,
+    return_grad: bool = False,
+) -> Any:
     r"""Entropy loss of binary spherical quantization: sure bits, but all codes used.
 
     Over the codewords :math:`c \in \{\pm 1/\sqrt L\}^L`, with :math:`u = x/\lVert x
@@ -557,7 +659,9 @@ def bsq_entropy_loss(
     return _cast_gradients(xp, loss, (gradient,), dtypes)
 
 
-def _bit_entropy_loss(xp, logits, gamma, group_size: Any, return_grad: bool):
+def _bit_entropy_loss(
+    xp: Any, logits: Any, gamma: Any, group_size: Any, return_grad: bool
+) -> tuple[Any, Any]:
     """Return the loss of independent bits, and its gradient or None."""
     _check_number(gamma, "gamma")
     if (
@@ -598,7 +702,7 @@ def _groups(n_bits: int, group_size: int) -> list[slice]:
     return [slice(a, b) for a, b in pairwise(borders)]
 
 
-def _signed(xp, logits):
+def _signed(xp: Any, logits: Any) -> tuple[Any, Any, Any]:
     """Return a mask of the positive logits, and exp(-|logit|), which can't overflow.
 
     |logit| is written with the same mask, not as `abs`: at 0, automatic differentiation
@@ -609,33 +713,33 @@ def _signed(xp, logits):
     return positive, size, xp.exp(-size)
 
 
-def _bit_probabilities(xp, logits):
+def _bit_probabilities(xp: Any, logits: Any) -> tuple[Any, Any]:
     """Return the probabilities of -1 and +1, both without cancellation."""
     positive, _, small = _signed(xp, logits)
     large, small = 1 / (1 + small), small / (1 + small)
     return xp.where(positive, small, large), xp.where(positive, large, small)
 
 
-def _binary_entropy(xp, logits):
+def _binary_entropy(xp: Any, logits: Any) -> Any:
     _, size, small = _signed(xp, logits)
     return xp.log1p(small) + size * small / (1 + small)
 
 
-def _entropy(xp, p):
+def _entropy(xp: Any, p: Any) -> Any:
     return -xp.sum(p * _safe_log(xp, p))
 
 
-def _safe_log(xp, p):
+def _safe_log(xp: Any, p: Any) -> Any:
     """Return log p, and 0 where p is 0, also in what automatic differentiation sees."""
     return xp.log(xp.where(p > 0, p, xp.ones_like(p)))
 
 
-def _entropy_gradient(xp, p):
+def _entropy_gradient(xp: Any, p: Any) -> Any:
     """Return the gradient of `_entropy`; 0 where p is 0, as p (log p + 1) is."""
     return xp.where(p > 0, -_safe_log(xp, p) - 1, xp.zeros_like(p))
 
 
-def _mean_probabilities(xp, logits):
+def _mean_probabilities(xp: Any, logits: Any) -> Any:
     """Return the mean probability of each bit pattern (2**left, 2**right).
 
     The probability of a pattern is a product of one factor from each half of the bits,
@@ -650,7 +754,7 @@ def _mean_probabilities(xp, logits):
     return total / logits.shape[0]
 
 
-def _codebook_gradient(xp, logits, mean):
+def _codebook_gradient(xp: Any, logits: Any, mean: Any) -> Any:
     """Return the gradient of the entropy of the mean with respect to the logits."""
     upstream = _entropy_gradient(xp, mean) / logits.shape[0]
     tiles = []
@@ -667,14 +771,14 @@ def _codebook_gradient(xp, logits, mean):
     return concat(xp, tiles, axis=0)
 
 
-def _row_tiles(logits) -> Iterator[slice]:
+def _row_tiles(logits: Any) -> Iterator[slice]:
     n_samples, n_bits = logits.shape
     size = max(1, _TILE_ELEMENTS >> (n_bits - n_bits // 2))
     for start in range(0, n_samples, size):
         yield slice(start, min(start + size, n_samples))
 
 
-def _half_patterns(xp, logits):
+def _half_patterns(xp: Any, logits: Any) -> tuple[Any, Any]:
     """Return the probabilities of the patterns of either half of the bits."""
     negative, positive = _bit_probabilities(xp, logits)
     half = logits.shape[1] // 2
@@ -684,7 +788,7 @@ def _half_patterns(xp, logits):
     )
 
 
-def _patterns(xp, negative, positive, logits):
+def _patterns(xp: Any, negative: Any, positive: Any, logits: Any) -> Any:
     """Return the probability of each bit pattern, the last bit least significant."""
     table = xp.ones_like(logits[:, :1])
     for bit in range(negative.shape[1]):
@@ -696,7 +800,7 @@ def _patterns(xp, negative, positive, logits):
     return xp.where(table < floor, xp.zeros_like(table), table)
 
 
-def _bit_sums(xp, table) -> Iterator[tuple[Any, Any]]:
+def _bit_sums(xp: Any, table: Any) -> Iterator[tuple[Any, Any]]:
     """Yield for each bit the sums over the patterns with it set, and over all."""
     n_samples, n_patterns = table.shape
     total = xp.sum(table, axis=1)
@@ -708,7 +812,15 @@ def _bit_sums(xp, table) -> Iterator[tuple[Any, Any]]:
 # -- codebooks and their use -------------------------------------------------------
 
 
-def orthogonality_loss(codebook, *, return_grad=False):
+@overload
+def orthogonality_loss(
+    codebook: ArrayT, *, return_grad: Literal[False] = False
+) -> ArrayT: ...
+@overload
+def orthogonality_loss(
+    codebook: ArrayT, *, return_grad: Literal[True]
+) -> tuple[ArrayT, ArrayT]: ...
+def orthogonality_loss(codebook: Any, *, return_grad: bool = False) -> Any:
     r"""Mean squared cosine between different codewords.
 
     .. math::
@@ -784,7 +896,15 @@ def orthogonality_loss(codebook, *, return_grad=False):
     return _cast_gradients(xp, loss, (gradient,), dtypes)
 
 
-def diversity_loss(probabilities, *, return_grad=False):
+@overload
+def diversity_loss(
+    probabilities: ArrayT, *, return_grad: Literal[False] = False
+) -> ArrayT: ...
+@overload
+def diversity_loss(
+    probabilities: ArrayT, *, return_grad: Literal[True]
+) -> tuple[ArrayT, ArrayT]: ...
+def diversity_loss(probabilities: Any, *, return_grad: bool = False) -> Any:
     r"""Negative entropy of the mean use of the codewords.
 
     With the mean :math:`\bar p_{gv} = \frac1n \sum_i p_{igv}` over n samples, for G
@@ -845,7 +965,15 @@ def diversity_loss(probabilities, *, return_grad=False):
     return _cast_gradients(xp, loss, (_repeat(xp, row, probabilities),), dtypes)
 
 
-def perplexity_loss(probabilities, *, return_grad=False):
+@overload
+def perplexity_loss(
+    probabilities: ArrayT, *, return_grad: Literal[False] = False
+) -> ArrayT: ...
+@overload
+def perplexity_loss(
+    probabilities: ArrayT, *, return_grad: Literal[True]
+) -> tuple[ArrayT, ArrayT]: ...
+def perplexity_loss(probabilities: Any, *, return_grad: bool = False) -> Any:
     r"""Share of the codewords that the mean use leaves idle.
 
     With the mean :math:`\bar p_{gv} = \frac1n \sum_i p_{igv}` over n samples, for G
@@ -915,7 +1043,7 @@ def perplexity_loss(probabilities, *, return_grad=False):
     return _cast_gradients(xp, loss, (_repeat(xp, row, probabilities),), dtypes)
 
 
-def _repeat(xp, row, like):
+def _repeat(xp: Any, row: Any, like: Any) -> Any:
     # A sum, not a broadcast view: a gradient is often written to.
     return xp.zeros_like(stop_gradient(like)) + row
 
@@ -923,7 +1051,7 @@ def _repeat(xp, row, like):
 # -- over the argmin ---------------------------------------------------------------
 
 
-def straight_through(X, X_quant):
+def straight_through(X: ArrayT, X_quant: ArrayT) -> ArrayT:
     r"""Return the reconstruction, with the gradient of the identity.
 
     .. math::
@@ -972,7 +1100,9 @@ def straight_through(X, X_quant):
     return astype(xp, output, dtypes[1])
 
 
-def straight_through_gradient(X, X_quant, grad_output):
+def straight_through_gradient(
+    X: ArrayT, X_quant: ArrayT, grad_output: ArrayT
+) -> ArrayT:
     """Map a gradient at the reconstruction to the encoder: it stays as it is.
 
     Parameters
@@ -1009,7 +1139,7 @@ def straight_through_gradient(X, X_quant, grad_output):
     return astype(xp, grad_output, dtypes[0])
 
 
-def rotation_trick(X, X_quant):
+def rotation_trick(X: ArrayT, X_quant: ArrayT) -> ArrayT:
     r"""Return the reconstruction, with the gradient of the turn that leads to it.
 
     With :math:`\hat x = x / \lVert x \rVert`, :math:`\hat q = q / \lVert q \rVert` and
@@ -1075,7 +1205,7 @@ def rotation_trick(X, X_quant):
     return astype(xp, stop_gradient(X_quant) + scale * turned, dtypes[1])
 
 
-def rotation_trick_gradient(X, X_quant, grad_output):
+def rotation_trick_gradient(X: ArrayT, X_quant: ArrayT, grad_output: ArrayT) -> ArrayT:
     r"""Map a gradient at the reconstruction to the encoder, by the rotation trick.
 
     .. math::
@@ -1128,7 +1258,7 @@ def rotation_trick_gradient(X, X_quant, grad_output):
     return astype(xp, scale * turned, dtypes[0])
 
 
-def _rotation(xp, X, X_quant):
+def _rotation(xp: Any, X: Any, X_quant: Any) -> tuple[Any, Any, Any, Any]:
     """Return the unit vectors x, q and w of the rotation, and the scale."""
     x, x_norms = _unit_rows(xp, X)
     q, q_norms = _unit_rows(xp, X_quant)
@@ -1145,11 +1275,11 @@ def _rotation(xp, X, X_quant):
 # -- what they share ---------------------------------------------------------------
 
 
-def _dot(xp, a, b):
+def _dot(xp: Any, a: Any, b: Any) -> Any:
     return xp.sum(a * b, axis=-1, keepdims=True)
 
 
-def _unit_rows(xp, X):
+def _unit_rows(xp: Any, X: Any) -> tuple[Any, Any]:
     """Return X / |X| and |X| (..., 1); a row of zeros stays as it is."""
     # Divided by its largest entry, no row is too small or too large to be squared.
     largest = xp.max(xp.abs(stop_gradient(X)), axis=-1, keepdims=True)
@@ -1162,14 +1292,14 @@ def _unit_rows(xp, X):
     return X / norms, xp.where(zero, xp.zeros_like(norms), norms * largest)
 
 
-def _through_norm(xp, gradient, unit, norms):
+def _through_norm(xp: Any, gradient: Any, unit: Any, norms: Any) -> Any:
     """Map a gradient at X / |X| to X."""
     unit, norms = stop_gradient(unit), stop_gradient(norms)
     tangent = gradient - _dot(xp, gradient, unit) * unit
     return tangent / xp.where(norms == 0, xp.ones_like(norms), norms)
 
 
-def _n_samples(X) -> int:
+def _n_samples(X: Any) -> int:
     return math.prod(X.shape[:-1])
 
 
@@ -1197,19 +1327,19 @@ def _check_arrays(**arrays: Any) -> tuple[Any, list[Any], list[Any]]:
     return xp, [astype(xp, array, common) for array in arrays.values()], dtypes
 
 
-def _check_pair(X, X_quant):
+def _check_pair(X: Any, X_quant: Any) -> tuple[Any, Any, Any]:
     xp, found, dtypes = _check_arrays(X=X, X_quant=X_quant)
     _check_same_shape(X=X, X_quant=X_quant)
     return xp, found, dtypes
 
 
-def _check_upstream(X, X_quant, grad_output):
+def _check_upstream(X: Any, X_quant: Any, grad_output: Any) -> tuple[Any, Any, Any]:
     xp, found, dtypes = _check_arrays(X=X, X_quant=X_quant, grad_output=grad_output)
     _check_same_shape(X=X, X_quant=X_quant, grad_output=grad_output)
     return xp, found, dtypes
 
 
-def _check_probabilities(probabilities):
+def _check_probabilities(probabilities: Any) -> Any:
     found = _check_arrays(probabilities=probabilities)
     if probabilities.ndim not in (2, 3):
         raise ValueError(
@@ -1237,7 +1367,7 @@ def _check_number(value: Any, name: str, *, positive: bool = False) -> None:
 
 
 def _check_stage_weights(
-    stage_weights: Sequence[float] | None, n_stages: int
+    stage_weights: Sequence[Number] | None, n_stages: int
 ) -> list[float]:
     if stage_weights is None:
         return [1.0 / n_stages] * n_stages
@@ -1252,12 +1382,14 @@ def _check_stage_weights(
     return [float(weight) for weight in weights]
 
 
-def _as_loss(xp, loss, like):
+def _as_loss(xp: Any, loss: Any, like: Any) -> Any:
     # NumPy before 2 makes float64 of a float32 scalar and a Python number.
     return astype(xp, loss, like.dtype)
 
 
-def _cast_gradients(xp, loss, gradients: Sequence[Any], dtypes: Sequence[Any]):
+def _cast_gradients(
+    xp: Any, loss: Any, gradients: Sequence[Any], dtypes: Sequence[Any]
+) -> tuple[Any, ...]:
     """Return the loss and the gradients, each in the dtype of its argument."""
     cast = (astype(xp, g, dtype) for g, dtype in zip(gradients, dtypes, strict=True))
     return loss, *cast

@@ -48,13 +48,15 @@ are measured on their device, and what is returned for each column is an array o
 Samples come first, then what was made of them, then keywords, as in `sklearn.metrics`.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.utils import check_array, check_consistent_length
 
 from skvq._checks import (
@@ -67,6 +69,7 @@ from skvq._checks import (
 from skvq._code_checks import row_words
 from skvq._drift import drift
 from skvq._reports import CodeReport, DriftReport
+from skvq._typing import MatrixLike, MetricName, Number, Size, Sizes, VectorLike
 from skvq._validation import check_matrix, first_followed, followed_backend
 from skvq._weights import check_weights, drop_zero_weights
 from skvq.model_selection import (
@@ -74,7 +77,7 @@ from skvq.model_selection import (
     neg_entropy_bits,
     neg_reconstruction_error,
 )
-from skvq.nearest import HOST, Backend, Metric, accumulate, backend_of, paired
+from skvq.nearest import HOST, Backend, accumulate, backend_of, paired
 
 __all__ = [
     "CodeReport",
@@ -103,11 +106,11 @@ __all__ = [
 
 
 def distortion(
-    X: ArrayLike,
-    X_quant: ArrayLike,
+    X: MatrixLike,
+    X_quant: MatrixLike,
     *,
-    metric: Metric = "sqeuclidean",
-    sample_weight: ArrayLike | None = None,
+    metric: MetricName | Callable[..., Any] = "sqeuclidean",
+    sample_weight: VectorLike | None = None,
 ) -> float:
     r"""Mean distance of the samples from their reconstructions.
 
@@ -154,11 +157,11 @@ def distortion(
 
 
 def sqnr(
-    X: ArrayLike,
-    X_quant: ArrayLike,
+    X: MatrixLike,
+    X_quant: MatrixLike,
     *,
     center: bool = False,
-    sample_weight: ArrayLike | None = None,
+    sample_weight: VectorLike | None = None,
 ) -> float:
     r"""Signal-to-quantization-noise ratio, in dB.
 
@@ -214,11 +217,11 @@ def sqnr(
 
 
 def psnr(
-    X: ArrayLike,
-    X_quant: ArrayLike,
+    X: MatrixLike,
+    X_quant: MatrixLike,
     *,
-    data_range: float | None = None,
-    sample_weight: ArrayLike | None = None,
+    data_range: Number | None = None,
+    sample_weight: VectorLike | None = None,
 ) -> float:
     r"""Peak signal-to-noise ratio, in dB.
 
@@ -370,7 +373,7 @@ def bits_per_feature(estimator: Any) -> float:
 
 
 def entropy_bits(
-    estimator: Any, X: ArrayLike, *, sample_weight: ArrayLike | None = None
+    estimator: Any, X: MatrixLike, *, sample_weight: VectorLike | None = None
 ) -> float:
     r"""Bits that the codes of samples take in an entropy-coded file, in the mean.
 
@@ -430,7 +433,7 @@ def rate_distortion_curve(
     estimators: Iterable[Any],
     X: Any,
     *,
-    sample_weight: ArrayLike | None = None,
+    sample_weight: VectorLike | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bits and distortion of several estimators on the same samples.
 
@@ -492,7 +495,7 @@ def rate_distortion_curve(
 
 
 def code_entropy(
-    codes: ArrayLike, *, sample_weight: ArrayLike | None = None
+    codes: MatrixLike, *, sample_weight: VectorLike | None = None
 ) -> NDArray[np.float64]:
     r"""Entropy of each code column, in bits.
 
@@ -537,7 +540,7 @@ def code_entropy(
 
 
 def perplexity(
-    codes: ArrayLike, *, sample_weight: ArrayLike | None = None
+    codes: MatrixLike, *, sample_weight: VectorLike | None = None
 ) -> NDArray[np.float64]:
     r"""Perplexity of each code column: :math:`2^{H_j}`, H being its entropy in bits.
 
@@ -580,7 +583,7 @@ def perplexity(
 
 
 def code_usage(
-    codes: ArrayLike, sizes: Sequence[int], *, sample_weight: ArrayLike | None = None
+    codes: MatrixLike, sizes: Sizes, *, sample_weight: VectorLike | None = None
 ) -> NDArray[np.float64]:
     """Share of the codewords of each code column that samples use.
 
@@ -618,7 +621,7 @@ def code_usage(
 
 
 def imbalance_factor(
-    codes: ArrayLike, sizes: Sequence[int], *, sample_weight: ArrayLike | None = None
+    codes: MatrixLike, sizes: Sizes, *, sample_weight: VectorLike | None = None
 ) -> NDArray[np.float64]:
     r"""How unevenly the codewords of each code column are used.
 
@@ -667,7 +670,7 @@ def imbalance_factor(
 
 
 def collision_rate(
-    codes: ArrayLike, *, sample_weight: ArrayLike | None = None
+    codes: MatrixLike, *, sample_weight: VectorLike | None = None
 ) -> float:
     """Share of the samples whose whole row of codes is that of another sample too.
 
@@ -710,7 +713,7 @@ def collision_rate(
 
 
 def code_report(
-    codes: ArrayLike, sizes: Sequence[int], *, sample_weight: ArrayLike | None = None
+    codes: MatrixLike, sizes: Sizes, *, sample_weight: VectorLike | None = None
 ) -> CodeReport:
     """Report how codes use their codewords, column by column and prefix by prefix.
 
@@ -816,7 +819,7 @@ def _use_of_column(p: NDArray[Any], size: int) -> dict[str, Any]:
     }
 
 
-def duplicate_rate(codes: ArrayLike) -> float:
+def duplicate_rate(codes: MatrixLike) -> float:
     """Share of the samples that could be left out without any row of codes missing.
 
     (n - number of distinct rows) / n: the collision rate of papers on recommenders.
@@ -861,7 +864,7 @@ class ChangedCodes(NamedTuple):
 
 
 def changed_codes(
-    old: ArrayLike, new: ArrayLike, *, sample_weight: ArrayLike | None = None
+    old: MatrixLike, new: MatrixLike, *, sample_weight: VectorLike | None = None
 ) -> ChangedCodes:
     """Share of the codes that are others than they were, as after a refit.
 
@@ -920,12 +923,12 @@ def changed_codes(
 
 
 def recall_at_k(
-    neighbors: ArrayLike,
-    neighbors_found: ArrayLike,
+    neighbors: MatrixLike,
+    neighbors_found: MatrixLike,
     *,
-    k: int | None = None,
-    n_true: int = 1,
-    sample_weight: ArrayLike | None = None,
+    k: Size | None = None,
+    n_true: Size = 1,
+    sample_weight: VectorLike | None = None,
 ) -> float:
     """Share of the true nearest neighbours that are among the first k found.
 

@@ -349,9 +349,9 @@ def _lengths(quantizer: Any) -> list[np.ndarray]:
     return [code_lengths(found) for found in counts]
 
 
-neg_reconstruction_error = ReconstructionErrorScorer()
-neg_bits = BitsScorer()
-neg_entropy_bits = EntropyBitsScorer()
+neg_reconstruction_error: ReconstructionErrorScorer = ReconstructionErrorScorer()
+neg_bits: BitsScorer = BitsScorer()
+neg_entropy_bits: EntropyBitsScorer = EntropyBitsScorer()
 
 
 @dataclass(frozen=True)

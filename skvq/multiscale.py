@@ -1,10 +1,14 @@
 """The multi-scale residual scheme: maps of tokens, coded from coarse to fine."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterator, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
@@ -12,6 +16,15 @@ from skvq import nearest
 from skvq._checks import LARGEST_SIZE, check_memory, is_sequence
 from skvq._compat import RANDOM_STATE, SIZE, Accepted, Interval, StrOptions
 from skvq._given import as_shared, demand
+from skvq._typing import (
+    BackendName,
+    ConvolutionMetric,
+    MatrixLike,
+    Number,
+    RandomState,
+    Size,
+    Sizes,
+)
 from skvq._validation import as_it_is_now, check_numbers, in_fitted_dtype, warn
 from skvq.base import reordered_once, reordered_table
 from skvq.coding.pyramid import (
@@ -149,6 +162,16 @@ class MultiScaleQuantizer(StagedQuantizer):
     (300, 16, 1)
     """
 
+    map_shape_: tuple[int, ...]
+    scales_: tuple[tuple[int, int], ...] | tuple[int, ...]
+    kernels_: NDArray[Any] | None
+    biases_: NDArray[Any] | None
+    n_iter_: int
+    _codebook_: nearest.Table
+    _exponent_: Any
+    _pyramid_: Pyramid
+    _table_: nearest.Table
+
     _parameter_constraints = {  # noqa: RUF012
         "map_shape": [
             Accepted(
@@ -172,18 +195,18 @@ class MultiScaleQuantizer(StagedQuantizer):
 
     def __init__(
         self,
-        map_shape=None,
-        scales="auto",
-        n_codewords=256,
+        map_shape: Sizes | None = None,
+        scales: Literal["auto"] | Sizes | Sequence[Sizes] = "auto",
+        n_codewords: Size = 256,
         *,
-        n_smoothers=0,
-        smoothing=0.5,
-        metric="sqeuclidean",
-        max_iter=20,
-        tol=1e-3,
-        random_state=None,
-        backend="auto",
-    ):
+        n_smoothers: Size = 0,
+        smoothing: Number = 0.5,
+        metric: ConvolutionMetric = "sqeuclidean",
+        max_iter: Size = 20,
+        tol: Number = 1e-3,
+        random_state: RandomState = None,
+        backend: BackendName = "auto",
+    ) -> None:
         self.map_shape = map_shape
         self.scales = scales
         self.n_codewords = n_codewords
@@ -197,10 +220,10 @@ class MultiScaleQuantizer(StagedQuantizer):
 
     # -- learning ------------------------------------------------------------------
 
-    def _n_tasks(self):
+    def _n_tasks(self) -> int | None:
         return int(self.max_iter)
 
-    def _fit(self, rows):
+    def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         if self.metric != "sqeuclidean":
             raise ValueError(
                 f"metric={self.metric!r} cannot be learned, and is for from_codebooks: "
@@ -239,13 +262,15 @@ class MultiScaleQuantizer(StagedQuantizer):
             learned = yield from self._learn_scales(rows, tokens, pyramid)
         return fitted(learned)
 
-    def _grids_of(self, map_shape) -> tuple[bool, tuple[int, ...], list]:
+    def _grids_of(self, map_shape: Any) -> tuple[bool, tuple[int, ...], list[Any]]:
         """Return whether maps are sequences, (height, width, channels), and scales."""
         flat = len(map_shape) == 2
         shape = (map_shape[0], 1, map_shape[1]) if flat else map_shape
         return flat, shape, _grids(self.scales, shape[:2], flat=flat)
 
-    def _from_tables(self, tables, kernels=None, biases=None):
+    def _from_tables(
+        self, tables: list[nearest.Table], kernels: Any = None, biases: Any = None
+    ) -> dict[str, Any]:
         if self.map_shape is None:
             raise ValueError(
                 "map_shape=None: codebooks do not tell how large the maps are; "
@@ -283,7 +308,13 @@ class MultiScaleQuantizer(StagedQuantizer):
         return 1 - int(np.frexp(scale)[1])
 
     def _given_smoothing(
-        self, kernels, biases, shape, grids, flat, exponent
+        self,
+        kernels: Any,
+        biases: Any,
+        shape: Any,
+        grids: Any,
+        flat: Any,
+        exponent: Any,
     ) -> Smoothing | None:
         if kernels is None:
             if biases is not None:
@@ -304,14 +335,14 @@ class MultiScaleQuantizer(StagedQuantizer):
         of_scale = kernel_of_scales(len(kernels), len(grids))
         return Smoothing(kernels, of_scale, float(self.smoothing), biases)
 
-    def _check_memory(self, rows, shape, grids) -> None:
+    def _check_memory(self, rows: Rows, shape: Any, grids: Any) -> None:
         n_channels, x_bytes = shape[2], rows.n_bytes
         check_memory(
             f"The table of n_codewords={self.n_codewords} times {n_channels} channels",
-            8 * self.n_codewords * n_channels,
+            8 * int(self.n_codewords) * n_channels,
             x_bytes,
         )
-        places = self.n_smoothers * (9 if shape[1] > 1 else 3) * n_channels
+        places = int(self.n_smoothers) * (9 if shape[1] > 1 else 3) * n_channels
         check_memory(
             f"The least squares of n_smoothers={self.n_smoothers} convolutions of "
             f"{n_channels} channels",
@@ -321,7 +352,9 @@ class MultiScaleQuantizer(StagedQuantizer):
         n_bytes = 8 * rows.n_rows * sum(h * w for h, w in grids)
         check_memory(f"Codes of scales={self.scales!r}", n_bytes, x_bytes)
 
-    def _check_matrices(self, map_shape, shape, grids, n_bytes) -> None:
+    def _check_matrices(
+        self, map_shape: Any, shape: Any, grids: Any, n_bytes: int
+    ) -> None:
         """Raise if scales of given sizes are out of proportion to a given table."""
         n_places = sum(h * shape[0] + w * shape[1] for h, w in grids)
         check_memory(
@@ -331,14 +364,16 @@ class MultiScaleQuantizer(StagedQuantizer):
             "the table",
         )
 
-    def _first_smoothing(self, shape, grids, flat: bool) -> Smoothing | None:
+    def _first_smoothing(self, shape: Any, grids: Any, flat: bool) -> Smoothing | None:
         if self.n_smoothers == 0:
             return None
-        kernels = identity_kernels(self.n_smoothers, shape[2], flat=flat)
-        of_scale = kernel_of_scales(self.n_smoothers, len(grids))
+        kernels = identity_kernels(int(self.n_smoothers), shape[2], flat=flat)
+        of_scale = kernel_of_scales(int(self.n_smoothers), len(grids))
         return Smoothing(kernels, of_scale, float(self.smoothing))
 
-    def _learn_tokens(self, tokens, pyramid) -> Learner[learning.LearnedPyramid]:
+    def _learn_tokens(
+        self, tokens: Any, pyramid: Any
+    ) -> Learner[learning.LearnedPyramid]:
         """Learn as the naive scheme does, from tokens."""
         vq = VectorQuantizer(
             self.n_codewords,
@@ -354,45 +389,47 @@ class MultiScaleQuantizer(StagedQuantizer):
         distortion = vq.distortion_ * pyramid.n_tokens[0]
         return learning.LearnedPyramid(table.codewords, pyramid, vq.n_iter_, distortion)
 
-    def _learn_scales(self, rows, tokens, pyramid) -> Learner[learning.LearnedPyramid]:
+    def _learn_scales(
+        self, rows: Rows, tokens: Any, pyramid: Any
+    ) -> Learner[learning.LearnedPyramid]:
         rng = check_random_state(self.random_state)
-        few = yield from few_distinct(tokens, _FEW_TOKENS * self.n_codewords)
+        few = yield from few_distinct(tokens, _FEW_TOKENS * int(self.n_codewords))
         if few is not None:
-            if len(few) < self.n_codewords:
+            if len(few) < int(self.n_codewords):
                 warn(
                     "{} distinct tokens are fewer than n_codewords="
                     f"{self.n_codewords}: the codebook has more rows than they need.",
                     len(few),
                 )
-            start = learning.start_from_few(rows, pyramid, self.n_codewords, rng)
+            start = learning.start_from_few(rows, pyramid, int(self.n_codewords), rng)
             return learning.LearnedPyramid((yield from start), pyramid, 1, None)
-        sought = pyramid, self.n_codewords, "k-means++", rng
+        sought = pyramid, int(self.n_codewords), "k-means++", rng
         table = yield from learning.greedy_start(rows, *sought)
-        limits = {"max_iter": self.max_iter, "tol": self.tol}
+        limits: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol}
         return (yield from learning.learn(rows, pyramid, table, rng, **limits))
 
     # -- codes ---------------------------------------------------------------------
 
-    def _encode(self, X):
+    def _encode(self, X: Any) -> Any:
         # In the dtype of the fit, whatever X's: of a chain of residuals each scale
         # hears of the rounding of those before.
         X = nearest.backend_of(X).times_power(X, -self._exponent_)
         X = in_fitted_dtype(X, self._table_.dtype)
         return self._pyramid_.encode(X, self._table_)[0]
 
-    def _decode(self, codes):
+    def _decode(self, codes: Any) -> Any:
         total = self._pyramid_.decode(codes, self._table_)
         return nearest.backend_of(total).times_power(total, self._exponent_)
 
-    def _partial_sums(self, codes):
+    def _partial_sums(self, codes: Any) -> Iterator[np.ndarray]:
         be = nearest.backend_of(codes)
         for total in self._pyramid_.partial_sums(codes, self._table_):
             yield be.times_power(total, self._exponent_)
 
-    def _decodable_widths(self):
+    def _decodable_widths(self) -> tuple[int, ...]:
         return tuple(span.stop for span in self._pyramid_.columns)
 
-    def _why_no_sums(self):
+    def _why_no_sums(self) -> str | None:
         if not self._smooths():
             return None
         return (
@@ -403,9 +440,9 @@ class MultiScaleQuantizer(StagedQuantizer):
     def _smooths(self) -> bool:
         if self.__sklearn_is_fitted__():
             return self._pyramid_.smoothing is not None
-        return self.n_smoothers > 0
+        return int(self.n_smoothers) > 0
 
-    def _entries(self, X, metric):
+    def _entries(self, X: Any, metric: str) -> Any:
         # What tokens grow to is linear in them, and its transpose brings X to them.
         pyramid = self._pyramid_
         maps = X.reshape(-1, *pyramid.map_shape)
@@ -419,19 +456,19 @@ class MultiScaleQuantizer(StagedQuantizer):
             axis=1,
         )
 
-    def _codebooks(self):
+    def _codebooks(self) -> Sequence[nearest.Table | np.ndarray]:
         return (self._codebook_,) * len(self.codebook_sizes_)
 
-    def _why_no_names(self):
+    def _why_no_names(self) -> str | None:
         return None
 
-    def _renamed(self, orders):
+    def _renamed(self, orders: Sequence[np.ndarray | None]) -> dict[str, Any]:
         kept = [self._codebook_] * len(orders)
         codebook, *_ = reordered_once(kept, orders, reordered_table)
         own = reordered_table(self._table_, orders[0])
         return {"_codebook_": codebook, "_table_": own}
 
-    def next_scale_input(self, codes):
+    def next_scale_input(self, codes: MatrixLike) -> NDArray[Any]:
         """Return what a generator sees that is to predict the codes of the next scale.
 
         Parameters
@@ -470,7 +507,9 @@ class MultiScaleQuantizer(StagedQuantizer):
         return reshape(tokens, (-1, pyramid.n_tokens[scale], pyramid.n_channels))
 
 
-def _found(own, codebook, exponent: int, pyramid: Pyramid, map_shape) -> dict:
+def _found(
+    own: Any, codebook: Any, exponent: int, pyramid: Pyramid, map_shape: Any
+) -> dict[Any, Any]:
     """Return fitted attributes of a codebook, scaled to compute with and as it is."""
     smoothing, grids = pyramid.smoothing, pyramid.scales
     biases = None if smoothing is None else smoothing.biases
@@ -487,7 +526,7 @@ def _found(own, codebook, exponent: int, pyramid: Pyramid, map_shape) -> dict:
     }
 
 
-def _map_shape(map_shape, n_features: int) -> tuple[int, ...]:
+def _map_shape(map_shape: Any, n_features: int) -> tuple[int, ...]:
     """Return (height, width, channels) or (length, channels), checked."""
     if map_shape is None:
         return n_features, 1
@@ -500,7 +539,7 @@ def _map_shape(map_shape, n_features: int) -> tuple[int, ...]:
     return sizes
 
 
-def _sizes_of_map(map_shape) -> tuple[int, ...]:
+def _sizes_of_map(map_shape: Any) -> tuple[int, ...]:
     sizes = list(map_shape)
     whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in sizes)
     if not whole or len(sizes) not in (2, 3) or min(sizes) < 1:
@@ -511,7 +550,7 @@ def _sizes_of_map(map_shape) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes)
 
 
-def _grids(scales, size, *, flat: bool) -> list[tuple[int, int]]:
+def _grids(scales: Any, size: Sequence[int], *, flat: bool) -> list[tuple[int, int]]:
     """Return (h, w) of each scale, checked; sequences have a width of 1."""
     height, width = size
     if isinstance(scales, str):
@@ -540,7 +579,7 @@ def _grids(scales, size, *, flat: bool) -> list[tuple[int, int]]:
     return grids
 
 
-def _grid(scale, flat: bool) -> tuple[int, int] | None:
+def _grid(scale: Any, flat: bool) -> tuple[int, int] | None:
     """Return (h, w) of an int or a pair; None if it is neither."""
     pair = tuple(scale) if is_sequence(scale) else (scale, 1 if flat else scale)
     if len(pair) != 2 or any(isinstance(n, bool) for n in pair):

@@ -4,16 +4,14 @@ A search compares each query with all codes, by a few look-ups for each of them 
 `skvq.coding.sums`): exact over the reconstructions, without decoding them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, Self, overload
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse as sp
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-)
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
@@ -22,11 +20,15 @@ from skvq._callbacks import fit_clone
 from skvq._checks import check_count, check_unmasked, naming
 from skvq._compat import (
     SIZE,
+    BaseEstimator,
     CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
     Documented,
     StrOptions,
+    TransformerMixin,
     _fit_context,
 )
+from skvq._typing import Frozen, MatrixLike, NeighborsMetric, Size
 from skvq._validation import (
     as_it_is_now,
     check_samples,
@@ -139,6 +141,12 @@ class QuantizedNeighbors(
     (1000, 1000)
     """
 
+    quantizer_: BaseQuantizer
+    n_samples_fit_: int
+    n_features_in_: int
+    feature_names_in_: NDArray[Any]
+    _rows_: Any
+
     _parameter_constraints = {  # noqa: RUF012
         "quantizer": [QUANTIZER, FROZEN],
         "n_neighbors": [SIZE],
@@ -146,7 +154,14 @@ class QuantizedNeighbors(
         "rerank": [SIZE, None],
     }
 
-    def __init__(self, quantizer, n_neighbors=5, *, metric="euclidean", rerank=None):
+    def __init__(
+        self,
+        quantizer: BaseQuantizer | Frozen,
+        n_neighbors: Size = 5,
+        *,
+        metric: NeighborsMetric = "euclidean",
+        rerank: Size | None = None,
+    ) -> None:
         self.quantizer = quantizer
         self.n_neighbors = n_neighbors
         self.metric = metric
@@ -156,7 +171,7 @@ class QuantizedNeighbors(
 
     @_fit_context(prefer_skip_nested_validation=False)
     @in_own_context
-    def fit(self, X, y=None):
+    def fit(self, X: MatrixLike, y: Any = None) -> Self:
         """Fit a clone of the quantizer, and encode the rows.
 
         Parameters
@@ -194,7 +209,9 @@ class QuantizedNeighbors(
 
     @_fit_context(prefer_skip_nested_validation=False)
     @in_own_context
-    def fit_codes(self, codes, *, X=None, packed=False):
+    def fit_codes(
+        self, codes: MatrixLike, *, X: MatrixLike | None = None, packed: bool = False
+    ) -> Self:
         """Take rows that are codes already, of a quantizer that is fitted.
 
         Parameters
@@ -261,11 +278,11 @@ class QuantizedNeighbors(
         self._codes_ = packed
         scanned = np.concatenate(beside) if beside else packed
         # What is scanned, as `nearest.scan` takes it.
-        self._scanned_: tuple = (scanned, summed, *terms)
+        self._scanned_: tuple[Any, ...] = (scanned, summed, *terms)
         if prepared:
             self._scanned_ = (nearest.Packed(*self._scanned_), None, None, None)
 
-    def _checked(self, X, *, reset: bool, min_samples: int = 1) -> Any:
+    def _checked(self, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
         if nearest.is_dask(X):
             raise TypeError(
                 f"{type(self).__name__} takes no Dask collections: fit the quantizer "
@@ -273,7 +290,7 @@ class QuantizedNeighbors(
             )
         return check_samples(self, X, reset=reset, min_samples=min_samples)
 
-    def _rows_of_codes(self, X) -> Any:
+    def _rows_of_codes(self, X: Any) -> Any:
         if X is None:
             raise ValueError(
                 f"rerank={self.rerank} compares queries with the rows themselves: give "
@@ -286,7 +303,7 @@ class QuantizedNeighbors(
             )
         return self._comparable(X)
 
-    def _comparable(self, X) -> Any:
+    def _comparable(self, X: Any) -> Any:
         """Return rows; raise if distances from them are not defined."""
         if self._metric_ == "cosine":
             for rows in _tiles(len(X), X.shape[1], _ROW_ELEMENTS):
@@ -295,8 +312,28 @@ class QuantizedNeighbors(
 
     # -- the search ----------------------------------------------------------------
 
+    @overload
+    def kneighbors(
+        self,
+        X: MatrixLike | None = ...,
+        n_neighbors: Size | None = ...,
+        return_distance: Literal[True] = ...,
+    ) -> tuple[NDArray[np.float64], NDArray[np.intp]]: ...
+    @overload
+    def kneighbors(
+        self,
+        X: MatrixLike | None = ...,
+        n_neighbors: Size | None = ...,
+        *,
+        return_distance: Literal[False],
+    ) -> NDArray[np.intp]: ...
     @in_own_context
-    def kneighbors(self, X=None, n_neighbors=None, return_distance=True):
+    def kneighbors(
+        self,
+        X: MatrixLike | None = None,
+        n_neighbors: Size | None = None,
+        return_distance: bool = True,
+    ) -> tuple[NDArray[np.float64], NDArray[np.intp]] | NDArray[np.intp]:
         """Find the nearest rows of each query.
 
         Parameters
@@ -333,9 +370,8 @@ class QuantizedNeighbors(
                 "rerank=None: fit anew, or use rerank=None."
             )
         alone = X is None
-        if not alone:
-            X = self._checked(X, reset=False)
-        n_queries = self.n_samples_fit_ if alone else len(X)
+        queries = None if alone else self._checked(X, reset=False)
+        n_queries = self.n_samples_fit_ if queries is None else len(queries)
         if k + alone > self.n_samples_fit_:
             raise ValueError(
                 f"Expected n_neighbors {'<' if alone else '<='} n_samples_fit, but "
@@ -348,7 +384,7 @@ class QuantizedNeighbors(
         n_near = min(max(k + alone, most), self.n_samples_fit_)
         n_entries = sum(self.quantizer_.codebook_sizes_) + 4 * n_near
         for rows in _tiles(n_queries, n_entries, _QUERY_ELEMENTS):
-            found = self._search(self._queries(X, rows), k + alone, n_near)
+            found = self._search(self._queries(queries, rows), k + alone, n_near)
             if alone:
                 found = _without(np.arange(rows.start, rows.stop), *found)
             distances[rows], indices[rows] = found
@@ -356,14 +392,14 @@ class QuantizedNeighbors(
             np.sqrt(distances, out=distances)
         return (distances, indices) if return_distance else indices
 
-    def _queries(self, X, rows: slice) -> np.ndarray:
+    def _queries(self, X: Any, rows: slice) -> np.ndarray:
         """Return some of the queries; of None, of the rows that are searched."""
         X = self._rows_ if X is None else X
         if X is None:
             return self._decoded(np.arange(rows.start, rows.stop))
         return np.asarray(X[rows])
 
-    def _search(self, queries: np.ndarray, k: int, n_near: int) -> tuple:
+    def _search(self, queries: np.ndarray, k: int, n_near: int) -> tuple[Any, ...]:
         """Return distances and indices of the k nearest rows of each query."""
         metric = _SUMMED[self._metric_]
         table = self.quantizer_._distance_table(queries.astype(np.float64), metric)
@@ -379,7 +415,7 @@ class QuantizedNeighbors(
             np.take_along_axis(near, order, axis=1),
         )
 
-    def _distances(self, queries, near, metric: str) -> np.ndarray:
+    def _distances(self, queries: Any, near: Any, metric: str) -> np.ndarray:
         """Return the distances from queries to some rows of each."""
         # Each of them once, and in order, as files are read.
         distinct, place = np.unique(near, return_inverse=True)
@@ -397,7 +433,12 @@ class QuantizedNeighbors(
 
     # -- graphs, as scikit-learn takes them ----------------------------------------
 
-    def kneighbors_graph(self, X=None, n_neighbors=None, mode="connectivity"):
+    def kneighbors_graph(
+        self,
+        X: MatrixLike | None = None,
+        n_neighbors: Size | None = None,
+        mode: Literal["connectivity", "distance"] = "connectivity",
+    ) -> sp.csr_array:
         """Return the graph of the nearest rows of each query.
 
         Parameters
@@ -425,7 +466,7 @@ class QuantizedNeighbors(
         shape = n_queries, self.n_samples_fit_
         return sp.csr_array((entries.ravel(), indices.ravel(), ends), shape=shape)
 
-    def transform(self, X):
+    def transform(self, X: MatrixLike) -> sp.csr_array:
         """Return the graph of distances to the nearest rows of each sample.
 
         As of scikit-learn's `KNeighborsTransformer`: for estimators that take
@@ -454,7 +495,7 @@ class QuantizedNeighbors(
         """Whether there are rows to search."""
         return hasattr(self, "n_samples_fit_")
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []
         return tags
@@ -476,7 +517,7 @@ def _check_sums(quantizer: BaseQuantizer) -> None:
         )
 
 
-def _packed_of(codes, quantizer: BaseQuantizer) -> np.ndarray:
+def _packed_of(codes: Any, quantizer: BaseQuantizer) -> np.ndarray:
     """Return packed codes as they are; raise unless they are rows of bytes."""
     with naming("codes"):
         packed = np.asarray(HOST.to_host(check_unmasked(codes, "codes")))
@@ -497,7 +538,7 @@ def _tiles(n_rows: int, per_row: int, elements: int) -> Iterator[slice]:
         yield slice(start, min(start + step, n_rows))
 
 
-def _with_rows(term: np.ndarray | None, n_rows: int, rows: slice, part) -> Any:
+def _with_rows(term: np.ndarray | None, n_rows: int, rows: slice, part: Any) -> Any:
     """Return numbers of all rows with those of some, in a wider dtype if they need it.
 
     Not joined at the end, when they would be there twice.
@@ -511,7 +552,9 @@ def _with_rows(term: np.ndarray | None, n_rows: int, rows: slice, part) -> Any:
     return term
 
 
-def _without(own: np.ndarray, distances, indices) -> tuple[np.ndarray, np.ndarray]:
+def _without(
+    own: np.ndarray, distances: Any, indices: Any
+) -> tuple[np.ndarray, np.ndarray]:
     """Return neighbours without the row itself; without the last, where it is none."""
     keep = indices != own[:, None]
     keep[keep.all(axis=1), -1] = False

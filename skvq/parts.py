@@ -1,27 +1,30 @@
 """Parts of the nesting schemes: clones of quantizers, each with its own settings."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from itertools import islice
 from numbers import Integral
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from joblib import effective_n_jobs
+from numpy.typing import NDArray
 from sklearn import config_context, get_config
 from sklearn.base import clone
 from sklearn.utils import check_random_state
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._checks import check_counts, is_true, naming
-from skvq._compat import Accepted, _BaseComposition, _VisualBlock
+from skvq._compat import Accepted, _BaseComposition, _VisualBlock, available_if
 from skvq._given import are_shared, as_shared, check_costs, one_or_each
+from skvq._typing import BackendName
 from skvq._validation import Notice, collected, copy_to_fit, plain_parameters
 from skvq.base import BaseQuantizer, check_as_before, reordered_once
 from skvq.coding import rates
@@ -46,7 +49,7 @@ class Template(NamedTuple):
     def __str__(self) -> str:
         return f"{self.label}={self.quantizer!r}"
 
-    def naming(self) -> AbstractContextManager:
+    def naming(self) -> AbstractContextManager[Any]:
         """Let errors name it, where there are several to be confused."""
         return nullcontext() if self.label == "quantizer" else naming(self.label)
 
@@ -71,10 +74,17 @@ class Parts:
         Those of all code columns.
     """
 
-    def __init__(self, parts: Sequence) -> None:
+    biases: list[NDArray[Any]] | None
+    charges: Charges
+    parts: tuple[Any, ...]
+    shapes: list[tuple[tuple[int, ...], int]]
+    sizes: tuple[int, ...]
+    tables: nearest.Tables | None
+
+    def __init__(self, parts: Sequence[Any]) -> None:
         self._set(parts)
 
-    def _set(self, parts: Sequence) -> None:
+    def _set(self, parts: Sequence[Any]) -> None:
         self.parts = tuple(parts)
         tables = [part._searched_table() for part in parts]
         self.tables = None if None in tables else nearest.Tables(tables)
@@ -85,7 +95,7 @@ class Parts:
         # A fit puts other attributes in the place of these, see `take_over`.
         self._known = list(zip(map(vars, parts), tables, strict=True))
 
-    def are(self, parts: Sequence) -> bool:
+    def are(self, parts: Sequence[Any]) -> bool:
         """Whether these are the parts, and are fitted and searched as they were."""
         for part in self.parts:  # which may have parts that have been replaced
             part._check_as_fitted()
@@ -99,7 +109,7 @@ class Parts:
                 return False
         return True
 
-    def check_shapes(self, owner: str, attribute: str, parts: Sequence) -> None:
+    def check_shapes(self, owner: str, attribute: str, parts: Sequence[Any]) -> None:
         """Raise if sizes and numbers of features of parts are not those of these."""
         if len(parts) != len(self.parts):
             raise ValueError(
@@ -116,10 +126,10 @@ class Parts:
                     "it was fitted: fit it anew."
                 )
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[Any, Any]:
         return {"parts": self.parts}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[Any, Any]) -> None:
         self._set(state["parts"])
 
 
@@ -137,6 +147,13 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
     _DIAGRAM: ClassVar[str]
 
     quantizer: Any
+    n_codewords: Any
+    share_codebook: bool
+    rate_weight: Any
+    balance: Any
+    random_state: Any
+    backend: BackendName
+    quantizers_: list[BaseQuantizer]
     _made_anew = ("_parts_",)
 
     # -- parameters ----------------------------------------------------------------
@@ -158,7 +175,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
             for one, pair in zip(self.quantizer, pairs, strict=True)
         ]
 
-    def get_params(self, deep=True):
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters; those of parts as well, by ``<name>__<parameter>``.
 
         Parameters
@@ -175,7 +192,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         """
         return self._get_params("_pairs", deep=deep)
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Set parameters, of parts as well, by ``<name>__<parameter>``.
 
         Parameters
@@ -203,7 +220,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
             self.quantizer = params.pop("quantizer")
         return self._set_params("_pairs", **params)
 
-    def _validate_params(self):
+    def _validate_params(self) -> None:
         super()._validate_params()
         if self._pairs:
             self._check_list()
@@ -239,7 +256,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                 template.quantizer._validate_params()
 
     @available_if(lambda self: bool(self._pairs))
-    def _sk_visual_block_(self):
+    def _sk_visual_block_(self) -> Any:
         return _VisualBlock(
             self._DIAGRAM,
             [one for _, one in self._pairs],
@@ -253,7 +270,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
     def _default_part(self) -> BaseQuantizer:
         """Return what None stands for as the quantizer."""
 
-    def _quantizers(self, default=None) -> list:
+    def _quantizers(self, default: Any = None) -> list[Any]:
         """Return what parts are clones of: one for all of them, or one for each.
 
         Parameters
@@ -267,7 +284,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
             return [self.quantizer]
         return [self._default_part() if default is None else default]
 
-    def _templates(self, default=None) -> list[Template]:
+    def _templates(self, default: Any = None) -> list[Template]:
         """Return the same, with what messages call them."""
         labels = ["quantizer"]
         if self._pairs:
@@ -278,12 +295,12 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         quantizers = self._quantizers(default)
         return [Template(*pair) for pair in zip(labels, quantizers, strict=True)]
 
-    def _template_of_each(self, n_parts: int, default=None) -> list[Template]:
+    def _template_of_each(self, n_parts: int, default: Any = None) -> list[Template]:
         """Return what each part is a clone of."""
         templates = self._templates(default)
         return templates * (n_parts // len(templates))
 
-    def _without(self, condition) -> list[Template]:
+    def _without(self, condition: Callable[[Any], Any]) -> list[Template]:
         """Return the templates whose quantizers do not meet a condition."""
         return [one for one in self._templates() if not condition(one.quantizer)]
 
@@ -300,7 +317,9 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         sizes = "quantizer" if self._pairs else f"n_codewords={self.n_codewords}"
         return f"Tables of {sizes} for {self._count()}={self._n_parts()}"
 
-    def _new_parts(self, n_parts: int, n_codewords, default=None) -> list:
+    def _new_parts(
+        self, n_parts: int, n_codewords: Any, default: Any = None
+    ) -> list[Any]:
         """Return unfitted clones, with the settings that are the scheme's.
 
         Parameters
@@ -332,7 +351,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                 part.set_params(backend=self.backend)
         return parts
 
-    def _set_costs(self, parts: Sequence) -> None:
+    def _set_costs(self, parts: Sequence[Any]) -> None:
         """Set on unfitted parts what the scheme says that codes cost."""
         for name, value, default in (
             ("rate_weight", self.rate_weight, 0),
@@ -349,7 +368,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                     )
                 part.set_params(**{name: value})
 
-    def _go_on(self, parts: Sequence) -> None:
+    def _go_on(self, parts: Sequence[Any]) -> None:
         """Let unfitted parts start from those of the fit before, in a warm start."""
         if self._before_ is None:
             return
@@ -361,7 +380,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         for part, then in zip(parts, before, strict=False):  # one that is shared
             part._before_ = then
 
-    def _n_parts_in(self, parts: Sequence) -> int:
+    def _n_parts_in(self, parts: Sequence[Any]) -> int:
         """Return how many places there are for distinct parts."""
         return self._n_parts() if self.share_codebook else len(parts)
 
@@ -369,11 +388,11 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         """Return what its own parameters add, beside those of parts."""
         return costs_of(self.rate_weight, self.balance)
 
-    def _code_costs(self):
+    def _code_costs(self) -> frozenset[str]:
         each = (one._code_costs() for one in self._quantizers())
         return self._own_costs().union(*each)
 
-    def _with_charges(self, charges):
+    def _with_charges(self, charges: Charges) -> Self:
         copy, own = copy_to_fit(self, fitted=True), iter(charges)
         copy.quantizers_ = [
             part._with_charges(list(islice(own, len(part.codebook_sizes_))))
@@ -385,7 +404,9 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         copy.distortion_ = np.nan
         return copy
 
-    def _elements_of_parts(self, n_codewords, widths: Sequence[int], n_parts: int):
+    def _elements_of_parts(
+        self, n_codewords: Any, widths: Sequence[int], n_parts: int
+    ) -> Any:
         """Return how many numbers the tables of parts hold.
 
         Parameters
@@ -411,7 +432,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         """Return how many tables parts have, of one for all or of each."""
         return [one._n_tables() for one in self._quantizers()]
 
-    def _n_tables(self):
+    def _n_tables(self) -> int | None:
         each = self._n_tables_of_each()
         known = [size for size in each if size is not None]
         times = self._n_parts() // len(each)
@@ -445,7 +466,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
 
     def _parts_of_tables(
         self, tables: Sequence[nearest.Table], costs: dict[str, Any]
-    ) -> list:
+    ) -> list[Any]:
         """Return parts of given tables, and set the parameters that follow from them.
 
         Parameters
@@ -483,7 +504,12 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         self._imply_from(parts)
         return parts
 
-    def _part_of_tables(self, template: Template, tables, costs: dict[str, list]):
+    def _part_of_tables(
+        self,
+        template: Template,
+        tables: list[nearest.Table],
+        costs: dict[str, list[Any]],
+    ) -> Any:
         part = clone(template.quantizer)
         if not self._pairs and "n_codewords" in part.get_params(deep=False):
             # What it has is that of parts for which nothing else is said.
@@ -494,7 +520,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
             part._set_up(tables, beside=beside)
         return part
 
-    def _imply_from(self, parts: list) -> None:
+    def _imply_from(self, parts: list[Any]) -> None:
         """Set the parameters that follow from parts of given tables."""
         if self._pairs:
             names = [name for name, _ in self._pairs]
@@ -515,33 +541,33 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         quantizers = self._quantizers()
         return all(getattr(one, "_follows_namespace", False) for one in quantizers)
 
-    def _needs_rows_in_memory(self):
+    def _needs_rows_in_memory(self) -> str | None:
         for template in self._templates():
             why = template.quantizer._needs_rows_in_memory()
             if why is not None:
                 return f"its part, {template}: {why}"
         return None
 
-    def _fewest_rows(self):
+    def _fewest_rows(self) -> int:
         return max(one._fewest_rows() for one in self._quantizers())
 
-    def _can_partial_fit(self):
+    def _can_partial_fit(self) -> bool:
         return all(map(_learns_from_streams, self._quantizers()))
 
-    def _why_no_partial_fit(self):
+    def _why_no_partial_fit(self) -> str:
         template = self._without(_learns_from_streams)[0]
         why = "."
         if isinstance(template.quantizer, BaseQuantizer):
             why = f": {template.quantizer._why_no_partial_fit()}"
         return f"its part, {template}, has none{why}"
 
-    def _can_encode_best(self):
+    def _can_encode_best(self) -> bool:
         parts = getattr(self, "quantizers_", self._quantizers())
         return all(one._can_encode_best() for one in parts)
 
     # -- fitted parts --------------------------------------------------------------
 
-    def _why_no_sums(self):
+    def _why_no_sums(self) -> str | None:
         for part in getattr(self, "quantizers_", self._quantizers()):
             why = part._why_no_sums()
             if why is None and part._n_scales():
@@ -550,10 +576,10 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                 return f"its part, {part!r}: {why}"
         return None
 
-    def _takes_columns(self):
+    def _takes_columns(self) -> bool:
         return all(part._takes_columns() for part in self._quantizers())
 
-    def _why_no_codebooks(self):
+    def _why_no_codebooks(self) -> str | None:
         for part in self.quantizers_:
             why = part._why_no_codebooks()
             if why is not None:
@@ -581,13 +607,13 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                 f"not those of its quantizers_, {known.sizes}: fit it anew."
             )
 
-    def _codebooks(self):
+    def _codebooks(self) -> list[Any]:
         return [table for part in self.quantizers_ for table in part._codebooks()]
 
-    def _charges(self):
+    def _charges(self) -> Charges:
         return self._parts_.charges
 
-    def _why_no_names(self):
+    def _why_no_names(self) -> str | None:
         whys = []
         for part in vars(self).get("quantizers_", self._quantizers()):
             whys.append(part._why_no_names())
@@ -595,7 +621,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                 return None
         return f"its parts have none: {whys[0]}"
 
-    def _renamed(self, orders):
+    def _renamed(self, orders: Sequence[np.ndarray | None]) -> dict[str, Any]:
         widths = [len(part.codebook_sizes_) for part in self.quantizers_]
         dealt = iter(orders)
         own = [list(islice(dealt, width)) for width in widths]
@@ -605,7 +631,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         return {"quantizers_": parts, "_parts_": Parts(parts)}
 
 
-def check_one_part(quantizer, name: str, value, default) -> None:
+def check_one_part(quantizer: Any, name: str, value: Any, default: Any) -> None:
     """Raise if there is no one quantizer that a parameter could be set of."""
     if quantizer is None:
         raise ValueError(
@@ -620,31 +646,31 @@ def check_one_part(quantizer, name: str, value, default) -> None:
         )
 
 
-def charges_of(parts: Sequence) -> Charges:
+def charges_of(parts: Sequence[Any]) -> Charges:
     """Return what searches add for the codes of all columns of fitted parts."""
     return [charge for part in parts for charge in part._charges()]
 
 
-def _is_pair(one) -> bool:
+def _is_pair(one: Any) -> bool:
     return isinstance(one, tuple) and len(one) == 2
 
 
-def _shape(part) -> tuple[tuple[int, ...], int]:
+def _shape(part: Any) -> tuple[tuple[int, ...], int]:
     """Return sizes and number of features of a fitted part."""
     check_is_fitted(part)
     return part.codebook_sizes_, part.n_features_in_
 
 
-def _learns_from_streams(quantizer) -> bool:
+def _learns_from_streams(quantizer: Any) -> bool:
     return hasattr(quantizer, "partial_fit")
 
 
-def _with_parameter(parts, name: str) -> Iterator:
+def _with_parameter(parts: Sequence[Any], name: str) -> Iterator[Any]:
     return (part for part in parts if name in part.get_params(deep=False))
 
 
 def fit_part(
-    part, rows: Rows, template: Template | None = None
+    part: Any, rows: Rows, template: Template | None = None
 ) -> Learner[list[Notice]]:
     """Fit a part, in place; return what there is to warn of.
 
@@ -686,11 +712,11 @@ def _collecting(learner: Learner[None]) -> Learner[list[Notice]]:
 
 
 def fit_parts(
-    parts: Sequence,
+    parts: Sequence[Any],
     of_parts: Sequence[Rows],
     templates: Sequence[Template],
     n_jobs: int | None,
-) -> Learner[tuple[list, list[list[Notice]]]]:
+) -> Learner[tuple[list[Any], list[list[Notice]]]]:
     """Fit independent parts, each on rows of its own; these may be views of the same.
 
     One after the other, or several at a time, each with its rows in memory; all side by
@@ -733,7 +759,7 @@ def fit_parts(
     notices: list[list[Notice]] = [[] for _ in parts]
     for first in range(0, len(parts), room):
 
-        def fit(i: int, first=first) -> None:
+        def fit(i: int, first: Any = first) -> None:
             j = first + i
             with config_context(**config):
                 rows = of_parts[j].held()
@@ -743,7 +769,7 @@ def fit_parts(
     return list(parts), notices
 
 
-def _fit_held(part, rows: Rows, template: Template) -> tuple:
+def _fit_held(part: Any, rows: Rows, template: Template) -> tuple[Any, ...]:
     return part, run(fit_part(part, rows, template))
 
 
@@ -758,7 +784,7 @@ def _of_one_part(of_parts: list[list[nearest.Table]]) -> list[list[nearest.Table
     return list(map(list, zip(*(as_shared(s, True) for s in same_place), strict=True)))
 
 
-def check_as_begun(name: str, now, then) -> None:
+def check_as_begun(name: str, now: Any, then: Any) -> None:
     """Raise if a parameter that a stream cannot change is not as it was."""
     if now != then:
         raise ValueError(
@@ -766,14 +792,14 @@ def check_as_begun(name: str, now, then) -> None:
         )
 
 
-def check_sizes_as_begun(n_codewords, parts: Sequence) -> None:
+def check_sizes_as_begun(n_codewords: Any, parts: Sequence[Any]) -> None:
     """Do so for `n_codewords`, in the same words as for one table."""
     if n_codewords is not None:
         now, then = part_sizes(n_codewords, len(parts)), [p.n_codewords for p in parts]
         check_as_begun("n_codewords", now, then)
 
 
-def part_sizes(n_codewords, n_parts: int) -> list[int]:
+def part_sizes(n_codewords: Any, n_parts: int) -> list[int]:
     """Return V of each part, of one int for all or of one for each."""
     if isinstance(n_codewords, Integral):
         return [int(n_codewords)] * n_parts
@@ -797,7 +823,7 @@ def _elements(template: Template, size: int | None, width: int) -> int:
         return part._table_elements(width)
 
 
-def _set_size(part, size: int) -> None:
+def _set_size(part: Any, size: int) -> None:
     given = part._given_size()
     if given not in (None, size):
         raise ValueError(

@@ -1,8 +1,11 @@
 """The concatenated scheme: a table for each slice of the features."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from numbers import Integral, Real
+from typing import Any, Self
 
 import numpy as np
 
@@ -19,11 +22,12 @@ from skvq._arrays import (
 from skvq._checks import check_counts, check_memory
 from skvq._compat import RANDOM_STATE, SIZE, SIZES, Interval, StrOptions
 from skvq._given import are_shared
+from skvq._typing import BackendName, Number, RandomState, Size, Sizes
 from skvq._validation import collected, copy_to_fit, warn, warn_of_parts
-from skvq.base import QUANTIZER
+from skvq.base import QUANTIZER, BaseQuantizer
 from skvq.coding import rates
 from skvq.coding.charges import biases, charged, of_bits
-from skvq.learning.rows import Rows, columns, stacked
+from skvq.learning.rows import Learner, Rows, columns, stacked
 from skvq.parts import (
     EVENLY,
     QUANTIZERS,
@@ -139,6 +143,12 @@ class ProductQuantizer(NestingQuantizer):
     (1000, 8)
     """
 
+    backend: BackendName
+    share_codebook: bool
+
+    n_subspaces_: int
+    objective_: float
+
     _parameter_constraints = {  # noqa: RUF012
         "n_subspaces": [SIZE],
         "n_codewords": [SIZE, SIZES, None],
@@ -162,19 +172,21 @@ class ProductQuantizer(NestingQuantizer):
 
     def __init__(
         self,
-        n_subspaces=8,
-        n_codewords=None,
+        n_subspaces: Size = 8,
+        n_codewords: Size | Sizes | None = None,
         *,
-        quantizer=None,
-        widths=None,
-        share_codebook=False,
-        rate_weight=0.0,
-        balance=None,
-        n_jobs=None,
-        warm_start=False,
-        random_state=None,
-        backend="auto",
-    ):
+        quantizer: BaseQuantizer
+        | Sequence[BaseQuantizer | tuple[str, BaseQuantizer]]
+        | None = None,
+        widths: Sizes | None = None,
+        share_codebook: bool = False,
+        rate_weight: Number = 0.0,
+        balance: bool | None = None,
+        n_jobs: Size | None = None,
+        warm_start: bool = False,
+        random_state: RandomState = None,
+        backend: BackendName = "auto",
+    ) -> None:
         self.n_subspaces = n_subspaces
         self.n_codewords = n_codewords
         self.quantizer = quantizer
@@ -189,10 +201,10 @@ class ProductQuantizer(NestingQuantizer):
 
     _TASKS_IN_TURN = False
 
-    def _n_tasks(self):
+    def _n_tasks(self) -> int | None:
         return 1 if self.share_codebook else self._n_parts()
 
-    def _fit(self, rows):
+    def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         slices = self._slices(rows.n_features)
         parts = self._parts_of(slices)
         self._go_on(parts)
@@ -207,7 +219,12 @@ class ProductQuantizer(NestingQuantizer):
                 for cut in slices
             ]
         templates = self._template_of_each(len(parts))
-        parts, notices = yield from fit_parts(parts, of_parts, templates, self.n_jobs)
+        parts, notices = yield from fit_parts(
+            parts,
+            of_parts,
+            templates,
+            None if self.n_jobs is None else int(self.n_jobs),
+        )
         warn_of_parts("table" if self.share_codebook else "subspace", notices)
         found = self._found(parts, len(slices))
         if not self.share_codebook:
@@ -215,7 +232,7 @@ class ProductQuantizer(NestingQuantizer):
             found["code_counts_"] = rates.kept(counts, found["codebook_sizes_"])
         return found
 
-    def _partial_fit(self, X, weights):
+    def _partial_fit(self, X: Any, weights: Any) -> dict[str, Any]:
         slices = self._slices(X.shape[1])
         if self.__sklearn_is_fitted__():
             check_as_begun(self._count(), len(slices), self.n_subspaces_)
@@ -250,7 +267,7 @@ class ProductQuantizer(NestingQuantizer):
         warn_of_parts("table" if self.share_codebook else "subspace", found)
         return self._found(parts, n_subspaces)
 
-    def _parts_of(self, slices) -> list:
+    def _parts_of(self, slices: Any) -> list[Any]:
         """Return unfitted parts: one for each slice, or the one that they share."""
         sizes = self.n_codewords
         if self.share_codebook:
@@ -271,15 +288,16 @@ class ProductQuantizer(NestingQuantizer):
                 sizes = sizes[0]
         return self._new_parts(1 if self.share_codebook else len(slices), sizes)
 
-    def _table_elements(self, n_features):
-        sizes, widths = self.n_codewords, self._widths_in(n_features)
+    def _table_elements(self, n_features: int) -> int:
+        sizes: Any = self.n_codewords
+        widths = self._widths_in(n_features)
         if self.share_codebook:
             if not (sizes is None or isinstance(sizes, Integral)):
                 sizes = next(iter(sizes))
             widths = widths[:1]
         return self._elements_of_parts(sizes, widths, len(widths))
 
-    def _check_memory(self, rows) -> None:
+    def _check_memory(self, rows: Rows) -> None:
         d = rows.n_features
         check_memory(
             f"{self._tables_in_words()} slices of {d} features",
@@ -287,16 +305,16 @@ class ProductQuantizer(NestingQuantizer):
             rows.n_bytes,
         )
 
-    def _default_part(self):
+    def _default_part(self) -> BaseQuantizer:
         return VectorQuantizer(tol=1e-3)
 
-    def _n_parts(self):
+    def _n_parts(self) -> int:
         return super()._n_parts() if self.widths is None else len(self.widths)
 
-    def _count(self):
+    def _count(self) -> str:
         return super()._count() if self.widths is None else "len(widths)"
 
-    def _check_list(self):
+    def _check_list(self) -> None:
         super()._check_list()
         if self.widths is not None and len(self.widths) != len(self.quantizer):
             raise ValueError(
@@ -333,7 +351,9 @@ class ProductQuantizer(NestingQuantizer):
         stops = accumulate(widths)
         return [slice(s - w, s) for s, w in zip(stops, widths, strict=True)]
 
-    def _from_tables(self, tables, code_lengths=None, prices=None):
+    def _from_tables(
+        self, tables: list[nearest.Table], code_lengths: Any = None, prices: Any = None
+    ) -> dict[str, Any]:
         costs = {"code_lengths": code_lengths, "prices": prices}
         parts = self._parts_of_tables(tables, costs)
         widths = [part.n_features_in_ for part in parts]
@@ -345,7 +365,7 @@ class ProductQuantizer(NestingQuantizer):
         found = self._found(parts[:1] if shared else parts, len(parts))
         return {"n_features_in_": n_features, **found}
 
-    def _slice_widths(self, n_features):
+    def _slice_widths(self, n_features: int) -> list[int] | None:
         widths = self._widths_in(n_features)
         templates = self._template_of_each(len(widths))
         pairs = zip(templates, widths, strict=True)
@@ -355,7 +375,7 @@ class ProductQuantizer(NestingQuantizer):
             for own in template.quantizer._slice_widths(width) or [width]
         ]
 
-    def _n_tables_of_each(self):
+    def _n_tables_of_each(self) -> list[int | None]:
         each = super()._n_tables_of_each()
         if self.widths is None:
             return each
@@ -363,7 +383,7 @@ class ProductQuantizer(NestingQuantizer):
         pairs = zip(each, self.widths, strict=True)
         return [width if size is None else size for size, width in pairs]
 
-    def _found(self, fitted: list, n_subspaces: int) -> dict:
+    def _found(self, fitted: list[Any], n_subspaces: int) -> dict[Any, Any]:
         """Return the fitted attributes of the distinct parts."""
         parts = fitted * n_subspaces if self.share_codebook else fitted
         known = Parts(parts)
@@ -383,7 +403,7 @@ class ProductQuantizer(NestingQuantizer):
                 found["objective_"] = shares * sum(costs)
         return found
 
-    def _parts_with_columns(self) -> Iterator[tuple]:
+    def _parts_with_columns(self) -> Iterator[tuple[Any, ...]]:
         """Yield each part with its columns of X and its columns of the codes."""
         feature = column = 0
         for part in self.quantizers_:
@@ -395,7 +415,7 @@ class ProductQuantizer(NestingQuantizer):
             )
             feature, column = feature + width, column + n_codes
 
-    def _encode(self, X):
+    def _encode(self, X: Any) -> Any:
         if self._parts_.tables is not None:
             return nearest.nearest_product(
                 X, self._parts_.tables, bias=self._parts_.biases
@@ -407,9 +427,9 @@ class ProductQuantizer(NestingQuantizer):
             ]
         )
 
-    def _encode_best(self, X, n_best):
+    def _encode_best(self, X: Any, n_best: int) -> Any:
         """Join the best codes of each slice; the best sums are among their pairs."""
-        codes: list = []
+        codes: list[Any] = []
         errors = None
         for part, features, _ in self._parts_with_columns():
             x = _columns(X, features)
@@ -429,12 +449,12 @@ class ProductQuantizer(NestingQuantizer):
             codes.append(take_along(found, here))
         return join(codes, axis=2)
 
-    def _has_free_tables(self):
+    def _has_free_tables(self) -> bool:
         # Another table would have other frequencies.
         bound = self.share_codebook or self._code_costs()
         return not (bound or self._without(lambda one: one._has_free_tables()))
 
-    def _free_tables(self):
+    def _free_tables(self) -> list[tuple[slice, np.ndarray]]:
         return [
             (
                 slice(features.start + columns.start, features.start + columns.stop),
@@ -444,7 +464,7 @@ class ProductQuantizer(NestingQuantizer):
             for columns, table in part._free_tables()
         ]
 
-    def _with_tables(self, tables):
+    def _with_tables(self, tables: list[np.ndarray]) -> Self:
         copy = copy_to_fit(self, fitted=True)
         copy.quantizers_ = [
             part._with_tables(tables[columns])
@@ -453,7 +473,7 @@ class ProductQuantizer(NestingQuantizer):
         copy._parts_ = Parts(copy.quantizers_)
         return copy
 
-    def _entries(self, X, metric):
+    def _entries(self, X: Any, metric: str) -> Any:
         return np.concatenate(
             [
                 part._entries(X[:, features], metric)
@@ -462,10 +482,10 @@ class ProductQuantizer(NestingQuantizer):
             axis=1,
         )
 
-    def _is_concatenation(self):
+    def _is_concatenation(self) -> bool:
         return all(part._is_concatenation() for part in self.quantizers_)
 
-    def _decode(self, codes):
+    def _decode(self, codes: Any) -> Any:
         return join_columns(
             [
                 part._decode(codes[:, columns])
@@ -474,6 +494,6 @@ class ProductQuantizer(NestingQuantizer):
         )
 
 
-def _columns(X, features: slice):
+def _columns(X: Any, features: slice) -> Any:
     """Return some columns, contiguous, as the engine wants them."""
     return nearest.backend_of(X).contiguous(X[:, features])

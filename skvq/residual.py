@@ -1,5 +1,7 @@
 """The residual scheme: each table quantizes what those before it have left."""
 
+from __future__ import annotations
+
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -37,8 +39,9 @@ from skvq._compat import (
     StrOptions,
 )
 from skvq._given import are_shared, one_width
+from skvq._typing import BackendName, Init, Number, RandomState, Size, Sizes, VectorLike
 from skvq._validation import collected, copy_to_fit, take_over, warn_of_parts
-from skvq.base import QUANTIZER, check_as_before, measures
+from skvq.base import QUANTIZER, BaseQuantizer, check_as_before, measures
 from skvq.codes import smallest_dtype
 from skvq.coding import rates
 from skvq.coding.charges import Prices, biases, charged, of_bits
@@ -210,6 +213,12 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
     True
     """
 
+    backend: BackendName
+    share_codebook: bool
+
+    fit_beam_size_: int
+    objective_: float
+
     _parameter_constraints = {  # noqa: RUF012
         "n_stages": [SIZE],
         "n_codewords": [SIZE, SIZES, None],
@@ -231,21 +240,23 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
 
     def __init__(
         self,
-        n_stages=4,
-        n_codewords=None,
+        n_stages: Size = 4,
+        n_codewords: Size | Sizes | None = None,
         *,
-        quantizer=None,
-        share_codebook=False,
-        rate_weight=0.0,
-        balance=None,
-        beam_size=1,
-        fit_beam_size=None,
-        stage_weights=None,
-        n_refine=0,
-        warm_start=False,
-        random_state=None,
-        backend="auto",
-    ):
+        quantizer: BaseQuantizer
+        | Sequence[BaseQuantizer | tuple[str, BaseQuantizer]]
+        | None = None,
+        share_codebook: bool = False,
+        rate_weight: Number = 0.0,
+        balance: bool | None = None,
+        beam_size: Size = 1,
+        fit_beam_size: Size | None = None,
+        stage_weights: VectorLike | None = None,
+        n_refine: Size = 0,
+        warm_start: bool = False,
+        random_state: RandomState = None,
+        backend: BackendName = "auto",
+    ) -> None:
         self.n_stages = n_stages
         self.n_codewords = n_codewords
         self.quantizer = quantizer
@@ -262,31 +273,31 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
 
     # -- learning ------------------------------------------------------------------
 
-    def _n_tasks(self):
+    def _n_tasks(self) -> int | None:
         # At most: the trial, the stages, and what all tables and their prices get.
-        return 1 + self._n_parts() + 1 + 2 * (self.n_refine > 0) + 1
+        return 1 + self._n_parts() + 1 + 2 * (int(self.n_refine) > 0) + 1
 
-    def _fit(self, rows):
+    def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         self._check_together()
         self._check_memory(rows)
         rng = check_random_state(self.random_state)
         ways = self._ways()
         trial = None
-        if len(ways) > 1 or self.n_refine > 0:
+        if len(ways) > 1 or int(self.n_refine) > 0:
             # Random numbers of a copy: `fit` is the same where it is told the way.
             trial = yield from self._try(ways, rows, deepcopy(rng))
         beam = ways[0] if trial is None else trial.beam
         parts = yield from self._learn_parts(rows, rng, beam)
-        if self.n_refine > 0 and trial is not None:
+        if int(self.n_refine) > 0 and trial is not None:
             parts = yield from self._refine(parts, rows, trial)
-        if "prices" in self._code_costs() and max(beam, self.beam_size) > 1:
+        if "prices" in self._code_costs() and max(beam, int(self.beam_size)) > 1:
             parts = yield from self._levelled(rows, parts)
         found = self._found(parts, beam)
         if found["_parts_"].biases is not None:
             found |= yield from self._measured(rows, found)
         return found
 
-    def _found(self, parts: list, beam: int) -> dict[str, Any]:
+    def _found(self, parts: list[Any], beam: int) -> dict[str, Any]:
         """Return the fitted attributes of stages that learned from so many sums."""
         return {**_found(parts), "fit_beam_size_": beam}
 
@@ -309,7 +320,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             measured["objective_"] = float((summed + cost) / weight)
         return measured
 
-    def _levelled(self, rows: Rows, parts: list) -> Learner[list]:
+    def _levelled(self, rows: Rows, parts: list[Any]) -> Learner[list[Any]]:
         """Return stages whose prices are learned from the codes of the real search.
 
         Those that each stage has learned, from residuals of its own, are where they
@@ -320,8 +331,8 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         columns = list(begun)
         ends = np.cumsum([len(one.bias) for one in begun.values()])[:-1]
 
-        def priced(prices: np.ndarray) -> list:
-            own: list = list(charges)
+        def priced(prices: np.ndarray) -> list[Any]:
+            own: list[Any] = list(charges)
             for j, bias in zip(columns, np.split(prices, ends), strict=True):
                 own[j] = Prices(bias - bias.min(), begun[j].shares)
             own_of_parts = iter(own)
@@ -352,18 +363,20 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         The first is taken where there is nothing to choose by.
         """
         if self.fit_beam_size is not None:
-            return (self.fit_beam_size,)
+            return (int(self.fit_beam_size),)
         if not self._can_encode_best():
             return (1,)
         if self._before_ is not None:
             return (self._before_.fit_beam_size_,)
-        several = max(self.beam_size, _TRAINING_BEAM)
+        several = max(int(self.beam_size), _TRAINING_BEAM)
         if "code_lengths" in self._code_costs():
             # Sums that are not the best one use codes that are hardly ever written.
             return (1, several)
         return (several,) if self.quantizer is not None else (several, 1)
 
-    def _try(self, ways, rows, rng) -> Learner["_Trial | None"]:
+    def _try(
+        self, ways: Any, rows: Rows, rng: np.random.RandomState
+    ) -> Learner[_Trial | None]:
         """Learn from some samples in every way; return what is best for the others.
 
         The error of samples that tables have learned from would not do: it prefers the
@@ -406,12 +419,12 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         copy._before_ = None
         return copy
 
-    def _loss(self, parts, held) -> float:
+    def _loss(self, parts: Sequence[Any], held: Any) -> float:
         """Return the mean loss under the search that `transform` does."""
         X, weights = held.rows.be.like(held.X), held.weights
         stages = Parts(parts)
         codes, losses = _search(
-            stages, X, self.beam_size, stage_weights=self._checked_weights()
+            stages, X, int(self.beam_size), stage_weights=self._checked_weights()
         )
         losses = losses[:, 0]
         added = biases(of_bits(stages.charges), stages.sizes)
@@ -419,7 +432,9 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             losses = losses + charged(added, as_indices(codes[:, 0, :]))
         return average(losses, weights)
 
-    def _from_tables(self, tables, code_lengths=None, prices=None):
+    def _from_tables(
+        self, tables: list[nearest.Table], code_lengths: Any = None, prices: Any = None
+    ) -> dict[str, Any]:
         costs = {"code_lengths": code_lengths, "prices": prices}
         parts = self._parts_of_tables(tables, costs)
         n_features = one_width([part.n_features_in_ for part in parts])
@@ -430,7 +445,9 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         found = {"n_features_in_": n_features, **self._found(parts, 1)}
         return {**found, "objective_": np.nan} if "code_lengths" in priced else found
 
-    def _learn_parts(self, rows, rng, beam) -> Learner[list]:
+    def _learn_parts(
+        self, rows: Rows, rng: np.random.RandomState, beam: Any
+    ) -> Learner[list[Any]]:
         if self.share_codebook:
             return (yield from self._fit_shared(rows, rng, beam))
         default = self._default_part(beam)
@@ -438,7 +455,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         self._go_on(parts)
         return (yield from self._fit_stages(parts, rows, rng, beam))
 
-    def _partial_fit(self, X, weights):
+    def _partial_fit(self, X: Any, weights: Any) -> dict[str, Any]:
         self._check_together()
         n_stages = self._n_parts()
         if self.__sklearn_is_fitted__():
@@ -458,7 +475,9 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         warn_of_parts("stage", found)
         return _found(parts)
 
-    def _fit_stages(self, parts, rows, rng, beam) -> Learner[list]:
+    def _fit_stages(
+        self, parts: list[Any], rows: Rows, rng: np.random.RandomState, beam: Any
+    ) -> Learner[list[Any]]:
         """Fit one stage after the other on residuals of the beam."""
         greedy = self.beam_size == 1 and beam > 1
         codes, greedy_codes, n_sums = None, None, 1
@@ -492,7 +511,9 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         warn_of_parts("stage", found)
         return parts
 
-    def _fit_shared(self, rows, rng, beam) -> Learner[list]:
+    def _fit_shared(
+        self, rows: Rows, rng: np.random.RandomState, beam: Any
+    ) -> Learner[list[Any]]:
         """Learn one table from all stages.
 
         The union of small tables, one for each stage, in which one codeword is zero, is
@@ -515,13 +536,13 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             (_, table), *_ = part._free_tables()
             table = np.concatenate([zero, table[:n_learned]])
             return [part._with_tables([table])] * self.n_stages
-        n_small = min(n_learned, self.n_stages)
+        n_small = min(n_learned, int(self.n_stages))
         sizes = [len(some) for some in np.array_split(np.arange(n_learned), n_small)]
         small = self._new_parts(n_small, sizes, default)
         small = yield from self._fit_stages(small, rows, rng, beam)
         tables = [table for one in small for _, table in one._free_tables()]
 
-        def fitted(table: np.ndarray) -> list:
+        def fitted(table: np.ndarray) -> list[Any]:
             part = small[0]._with_tables([table]).set_params(n_codewords=size)
             return [part] * self.n_stages
 
@@ -529,14 +550,14 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         table = yield from joint.share(
             rows.under(task.giving(lambda table: self._found(fitted(table), beam))),
             np.concatenate([zero, *tables]),
-            self.n_stages,
+            int(self.n_stages),
             self._encode_under([small[0]] * self.n_stages, shared=True),
             np.arange(size) < len(zero),
         )
         task.end()
         return fitted(table)
 
-    def _share_on(self, part, rows) -> Learner[list]:
+    def _share_on(self, part: Any, rows: Rows) -> Learner[list[Any]]:
         """Go on with the one table of a fit before."""
         self._go_on([part])
         before, part._before_ = part._before_, None
@@ -548,31 +569,35 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         table = yield from joint.share(
             rows.under(task.giving(None)),
             table.astype(rows.dtype),
-            self.n_stages,
+            int(self.n_stages),
             self._encode_under([part] * self.n_stages, shared=True),
             _zero_of(table),
         )
         task.end()
         return [part._with_tables([table])] * self.n_stages
 
-    def _refine(self, parts, rows, trial) -> Learner[list]:
+    def _refine(self, parts: list[Any], rows: Rows, trial: Any) -> Learner[list[Any]]:
         """Solve for all tables at once, round by round.
 
         How far the samples can be trusted is found out on some that a second model has
         never seen: tables that have seen them would look better than they are.
         """
         problem, tables = self._problem(trial.parts)
-        task = rows.task.begin("trial of refinement", self.n_refine)
+        task = rows.task.begin("trial of refinement", int(self.n_refine))
         own = trial.held.rows.under(task.giving(None))
         chosen = yield from joint.choose_strengths(
-            trial.held._replace(rows=own), tables, problem, self.n_refine, _MIN_FALL
+            trial.held._replace(rows=own),
+            tables,
+            problem,
+            int(self.n_refine),
+            _MIN_FALL,
         )
         task.end()
         if not chosen.strengths:
             return parts
         problem, tables = self._problem(parts)
 
-        def refined(found: joint.Refined) -> list:
+        def refined(found: joint.Refined) -> list[Any]:
             return _unstack(parts, problem.stacks, found.tables, self.share_codebook)
 
         task = rows.task.begin("refinement", len(chosen.strengths))
@@ -581,7 +606,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         task.end()
         return refined(found)
 
-    def _problem(self, parts) -> tuple[joint.Problem, list[np.ndarray]]:
+    def _problem(self, parts: Sequence[Any]) -> tuple[joint.Problem, list[np.ndarray]]:
         shared = self.share_codebook
         stacks = _stacks(parts, shared)
         tables = _stack(parts, stacks, shared)
@@ -594,31 +619,31 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         )
         return problem, tables
 
-    def _encode_under(self, parts, *, shared):
+    def _encode_under(self, parts: Sequence[Any], *, shared: Any) -> Any:
         """Return the function that gives codes and losses of rows under tables."""
         weights, stacks = self._checked_weights(), _stacks(parts, shared)
         return partial(_encode_with, parts, stacks, shared, self.beam_size, weights)
 
     # -- parameters ----------------------------------------------------------------
 
-    def _default_part(self, beam=_TRAINING_BEAM):
+    def _default_part(self, beam: Any = _TRAINING_BEAM) -> VectorQuantizer:
         """Return what None stands for, in stages that learn from so many sums."""
-        init = "k-means++" if beam == 1 else "progressive"
+        init: Init = "k-means++" if beam == 1 else "progressive"
         return VectorQuantizer(init=init, tol=5e-4)
 
     def _sizes(self) -> list[int]:
         """Return the number of codewords of each stage, where None is the quantizer."""
-        sizes = self.n_codewords
+        sizes: Any = self.n_codewords
         if sizes is None:
             sizes = self._default_part().n_codewords
-        return part_sizes(sizes, self.n_stages)
+        return part_sizes(sizes, int(self.n_stages))
 
-    def _table_elements(self, n_features):
+    def _table_elements(self, n_features: int) -> int:
         if self.share_codebook:
             return self._elements_of_parts(self._shared_size(), [n_features], 1)
         return self._elements_of_parts(self.n_codewords, [n_features], self._n_parts())
 
-    def _check_memory(self, rows) -> None:
+    def _check_memory(self, rows: Rows) -> None:
         n = rows.n_rows
         n_bytes = rows.dtype.itemsize * self._table_elements(rows.n_features)
         check_memory(
@@ -627,7 +652,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             rows.n_bytes,
         )
 
-    def _shared_size(self):
+    def _shared_size(self) -> Any:
         """Return the one n_codewords that a shared table may have, or None."""
         sizes = self.n_codewords
         if sizes is None or isinstance(sizes, Integral):
@@ -648,7 +673,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         for name in sorted(self._code_costs()):
             self._check_with_costs(name)
         bound = self._without(lambda one: one._has_free_tables())
-        if self.n_refine > 0 and bound:
+        if int(self.n_refine) > 0 and bound:
             raise ValueError(
                 f"n_refine={self.n_refine} needs stages whose tables are free to move: "
                 "learned ones under metric='sqeuclidean', or products of them; "
@@ -678,7 +703,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         if cost not in self._own_costs():
             (template, *_) = self._without(lambda one: cost not in one._code_costs())
             why = f"A {name}, which {template} has,"
-        if self.n_refine > 0:
+        if int(self.n_refine) > 0:
             raise ValueError(
                 f"{why} does not go with n_refine={self.n_refine}, which solves for "
                 f"tables without regard to that: use n_refine=0, or {name}={off}."
@@ -705,7 +730,9 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
                 f"stage_weights=None, or {name}={off}."
             )
 
-    def _check_beam(self, templates: Sequence[Template], name="beam_size") -> None:
+    def _check_beam(
+        self, templates: Sequence[Template], name: str = "beam_size"
+    ) -> None:
         size = getattr(self, name)
         # It may have been changed after the fit, which no constraint has seen.
         if size is None or check_count(name, size) == 1:
@@ -738,20 +765,20 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             )
         return weights
 
-    def _can_partial_fit(self):
+    def _can_partial_fit(self) -> bool:
         chained = not self.share_codebook and self.n_refine == 0
         return chained and super()._can_partial_fit()
 
-    def _why_no_partial_fit(self):
+    def _why_no_partial_fit(self) -> str:
         if self.share_codebook:
             return "share_codebook=True learns from all samples at once."
-        if self.n_refine > 0:
+        if int(self.n_refine) > 0:
             return f"n_refine={self.n_refine} encodes all samples again."
         return super()._why_no_partial_fit()
 
     # -- codes ---------------------------------------------------------------------
 
-    def _encode(self, X):
+    def _encode(self, X: Any) -> Any:
         self._check_beam(
             [Template(f"quantizers_[{j}]", q) for j, q in enumerate(self.quantizers_)]
         )
@@ -764,25 +791,25 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         )
         return self._in_order(codes)[:, 0, :]
 
-    def _decode(self, codes):
+    def _decode(self, codes: Any) -> Any:
         return _last(_partial_sums(self.quantizers_, codes))
 
-    def _slice_widths(self, n_features):
+    def _slice_widths(self, n_features: int) -> list[int] | None:
         # Stages may be cut otherwise: those before code what matters most.
         return self._quantizers()[0]._slice_widths(n_features)
 
-    def _entries(self, X, metric):
+    def _entries(self, X: Any, metric: str) -> Any:
         return np.concatenate(
             [part._entries(X, metric) for part in self.quantizers_], axis=1
         )
 
-    def _is_concatenation(self):
+    def _is_concatenation(self) -> bool:
         return len(self.quantizers_) == 1 and self.quantizers_[0]._is_concatenation()
 
-    def _decodable_widths(self):
+    def _decodable_widths(self) -> tuple[int, ...]:
         return tuple(np.cumsum(_code_widths(self.quantizers_)).tolist())
 
-    def _encode_best(self, X, n_best):
+    def _encode_best(self, X: Any, n_best: int) -> Any:
         codes, _ = _search(
             self._parts_,
             X,
@@ -793,7 +820,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         )
         return self._in_order(codes)
 
-    def _in_order(self, codes):
+    def _in_order(self, codes: Any) -> Any:
         """Put codes of a shared table in one order, where it does not count.
 
         Every order of the same codewords has the same sum, and a beam would return
@@ -811,14 +838,14 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         xp = nearest.backend_of(codes).xp
         return look_up(by_size, xp.sort(look_up(rank, as_indices(codes)), axis=2))
 
-    def _partial_sums(self, codes):
+    def _partial_sums(self, codes: Any) -> Iterator[np.ndarray]:
         return _partial_sums(self.quantizers_, codes)
 
 
 # -- the search ------------------------------------------------------------------------
 
 
-def _found(parts: list) -> dict:
+def _found(parts: list[Any]) -> dict[Any, Any]:
     """Return the fitted attributes of stages."""
     known = Parts(parts)
     return {"quantizers_": parts, "codebook_sizes_": known.sizes, "_parts_": known}
@@ -831,9 +858,9 @@ def _search(
     *,
     n_best: int = 1,
     begin: np.ndarray | None = None,
-    stage_weights=None,
+    stage_weights: Any = None,
     errors: bool = True,
-):
+) -> Any:
     """Find codes by beam, as `nearest.nearest_best`, with any quantizers as stages."""
     parts = stages.parts
     dtype = smallest_dtype(max(size for part in parts for size in part.codebook_sizes_))
@@ -860,7 +887,7 @@ def _search(
     per_row = X.shape[1] * max(beam_size, n_best) ** 2
     _check_search_memory(parts, Rows(X), begin.shape[2], begin.shape[1], widths)
 
-    def search(rows: slice):
+    def search(rows: slice) -> Any:
         return _search_tile(stages, X[rows, :], begin[rows, ...], widths, weights)
 
     found = list(nearest.backend_of(X).tiles(X.shape[0], per_row, search))
@@ -868,14 +895,24 @@ def _search(
     return codes, join([one for _, one in found], axis=0)
 
 
-def _encode_with(parts, stacks, shared: bool, beam_size, weights, X, tables) -> tuple:
+def _encode_with(
+    parts: Sequence[Any],
+    stacks: Any,
+    shared: bool,
+    beam_size: Any,
+    weights: Any,
+    X: Any,
+    tables: Any,
+) -> tuple[Any, ...]:
     """Return codes and losses of rows under tables in place of those of the parts."""
     stages = Parts(_unstack(parts, stacks, tables, shared))
     codes, errors = _search(stages, X, beam_size, stage_weights=weights)
     return codes[:, 0, :], errors[:, 0]
 
 
-def _check_search_memory(parts, rows: Rows, n_begun, n_sums: int, widths) -> None:
+def _check_search_memory(
+    parts: Sequence[Any], rows: Rows, n_begun: int, n_sums: int, widths: Sequence[int]
+) -> None:
     """Raise if the beam is out of proportion to the rows, of which one is a tile."""
     n, d, most, n_codes = rows.n_rows, rows.n_features, 0, 0
     for part, width in zip(parts, widths, strict=True):
@@ -894,7 +931,9 @@ def _check_search_memory(parts, rows: Rows, n_begun, n_sums: int, widths) -> Non
     )
 
 
-def _search_tile(stages: Parts, X, codes, widths, weights):
+def _search_tile(
+    stages: Parts, X: Any, codes: Any, widths: Sequence[int], weights: Any
+) -> tuple[Any, Any]:
     """Search in a few rows; return their codes and the losses of these."""
     parts, (n, d) = stages.parts, X.shape
     ahead = np.append(np.cumsum(weights[::-1])[::-1][1:], 0.0)
@@ -942,14 +981,14 @@ def _search_tile(stages: Parts, X, codes, widths, weights):
     return codes, loss
 
 
-def _decode_sums(part, codes):
+def _decode_sums(part: Any, codes: Any) -> Any:
     """Decode codes (n_samples, n_sums, n_codes) of one part."""
     n, n_sums, width = codes.shape
     flat = as_indices(reshape(codes, (n * n_sums, width)))
     return reshape(part._decode(flat), (n, n_sums, -1))
 
 
-def _code_widths(parts) -> list[int]:
+def _code_widths(parts: Sequence[Any]) -> list[int]:
     return [len(part.codebook_sizes_) for part in parts]
 
 
@@ -958,7 +997,7 @@ def _last(arrays: Iterator[np.ndarray]) -> np.ndarray:
     return last
 
 
-def _partial_sums(parts, codes) -> Iterator[np.ndarray]:
+def _partial_sums(parts: Sequence[Any], codes: Any) -> Iterator[np.ndarray]:
     """Yield the sums of the codewords of one part, two parts, and so on."""
     total, column = None, 0
     for part in parts:
@@ -978,11 +1017,13 @@ class _Trial(NamedTuple):
     """Stages that have learned from some samples, and the samples that judge them."""
 
     beam: int  # sums of each sample that the stages have learned from
-    parts: list
+    parts: list[Any]
     held: joint.HeldOut
 
 
-def _residuals(rows, before: Parts, codes, n_sums: int, rng) -> Learner[Rows]:
+def _residuals(
+    rows: Rows, before: Parts, codes: Any, n_sums: int, rng: np.random.RandomState
+) -> Learner[Rows]:
     """Return what some sums of the stages before leave of the rows."""
     if not before.parts:
         return rows
@@ -995,25 +1036,27 @@ def _residuals(rows, before: Parts, codes, n_sums: int, rng) -> Learner[Rows]:
     return chosen.view(_less_sums, before.parts)
 
 
-def _less_sums(block: Block, parts) -> Any:
+def _less_sums(block: Block, parts: Sequence[Any]) -> Any:
     codes = as_indices(reshape(block.state[0], (block.n_rows, -1)))
     return block.x - _last(_partial_sums(parts, codes))
 
 
-def _best_sums(block: Block, stages: Parts, beam: int) -> tuple[tuple, tuple]:
+def _best_sums(
+    block: Block, stages: Parts, beam: int
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Return how many sums there are; and their codes, from those before on."""
     begin = block.state[0] if block.state else None
     codes, _ = _search(stages, block.x, beam, n_best=beam, begin=begin, errors=False)
     return (codes.shape[1],), (codes,)
 
 
-def _first(a: tuple, b: tuple) -> tuple:
+def _first(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     return a
 
 
 def _never_worse(
-    rows, parts: list, codes, template, start
-) -> Learner[tuple[Any, list]]:
+    rows: Rows, parts: list[Any], codes: Any, template: Any, start: Any
+) -> Learner[tuple[Any, list[Any]]]:
     """Return codes of the greedy search; fit the last stage anew if it is bad for them.
 
     And what there is to warn of then.
@@ -1033,7 +1076,9 @@ def _never_worse(
     return found, notices
 
 
-def _one_more(block: Block, parts: list) -> tuple[tuple, tuple]:
+def _one_more(
+    block: Block, parts: list[Any]
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Return errors without and with the last stage's codewords; and all codes."""
     be, rest, last = block.be, block.x, parts[-1]
     if block.state:
@@ -1049,7 +1094,7 @@ def _one_more(block: Block, parts: list) -> tuple[tuple, tuple]:
 
 def _weights_of_codes(
     block: Block, stages: Parts, beam_size: int, columns: Sequence[int]
-) -> tuple:
+) -> tuple[Any, ...]:
     """Return what each code of some columns weighs."""
     codes, _ = _search(stages, block.x, beam_size, errors=False)
     codes = block.be.to_host(codes)[:, 0, :]
@@ -1059,7 +1104,7 @@ def _weights_of_codes(
     return tuple(counted)
 
 
-def _weight_and_errors(block: Block, stages: Parts, beam_size: int) -> tuple:
+def _weight_and_errors(block: Block, stages: Parts, beam_size: int) -> tuple[Any, ...]:
     _, errors = _search(stages, block.x, beam_size)
     summed = block.be.xp.sum(block.weighted(errors[:, 0]))
     return np.array(block.host_weights().sum()), summed
@@ -1076,7 +1121,7 @@ def _zero_of(table: np.ndarray) -> np.ndarray:
     return np.arange(len(table)) == np.argmin(np.any(table, axis=1))
 
 
-def _stacks(parts, shared: bool) -> list[joint.Stack]:
+def _stacks(parts: Sequence[Any], shared: bool) -> list[joint.Stack]:
     """Group the tables of all stages by the features that they span.
 
     Where stages cut the features in different slices, their tables are cut as well, so
@@ -1099,14 +1144,14 @@ def _stacks(parts, shared: bool) -> list[joint.Stack]:
     return stacks
 
 
-def _spanning(stage, feature: int) -> int:
+def _spanning(stage: Any, feature: int) -> int:
     """Return which of the tables of a stage spans a feature."""
     return next(
         k for k, (own, _) in enumerate(stage) if own.start <= feature < own.stop
     )
 
 
-def _stack(parts, stacks, shared: bool) -> list[np.ndarray]:
+def _stack(parts: Sequence[Any], stacks: Any, shared: bool) -> list[np.ndarray]:
     stages = [part._free_tables() for part in parts[: 1 if shared else None]]
     return [
         np.concatenate([_piece(stage, stack.features) for stage in stages])
@@ -1114,12 +1159,12 @@ def _stack(parts, stacks, shared: bool) -> list[np.ndarray]:
     ]
 
 
-def _piece(stage, features: slice) -> np.ndarray:
+def _piece(stage: Any, features: slice) -> np.ndarray:
     own, table = stage[_spanning(stage, features.start)]
     return table[:, features.start - own.start : features.stop - own.start]
 
 
-def _unstack(parts, stacks, tables, shared: bool) -> list:
+def _unstack(parts: Sequence[Any], stacks: Any, tables: Any, shared: bool) -> list[Any]:
     """Return copies of the parts with the tables that `_stack` would give."""
     if shared:
         return [parts[0]._with_tables(tables)] * len(parts)

@@ -1,19 +1,30 @@
 """Rotations in front of any scheme."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from copy import deepcopy
 from numbers import Integral
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
 from skvq import nearest
 from skvq._arrays import to_host
 from skvq._checks import check_memory, is_finite_number, naming
 from skvq._compat import RANDOM_STATE, SIZE, Interval, StrOptions
+from skvq._typing import (
+    BackendName,
+    MatrixLike,
+    Number,
+    RandomState,
+    RotationName,
+    Size,
+)
 from skvq._validation import as_it_is_now, check_matrix, in_own_context
-from skvq.base import QUANTIZER, check_as_before, over_blocks
+from skvq.base import QUANTIZER, BaseQuantizer, check_as_before, over_blocks
 from skvq.coding.turns import HadamardTurn, MatrixTurn, Turn
 from skvq.front import FrontQuantizer
 from skvq.learning import joint
@@ -146,6 +157,11 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
     True
     """
 
+    backend: BackendName
+
+    n_iter_: int
+    _turn_: Turn
+
     _parameter_constraints = {  # noqa: RUF012
         "quantizer": [QUANTIZER, None],
         "rotation": [
@@ -161,15 +177,15 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
 
     def __init__(
         self,
-        quantizer=None,
+        quantizer: BaseQuantizer | None = None,
         *,
-        rotation="balanced",
-        n_components=None,
-        max_iter=25,
-        warm_start=False,
-        random_state=None,
-        backend="auto",
-    ):
+        rotation: RotationName | MatrixLike = "balanced",
+        n_components: Size | None = None,
+        max_iter: Size = 25,
+        warm_start: bool = False,
+        random_state: RandomState = None,
+        backend: BackendName = "auto",
+    ) -> None:
         self.quantizer = quantizer
         self.rotation = rotation
         self.n_components = n_components
@@ -178,16 +194,16 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         self.random_state = random_state
         self.backend = backend
 
-    def _default_part(self):
+    def _default_part(self) -> BaseQuantizer:
         return ProductQuantizer()
 
     # -- learning ------------------------------------------------------------------
 
-    def _n_tasks(self):
+    def _n_tasks(self) -> int | None:
         # The part, the trial on some samples, and the turns of all.
         return 3 if self._is("learned") else 1
 
-    def _fit(self, rows):
+    def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         d = rows.n_features
         n_components = self._n_components_in(d)
         if not self._is("hadamard"):
@@ -213,7 +229,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         part = yield from self._fit_part(_turned(rows, turn).held())
         return self._found(part, turn)
 
-    def _found(self, part, turn: Turn, n_iter: int = 1) -> dict[str, Any]:
+    def _found(self, part: Any, turn: Turn, n_iter: int = 1) -> dict[str, Any]:
         """Return the fitted attributes."""
         known = Parts([part])
         return {
@@ -234,12 +250,12 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
             return len(self._given_matrix(n_features))
         if self.n_components is None:
             return n_features
-        if self.n_components > n_features:
+        if int(self.n_components) > n_features:
             raise ValueError(
                 f"n_components={self.n_components} is more than the {n_features} "
                 "features of X; expected so many at most."
             )
-        return self.n_components
+        return int(self.n_components)
 
     def _given_matrix(self, n_features: int) -> np.ndarray:
         """Return the rotation that is given, in float64."""
@@ -264,7 +280,9 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
             )
         return matrix
 
-    def _learn_turn(self, rows: Rows, n_components: int, rng) -> Learner[Turn]:
+    def _learn_turn(
+        self, rows: Rows, n_components: int, rng: np.random.RandomState
+    ) -> Learner[Turn]:
         """Return the rotation; if it is to be learned, where that starts."""
         d, dtype = rows.n_features, rows.dtype
         if self._is("learned"):
@@ -296,7 +314,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
             )
 
     def _improve(
-        self, rows: Rows, turn: Turn, part, rng
+        self, rows: Rows, turn: Turn, part: Any, rng: np.random.RandomState
     ) -> Learner[tuple[Turn, Any, int]]:
         """Return a learned rotation, its part and how many turns have led to them.
 
@@ -324,13 +342,15 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         task.end()
         if gain < max(_MIN_GAIN * before.mean(), _SURE * doubt):
             return turn, part, 1
-        task = rows.task.begin("rotation", self.max_iter)
+        task = rows.task.begin("rotation", int(self.max_iter))
         turn, part, n_turns = yield from self._turn_on(rows.under(task), turn, part)
         task.end()
         yield from part._measure(_turned(rows, turn), {})
         return turn, part, max(1, n_turns)
 
-    def _turn_on(self, rows: Rows, turn: Turn, part) -> Learner[tuple[Turn, Any, int]]:
+    def _turn_on(
+        self, rows: Rows, turn: Turn, part: Any
+    ) -> Learner[tuple[Turn, Any, int]]:
         """Improve a rotation and the tables of a part together."""
         tables = [table for _, table in part._free_tables()]
         dtype = turn.dtype
@@ -346,11 +366,17 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
 
         rows = rows.under(rows.task.giving(fitted))
         found = yield from improved_components(
-            _turned(rows, turn).held(), turn.components, tables, self.max_iter
+            _turned(rows, turn).held(), turn.components, tables, int(self.max_iter)
         )
         return turned_on(found)
 
-    def _from_tables(self, tables, mean=None, code_lengths=None, prices=None):
+    def _from_tables(
+        self,
+        tables: list[nearest.Table],
+        mean: Any = None,
+        code_lengths: Any = None,
+        prices: Any = None,
+    ) -> dict[str, Any]:
         if isinstance(self.rotation, str):
             raise ValueError(
                 f"RotatedQuantizer has no from_codebooks with rotation="
@@ -381,16 +407,16 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         turn = MatrixTurn(mean.astype(dtype), matrix.astype(dtype))
         return {"n_features_in_": n_features, **self._found(part, turn)}
 
-    def _fewest_rows(self):
+    def _fewest_rows(self) -> int:
         return max(2, super()._fewest_rows())
 
-    def _table_elements(self, n_features):
-        return super()._table_elements(self.n_components or n_features)
+    def _table_elements(self, n_features: int) -> int:
+        return super()._table_elements(int(self.n_components or n_features))
 
-    def _slice_widths(self, n_features):
+    def _slice_widths(self, n_features: int) -> list[int] | None:
         return None  # none that are features of X
 
-    def _why_no_partial_fit(self):
+    def _why_no_partial_fit(self) -> str:
         return (
             "the scheme does not learn from a stream: the mean, and a rotation that is "
             "learned, are those of all samples, and what has been learned about the "
@@ -399,45 +425,46 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
 
     # -- codes ---------------------------------------------------------------------
 
-    def _encode(self, X):
+    def _encode(self, X: Any) -> Any:
         return self.quantizer_._encode(self._turn_.there(X))
 
-    def _decode(self, codes):
+    def _decode(self, codes: Any) -> Any:
         return self._turn_.back(self.quantizer_._decode(codes))
 
-    def _can_encode_best(self):
+    def _can_encode_best(self) -> bool:
         part = getattr(self, "quantizer_", self._template().quantizer)
         return part._can_encode_best()
 
-    def _encode_best(self, X, n_best):
+    def _encode_best(self, X: Any, n_best: int) -> Any:
         # What is cut off is the same for all codes of a row.
         return self.quantizer_._encode_best(self._turn_.there(X), n_best)
 
-    def _decodable_widths(self):
+    def _decodable_widths(self) -> tuple[int, ...]:
         return self.quantizer_._decodable_widths()
 
-    def _why_no_stages(self):
+    def _why_no_stages(self) -> str | None:
         part = getattr(self, "quantizer_", self._template().quantizer)
         if not isinstance(part, StagedQuantizer):
             return f"its quantizer, {part!r}, has none."
         return part._why_no_stages()
 
-    def _partial_sums(self, codes) -> Iterator:
-        for rows in self.quantizer_._partial_sums(codes):
+    def _partial_sums(self, codes: Any) -> Iterator[Any]:
+        part: Any = self.quantizer_
+        for rows in part._partial_sums(codes):
             yield self._turn_.back(rows)
 
     # -- sums over codes -----------------------------------------------------------
 
-    def _is_concatenation(self):
+    def _is_concatenation(self) -> bool:
         return self.quantizer_._is_concatenation()
 
-    def _n_scales(self):
+    def _n_scales(self) -> int:
         return getattr(self, "quantizer_", self._template().quantizer)._n_scales()
 
-    def _scales(self, codes):
+    def _scales(self, codes: Any) -> Any:
         return self.quantizer_._scales(codes)
 
-    def _entries(self, X, metric):
+    def _entries(self, X: Any, metric: str) -> Any:
         turn = self._turn_
         mean = turn.mean.astype(np.float64)
         if metric == "inner_product":
@@ -452,7 +479,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         first += beside[:, None]
         return found
 
-    def _distance_table(self, X, metric):
+    def _distance_table(self, X: Any, metric: str) -> Any:
         if not self._n_scales():
             return super()._distance_table(X, metric)
         # A length multiplies what the part decodes, and not the mean.
@@ -463,7 +490,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         Z = self._turn_.there(X, about_mean=metric == "sqeuclidean")
         return self.quantizer_._distance_table(Z, metric)
 
-    def _row_terms(self, codes, metric):
+    def _row_terms(self, codes: Any, metric: str) -> tuple[Any, ...]:
         if not self._n_scales():
             return super()._row_terms(codes, metric)
         self._check_scaled(metric)
@@ -480,12 +507,12 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
     # -- public attributes and methods ---------------------------------------------
 
     @property
-    def mean_(self):
+    def mean_(self) -> NDArray[Any]:
         """Mean of the training samples."""
         return self._home_.like(self._fitted_turn("mean_").mean)
 
     @property
-    def components_(self):
+    def components_(self) -> NDArray[Any]:
         """The rotation, as a matrix."""
         return self._home_.like(self._fitted_turn("components_").components)
 
@@ -497,7 +524,9 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         return self._turn_
 
     @in_own_context
-    def inner_product_error_bound(self, X, queries, eps0=1.9):
+    def inner_product_error_bound(
+        self, X: MatrixLike, queries: MatrixLike, eps0: Number = 1.9
+    ) -> NDArray[np.float64]:
         r"""Bound the errors of inner products with reconstructions.
 
         For codes whose scale makes inner products unbiased, under a random rotation.
@@ -554,7 +583,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         found = lengths[:, None] * to_host(per_row)[None, :]
         return be.send(found * (float(eps0) / np.sqrt(self.n_features_in_ - 1)))
 
-    def _row_bounds(self, X):
+    def _row_bounds(self, X: Any) -> Any:
         """Return the bound (n_samples,) of each row, but for what all have."""
         Z = self._turn_.there(X)
         lengths = to_host(nearest.row_norms(Z)).astype(np.float64)
@@ -567,7 +596,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         found[lengths == 0] = 0.0
         return nearest.backend_of(X).send(found * lengths)
 
-    def _check_bounded(self, eps0) -> None:
+    def _check_bounded(self, eps0: Any) -> None:
         if not is_finite_number(eps0) or eps0 <= 0:
             raise ValueError(f"eps0={eps0!r}; expected a positive number.")
         if not self._is("random", "hadamard"):
@@ -592,7 +621,7 @@ def _to_host_array(value: Any) -> Any:
     return to_host(value) if nearest.is_array(value) else value
 
 
-def _errors(X: Any, turn: Turn, part) -> np.ndarray:
+def _errors(X: Any, turn: Turn, part: Any) -> np.ndarray:
     """Return the error of each row, without what is cut off."""
     Z = turn.there(X)
     return to_host(nearest.paired(Z, part._quantize(Z))).astype(np.float64)

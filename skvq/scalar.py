@@ -1,14 +1,18 @@
 """What schemes of one table for each feature have in common."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.base import OneToOneFeatureMixin
+from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from skvq import nearest
 from skvq._checks import check_memory
+from skvq._compat import OneToOneFeatureMixin
+from skvq._typing import NamesLike
 from skvq._validation import warn, warn_of_some
 from skvq.base import BaseQuantizer
 from skvq.learning.allocation import MOST_BITS, allocated
@@ -18,7 +22,9 @@ from skvq.learning.rows import Learner, Rows
 class ScalarQuantizer(BaseQuantizer):
     """A code for each feature, which keeps the name of the feature."""
 
-    def get_feature_names_out(self, input_features=None):
+    def get_feature_names_out(
+        self, input_features: NamesLike | None = None
+    ) -> NDArray[Any]:
         """Return the names of the code columns.
 
         Parameters
@@ -47,13 +53,13 @@ class ScalarQuantizer(BaseQuantizer):
             )
         return getattr(self, "_seen_", None)
 
-    def _entries(self, X, metric):
+    def _entries(self, X: Any, metric: str) -> Any:
         # Tables behind those of the features are of a length.
         tables = self._codebooks()[: self.n_features_in_]
         levels = [np.asarray(table)[:, 0] for table in tables]
         return nearest.level_distances(X, levels, metric)
 
-    def _is_concatenation(self):
+    def _is_concatenation(self) -> bool:
         return True
 
 
@@ -109,7 +115,9 @@ def allocated_sizes(
     return sizes
 
 
-def check_levels_memory(name: str, given, sizes, rows) -> None:
+def check_levels_memory(
+    name: str, given: Any, sizes: Sequence[int], rows: Rows
+) -> None:
     """Raise if the levels, or the counts of their samples, are out of proportion."""
     check_memory(
         f"Levels of {name}={given} for {rows.n_features} features",
@@ -118,7 +126,7 @@ def check_levels_memory(name: str, given, sizes, rows) -> None:
     )
 
 
-def warn_of_few(noun: str, counts, sizes, text: str) -> None:
+def warn_of_few(noun: str, counts: Any, sizes: Sequence[int], text: str) -> None:
     """Warn of features that have a smaller count of something than levels."""
     for size in sorted(set(sizes)):
         few = [
@@ -128,7 +136,9 @@ def warn_of_few(noun: str, counts, sizes, text: str) -> None:
         warn_of_some(noun, text.replace("{size}", str(size)), few)
 
 
-def warn_of_points(noun: str, low, high, sizes, name: str) -> None:
+def warn_of_points(
+    noun: str, low: Any, high: Any, sizes: Sequence[int], name: str
+) -> None:
     """Warn of features whose range is a point, so that all their levels are equal.
 
     The mean and the spread of a constant feature are so but for rounding.

@@ -1,19 +1,24 @@
 """The scaled scheme: any quantizer of directions, and a scale for each row."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from numbers import Integral
+from typing import Any, Literal
 
 import numpy as np
 
 from skvq import nearest
 from skvq._compat import RANDOM_STATE, Interval, StrOptions
+from skvq._typing import BackendName, RandomState, ScaleRule, Size
 from skvq._validation import warn
-from skvq.base import QUANTIZER, over_blocks
+from skvq.base import QUANTIZER, BaseQuantizer, over_blocks
 from skvq.codes import smallest_dtype
 from skvq.coding.levels import is_table
 from skvq.coding.radius import Float32Radius, LogRadius, RadiusCode
 from skvq.front import FrontQuantizer
 from skvq.grid import UniformQuantizer
-from skvq.learning.rows import Block, wider
+from skvq.learning.rows import Block, Learner, Rows, wider
 from skvq.learning.scalar import standard_levels
 from skvq.parts import Parts
 
@@ -126,6 +131,10 @@ class ScaledQuantizer(FrontQuantizer):
     6.0
     """
 
+    backend: BackendName
+
+    _scale_code_: RadiusCode
+
     _parameter_constraints = {  # noqa: RUF012
         "quantizer": [QUANTIZER, None],
         "scale": [StrOptions(set(_SCALES))],
@@ -140,14 +149,14 @@ class ScaledQuantizer(FrontQuantizer):
 
     def __init__(
         self,
-        quantizer=None,
+        quantizer: BaseQuantizer | None = None,
         *,
-        scale="least_squares",
-        scale_bits=8,
-        warm_start=False,
-        random_state=None,
-        backend="auto",
-    ):
+        scale: ScaleRule = "least_squares",
+        scale_bits: Size | Literal["float32"] = 8,
+        warm_start: bool = False,
+        random_state: RandomState = None,
+        backend: BackendName = "auto",
+    ) -> None:
         self.quantizer = quantizer
         self.scale = scale
         self.scale_bits = scale_bits
@@ -155,12 +164,12 @@ class ScaledQuantizer(FrontQuantizer):
         self.random_state = random_state
         self.backend = backend
 
-    def _default_part(self):
+    def _default_part(self) -> BaseQuantizer:
         # Numbers of single precision too, so that tables of any dtype are these.
         levels = standard_levels("gaussian", 4).astype(np.float32).tolist()
         return UniformQuantizer(levels=[levels], share_levels=True)
 
-    def _fit(self, rows):
+    def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         part = yield from self._fit_part(rows.view(_directions))
         code: RadiusCode = Float32Radius()
         if self.scale_bits != "float32":
@@ -172,7 +181,7 @@ class ScaledQuantizer(FrontQuantizer):
             code = self._log_code(low[0], high[0], rows.dtype)
         return self._of(part, code)
 
-    def _log_code(self, low: float, high: float, dtype) -> LogRadius:
+    def _log_code(self, low: float, high: float, dtype: Any) -> LogRadius:
         if not high > 0:
             warn("all samples are zero, or have a scale of zero: so has every code.")
             low = high = 0.0
@@ -180,7 +189,7 @@ class ScaledQuantizer(FrontQuantizer):
         low, high = min(low, largest), min(high, largest)
         return LogRadius.between(low, high, 2 ** int(self.scale_bits), dtype)
 
-    def _of(self, part, code: RadiusCode) -> dict:
+    def _of(self, part: Any, code: RadiusCode) -> dict[Any, Any]:
         """Return the fitted attributes."""
         return {
             "quantizer_": part,
@@ -189,7 +198,9 @@ class ScaledQuantizer(FrontQuantizer):
             "codebook_sizes_": (*part.codebook_sizes_, *code.sizes),
         }
 
-    def _from_tables(self, tables, code_lengths=None, prices=None):
+    def _from_tables(
+        self, tables: list[nearest.Table], code_lengths: Any = None, prices: Any = None
+    ) -> dict[str, Any]:
         n_own = self._n_scales()
         if len(tables) <= n_own:
             raise ValueError(
@@ -216,29 +227,29 @@ class ScaledQuantizer(FrontQuantizer):
 
     # -- what the base class asks --------------------------------------------------
 
-    def _own_sizes(self):
+    def _own_sizes(self) -> tuple[int, ...]:
         return self._scale_code_.sizes
 
-    def _n_tables(self):
+    def _n_tables(self) -> int | None:
         n_tables = super()._n_tables()
         return None if n_tables is None else n_tables + self._n_scales()
 
-    def _fewest_rows(self):
+    def _fewest_rows(self) -> int:
         n_rows = super()._fewest_rows()
         return n_rows if self.scale_bits == "float32" else max(2, n_rows)
 
-    def _why_no_partial_fit(self):
+    def _why_no_partial_fit(self) -> str:
         return (
             "the scheme does not learn from a stream: the range of the scales is that "
             "of all training samples."
         )
 
-    def _codebooks(self):
+    def _codebooks(self) -> Sequence[nearest.Table | np.ndarray]:
         tables = list(super()._codebooks())
         dtype = nearest.Table(tables[0]).codewords.dtype
         return [*tables, *self._scale_code_.tables(dtype)]
 
-    def _encode(self, X):
+    def _encode(self, X: Any) -> Any:
         be = nearest.backend_of(X)
         codes = self.quantizer_._encode(_unit_rows(be, X))
         scales = _scales_of(be, X, self.quantizer_, codes, self.scale)
@@ -246,7 +257,7 @@ class ScaledQuantizer(FrontQuantizer):
         found = [codes, self._scale_code_.encode(scales)]
         return be.concat([be.cast(each, dtype) for each in found], axis=1)
 
-    def _decode(self, codes):
+    def _decode(self, codes: Any) -> Any:
         be, n_own = nearest.backend_of(codes), self._n_scales()
         rows = self.quantizer_._decode(codes[:, :-n_own])
         scales = self._scale_code_.decode(codes[:, -n_own:])
@@ -255,7 +266,7 @@ class ScaledQuantizer(FrontQuantizer):
 
     # -- searches among codes ------------------------------------------------------
 
-    def _why_no_sums(self):
+    def _why_no_sums(self) -> str | None:
         why = super()._why_no_sums()
         part = vars(self).get("quantizer_", self._template().quantizer)
         if why is None and part._n_scales():
@@ -263,18 +274,18 @@ class ScaledQuantizer(FrontQuantizer):
             return f"its part, {part!r}: {what}"
         return why
 
-    def _entries(self, X, metric):
+    def _entries(self, X: Any, metric: str) -> Any:
         return self.quantizer_._distance_table(X, metric)
 
-    def _n_scales(self):
+    def _n_scales(self) -> int:
         if self.__sklearn_is_fitted__():
             return len(self._scale_code_.sizes)
         return 2 if self.scale_bits == "float32" else 1
 
-    def _scales(self, codes):
+    def _scales(self, codes: Any) -> Any:
         return self._scale_code_.decode(codes[:, -self._n_scales() :])
 
-    def _alignments(self, X):
+    def _alignments(self, X: Any) -> np.ndarray | None:
         if self.scale != "unbiased":
             return None
         be = nearest.backend_of(X)
@@ -303,24 +314,24 @@ def _given_scales(table: np.ndarray) -> np.ndarray:
 # -- functions of blocks ---------------------------------------------------------------
 
 
-def _directions(block: Block):
+def _directions(block: Block) -> Any:
     """Return what the part sees of a block."""
     return _unit_rows(block.be, block.x)
 
 
-def _unit_rows(be: nearest.Backend, x):
+def _unit_rows(be: nearest.Backend, x: Any) -> Any:
     """Return rows of length sqrt(d), of the same directions; of zeros, ones."""
     xp = be.xp
     unit = be.unit_rows(x) * float(np.sqrt(x.shape[1]))
     return xp.where(xp.isnan(unit), xp.ones_like(unit), unit)
 
 
-def _range(block: Block, part, scale: str) -> tuple:
+def _range(block: Block, part: Any, scale: str) -> tuple[Any, ...]:
     """Return the least positive and the largest scale of a block."""
     be = block.be
     xp, lows, highs = be.xp, [], []
 
-    def work(x):
+    def work(x: Any) -> Any:
         return _scales_of(be, x, part, part._encode(_unit_rows(be, x)), scale)
 
     for _, found in over_blocks(block.x, work):
@@ -329,7 +340,7 @@ def _range(block: Block, part, scale: str) -> tuple:
     return xp.min(xp.stack(lows))[None], xp.max(xp.stack(highs))[None]
 
 
-def _scales_of(be: nearest.Backend, x, part, codes, scale: str):
+def _scales_of(be: nearest.Backend, x: Any, part: Any, codes: Any, scale: str) -> Any:
     """Return the scale of each row, in float64.
 
     It is of the row itself, not of what the part has seen of it, which is rounded.
@@ -361,7 +372,7 @@ def _scales_of(be: nearest.Backend, x, part, codes, scale: str):
     return xp.where(serves, be.ldexp(ratio, exponents), 0 * one)
 
 
-def _compared(be: nearest.Backend, x, found) -> tuple:
+def _compared(be: nearest.Backend, x: Any, found: Any) -> tuple[Any, ...]:
     """Return what rows have to do with the part's reconstructions, in float64.
 
     Returns

@@ -1,14 +1,27 @@
 """The spherical scheme: angles in equal or matched cells, and a length."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from functools import lru_cache
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from skvq import nearest
 from skvq._checks import check_memory
 from skvq._compat import SIZE, SIZES, Interval, StrOptions
+from skvq._typing import (
+    Angles,
+    Coordinates,
+    MatrixLike,
+    Number,
+    Radius,
+    Size,
+    Sizes,
+    VectorLike,
+)
 from skvq._validation import first_followed, followed_backend, warn
 from skvq.base import BaseQuantizer
 from skvq.coding.directions import (
@@ -21,6 +34,7 @@ from skvq.coding.directions import (
     tree_levels,
 )
 from skvq.coding.levels import Grid, Levels
+from skvq.coding.radius import RadiusCode
 from skvq.learning.allocation import best_sizes, candidate_sizes
 from skvq.learning.radius import (
     RADII,
@@ -28,6 +42,7 @@ from skvq.learning.radius import (
     fit_radius,
     radius_in_memory,
 )
+from skvq.learning.rows import Learner, Rows
 from skvq.learning.scalar import (
     GAUSSIAN,
     Density,
@@ -134,6 +149,11 @@ class SphericalQuantizer(BaseQuantizer):
     [[0.707, 0.707], [-0.707, 0.707], [-0.707, -0.707], [0.707, -0.707]]
     """
 
+    _cells_: Any
+    _dtype_: np.dtype
+    _fitted_coordinates_: str
+    _radius_: RadiusCode
+
     _parameter_constraints = {  # noqa: RUF012
         "n_levels": [SIZE, SIZES],
         "angles": [StrOptions({"uniform", "density"})],
@@ -146,14 +166,14 @@ class SphericalQuantizer(BaseQuantizer):
 
     def __init__(
         self,
-        n_levels=16,
+        n_levels: Size | Sizes = 16,
         *,
-        angles="uniform",
-        total_bits=None,
-        coordinates="standard",
-        radius="unit",
-        radius_levels=256,
-    ):
+        angles: Angles = "uniform",
+        total_bits: Number | None = None,
+        coordinates: Coordinates = "standard",
+        radius: Radius = "unit",
+        radius_levels: Size = 256,
+    ) -> None:
         self.n_levels = n_levels
         self.angles = angles
         self.total_bits = total_bits
@@ -161,9 +181,9 @@ class SphericalQuantizer(BaseQuantizer):
         self.radius = radius
         self.radius_levels = radius_levels
 
-    def _fit(self, rows):
+    def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         angles = _angles(rows.n_features, self.coordinates)
-        check_radius_memory(self.radius, self.radius_levels, rows.n_bytes)
+        check_radius_memory(self.radius, int(self.radius_levels), rows.n_bytes)
         cells = self._angle_cells(angles, rows.n_bytes)
         radius = yield from fit_radius(self.radius, rows, int(self.radius_levels))
         return {
@@ -174,13 +194,13 @@ class SphericalQuantizer(BaseQuantizer):
             "codebook_sizes_": cells.sizes + radius.sizes,
         }
 
-    def _fewest_rows(self):
+    def _fewest_rows(self) -> int:
         return 1 if self.radius in ("unit", "float32") else 2
 
-    def _needs_rows_in_memory(self):
+    def _needs_rows_in_memory(self) -> str | None:
         return radius_in_memory(self.radius)
 
-    def _angle_cells(self, angles: list["_Angle"], x_bytes: int) -> Grid | Levels:
+    def _angle_cells(self, angles: list[_Angle], x_bytes: int) -> Grid | Levels:
         if not angles:  # of one feature the sign is left
             signs = np.array([-1.0, 1.0])
             return Levels([signs], edges=[np.array([np.nextafter(0.0, 1.0)])])
@@ -208,10 +228,10 @@ class SphericalQuantizer(BaseQuantizer):
         low, high = np.array([angle[:2] for angle in angles]).T
         return Grid(low, high, sizes)
 
-    def _encode(self, X):
+    def _encode(self, X: Any) -> Any:
         be, (n, n_features) = nearest.backend_of(X), X.shape
 
-        def tile(cut: slice) -> tuple:
+        def tile(cut: slice) -> tuple[Any, ...]:
             rows = X[cut, :]
             lengths, angles = split_tile(be, rows, self._fitted_coordinates_)
             return lengths, angles if n_features > 1 else lengths[:, None]
@@ -223,10 +243,10 @@ class SphericalQuantizer(BaseQuantizer):
             return codes
         return be.concat([codes, self._radius_.encode(abs(lengths))], axis=1)
 
-    def _decode(self, codes):
+    def _decode(self, codes: Any) -> Any:
         be, n_angles = nearest.backend_of(codes), len(self._cells_.sizes)
 
-        def tile(cut: slice) -> tuple:
+        def tile(cut: slice) -> tuple[Any, ...]:
             angles = self._cells_.decode(codes[cut, :n_angles])
             lengths = self._radius_.decode(codes[cut, n_angles:])
             if self.n_features_in_ == 1:
@@ -237,10 +257,10 @@ class SphericalQuantizer(BaseQuantizer):
         outputs = [((self.n_features_in_,), self._dtype_)]
         return be.over_rows(codes.shape[0], plan, tile, outputs)[0]
 
-    def _why_no_sums(self):
+    def _why_no_sums(self) -> str | None:
         return "its codes are angles, whose sines and cosines multiply."
 
-    def _codebooks(self):
+    def _codebooks(self) -> Sequence[nearest.Table | np.ndarray]:
         cells = self._cells_.tables(self._dtype_)
         return cells + self._radius_.tables(self._dtype_)
 
@@ -248,7 +268,9 @@ class SphericalQuantizer(BaseQuantizer):
 # -- coordinates -----------------------------------------------------------------------
 
 
-def to_spherical(X, coordinates="standard") -> tuple[np.ndarray, np.ndarray]:
+def to_spherical(
+    X: MatrixLike, coordinates: Coordinates = "standard"
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the length and the angles of vectors.
 
     Parameters
@@ -291,7 +313,9 @@ def to_spherical(X, coordinates="standard") -> tuple[np.ndarray, np.ndarray]:
     return tuple(split(be, X, coordinates))
 
 
-def from_spherical(radius, angles, coordinates="standard") -> np.ndarray:
+def from_spherical(
+    radius: VectorLike, angles: MatrixLike, coordinates: Coordinates = "standard"
+) -> np.ndarray:
     """Return the vectors of given lengths and angles.
 
     Parameters
@@ -337,7 +361,7 @@ def from_spherical(radius, angles, coordinates="standard") -> np.ndarray:
     return join(be, radius, angles, coordinates)
 
 
-def _check_finite(name: str, array, be: nearest.Backend):
+def _check_finite(name: str, array: Any, be: nearest.Backend) -> np.ndarray:
     """Return it in float64; complex, infinite and missing numbers are errors."""
     array = be.like(array)
     if be.numpy_dtype(array).kind not in "biufO":
@@ -348,7 +372,7 @@ def _check_finite(name: str, array, be: nearest.Backend):
     return array
 
 
-def _check_coordinates(coordinates) -> None:
+def _check_coordinates(coordinates: Any) -> None:
     if not isinstance(coordinates, str) or coordinates not in COORDINATES:
         raise ValueError(
             f"coordinates={coordinates!r} is unknown. Accepted are "
@@ -404,7 +428,7 @@ def _angles(n_features: int, coordinates: str) -> list[_Angle]:
     return found
 
 
-def _is_circle(shape) -> bool:
+def _is_circle(shape: Any) -> bool:
     low, high, *_ = shape
     return high - low == TURN
 
@@ -416,7 +440,7 @@ def _matched_levels(angle: _Angle, n_levels: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4096)
-def _lloyd_max_levels(shape, n_levels: int) -> np.ndarray:
+def _lloyd_max_levels(shape: Any, n_levels: int) -> np.ndarray:
     density = _density(shape)
     start = None
     if _is_narrow(shape):
@@ -427,7 +451,7 @@ def _lloyd_max_levels(shape, n_levels: int) -> np.ndarray:
     return levels
 
 
-def _is_narrow(shape) -> bool:
+def _is_narrow(shape: Any) -> bool:
     """Whether the density is close to a Gaussian, away from the ends of its range."""
     smaller, larger = sorted(shape[2:])
     return larger >= 16 and (smaller == 0 or smaller >= 8)
@@ -439,7 +463,7 @@ def _middle_and_variance(density: Density) -> tuple[float, float]:
     return middle, float((np.square(places - middle) * weights).sum() / weights.sum())
 
 
-def _density(shape) -> Density:
+def _density(shape: Any) -> Density:
     """Return sin^p cos^q, scaled to a peak of 1, where it is not negligible.
 
     The second derivative of its logarithm is -(p + q) or less everywhere, so that it
@@ -449,7 +473,7 @@ def _density(shape) -> Density:
     peak = np.arctan2(np.sqrt(sin_power), np.sqrt(cos_power))
     reach = np.sqrt(160.0 / (sin_power + cos_power))
 
-    def log_pdf(angle):
+    def log_pdf(angle: Any) -> Any:
         with np.errstate(divide="ignore"):
             result = np.zeros_like(angle)
             if sin_power:
@@ -469,7 +493,7 @@ def _density(shape) -> Density:
 # -- how many levels for which angle ---------------------------------------------------
 
 
-def _spread_bits(angles, total_bits: float, cells: str) -> tuple[int, ...]:
+def _spread_bits(angles: Any, total_bits: float, cells: str) -> tuple[int, ...]:
     """Choose numbers of levels whose bits sum to at most the total.
 
     The angles of a uniform direction u are independent, so that the mean of u @ u_quant
@@ -495,7 +519,7 @@ def _spread_bits(angles, total_bits: float, cells: str) -> tuple[int, ...]:
     return tuple(sizes[i] for i in best)
 
 
-def _agreement(angles, curves, chosen):
+def _agreement(angles: Any, curves: Any, chosen: Any) -> tuple[Any, ...]:
     """Return the mean of u @ u_quant, and its slopes by each angle's two means."""
     cosines, sines = curves[np.arange(len(angles)), :, chosen].T
     joined = np.ones(len(angles) + 1)  # the last one stands for single coordinates
@@ -513,7 +537,7 @@ def _agreement(angles, curves, chosen):
     return joined[order[-1]], *slopes
 
 
-def _from_below(angles) -> list[int]:
+def _from_below(angles: Any) -> list[int]:
     """Return the angles in an order in which each follows the parts that it joins."""
     ascending = angles[0].second is None
     return list(range(len(angles)))[:: 1 if ascending else -1]
@@ -526,7 +550,7 @@ def _parts(angle: _Angle) -> tuple[int, int]:
     )
 
 
-def _all_curves(angles, cells: str, sizes) -> np.ndarray:
+def _all_curves(angles: Any, cells: str, sizes: Sequence[int]) -> np.ndarray:
     """Return `_curves` of all angles, (n_angles, 2, n_sizes)."""
     is_chain = angles[-1].second is None and len(angles) > 1
     if cells == "uniform" and is_chain:
@@ -535,7 +559,7 @@ def _all_curves(angles, cells: str, sizes) -> np.ndarray:
     return np.array([_curves(angle.shape, cells, sizes) for angle in angles])
 
 
-def _chain_curves(n_angles: int, sizes) -> np.ndarray:
+def _chain_curves(n_angles: int, sizes: Sequence[int]) -> np.ndarray:
     r"""Return the curves of the standard angles but the last one, for equal cells.
 
     They have the densities :math:`\sin^p` on [0, pi].  The integrals over a cell are
@@ -568,7 +592,7 @@ def _chain_curves(n_angles: int, sizes) -> np.ndarray:
 
 
 @lru_cache(maxsize=4096)
-def _curves(shape, cells: str, sizes: tuple[int, ...]) -> np.ndarray:
+def _curves(shape: Any, cells: str, sizes: tuple[int, ...]) -> np.ndarray:
     """Return the means of cos * cos_quant and of sin * sin_quant for each V, (2, n)."""
     low, high, *_ = shape
     if _is_circle(shape):
@@ -595,7 +619,7 @@ def _curves(shape, cells: str, sizes: tuple[int, ...]) -> np.ndarray:
     return np.array(means).T
 
 
-def _narrow_curves(density: Density, sizes) -> np.ndarray:
+def _narrow_curves(density: Density, sizes: Sequence[int]) -> np.ndarray:
     """Return the curves of a Gaussian of the same mean and variance."""
     middle, variance = _middle_and_variance(density)
     error = variance * _gaussian_errors(sizes)
@@ -607,7 +631,7 @@ def _narrow_curves(density: Density, sizes) -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
-def _gaussian_errors(sizes) -> np.ndarray:
+def _gaussian_errors(sizes: Sequence[int]) -> np.ndarray:
     """Return the error of Lloyd-Max levels for a Gaussian of variance 1, for each V."""
     errors = []
     for size in sizes:

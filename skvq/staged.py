@@ -1,20 +1,25 @@
 """What schemes have in common whose reconstruction is a sum that grows by stages."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skvq import nearest
 from skvq._arrays import as_indices
 from skvq._compat import available_unless
+from skvq._typing import MatrixLike, VectorLike
 from skvq._validation import as_it_is_now
 from skvq._weights import check_weights
 from skvq.base import BaseQuantizer, over_blocks
 from skvq.learning.rows import Block, Rows, execute
 
 
-def _reason_against_stages(estimator: "StagedQuantizer") -> str | None:
+def _reason_against_stages(estimator: StagedQuantizer) -> str | None:
     why = estimator._why_no_stages()
     return why and (
         f"{type(estimator).__name__} has no staged_inverse_transform and no "
@@ -39,7 +44,7 @@ class StagedQuantizer(BaseQuantizer):
         """Yield the reconstruction (n_samples, n_features) after each stage."""
 
     @available_unless(_reason_against_stages)
-    def staged_inverse_transform(self, codes):
+    def staged_inverse_transform(self, codes: MatrixLike) -> Iterator[NDArray[Any]]:
         """Decode codes stage by stage.
 
         Parameters
@@ -57,7 +62,9 @@ class StagedQuantizer(BaseQuantizer):
         yield from self._partial_sums(codes)
 
     @available_unless(_reason_against_stages)
-    def staged_score(self, X, y=None, sample_weight=None):
+    def staged_score(
+        self, X: MatrixLike, y: Any = None, sample_weight: VectorLike | None = None
+    ) -> Iterator[float]:
         """Score the partial sums: the rate-distortion curve of one fitted model.
 
         Parameters
@@ -85,10 +92,10 @@ class StagedQuantizer(BaseQuantizer):
             yield -float(summed / weight)
 
 
-def _distances(block: Block, quantizer: StagedQuantizer) -> tuple:
+def _distances(block: Block, quantizer: StagedQuantizer) -> tuple[Any, ...]:
     """Return the summed distances from each of the partial sums, and the weight."""
 
-    def work(x) -> list:
+    def work(x: Any) -> list[Any]:
         codes = as_indices(quantizer._encode(x))
         return [nearest.paired(x, sums) for sums in quantizer._partial_sums(codes)]
 

@@ -1,5 +1,7 @@
 """The trellis-coded scheme: levels that are chosen along a path."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
@@ -9,6 +11,7 @@ import numpy as np
 from skvq import nearest
 from skvq._compat import SIZES, Interval, StrOptions
 from skvq._given import one_or_each
+from skvq._typing import AlphabetRule, Size, Sizes, TrellisName
 from skvq.coding.levels import range_of_levels
 from skvq.coding.trellis import TrellisCode, gaussian_windows
 from skvq.learning.rows import Learner, Rows
@@ -134,6 +137,9 @@ class TrellisQuantizer(ScalarQuantizer):
     (0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3)
     """
 
+    n_iter_: int
+    _code_: TrellisCode
+
     _parameter_constraints = {  # noqa: RUF012
         "n_bits": [Interval(Integral, 1, _MOST_BITS, closed="both"), SIZES],
         "total_bits": [Interval(Integral, 1, None, closed="left"), None],
@@ -147,15 +153,15 @@ class TrellisQuantizer(ScalarQuantizer):
 
     def __init__(
         self,
-        n_bits=2,
+        n_bits: Size | Sizes = 2,
         *,
-        total_bits=None,
-        n_states=8,
-        trellis="ungerboeck",
-        levels="trained",
-        share_alphabets=False,
-        max_iter=8,
-    ):
+        total_bits: Size | None = None,
+        n_states: Size = 8,
+        trellis: TrellisName = "ungerboeck",
+        levels: AlphabetRule = "trained",
+        share_alphabets: bool = False,
+        max_iter: Size = 8,
+    ) -> None:
         self.n_bits = n_bits
         self.total_bits = total_bits
         self.n_states = n_states
@@ -164,7 +170,7 @@ class TrellisQuantizer(ScalarQuantizer):
         self.share_alphabets = share_alphabets
         self.max_iter = max_iter
 
-    def _fit(self, rows):
+    def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         trellis = self._trellis()
         if self.total_bits is None:
             rates = self._given_rates(rows.n_features)
@@ -201,7 +207,7 @@ class TrellisQuantizer(ScalarQuantizer):
         rows = rows.under(rows.task.giving(fitted))
         return fitted((yield from trained(rows, alphabets, int(self.max_iter))))
 
-    def _n_tasks(self):
+    def _n_tasks(self) -> int | None:
         return 0 if self.levels == "gaussian" else int(self.max_iter) + 1
 
     def _trellis(self) -> nearest.Trellis:
@@ -231,7 +237,7 @@ class TrellisQuantizer(ScalarQuantizer):
 
     def _step_bits(self) -> int:
         """Return k, the bits of a feature of the bitshift trellis that has some."""
-        given = self.n_bits
+        given: Any = self.n_bits
         values = {given} if isinstance(given, Integral) else set(given) - {0}
         if len(values) != 1 or not values <= {1, 2, 3, 4}:
             raise ValueError(
@@ -257,7 +263,7 @@ class TrellisQuantizer(ScalarQuantizer):
             f"has n_features={len(rates)}: use fewer states, or more bits."
         )
 
-    def _from_tables(self, tables):
+    def _from_tables(self, tables: list[nearest.Table]) -> dict[str, Any]:
         arrays = columns_of_tables(tables)
         trellis = self._trellis()
         rates = tuple(
@@ -267,7 +273,7 @@ class TrellisQuantizer(ScalarQuantizer):
             self._imply(n_bits=one_or_each(rates))
         elif self.total_bits is None and 0 in rates:
             self._imply(n_bits=rates)
-        elif self.total_bits is not None and sum(rates) > self.total_bits:
+        elif self.total_bits is not None and sum(rates) > int(self.total_bits):
             raise ValueError(
                 f"total_bits={self.total_bits}, but the given alphabets have "
                 f"{sum(rates)} bits."
@@ -295,33 +301,33 @@ class TrellisQuantizer(ScalarQuantizer):
             raise ValueError(f"codebooks[{j}] has {size} levels; expected {expected}.")
         return rate
 
-    def _takes_columns(self):
+    def _takes_columns(self) -> bool:
         return True
 
-    def _why_no_partial_fit(self):
+    def _why_no_partial_fit(self) -> str:
         return (
             "the scheme does not learn from a stream: all paths change with any level."
         )
 
-    def _why_no_sums(self):
+    def _why_no_sums(self) -> str | None:
         return "what a code stands for depends on the codes before it."
 
-    def _why_no_codebooks(self):
+    def _why_no_codebooks(self) -> str | None:
         return (
             "what a code stands for depends on the codes before it; `alphabets_` and "
             "`rates_` are what it has in their place."
         )
 
-    def _codebooks(self):
+    def _codebooks(self) -> Sequence[nearest.Table | np.ndarray]:
         raise AssertionError("guarded by _why_no_codebooks")  # pragma: no cover
 
-    def _encode(self, X):
+    def _encode(self, X: Any) -> Any:
         return self._code_.encode(X)
 
-    def _decode(self, codes):
+    def _decode(self, codes: Any) -> Any:
         return self._code_.decode(codes)
 
-    def _ranges(self):
+    def _ranges(self) -> tuple[np.ndarray, np.ndarray] | None:
         return range_of_levels(self._code_.alphabets.arrays)
 
     @property
@@ -344,7 +350,9 @@ class TrellisQuantizer(ScalarQuantizer):
         return self._code_
 
 
-def _moved(trellis: nearest.Trellis, rates, mean, width, shared: bool) -> tuple:
+def _moved(
+    trellis: nearest.Trellis, rates: Any, mean: Any, width: Any, shared: bool
+) -> tuple[Any, ...]:
     """Return tables of the bitshift trellis, and how features move and stretch them."""
     window_bits = trellis.state_bits + trellis.step_bits
     tables = [gaussian_windows(window_bits, trellis.step_bits), np.zeros(1)]

@@ -1,7 +1,10 @@
 """The naive scheme: one table, and the nearest of all its rows."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -10,6 +13,18 @@ from skvq import nearest
 from skvq._checks import check_memory, is_sequence, is_true
 from skvq._compat import RANDOM_STATE, SIZE, Accepted, Interval, StrOptions
 from skvq._given import check_costs, demand
+from skvq._typing import (
+    BackendName,
+    DeadCodes,
+    Init,
+    Learning,
+    MatrixLike,
+    MetricName,
+    Number,
+    RandomState,
+    Size,
+    VectorLike,
+)
 from skvq._validation import (
     all_in_memory,
     check_numbers,
@@ -20,7 +35,7 @@ from skvq._validation import (
 )
 from skvq.base import BaseQuantizer, check_as_before, reordered_table
 from skvq.coding import rates
-from skvq.coding.charges import Charge, Prices, biases, costs_of
+from skvq.coding.charges import Charge, Charges, Prices, biases, costs_of
 from skvq.coding.sums import codeword_entries
 from skvq.learning import online
 from skvq.learning.balance import ITERATIONS, balanced, largest_cell
@@ -182,6 +197,11 @@ class VectorQuantizer(BaseQuantizer):
     -0.25
     """
 
+    n_iter_: int
+    nearest_distortion_: float
+    objective_: float
+    _table_: nearest.Table
+
     _parameter_constraints = {  # noqa: RUF012
         "n_codewords": [SIZE],
         # Which names there are, `check_metric` tells, and which one was meant.
@@ -206,24 +226,24 @@ class VectorQuantizer(BaseQuantizer):
 
     def __init__(
         self,
-        n_codewords=256,
+        n_codewords: Size = 256,
         *,
-        metric="sqeuclidean",
-        learning="lloyd",
-        init="k-means++",
-        n_init=1,
-        max_iter=25,
-        tol=1e-4,
-        batch_size=1024,
-        decay=0.99,
-        learning_rate=0.1,
-        dead_codes="split",
-        rate_weight=0.0,
-        balance=None,
-        warm_start=False,
-        random_state=None,
-        backend="auto",
-    ):
+        metric: MetricName | Callable[..., Any] = "sqeuclidean",
+        learning: Learning = "lloyd",
+        init: Init | MatrixLike = "k-means++",
+        n_init: Size = 1,
+        max_iter: Size = 25,
+        tol: Number = 1e-4,
+        batch_size: Size = 1024,
+        decay: Number = 0.99,
+        learning_rate: Number = 0.1,
+        dead_codes: DeadCodes = "split",
+        rate_weight: Number = 0.0,
+        balance: bool | VectorLike | None = None,
+        warm_start: bool = False,
+        random_state: RandomState = None,
+        backend: BackendName = "auto",
+    ) -> None:
         self.n_codewords = n_codewords
         self.metric = metric
         self.learning = learning
@@ -242,13 +262,13 @@ class VectorQuantizer(BaseQuantizer):
         self.backend = backend
 
     @property
-    def _score_metric(self):
+    def _score_metric(self) -> nearest.Metric:
         return self.metric
 
-    def _n_tasks(self):
-        return self.n_init
+    def _n_tasks(self) -> int | None:
+        return int(self.n_init)
 
-    def _fit(self, rows):
+    def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         metric = self._check_learnable()
         table = self._first_table(rows.dtype, rows.n_features)
         if table is None:
@@ -259,9 +279,9 @@ class VectorQuantizer(BaseQuantizer):
         learned, stream = yield from self._best_run(rows, metric, table)
         return self._found(learned, stream)
 
-    def _best_run(self, rows, metric, table) -> Learner:
+    def _best_run(self, rows: Rows, metric: Any, table: Any) -> Learner[Any]:
         """Return what is learned from rows, and the state of the stream."""
-        rng, size = check_random_state(self.random_state), self.n_codewords
+        rng, size = check_random_state(self.random_state), int(self.n_codewords)
         if self.learning != "fixed" or (table is None and self.init != "normal"):
             few = yield from few_distinct(rows, size)
             if few is not None:
@@ -269,18 +289,22 @@ class VectorQuantizer(BaseQuantizer):
                 if table is None:
                     warn(f"{text}: the codebook repeats them.", len(few))
                     return (yield from self._repeat(rows, few, metric))
-                own = "rows of init" if self._before_ is None else "codewords"
-                warn(f"{text}: {own} are left without any.", len(few))
+                which = "rows of init" if self._before_ is None else "codewords"
+                warn(f"{text}: {which} are left without any.", len(few))
         deterministic = table is not None or self.init == "splitting"
-        runs = []
-        for _ in range(1 if deterministic else self.n_init):
+        runs: list[Any] = []
+
+        def best() -> Any:
+            return min(runs, key=lambda run: run[0].objective)
+
+        for _ in range(1 if deterministic else int(self.n_init)):
             task = rows.task.begin("start", self._n_iterations())
             own = rows.under(task.giving(lambda pair: self._found(*pair)))
             run = yield from self._run(own, metric, table, rng)
             runs.append(run)
-            if task.end(lambda run=run: self._found(*run)):
+            if task.end(lambda: self._found(*best())):
                 break
-        return min(runs, key=lambda run: run[0].objective)
+        return best()
 
     def _n_iterations(self) -> int:
         """Return how many iterations a start has, at most."""
@@ -288,11 +312,13 @@ class VectorQuantizer(BaseQuantizer):
             return 0
         return int(self.max_iter) + (0 if self.balance is None else ITERATIONS)
 
-    def _run(self, rows, metric, table, rng) -> Learner:
+    def _run(
+        self, rows: Rows, metric: Any, table: Any, rng: np.random.RandomState
+    ) -> Learner[Any]:
         """Start once and learn; return what was learned and the state of the stream."""
         if table is None:
             table = yield from initialise(
-                rows, self.n_codewords, self.init, metric, rng
+                rows, int(self.n_codewords), str(self.init), metric, rng
             )
             if metric == "cosine":
                 table = unit_rows(table)
@@ -325,30 +351,30 @@ class VectorQuantizer(BaseQuantizer):
             self._start_stream(table),
             self._online_settings(metric),
             rng,
-            batch_size=self.batch_size,
-            max_iter=self.max_iter,
-            tol=self.tol,
+            batch_size=int(self.batch_size),
+            max_iter=int(self.max_iter),
+            tol=float(self.tol),
         )
         return learned, stream
 
-    def _lloyd(self, rows, table, metric) -> Learner[Learned]:
+    def _lloyd(self, rows: Rows, table: Any, metric: Any) -> Learner[Learned]:
         before = None if self._before_ is None else self._before_._charge_
         return (
             yield from lloyd(
                 rows,
                 table,
                 metric,
-                max_iter=self.max_iter,
-                tol=self.tol,
+                max_iter=int(self.max_iter),
+                tol=float(self.tol),
                 dead_codes=self.dead_codes,
                 rate_weight=float(self.rate_weight),
                 bits=before.bits if isinstance(before, Charge) else None,
             )
         )
 
-    def _repeat(self, rows, few, metric) -> Learner:
+    def _repeat(self, rows: Rows, few: Any, metric: Any) -> Learner[Any]:
         """Return a table that repeats a few distinct rows."""
-        table, stream = repeat_cyclically(few, self.n_codewords), None
+        table, stream = repeat_cyclically(few, int(self.n_codewords)), None
         if self.rate_weight > 0:
             # Not all of them may be worth their bits.
             rows = rows.under(SILENT)
@@ -361,10 +387,10 @@ class VectorQuantizer(BaseQuantizer):
             return learned, None
         if self.learning in _ONLINE:
             # The rows themselves are kept, as those of a stream are.
-            stream = yield from online.start_from_few(rows, few, self.n_codewords)
+            stream = yield from online.start_from_few(rows, few, int(self.n_codewords))
         return Learned(table, distortion, 1), stream
 
-    def _partial_fit(self, X, weights):
+    def _partial_fit(self, X: Any, weights: Any) -> dict[str, Any]:
         metric = self._check_learnable()
         rows, samples = Rows(X, weights), X
         if metric == "cosine":
@@ -384,8 +410,8 @@ class VectorQuantizer(BaseQuantizer):
             stream, samples, weights = online.start_from_batch(
                 samples,
                 weights,
-                self.n_codewords,
-                self.init,
+                int(self.n_codewords),
+                str(self.init),
                 metric,
                 check_random_state(self.random_state),
                 stream,
@@ -400,7 +426,7 @@ class VectorQuantizer(BaseQuantizer):
             learned = Learned(stream.codebook, distortion, stream.n_batches)
         return self._found(learned, stream)
 
-    def _found(self, learned, stream) -> dict:
+    def _found(self, learned: Any, stream: Any) -> dict[Any, Any]:
         found = {
             "_table_": nearest.Table(learned.codebook),
             "n_iter_": learned.n_iter,
@@ -419,8 +445,13 @@ class VectorQuantizer(BaseQuantizer):
         return found if stream is None else {**found, "_stream_": stream}
 
     def _from_tables(
-        self, tables, counts=None, sums=None, code_lengths=None, prices=None
-    ):
+        self,
+        tables: list[nearest.Table],
+        counts: Any = None,
+        sums: Any = None,
+        code_lengths: Any = None,
+        prices: Any = None,
+    ) -> dict[str, Any]:
         (table,) = demand(tables, 1, "VectorQuantizer has one table")
         self._imply(n_codewords=len(table))
         if nearest.check_metric(self.metric) == "cosine":
@@ -453,7 +484,7 @@ class VectorQuantizer(BaseQuantizer):
             )
         return found
 
-    def _resumed(self, table, counts, sums) -> online.StreamState:
+    def _resumed(self, table: Any, counts: Any, sums: Any) -> online.StreamState:
         """Return the state of a stream that goes on from a table."""
         codebook = table.codewords
         if nearest.check_metric(self.metric) == "cosine":
@@ -472,24 +503,24 @@ class VectorQuantizer(BaseQuantizer):
             sums = check_numbers(sums, "sums", codebook.shape)
         return online.resumed(codebook, counts, sums)
 
-    def _n_tables(self):
+    def _n_tables(self) -> int | None:
         return 1
 
-    def _start_stream(self, table) -> online.StreamState:
+    def _start_stream(self, table: Any) -> online.StreamState:
         # Averages that start from nothing would replace a given table at once.
         given = self.learning == "ema" and (
             self._before_ is not None or not isinstance(self.init, str)
         )
         return online.start(table, weight=1.0 if given else 0.0)
 
-    def _first_table(self, dtype, n_features):
+    def _first_table(self, dtype: Any, n_features: int) -> Any:
         """Return the table to start from, or None if `init` is a name."""
         if self._before_ is None:
             return self._given_table(dtype, n_features)
         table = self._before_._table_.codewords
-        size = self.n_codewords
-        if self._given_size() is not None:
-            size = self._given_size()
+        size = self._given_size()
+        if size is None:
+            size = int(self.n_codewords)
         check_as_before("n_codewords", size, len(table))
         meaning = "(n_codewords, n_features)"
         table = check_table(table, "codebooks_[0]", dtype, table.shape, meaning)
@@ -498,12 +529,12 @@ class VectorQuantizer(BaseQuantizer):
             table = unit_rows(table)
         return table
 
-    def _given_table(self, dtype, n_features):
+    def _given_table(self, dtype: Any, n_features: int) -> Any:
         """Return the init array in a dtype, or None if `init` is a name."""
         if isinstance(self.init, str):
             return None
         # What nothing is learned from has any number of rows.
-        size = None if self.learning == "fixed" else self.n_codewords
+        size = None if self.learning == "fixed" else int(self.n_codewords)
         meaning = "(n_codewords, n_features)"
         if size is None:
             meaning = f"(n_codewords, {n_features}), the second the number of features"
@@ -513,15 +544,16 @@ class VectorQuantizer(BaseQuantizer):
             table = unit_rows(table)
         return table
 
-    def _given_size(self):
+    def _given_size(self) -> int | None:
         if self.learning == "fixed" and not isinstance(self.init, str):
-            return len(self.init)
+            table: Any = self.init
+            return len(table)
         return None
 
-    def _table_elements(self, n_features):
-        return (self._given_size() or self.n_codewords) * n_features
+    def _table_elements(self, n_features: int) -> int:
+        return (self._given_size() or int(self.n_codewords)) * n_features
 
-    def _check_memory(self, rows) -> None:
+    def _check_memory(self, rows: Rows) -> None:
         d = rows.n_features
         check_memory(
             f"The table of n_codewords={self.n_codewords} times {d} features",
@@ -529,7 +561,7 @@ class VectorQuantizer(BaseQuantizer):
             rows.n_bytes,
         )
 
-    def _check_learnable(self):
+    def _check_learnable(self) -> Any:
         """Return the metric's proper name if the learner can minimise it."""
         metric = nearest.check_metric(self.metric)
         self._check_costs(metric)
@@ -558,7 +590,7 @@ class VectorQuantizer(BaseQuantizer):
                 )
         return metric
 
-    def _check_costs(self, metric) -> None:
+    def _check_costs(self, metric: Any) -> None:
         """Raise if what is to be added for codes does not go with the rest."""
         if not self._code_costs():
             return
@@ -567,20 +599,20 @@ class VectorQuantizer(BaseQuantizer):
                 f"balance={self.balance!r} uses codes evenly, and rate_weight="
                 f"{self.rate_weight!r} does not: use balance=None, or rate_weight=0."
             )
-        name, value, off = "rate_weight", self.rate_weight, "0"
+        name, value, off = "rate_weight", repr(self.rate_weight), "0"
         if self.balance is not None:
-            name, value, off = "balance", self.balance, "None"
+            name, value, off = "balance", repr(self.balance), "None"
             self._shares()
         if metric != "sqeuclidean" or self.learning != "lloyd":
             raise ValueError(
-                f"{name}={value!r} takes metric='sqeuclidean' and "
+                f"{name}={value} takes metric='sqeuclidean' and "
                 f"learning='lloyd'; got metric={self.metric!r} and "
                 f"learning={self.learning!r}. Use these, or {name}={off}."
             )
 
     def _shares(self) -> np.ndarray:
         """Return which share of the weight of all samples each cell is to have."""
-        size = self.n_codewords
+        size = int(self.n_codewords)
         if is_true(self.balance):
             return np.full(size, 1 / size)
         shares = check_numbers(self.balance, "balance", (size,))
@@ -591,22 +623,26 @@ class VectorQuantizer(BaseQuantizer):
             )
         return shares / shares.max() / (shares / shares.max()).sum()
 
-    def _code_costs(self):
-        return costs_of(self.rate_weight, self.balance)
+    def _code_costs(self) -> frozenset[str]:
+        return costs_of(float(self.rate_weight), self.balance)
 
-    def _online_settings(self, metric) -> online.OnlineSettings:
+    def _online_settings(self, metric: Any) -> online.OnlineSettings:
         return online.OnlineSettings(
-            self.learning, metric, self.decay, self.learning_rate, self.dead_codes
+            self.learning,
+            metric,
+            float(self.decay),
+            float(self.learning_rate),
+            self.dead_codes,
         )
 
-    def _fewest_rows(self):
+    def _fewest_rows(self) -> int:
         given = self.learning == "fixed" and not isinstance(self.init, str)
         return 1 if given else 2
 
     def _can_partial_fit(self) -> bool:
         return self.learning in _ONLINE
 
-    def _needs_rows_in_memory(self):
+    def _needs_rows_in_memory(self) -> str | None:
         if self.learning in _ONLINE:
             return (
                 f"learning={self.learning!r} does not see the rows of a Dask array in "
@@ -621,19 +657,19 @@ class VectorQuantizer(BaseQuantizer):
     def _why_no_partial_fit(self) -> str:
         return f"learning={self.learning!r}; {', '.join(_ONLINE)} learn from a stream."
 
-    def _encode(self, X):
+    def _encode(self, X: Any) -> Any:
         codes, _ = nearest.nearest(
             X, self._table_, self.metric, bias=self._bias(), return_distances=False
         )
         return codes[:, None]
 
-    def _bias(self):
+    def _bias(self) -> Any:
         return None if self._charge_ is None else self._charge_.bias
 
-    def _charges(self):
+    def _charges(self) -> Charges:
         return (self._charge_,)
 
-    def _with_charges(self, charges):
+    def _with_charges(self, charges: Charges) -> Self:
         copy = copy_to_fit(self, fitted=True)
         (copy._charge_,) = charges
         # What the codes of another search were.
@@ -643,10 +679,10 @@ class VectorQuantizer(BaseQuantizer):
                 setattr(copy, name, np.nan)
         return copy
 
-    def _can_encode_best(self):
+    def _can_encode_best(self) -> bool:
         return nearest.check_metric(self.metric) == "sqeuclidean"
 
-    def _encode_best(self, X, n_best):
+    def _encode_best(self, X: Any, n_best: int) -> Any:
         codes, _ = nearest.nearest_best(
             X,
             [self._table_],
@@ -657,15 +693,15 @@ class VectorQuantizer(BaseQuantizer):
         )
         return codes
 
-    def _has_free_tables(self):
+    def _has_free_tables(self) -> bool:
         # Another table would have other frequencies.
         learns = self.learning != "fixed" and not self._code_costs()
         return self._can_encode_best() and learns
 
-    def _free_tables(self):
+    def _free_tables(self) -> list[tuple[slice, np.ndarray]]:
         return [(slice(0, self._table_.shape[1]), self._table_.codewords)]
 
-    def _with_tables(self, tables):
+    def _with_tables(self, tables: list[np.ndarray]) -> Self:
         copy = copy_to_fit(self, fitted=True)
         (table,) = tables
         copy._table_ = nearest.Table(table)
@@ -674,10 +710,11 @@ class VectorQuantizer(BaseQuantizer):
         copy.codebook_sizes_ = (len(table),)
         return copy
 
-    def _why_no_names(self):
+    def _why_no_names(self) -> str | None:
         return None
 
-    def _renamed(self, orders):
+    def _renamed(self, orders: Sequence[np.ndarray | None]) -> dict[str, Any]:
+        order: Any
         (order,) = orders
         found: dict[str, Any] = {"_table_": reordered_table(self._table_, order)}
         if self._charge_ is not None:
@@ -686,17 +723,17 @@ class VectorQuantizer(BaseQuantizer):
             found["_stream_"] = online.reordered(self._stream_, order)
         return found
 
-    def _decode(self, codes):
+    def _decode(self, codes: Any) -> Any:
         return self._table_.rows(codes[:, 0])
 
-    def _codebooks(self):
+    def _codebooks(self) -> tuple[nearest.Table]:
         return (self._table_,)
 
-    def _entries(self, X, metric):
+    def _entries(self, X: Any, metric: str) -> Any:
         return codeword_entries(X, self._table_, metric)
 
-    def _is_concatenation(self):
+    def _is_concatenation(self) -> bool:
         return True
 
-    def _searched_table(self):
+    def _searched_table(self) -> nearest.Table | None:
         return self._table_ if self.metric == "sqeuclidean" else None

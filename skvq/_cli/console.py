@@ -35,7 +35,7 @@ class CommandError(Exception):
         The exit status: 2 for what the user asked, 1 for what went wrong since.
     """
 
-    def __init__(self, message: str, status: int = 2):
+    def __init__(self, message: str, status: int = 2) -> None:
         super().__init__(message)
         self.status = status
 
@@ -47,7 +47,7 @@ class Terminated(BaseException):
 class Parser(argparse.ArgumentParser):
     """An argument parser that says in one line what is wrong."""
 
-    def __init__(self, **settings):
+    def __init__(self, **settings: Any) -> None:
         # An abbreviation that works today is ambiguous with the options of tomorrow.
         super().__init__(**{"allow_abbrev": False, **settings})
 
@@ -95,7 +95,7 @@ class Progress:
         Whether to tell; None: if stderr is a terminal.
     """
 
-    def __init__(self, shown: bool | None):
+    def __init__(self, shown: bool | None) -> None:
         # What is no terminal keeps every line: there, a few will do.
         self._terminal = sys.stderr.isatty()
         self.shown = self._terminal if shown is None else shown

@@ -141,14 +141,14 @@ class Scheme:
         return f"{stem}.codec", f"{stem}.codes"
 
 
-def _scheme(name: str, block: tuple[int, int], *steps) -> Scheme:
+def _scheme(name: str, block: tuple[int, int], *steps: Any) -> Scheme:
     return Scheme(name, block, make_pipeline(*steps))
 
 
 def _demo_schemes() -> list[Scheme]:
     """List the schemes, unfitted; each spends one bit per pixel."""
     vq, pq = VectorQuantizer, ProductQuantizer
-    seed = {"random_state": _SEED}
+    seed: dict[str, Any] = {"random_state": _SEED}
     return [
         _scheme("VQ 16", (2, 2), vq(16, **seed)),
         _scheme("VQ 256", (2, 4), vq(256, **seed)),

@@ -260,7 +260,7 @@ class NpySource(Source):
         The file.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = path
         X = self._map()
         if not isinstance(X, np.ndarray):
@@ -274,7 +274,7 @@ class NpySource(Source):
     def _map(self) -> np.ndarray:
         return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
-    def _chunks(self, n_rows):
+    def _chunks(self, n_rows: int) -> Iterator[Any]:
         for start in range(0, self.n_rows, n_rows):
             if self._is_fortran:
                 yield self._columns(start, min(start + n_rows, self.n_rows))
@@ -293,7 +293,7 @@ class NpySource(Source):
                 column[:] = np.fromfile(file, dtype=self.dtype, count=len(column))
         return X.T
 
-    def load(self):
+    def load(self) -> Any:
         """Return the memory map."""
         with readable(self.path):
             return _native(self._map())
@@ -310,7 +310,7 @@ class NpzSource(Source):
         Name of the array; None: the only one.
     """
 
-    def __init__(self, path: Path, key: str | None):
+    def __init__(self, path: Path, key: str | None) -> None:
         self.path = path
         self.name = f"{_npz_key(path, key)}.npy"
         with self._open() as (_, shape, dtype, is_fortran):
@@ -320,7 +320,7 @@ class NpzSource(Source):
         self._is_fortran = is_fortran
 
     @contextmanager
-    def _open(self):
+    def _open(self) -> Iterator[Any]:
         """Open the array behind its header; yield file, shape, dtype and order."""
         with zipfile.ZipFile(self.path) as archive, archive.open(self.name) as file:
             version = np.lib.format.read_magic(file)
@@ -333,7 +333,7 @@ class NpzSource(Source):
             shape, is_fortran, dtype = read(file)
             yield file, shape, dtype, is_fortran
 
-    def _chunks(self, n_rows):
+    def _chunks(self, n_rows: int) -> Iterator[Any]:
         if self._is_fortran:  # a row is all over the stream
             with np.load(self.path, allow_pickle=False) as archive:
                 X = archive[self.name.removesuffix(".npy")]
@@ -442,7 +442,7 @@ class CsvSource(Source):
 
     dtype = np.dtype(np.float64)
 
-    def __init__(self, path: Path, columns: str | None, header: bool | None):
+    def __init__(self, path: Path, columns: str | None, header: bool | None) -> None:
         self.path = path
         with self._open() as file:
             first = next((line for line in file if line.strip()), None)
@@ -480,12 +480,12 @@ class CsvSource(Source):
             lines = ((i, line) for i, line in enumerate(file, 1) if line.strip())
             yield from islice(lines, int(self._has_header), None)
 
-    def _chunks(self, n_rows):
+    def _chunks(self, n_rows: int) -> Iterator[Any]:
         lines = self._lines()
         while numbered := list(islice(lines, n_rows)):
             yield self._parse(numbered)
 
-    def take(self, rows):
+    def take(self, rows: np.ndarray) -> Any:
         """Return some rows; the lines between are not parsed."""
         wanted = set(rows.tolist())
         lines = (line for i, line in enumerate(self._lines()) if i in wanted)
@@ -558,7 +558,7 @@ class ParquetSource(Source):
         Columns to read.
     """
 
-    def __init__(self, path: Path, columns: str | None):
+    def __init__(self, path: Path, columns: str | None) -> None:
         self.path = path
         if not path.exists():
             raise FileNotFoundError(2, os.strerror(2))
@@ -592,7 +592,7 @@ class ParquetSource(Source):
                 start, width = start + len(X), X.shape[1]
                 yield X
 
-    def _chunks(self, n_rows):
+    def _chunks(self, n_rows: int) -> Iterator[Any]:
         yield from self._batches(n_rows)
 
 

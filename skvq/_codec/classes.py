@@ -60,7 +60,7 @@ _HOMES = ("numpy", "torch", "cupy", "array_api_strict")
 # -- estimators ------------------------------------------------------------------------
 
 
-def _estimator(cls: type, declared: Declared | None = None) -> Kind:
+def _estimator(cls: type[Any], declared: Declared | None = None) -> Kind:
     """Return the kind of an estimator; if declared, of these fitted attributes only."""
     module = "skvq" if declared is None else declared.module
     name = f"{module}.{cls.__name__}"
@@ -94,7 +94,7 @@ def _parameters(cls: Any) -> frozenset[str]:
 
 
 def _check_attribute(
-    cls: type, name: str, attribute: str, declared: Declared | None
+    cls: Any, name: str, attribute: str, declared: Declared | None
 ) -> None:
     if attribute in _parameters(cls) or attribute in _OTHERS:
         return
@@ -229,7 +229,9 @@ def _is_size(value: Any) -> bool:
 # -- what they keep --------------------------------------------------------------------
 
 
-def _plain(name: str, cls: type, check: Callable[[Any], Any] | None = None) -> Kind:
+def _plain(
+    name: str, cls: type[Any], check: Callable[[Any], Any] | None = None
+) -> Kind:
     """Return the kind of a class whose attributes are all there is to it."""
 
     def take(value: Any) -> State:

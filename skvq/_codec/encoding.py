@@ -47,14 +47,14 @@ class Kind(NamedTuple):
     """How objects of a class are taken apart and put together."""
 
     name: str  # in files
-    cls: type
+    cls: type[Any]
     take: Callable[[Any], State]
     # Raises a ValueError, or whatever the class does, if a state is not valid.
     make: Callable[[State], Any]
 
 
 def encode(
-    root: Any, kinds: Mapping[type, Kind]
+    root: Any, kinds: Mapping[type[Any], Kind]
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """Take an object apart.
 
@@ -90,7 +90,7 @@ def encode(
 class _Encoder:
     """Objects and arrays that have been met."""
 
-    def __init__(self, kinds: Mapping[type, Kind]):
+    def __init__(self, kinds: Mapping[type[Any], Kind]) -> None:
         self._kinds = kinds
         self.objects: list[dict[str, Any]] = []
         self.arrays: dict[str, np.ndarray] = {}
@@ -232,7 +232,7 @@ def decode(
 class _Decoder:
     """Objects that have been made."""
 
-    def __init__(self, arrays: Mapping[str, np.ndarray]):
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         self.made: list[Any] = []
         # One array is one, whoever refers to it, and however often.
         self._arrays = {
@@ -302,7 +302,7 @@ class _Decoder:
         return _dtype(name).type(self._value(value))
 
 
-def _checked(value: Any, cls: type) -> Any:
+def _checked(value: Any, cls: type[Any]) -> Any:
     if type(value) is not cls:
         raise ValueError(
             f"it has a {type(value).__name__} in place of a {cls.__name__}"

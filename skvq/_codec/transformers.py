@@ -5,7 +5,7 @@ attributes that are listed here.  Any other attribute is refused when a codec is
 and when it is loaded, so that a scikit-learn that keeps something else is noticed.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sklearn.decomposition import PCA, IncrementalPCA, TruncatedSVD
 from sklearn.feature_selection import VarianceThreshold
@@ -50,7 +50,7 @@ _SVD = (
     "singular_values_",
 )
 
-TRANSFORMERS: dict[type, Declared] = {
+TRANSFORMERS: dict[type[Any], Declared] = {
     StandardScaler: _preprocessing("mean_", "n_samples_seen_", "scale_", "var_"),
     MinMaxScaler: _preprocessing(
         "data_max_", "data_min_", "data_range_", "min_", "n_samples_seen_", "scale_"

@@ -20,14 +20,14 @@ def direction_plan(n_features: int) -> nearest.Plan:
     return nearest.row_plan(n_features, _COPIES, _WORK)
 
 
-def split(be: nearest.Backend, X: Any, coordinates: str) -> list:
+def split(be: nearest.Backend, X: Any, coordinates: str) -> list[Any]:
     """Return the lengths (n_rows,) and the angles (n_rows, n_features - 1) of rows.
 
     Of one feature, the length is X itself, with its sign.
     """
     n, n_features = X.shape
 
-    def tile(cut: slice) -> tuple:
+    def tile(cut: slice) -> tuple[Any, ...]:
         return split_tile(be, X[cut, :], coordinates)
 
     outputs = [((), np.float64), ((n_features - 1,), np.float64)]
@@ -55,7 +55,7 @@ def join(be: nearest.Backend, lengths: Any, angles: Any, coordinates: str) -> An
     """Return the vectors (n_rows, n_features), in float64, of lengths and angles."""
     n, n_angles = angles.shape
 
-    def tile(cut: slice) -> tuple:
+    def tile(cut: slice) -> tuple[Any, ...]:
         return (join_tile(be, lengths[cut], angles[cut, :], coordinates),)
 
     outputs = [((n_angles + 1,), np.float64)]

@@ -149,7 +149,11 @@ class Levels(LevelTables):
         Ascending, one fewer than the levels; if they are not halfway between them.
     """
 
-    def __init__(self, levels, sizes=None, edges=None):
+    sizes: tuple[int, ...]
+
+    def __init__(
+        self, levels: Any, sizes: Sequence[int] | None = None, edges: Any = None
+    ) -> None:
         if edges is None:
             halves = {id(table): _halfway(table) for table in levels}
             edges = [halves[id(table)] for table in levels]

@@ -20,7 +20,7 @@ ASSP 29(6).
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -130,14 +130,23 @@ class Pyramid:
         By which the nearest codeword of a token is found.
     """
 
+    columns: list[slice]
+    dtype: np.dtype[Any]
+    gains: list[float | int]
+    map_shape: tuple[int, ...]
+    n_channels: int
+    n_features: int
+    n_tokens: list[int]
+    scales: list[Any]
+
     def __init__(
         self,
-        map_shape,
-        scales,
-        dtype,
+        map_shape: Any,
+        scales: Any,
+        dtype: Any,
         smoothing: Smoothing | None = None,
         metric: nearest.Metric = "sqeuclidean",
-    ):
+    ) -> None:
         self.metric = metric
         self.map_shape = tuple(map_shape)
         self.scales = list(scales)
@@ -166,7 +175,7 @@ class Pyramid:
         # Mean squared norm of what one unit token of each grows to, unsmoothed.
         self.gains = [math.prod(map(_gain, matrices)) for matrices in self._up]
 
-    def _matrices(self, *matrices):
+    def _matrices(self, *matrices: Any) -> Any:
         """Prepare for both axes; None: nothing to do."""
         return [
             None if np.array_equal(m, np.eye(*m.shape)) else m.astype(self.dtype)
@@ -181,7 +190,7 @@ class Pyramid:
         """Interpolate and smooth the token maps of a scale, (n, H, W, C)."""
         return self.smooth(self._interpolate(tokens, scale), self._of_scale[scale])
 
-    def grow_transposed(self, maps: Any) -> Iterator:
+    def grow_transposed(self, maps: Any) -> Iterator[Any]:
         """Yield what the transpose of `grow` makes of maps, (n, h, w, C) by scale."""
         smoothed: dict[int, Any] = {}
         for k, matrices in zip(self._of_scale, self._up, strict=True):
@@ -223,7 +232,9 @@ class Pyramid:
         scales, dtype = self.scales, self.dtype
         return Pyramid(self.map_shape, scales, dtype, smoothing, self.metric)
 
-    def encode(self, X: Any, table: nearest.Table, dtype=np.intp) -> tuple[Any, Any]:
+    def encode(
+        self, X: Any, table: nearest.Table, dtype: Any = np.intp
+    ) -> tuple[Any, Any]:
         """Code rows scale by scale, each what the ones before have left.
 
         Parameters
@@ -244,7 +255,7 @@ class Pyramid:
         """
         be = backend_of(X)
 
-        def work(x: Any) -> tuple:
+        def work(x: Any) -> tuple[Any, ...]:
             left, codes = be.xp.reshape(x, (-1, *self.map_shape)), []
             for scale in range(len(self.scales)):
                 found, left = self.coded(left, table, scale)
@@ -268,7 +279,7 @@ class Pyramid:
         codes = xp.reshape(codes, (-1, self.n_tokens[scale]))
         return codes, maps - self.grow(table.rows(codes), scale)
 
-    def partial_sums(self, codes: Any, table: nearest.Table) -> Iterator:
+    def partial_sums(self, codes: Any, table: nearest.Table) -> Iterator[Any]:
         """Yield the reconstruction (n_samples, n_features) after each scale."""
         total: Any = None
         for scale, span in enumerate(self.columns):
@@ -287,7 +298,7 @@ def _gain(matrix: np.ndarray | None) -> float:
     return 1.0 if matrix is None else float(np.square(matrix).sum()) / matrix.shape[1]
 
 
-def _along_axes(maps: Any, matrices) -> Any:
+def _along_axes(maps: Any, matrices: Any) -> Any:
     """Apply a matrix to the first axis of each map, another to the second.
 
     One product for each map, so that none depends on its company.
@@ -318,7 +329,7 @@ def _convolve(maps: Any, kernel: np.ndarray) -> Any:
     return total
 
 
-def windows(maps: Any, size) -> list:
+def windows(maps: Any, size: Sequence[int]) -> list[Any]:
     """Return maps shifted by every offset of a window, zeros moving in."""
     be, (height, width), padded = backend_of(maps), maps.shape[1:3], maps
     for axis, n in enumerate(size, start=1):

@@ -36,7 +36,7 @@ class RadiusCode:
         """Return the lengths (n_rows,) of codes, in float64."""
         return 1.0 + nearest.backend_of(codes).zeros((codes.shape[0],))
 
-    def tables(self, dtype) -> tuple[np.ndarray, ...]:
+    def tables(self, dtype: Any) -> tuple[np.ndarray, ...]:
         """Return the table of each code column."""
         return ()
 
@@ -50,19 +50,21 @@ class ScalarRadius(RadiusCode):
         Of one column.
     """
 
-    def __init__(self, codec: Grid | Levels):
+    sizes: tuple[int, ...]
+
+    def __init__(self, codec: Grid | Levels) -> None:
         self.codec = codec
         self.sizes = codec.sizes
 
-    def encode(self, norms):
+    def encode(self, norms: Any) -> Any:
         """Return the codes (n_rows, 1) of lengths."""
         return self.codec.encode(norms[:, None])
 
-    def decode(self, codes):
+    def decode(self, codes: Any) -> Any:
         """Return the lengths (n_rows,) of codes, in float64."""
         return self.codec.decode(codes)[:, 0]
 
-    def tables(self, dtype):
+    def tables(self, dtype: Any) -> Any:
         """Return the table of lengths, (V, 1)."""
         return self.codec.tables(dtype)
 
@@ -79,7 +81,7 @@ class LogRadius(ScalarRadius):
         Ascending; zero is the first.
     """
 
-    def __init__(self, levels: np.ndarray):
+    def __init__(self, levels: np.ndarray) -> None:
         low, high = levels[:-1], levels[1:]
         # Nothing but zero has its code, however small it is.
         middles = np.maximum(np.sqrt(low) * np.sqrt(high), _SMALLEST)
@@ -88,7 +90,7 @@ class LogRadius(ScalarRadius):
         super().__init__(Levels([levels], edges=[edges]))
 
     @classmethod
-    def between(cls, low: float, high: float, n_levels: int, dtype) -> "LogRadius":
+    def between(cls, low: float, high: float, n_levels: int, dtype: Any) -> "LogRadius":
         """Return equal ratios from the smallest to the largest positive length.
 
         Parameters
@@ -113,22 +115,22 @@ class LogRadius(ScalarRadius):
 class Float32Radius(RadiusCode):
     """Two codes: the halves of a float32; beyond its range, its largest value."""
 
-    sizes = (_N_UPPER, _N_LOWER)
+    sizes: tuple[int, int] = (_N_UPPER, _N_LOWER)
 
-    def encode(self, norms):
+    def encode(self, norms: Any) -> Any:
         """Return the codes (n_rows, 2) of lengths."""
         be = nearest.backend_of(norms)
         bits = be.float32_bits(norms)
         codes = be.xp.stack([bits >> 16, bits & 0xFFFF], axis=1)
         return be.cast(codes, be.code_dtype(np.uint16))
 
-    def decode(self, codes):
+    def decode(self, codes: Any) -> Any:
         """Return the lengths (n_rows,) of codes, in float64."""
         be = nearest.backend_of(codes)
         codes = be.cast(codes, np.int64)
         return be.from_float32_bits((codes[:, 0] << 16) + codes[:, 1])
 
-    def tables(self, dtype):
+    def tables(self, dtype: Any) -> tuple[Any, Any]:
         """Return the lengths of the upper halves, and the counts of units below."""
         upper = (np.arange(_N_UPPER, dtype=np.uint32) << 16).view(np.float32)
         lower = np.arange(_N_LOWER)

@@ -1,9 +1,11 @@
 """Squashes of finite scalars: what bounds features, and rounds them to integers."""
 
+from abc import abstractmethod
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skvq import nearest
 from skvq.codes import smallest_dtype
@@ -38,14 +40,33 @@ class Squash:
         """Return the ends of the range of each column; None: it has none."""
         return None
 
+    @property
+    @abstractmethod
+    def edges(self) -> tuple[np.ndarray, ...]:
+        """The edges between the cells of each column."""
+
+    @abstractmethod
+    def encode(self, X: Any) -> Any:
+        """Return the codes (n_samples, n_features) of floating X."""
+
+    @abstractmethod
+    def bounded(self, X: Any) -> Any:
+        """Return the bounded values of X, in its dtype."""
+
 
 class Tanh(Squash):
     """The squash of the paper, corrected or as it is printed; or symmetric."""
 
+    offset: NDArray[Any]
+    scale: NDArray[Any]
+    shift: NDArray[Any]
+    sizes: tuple[int, ...]
+    symmetric: bool
+
     # What samples are divided by; of files that were written before it was there, one.
     unit: np.ndarray = np.ones(1)
 
-    def __init__(self, sizes, formula: str, unit: np.ndarray):
+    def __init__(self, sizes: tuple[int, ...], formula: str, unit: np.ndarray) -> None:
         self.sizes, self.unit = sizes, unit
         self.symmetric = formula == "symmetric"
         levels = np.asarray(sizes, dtype=np.float64)
@@ -74,7 +95,7 @@ class Tanh(Squash):
     def _as_printed(shares: np.ndarray) -> np.ndarray:
         return np.tan(shares)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[Any, Any]:
         # What follows from the rest is found again.
         return {k: v for k, v in vars(self).items() if k != "_edges"}
 
@@ -89,7 +110,9 @@ class Tanh(Squash):
         rows = zip(self.sizes, self.scale, self.shift, self.offset, unit, strict=True)
         return nearest.Columns([self._borders(*row) for row in rows])
 
-    def _borders(self, size, scale, shift, offset, unit):
+    def _borders(
+        self, size: int, scale: Any, shift: Any, offset: Any, unit: Any
+    ) -> Any:
         """Return where the bounded value is halfway between two integers.
 
         Of tanh only zero is met exactly; it belongs above, as half to even has it, and
@@ -101,11 +124,11 @@ class Tanh(Squash):
         with np.errstate(divide="ignore"):
             return (self._inverse(shares) - shift) * unit
 
-    def encode(self, X):
+    def encode(self, X: Any) -> Any:
         """Return the codes of X."""
         return nearest.cells_between(X, self._edges, smallest_dtype(max(self.sizes)))
 
-    def bounded(self, X):
+    def bounded(self, X: Any) -> Any:
         """Return the bounded values of X, in its dtype."""
         be = nearest.backend_of(X)
         dtype = be.numpy_dtype(X)
@@ -113,7 +136,7 @@ class Tanh(Squash):
         rows = self.scale, self.shift, self.offset, unit
         scale, shift, offset, unit = (be.send(row.astype(dtype)) for row in rows)
 
-        def tile(cut: slice) -> tuple:
+        def tile(cut: slice) -> tuple[Any, ...]:
             z = self._function(be, X[cut, :] / unit + shift)
             z *= scale
             z -= offset
@@ -126,34 +149,38 @@ class Tanh(Squash):
 class Clamp(Tanh):
     """The same formulas with the identity, cut off at -1 and 1, in place of tanh."""
 
-    def ranges(self):
+    def ranges(self) -> tuple[Any, Any]:
         """Return the values of each column beyond which it cuts."""
         unit = np.broadcast_to(self.unit, self.scale.shape)
         return (-1 - self.shift) * unit, (1 - self.shift) * unit
 
     @staticmethod
-    def _function(be, z):
+    def _function(be: nearest.Backend, z: Any) -> Any:
         one = be.xp.ones_like(z)
         return be.xp.minimum(be.xp.maximum(z, -one), one)
 
     @staticmethod
-    def _inverse(shares):
+    def _inverse(shares: Any) -> Any:
         beyond = np.where(np.abs(shares) < 1, 1.0, np.inf)
         return shares * beyond
 
     @staticmethod
-    def _as_printed(shares):
+    def _as_printed(shares: Any) -> Any:
         return shares
 
 
 class Spread(Squash):
     """A linear squash: end levels at the smallest and the largest training value."""
 
-    def ranges(self):
+    high: Any
+    low: Any
+    sizes: tuple[int, ...]
+
+    def ranges(self) -> tuple[Any, Any]:
         """Return the smallest and the largest training value of each column."""
         return self.low, self.high
 
-    def __init__(self, sizes, low, high):
+    def __init__(self, sizes: tuple[int, ...], low: Any, high: Any) -> None:
         self.sizes, self.low, self.high = sizes, low, high
         tables, edges = zip(*map(self._column, range(len(sizes))), strict=True)
         self._levels = Levels(tables, edges=edges)
@@ -163,7 +190,7 @@ class Spread(Squash):
         """The edges between the cells of each column."""
         return self._levels.edges
 
-    def _column(self, j):
+    def _column(self, j: Any) -> tuple[Any, Any]:
         """Return the codes of a column, and the least values that have them."""
         size, code = self.sizes[j], np.arange(self.sizes[j])
         # Scaled by a power of two, which is exact, the width does not overflow.
@@ -176,11 +203,11 @@ class Spread(Squash):
         edges[below] = np.nextafter(edges[below], np.inf)
         return code.astype(np.float64), np.maximum.accumulate(edges)
 
-    def encode(self, X):
+    def encode(self, X: Any) -> Any:
         """Return the codes of X."""
         return self._levels.encode(X)
 
-    def bounded(self, X):
+    def bounded(self, X: Any) -> Any:
         """Return the bounded values of X, in its dtype."""
         be = nearest.backend_of(X)
         dtype = be.numpy_dtype(X)
@@ -193,7 +220,7 @@ class Spread(Squash):
         rows = np.stack([low, width, last, half])
         low, width, last, half = (be.send(row) for row in rows)
 
-        def tile(cut: slice) -> tuple:
+        def tile(cut: slice) -> tuple[Any, ...]:
             # What overflows is beyond the range, and kept from it.
             z = be.ldexp(be.cast(X[cut, :], np.float64), exponent)
             z -= low
@@ -209,11 +236,11 @@ class Spread(Squash):
 class Distribution(Squash):
     """The distribution function of the training samples, straight between edges."""
 
-    def ranges(self):
+    def ranges(self) -> tuple[Any, Any]:
         """Return the smallest and the largest training value of each column."""
         return self._first, self._last
 
-    def __init__(self, sizes, edges, knots):
+    def __init__(self, sizes: tuple[int, ...], edges: Any, knots: Any) -> None:
         self.sizes = sizes
         gaps = list(map(np.diff, knots))
         with np.errstate(over="ignore"):  # of denormal gaps
@@ -231,11 +258,11 @@ class Distribution(Squash):
         """The edges between the cells of each column."""
         return self._levels.edges
 
-    def encode(self, X):
+    def encode(self, X: Any) -> Any:
         """Return the codes of X."""
         return self._levels.encode(X)
 
-    def bounded(self, X):
+    def bounded(self, X: Any) -> Any:
         """Return the bounded values of X, in its dtype."""
         # What `numpy.interp` does, from the cells on.
         be, sizes = nearest.backend_of(X), np.asarray(self.sizes, dtype=np.float64)
@@ -243,7 +270,7 @@ class Distribution(Squash):
         rows = self._first, self._last, sizes, sizes // 2
         first, last, size, half = map(be.send, rows)
 
-        def tile(cut: slice) -> tuple:
+        def tile(cut: slice) -> tuple[Any, ...]:
             x, cell = be.cast(X[cut, :], np.float64), codes[cut, :]
             gap, zero = x - self._levels.decode(cell), be.xp.zeros_like(x)
             share = be.xp.where(gap > 0, self._slopes.decode(cell) * gap, zero)

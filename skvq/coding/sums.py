@@ -23,18 +23,20 @@ of float32 numbers neither overflow nor vanish there, and a table is short.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 
 from skvq import nearest
+from skvq._typing import SumMetric
 
 METRICS = ("sqeuclidean", "cosine", "inner_product")
 
 
-def check_sum_metric(metric: object) -> str:
+def check_sum_metric(metric: object) -> SumMetric:
     """Return a metric; raise unless it is one that sums over codes give."""
     if isinstance(metric, str) and metric in METRICS:
-        return metric
+        return cast(SumMetric, metric)
     raise ValueError(f"metric={metric!r}; expected one of {', '.join(METRICS)}.")
 
 
@@ -81,7 +83,9 @@ def squared_sums(
     return table
 
 
-def row_terms(rows: np.ndarray, scales, metric: str, start: int = 0) -> tuple:
+def row_terms(
+    rows: np.ndarray, scales: Any, metric: str, start: int = 0
+) -> tuple[Any, ...]:
     """Return the factor and the offset of reconstructions, each None if it has none.
 
     Parameters

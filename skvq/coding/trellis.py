@@ -38,6 +38,9 @@ class TrellisCode:
         are too few for a path to come to any state.
     """
 
+    alphabets: nearest.Columns
+    rates: tuple[int, ...]
+
     def __init__(
         self,
         trellis: nearest.Trellis,

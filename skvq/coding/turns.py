@@ -8,6 +8,7 @@ from abc import abstractmethod
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skvq import nearest
 
@@ -83,11 +84,13 @@ class Turn:
 
         return self._over_rows(be, Z, tile, self.n_features, self.dtype)
 
-    def _over_rows(self, be: nearest.Backend, X: Any, work, width: int, dtype) -> Any:
+    def _over_rows(
+        self, be: nearest.Backend, X: Any, work: Any, width: int, dtype: Any
+    ) -> Any:
         n, n_columns = X.shape
         plan = nearest.Plan(_ROWS, 3 * max(n_columns, width), self._work())
 
-        def tile(cut: slice) -> tuple:
+        def tile(cut: slice) -> tuple[Any, ...]:
             rows = X[cut, :]
             n_rows = rows.shape[0]
             if n_rows < _ROWS:
@@ -135,14 +138,14 @@ class MatrixTurn(Turn):
         """The matrix."""
         return self._components.codewords
 
-    def _there(self, be, X):
+    def _there(self, be: nearest.Backend, X: Any) -> Any:
         matrix = be.cast(self._components.on(be), be.numpy_dtype(X))
         return be.xp.matmul(X, matrix.T)
 
-    def _back(self, be, Z):
+    def _back(self, be: nearest.Backend, Z: Any) -> Any:
         return be.xp.matmul(Z, self._components.on(be))
 
-    def _work(self):
+    def _work(self) -> float:
         return float(self.n_components * self.n_features)
 
 
@@ -169,6 +172,9 @@ class HadamardTurn(Turn):
     nearest neighbors", SIAM J. Computing 39(1).
     """
 
+    orders: NDArray[Any]
+    signs: NDArray[Any]
+
     def __init__(
         self, mean: np.ndarray, signs: np.ndarray, orders: np.ndarray, n_components: int
     ) -> None:
@@ -187,20 +193,20 @@ class HadamardTurn(Turn):
         one = np.eye(self.n_features, dtype=self.dtype)
         return np.ascontiguousarray(self.there(one, about_mean=False).T)
 
-    def _factors(self, be: nearest.Backend, dtype) -> list:
+    def _factors(self, be: nearest.Backend, dtype: Any) -> list[Any]:
         """Return the signs of each round, over the roots of the widths of blocks."""
         widths = powers_of_two(self.n_features)
         roots = np.sqrt(np.repeat(widths, widths).astype(np.float64))
         return [be.send((signs / roots).astype(dtype)) for signs in self.signs]
 
-    def _there(self, be, X):
+    def _there(self, be: nearest.Backend, X: Any) -> Any:
         factors = self._factors(be, be.numpy_dtype(X))
         for order, factor in zip(self.orders, factors, strict=True):
             X = be.xp.take(X, be.send(order), axis=1) * factor
             X = _transformed(be, X)
         return X[:, : self.n_components]
 
-    def _back(self, be, Z):
+    def _back(self, be: nearest.Backend, Z: Any) -> Any:
         n_cut = self.n_features - self.n_components
         if n_cut:
             zeros = be.zeros((Z.shape[0], n_cut), self.dtype)
@@ -211,7 +217,7 @@ class HadamardTurn(Turn):
             Z = be.xp.take(Z, be.send(np.argsort(order)), axis=1)
         return Z
 
-    def _work(self):
+    def _work(self) -> Any:
         return 16.0 * len(self.orders) * self.n_features * self.n_features.bit_length()
 
 

@@ -10,6 +10,8 @@ from skvq._checks import class_name
 from skvq._validation import as_it_is_now
 from skvq.base import BaseQuantizer
 from skvq.coding.charges import of_bits
+from skvq.product import ProductQuantizer
+from skvq.residual import ResidualQuantizer
 
 
 def library(name: str, package: str) -> Any:
@@ -45,7 +47,9 @@ def fitted(estimator: Any) -> Any:
     return estimator
 
 
-def float32_tables(estimator: BaseQuantizer, peer: str) -> list[np.ndarray]:
+def float32_tables(
+    estimator: ProductQuantizer | ResidualQuantizer, peer: str
+) -> list[np.ndarray]:
     """Return the tables of parts that are searched by squared distances, in float32.
 
     Parameters

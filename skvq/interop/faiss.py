@@ -112,7 +112,7 @@ def _index(estimator: Any, faiss: Any) -> Any:
 
 
 @_index.register(VectorQuantizer)
-def _flat(estimator, faiss):
+def _flat(estimator: Any, faiss: Any) -> Any:
     metric = str(nearest.check_metric(estimator.metric))
     faiss_metric = _METRICS.get(_AS_GOOD.get(metric, metric))
     if faiss_metric is None:
@@ -134,7 +134,7 @@ def _flat(estimator, faiss):
 
 
 @_index.register(ProductQuantizer)
-def _product(estimator, faiss):
+def _product(estimator: Any, faiss: Any) -> Any:
     tables = float32_tables(estimator, "faiss")
     width = one_for_all((t.shape[1] for t in tables), estimator, "features", "faiss")
     bits = one_for_all(_bits(tables, estimator), estimator, "bits", "faiss")
@@ -145,7 +145,7 @@ def _product(estimator, faiss):
 
 
 @_index.register(ResidualQuantizer)
-def _residual(estimator, faiss):
+def _residual(estimator: Any, faiss: Any) -> Any:
     if estimator.stage_weights is not None and estimator.beam_size > 1:
         raise ValueError(
             f"stage_weights={estimator.stage_weights!r} with beam_size="
@@ -161,7 +161,7 @@ def _residual(estimator, faiss):
 
 
 @_index.register(AdditiveQuantizer)
-def _additive(estimator, faiss):
+def _additive(estimator: Any, faiss: Any) -> Any:
     if estimator.assignment != "joint":
         raise ValueError(
             f"assignment={estimator.assignment!r}: faiss searches for the codes of a "
@@ -180,7 +180,7 @@ def _additive(estimator, faiss):
 
 
 @_index.register(UniformQuantizer)
-def _scalar(estimator, faiss):
+def _scalar(estimator: Any, faiss: Any) -> Any:
     codec = estimator._codec_
     sizes = set(codec.sizes)
     kinds = {size: name for name, size in reversed(_SCALARS.items())}
@@ -204,7 +204,7 @@ def _scalar(estimator, faiss):
 
 
 @_index.register(RotatedQuantizer)
-def _rotated(estimator, faiss):
+def _rotated(estimator: Any, faiss: Any) -> Any:
     if isinstance(estimator.quantizer_, VectorQuantizer):
         raise ValueError(
             "RotatedQuantizer has a VectorQuantizer as its part, whose codewords are "
@@ -228,7 +228,7 @@ def _rotated(estimator, faiss):
     return index
 
 
-def _with_sums(index, quantizer, tables: list, faiss):
+def _with_sums(index: Any, quantizer: Any, tables: list[Any], faiss: Any) -> Any:
     """Give tables whose codewords add up to the quantizer of an index; return that."""
     stacked = np.concatenate(tables).ravel()
     faiss.copy_array_to_vector(stacked, quantizer.codebooks)
@@ -236,7 +236,7 @@ def _with_sums(index, quantizer, tables: list, faiss):
     return index
 
 
-def _bits(tables: Sequence, estimator) -> list[int]:
+def _bits(tables: Sequence[Any], estimator: Any) -> list[int]:
     """Return log2 of the sizes of tables; raise unless they are whole numbers."""
     sizes = list(map(len, tables))
     for size in sizes:
@@ -336,7 +336,7 @@ def _name(value: Any) -> str:
     return type(value).__name__
 
 
-def _read_flat(index, faiss) -> VectorQuantizer:
+def _read_flat(index: Any, faiss: Any) -> VectorQuantizer:
     metrics = {getattr(faiss, name): metric for metric, name in _METRICS.items()}
     metric = metrics.get(index.metric_type)
     if metric is None:
@@ -351,24 +351,24 @@ def _read_flat(index, faiss) -> VectorQuantizer:
     return VectorQuantizer.from_codebooks([rows], metric=metric, learning=learning)
 
 
-def _read_product(pq, faiss) -> ProductQuantizer:
+def _read_product(pq: Any, faiss: Any) -> ProductQuantizer:
     centroids = faiss.vector_to_array(pq.centroids)
     return ProductQuantizer.from_codebooks(
         list(centroids.reshape(pq.M, pq.ksub, pq.dsub))
     )
 
 
-def _read_residual(rq, faiss) -> ResidualQuantizer:
+def _read_residual(rq: Any, faiss: Any) -> ResidualQuantizer:
     return ResidualQuantizer.from_codebooks(
         _read_sums(rq, faiss), beam_size=int(rq.max_beam_size)
     )
 
 
-def _read_additive(lsq, faiss) -> AdditiveQuantizer:
+def _read_additive(lsq: Any, faiss: Any) -> AdditiveQuantizer:
     return AdditiveQuantizer.from_codebooks(_read_sums(lsq, faiss))
 
 
-def _read_rotated(index, faiss) -> RotatedQuantizer:
+def _read_rotated(index: Any, faiss: Any) -> RotatedQuantizer:
     """Return the rotation that a chain of transforms is, in front of a quantizer."""
     mean, matrix = np.zeros(index.d), np.eye(index.d)
     for i in range(index.chain.size()):
@@ -391,7 +391,7 @@ def _read_rotated(index, faiss) -> RotatedQuantizer:
     )
 
 
-def _read_sums(quantizer, faiss) -> list[np.ndarray]:
+def _read_sums(quantizer: Any, faiss: Any) -> list[np.ndarray]:
     """Return the tables of a quantizer whose codewords add up."""
     if not quantizer.is_trained:
         raise ValueError(f"index, a {_name(quantizer)}, is not trained.")
@@ -400,7 +400,7 @@ def _read_sums(quantizer, faiss) -> list[np.ndarray]:
     return np.split(stacked, ends[1:-1])
 
 
-def _read_scalar(sq, faiss) -> UniformQuantizer:
+def _read_scalar(sq: Any, faiss: Any) -> UniformQuantizer:
     kinds = {getattr(faiss.ScalarQuantizer, name): name for name in _SCALARS}
     if sq.qtype not in kinds:
         raise ValueError(

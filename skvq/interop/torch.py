@@ -133,7 +133,7 @@ def _module(estimator: Any, converter: _Converter) -> Any:
 
 
 @_module.register(VectorQuantizer)
-def _naive(estimator, converter):
+def _naive(estimator: Any, converter: _Converter) -> Any:
     metric = nearest.check_metric(estimator.metric)
     if metric not in _METRICS:
         raise ValueError(
@@ -145,13 +145,13 @@ def _naive(estimator, converter):
 
 
 @_module.register(ProductQuantizer)
-def _product(estimator, converter):
+def _product(estimator: Any, converter: _Converter) -> Any:
     parts = [converter.module(part) for part in estimator.quantizers_]
     return converter.modules.Concatenation(parts)
 
 
 @_module.register(ResidualQuantizer)
-def _residual(estimator, converter):
+def _residual(estimator: Any, converter: _Converter) -> Any:
     if estimator.beam_size != 1:
         raise ValueError(
             f"ResidualQuantizer with beam_size={estimator.beam_size} has no module of "
@@ -162,23 +162,23 @@ def _residual(estimator, converter):
 
 
 @_module.register(RotatedQuantizer)
-def _rotated(estimator, converter):
+def _rotated(estimator: Any, converter: _Converter) -> Any:
     turn, part = estimator._turn_, converter.module(estimator.quantizer_)
     return converter.modules.Rotated(turn.mean, turn.components, part)
 
 
 @_module.register(UniformQuantizer)
-def _uniform(estimator, converter):
+def _uniform(estimator: Any, converter: _Converter) -> Any:
     return converter.scalar(estimator._codec_, estimator._dtype_)
 
 
 @_module.register(FiniteScalarQuantizer)
-def _finite(estimator, converter):
+def _finite(estimator: Any, converter: _Converter) -> Any:
     return converter.levels(estimator._squash_.edges, estimator._codebooks())
 
 
 @_module.register(BinaryQuantizer)
-def _binary(estimator, converter):
+def _binary(estimator: Any, converter: _Converter) -> Any:
     scale, radius, length = to_host(estimator.scale_), estimator._radius_, None
     if isinstance(radius, Float32Radius):
         raise ValueError(

@@ -32,6 +32,8 @@ class Codec(nn.Module):
         Number of codewords of each code column.
     """
 
+    sizes: tuple[int, ...]
+
     def __init__(self, n_features: int, sizes: Sequence[int]) -> None:
         super().__init__()
         self.n_features = n_features
@@ -259,7 +261,9 @@ class EqualCells(Codec):
         Of reconstructions.
     """
 
-    def __init__(self, low, high, sizes: Sequence[int], dtype: Any) -> None:
+    dtype: Any
+
+    def __init__(self, low: Any, high: Any, sizes: Sequence[int], dtype: Any) -> None:
         super().__init__(len(sizes), sizes)
         self.register_buffer("low", _buffer(low, np.float64))
         self.register_buffer("width", _buffer(high, np.float64) - self.low)
@@ -297,7 +301,7 @@ class Levels(Codec):
         One for each code.
     """
 
-    def __init__(self, edges: Sequence, levels: Sequence) -> None:
+    def __init__(self, edges: Sequence[Any], levels: Sequence[Any]) -> None:
         super().__init__(len(levels), list(map(len, levels)))
         n_edges = max(1, *map(len, edges))
         # Nothing reaches what is filled up with.

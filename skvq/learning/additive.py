@@ -133,7 +133,7 @@ def code_counts(
 
 def _counts(
     block: Block, tables: nearest.Tables, search: Search | None, in_order: bool
-) -> tuple:
+) -> tuple[Any, ...]:
     sizes = [len(table) for table in tables]
     if search is None:
         codes = encode_independently(block.x, tables)
@@ -252,7 +252,7 @@ def _tables(
 
 def _encode_with(
     stack: Stack, shared: bool, search: Search, X: Any, stacked: list[np.ndarray]
-) -> tuple:
+) -> tuple[Any, ...]:
     """Return codes and losses of rows under stacked tables."""
     tables = _tables(stack, stacked[0], shared, exact=False)
     return encode(X, tables, search, errors=True)
@@ -273,7 +273,7 @@ def independent_distortion(rows: Rows, tables: nearest.Tables) -> Learner[float]
     return float(total / weight)
 
 
-def _errors(block: Block, tables: nearest.Tables) -> tuple:
+def _errors(block: Block, tables: nearest.Tables) -> tuple[Any, ...]:
     decoded = decode(encode_independently(block.x, tables), tables)
     found = block.weighted(nearest.paired(block.x, decoded))
     return block.be.xp.sum(found), block.host_weights().sum()

@@ -7,6 +7,7 @@ quantizers", IEEE Trans. Acoustics, Speech and Signal Processing 36(9).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -112,7 +113,7 @@ def _powers(most_bits: float) -> tuple[int, ...]:
     return tuple(2**k for k in range(int(most_bits) + 1))
 
 
-def _hull_steps(errors, bits):
+def _hull_steps(errors: Any, bits: Any) -> Any:
     """Return the steps between corners of the curves' lower convex hulls.
 
     From each corner the steepest fall leads to the next one, as long as it is a fall.

@@ -14,7 +14,7 @@ from skvq.learning.cells import cell_means
 from skvq.learning.lloyd import Learned
 from skvq.learning.rows import Block, Learner, Rows, run
 
-logger = logging.getLogger("skvq.learning")
+logger: logging.Logger = logging.getLogger("skvq.learning")
 
 # Tables that are tried, and rounds of prices for each; and for the final one.
 _TABLES = 8
@@ -280,11 +280,11 @@ def _weighing(rows: Rows, table: nearest.Table) -> Weigh:
     return weigh
 
 
-def _weight(block: Block) -> tuple:
+def _weight(block: Block) -> tuple[Any, ...]:
     return (np.array(block.host_weights().sum()),)
 
 
-def _heavier(block: Block, limit: float) -> tuple:
+def _heavier(block: Block, limit: float) -> tuple[Any, ...]:
     return (np.array((block.host_weights() > limit).sum()),)
 
 
@@ -293,23 +293,27 @@ def _counted(block: Block, codes: Any, size: int) -> np.ndarray:
     return np.bincount(block.be.to_host(codes), weights, size).astype(np.float64)
 
 
-def _weights_of_cells(block: Block, table: nearest.Table, prices: np.ndarray) -> tuple:
+def _weights_of_cells(
+    block: Block, table: nearest.Table, prices: np.ndarray
+) -> tuple[Any, ...]:
     codes, _ = nearest.nearest(block.x, table, bias=prices, return_distances=False)
     return (_counted(block, codes, len(table)),)
 
 
-def _cells(block: Block, table: nearest.Table, prices: np.ndarray) -> tuple:
+def _cells(block: Block, table: nearest.Table, prices: np.ndarray) -> tuple[Any, ...]:
     codes, _ = nearest.nearest(block.x, table, bias=prices, return_distances=False)
     return block.be.cell_sums(block.x, codes, len(table), block.w)
 
 
-def _found(block: Block, table: nearest.Table, prices: np.ndarray) -> tuple:
+def _found(block: Block, table: nearest.Table, prices: np.ndarray) -> tuple[Any, ...]:
     """Return summed distances with prices, and the weights of cells."""
     codes, found = nearest.nearest(block.x, table, bias=prices)
     return block.be.xp.sum(block.weighted(found)), _counted(block, codes, len(table))
 
 
-def _measured(block: Block, table: nearest.Table, prices: np.ndarray) -> tuple:
+def _measured(
+    block: Block, table: nearest.Table, prices: np.ndarray
+) -> tuple[Any, ...]:
     """Return summed distances with prices and without, and the weights of cells."""
     be = block.be
     codes, found = nearest.nearest(block.x, table, bias=prices)

@@ -9,6 +9,7 @@ All arrays are NumPy's, but those of `unit_rows` and `cell_sums`.
 """
 
 import heapq
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -75,13 +76,15 @@ def cell_means(
     return result.astype(codebook.dtype)
 
 
-def cell_sums(X, codes, n_codewords: int, weights=None):
+def cell_sums(
+    X: Any, codes: Any, n_codewords: int, weights: Any = None
+) -> tuple[Any, Any]:
     """Return what `nearest.accumulate` does, on the host whatever the library of X."""
     sums, counts = nearest.accumulate(X, codes, n_codewords, weights)
     return to_host(sums), to_host(counts)
 
 
-def _medians(X, codes, codebook, weights) -> np.ndarray:
+def _medians(X: Any, codes: Any, codebook: Any, weights: Any) -> np.ndarray:
     result = codebook.copy()
     for code, rows in _members(codes, len(codebook)):
         result[code] = _median(X[rows], None if weights is None else weights[rows])
@@ -101,7 +104,7 @@ def _median(rows: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     return np.take_along_axis(rows, np.take_along_axis(order, middle, 0), 0)[0]
 
 
-def _members(codes: np.ndarray, n_codewords: int):
+def _members(codes: np.ndarray, n_codewords: int) -> Iterator[Any]:
     """Yield (code, indices of its samples) for every code in use."""
     order = np.argsort(codes, kind="stable")
     bounds = np.searchsorted(codes[order], np.arange(n_codewords + 1))

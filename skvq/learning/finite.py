@@ -38,9 +38,9 @@ def first_infinite(block: Block) -> float:
     return block.first + int(be.flagged(~be.xp.all(be.xp.isfinite(block.x), axis=1))[0])
 
 
-def _first_infinite(block: Block) -> tuple:
+def _first_infinite(block: Block) -> tuple[Any, ...]:
     return (first_infinite(block),)
 
 
-def _smaller(a: tuple, b: tuple) -> tuple:
+def _smaller(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     return (min(a[0], b[0]),)

@@ -32,7 +32,9 @@ class Stack(NamedTuple):
     sizes: Sequence[int]
 
     @classmethod
-    def of(cls, features: slice, columns, sizes, shared: bool) -> "Stack":
+    def of(
+        cls, features: slice, columns: Any, sizes: Sequence[int], shared: bool
+    ) -> "Stack":
         """Return the stack of tables of these sizes, or of the one that all share."""
         starts = [0] * len(sizes) if shared else np.cumsum([0, *sizes[:-1]]).tolist()
         return cls(features, columns, starts, sizes)
@@ -114,7 +116,7 @@ def hold_out(
     return HeldOut(others, X, weights, n_distinct)
 
 
-def _smallest_lots(block: Block, key: int, most: int) -> tuple:
+def _smallest_lots(block: Block, key: int, most: int) -> tuple[Any, ...]:
     lots = row_lots(block, key)
     return first_of_block(block, lots, np.arange(block.n_rows), most)
 
@@ -185,7 +187,7 @@ def choose_strengths(
 
     while len(chosen) < n_rounds:
         task = held_out.rows.task.begin("iteration")
-        best: tuple | None = None
+        best: tuple[Any, ...] | None = None
         for strength in grid:
             solved = _solve(systems, tables, strength, problem)
             found = judged(solved)
@@ -304,11 +306,13 @@ def _systems(
     ]
 
 
-def _system(block: Block, tables: list[np.ndarray], problem: Problem) -> tuple:
+def _system(
+    block: Block, tables: list[np.ndarray], problem: Problem
+) -> tuple[Any, ...]:
     be = block.be
     codes, losses = problem.encode(block.x, tables)
     loss = be.xp.sum(block.weighted(be.like(losses, np.float64)))
-    found: list = [loss, block.host_weights().sum()]
+    found: list[Any] = [loss, block.host_weights().sum()]
     # Pairs of codes are counted on the host; the samples stay on their device.
     codes = be.to_host(codes)
     for stack in problem.stacks:

@@ -149,7 +149,9 @@ def _assign(rows: Rows, tables: Tables) -> Learner[_Assigned]:
     return _Assigned(float(value / weight), counts, codes)
 
 
-def _encode(block: Block, tables: nearest.Tables) -> tuple[tuple, tuple]:
+def _encode(
+    block: Block, tables: nearest.Tables
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Return sums of distances, of weights, and of each code; and codes, to be kept."""
     be, sizes = block.be, [len(table) for table in tables]
     codes, found = nearest.nearest_kronecker(block.x, tables, return_distances=True)
@@ -198,7 +200,7 @@ def _best_table(
 
 def _sums(
     block: Block, shape: Shape, tables: nearest.Tables, factors: list[int]
-) -> tuple:
+) -> tuple[Any, ...]:
     """Return sums of X_j a and of |a|^2, (V, d_j + 1), and of weights, by codes."""
     be, (codes,), found = block.be, block.state, []
     with nearest.single_threaded_blas():
@@ -216,12 +218,12 @@ def _terms(shape: Shape, tables: nearest.Tables, j: int, x: Any, codes: Any) -> 
     return be.concat([products, be.squared_norms(others)[:, None]], 1)
 
 
-def _chosen(tables: nearest.Tables, codes: Any) -> list:
+def _chosen(tables: nearest.Tables, codes: Any) -> list[Any]:
     """Return the rows of the codes, of each table."""
     return [table.rows(codes[:, j]) for j, table in enumerate(tables)]
 
 
-def _contract(x, shape: Shape, chosen: Sequence, j: int):
+def _contract(x: Any, shape: Shape, chosen: Sequence[Any], j: int) -> tuple[Any, Any]:
     """Return X_j a and a, in float64, for the rows chosen of all factors but j."""
     be = nearest.backend_of(x)
     xp = be.xp
@@ -233,7 +235,7 @@ def _contract(x, shape: Shape, chosen: Sequence, j: int):
     return xp.matmul(x, product[:, :, None])[:, :, 0], product
 
 
-def _values(block: Block, trials: list[nearest.Tables]) -> tuple:
+def _values(block: Block, trials: list[nearest.Tables]) -> tuple[Any, ...]:
     """Return the summed distances for given codes, under each of several tables."""
     return tuple(block.be.xp.sum(_costs(block, tables)) for tables in trials)
 
@@ -456,7 +458,9 @@ def spectral_start(
         return _refined(X, weights, problem, tables, codes)
 
 
-def _refined(X, weights, problem: Problem, tables: Tables, codes: np.ndarray) -> Tables:
+def _refined(
+    X: Any, weights: Any, problem: Problem, tables: Tables, codes: np.ndarray
+) -> Tables:
     """Improve each table by k-means with the codes of the others as they are.
 
     Directions do not say how many lengths a factor needs, least of all one of a single
@@ -524,7 +528,13 @@ def _parts(shape: Shape, x: np.ndarray) -> tuple[np.ndarray, ...]:
     return *units, np.sqrt(np.einsum("ij,ij->i", product, product))
 
 
-def _directions(problem: Problem, units: Tables, mass: np.ndarray, dtype, rng):
+def _directions(
+    problem: Problem,
+    units: Tables,
+    mass: np.ndarray,
+    dtype: Any,
+    rng: np.random.RandomState,
+) -> tuple[Any, Any]:
     """Return unit rows for each table, and the code of each sample in each."""
     if problem.share:
         stacked, mass = np.concatenate(units), np.tile(mass, len(units))
@@ -546,7 +556,9 @@ def _nearest_lines(units: np.ndarray, axes: np.ndarray) -> np.ndarray:
     return codes % len(axes)
 
 
-def _cluster_lines(units, mass, n_lines: int, dtype, rng):
+def _cluster_lines(
+    units: Any, mass: Any, n_lines: int, dtype: Any, rng: np.random.RandomState
+) -> tuple[Any, Any]:
     """Cluster vectors without regard to sign; return unit vectors, and the codes."""
     narrow = units
     if units.shape[1] > _MAX_LINE_WIDTH:
@@ -591,7 +603,7 @@ def _leading_vectors(lines: np.ndarray, width: int) -> np.ndarray:
     return np.linalg.eigh(matrices)[1][:, :, -1]
 
 
-def _move_codewords(X: np.ndarray, codebook: np.ndarray, weights) -> np.ndarray:
+def _move_codewords(X: np.ndarray, codebook: np.ndarray, weights: Any) -> np.ndarray:
     """Improve a table by k-means, and by moving codewords to where they help more.
 
     k-means from any start leaves some pairs of clusters with one codeword, and single
@@ -615,7 +627,7 @@ def _move_codewords(X: np.ndarray, codebook: np.ndarray, weights) -> np.ndarray:
     return best.codebook
 
 
-def _move_one(X, learned: Learned, weights, which: int) -> Learned:
+def _move_one(X: Any, learned: Learned, weights: Any, which: int) -> Learned:
     """Merge the pair of cells that comes so many places behind the best to merge."""
     table, size = learned.codebook, len(learned.codebook)
     codes, _ = nearest.nearest(X, table, return_distances=False)
@@ -633,7 +645,7 @@ def _move_one(X, learned: Learned, weights, which: int) -> Learned:
 
 
 def _with_lengths(
-    X, weights, problem: Problem, directions: Tables, codes: np.ndarray
+    X: Any, weights: Any, problem: Problem, directions: Tables, codes: np.ndarray
 ) -> Tables:
     """Give directions the lengths and signs that fit the samples best."""
 
@@ -662,7 +674,9 @@ def _with_lengths(
     ]
 
 
-def _rank_one_lengths(along, codes, weights, lengths, free) -> list[np.ndarray]:
+def _rank_one_lengths(
+    along: Any, codes: Any, weights: Any, lengths: Any, free: Any
+) -> list[np.ndarray]:
     """Fit along[i] by the product of lengths[j][codes[i, j]], by least squares."""
     lengths = list(lengths)
     for _ in range(_SCALE_ROUNDS):

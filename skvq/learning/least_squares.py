@@ -13,7 +13,8 @@ rank: a vector may move from one table to another.  A ridge towards tables at ha
 the solution unique, and keeps rarely used codewords from fitting noise.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -47,7 +48,7 @@ def system_bytes(n_codewords: int, n_features: int, n_pairs: int) -> int:
     return 8 * (2 * entries + 2 * n_codewords * n_features)
 
 
-def cumulated_weights(stage_weights, n_stages: int) -> np.ndarray:
+def cumulated_weights(stage_weights: Any, n_stages: int) -> np.ndarray:
     """Sum of the weights of each stage and those after it; None: the last counts."""
     if stage_weights is None:
         return np.ones(n_stages)
@@ -57,10 +58,10 @@ def cumulated_weights(stage_weights, n_stages: int) -> np.ndarray:
 def normal_equations(
     X: np.ndarray,
     codes: np.ndarray,
-    starts,
-    sizes,
+    starts: Any,
+    sizes: Sequence[int],
     weights: np.ndarray | None = None,
-    stage_weights=None,
+    stage_weights: Any = None,
 ) -> NormalEquations:
     """Set up the system for given codes.
 
@@ -98,7 +99,9 @@ def normal_equations(
     return NormalEquations(gram, moments, curvature)
 
 
-def _gram(codes, starts, sizes, weights, above):
+def _gram(
+    codes: Any, starts: Any, sizes: Sequence[int], weights: Any, above: Any
+) -> Any:
     """Weighted counts of the pairs of codewords that occur together."""
     n_rows = max(start + size for start, size in zip(starts, sizes, strict=True))
     dense = n_rows <= _MAX_DENSE_CODEWORDS
@@ -169,7 +172,7 @@ def ridge(
     return result
 
 
-def _conjugate_gradients(gram, diagonal, right) -> np.ndarray:
+def _conjugate_gradients(gram: Any, diagonal: Any, right: Any) -> np.ndarray:
     """Solve (gram + diag(diagonal)) step = right, all columns side by side."""
     scale = 1.0 / (gram.diagonal() + diagonal)
     step = np.zeros_like(right)

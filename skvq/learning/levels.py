@@ -14,7 +14,7 @@ a cell.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -148,7 +148,7 @@ class _Line(NamedTuple):
     exponent: int
 
 
-def _line(place, values, weights, size) -> _Line:
+def _line(place: Any, values: Any, weights: Any, size: int) -> _Line:
     exponent = int(np.frexp(max(abs(values[0]), abs(values[-1])))[1])
     x = np.ldexp(values, -exponent)
     weights = np.ldexp(weights, -int(np.frexp(weights.sum())[1]))
@@ -193,12 +193,12 @@ def _local_optima(lines: list[_Line], size: int) -> list[np.ndarray]:
     ]
 
 
-def _levels(line, borders) -> np.ndarray:
+def _levels(line: Any, borders: Any) -> np.ndarray:
     levels = np.ldexp(_means(line, borders), line.exponent)
     return np.unique(levels)  # which rounding may have made equal
 
 
-def _means(line, borders) -> np.ndarray:
+def _means(line: Any, borders: Any) -> np.ndarray:
     """Return the mean of each cell, summed from its first value: it loses no digit."""
     first, count = borders[:-1], np.diff(borders)
     base = line.x[first]
@@ -206,7 +206,7 @@ def _means(line, borders) -> np.ndarray:
     return base + gaps / np.add.reduceat(line.weights, first)
 
 
-def _error(line, borders) -> float:
+def _error(line: Any, borders: Any) -> float:
     gaps = line.x - np.repeat(_means(line, borders), np.diff(borders))
     return float(line.weights @ (gaps * gaps))
 
@@ -249,7 +249,7 @@ def _batches(lengths: Sequence[int]) -> Iterator[np.ndarray]:
         order = order[count:]
 
 
-def _first_cells(x, w, n_cells: int) -> np.ndarray:
+def _first_cells(x: Any, w: Any, n_cells: int) -> np.ndarray:
     """Return where the last of 1, 2, ... cells begins, for all numbers of values.
 
     Parameters
@@ -269,7 +269,7 @@ def _first_cells(x, w, n_cells: int) -> np.ndarray:
     return np.array([firsts for firsts, _ in _layers(x, w, n_cells)])
 
 
-def _layers(x, w, n_cells: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _layers(x: Any, w: Any, n_cells: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield where the last of 1, 2, ... cells begins, and what all of them err.
 
     Yields
@@ -313,7 +313,7 @@ class _Costs:
         See `_first_cells`.
     """
 
-    def __init__(self, x, w):
+    def __init__(self, x: Any, w: Any) -> None:
         n_features, n = x.shape
         n_levels = max(1, (n - 1).bit_length())
         self._width = 1 << n_levels
@@ -339,7 +339,7 @@ class _Costs:
         self._mass, self._mean, self._error = parts.reshape(3, -1)
         self._rows = np.arange(n_features) * n_levels * self._width
 
-    def __call__(self, row, first, last) -> np.ndarray:
+    def __call__(self, row: Any, first: Any, last: Any) -> np.ndarray:
         """Return the errors of the values first..last of features."""
         level = self._level[first ^ last]
         level *= self._width
@@ -359,7 +359,7 @@ class _Costs:
         return gap
 
 
-def _from_first(y, w) -> np.ndarray:
+def _from_first(y: Any, w: Any) -> np.ndarray:
     """Return masses, means and errors of the first 1, 2, ... values, (3, ...).
 
     Means are counted from the first one.
@@ -384,7 +384,7 @@ class _Layer:
         The lowest place to begin: one cell more, and the last of them begins no lower.
     """
 
-    def __init__(self, costs, before, low):
+    def __init__(self, costs: Any, before: Any, low: Any) -> None:
         self._costs, self._before = costs, before.ravel()
         self.low = low
         self.errors = np.zeros_like(before)
@@ -410,7 +410,7 @@ class _Layer:
                 self.solve(ends, low, np.maximum(low, high))
             stride //= 2
 
-    def solve(self, ends, low, high) -> None:
+    def solve(self, ends: Any, low: Any, high: Any) -> None:
         """Find the best place from low to high for each of some last values."""
         n = self.low.shape[1]
         length = (high - low + 1).ravel()
@@ -499,7 +499,7 @@ def _improve(
     return [np.unique(row) for row in borders]
 
 
-def _refilled(line: _Line, borders, levels) -> np.ndarray:
+def _refilled(line: _Line, borders: Any, levels: Any) -> np.ndarray:
     """Return the means of cells, the empty ones moved to the values farthest off."""
     count = np.diff(borders)
     cell = np.repeat(np.arange(len(levels)), count)

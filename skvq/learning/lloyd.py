@@ -13,7 +13,7 @@ from skvq.learning.moments import Moments, moments
 from skvq.learning.repair import repaired
 from skvq.learning.rows import Block, Learner, Rows, in_memory
 
-logger = logging.getLogger("skvq.learning")
+logger: logging.Logger = logging.getLogger("skvq.learning")
 
 
 class Learned(NamedTuple):
@@ -186,7 +186,7 @@ def _encode(
     metric: nearest.Metric,
     bias: np.ndarray | None,
     with_distances: bool,
-) -> tuple[tuple, tuple]:
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Return sums, counts and the sum of the distances; and codes, to be kept."""
     be = block.be
     codes, found = nearest.nearest(
@@ -200,7 +200,7 @@ def _encode(
     return (sums, counts, value), (kept,)
 
 
-def _codes(block: Block) -> tuple:
+def _codes(block: Block) -> tuple[Any, ...]:
     return (block.be.cast(block.state[0], np.intp),)
 
 
@@ -212,6 +212,8 @@ def mean_distance(
     return float(total / weight)
 
 
-def _distances(block: Block, table: nearest.Table, metric: nearest.Metric) -> tuple:
+def _distances(
+    block: Block, table: nearest.Table, metric: nearest.Metric
+) -> tuple[Any, ...]:
     found = nearest.nearest(block.x, table, metric)[1]
     return block.be.xp.sum(block.weighted(found)), block.host_weights().sum()

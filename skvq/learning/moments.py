@@ -34,7 +34,7 @@ def moments(rows: Rows) -> Learner[Moments]:
     return Moments(float(weight[0]), sums[0] / weight[0], float(squares[0]))
 
 
-def _moments(block: Block) -> tuple:
+def _moments(block: Block) -> tuple[Any, ...]:
     be = block.be
     one = be.zeros((block.n_rows,), np.intp)
     sums, weight = map(be.to_host, be.cell_sums(block.x, one, 1, block.w))
@@ -43,7 +43,7 @@ def _moments(block: Block) -> tuple:
     return sums, weight, np.reshape(squares, (1,))
 
 
-def _join_moments(a: tuple, b: tuple) -> tuple:
+def _join_moments(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     (sums, weight, squares), (others, their_weight, their_squares) = a, b
     both = weight + their_weight
     gap = others / their_weight[0] - sums / weight[0]
@@ -95,7 +95,7 @@ def principal_axes(rows: Rows) -> Learner[tuple[np.ndarray, np.ndarray]]:
     return found.mean, found.axes
 
 
-def _scatter(block: Block, mean: np.ndarray) -> tuple:
+def _scatter(block: Block, mean: np.ndarray) -> tuple[Any, ...]:
     be, result = block.be, None
     here: Any = be.send(mean)
     with nearest.single_threaded_blas():

@@ -64,7 +64,7 @@ def _encoded(rows: Rows, pyramid: Pyramid, table: np.ndarray) -> Learner[_State]
     return _State(table, pyramid, codes, pull, mass, float(error / weight))
 
 
-def _encode(block: Block, pyramid: Pyramid, table: nearest.Table) -> tuple:
+def _encode(block: Block, pyramid: Pyramid, table: nearest.Table) -> tuple[Any, ...]:
     be = block.be
     dtype = be.code_dtype(smallest_dtype(len(table)))
     codes, rest = pyramid.encode(block.x, table, dtype)
@@ -79,13 +79,13 @@ def _pulled(
     codes: Any,
     size: int,
     maps_of: Callable[[slice], Any],
-) -> tuple:
+) -> tuple[Any, ...]:
     """Return sums of maps as the tokens of each codeword see them, and its mass."""
     be = block.be
 
-    def tile(rows: slice) -> tuple:
+    def tile(rows: slice) -> tuple[Any, ...]:
         maps = be.xp.reshape(maps_of(rows), (-1, *pyramid.map_shape))
-        found: list[tuple] = []
+        found: list[tuple[Any, ...]] = []
         for scale, tokens in enumerate(pyramid.grow_transposed(maps)):
             own = be.cast(codes[rows, pyramid.columns[scale]], np.intp)
             weights = block.w
@@ -100,7 +100,9 @@ def _pulled(
     return _over_tiles(block, 1, tile)
 
 
-def _over_tiles(block: Block, copies: int, tile: Callable[[slice], tuple]) -> tuple:
+def _over_tiles(
+    block: Block, copies: int, tile: Callable[[slice], tuple[Any, ...]]
+) -> tuple[Any, ...]:
     """Add up what a function returns for tiles of rows that take so many copies."""
     with nearest.single_threaded_blas():
         elements = copies * block.x.shape[1]
@@ -195,7 +197,7 @@ def _table_step(rows: Rows, state: _State) -> Learner[np.ndarray]:
     return step
 
 
-def _image(block: Block, pyramid: Pyramid, table: nearest.Table) -> tuple:
+def _image(block: Block, pyramid: Pyramid, table: nearest.Table) -> tuple[Any, ...]:
     """Return what the tokens of each codeword see of what codes stand for."""
     (codes,) = block.state
 
@@ -241,14 +243,14 @@ def _kernel_step(
 
 def _equations(
     block: Block, pyramid: Pyramid, smoothing: Smoothing, table: nearest.Table
-) -> tuple:
+) -> tuple[Any, ...]:
     """Return the matrix and the right side of the system for all convolutions."""
     be, xp, kernels = block.be, block.be.xp, smoothing.kernels
     n_kernels, *size, n_channels, _ = kernels.shape
     width = n_kernels * size[0] * size[1] * n_channels
     flat = be.send(kernels.reshape(width, n_channels).astype(np.float64))
 
-    def tile(rows: slice) -> tuple:
+    def tile(rows: slice) -> tuple[Any, ...]:
         x, codes = block.x[rows, :], block.state[0][rows, :]
         maps = xp.reshape(x, (x.shape[0], *pyramid.map_shape))
         sums = pyramid.interpolated(codes, table)
@@ -315,7 +317,7 @@ def greedy_start(
 
 
 def start_from_few(
-    rows: Rows, pyramid: Pyramid, n_codewords: int, rng
+    rows: Rows, pyramid: Pyramid, n_codewords: int, rng: np.random.RandomState
 ) -> Learner[np.ndarray]:
     """Return a start without chance, for samples of fewer tokens than codewords.
 
@@ -339,7 +341,7 @@ def start_from_few(
 
 
 def _some_maps(
-    rows: Rows, pyramid: Pyramid, n_codewords: int, rng
+    rows: Rows, pyramid: Pyramid, n_codewords: int, rng: np.random.RandomState
 ) -> Learner[tuple[np.ndarray, np.ndarray]]:
     """Return enough maps for a table, with their weights, on the host."""
     most = max(n_codewords * _TOKENS_PER_CODEWORD // pyramid.n_tokens[-1], 1024)
@@ -348,7 +350,7 @@ def _some_maps(
     return X.reshape(-1, *pyramid.map_shape), weights
 
 
-def _repaired(rows: Rows, state: _State, rng) -> Learner[_State]:
+def _repaired(rows: Rows, state: _State, rng: np.random.RandomState) -> Learner[_State]:
     """Give unused codewords halves of the heaviest cells, if that helps."""
     if (state.mass[1:] > 0).all():
         return state

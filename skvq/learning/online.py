@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from skvq.learning.start import (
     weights_of,
 )
 
-logger = logging.getLogger("skvq.learning")
+logger: logging.Logger = logging.getLogger("skvq.learning")
 
 ONLINE_METRICS = frozenset({"sqeuclidean", "cosine"})
 
@@ -290,7 +291,9 @@ def learn_batch(
 # Sums of distances may leave the range where the distances do not: they are infinite
 # then, and no loss is less than that.
 @np.errstate(over="ignore")
-def _repair(state, X, weights, codes, distances, settings) -> StreamState:
+def _repair(
+    state: Any, X: Any, weights: Any, codes: Any, distances: Any, settings: Any
+) -> StreamState:
     """Move codewords that no row has used for long to where they are worth more.
 
     The loss of a codeword costs the weight behind it times the distance to its nearest
@@ -348,7 +351,7 @@ def _repair(state, X, weights, codes, distances, settings) -> StreamState:
     )
 
 
-def _losses(state, dead: np.ndarray, metric) -> tuple[np.ndarray, np.ndarray]:
+def _losses(state: Any, dead: np.ndarray, metric: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the nearest neighbours of codewords, and what the loss of each costs."""
     table = state.codebook
     found, _ = nearest.nearest_best(
@@ -368,7 +371,9 @@ def _losses(state, dead: np.ndarray, metric) -> tuple[np.ndarray, np.ndarray]:
     return heirs, losses
 
 
-def _worst_rows(costs, codes, cost, how: str) -> tuple[np.ndarray, np.ndarray]:
+def _worst_rows(
+    costs: Any, codes: Any, cost: Any, how: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Order the rows by what a codeword is worth there; return rows and gains.
 
     In a cell the farthest row comes first, and is worth all that the cell has cost.  A
@@ -390,7 +395,9 @@ def _worst_rows(costs, codes, cost, how: str) -> tuple[np.ndarray, np.ndarray]:
     return by_cell[order], np.minimum.accumulate(gains[order])
 
 
-def _distinct_rows(X, rows, codes, codebook) -> Iterator[int]:
+def _distinct_rows(
+    X: Any, rows: np.ndarray, codes: Any, codebook: Any
+) -> Iterator[int]:
     """Yield places in `rows` of such as differ from each other and their codewords."""
     seen: set[bytes] = set()
     for place, row in enumerate(rows):

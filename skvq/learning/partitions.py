@@ -22,6 +22,7 @@ from uuid import uuid4
 import dask
 import dask.array
 import numpy as np
+from numpy.typing import NDArray
 
 from skvq import nearest
 from skvq._validation import warn
@@ -230,6 +231,12 @@ class Partitions:
         In chunks like those of X.
     """
 
+    dtype: np.dtype[Any]
+    firsts: NDArray[Any]
+    n_blocks: int
+    n_features: int
+    weighted: bool
+
     is_local = False
 
     def __init__(self, X: Any, weights: _Weights | None = None) -> None:
@@ -278,7 +285,7 @@ class Partitions:
         """Whether the rows are as they are learned from."""
         return True
 
-    def execute(self, requests: Sequence[Request]) -> list:
+    def execute(self, requests: Sequence[Request]) -> list[Any]:
         """Return the results of requests, in one pass over the partitions."""
         keeps = any(request.keeps for request in requests)
         given = _shared(_Pass(nearest.chosen(), tuple(map(_bare, requests))))
@@ -367,7 +374,7 @@ def _bare(request: Request) -> Request:
     return request._replace(source=None, state=None, views=views)
 
 
-def _states(request: Request, j: int) -> list | None:
+def _states(request: Request, j: int) -> list[Any] | None:
     """Return what a partition has kept for a request, and for its views."""
     states = [request.state, *(view.state for view in request.views)]
     if all(state is None for state in states):
@@ -376,7 +383,7 @@ def _states(request: Request, j: int) -> list | None:
     return [None if own is None else (own.parts[j], own.place) for own in states]
 
 
-def _with_states(request: Request, states: list | None) -> Request:
+def _with_states(request: Request, states: list[Any] | None) -> Request:
     if states is None:
         return request
     state, *of_views = (None if own is None else own[0][own[1]] for own in states)
@@ -442,7 +449,7 @@ def _look(
     w: Any,
     place: _Place,
     asked: _Pass,
-    states: list,
+    states: list[Any],
     check: bool,
     keep: bool,
 ) -> Any:
@@ -451,7 +458,7 @@ def _look(
         x = _as_declared(x, place)
         wrong = _first_wrong(x, place) if check else _RIGHT
         pieces: list[list[Piece]] = [[] for _ in asked.requests]
-        kept: list[list] = [[] for _ in asked.requests]
+        kept: list[list[Any]] = [[] for _ in asked.requests]
         if wrong == _RIGHT and asked.requests:
             pairs = zip(asked.requests, states, strict=True)
             requests = [_with_states(request, own) for request, own in pairs]
@@ -477,7 +484,7 @@ def _first_wrong(x: Any, place: _Place) -> tuple[float, str]:
     return row, refusal(int(row), x[int(row) - place.sample])
 
 
-def _hold(x: Any, w: Any, place: _Place, asked: _Pass, states: list) -> Part:
+def _hold(x: Any, w: Any, place: _Place, asked: _Pass, states: list[Any]) -> Part:
     """Return a partition of other rows, in memory."""
     with nearest.using(asked.backend), nearest.one_thread():
         (request,) = map(_with_states, asked.requests, states)
@@ -497,7 +504,9 @@ def _join(joins: Sequence[Any], *found: _Found) -> _Found:
     return _Found(stacks, min(one.wrong for one in found), engines)
 
 
-def _close(found: _Found, joins: Sequence[Any], counts: Sequence[int]) -> tuple:
+def _close(
+    found: _Found, joins: Sequence[Any], counts: Sequence[int]
+) -> tuple[Any, ...]:
     """Return the sums over all partitions, and what there is to say of them."""
     if found.wrong != _RIGHT:
         return None, found.wrong, found.engines
@@ -508,15 +517,15 @@ def _close(found: _Found, joins: Sequence[Any], counts: Sequence[int]) -> tuple:
     return values, found.wrong, found.engines
 
 
-def _first(pair: tuple) -> Any:
+def _first(pair: tuple[Any, ...]) -> Any:
     return pair[0]
 
 
-def _second(pair: tuple) -> Any:
+def _second(pair: tuple[Any, ...]) -> Any:
     return pair[1]
 
 
-def _nothing(block: Block) -> tuple:
+def _nothing(block: Block) -> tuple[Any, ...]:
     return ()
 
 

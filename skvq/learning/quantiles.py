@@ -6,6 +6,7 @@ that have the ones found, and so on: a pass for some bits at a time.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,9 @@ def _digit_bits(n_histograms: int, n_rows: int) -> int:
     return max(1, min(_MOST_BITS, most, n_rows.bit_length() + 2))
 
 
-def _histograms(block: Block, known: np.ndarray, high: int, low: int) -> tuple:
+def _histograms(
+    block: Block, known: np.ndarray, high: int, low: int
+) -> tuple[Any, ...]:
     """Return the weight of each value of some bits, where the bits above are known."""
     # Counting is for the host, as no library reads the bits of a float elsewhere.
     x, weights = block.be.to_host(block.x), None
@@ -103,7 +106,7 @@ def _histograms(block: Block, known: np.ndarray, high: int, low: int) -> tuple:
     return (result,)
 
 
-def _of(keys: np.ndarray, number: int):
+def _of(keys: np.ndarray, number: int) -> Any:
     return keys.dtype.type(number)
 
 

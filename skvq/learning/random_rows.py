@@ -165,20 +165,20 @@ def times_of(block: Block, key: int) -> np.ndarray:
         return times / block.host_weights()
 
 
-def _earliest(block: Block, key: int, n_times: int) -> tuple:
+def _earliest(block: Block, key: int, n_times: int) -> tuple[Any, ...]:
     return (np.sort(times_of(block, key))[:n_times],)
 
 
-def _smallest(most: int, a: tuple, b: tuple) -> tuple:
+def _smallest(most: int, a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     return (np.sort(np.concatenate([a[0], b[0]]))[:most],)
 
 
-def _first_come(block: Block, key: int, most: int, limit: float) -> tuple:
+def _first_come(block: Block, key: int, most: int, limit: float) -> tuple[Any, ...]:
     times = times_of(block, key)
     return first_of_block(block, times, np.flatnonzero(times <= limit), most)
 
 
-def _others(block: Block, key: int, most: int, taken: np.ndarray) -> tuple:
+def _others(block: Block, key: int, most: int, taken: np.ndarray) -> tuple[Any, ...]:
     times = times_of(block, key)
     numbers = block.first + np.arange(block.n_rows)
     places = np.flatnonzero(~np.isin(numbers, taken))
@@ -218,7 +218,9 @@ def first_of_block(
         looked_at *= 2
 
 
-def first_distinct(most: int, a: tuple, b: tuple) -> tuple:
+def first_distinct(
+    most: int, a: tuple[Any, ...], b: tuple[Any, ...]
+) -> tuple[Any, ...]:
     """Join what `first_of_block` returns."""
     x, values, numbers = chain(a, b)
     return _distinct(x, values, numbers, most)
@@ -231,7 +233,7 @@ def _distinct(x: Any, values: Any, numbers: Any, most: int) -> tuple[Any, Any, A
     return x[order], values[order], numbers[order]
 
 
-def _first(most: int, a: tuple, b: tuple) -> tuple:
+def _first(most: int, a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     x, values, numbers = chain(a, b)
     order = np.lexsort((numbers, values))[:most]
     return x[order], values[order], numbers[order]

@@ -17,7 +17,7 @@ _KEY = 0
 
 def repaired(
     rows: Rows,
-    codes,
+    codes: Any,
     codebook: np.ndarray,
     counts: np.ndarray,
     metric: nearest.Metric,
@@ -89,7 +89,7 @@ def repaired(
 
 
 def drawn_by_cost(
-    rows: Rows, codes, costs: Callable, *args: Any
+    rows: Rows, codes: Any, costs: Callable[..., Any], *args: Any
 ) -> Learner[tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray, bool]]:
     """Return rows to split cells of: all, or about as many as a block has.
 
@@ -127,26 +127,32 @@ def drawn_by_cost(
     return X, weights if has_weights else None, cost, own, is_whole
 
 
-def _costs(block: Block, codebook: np.ndarray, metric: nearest.Metric):
+def _costs(block: Block, codebook: np.ndarray, metric: nearest.Metric) -> Any:
     """Return the weighted distance of each row from its codeword."""
     codes = block.be.cast(block.state[0], np.intp)
     return block.weighted(nearest.paired(block.x, codebook, metric, codes=codes))
 
 
-def _total(block: Block, costs: Callable, args: tuple) -> tuple:
+def _total(
+    block: Block, costs: Callable[..., Any], args: tuple[Any, ...]
+) -> tuple[Any, ...]:
     return (block.be.xp.sum(costs(block, *args)),)
 
 
 def _farthest(
     block: Block, codebook: np.ndarray, metric: nearest.Metric, most: int
-) -> tuple:
+) -> tuple[Any, ...]:
     cost = block.be.to_host(_costs(block, codebook, metric))
     return first_of_block(block, -cost, np.flatnonzero(cost > 0), most)
 
 
 def _sample(
-    block: Block, costs: Callable, args: tuple, even: float, by_cost: float
-) -> tuple:
+    block: Block,
+    costs: Callable[..., Any],
+    args: tuple[Any, ...],
+    even: float,
+    by_cost: float,
+) -> tuple[Any, ...]:
     """Return rows, their weights, their weighted distances, and codes."""
     be, weights = block.be, block.host_weights()
     cost = be.to_host(costs(block, *args))

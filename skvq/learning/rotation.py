@@ -9,7 +9,7 @@ the rows found is the reconstruction of a product quantizer in a rotated space.
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -154,7 +154,7 @@ def _loss(one: Rotated) -> float:
     return one.loss
 
 
-def _squares(block: Block) -> tuple:
+def _squares(block: Block) -> tuple[Any, ...]:
     x = block.be.cast(block.x, np.float64)
     heavy = x if block.w is None else x * block.w[:, None]
     return (block.be.xp.sum(x * heavy, axis=0),)
@@ -285,7 +285,11 @@ def improved_components(
 
 
 def _fresh_tables(
-    rows: Rows, rotation: np.ndarray, sizes, borders, rng
+    rows: Rows,
+    rotation: np.ndarray,
+    sizes: Sequence[int],
+    borders: Any,
+    rng: np.random.RandomState,
 ) -> Learner[list[np.ndarray]]:
     """Return tables of the slices of rotated rows, each learned from its own."""
     tables = []
@@ -376,10 +380,12 @@ def improve_rotation(
     return improved()
 
 
-def _cells(block: Block, rotation: np.ndarray, tables: nearest.Tables) -> tuple:
+def _cells(
+    block: Block, rotation: np.ndarray, tables: nearest.Tables
+) -> tuple[Any, ...]:
     """Return sums and counts of the rows of each code of each slice."""
     be = block.be
-    found: list = []
+    found: list[Any] = []
     codes = nearest.nearest_product(turned(block, rotation), tables)
     for j, table in enumerate(tables):
         code = be.contiguous(codes[:, j])
@@ -387,7 +393,9 @@ def _cells(block: Block, rotation: np.ndarray, tables: nearest.Tables) -> tuple:
     return tuple(found)
 
 
-def _codes(block: Block, rotation: np.ndarray, tables: nearest.Tables, j: int) -> tuple:
+def _codes(
+    block: Block, rotation: np.ndarray, tables: nearest.Tables, j: int
+) -> tuple[Any, ...]:
     return (nearest.nearest_product(turned(block, rotation), tables)[:, j],)
 
 

@@ -37,6 +37,7 @@ from mmap import mmap
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skvq import nearest
 from skvq.learning.tasks import SILENT, Task
@@ -60,7 +61,7 @@ class Block(NamedTuple):
     x: Any  # (n, d), contiguous
     w: Any  # (n,), positive weights in float64, or None: all are one
     first: int  # number of the first row
-    state: tuple  # arrays of n rows, which `map` has left
+    state: tuple[Any, ...]  # arrays of n rows, which `map` has left
 
     @property
     def be(self) -> nearest.Backend:
@@ -84,8 +85,8 @@ class Block(NamedTuple):
 class View(NamedTuple):
     """What makes other rows of a block's, or chooses some."""
 
-    function: Callable
-    args: tuple
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
     state: Any
     times: int
     # Number of the first row that is chosen, by the number of the first of its block.
@@ -145,17 +146,17 @@ class Piece(NamedTuple):
         return self.place << self.level
 
 
-def add(a: tuple, b: tuple) -> tuple:
+def add(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     """Add tuples of arrays."""
     return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
-def chain(a: tuple, b: tuple) -> tuple:
+def chain(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     """Put the rows of b behind those of a."""
     return tuple(np.concatenate(pair) for pair in zip(a, b, strict=True))
 
 
-def merge(*stacks: Sequence[Piece], join: Callable = add) -> list[Piece]:
+def merge(*stacks: Sequence[Piece], join: Callable[..., Any] = add) -> list[Piece]:
     """Join pieces with their siblings, as long as there are any.
 
     Parameters
@@ -190,13 +191,15 @@ def _sibling(piece: Piece) -> tuple[int, int]:
     return piece.level, piece.place ^ 1
 
 
-def _joined(a: Any, b: Any, join: Callable) -> Any:
+def _joined(a: Any, b: Any, join: Callable[..., Any]) -> Any:
     if a is None or b is None:
         return b if a is None else a
     return join(a, b)
 
 
-def close(stack: Sequence[Piece], n_blocks: int, join: Callable = add) -> tuple:
+def close(
+    stack: Sequence[Piece], n_blocks: int, join: Callable[..., Any] = add
+) -> tuple[Any, ...]:
     """Join all pieces of what is found in so many blocks; on the host."""
     found = sum(1 << piece.level for piece in stack)
     if found != n_blocks:
@@ -218,10 +221,10 @@ class Request(NamedTuple):
 
     source: Any
     views: tuple[View, ...]
-    function: Callable  # of a block and the arguments
-    args: tuple
+    function: Callable[..., Any]  # of a block and the arguments
+    args: tuple[Any, ...]
     state: Any
-    join: Callable | None  # of what two blocks give; None: nothing is joined
+    join: Callable[..., Any] | None  # of what two blocks give; None: nothing is joined
     keeps: bool  # whether the function also returns what stays beside the rows
     blocks: Sequence[int] | None  # their numbers; None: all
 
@@ -251,12 +254,12 @@ class Request(NamedTuple):
 Learner = Generator[Request | list[Request], Any, R]
 
 
-def execute(requests: Sequence[Request]) -> list:
+def execute(requests: Sequence[Request]) -> list[Any]:
     """Return the results of requests, in one pass over the blocks of each source."""
     by_source: dict[int, list[int]] = {}
     for j, request in enumerate(requests):
         by_source.setdefault(id(request.source), []).append(j)
-    results: list = [None] * len(requests)
+    results: list[Any] = [None] * len(requests)
     for which in by_source.values():
         source = requests[which[0]].source
         found = source.execute([requests[j] for j in which])
@@ -282,7 +285,7 @@ def together(learners: Sequence[Learner[R]]) -> Learner[list[R]]:
     What all of them ask at a time is done in one pass over the blocks of a source that
     they have in common.  The results are the same as of one after the other.
     """
-    results: list = [None] * len(learners)
+    results: list[Any] = [None] * len(learners)
     asked: dict[int, Any] = {}
 
     def go_on(j: int, found: Any) -> None:
@@ -324,6 +327,12 @@ class Part:
         Whether there are weights other than one, here or in other parts.
     """
 
+    dtype: np.dtype[Any]
+    firsts: NDArray[Any]
+    n_blocks: int
+    n_features: int
+    size: int
+
     is_local = True
 
     def __init__(
@@ -333,9 +342,10 @@ class Part:
         place: int = 0,
         first: int = 0,
         weighted: bool = False,
-    ):
+    ) -> None:
         be = nearest.backend_of(X)
-        self.X, self.place = be.matrix(X, "X"), place
+        self.place = place
+        self.X: Any = be.matrix(X, "X")
         n_samples, self.n_features = self.X.shape
         self.size = block_rows(self.n_features)
         self.dtype = nearest.compute_dtype(be.numpy_dtype(self.X))
@@ -392,11 +402,13 @@ class Part:
             x, w = be.take(x, kept), None if w is None else be.take(w, kept)
         return Block(be.contiguous(be.cast(x, self.dtype)), w, first, ())
 
-    def stacks(self, requests: Sequence[Request]) -> list[tuple[list[Piece], list]]:
+    def stacks(
+        self, requests: Sequence[Request]
+    ) -> list[tuple[list[Piece], list[Any]]]:
         """Return the pieces and the states that the blocks give each request."""
         asked = [request.blocks for request in requests]
         only = None if None in asked else {n for some in asked for n in some or ()}
-        found: list[tuple[list[Piece], list]] = [([], []) for _ in requests]
+        found: list[tuple[list[Piece], list[Any]]] = [([], []) for _ in requests]
         for place, block in self.blocks(only):
             number = self.place + place
             for request, (pieces, states) in zip(requests, found, strict=True):
@@ -408,7 +420,7 @@ class Part:
                 states.append(state)
         return found
 
-    def execute(self, requests: Sequence[Request]) -> list:
+    def execute(self, requests: Sequence[Request]) -> list[Any]:
         """Return the results of requests, in one pass over the blocks."""
         results = []
         for request, (pieces, states) in zip(
@@ -449,7 +461,7 @@ class Part:
         part.stored = [seen(block, views, place) for place, block in self.blocks()]
         return part
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[Any, Any]:
         # What is stored is all that another process needs.
         return {**vars(self), "X": None if self.stored else self.X}
 
@@ -532,6 +544,10 @@ class Rows:
     """
 
     task: Task = SILENT
+    dtype: Any
+    firsts: Any
+    n_features: int
+    weighted: Any
 
     def __init__(self, X: Any, weights: Any = None) -> None:
         self._set(Part(X, weights))
@@ -566,10 +582,10 @@ class Rows:
 
     def fold(
         self,
-        function: Callable,
+        function: Callable[..., Any],
         *args: Any,
         state: Any = None,
-        join: Callable = add,
+        join: Callable[..., Any] = add,
         keep: bool = False,
         blocks: Sequence[int] | None = None,
     ) -> Request:
@@ -596,7 +612,9 @@ class Rows:
             self.source, self.views, function, args, state, join, keep, blocks
         )
 
-    def map(self, function: Callable, *args: Any, state: Any = None) -> Request:
+    def map(
+        self, function: Callable[..., Any], *args: Any, state: Any = None
+    ) -> Request:
         """Ask to keep the tuples of arrays ``function(block, *args)`` beside the rows.
 
         The learner receives what stands for them, to be a request's or view's state.
@@ -605,10 +623,10 @@ class Rows:
 
     def gather(
         self,
-        function: Callable,
+        function: Callable[..., Any],
         *args: Any,
         most: int,
-        join: Callable = chain,
+        join: Callable[..., Any] = chain,
         state: Any = None,
         blocks: Sequence[int] | None = None,
     ) -> Request:
@@ -637,7 +655,7 @@ class Rows:
 
     def view(
         self,
-        function: Callable,
+        function: Callable[..., Any],
         *args: Any,
         width: int | None = None,
         times: int = 1,
@@ -669,7 +687,11 @@ class Rows:
         return other
 
     def chosen(
-        self, function: Callable, *args: Any, times: int = 1, state: Any = None
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        times: int = 1,
+        state: Any = None,
     ) -> "Learner[Rows]":
         """Return some of the rows, which have numbers of their own.
 
@@ -728,20 +750,26 @@ class Rows:
         return list(range(low, high + 1))
 
 
-def _how_many(block: Block, function: Callable, args: tuple) -> tuple:
+def _how_many(
+    block: Block, function: Callable[..., Any], args: tuple[Any, ...]
+) -> tuple[Any, ...]:
     return np.array([block.first]), np.array([len(function(block, *args))])
 
 
-def _to_host(function: Callable, most: int, block: Block, *args: Any) -> tuple:
+def _to_host(
+    function: Callable[..., Any], most: int, block: Block, *args: Any
+) -> tuple[Any, ...]:
     found = function(block, *args)
     return _at_most(most, tuple(nearest.backend_of(f).to_host(f) for f in found))
 
 
-def _joined_to(join: Callable, most: int, a: tuple, b: tuple) -> tuple:
+def _joined_to(
+    join: Callable[..., Any], most: int, a: tuple[Any, ...], b: tuple[Any, ...]
+) -> tuple[Any, ...]:
     return _at_most(most, join(a, b))
 
 
-def _at_most(most: int, found: tuple) -> tuple:
+def _at_most(most: int, found: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(found[0]) > most:
         raise ValueError(f"{len(found[0])} rows come together; expected {most}.")
     return found
@@ -750,7 +778,7 @@ def _at_most(most: int, found: tuple) -> tuple:
 # -- functions of blocks ---------------------------------------------------------------
 
 
-def everything(block: Block) -> tuple:
+def everything(block: Block) -> tuple[Any, ...]:
     """Return rows and weights."""
     return block.x, block.host_weights()
 
@@ -766,25 +794,25 @@ def in_memory(rows: Rows) -> Learner[tuple[np.ndarray, np.ndarray | None]]:
     return X, weights if rows.weighted else None
 
 
-def picked(block: Block, numbers: np.ndarray) -> tuple:
+def picked(block: Block, numbers: np.ndarray) -> tuple[Any, ...]:
     """Return rows by their ascending numbers."""
     low, high = np.searchsorted(numbers, [block.first, block.first + block.n_rows])
     return (block.be.take(block.x, numbers[low:high] - block.first),)
 
 
-def extremes(block: Block) -> tuple:
+def extremes(block: Block) -> tuple[Any, ...]:
     """Return least and largest values of the features, which `wider` joins."""
     xp = block.be.xp
     return xp.min(block.x, axis=0), xp.max(block.x, axis=0)
 
 
-def wider(a: tuple, b: tuple) -> tuple:
+def wider(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     """Join what `extremes` gives."""
     xp = nearest.backend_of(a[0]).xp
     return xp.minimum(a[0], b[0]), xp.maximum(a[1], b[1])
 
 
-def no_zero_rows(block: Block) -> tuple:
+def no_zero_rows(block: Block) -> tuple[Any, ...]:
     """Raise a ValueError if a row is zero, which has no direction."""
     nearest.check_no_zero_rows(block.x, start=block.first)
     return ()

@@ -38,7 +38,7 @@ _COPIES = 8
 
 
 def per_column(
-    name: str, value, n_columns: int, column: str, smallest: int, largest: int
+    name: str, value: Any, n_columns: int, column: str, smallest: int, largest: int
 ) -> tuple[int, ...]:
     """Return a parameter that is an int, or one for each column, as a tuple of ints.
 
@@ -75,7 +75,7 @@ def per_column(
     return tuple(check_counts(name, values, smallest, largest))
 
 
-def positive_per_column(name: str, value, n_columns: int) -> np.ndarray:
+def positive_per_column(name: str, value: Any, n_columns: int) -> np.ndarray:
     """Return a parameter that is a positive number, or one for each column, in float64.
 
     Parameters
@@ -151,13 +151,15 @@ def _few_values(block: Block, most: int) -> tuple[np.ndarray, np.ndarray]:
     return _thinned(*distinct(be.xp.reshape(block.x, (-1,)), weights), most)
 
 
-def _merged(most: int, one: tuple, other: tuple) -> tuple[np.ndarray, np.ndarray]:
+def _merged(
+    most: int, one: tuple[Any, ...], other: tuple[Any, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the values that either holds."""
     values, weights = map(np.concatenate, zip(one, other, strict=True))
     return _thinned(*distinct(values, weights), most)
 
 
-def _thinned(values, weights, most: int) -> tuple[np.ndarray, np.ndarray]:
+def _thinned(values: Any, weights: Any, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Merge pairs of neighbours, of least squared error, until there are few values."""
     while len(values) > most:
         first = np.arange(0, len(values) - 1, 2)
@@ -194,8 +196,8 @@ def equal_shares(values: np.ndarray, weights: np.ndarray, n_cells: int) -> np.nd
 
 
 def of_distinct(
-    rows: Rows, function: Callable[[Iterator, slice], list]
-) -> Learner[list]:
+    rows: Rows, function: Callable[[Iterator[Any], slice], list[Any]]
+) -> Learner[list[Any]]:
     """Return what a function makes of the distinct values of each feature.
 
     They have to be in memory, but of some features at a time.
@@ -208,7 +210,7 @@ def of_distinct(
         ``function(columns, features)`` returns a list with an entry for each of the
         features, a slice; of each, columns yields what `distinct` gives.
     """
-    found: list = []
+    found: list[Any] = []
     step = max(1, rows.n_features * HELD_BYTES // (2 * rows.n_bytes))
     for start in range(0, rows.n_features, step):
         cut = slice(start, min(start + step, rows.n_features))
@@ -225,7 +227,7 @@ def column_range(rows: Rows) -> Learner[tuple[np.ndarray, np.ndarray]]:
 
 
 def weighted_mean(
-    rows: Rows, function: Callable | None = None, *args: Any
+    rows: Rows, function: Callable[..., Any] | None = None, *args: Any
 ) -> Learner[np.ndarray]:
     """Return the mean of function(backend, x, *args) over rows, in float64.
 
@@ -236,7 +238,7 @@ def weighted_mean(
     return mean
 
 
-def _mean(block: Block, share: float, function, args) -> tuple:
+def _mean(block: Block, share: float, function: Any, args: Any) -> tuple[Any, ...]:
     be, n_columns, shares = block.be, block.x.shape[1], _shares(block, share)
 
     def work(cut: slice) -> Any:
@@ -261,7 +263,7 @@ def total_weight(rows: Rows) -> Learner[float]:
     return float(whole)
 
 
-def _weight(block: Block) -> tuple:
+def _weight(block: Block) -> tuple[Any, ...]:
     return (block.host_weights().sum(),)
 
 
@@ -278,7 +280,7 @@ def spread(rows: Rows, mean: np.ndarray) -> Learner[np.ndarray]:
     return scale * np.sqrt(squares)
 
 
-def _squared_gaps(be: nearest.Backend, x: Any, scale, shift) -> Any:
+def _squared_gaps(be: nearest.Backend, x: Any, scale: Any, shift: Any) -> Any:
     gap = x / be.send(scale) - be.send(shift)
     return gap * gap
 
@@ -332,12 +334,14 @@ def level_means(
     return tuple(_filled_means(parts[cut], shares[cut]) for cut in cuts)
 
 
-def _level_sums(block: Block, codec, share: float, sizes) -> tuple:
+def _level_sums(
+    block: Block, codec: Any, share: float, sizes: Sequence[int]
+) -> tuple[Any, ...]:
     codes = codec.encode(block.x)
     return block.be.level_sums(block.x, codes, _shares(block, share), sizes)
 
 
-def _filled_means(sums, shares):
+def _filled_means(sums: Any, shares: Any) -> Any:
     used = np.flatnonzero(shares > 0)
     return np.interp(np.arange(len(sums)), used, sums[used] / shares[used])
 
@@ -364,7 +368,9 @@ def mean_squares(rows: Rows, codecs: Sequence[Any], unit: float) -> Learner[np.n
     return errors.T
 
 
-def _mean_squares(block: Block, codecs, share: float, unit: float) -> tuple:
+def _mean_squares(
+    block: Block, codecs: Any, share: float, unit: float
+) -> tuple[Any, ...]:
     xp, found = block.be.xp, []
     x, shares = block.be.cast(block.x, np.float64), _shares(block, share)[:, None]
     for codec in codecs:
@@ -522,14 +528,14 @@ def lloyd_max(
     return levels
 
 
-def _cells(density, levels):
+def _cells(density: Any, levels: Any) -> tuple[Any, Any, Any, Any]:
     """Return the edges, the masses and the means of cells, and the error in all."""
     edges = 0.5 * (levels[:-1] + levels[1:])
     mass, mean, error = cell_moments(density, edges, levels)
     return edges, mass, mean, float(error.sum())
 
 
-def _panter_dite(density, n_levels):
+def _panter_dite(density: Any, n_levels: Any) -> Any:
     """Return the levels whose own density follows the cube root of the density."""
     places = np.linspace(density.low, density.high, 16 * _N_PANELS + 1)
     middles = 0.5 * (places[:-1] + places[1:])
@@ -538,7 +544,7 @@ def _panter_dite(density, n_levels):
     return np.interp(shares * reached[-1], reached, places)
 
 
-def _newton_step(density, edges, levels, mass, gap):
+def _newton_step(density: Any, edges: Any, levels: Any, mass: Any, gap: Any) -> Any:
     """Solve for the step that closes the gaps between the levels and the cell means."""
     height = density.pdf(edges)
     # How a cell's mean follows its upper and its lower edge; an edge follows each of

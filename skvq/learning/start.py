@@ -65,12 +65,16 @@ def few_distinct(rows: Rows, n_codewords: int) -> Learner[np.ndarray | None]:
     return found
 
 
-def _distinct_between(block: Block, start: int, stop: int, most: int) -> tuple:
+def _distinct_between(
+    block: Block, start: int, stop: int, most: int
+) -> tuple[Any, ...]:
     low, high = (min(max(n - block.first, 0), block.n_rows) for n in (start, stop))
     return (distinct(block.be.to_host(block.x[low:high, :]))[:most],)
 
 
-def _join_distinct(most: int, a: tuple, b: tuple) -> tuple:
+def _join_distinct(
+    most: int, a: tuple[Any, ...], b: tuple[Any, ...]
+) -> tuple[Any, ...]:
     return (distinct(np.concatenate([a[0], b[0]]))[:most],)
 
 
@@ -80,7 +84,7 @@ def distinct(rows: np.ndarray) -> np.ndarray:
     return rows[unique_rows(rows)[0]] if len(rows) else rows
 
 
-def weights_of(block: Block, distinct: np.ndarray) -> tuple:
+def weights_of(block: Block, distinct: np.ndarray) -> tuple[Any, ...]:
     """Return how much the rows weigh that equal each of all distinct ones."""
     # The distinct rows come first, in their order, and so do their groups.
     both = np.concatenate([distinct, block.be.to_host(block.x) + 0.0])
@@ -152,13 +156,13 @@ def ordinary_scale(
     return 2.0 ** float(np.clip(-exponent, 2 - limit, limit - 2))
 
 
-def _largest(block: Block) -> tuple:
+def _largest(block: Block) -> tuple[Any, ...]:
     # Not through xp.abs, which would take memory for another such array.
     xp = block.be.xp
     return (np.array([max(float(xp.max(block.x)), -float(xp.min(block.x)))]),)
 
 
-def _larger(a: tuple, b: tuple) -> tuple:
+def _larger(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     return (np.maximum(a[0], b[0]),)
 
 
@@ -233,7 +237,7 @@ def greedy(
         table_of = nearest.DistanceTable(X, metric)
         pairs = table_of(X) if len(X) <= _MAX_ALL_PAIRS else None
 
-        def distances(which):
+        def distances(which: Any) -> Any:
             return table_of(X[which]) if pairs is None else pairs[which]
 
         chosen = [_draw(weights, rng, 1)[0]]
@@ -333,7 +337,9 @@ def _draw_about(
     return drawn
 
 
-def _approach(block: Block, fresh: np.ndarray, before: int, metric) -> tuple:
+def _approach(
+    block: Block, fresh: np.ndarray, before: int, metric: Any
+) -> tuple[Any, ...]:
     """Return the sum of the distances from the nearest candidates, and these."""
     be, xp = block.be, block.be.xp
     codes, closest = nearest.nearest(block.x, fresh, metric)
@@ -346,23 +352,23 @@ def _approach(block: Block, fresh: np.ndarray, before: int, metric) -> tuple:
     return (xp.sum(block.weighted(closest)),), (owner, closest)
 
 
-def _drawn(block: Block, key: int, share: float) -> tuple:
+def _drawn(block: Block, key: int, share: float) -> tuple[Any, ...]:
     lots = uniforms(key, block.first, block.n_rows)
     potential = block.be.to_host(block.weighted(block.state[1]))
     return (block.be.take(block.x, np.flatnonzero(lots < share * potential)),)
 
 
-def _worst(block: Block) -> tuple:
+def _worst(block: Block) -> tuple[Any, ...]:
     potential = block.be.to_host(block.weighted(block.state[1]))
     row = np.array([np.argmax(potential)])
     return block.be.take(block.x, row), potential[row]
 
 
-def _worse(a: tuple, b: tuple) -> tuple:
+def _worse(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     return a if a[1][0] >= b[1][0] else b
 
 
-def _owned(block: Block, n_candidates: int) -> tuple:
+def _owned(block: Block, n_candidates: int) -> tuple[Any, ...]:
     owner, weights = block.be.to_host(block.state[0]), None
     if block.w is not None:
         weights = block.host_weights()
@@ -408,7 +414,7 @@ def splitting(
     return codebook
 
 
-def _fill_with_distinct(X, codebook: np.ndarray, n_codewords: int) -> np.ndarray:
+def _fill_with_distinct(X: Any, codebook: np.ndarray, n_codewords: int) -> np.ndarray:
     """Complete a table with rows that differ by less than distances can tell."""
     taken = {row.tobytes() for row in codebook + 0.0}
     fresh = [row for row in distinct(X) if row.tobytes() not in taken]

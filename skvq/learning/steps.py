@@ -11,6 +11,7 @@ Gish and Pierce (1968), "Asymptotically efficient quantizing", IEEE Trans. Inf. 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -202,7 +203,7 @@ def _least_counted(low: np.ndarray, high: np.ndarray, most: float) -> float:
     return most
 
 
-def _counts(block: Block, grids: Sequence[Grid]) -> tuple:
+def _counts(block: Block, grids: Sequence[Grid]) -> tuple[Any, ...]:
     be, shares = block.be, block.weighted(block.be.zeros((block.n_rows,)) + 1.0)
     return tuple(
         be.level_sums(block.x, cells.encode(block.x), shares, cells.sizes)[1]

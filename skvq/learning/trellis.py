@@ -12,7 +12,7 @@ Gauss-Markov sources", IEEE Transactions on Communications 38(1).
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -121,7 +121,7 @@ def _errors(found: Sample, variances: np.ndarray, bits: np.ndarray) -> np.ndarra
 
 
 def start_levels(
-    found: Sample, rates: Sequence[int], mean, spread, shared: bool
+    found: Sample, rates: Sequence[int], mean: Any, spread: Any, shared: bool
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Return alphabets of subsets to begin with, and which of them each feature has.
 
@@ -210,7 +210,7 @@ class Alphabets(NamedTuple):
 
     def code(self, dtype: np.dtype) -> TrellisCode:
         """Return the code of these levels, rounded to a dtype."""
-        made: dict[tuple, np.ndarray] = {}
+        made: dict[tuple[Any, ...], np.ndarray] = {}
         arrays = []
         for key in zip(
             self.numbers.tolist(),
@@ -286,7 +286,7 @@ def _are_equal(one: TrellisCode, other: TrellisCode) -> bool:
     return all(np.array_equal(a, b) for a, b in pairs)
 
 
-def _sums(block: Block, code: TrellisCode, alphabets: Alphabets) -> tuple:
+def _sums(block: Block, code: TrellisCode, alphabets: Alphabets) -> tuple[Any, ...]:
     """Return the error, and for each table the sums over its levels, and their weights.
 
     A level t stands for middle + width t, so a value x asks for (x - middle) / width,

@@ -34,12 +34,17 @@ makes codebooks ready for them.  An array of another library than NumPy stays wh
 is, and so does what is returned; `backends.choice` says what computes with it.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from skvq._checks import check_code_dtype, check_count, check_unmasked, naming
+from skvq._typing import MatrixLike
 from skvq.nearest.backends.base import Backend as Backend
 from skvq.nearest.backends.base import Plan as Plan
 from skvq.nearest.backends.choice import (
@@ -150,13 +155,13 @@ __all__ = [
 
 
 def nearest(
-    X,
-    codebook,
+    X: MatrixLike,
+    codebook: Any,
     metric: Metric = "sqeuclidean",
     *,
-    bias=None,
-    return_distances=True,
-):
+    bias: Any = None,
+    return_distances: bool = True,
+) -> tuple[Any, Any]:
     """Find the nearest codeword of each row.
 
     Parameters
@@ -219,13 +224,19 @@ def nearest(
     if bias is not None:
         bias = check_bias(bias, len(table))
 
-    def search(be, x):
+    def search(be: Backend, x: Any) -> Any:
         return _flat.nearest(be, x, table, metric, bias, bool(return_distances))
 
     return be.call(search, X)
 
 
-def nearest_product(X, codebooks: Sequence | Tables, *, bias=None, dtype=np.intp):
+def nearest_product(
+    X: MatrixLike,
+    codebooks: Sequence[Any] | Tables,
+    *,
+    bias: Any = None,
+    dtype: DTypeLike = np.intp,
+) -> Any:
     """Find the nearest codeword of each row in every subspace, in one pass.
 
     Parameters
@@ -270,24 +281,24 @@ def nearest_product(X, codebooks: Sequence | Tables, *, bias=None, dtype=np.intp
         )
     biases = _check_biases(bias, tables)
 
-    def search(be, x):
+    def search(be: Backend, x: Any) -> Any:
         return _product.nearest_product(be, x, tables, biases, be.code_dtype(dtype))
 
     return be.call(search, X)
 
 
 def nearest_best(
-    X,
-    codebooks: Sequence | Tables,
+    X: MatrixLike,
+    codebooks: Sequence[Any] | Tables,
     beam_size: int,
     *,
     n_best: int = 1,
-    begin=None,
-    stage_weights=None,
-    bias=None,
+    begin: Any = None,
+    stage_weights: Any = None,
+    bias: Any = None,
     return_distances: bool = True,
-    dtype=np.intp,
-):
+    dtype: DTypeLike = np.intp,
+) -> tuple[Any, Any]:
     """Find codes whose codewords add up to nearly each row, by beam search.
 
     Parameters
@@ -373,13 +384,15 @@ def nearest_best(
         dtype,
     )
 
-    def search(be, x, begun):
+    def search(be: Backend, x: Any, begun: Any) -> Any:
         return _beam.nearest_best(be, x, begun, tables, options)
 
     return be.call(search, X, begin)
 
 
-def level_distances(X, levels: Sequence, metric: Metric = "sqeuclidean") -> np.ndarray:
+def level_distances(
+    X: Any, levels: Sequence[Any], metric: Metric = "sqeuclidean"
+) -> np.ndarray:
     """Return the distances from each feature to each of its levels.
 
     Parameters
@@ -418,7 +431,7 @@ def level_distances(X, levels: Sequence, metric: Metric = "sqeuclidean") -> np.n
     return _level_distances(X, levels, metric)
 
 
-def _checked_weights(weights, n_tables: int) -> np.ndarray | None:
+def _checked_weights(weights: Any, n_tables: int) -> np.ndarray | None:
     """Return weights of stages, in float64; raise unless there is one for each."""
     if weights is None:
         return None
@@ -440,16 +453,16 @@ def _checked_weights(weights, n_tables: int) -> np.ndarray | None:
 
 
 def improve_sums(
-    X,
-    codebooks: Sequence | Tables,
-    codes,
+    X: MatrixLike,
+    codebooks: Sequence[Any] | Tables,
+    codes: Any,
     *,
     n_rounds: int,
     n_replaced: int = 1,
     n_sweeps: int = 2,
     seed: int = 0,
-    dtype=np.intp,
-):
+    dtype: DTypeLike = np.intp,
+) -> tuple[Any, Any]:
     """Improve codes whose codewords add up to each row, one table at a time.
 
     Parameters
@@ -512,13 +525,15 @@ def improve_sums(
     _check_codes(be, codes, [len(table) for table in tables], "codes")
     options = _improve.Options(n_rounds, n_replaced, n_sweeps, seed, dtype)
 
-    def search(be, x, given):
+    def search(be: Backend, x: Any, given: Any) -> Any:
         return _improve.improve_sums(be, x, given, tables, options)
 
     return be.call(search, X, codes)
 
 
-def nearest_kronecker(X, codebooks: Sequence | Tables, *, return_distances=False):
+def nearest_kronecker(
+    X: MatrixLike, codebooks: Sequence[Any] | Tables, *, return_distances: bool = False
+) -> tuple[Any, Any]:
     """Find the nearest Kronecker product of rows, one from each table.
 
     The result is that of `nearest` over the table of all prod V_j products, which is
@@ -582,23 +597,23 @@ def nearest_kronecker(X, codebooks: Sequence | Tables, *, return_distances=False
         if not np.isfinite(table.codewords).all():
             raise ValueError(f"codebooks[{j}] contains NaN or infinity.")
 
-    def search(be, x):
+    def search(be: Backend, x: Any) -> Any:
         return _kronecker.nearest_kronecker(be, x, tables, bool(return_distances))
 
     return be.call(search, X)
 
 
 def viterbi(
-    X,
-    alphabets: Columns | Sequence,
+    X: MatrixLike,
+    alphabets: Columns | Sequence[Any],
     rates: Sequence[int],
     trellis: Trellis,
     *,
-    ends="tail_biting",
+    ends: Any = "tail_biting",
     as_levels: bool = False,
     return_distances: bool = True,
-    dtype=np.intp,
-):
+    dtype: DTypeLike = np.intp,
+) -> tuple[Any, Any]:
     """Find the path through a trellis whose levels are nearest to each row.
 
     A path takes one step for each feature that has bits, in the order of the features.
@@ -686,20 +701,20 @@ def viterbi(
         trellis, rates, name, bool(as_levels), bool(return_distances), dtype
     )
 
-    def search(be, x, states=None):
+    def search(be: Backend, x: Any, states: Any = None) -> Any:
         return _viterbi.viterbi(be, x, states, alphabets, options)
 
     return be.call(search, X, *states)
 
 
 def trellis_levels(
-    codes,
+    codes: Any,
     rates: Sequence[int],
     trellis: Trellis,
     *,
-    ends="tail_biting",
-    dtype=np.intp,
-):
+    ends: Any = "tail_biting",
+    dtype: DTypeLike = np.intp,
+) -> Any:
     """Follow paths through a trellis, from their codes to their levels.
 
     Parameters
@@ -738,7 +753,9 @@ def trellis_levels(
     return _viterbi.trellis_levels(be, codes, states, name, rates, trellis, dtype)
 
 
-def scan(packed, sizes, tables, k: int, factor=None, offset=None):
+def scan(
+    packed: Any, sizes: Any, tables: Any, k: int, factor: Any = None, offset: Any = None
+) -> tuple[Any, Any]:
     """Find the rows of packed codes with the smallest sums of table entries.
 
     The score of row i is ``factor[i] * (t_1[c_i1] + ... + t_m[c_im]) + offset[i]``,
@@ -822,7 +839,9 @@ def scan(packed, sizes, tables, k: int, factor=None, offset=None):
     return tuple(be.send(each) for each in found)
 
 
-def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None):
+def paired(
+    X: MatrixLike, Y: MatrixLike, metric: Metric = "sqeuclidean", *, codes: Any = None
+) -> Any:
     """Compute the distance of each row of X to the same row of Y.
 
     Parameters
@@ -862,7 +881,9 @@ def paired(X, Y, metric: Metric = "sqeuclidean", *, codes=None):
     return _paired.paired(be, X, codes, Y, metric)
 
 
-def accumulate(X, codes, n_codewords: int, weights=None):
+def accumulate(
+    X: MatrixLike, codes: Any, n_codewords: int, weights: Any = None
+) -> tuple[Any, Any]:
     """Add up the rows of each code.
 
     The results of chunks, batches or workers add up to the result of the whole.
@@ -924,7 +945,7 @@ def accumulate(X, codes, n_codewords: int, weights=None):
     return be.cell_sums(X, codes, n_codewords, weights)
 
 
-def equal_cells(X, cells: EqualCells, dtype=np.intp):
+def equal_cells(X: MatrixLike, cells: EqualCells, dtype: DTypeLike = np.intp) -> Any:
     """Find the cell of each value among equal parts of its column's range.
 
     Parameters
@@ -962,7 +983,7 @@ def equal_cells(X, cells: EqualCells, dtype=np.intp):
     return be.equal_cells(X, cells, be.code_dtype(dtype))
 
 
-def equal_levels(codes, cells: EqualCells, dtype=np.float64):
+def equal_levels(codes: Any, cells: EqualCells, dtype: DTypeLike = np.float64) -> Any:
     """Return the middles of cells.
 
     Parameters
@@ -993,7 +1014,9 @@ def equal_levels(codes, cells: EqualCells, dtype=np.float64):
     return _levels.equal_levels(be, codes, cells, np.dtype(dtype))
 
 
-def cells_between(X, edges: Columns | Sequence, dtype=np.intp):
+def cells_between(
+    X: MatrixLike, edges: Columns | Sequence[Any], dtype: DTypeLike = np.intp
+) -> Any:
     """Count how many edges of its column each value has reached.
 
     Parameters
@@ -1026,7 +1049,9 @@ def cells_between(X, edges: Columns | Sequence, dtype=np.intp):
     return _levels.cells_between(be, X, edges, be.code_dtype(dtype))
 
 
-def entries(codes, tables: Columns | Sequence, dtype=np.float64):
+def entries(
+    codes: Any, tables: Columns | Sequence[Any], dtype: DTypeLike = np.float64
+) -> Any:
     """Look codes up in one table of numbers for each column.
 
     Parameters
@@ -1057,7 +1082,7 @@ def entries(codes, tables: Columns | Sequence, dtype=np.float64):
     return _levels.entries(be, codes, tables, np.dtype(dtype))
 
 
-def row_norms(X):
+def row_norms(X: MatrixLike) -> Any:
     """Return the Euclidean lengths of rows.
 
     Parameters
@@ -1081,22 +1106,24 @@ def row_norms(X):
     return _levels.row_norms(be, be.matrix(X, "X"))
 
 
-def _check_path_dtype(dtype, rates, trellis: Trellis, as_levels) -> np.dtype:
+def _check_path_dtype(
+    dtype: Any, rates: Any, trellis: Trellis, as_levels: bool
+) -> np.dtype:
     largest = max(rates, default=0)
     n_values = trellis.alphabet_size(largest) if as_levels else 2**largest
     return check_code_dtype(dtype, n_values - 1)
 
 
-def _check_dtype_of_tables(dtype, tables: Tables) -> np.dtype:
+def _check_dtype_of_tables(dtype: Any, tables: Tables) -> np.dtype:
     return check_code_dtype(dtype, tables.most_codewords - 1)
 
 
-def _check_columns(X, name: str, n_columns: int) -> None:
+def _check_columns(X: Any, name: str, n_columns: int) -> None:
     if X.shape[1] != n_columns:
         raise ValueError(f"{name} has {X.shape[1]} columns; expected {n_columns}.")
 
 
-def _check_trellis(trellis) -> Trellis:
+def _check_trellis(trellis: Any) -> Trellis:
     if not isinstance(trellis, Trellis):
         raise ValueError(
             f"trellis={trellis!r}; expected a Trellis, as Trellis.ungerboeck(8) is one."
@@ -1104,7 +1131,9 @@ def _check_trellis(trellis) -> Trellis:
     return trellis
 
 
-def _check_ends(be: Backend, ends, n_rows: int, n_steps: int, trellis: Trellis) -> list:
+def _check_ends(
+    be: Backend, ends: Any, n_rows: int, n_steps: int, trellis: Trellis
+) -> list[Any]:
     """Return what paths there are, and the states that are given with them."""
     found = [ends]
     if not isinstance(ends, str):
@@ -1129,7 +1158,7 @@ def _check_ends(be: Backend, ends, n_rows: int, n_steps: int, trellis: Trellis) 
     return found
 
 
-def _check_width(X, table: Table, name: str) -> None:
+def _check_width(X: Any, table: Table, name: str) -> None:
     """Raise unless there are codewords, as wide as the rows are."""
     if table.shape[1] != X.shape[1]:
         raise ValueError(
@@ -1139,7 +1168,7 @@ def _check_width(X, table: Table, name: str) -> None:
         raise ValueError(f"{name} has no codewords; expected at least one.")
 
 
-def _check_biases(bias, tables: Tables) -> list | None:
+def _check_biases(bias: Any, tables: Tables) -> list[Any] | None:
     if bias is None:
         return None
     if len(bias) != len(tables):
@@ -1150,7 +1179,7 @@ def _check_biases(bias, tables: Tables) -> list | None:
     ]
 
 
-def _check_codes(be: Backend, codes, sizes: Sequence[int], name: str) -> None:
+def _check_codes(be: Backend, codes: Any, sizes: Sequence[int], name: str) -> None:
     """Raise unless codes, along the last axis, are rows of tables of these sizes.
 
     Some libraries look up any index, modulo the size.
@@ -1171,11 +1200,11 @@ def _check_codes(be: Backend, codes, sizes: Sequence[int], name: str) -> None:
             )
 
 
-def _size(table) -> int:
+def _size(table: Any) -> int:
     return math.prod(table.shape)
 
 
-def _beam_work(tables: Tables, beam_size: int, begin) -> int:
+def _beam_work(tables: Tables, beam_size: int, begin: Any) -> int:
     """Return the multiply-adds of a beam search for a row."""
     shape: tuple[int, ...] = () if begin is None else np.shape(begin)
     # Of a shape that does not fit, the search tells.

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from typing import Any, TypeAlias
 
-Metric = str | Callable
+Metric: TypeAlias = str | Callable[..., Any]
 
 # Metrics that become one matrix product over the tile.
 PRODUCT_METRICS = frozenset({"sqeuclidean", "cosine", "inner_product"})

@@ -17,9 +17,10 @@ score is not near; the few other rows are searched again with care (`careful`).
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from skvq._checks import (
     check_counts,
@@ -28,6 +29,7 @@ from skvq._checks import (
     is_sequence,
     naming,
 )
+from skvq._typing import MatrixLike
 from skvq.nearest.backends.base import Backend
 from skvq.nearest.backends.choice import backend_of, is_array
 from skvq.nearest.backends.host import HOST
@@ -59,14 +61,17 @@ _MOST_FORMS = 16
 # Rows of packed codes that are checked at a time.
 _CHECKED_ROWS = 2**16
 # Distances that differ by a smaller share of the larger are the same to the searches.
-TOLERANCE = {np.dtype(np.float32): 2.0**-18, np.dtype(np.float64): 2.0**-46}
+TOLERANCE: dict[np.dtype[Any], float] = {
+    np.dtype(np.float32): 2.0**-18,
+    np.dtype(np.float64): 2.0**-46,
+}
 
 
 # The dtypes that are computed in as they are: asked for by every search.
 _COMPUTED = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
-def compute_dtype(dtype) -> np.dtype:
+def compute_dtype(dtype: DTypeLike) -> np.dtype:
     """Return the floating dtype that input of `dtype` is computed in.
 
     float16 and integers of 8 and 16 bits: float32; float32: itself; all else: float64.
@@ -160,7 +165,10 @@ class Table(_Kept):
     [1]
     """
 
-    def __init__(self, codewords, *, exact: bool = True) -> None:
+    codewords: NDArray[Any]
+    exact: bool
+
+    def __init__(self, codewords: MatrixLike, *, exact: bool = True) -> None:
         codewords = HOST.matrix(fetched(codewords), "codebook")
         self.codewords, self.exact = read_only(codewords), exact
         self._forms = {}
@@ -182,7 +190,9 @@ class Table(_Kept):
         size, width = self.shape
         return f"<Table of {size} codewords, {width} features, {self.dtype}>"
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> np.ndarray:
         return np.array(self.codewords, dtype=dtype, copy=True)
 
     def on(self, be: Backend) -> Any:
@@ -229,7 +239,7 @@ class Tables(_Kept):
         One for each subspace, stage or factor.
     """
 
-    def __init__(self, tables: Sequence) -> None:
+    def __init__(self, tables: Sequence[Any]) -> None:
         self._set(_named(tables))
         for table in self._tables:
             table.codewords = read_only(table.codewords)
@@ -245,7 +255,7 @@ class Tables(_Kept):
         sizes = columns_in_words([len(table) for table in self._tables])
         return f"<Tables for {sizes}, {features} features in all>"
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
         return self._tables[index]
 
     @cached_property
@@ -291,9 +301,9 @@ class Columns(_Kept):
         The same.
     """
 
-    arrays: tuple
+    arrays: tuple[Any, ...]
 
-    def __init__(self, arrays: Sequence) -> None:
+    def __init__(self, arrays: Sequence[Any]) -> None:
         self._set(arrays, "arrays")
         # One that columns share stays one.
         kept: dict[int, np.ndarray] = {}
@@ -302,7 +312,7 @@ class Columns(_Kept):
                 kept[id(array)] = read_only(np.asarray(fetched(array)))
         self.arrays = tuple(kept[id(array)] for array in self.arrays)
 
-    def _set(self, arrays: Sequence, name: str) -> None:
+    def _set(self, arrays: Sequence[Any], name: str) -> None:
         if not is_sequence(arrays):
             raise ValueError(
                 f"{name}={arrays!r}; expected a sequence of arrays, one a column."
@@ -362,14 +372,27 @@ class Packed(_Kept):
     ([[0]], [[257.0]])
     """
 
-    def __init__(self, packed, sizes, factor=None, offset=None) -> None:
+    columns: tuple[Any, ...]
+    factor: Any
+    is_checked: bool
+    most_factor: Any
+    most_offset: Any
+    n_bits: int
+    n_bytes: int
+    offset: Any
+    packed: Any
+    sizes: tuple[int, ...]
+
+    def __init__(
+        self, packed: Any, sizes: Sequence[int], factor: Any = None, offset: Any = None
+    ) -> None:
         self._set(packed, sizes, factor, offset)
         for start in range(0, len(self), _CHECKED_ROWS):
             some = self.packed[start : start + _CHECKED_ROWS]
             check_codes(self, some.T.__getitem__, start)
         self.is_checked = True
 
-    def _set(self, packed, sizes, factor, offset) -> None:
+    def _set(self, packed: Any, sizes: Sequence[int], factor: Any, offset: Any) -> None:
         self.sizes = tuple(check_counts("sizes", sizes))
         self.columns, self._forms = columns_of(self.sizes), {}
         if not self.columns:
@@ -389,7 +412,7 @@ class Packed(_Kept):
         self.factor, self.most_factor = self._term(factor, "factor", 1.0)
         self.offset, self.most_offset = self._term(offset, "offset", 0.0)
 
-    def _term(self, term: Any, name: str, most: float) -> tuple:
+    def _term(self, term: Any, name: str, most: float) -> tuple[Any, ...]:
         """Return numbers of the rows, and their largest magnitude."""
         if term is None:
             return None, most
@@ -427,7 +450,7 @@ class Packed(_Kept):
         terms = self.factor, self.offset
         return [compute_dtype(term.dtype) for term in terms if term is not None]
 
-    def terms(self, rows: slice, dtype: np.dtype) -> tuple:
+    def terms(self, rows: slice, dtype: np.dtype) -> tuple[Any, ...]:
         """Return factor and offset of some rows, each None if there is none.
 
         Parameters
@@ -449,7 +472,7 @@ class Packed(_Kept):
         return factor, offset
 
 
-def as_packed(packed, sizes, factor, offset) -> Packed:
+def as_packed(packed: Any, sizes: Sequence[int], factor: Any, offset: Any) -> Packed:
     """Return packed codes that are checked when they are read; or as they are given.
 
     Parameters
@@ -470,7 +493,7 @@ def as_packed(packed, sizes, factor, offset) -> Packed:
     return packed
 
 
-def as_columns(arrays, name: str) -> Columns:
+def as_columns(arrays: Any, name: str) -> Columns:
     """Return columns of a sequence of arrays, not copied; itself if it is one."""
     if isinstance(arrays, Columns):
         return arrays
@@ -479,7 +502,7 @@ def as_columns(arrays, name: str) -> Columns:
     return columns
 
 
-def as_table(codebook, name: str = "codebook") -> Table:
+def as_table(codebook: Any, name: str = "codebook") -> Table:
     """Return a table of an array-like of any library; itself if it is one."""
     if isinstance(codebook, Table):
         return codebook
@@ -489,7 +512,7 @@ def as_table(codebook, name: str = "codebook") -> Table:
     return table
 
 
-def as_tables(codebooks) -> Tables:
+def as_tables(codebooks: Any) -> Tables:
     """Return tables of a sequence of array-likes; itself if it is one."""
     tables = codebooks
     if not isinstance(codebooks, Tables):
@@ -500,7 +523,7 @@ def as_tables(codebooks) -> Tables:
     return tables
 
 
-def _named(codebooks: Sequence) -> Iterator[Table]:
+def _named(codebooks: Sequence[Any]) -> Iterator[Table]:
     return (as_table(each, f"codebooks[{j}]") for j, each in enumerate(codebooks))
 
 
@@ -577,7 +600,7 @@ class Core(NamedTuple):
 
 
 def make_core(
-    codebook: np.ndarray, dtype: np.dtype, scale: float | None = None, unit=False
+    codebook: np.ndarray, dtype: np.dtype, scale: float | None = None, unit: Any = False
 ) -> Core:
     """Return what every form of a codebook is made of.
 
@@ -745,7 +768,7 @@ class Flat(NamedTuple):
     bias: np.ndarray | None  # (V',), what was added to the scores
     packed: Any = None  # what a backend has made of it for itself
 
-    def between(self, x: np.ndarray, row, codeword) -> np.ndarray:
+    def between(self, x: np.ndarray, row: Any, codeword: Any) -> np.ndarray:
         """Return what scores stand for, of pairs of rows of x and codewords."""
         rows, codewords = x[row], self.exact[codeword]
         if self.offset is not None:
@@ -759,7 +782,7 @@ def _half_norms(gaps: np.ndarray) -> np.ndarray:
     return 0.5 * np.einsum("ij,ij->i", gaps, gaps)
 
 
-def flat_form(table: Table, metric: Metric, dtype: np.dtype, bias=None) -> Flat:
+def flat_form(table: Table, metric: Metric, dtype: np.dtype, bias: Any = None) -> Flat:
     """Return a codebook made ready, with a constant for each codeword if given.
 
     Parameters
@@ -821,7 +844,7 @@ def _limit(core: Core, dtype: np.dtype) -> float:
     return min(reach / core.scale, largest) - float(np.abs(core.centre).max(initial=0))
 
 
-def check_bias(bias, n_codewords: int, name: str = "bias") -> np.ndarray:
+def check_bias(bias: Any, n_codewords: int, name: str = "bias") -> np.ndarray:
     """Return constants of codewords in float64; raise unless there is one for each."""
     bias = np.asarray(fetched(bias), dtype=np.float64)
     if bias.shape != (n_codewords,):
@@ -833,7 +856,9 @@ def check_bias(bias, n_codewords: int, name: str = "bias") -> np.ndarray:
     return bias
 
 
-def distinct_bias(codebook: np.ndarray, first, bias) -> tuple[np.ndarray, np.ndarray]:
+def distinct_bias(
+    codebook: np.ndarray, first: Any, bias: Any
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the constant and the index of the best of each group of equal codewords.
 
     Parameters
@@ -880,7 +905,7 @@ def place_of_equals(codebook: np.ndarray, first: np.ndarray) -> np.ndarray:
     return np.searchsorted(first, kept)[group]
 
 
-def _biased(plain: Flat, codebook: np.ndarray, metric: Metric, bias) -> Flat:
+def _biased(plain: Flat, codebook: np.ndarray, metric: Metric, bias: Any) -> Flat:
     bias, best = distinct_bias(codebook, plain.first, bias)
     kept = np.flatnonzero(np.isfinite(bias))
     half = 0.5 if metric == "sqeuclidean" else 1.0
@@ -906,7 +931,7 @@ class Run(NamedTuple):
     scale: np.ndarray  # (m,)
     first: np.ndarray | None  # (m, V'), index of each row in its codebook; None: all
     margin: Margin
-    tables: tuple  # what it is made of
+    tables: tuple[Any, ...]  # what it is made of
     packed: Any = None
 
     @property

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from contextvars import copy_context
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.linalg  # noqa: F401  loads SciPy's BLAS, so that the guard knows it
@@ -48,7 +48,7 @@ class _BlasGuard:
     def __init__(self) -> None:
         # Re-entrant, since a garbage collection inside may end a block.
         self._lock = threading.RLock()
-        self._users: list[weakref.ref] = []
+        self._users: list[weakref.ref[Any]] = []
         # What the libraries had before; until the last of them has it again.
         self._counts: list[int] | None = None
         self._controller: ThreadpoolController | None = None
@@ -60,7 +60,7 @@ class _BlasGuard:
         """Return a context: BLAS at one thread; as its value, how many it had."""
         return _Hold(self)
 
-    def enter(self, user: weakref.ref) -> int:
+    def enter(self, user: weakref.ref[Any]) -> int:
         """Limit BLAS for a user; return how many threads it would have used."""
         with self._lock:
             libraries = self._found().lib_controllers
@@ -81,7 +81,7 @@ class _BlasGuard:
             n_threads = max(self._counts or [_available_cores()])
         return n_threads
 
-    def leave(self, user: weakref.ref) -> None:
+    def leave(self, user: weakref.ref[Any]) -> None:
         """Restore BLAS if this was the last user."""
         with self._lock:
             self._users = [other for other in self._users if other is not user]
@@ -111,7 +111,7 @@ class _Hold:
 
     def __init__(self, guard: _BlasGuard) -> None:
         self._guard = guard
-        self._user: weakref.ref | None = None
+        self._user: weakref.ref[Any] | None = None
 
     def __enter__(self) -> int:
         assert self._user is not None  # looked up first, as the language has it
@@ -139,7 +139,7 @@ def _available_cores() -> int:
     return min(cores, int(limit)) if limit.isdigit() and int(limit) > 0 else cores
 
 
-single_threaded_blas = _BlasGuard()
+single_threaded_blas: _BlasGuard = _BlasGuard()
 
 
 def blas() -> str:
@@ -216,7 +216,7 @@ class _Scratch(threading.local):
         self.buffers: dict[str, np.ndarray] = {}
         self.addresses: dict[str, int] = {}
 
-    def __call__(self, name: str, shape: tuple[int, ...], dtype) -> np.ndarray:
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Return an array, of arbitrary values, that the next call may overwrite."""
         dtype = np.dtype(dtype)
         n_bytes = math.prod(shape) * dtype.itemsize
@@ -234,7 +234,7 @@ class _Scratch(threading.local):
         return self.addresses[name]
 
 
-scratch = _Scratch()
+scratch: _Scratch = _Scratch()
 
 
 Worker = Callable[[int, int], None]
@@ -372,7 +372,7 @@ def _wait_for(running: list[threading.Lock]) -> None:
 
 # What another thread is to have of the caller, beside its context variables: functions
 # that are called here, and return what makes a context there.
-carried: list[Callable[[], Callable[[], AbstractContextManager]]] = []
+carried: list[Callable[[], Callable[[], AbstractContextManager[Any]]]] = []
 
 
 def map_jobs(job: Callable[[int], None], n_jobs: int) -> None:
@@ -395,7 +395,7 @@ def map_jobs(job: Callable[[int], None], n_jobs: int) -> None:
         share = max(1, n_threads // max(1, n_jobs))
         contexts = [copy_context() for _ in range(n_jobs)]
 
-        def make_worker():
+        def make_worker() -> Worker:
             def worker(start: int, stop: int) -> None:
                 before, _share.most = _share.most, share
                 try:

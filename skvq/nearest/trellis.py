@@ -8,6 +8,7 @@ windows t + j S.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -152,7 +153,7 @@ class Trellis:
         found.flags.writeable = False
         return found
 
-    def rates(self, rates, n_features: int) -> tuple[int, ...]:
+    def rates(self, rates: Any, n_features: int) -> tuple[int, ...]:
         """Return the rates of features as Python's integers.
 
         Parameters

@@ -87,10 +87,10 @@ def stop_gradient(array: Any) -> Any:
 
 # Makes of backends, by the class of array that they take, or by its name, so that no
 # library is imported for it; an array's class is looked up as methods are.
-_MAKERS: dict[type | str, Callable[[Any], Any]] = {}
+_MAKERS: dict[type[Any] | str, Callable[[Any], Any]] = {}
 
 
-def register_backend(array_type: type | str, make: Callable[[Any], Any]) -> None:
+def register_backend(array_type: type[Any] | str, make: Callable[[Any], Any]) -> None:
     """Let arrays of a class be computed with by a backend.
 
     Parameters

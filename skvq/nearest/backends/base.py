@@ -58,6 +58,9 @@ class Backend:
         Where its arrays are.
     """
 
+    device: Any
+    xp: Any
+
     # Whether arrays are NumPy's.
     on_host = False
     # Whether nearest codewords are found without linear algebra.
@@ -71,7 +74,7 @@ class Backend:
         self.xp, self.device = xp, device
 
     @property
-    def key(self) -> tuple:
+    def key(self) -> tuple[Any, ...]:
         """What tells this backend's arrays from those of others."""
         return self.name, str(self.device)
 
@@ -86,7 +89,7 @@ class Backend:
 
     # -- where and how ---------------------------------------------------------------
 
-    def call(self, search: Callable, X: Any, *beside: Any) -> Any:
+    def call(self, search: Callable[..., Any], X: Any, *beside: Any) -> Any:
         """Return ``search(self, X, *beside)``; rows of the host may come in parts."""
         return search(self, X, *beside)
 
@@ -153,8 +156,12 @@ class Backend:
             self.release()
 
     def over_rows(
-        self, n_rows: int, plan: Plan, tile: Callable[[slice], tuple], outputs: Sequence
-    ) -> list:
+        self,
+        n_rows: int,
+        plan: Plan,
+        tile: Callable[[slice], tuple[Any, ...]],
+        outputs: Sequence[Any],
+    ) -> list[Any]:
         """Join what ``tile(rows)`` returns for all rows.
 
         Parameters
@@ -169,7 +176,7 @@ class Backend:
             Shape of an entry, and NumPy's dtype, of each of the arrays.
         """
 
-        def in_their_dtypes(rows: slice) -> list:
+        def in_their_dtypes(rows: slice) -> list[Any]:
             pairs = zip(tile(rows), outputs, strict=True)
             return [self.cast(part, dtype) for part, (_, dtype) in pairs]
 
@@ -180,7 +187,7 @@ class Backend:
         columns = zip(*(parts or [empty]), strict=True)
         return [self.concat(list(column), axis=0) for column in columns]
 
-    def gathered(self, n_rows: int, parts: Iterator, dtype: Any = None) -> Any:
+    def gathered(self, n_rows: int, parts: Iterator[Any], dtype: Any = None) -> Any:
         """Join arrays of the rows that stand beside them.
 
         Parameters
@@ -196,7 +203,9 @@ class Backend:
         dtype = self.numpy_dtype(arrays[0]) if dtype is None else dtype
         return self.concat([self.cast(array, dtype) for array in arrays], axis=0)
 
-    def map_rows(self, X: Any, elements: int, work: Callable, *beside: Any) -> Any:
+    def map_rows(
+        self, X: Any, elements: int, work: Callable[..., Any], *beside: Any
+    ) -> Any:
         """Join what ``work(X[rows], ...)`` returns, an array or several, for all rows.
 
         Parameters
@@ -209,7 +218,7 @@ class Backend:
             Sees an empty tile if there are no rows.
         """
 
-        def tile(rows: slice) -> tuple:
+        def tile(rows: slice) -> tuple[Any, ...]:
             found = work(*(array[rows, ...] for array in (X, *beside)))
             return found if isinstance(found, tuple) else (found,)
 
@@ -221,7 +230,7 @@ class Backend:
 
     # -- arrays ----------------------------------------------------------------------
 
-    def matrix(self, X: Any, name: str) -> Any:
+    def matrix(self, X: Any, name: str) -> np.ndarray:
         """Return a matrix of real numbers as an array; raise if it is none."""
         if X.ndim != 2:
             raise ValueError(
@@ -299,7 +308,7 @@ class Backend:
         """Return an array of zeros."""
         return self.xp.zeros(shape, dtype=self.dtype(dtype), device=self.device)
 
-    def concat(self, parts: list, axis: int) -> Any:
+    def concat(self, parts: list[Any], axis: int) -> Any:
         """Join arrays along an axis."""
         return parts[0] if len(parts) == 1 else self.xp.concat(parts, axis=axis)
 
@@ -423,7 +432,7 @@ class Backend:
 
     def nearest_rows(
         self, x: Any, form: Any, metric: str, dtype: np.dtype, distances: bool
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         """Return codes and state of a tile of rows, and distances if asked for.
 
         Parameters
@@ -494,7 +503,13 @@ class Backend:
         return self.settled(scores, codes, norms, distances, table, between)
 
     def settled(
-        self, scores, codes, norms, distances, table, between: Callable | None
+        self,
+        scores: Any,
+        codes: Any,
+        norms: Any,
+        distances: Any,
+        table: Any,
+        between: Callable[..., Any] | None,
     ) -> tuple[Any, Any]:
         """Return codes and state of rows of which all scores are at hand.
 
@@ -580,7 +595,7 @@ class Backend:
         return 1
 
     def argmin_products(
-        self, y: Any, norms: Any, block: Any, between: Callable
+        self, y: Any, norms: Any, block: Any, between: Callable[..., Any]
     ) -> tuple[Any, Any, Any]:
         """Return index and score of the best product of each row, and state.
 
@@ -606,15 +621,17 @@ class Backend:
         """Return what so many empty sums leave of a tile of rows."""
         return Residuals(self, x, n_sums, search)
 
-    def pairs(self, factors: list) -> Any:
+    def pairs(self, factors: list[Any]) -> Any:
         """Return what a backend makes of several tables that are improved in turn."""
         return None
 
-    def products(self, search: Any, stages: list, tables: Any) -> Any:
+    def products(self, search: Any, stages: list[Any], tables: Any) -> Any:
         """Return what a backend looks up in a beam search; None: nothing."""
         return None
 
-    def sums(self, x: Any, factors: list, centre: list, search: Any) -> "Sums":
+    def sums(
+        self, x: Any, factors: list[Any], centre: list[Any], search: Any
+    ) -> "Sums":
         """Return sums of codewords for a tile of rows, to be improved."""
         return Sums(self, x, factors, centre, search)
 
@@ -649,7 +666,9 @@ class Backend:
                 scores = xp.where(taken, xp.full_like(scores, xp.inf), scores)
         return self.concat(found, axis=1)
 
-    def cell_sums(self, X: Any, codes: Any, n_codewords: int, weights: Any) -> tuple:
+    def cell_sums(
+        self, X: Any, codes: Any, n_codewords: int, weights: Any
+    ) -> tuple[Any, ...]:
         """Return sums (n_codewords, d) and counts (n_codewords,) of rows by code."""
         xp = self.xp
         places = xp.arange(n_codewords, dtype=codes.dtype, device=self.device)[None, :]
@@ -760,6 +779,9 @@ class Centred(NamedTuple):
 class Residuals:
     """What partial sums have left of a tile of rows, (n, b, d)."""
 
+    rest: Any
+    weighted: Any
+
     def __init__(self, be: Backend, x: Any, n_sums: int, search: Any) -> None:
         n, d = x.shape
         self.be = be
@@ -828,7 +850,15 @@ class Residuals:
 class Sums:
     """What sums of codewords, one of each table, leave of a tile of rows, (n, d)."""
 
-    def __init__(self, be: Backend, x: Any, factors, centre: list, search) -> None:
+    factors: Any
+    half_norms: Any
+    left: Any
+    scale: Any
+    target: Any
+
+    def __init__(
+        self, be: Backend, x: Any, factors: Any, centre: list[Any], search: Any
+    ) -> None:
         self.be: Any = be
         self.factors, self.scale = factors, search.scale
         x = be.cast(x, search.dtype)
@@ -838,21 +868,23 @@ class Sums:
         self.left = self.target
         self.half_norms = 0.5 * be.row_products(self.target, self.target)
 
-    def reach(self, codes: list) -> Any:
+    def reach(self, codes: list[Any]) -> Any:
         """Return what the rounding of what codewords leave is a share of, (n,)."""
         half = self.half_norms
         for factor, column in zip(self.factors, codes, strict=True):
             half = half + self.be.look_up(factor.weights[-1, :], column)
         return 2 * half
 
-    def leave(self, codes: list) -> Any:
+    def leave(self, codes: list[Any]) -> Any:
         """Set what the codewords leave of the rows; return its squared norms."""
         self.left = self.target
         for factor, column in zip(self.factors, codes, strict=True):
             self.left = self.left - self.be.look_up(factor.rows, column)
         return self.be.row_sums(self.left * self.left)
 
-    def improved(self, codes: list, order: Any, n_sweeps: int, size: Any) -> tuple:
+    def improved(
+        self, codes: list[Any], order: Any, n_sweeps: int, size: Any
+    ) -> tuple[Any, ...]:
         """Return codes after so many sweeps over tables, and the state of the rows.
 
         Parameters
@@ -887,7 +919,9 @@ class Sums:
         self.left = left - self.be.look_up(factor.rows, codes)
         return codes, state
 
-    def chosen(self, left: Any, factor: Any, size: Any, between: Any = None) -> tuple:
+    def chosen(
+        self, left: Any, factor: Any, size: Any, between: Any = None
+    ) -> tuple[Any, ...]:
         """Return the nearest codes to what is left, and their state if it is asked."""
         be = self.be
         scores = be.xp.matmul(be.with_one(left), factor.weights)

@@ -1,10 +1,11 @@
 """The host, for the few rows whose best scores are too near to each other."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from skvq.nearest.backends.base import Residuals, Sums, less
+from skvq.nearest.backends.base import Backend, Residuals, Sums, less
 from skvq.nearest.backends.host import NumpyBackend, doubtful
 
 
@@ -16,11 +17,19 @@ class CarefulBackend(NumpyBackend):
     """
 
     @property
-    def key(self):
+    def key(self) -> tuple[Any, ...]:
         """What tells this backend's arrays from those of others."""
         return ("careful",)
 
-    def settled(self, scores, codes, norms, distances, table, between):
+    def settled(
+        self,
+        scores: Any,
+        codes: Any,
+        norms: Any,
+        distances: Any,
+        table: Any,
+        between: Any,
+    ) -> tuple[Any, Any]:
         """Decide by distances between all scores within the room of the best."""
         few, room, state = doubtful(norms, distances, table)
         scores = scores[few]
@@ -36,17 +45,21 @@ class CarefulBackend(NumpyBackend):
             codes[few[chosen]] = codeword[order][at]
         return codes, state
 
-    def argmin_products(self, y, norms, block, between):
+    def argmin_products(
+        self, y: Any, norms: Any, block: Any, between: Callable[..., Any]
+    ) -> tuple[Any, Any, Any]:
         """Return index and score of the best product of each row, and state."""
         index, _, state = super().argmin_products(y, norms, block, between)
         # As exact as they are compared, also with those of other blocks.
         return index, between(np.arange(len(y)), index - block.first), state
 
-    def residuals(self, x, n_sums, search):
+    def residuals(self, x: Any, n_sums: int, search: Any) -> "Residuals":
         """Return what so many empty sums leave of a tile of rows."""
         return _CarefulResiduals(self, x, n_sums, search)
 
-    def sums(self, x, factors, centre, search):
+    def sums(
+        self, x: Any, factors: list[Any], centre: list[Any], search: Any
+    ) -> "Sums":
         """Return sums of codewords for a tile of rows, to be improved."""
         return _CarefulSums(self, x, factors, centre, search)
 
@@ -56,11 +69,11 @@ class _CarefulResiduals(Residuals):
 
     centre: Any = 0.0
 
-    def shift(self, centre) -> None:
+    def shift(self, centre: Any) -> None:
         """Take a centre from all of them, for the next choice alone."""
         self.centre = centre
 
-    def choose(self, loss, stage):
+    def choose(self, loss: Any, stage: Any) -> tuple[Any, Any, Any]:
         """Return sum and codeword of the best candidates, by exact distances."""
         raw = self.rest
         scores, least = self.scores(raw - self.centre, loss, stage)
@@ -86,11 +99,11 @@ class _CarefulResiduals(Residuals):
         best = place[order][first[:, None] + np.arange(stage.width)]
         return *np.divmod(best, n_codewords), np.zeros(n, np.uint8)
 
-    def advance(self, parent, code, stage) -> None:
+    def advance(self, parent: Any, code: Any, stage: Any) -> None:
         """Put the residuals of the chosen sums in place of those before."""
         super().advance(parent, code, stage._replace(rows=stage.exact))
 
-    def doubtful(self, stage) -> np.ndarray:
+    def doubtful(self, stage: Any) -> np.ndarray:
         """Return that all rows are sure."""
         return np.zeros(len(self.rest), np.uint8)
 
@@ -98,12 +111,14 @@ class _CarefulResiduals(Residuals):
 class _CarefulSums(Sums):
     """Sums anew from what was given in every step, and without an error."""
 
-    def __init__(self, be, x, factors, centre, search) -> None:
+    def __init__(
+        self, be: Backend, x: Any, factors: Any, centre: list[Any], search: Any
+    ) -> None:
         super().__init__(be, x, factors, centre, search)
         self.given = x * search.scale
-        self.codes: list = []
+        self.codes: list[Any] = []
 
-    def _less(self, but: int | None) -> tuple:
+    def _less(self, but: int | None) -> tuple[Any, ...]:
         """Return what all codewords but one leave, and the digits that it has lost."""
         left = self.given, np.zeros_like(self.given)
         for j, factor in enumerate(self.factors):
@@ -111,17 +126,17 @@ class _CarefulSums(Sums):
                 left = less(*left, factor.exact[self.codes[j]])
         return left
 
-    def leave(self, codes):
+    def leave(self, codes: list[Any]) -> Any:
         """Set what the codewords leave of the rows; return its squared norms."""
         self.codes = list(codes)
         left = np.add(*self._less(None))
         return np.einsum("ij,ij->i", left, left)
 
-    def step(self, j, column, size):
+    def step(self, j: int, column: Any, size: Any) -> tuple[Any, Any]:
         """Return the nearest codes to what the other tables leave, and their state."""
         factor, (high, low) = self.factors[j], self._less(j)
 
-        def between(row, codeword):
+        def between(row: Any, codeword: Any) -> Any:
             gaps = (high[row] - factor.exact[codeword]) + low[row]
             return 0.5 * np.einsum("ij,ij->i", gaps, gaps)
 

@@ -117,7 +117,9 @@ class CupyBackend(Backend):
             kernels.kernel("few", scores.dtype.name)(*_groups(n), arguments)
         return places
 
-    def cell_sums(self, X: Any, codes: Any, n_codewords: int, weights: Any) -> tuple:
+    def cell_sums(
+        self, X: Any, codes: Any, n_codewords: int, weights: Any
+    ) -> tuple[Any, ...]:
         """Return sums (n_codewords, d) and counts (n_codewords,) of rows by code."""
         cupy = _cupy()
         sums = cupy.zeros((n_codewords, X.shape[1] + 1))
@@ -155,7 +157,7 @@ class CupyBackend(Backend):
         if not few.size:
             return codes, state
 
-        def work(cut: slice) -> tuple:
+        def work(cut: slice) -> tuple[Any, ...]:
             return again(Centred(*(self.take(each, few[cut]) for each in rows)))
 
         # By a search that has scores.
@@ -213,7 +215,7 @@ class CupyBackend(Backend):
         return codes, self.far(norms, distances, run)
 
 
-def _added_up(cupy, X: Any, codes: Any, n_codewords: int, weights: Any) -> Any:
+def _added_up(cupy: Any, X: Any, codes: Any, n_codewords: int, weights: Any) -> Any:
     """Return (n_codewords, d + 1): weighted sums of rows, and of the weights."""
     n_columns = X.shape[1] + 1
     dtype = "float32" if X.dtype == cupy.float32 else "float64"
@@ -255,7 +257,7 @@ def _smallest(scores: Any, bias: Any, codes: Any) -> None:
     kernel(*_groups(codes.size, group), arguments)
 
 
-def _pieces(cupy, codes: Any, n_codewords: int) -> tuple[Any, Any, Any, Any]:
+def _pieces(cupy: Any, codes: Any, n_codewords: int) -> tuple[Any, Any, Any, Any]:
     """Cut the rows, sorted by code, in pieces of one code each.
 
     Returns the order of rows, where each piece begins and ends in it, and the first
@@ -437,7 +439,9 @@ def _chunks(be: CupyBackend, X: np.ndarray) -> Generator[tuple[slice, Any], None
 class FromHost(NumpyBackend):
     """The device, for NumPy's rows, which come in chunks."""
 
-    def call(self, search: Callable, X: np.ndarray, *beside: np.ndarray) -> Any:
+    def call(
+        self, search: Callable[..., Any], X: np.ndarray, *beside: np.ndarray
+    ) -> Any:
         """Return what a search makes of the rows on the device, on the host."""
         if not len(X):
             return search(HOST, X, *beside)
@@ -484,7 +488,7 @@ def computes() -> bool:
     return be.to_host(codes).tolist() == [0]
 
 
-def _callers_device() -> Callable[[], AbstractContextManager]:
+def _callers_device() -> Callable[[], AbstractContextManager[Any]]:
     """Return what makes other threads use the GPU that this one does."""
     if "cupy" not in sys.modules or not choice.cupy_has_device():
         return nullcontext

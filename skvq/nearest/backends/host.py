@@ -1,5 +1,6 @@
 """NumPy, on threads."""
 
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from skvq.nearest.backends.base import (
     Backend,
     Plan,
 )
+from skvq.nearest.backends.levels import EqualCells
 from skvq.nearest.threads import (
     alone,
     blas,
@@ -56,15 +58,15 @@ class NumpyBackend(Backend):
 
     # -- where and how ---------------------------------------------------------------
 
-    def map_jobs(self, job, n_jobs):
+    def map_jobs(self, job: Callable[[int], None], n_jobs: int) -> None:
         """Call ``job(i)`` for all i, on as many threads as there may be."""
         map_jobs(job, n_jobs)
 
-    def tile_elements(self):
+    def tile_elements(self) -> int:
         """Return how many numbers a tile may have."""
         return _TILE_ELEMENTS
 
-    def gathered(self, n_rows, parts, dtype=None):
+    def gathered(self, n_rows: int, parts: Iterator[Any], dtype: Any = None) -> Any:
         """Join arrays of the rows that stand beside them."""
         whole: Any = None
         for rows, part in parts:
@@ -75,7 +77,13 @@ class NumpyBackend(Backend):
             whole[rows] = part
         return whole
 
-    def over_rows(self, n_rows, plan: Plan, tile, outputs) -> list:
+    def over_rows(
+        self,
+        n_rows: int,
+        plan: Plan,
+        tile: Callable[[slice], tuple[Any, ...]],
+        outputs: Sequence[Any],
+    ) -> list[Any]:
         """Copy what tiles return into arrays; on threads."""
         if plan.plain and n_rows <= plan.chunk:
             parts = alone(partial(tile, slice(0, n_rows)))
@@ -95,7 +103,7 @@ class NumpyBackend(Backend):
 
     # -- arrays ----------------------------------------------------------------------
 
-    def matrix(self, X, name):
+    def matrix(self, X: Any, name: str) -> np.ndarray:
         """Return a matrix of real numbers as an array; raise if it is none."""
         if type(X) is not np.ndarray:
             with naming(name):
@@ -106,91 +114,91 @@ class NumpyBackend(Backend):
             raise ValueError(f"{name} has dtype {X.dtype}; expected real numbers.")
         return X
 
-    def like(self, array, dtype=None):
+    def like(self, array: Any, dtype: Any = None) -> Any:
         """Return an array of any library as one of NumPy's."""
         return np.asarray(to_host(array), dtype=dtype)
 
-    def dtype(self, dtype):
+    def dtype(self, dtype: Any) -> Any:
         """Return the dtype."""
         return np.dtype(dtype)
 
-    def code_dtype(self, dtype):
+    def code_dtype(self, dtype: Any) -> np.dtype:
         """Return the dtype, in which NumPy computes."""
         return np.dtype(dtype)
 
-    def numpy_dtype(self, array):
+    def numpy_dtype(self, array: Any) -> np.dtype:
         """Return the array's dtype."""
         return array.dtype
 
-    def send(self, array):
+    def send(self, array: Any) -> Any:
         """Return the array."""
         return array
 
-    def sent(self, form, kind=""):
+    def sent(self, form: Any, kind: str = "") -> Any:
         """Return the named tuple."""
         return form
 
-    def to_host(self, array):
+    def to_host(self, array: Any) -> Any:
         """Return the array."""
         return array
 
-    def cast(self, array, dtype):
+    def cast(self, array: Any, dtype: Any) -> Any:
         """Return the array in a dtype; itself if it has it."""
         if array.dtype == np.bool_ and dtype == np.uint8:
             return array.view(np.uint8)  # the same bytes
         return array.astype(dtype, copy=False)
 
-    def zeros(self, shape, dtype=np.float64):
+    def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64) -> Any:
         """Return zeros."""
         return np.zeros(shape, dtype)
 
-    def concat(self, parts, axis):
+    def concat(self, parts: list[Any], axis: int) -> Any:
         """Join arrays along an axis."""
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis)
 
-    def contiguous(self, array):
+    def contiguous(self, array: Any) -> Any:
         """Return an array with its rows one after the other in memory."""
         return np.ascontiguousarray(array)
 
-    def take(self, array, rows):
+    def take(self, array: Any, rows: Any) -> Any:
         """Return rows of an array."""
         return array[rows]
 
-    def look_up(self, table, codes):
+    def look_up(self, table: Any, codes: Any) -> Any:
         """Return the rows of a table by codes of any shape."""
         return table[codes]
 
-    def take_along(self, array, index):
+    def take_along(self, array: Any, index: Any) -> Any:
         """Return (n, k, ...) entries along the second axis, by an index (n, k)."""
         index = index.reshape(index.shape + (1,) * (array.ndim - 2))
         return np.take_along_axis(array, index, axis=1)
 
-    def replaced(self, array, rows, values):
+    def replaced(self, array: Any, rows: Any, values: Any) -> Any:
         """Return the array, in which some rows are others now."""
         array[rows] = values
         return array
 
-    def flagged(self, state):
+    def flagged(self, state: Any) -> Any:
         """Return where entries of a vector are not zero."""
         return np.flatnonzero(state)
 
-    def permuted(self, array, axes):
+    def permuted(self, array: Any, axes: tuple[int, ...]) -> Any:
         """Return an array with its axes in another order."""
         return array.transpose(axes)
 
-    def repeat(self, array, times, axis):
+    def repeat(self, array: Any, times: int, axis: int) -> Any:
         """Repeat each entry along an axis."""
         return np.repeat(array, times, axis=axis)
 
-    def squared_norms(self, rows):
+    def squared_norms(self, rows: Any) -> Any:
         """Return the sums of squares along the last axis, added up in float64."""
         return np.einsum("...j,...j->...", rows, rows, dtype=np.float64)
 
-    def stable_order(self, values):
+    def stable_order(self, values: Any) -> Any:
         """Return the order of the entries of each row; equals stay in theirs."""
         return np.argsort(values, axis=1, kind="stable")
 
-    def unit_rows(self, x):
+    def unit_rows(self, x: Any) -> Any:
         """Return rows divided by their norms; those of zeros become NaN."""
         largest = np.abs(x).max(axis=1, keepdims=True, initial=0.0)
         scaled = x / np.where(largest > 0, largest, 1)
@@ -198,39 +206,39 @@ class NumpyBackend(Backend):
         scaled /= np.where(norms > 0, norms, np.nan)
         return scaled
 
-    def row_sums(self, x):
+    def row_sums(self, x: Any) -> Any:
         """Return sums along the last axis, as float64."""
         return (x @ np.ones(x.shape[-1], x.dtype)).astype(np.float64)
 
-    def total(self, values, weights=None):
+    def total(self, values: Any, weights: Any = None) -> float:
         """Return the weighted sum of a vector."""
         return float(values.sum() if weights is None else values @ weights)
 
-    def average(self, values, weights=None):
+    def average(self, values: Any, weights: Any = None) -> float:
         """Return the weighted mean of a vector."""
         return float(np.average(values, weights=weights))
 
-    def is_finite(self, x):
+    def is_finite(self, x: Any) -> bool:
         """Whether there is neither NaN nor infinity."""
         return bool(np.isfinite(x).all())
 
-    def row_products(self, x, y):
+    def row_products(self, x: Any, y: Any) -> Any:
         """Return the product of each row with its own."""
         return np.einsum("ij,ij->i", x, y)
 
     # -- searches --------------------------------------------------------------------
 
-    def rows_at_a_time(self, n_features, n_codewords):
+    def rows_at_a_time(self, n_features: int, n_codewords: int) -> int:
         """Return how many rows a thread takes of a search at a time."""
         good = min(_MIN_GOOD_ROWS, _MAX_TILE_SCORES // n_codewords)
         most = max(_TILE_SCORES // n_codewords, good)
         return max(16, min(_TILE_ELEMENTS // n_features, most))
 
-    def product_rows_at_a_time(self, work):
+    def product_rows_at_a_time(self, work: float) -> int:
         """Return the same of a search in subspaces."""
         return _PRODUCT_TILE_ROWS
 
-    def smallest(self, scores):
+    def smallest(self, scores: Any) -> tuple[Any, Any]:
         """Return where the smallest of each row is, the first, and which it is."""
         codes = scores.argmin(axis=-1)
         # By index: a second pass would take as long as the first.
@@ -238,13 +246,15 @@ class NumpyBackend(Backend):
         best = flat[np.arange(len(flat)), codes.ravel()]
         return codes, best.reshape(codes.shape)
 
-    def with_one(self, x):
+    def with_one(self, x: Any) -> Any:
         """Return rows, along the last axis, that end in a one."""
         extended = np.empty((*x.shape[:-1], x.shape[-1] + 1), x.dtype)
         extended[..., :-1], extended[..., -1] = x, 1
         return extended
 
-    def judged(self, scores, codes, norms, distances, table):
+    def judged(
+        self, scores: Any, codes: Any, norms: Any, distances: Any, table: Any
+    ) -> Any:
         """Return whether the argmin of each row of scores is sure."""
         few, room, state = doubtful(norms, distances, table)
         if few.size:
@@ -254,7 +264,7 @@ class NumpyBackend(Backend):
             state[few[~(others.min(axis=1) > best + room)]] = DOUBTFUL
         return state
 
-    def gap_norms(self, x, rows, codes):
+    def gap_norms(self, x: Any, rows: Any, codes: Any) -> Any:
         """Return ||c - x||^2, as float64, of each x and the row c of its code."""
         gaps = rows[codes]
         np.subtract(gaps, x, out=gaps, casting="same_kind")
@@ -263,15 +273,17 @@ class NumpyBackend(Backend):
 
     # -- smallest of many, and sums --------------------------------------------------
 
-    def argmin(self, scores):
+    def argmin(self, scores: Any) -> Any:
         """Return where the smallest of each row is, along the last axis; the first."""
         return scores.argmin(axis=-1)
 
-    def product_rows(self, block):
+    def product_rows(self, block: Any) -> int:
         """Return how many rows are compared with products at a time."""
         return products.tile_shape(block)[2]
 
-    def argmin_products(self, y, norms, block, between):
+    def argmin_products(
+        self, y: Any, norms: Any, block: Any, between: Callable[..., Any]
+    ) -> tuple[Any, Any, Any]:
         """Return index and score of the best product of each row, and state."""
         n = len(y)
         index, best = np.empty(n, np.intp), np.empty(n, block.dtype)
@@ -289,7 +301,7 @@ class NumpyBackend(Backend):
                 )
         return index + block.first, best, state
 
-    def smallest_few(self, scores, k):
+    def smallest_few(self, scores: Any, k: int) -> Any:
         """Return where the k smallest of each row are, ascending; of equals the first.
 
         Changes the scores.
@@ -305,13 +317,15 @@ class NumpyBackend(Backend):
             scores[rows, best[:, j]] = np.inf
         return best
 
-    def cell_sums(self, X, codes, n_codewords, weights):
+    def cell_sums(
+        self, X: Any, codes: Any, n_codewords: int, weights: Any
+    ) -> tuple[Any, ...]:
         """Return sums (n_codewords, d) and counts (n_codewords,) of rows by code."""
         n, d = X.shape
         chunk = max(_MIN_CHUNK_ROWS, n_codewords, -(-n // _MAX_CHUNKS))
         chunk = even_chunk(n, chunk, 16 * d)
         sums, counts = np.zeros((n_codewords, d)), np.zeros(n_codewords)
-        parts: dict[int, tuple] = {}
+        parts: dict[int, tuple[Any, ...]] = {}
 
         def worker(start: int, stop: int) -> None:
             some = None if weights is None else weights[start:stop]
@@ -325,7 +339,9 @@ class NumpyBackend(Backend):
             counts += parts[start][1]
         return sums, counts
 
-    def added_up(self, rows, codes, n_codewords, weights) -> tuple:
+    def added_up(
+        self, rows: np.ndarray, codes: Any, n_codewords: Any, weights: Any
+    ) -> tuple[Any, ...]:
         """Return float64 sums and counts by code, added up in the order of the rows."""
         values = np.ones(len(rows)) if weights is None else weights
         # Column i of this matrix has one entry, in the row of sample i's code.
@@ -337,7 +353,7 @@ class NumpyBackend(Backend):
 
     # -- packed codes ----------------------------------------------------------------
 
-    def scanner(self, codes, tables):
+    def scanner(self, codes: Any, tables: Any) -> Any:
         """Return what makes what lets rows of packed codes into the best so far.
 
         Parameters
@@ -356,7 +372,7 @@ class NumpyBackend(Backend):
         """
         return partial(partial, host_scan.scan_rows, codes, tables)
 
-    def pack_words(self, words, widths, row_aligned):
+    def pack_words(self, words: Any, widths: Sequence[int], row_aligned: bool) -> Any:
         """Return words as bytes, each in so many bits, the highest bits first.
 
         Parameters
@@ -370,70 +386,79 @@ class NumpyBackend(Backend):
         """
         return host_bits.pack_words(words, widths, row_aligned)
 
-    def unpack_words(self, packed, n_rows, widths, row_aligned, dtype):
+    def unpack_words(
+        self,
+        packed: Any,
+        n_rows: int,
+        widths: Sequence[int],
+        row_aligned: bool,
+        dtype: Any,
+    ) -> Any:
         """Return the words (n_rows, n_words) that were packed, in an unsigned dtype."""
         return host_bits.unpack_words(packed, n_rows, widths, row_aligned, dtype)
 
     # -- cells of scalar levels ------------------------------------------------------
 
-    def equal_cells(self, X, cells, dtype):
+    def equal_cells(self, X: Any, cells: EqualCells, dtype: Any) -> Any:
         """Return the cells (n_rows, n_columns) of floating X in equal cells."""
         return host_levels.equal_cells(self, X, cells, dtype)
 
-    def edges(self, edges):
+    def edges(self, edges: Sequence[np.ndarray]) -> Any:
         """Return edges of columns, each ascending, as `cells_between` takes them."""
         return edges
 
-    def cells_between(self, X, edges, dtype):
+    def cells_between(self, X: Any, edges: Any, dtype: Any) -> Any:
         """Return how many edges of its column each value of floating X has reached."""
         return host_levels.cells_between(X, edges, dtype)
 
-    def entries(self, table, codes, begins):
+    def entries(self, table: Any, codes: Any, begins: Any) -> Any:
         """Return the entries that codes name in their columns' parts of a table."""
         return host_levels.entries(table, codes, begins)
 
-    def level_sums(self, X, codes, shares, sizes):
+    def level_sums(
+        self, X: Any, codes: Any, shares: Any, sizes: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return weighted sums of the values of each code, and of the weights."""
         return host_levels.level_sums(X, codes, shares, sizes)
 
-    def scaled_rows(self, rows):
+    def scaled_rows(self, rows: Any) -> tuple[Any, Any]:
         """Return rows in float64, divided by a power of two, and its exponent."""
         rows = rows.astype(np.float64)
         exponent = np.frexp(np.abs(rows).max(axis=1, initial=0.0))[1]
         return np.ldexp(rows, -exponent[:, None]), exponent
 
-    def ldexp(self, values, exponents):
+    def ldexp(self, values: Any, exponents: Any) -> Any:
         """Return values times two to the power of integers; exact, if they fit."""
         return np.ldexp(values, exponents)
 
-    def float32_bits(self, values):
+    def float32_bits(self, values: Any) -> Any:
         """Return the bits (n,), int64, of numbers, at least 0 and at most float32's."""
         values = np.minimum(values, np.finfo(np.float32).max)
         return values.astype(np.float32).view(np.uint32).astype(np.int64)
 
-    def from_float32_bits(self, bits):
+    def from_float32_bits(self, bits: Any) -> Any:
         """Return the numbers of such bits, in float64."""
         return bits.astype(np.uint32).view(np.float32).astype(np.float64)
 
-    def angle(self, y, x):
+    def angle(self, y: Any, x: Any) -> Any:
         """Return the angles of points (x, y), from -pi to pi."""
         return np.arctan2(y, x)
 
-    def running_sums(self, x):
+    def running_sums(self, x: Any) -> Any:
         """Return the sums of the first 1, 2, ... entries of each row."""
         return np.cumsum(x, axis=1)
 
-    def running_products(self, x):
+    def running_products(self, x: Any) -> Any:
         """Return the products of the first 1, 2, ... entries of each row."""
         return np.cumprod(x, axis=1)
 
 
-def _of_rows(between, rows, row, codeword):
+def _of_rows(between: Any, rows: np.ndarray, row: Any, codeword: Any) -> Any:
     """Return what scores stand for, of pairs of some of the rows and codewords."""
     return between(rows[row], codeword)
 
 
-def doubtful(norms, distances, form) -> tuple:
+def doubtful(norms: Any, distances: Any, form: Any) -> tuple[Any, ...]:
     """Return which rows may not be sure of their best scores, as `Backend.judged` says.
 
     Returns

@@ -1,6 +1,7 @@
 """Words of some bits each, one after the other in bytes; the highest bit first."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ def _loose(widths: Sequence[int]) -> tuple[np.dtype, np.ndarray]:
     return word, np.concatenate([np.arange(end - width, end) for end, width in pairs])
 
 
-def pack_words(words, widths: Sequence[int], row_aligned: bool) -> np.ndarray:
+def pack_words(words: Any, widths: Sequence[int], row_aligned: bool) -> np.ndarray:
     """Return packed words (n_rows, n_words); see `NumpyBackend.pack_words`."""
     word, keep = _loose(widths)
     bits = np.unpackbits(np.ascontiguousarray(words, word).view(np.uint8), axis=1)
@@ -22,7 +23,7 @@ def pack_words(words, widths: Sequence[int], row_aligned: bool) -> np.ndarray:
 
 
 def unpack_words(
-    packed, n_rows: int, widths: Sequence[int], row_aligned: bool, dtype
+    packed: Any, n_rows: int, widths: Sequence[int], row_aligned: bool, dtype: Any
 ) -> np.ndarray:
     """Return the words (n_rows, n_words) that were packed."""
     word, keep = _loose(widths)

@@ -1,6 +1,7 @@
 """Cells of scalar levels in NumPy's arrays, on threads."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from skvq.nearest.threads import map_plain_tiles, scratch
 _WORK = 40.0
 
 
-def equal_cells(be, X: np.ndarray, cells: levels.EqualCells, dtype) -> np.ndarray:
+def equal_cells(
+    be: Any, X: np.ndarray, cells: levels.EqualCells, dtype: Any
+) -> np.ndarray:
     """Return the cells of X; see `Backend.equal_cells`."""
     codes = np.empty(X.shape, dtype)
 
@@ -25,7 +28,7 @@ def equal_cells(be, X: np.ndarray, cells: levels.EqualCells, dtype) -> np.ndarra
     return codes
 
 
-def cells_between(X: np.ndarray, edges: Sequence[np.ndarray], dtype) -> np.ndarray:
+def cells_between(X: np.ndarray, edges: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
     """Return how many edges X has reached; see `Backend.cells_between`."""
     codes = np.empty(X.shape, dtype)
 
@@ -43,7 +46,7 @@ def entries(table: np.ndarray, codes: np.ndarray, begins: np.ndarray) -> np.ndar
     result = np.empty(codes.shape, table.dtype)
     tile = tile_rows(codes.shape[1], len(codes))
 
-    def make_worker():
+    def make_worker() -> Any:
         places = scratch("places", (tile, codes.shape[1]), np.intp)
 
         def work(begin: int, end: int) -> None:
@@ -60,7 +63,9 @@ def entries(table: np.ndarray, codes: np.ndarray, begins: np.ndarray) -> np.ndar
 # -- sums by code ----------------------------------------------------------------------
 
 
-def level_sums(X, codes, shares, sizes: Sequence[int]) -> tuple:
+def level_sums(
+    X: Any, codes: Any, shares: Any, sizes: Sequence[int]
+) -> tuple[Any, ...]:
     """Return weighted sums of values by code; see `Backend.level_sums`."""
     begins = np.cumsum([0, *sizes])
     sums, reached = np.zeros((2, begins[-1]))

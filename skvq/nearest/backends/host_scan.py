@@ -94,7 +94,9 @@ def check_codes(codes: Any, byte: Callable[[int], np.ndarray], first: int) -> No
             )
 
 
-def scan_rows(codes: Any, tables: np.ndarray, best: Best, start: int, stop: int):
+def scan_rows(
+    codes: Any, tables: np.ndarray, best: Best, start: int, stop: int
+) -> None:
     """Let some rows into the best, which are sorted; see `NumpyBackend.scanner`."""
     n_columns, dtype = len(codes.columns), tables.dtype
     most = _TILE_ELEMENTS // (n_columns + 3)
@@ -128,7 +130,7 @@ def scan_rows(codes: Any, tables: np.ndarray, best: Best, start: int, stop: int)
             _let_in(sums, low, *found)
 
 
-def _let_in(sums: np.ndarray, first: int, scores: np.ndarray, rows: np.ndarray):
+def _let_in(sums: np.ndarray, first: int, scores: np.ndarray, rows: np.ndarray) -> None:
     """Let rows, which come after those that are there, into the best of a query."""
     k = len(scores)
     near = np.flatnonzero(sums < scores[-1])

@@ -182,7 +182,9 @@ def entries(be: Any, table: Any, codes: Any, begins: Any) -> Any:
     return be.map_rows(codes, 4 * codes.shape[1], work)
 
 
-def level_sums(be: Any, X: Any, codes: Any, shares: Any, sizes: Sequence[int]) -> tuple:
+def level_sums(
+    be: Any, X: Any, codes: Any, shares: Any, sizes: Sequence[int]
+) -> tuple[Any, ...]:
     """Return weighted sums of values by code; see `Backend.level_sums`."""
     found = []
     for j, size in enumerate(sizes):

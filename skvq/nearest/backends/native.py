@@ -5,14 +5,16 @@ What belongs to a table is packed once, by `NativeBackend.sent`, and kept with i
 """
 
 import ctypes
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from skvq.nearest.backends import native_levels, native_scan
-from skvq.nearest.backends.base import DOUBTFUL, Sums
+from skvq.nearest.backends.base import DOUBTFUL, Backend, Sums
 from skvq.nearest.backends.host import NumpyBackend, doubtful
+from skvq.nearest.backends.levels import EqualCells
 from skvq.nearest.backends.native_trellis import NativeTrellisSearch
 from skvq.nearest.native import TYPES, sources_of
 from skvq.nearest.threads import scratch
@@ -139,8 +141,8 @@ class _Pairs(NamedTuple):
     """Tables that are improved in turn, and the products of their codewords."""
 
     pairs: _PairsStruct
-    arrays: tuple
-    stages: list  # of the scores that a row has alone
+    arrays: tuple[Any, ...]
+    stages: list[Any]  # of the scores that a row has alone
     starts: np.ndarray
     slack: float
     least: float
@@ -149,16 +151,18 @@ class _Pairs(NamedTuple):
 class _LookUps(NamedTuple):
     """Addresses of what the tables of a beam search look up."""
 
-    products: list  # for each, those of the codewords of the tables before with its own
+    products: list[
+        Any
+    ]  # for each, those of the codewords of the tables before with its own
     rows: np.ndarray  # the tables
-    arrays: list
+    arrays: list[Any]
 
 
 class _Book(NamedTuple):
     """Tables of one shape, packed for the library."""
 
     codebook: _Codebook
-    arrays: tuple  # whose addresses it holds
+    arrays: tuple[Any, ...]  # whose addresses it holds
     scratch_bytes: int
     dtype: np.dtype
     n_tables: int
@@ -171,16 +175,18 @@ class _Panels(NamedTuple):
     """A stage of a beam search, packed for the library."""
 
     stage: _Stage
-    arrays: tuple
+    arrays: tuple[Any, ...]
     book: _Book  # the same table, for the search of one codeword
 
 
 class NativeBackend(NumpyBackend):
     """The host, where the library was built."""
 
+    group: Any
+
     is_compiled = True
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Return what the bits of results depend on, in words."""
         return f"the compiled engine {self._sources} and {super().fingerprint()}"
 
@@ -238,13 +244,13 @@ class NativeBackend(NumpyBackend):
         self.group = library.skvq_group()
 
     @property
-    def key(self):
+    def key(self) -> tuple[Any, ...]:
         """What tells this backend's tables from those of others."""
         return ("native",)
 
     # -- tables and rows as the library takes them -----------------------------------
 
-    def sent(self, form, kind=""):
+    def sent(self, form: Any, kind: str = "") -> Any:
         """Return a form with what the library takes."""
         pack = getattr(self, f"_packed_{kind}", None)
         return form if pack is None else form._replace(packed=pack(form))
@@ -252,7 +258,7 @@ class NativeBackend(NumpyBackend):
     def _packed_flat(self, form: Any) -> _Book:
         return self._packed_run(form, (form,))
 
-    def _packed_run(self, run: Any, tables: tuple = ()) -> _Book:
+    def _packed_run(self, run: Any, tables: tuple[Any, ...] = ()) -> _Book:
         tables = tables or run.tables
         one, dtype = tables[0], tables[0].weights.dtype
         plain = one.bias is None and one.offset is None and not one.rounded
@@ -291,7 +297,9 @@ class NativeBackend(NumpyBackend):
         stage, arrays = self._panels(form.weights[:-2].T, form.weights[-2], form.rows)
         return _Panels(stage, arrays, self._book([form.weights[:-1]], form.margin))
 
-    def _panels(self, rows, constants, codewords) -> tuple[_Stage, tuple]:
+    def _panels(
+        self, rows: np.ndarray, constants: Any, codewords: Any
+    ) -> tuple[_Stage, tuple[Any, ...]]:
         dtype = rows.dtype
         size, d = rows.shape
         width = self.library.skvq_panel(TYPES[dtype.name])
@@ -311,7 +319,7 @@ class NativeBackend(NumpyBackend):
         )
         return stage, arrays
 
-    def _products(self, rows, others, padded: int) -> list:
+    def _products(self, rows: np.ndarray, others: Any, padded: int) -> list[Any]:
         """Return the products (n, padded) of rows of each of others with a table's."""
         wide = rows.astype(np.float64)
         # Scores without constants, negative: chains that no BLAS has a part in.
@@ -333,7 +341,7 @@ class NativeBackend(NumpyBackend):
             found.append(scores.astype(rows.dtype))
         return found
 
-    def products(self, search, stages, tables):
+    def products(self, search: Any, stages: list[Any], tables: Any) -> Any:
         """Return what the tables of a beam search look up; None: nothing.
 
         Whether anything is does not depend on the rows, nor do codes on other rows.
@@ -361,7 +369,7 @@ class NativeBackend(NumpyBackend):
 
         return tables.form(("products", search.dtype, self.key), make)
 
-    def pairs(self, factors):
+    def pairs(self, factors: list[Any]) -> Any:
         """Return the products of all codewords; None if they are too many to keep."""
         dtype, n_tables = factors[0].rows.dtype, len(factors)
         sizes = np.array([len(factor.rows) for factor in factors], np.int64)
@@ -392,7 +400,7 @@ class NativeBackend(NumpyBackend):
 
     def _book(
         self,
-        weights: list,
+        weights: list[Any],
         margin: Any,
         *,
         centre: Any = None,
@@ -480,15 +488,17 @@ class NativeBackend(NumpyBackend):
 
     # -- one table, and tables of subspaces ------------------------------------------
 
-    def rows_at_a_time(self, n_features, n_codewords):
+    def rows_at_a_time(self, n_features: int, n_codewords: int) -> int:
         """Return how many rows a thread takes of a search at a time."""
         return self.product_rows_at_a_time(n_features * n_codewords)
 
-    def product_rows_at_a_time(self, work):
+    def product_rows_at_a_time(self, work: float) -> int:
         """Return the same of a search in subspaces."""
         return max(16, min(_CALL_WORK // max(1, int(work)), _MAX_CALL_ROWS))
 
-    def nearest_rows(self, x, form, metric, dtype, distances):
+    def nearest_rows(
+        self, x: Any, form: Any, metric: str, dtype: np.dtype, distances: bool
+    ) -> tuple[Any, ...]:
         """Return codes and state of a tile of rows, and distances if asked for."""
         if metric == "cosine":
             x = self._unit_rows(x, scratch("unit rows", x.shape, dtype))
@@ -502,13 +512,13 @@ class NativeBackend(NumpyBackend):
             found = self.distances_of(x, form, metric, place)
         return code, state[0], found
 
-    def unit_rows(self, x):
+    def unit_rows(self, x: Any) -> Any:
         """Return rows divided by their norms; those of zeros become NaN."""
         if x.dtype not in (np.float32, np.float64):
             return super().unit_rows(x)
         return self._unit_rows(x, np.empty(x.shape, x.dtype))
 
-    def _unit_rows(self, x, units: np.ndarray) -> np.ndarray:
+    def _unit_rows(self, x: Any, units: np.ndarray) -> np.ndarray:
         rows, _kept = self.rows(x)
         self.library.skvq_unit_rows(
             ctypes.byref(rows),
@@ -518,15 +528,15 @@ class NativeBackend(NumpyBackend):
         )
         return units
 
-    def most_run_scores(self, n_codewords):
+    def most_run_scores(self, n_codewords: int) -> int:
         """Return the most scores of a row in a run of subspaces: there is no limit."""
         return 2**62
 
-    def product_tile(self, x, dtype):
+    def product_tile(self, x: Any, dtype: np.dtype) -> Any:
         """Return the rows."""
         return x
 
-    def argmin_run(self, x, run):
+    def argmin_run(self, x: Any, run: Any) -> tuple[Any, Any]:
         """Return codes (n_rows, m) in consecutive subspaces, and which are not sure."""
         book = run.packed
         codes, state, *_ = self._search(
@@ -535,8 +545,13 @@ class NativeBackend(NumpyBackend):
         return codes, state.T
 
     def _search(
-        self, x, book: _Book, code_dtype: Any, distances=False, scores=False
-    ) -> tuple:
+        self,
+        x: Any,
+        book: _Book,
+        code_dtype: Any,
+        distances: Any = False,
+        scores: Any = False,
+    ) -> tuple[Any, ...]:
         """Return codes (n, m), state (m, n), distances, and best scores and norms."""
         n = len(x)
         codes = np.empty((n, book.n_tables), code_dtype)
@@ -560,23 +575,25 @@ class NativeBackend(NumpyBackend):
         )
         return codes, state, found, own
 
-    def row_sums(self, x):
+    def row_sums(self, x: Any) -> Any:
         """Return sums along the last axis, as float64; no linear algebra."""
         return np.sum(x, axis=-1, dtype=np.float64)
 
     # -- sums of codewords -----------------------------------------------------------
 
-    def residuals(self, x, n_sums, search):
+    def residuals(self, x: Any, n_sums: int, search: Any) -> Any:
         """Return what so many empty sums leave of a tile of rows."""
         if search.products is not None:
             return _LookedUp(self, x, search)
         return _Residuals(self, x, n_sums, search)
 
-    def sums(self, x, factors, centre, search):
+    def sums(
+        self, x: Any, factors: list[Any], centre: list[Any], search: Any
+    ) -> "Sums":
         """Return sums of codewords for a tile of rows, to be improved."""
         return _Sums(self, x, factors, centre, search)
 
-    def move(self, x: np.ndarray, codewords, codes, sign: int) -> None:
+    def move(self, x: np.ndarray, codewords: Any, codes: Any, sign: int) -> None:
         """Add codewords, times 1 or -1, to rows where they are."""
         codes = np.ascontiguousarray(codes, np.int64)
         self.library.skvq_move(
@@ -588,23 +605,23 @@ class NativeBackend(NumpyBackend):
             sign,
         )
 
-    def trellis_search(self, form):
+    def trellis_search(self, form: Any) -> Any:
         """Return what finds paths through a trellis."""
         return NativeTrellisSearch(self.library, form)
 
     # -- cells of scalar levels ------------------------------------------------------
 
-    def equal_cells(self, X, cells, dtype):
+    def equal_cells(self, X: Any, cells: EqualCells, dtype: Any) -> Any:
         """Return the cells (n_rows, n_columns) of floating X in equal cells."""
         found = native_levels.equal_cells(self, X, cells, dtype)
         return super().equal_cells(X, cells, dtype) if found is None else found
 
-    def edges(self, edges):
+    def edges(self, edges: Sequence[np.ndarray]) -> Any:
         """Return edges of columns, each ascending, as `cells_between` takes them."""
         is_wide = edges[0].itemsize > 8
         return super().edges(edges) if is_wide else native_levels.Edges(self, edges)
 
-    def cells_between(self, X, edges, dtype):
+    def cells_between(self, X: Any, edges: Any, dtype: Any) -> Any:
         """Return how many edges of its column each value of floating X has reached."""
         if X.itemsize > 8:
             return super().cells_between(X, edges, dtype)
@@ -612,18 +629,18 @@ class NativeBackend(NumpyBackend):
 
     # -- packed codes ----------------------------------------------------------------
 
-    def scanner(self, codes, tables):
+    def scanner(self, codes: Any, tables: Any) -> Any:
         """Return what makes what lets rows of packed codes into the best so far."""
         if native_scan.takes(codes):
             return native_scan.Scanner(self.library, codes, tables)
         return super().scanner(codes, tables)
 
-    def pack_words(self, words, widths, row_aligned):
+    def pack_words(self, words: Any, widths: Sequence[int], row_aligned: bool) -> Any:
         """Return words as bytes, each in so many bits, the highest bits first."""
         if not words.dtype.isnative:
             words = words.astype(words.dtype.newbyteorder("="))
         (n, m), n_bits = words.shape, sum(widths)
-        widths = np.array(widths, np.int32)
+        in_int32 = np.array(widths, np.int32)
         shape = (n, -(-n_bits // 8)) if row_aligned else (-(-n * n_bits // 8),)
         packed = np.empty(shape, np.uint8)
         self.library.skvq_pack_words(
@@ -632,17 +649,24 @@ class NativeBackend(NumpyBackend):
             m,
             *words.strides,
             words.itemsize,
-            widths.ctypes.data,
+            in_int32.ctypes.data,
             row_aligned,
             packed.ctypes.data,
         )
         return packed
 
-    def unpack_words(self, packed, n_rows, widths, row_aligned, dtype):
+    def unpack_words(
+        self,
+        packed: Any,
+        n_rows: int,
+        widths: Sequence[int],
+        row_aligned: bool,
+        dtype: Any,
+    ) -> Any:
         """Return the words (n_rows, n_words) that were packed, in an unsigned dtype."""
         if packed.strides[-1] != 1:
             packed = np.ascontiguousarray(packed)
-        widths = np.array(widths, np.int32)
+        in_int32 = np.array(widths, np.int32)
         words = np.empty((n_rows, len(widths)), dtype)
         self.library.skvq_unpack_words(
             packed.ctypes.data,
@@ -650,7 +674,7 @@ class NativeBackend(NumpyBackend):
             packed.strides[0],
             packed.shape[-1],
             words.itemsize,
-            widths.ctypes.data,
+            in_int32.ctypes.data,
             row_aligned,
             words.ctypes.data,
         )
@@ -658,7 +682,9 @@ class NativeBackend(NumpyBackend):
 
     # -- sums of rows ----------------------------------------------------------------
 
-    def added_up(self, rows, codes, n_codewords, weights):
+    def added_up(
+        self, rows: np.ndarray, codes: Any, n_codewords: Any, weights: Any
+    ) -> tuple[Any, ...]:
         """Return float64 sums and counts by code, added up in the order of the rows."""
         d = rows.shape[1]
         sums, counts = np.zeros((n_codewords, d)), np.zeros(n_codewords)
@@ -679,17 +705,19 @@ class NativeBackend(NumpyBackend):
         return sums, counts
 
 
-def _addresses(arrays: list) -> np.ndarray:
+def _addresses(arrays: list[Any]) -> np.ndarray:
     """Return where arrays are."""
     return np.array([each.ctypes.data for each in arrays], np.uintp)
 
 
-def _joined(arrays: list) -> np.ndarray:
+def _joined(arrays: list[Any]) -> np.ndarray:
     """Return arrays one after the other."""
     return np.ascontiguousarray(arrays[0] if len(arrays) == 1 else np.stack(arrays))
 
 
-def _judged(best, second, norms, distances, form) -> np.ndarray:
+def _judged(
+    best: Any, second: Any, norms: Any, distances: Any, form: Any
+) -> np.ndarray:
     """Return the state of the rows, as `Backend.judged` says."""
     few, room, state = doubtful(norms, distances, form)
     near = ~(second[few] > best[few] + room)
@@ -700,7 +728,7 @@ def _judged(best, second, norms, distances, form) -> np.ndarray:
 class _Residuals:
     """What partial sums have left of a tile of rows, (n * b, d), in scratch memory."""
 
-    def __init__(self, be: NativeBackend, x, n_sums: int, search) -> None:
+    def __init__(self, be: NativeBackend, x: Any, n_sums: int, search: Any) -> None:
         self.be, self.b, self.dtype = be, n_sums, search.dtype
         self.n, self.d = x.shape
         self.turn = 0
@@ -716,12 +744,12 @@ class _Residuals:
         name = ("residuals", "next residuals")[self.turn]
         return scratch(name, (self.n * self.b, self.d), self.dtype)
 
-    def subtract(self, rows, codes) -> None:
+    def subtract(self, rows: Any, codes: Any) -> None:
         """Take codewords, by codes (n, b), from the residuals."""
         self.be.move(self.rest, rows, codes.reshape(-1), -1)
         self.known = None
 
-    def shift(self, centre) -> None:
+    def shift(self, centre: Any) -> None:
         """Take a centre from all of them."""
         self.rest -= centre
         self.known = None
@@ -733,7 +761,7 @@ class _Residuals:
             self.known = squares.reshape(self.n, self.b).astype(np.float64)
         return self.known
 
-    def choose(self, loss, stage):
+    def choose(self, loss: Any, stage: Any) -> tuple[Any, Any, Any]:
         """Return sum and codeword of the best candidates, and state of the rows.
 
         Of several, in the order of sums and codewords, but after the last table.
@@ -743,7 +771,7 @@ class _Residuals:
             return self._choose_one(stage)
         return self._choose_few(loss, stage, plain)
 
-    def _choose_few(self, loss, stage, plain) -> tuple:
+    def _choose_few(self, loss: Any, stage: Any, plain: Any) -> tuple[Any, ...]:
         costs = self.norms()
         self.most = costs.max(axis=1)
         if loss is not None:
@@ -777,10 +805,10 @@ class _Residuals:
         """Return what the rounding of scores is a share of."""
         return self.most
 
-    def _find(self, stage, choice) -> None:
+    def _find(self, stage: Any, choice: Any) -> None:
         self._call("choose", stage, choice, self.rest.ctypes.data)
 
-    def _call(self, name: str, stage, *arguments) -> None:
+    def _call(self, name: str, stage: Any, *arguments: object) -> None:
         """Call a function of the library, with scratch memory."""
         library, packed = self.be.library, ctypes.byref(stage.packed.stage)
         size = library.skvq_choose_scratch(packed, self.b, _MOST_TABLES)
@@ -790,7 +818,7 @@ class _Residuals:
         )
         getattr(library, f"skvq_{name}")(packed, *given, self.be.memory(size))
 
-    def _choose_one(self, stage) -> tuple:
+    def _choose_one(self, stage: Any) -> tuple[Any, ...]:
         codes, state, _, own = self.be._search(
             self.rest, stage.packed.book, np.int64, scores=True
         )
@@ -799,7 +827,7 @@ class _Residuals:
         self.found = (self.most + 2 * best)[:, None]
         return np.zeros_like(codes), codes, state[0]
 
-    def advance(self, parent, code, stage) -> None:
+    def advance(self, parent: Any, code: Any, stage: Any) -> None:
         """Put the residuals of the chosen sums in place of those before."""
         before, self.b, old = self.b, parent.shape[1], self.rest
         self.turn = 1 - self.turn
@@ -821,7 +849,7 @@ class _Residuals:
         # Of one sum, the distance that its choice has found: good enough to go on.
         self.known = self.found if one and stage.ahead else norms
 
-    def doubtful(self, stage) -> np.ndarray:
+    def doubtful(self, stage: Any) -> np.ndarray:
         """Return the state of the rows of which several sums were chosen."""
         margin, best = stage.margin, self.norms().min(axis=1)
         few = margin.left * self.most if self.settled else margin.coarse * self._reach()
@@ -832,7 +860,7 @@ class _Residuals:
 class _LookedUp(_Residuals):
     """Sums as their codes, int32 (n, b, j): products of codewords are looked up."""
 
-    def __init__(self, be, x, search) -> None:
+    def __init__(self, be: NativeBackend, x: Any, search: Any) -> None:
         super().__init__(be, x, 1, search)
         self.products, self.largest = search.products, 0.0
         self.codes, self.rough = np.empty((self.n, 1, 0), np.int32), False
@@ -842,7 +870,7 @@ class _LookedUp(_Residuals):
         pointers = (self.rest, self.codes, rows, products[min(j, len(products) - 1)])
         return _PartialSums(j, *(each.ctypes.data for each in pointers))
 
-    def norms(self):
+    def norms(self) -> Any:
         """Return the squared norms (n, b) of what the sums leave, as float64."""
         if self.known is None:
             self.known = np.empty((self.b, self.n)).T
@@ -850,21 +878,21 @@ class _LookedUp(_Residuals):
             self._call("errors", self.stage, self.n, self.b, *where)
         return self.known
 
-    def choose(self, loss, stage):
+    def choose(self, loss: Any, stage: Any) -> tuple[Any, Any, Any]:
         """Return sum and codeword of the best candidates, and state of the rows."""
         self.stage = stage
         return self._choose_few(loss, stage, loss is None and stage.bias is None)
 
-    def _reach(self):
+    def _reach(self) -> Any:
         # Products with the row, not with what is left of it; and costs may have been
         # found from them.
         self.largest = np.maximum(self.largest, self.most)
         return 2 * (self.largest if self.rough else np.sqrt(self.largest * self.most))
 
-    def _find(self, stage, choice):
+    def _find(self, stage: Any, choice: Any) -> None:
         self._call("look_up", stage, choice, self._paths())
 
-    def advance(self, parent, code, stage):
+    def advance(self, parent: Any, code: Any, stage: Any) -> None:
         """Put the chosen sums in place of those before."""
         before, self.b = self.b, parent.shape[1]
         old, j = self.codes, self.codes.shape[2]
@@ -881,14 +909,18 @@ class _LookedUp(_Residuals):
 class _Sums(Sums):
     """What sums of codewords leave of a tile of rows, in scratch memory."""
 
-    def __init__(self, be, x, factors, centre, search) -> None:
+    def __init__(
+        self, be: Backend, x: Any, factors: Any, centre: list[Any], search: Any
+    ) -> None:
         super().__init__(be, x, factors, centre, search)
         self.left = scratch("residuals", x.shape, search.dtype)
 
         self.pairs = search.pairs
         self.scores: Any = None
 
-    def improved(self, codes, order, n_sweeps, size):
+    def improved(
+        self, codes: list[Any], order: Any, n_sweeps: int, size: Any
+    ) -> tuple[Any, ...]:
         """Return codes after so many sweeps over tables, and the state of the rows."""
         if self.pairs is None or not len(order) or not n_sweeps:
             return super().improved(codes, order, n_sweeps, size)
@@ -925,14 +957,14 @@ class _Sums(Sums):
             )
         return list(found.T), state
 
-    def leave(self, codes):
+    def leave(self, codes: list[Any]) -> Any:
         """Set what the codewords leave of the rows; return its squared norms."""
         self.left[...] = self.target
         for factor, column in zip(self.factors, codes, strict=True):
             self.be.move(self.left, factor.rows, column, -1)
         return np.einsum("ij,ij->i", self.left, self.left).astype(np.float64)
 
-    def step(self, j, column, size):
+    def step(self, j: int, column: Any, size: Any) -> tuple[Any, Any]:
         """Return the nearest codes to what the other tables leave, and their state."""
         factor = self.factors[j]
         self.be.move(self.left, factor.rows, column, 1)

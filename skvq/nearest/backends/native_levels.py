@@ -66,6 +66,8 @@ class Edges:
         Of each column, ascending, in the dtype of what is searched: up to float64.
     """
 
+    cut: _Edges
+
     def __init__(self, be: Any, arrays: Sequence[np.ndarray]) -> None:
         dtype = np.dtype(np.float32 if arrays[0].itemsize <= 4 else np.float64)
         arrays = [edge.astype(dtype) for edge in arrays]
@@ -88,7 +90,9 @@ class Edges:
         )
 
 
-def _bucketed(arrays: Sequence[np.ndarray], dtype: np.dtype) -> tuple[int, dict, dict]:
+def _bucketed(
+    arrays: Sequence[np.ndarray], dtype: np.dtype
+) -> tuple[int, dict[Any, Any], dict[Any, Any]]:
     """Return equal buckets over the edges of each column, and the edges before each.
 
     The bucket of a number is computed by steps that never fall as it grows, so edges
@@ -130,7 +134,9 @@ def _bucketed(arrays: Sequence[np.ndarray], dtype: np.dtype) -> tuple[int, dict,
     return step, places, tables
 
 
-def _repeated(be: Any, rows: dict, dtype: np.dtype) -> tuple[dict, int]:
+def _repeated(
+    be: Any, rows: dict[Any, Any], dtype: np.dtype
+) -> tuple[dict[Any, Any], int]:
     """Return what belongs to columns so often that whole registers are full of it."""
     lanes = be.library.skvq_cells_lanes(TYPES[dtype.name])
     n_columns = next(iter(rows.values())).shape[-1]

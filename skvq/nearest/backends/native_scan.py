@@ -86,7 +86,7 @@ class Scanner:
     def __init__(self, library: ctypes.CDLL, codes: Any, tables: np.ndarray) -> None:
         self._library, self._codes, self._tables = library, codes, tables
         self._columns = codes.form("columns", lambda: _Memory.of(_columns(codes)))
-        self._whole: tuple | None = None
+        self._whole: tuple[Any, ...] | None = None
         if codes.is_checked:
             n, dtype = len(codes), tables.dtype
             self._whole = (
@@ -144,7 +144,7 @@ class Scanner:
 
         return worker
 
-    def _blocks(self, start: int, stop: int, memory: Callable) -> _Memory:
+    def _blocks(self, start: int, stop: int, memory: Callable[..., Any]) -> _Memory:
         """Return rows in blocks, (n_blocks, n_bytes, 256), whose codes are checked."""
         codes, n_rows = self._codes, stop - start
         shape = -(-n_rows // _BLOCK), codes.n_bytes, _BLOCK
@@ -165,7 +165,9 @@ class Scanner:
         check_codes(codes, blocks.swapaxes(0, 1).__getitem__, start)
         return _Memory.of(blocks)
 
-    def _terms(self, start: int, stop: int, memory: Callable) -> tuple:
+    def _terms(
+        self, start: int, stop: int, memory: Callable[..., Any]
+    ) -> tuple[Any, ...]:
         """Return factor and offset of the rows, with room for whole blocks; or nothing.
 
         A factor has an offset, of zeros at least.
@@ -188,7 +190,7 @@ class Scanner:
 def _columns(codes: Any) -> np.ndarray:
     """Return the columns as the library takes them."""
 
-    def row(column: Column) -> tuple:
+    def row(column: Column) -> tuple[Any, ...]:
         byte = min(column.begin // 8, codes.n_bytes - 1)
         shift = max(0, 8 * byte + 8 - column.begin - column.width)
         mask = (1 << column.width) - 1

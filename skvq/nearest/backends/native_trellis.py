@@ -59,6 +59,10 @@ class NativeTrellisSearch:
         The alphabets.
     """
 
+    group: Any
+    tile_rows: int
+    work: Any
+
     def __init__(self, lib: ctypes.CDLL, form: Any) -> None:
         trellis, number = form.trellis, TYPES[form.dtype.name]
         self._call = lib.skvq_viterbi
@@ -98,7 +102,9 @@ class NativeTrellisSearch:
         groups = _MOST_WINDOWS // max(1, 2 * len(form.rates) * self._per_step)
         self.tile_rows = min(max(1, groups) * self.group, _MOST_ROWS)
 
-    def __call__(self, x, states, ends: str, as_levels, exact, dtype) -> tuple:
+    def __call__(
+        self, x: Any, states: Any, ends: str, as_levels: bool, exact: Any, dtype: Any
+    ) -> tuple[Any, ...]:
         """Return codes and distances of a tile of rows; see `TrellisSearch`."""
         n, d = x.shape
         codes, distances = np.empty((n, d), dtype), np.empty(n)

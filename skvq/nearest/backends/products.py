@@ -1,6 +1,6 @@
 """Scores of Kronecker products: of any library, and of the host in scratch memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +57,7 @@ def _common_terms(xp: Any, y: Any, block: Any) -> Any:
     return block.half_norms - _inner(xp, shorter, block.inner)
 
 
-def _inner(xp: Any, y: Any, factors: Sequence) -> Any:
+def _inner(xp: Any, y: Any, factors: Sequence[Any]) -> Any:
     """Return y.(c - centre) for all products c of the factors, (n_rows, n_products)."""
     *prefix, last = factors
     if not prefix:
@@ -84,7 +84,7 @@ def tile_shape(block: Any) -> tuple[int, int, int]:
     return group, tile, n_tiles * tile * group
 
 
-def host_tiles(y: np.ndarray, block: Any):
+def host_tiles(y: np.ndarray, block: Any) -> Iterator[Any]:
     """Yield slices of the rows, and their scores, in memory that the next ones take.
 
     The scores of a group of samples are one matrix product, whose factor is what the
@@ -131,7 +131,7 @@ class _Views(NamedTuple):
     by_row: np.ndarray  # the same, (n_samples, n_codewords)
 
     @classmethod
-    def cut(cls, memory: np.ndarray, block: Any, n_groups: int, group: int):
+    def cut(cls, memory: np.ndarray, block: Any, n_groups: int, group: int) -> Any:
         n_prefix, n_samples = block.n_prefix, n_groups * group
         shape = (n_groups, block.width + 3, group * n_prefix)
         size = n_samples * n_prefix

@@ -11,36 +11,36 @@ from skvq.nearest.backends.base import TILE_ELEMENTS, Backend
 class TorchBackend(Backend):
     """PyTorch on one of its devices."""
 
-    def ran_out_of_memory(self, error):
+    def ran_out_of_memory(self, error: Exception) -> bool:
         """Whether this is what the library raises when it finds no memory."""
         return isinstance(error, MemoryError | self.xp.OutOfMemoryError)
 
-    def tile_elements(self):
+    def tile_elements(self) -> int:
         """Return how many numbers a tile may have."""
         if self.device.type != "cuda":
             return TILE_ELEMENTS
         free, _ = self.xp.cuda.mem_get_info(self.device)
         return int(min(2**24, max(TILE_ELEMENTS, free // 64)))
 
-    def release(self):
+    def release(self) -> None:
         """Give back memory that the library keeps for itself."""
         if self.device.type == "cuda":
             self.xp.cuda.empty_cache()
 
-    def code_dtype(self, dtype):
+    def code_dtype(self, dtype: Any) -> np.dtype:
         """Return the dtype, or the next wider signed one.
 
         torch has uint16 and uint32 by name only.
         """
         return np.dtype(_COMPUTED_IN.get(np.dtype(dtype).name, dtype))
 
-    def to_host(self, array):
+    def to_host(self, array: Any) -> Any:
         """Return an array of the library as one of NumPy's."""
         if array.dtype == self.xp.bfloat16:  # which NumPy does not have
             array = array.float()
         return array.detach().cpu().numpy()
 
-    def remedy(self, array, name):
+    def remedy(self, array: Any, name: str) -> str:
         """Return what to do with an array that NumPy cannot read, for messages."""
         calls = {
             ".detach()": array.requires_grad,
@@ -50,11 +50,11 @@ class TorchBackend(Backend):
         needed = "".join(call for call, needs in calls.items() if needs)
         return f"give {name}{needed}" if needed else super().remedy(array, name)
 
-    def contiguous(self, array):
+    def contiguous(self, array: Any) -> Any:
         """Return an array with its rows one after the other in memory."""
         return array.contiguous()
 
-    def smallest_few(self, scores, k):
+    def smallest_few(self, scores: Any, k: int) -> Any:
         """Return where the k smallest of each row are, ascending."""
         if k == 1:
             return self.argmin(scores)[:, None]
@@ -64,7 +64,9 @@ class TorchBackend(Backend):
         order = self.stable_order(self.take_along(scores, places))
         return self.take_along(places, order)
 
-    def cell_sums(self, X, codes, n_codewords, weights):
+    def cell_sums(
+        self, X: Any, codes: Any, n_codewords: int, weights: Any
+    ) -> tuple[Any, ...]:
         """Return sums (n_codewords, d) and counts (n_codewords,) of rows by code."""
         if self.device.type != "cpu":
             return super().cell_sums(X, codes, n_codewords, weights)

@@ -7,6 +7,7 @@ by itself, and they have the order of the compiled search: both find the same pa
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 # Memory of a tile of rows: a byte of what survives for each state and step, and a few
 # numbers for each step.
@@ -34,6 +35,18 @@ class TrellisSearch:
         Rows that a thread takes at a time, of which so many are searched together, and
         numbers that a row has in memory.
     """
+
+    be: Any
+    begins: Any
+    edges: list[Any]
+    elements: Any
+    form: Any
+    levels: Any
+    places: NDArray[Any]
+    step_begins: Any
+    subsets: Any
+    windows: list[Any]
+    work: Any
 
     group = 1
 
@@ -68,7 +81,9 @@ class TrellisSearch:
         self.tile_rows = rows if rows >= _FEW_ROWS else 1
         self.work = _WORK * max(1, len(steps)) * trellis.n_windows
 
-    def __call__(self, x, states, ends: str, as_levels, exact, dtype) -> tuple:
+    def __call__(
+        self, x: Any, states: Any, ends: str, as_levels: bool, exact: Any, dtype: Any
+    ) -> tuple[Any, ...]:
         """Return codes and distances of a tile of rows; see `skvq.nearest.viterbi`.
 
         Parameters
@@ -131,7 +146,7 @@ class TrellisSearch:
         """Return the numbers from 0 to n - 1."""
         return self.be.send(np.arange(n, dtype=np.int64))
 
-    def _branches(self, active) -> tuple:
+    def _branches(self, active: Any) -> tuple[Any, ...]:
         """Return, for each step, what a window costs and, of subsets, their levels.
 
         Of subsets, costs (n_steps, 4, n) and which level of each is the nearest; of
@@ -151,7 +166,7 @@ class TrellisSearch:
                 parts.append(be.contiguous(be.permuted(part, (1, 0)))[:, None, :])
         return be.concat(nearest, axis=1), be.concat(costs, axis=1)
 
-    def _forward(self, branches, order, cost) -> tuple:
+    def _forward(self, branches: Any, order: Any, cost: Any) -> tuple[Any, ...]:
         """Return which windows survive at each step, and the sums of costs (S, n)."""
         be, xp, trellis = self.be, self.be.xp, self.form.trellis
         k, apart = trellis.step_bits, trellis.n_states >> trellis.step_bits
@@ -171,7 +186,7 @@ class TrellisSearch:
             survivors.append(which)
         return survivors, cost
 
-    def _branch(self, branch, place: int, j: int) -> Any:
+    def _branch(self, branch: Any, place: int, j: int) -> Any:
         """Return what the windows t + j S, (S, n), cost at a step."""
         form = self.form
         if form.trellis.has_subsets:
@@ -181,7 +196,7 @@ class TrellisSearch:
         gaps = branch[None, :] - self.levels[begin : begin + size][:, None]
         return gaps * gaps
 
-    def _back(self, survivors: list, state) -> tuple:
+    def _back(self, survivors: list[Any], state: Any) -> tuple[Any, ...]:
         """Return the windows of the paths to states (n,), by step, and their first."""
         be, trellis = self.be, self.form.trellis
         n = state.shape[0]
@@ -195,7 +210,7 @@ class TrellisSearch:
             state = window >> trellis.step_bits
         return windows[::-1], state
 
-    def _named(self, windows: list, nearest, n: int) -> tuple:
+    def _named(self, windows: list[Any], nearest: Any, n: int) -> tuple[Any, ...]:
         """Return codes and places in the alphabets, (n_features, n), of windows."""
         be, form = self.be, self.form
         steps, trellis = form.steps, form.trellis
@@ -221,7 +236,7 @@ class TrellisSearch:
             )
         return codes, levels
 
-    def _distances(self, features, levels) -> Any:
+    def _distances(self, features: Any, levels: Any) -> Any:
         """Return squared distances, from the last feature to the first."""
         be = self.be
         values = be.look_up(self.levels, levels + self.begins[:, None])

@@ -12,6 +12,7 @@ from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skvq._checks import check_memory
 from skvq.nearest.backends.base import COARSE, Backend, Plan, less
@@ -47,7 +48,7 @@ class Options(NamedTuple):
     beam_size: int
     n_best: int
     stage_weights: Any
-    biases: list | None
+    biases: list[Any] | None
     distances: bool
     dtype: Any
 
@@ -71,7 +72,21 @@ class Stage(NamedTuple):
 class Search:
     """What all tiles share: the tables, made ready, and the sizes of a tile."""
 
-    def __init__(self, tables: Tables, n_sums: int, n_begun: int, options, dtype):
+    begun: list[NDArray[Any]]
+    begun_biases: list[Any]
+    begun_weights: NDArray[Any]
+    biased: bool
+    limit: float
+    most_sums: int
+    most_work: float
+    scale: float
+    weighted: bool
+    width: Any
+    work: float
+
+    def __init__(
+        self, tables: Tables, n_sums: int, n_begun: int, options: Any, dtype: Any
+    ) -> None:
         self.dtype = dtype
         codebooks = [table.codewords for table in tables]
         self.scale = common_scale(codebooks, dtype)
@@ -88,7 +103,7 @@ class Search:
         self.weights = weights
         ahead = np.append(np.cumsum(weights[::-1])[::-1][1:], 0.0)
         self.begun_weights = weights[:n_begun]
-        biases: list = [None] * len(tables)
+        biases: list[Any] = [None] * len(tables)
         if options.biases is not None:
             biases = [scaled_bias(each, self.scale, dtype) for each in options.biases]
         self.biased = options.biases is not None
@@ -148,7 +163,9 @@ class Search:
             size * n * d,
         )
 
-    def _prepare(self, codebook, bias, width, keep, weight, ahead) -> Stage:
+    def _prepare(
+        self, codebook: Any, bias: Any, width: Any, keep: Any, weight: Any, ahead: Any
+    ) -> Stage:
         core = make_core(codebook, self.dtype, self.scale)
         rows, first, constants = core.rows, core.first, core.half_norms
         exact = None
@@ -178,7 +195,7 @@ class Search:
         )
 
 
-def common_scale(codebooks, dtype) -> float:
+def common_scale(codebooks: Any, dtype: Any) -> float:
     """Return 1, or the power of two that brings extraordinary tables near 1."""
     with np.errstate(over="ignore", invalid="ignore"):
         spreads = [
@@ -188,7 +205,9 @@ def common_scale(codebooks, dtype) -> float:
     return power_of_two_scale(max(spreads), dtype)
 
 
-def nearest_best(be: Backend, X: Any, begun: Any, tables: Tables, options) -> tuple:
+def nearest_best(
+    be: Backend, X: Any, begun: Any, tables: Tables, options: Any
+) -> tuple[Any, ...]:
     """Return codes, and distances or None; see `skvq.nearest.nearest_best`."""
     dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), tables.dtype)
     search, here = _prepared(be, tables, begun.shape[1], begun.shape[2], options, dtype)
@@ -199,7 +218,7 @@ def nearest_best(be: Backend, X: Any, begun: Any, tables: Tables, options) -> tu
     shape, wanted = (search.n_found, len(tables)), be.code_dtype(options.dtype)
     outputs = [(shape, wanted), ((), np.uint8), (shape[:1], np.float64)]
 
-    def tile(rows: slice) -> tuple:
+    def tile(rows: slice) -> tuple[Any, ...]:
         return _tile(be, X[rows, :], begun[rows, ...], search, here, options.distances)
 
     outputs = outputs[: 2 + options.distances]
@@ -212,10 +231,12 @@ def nearest_best(be: Backend, X: Any, begun: Any, tables: Tables, options) -> tu
     return codes, found[0] if options.distances else None
 
 
-def _prepared(be: Backend, tables, n_sums, n_begun, options, dtype) -> tuple:
+def _prepared(
+    be: Backend, tables: Any, n_sums: int, n_begun: int, options: Any, dtype: Any
+) -> tuple[Any, ...]:
     """Return the search, and its tables and stages on the device."""
 
-    def make() -> tuple:
+    def make() -> tuple[Any, ...]:
         search = Search(tables, n_sums, n_begun, options, dtype)
         begun = [
             (be.send(rows), None if bias is None else be.send(bias))
@@ -232,7 +253,9 @@ def _prepared(be: Backend, tables, n_sums, n_begun, options, dtype) -> tuple:
     return tables.form(("beam", dtype, be.key, *asked), make)
 
 
-def _again(be, begun, tables, options, limit, x, rows) -> tuple:
+def _again(
+    be: Backend, begun: Any, tables: Any, options: Any, limit: Any, x: Any, rows: slice
+) -> tuple[Any, ...]:
     """Search some rows of the host with care."""
     check_reach(x, limit)
     x, given = x.astype(np.float64), be.to_host(be.take(begun, rows))
@@ -248,7 +271,9 @@ def _again(be, begun, tables, options, limit, x, rows) -> tuple:
     return codes, exact_errors(tables, search.weights, search.scale, x, codes)
 
 
-def _tile(be: Backend, x, begun, search: Search, here, distances: bool) -> tuple:
+def _tile(
+    be: Backend, x: Any, begun: Any, search: Search, here: Any, distances: bool
+) -> tuple[Any, ...]:
     """Return codes and state of a tile, and the distances if they are asked for."""
     n, b = begun.shape[:2]
     begun_tables, stages = here
@@ -321,7 +346,9 @@ def coarse(be: Backend, x: Any, errors: Any, reach: Any, weight: float = 1.0) ->
     return be.cast(~(least > share * reach), np.uint8) * COARSE
 
 
-def exact_errors(tables: Tables, weights, scale: float, x, codes) -> np.ndarray:
+def exact_errors(
+    tables: Tables, weights: Any, scale: float, x: Any, codes: Any
+) -> np.ndarray:
     """Return the errors of sums, (n_rows, n_sums), from what was given, on the host.
 
     Parameters
@@ -350,7 +377,9 @@ def exact_errors(tables: Tables, weights, scale: float, x, codes) -> np.ndarray:
     return found / scale / scale
 
 
-def _traced_back(be: Backend, begun, parents, chosen, stages) -> Any:
+def _traced_back(
+    be: Backend, begun: Any, parents: Any, chosen: Any, stages: Any
+) -> Any:
     """Follow the kept sums back to the first table."""
     at, columns = None, []
 

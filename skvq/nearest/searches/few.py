@@ -1,8 +1,10 @@
 """Distances from many rows to a few codewords, or to the levels of scalars."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from skvq.nearest.backends.host import HOST
@@ -31,7 +33,12 @@ class DistanceTable:
     [[1.0], [25.0]]
     """
 
-    def __init__(self, X, metric: Metric = "sqeuclidean") -> None:
+    centre: NDArray[Any]
+    metric: Metric
+    norms: Any
+    rows: Any
+
+    def __init__(self, X: Any, metric: Metric = "sqeuclidean") -> None:
         X = HOST.matrix(X, "X")
         self.metric = check_metric(metric)
         if self.metric not in PRODUCT_METRICS:
@@ -46,7 +53,7 @@ class DistanceTable:
         self.rows = rows - self.centre
         self.norms = np.einsum("ij,ij->i", self.rows, self.rows)
 
-    def __call__(self, codebook) -> np.ndarray:
+    def __call__(self, codebook: Any) -> np.ndarray:
         """Return the distances, (n_codewords, n_samples), never negative.
 
         Under "inner_product", minus the products, of any sign.
@@ -70,7 +77,7 @@ class DistanceTable:
         return result
 
 
-def level_distances(X: np.ndarray, levels: Sequence, metric: str) -> np.ndarray:
+def level_distances(X: np.ndarray, levels: Sequence[Any], metric: str) -> np.ndarray:
     """Return distances to levels; see `skvq.nearest.level_distances`."""
     columns = np.repeat(np.arange(len(levels)), [len(each) for each in levels])
     each, values = np.concatenate(levels).astype(np.float64), X[:, columns]

@@ -31,14 +31,16 @@ _AGAIN_ELEMENTS = 2**20
 
 def nearest(
     be: Backend, X: Any, table: Table, metric: Metric, bias: Any, distances: bool
-) -> tuple:
+) -> tuple[Any, ...]:
     """Return codes, and distances or None; see `skvq.nearest.nearest`."""
     if metric in PRODUCT_METRICS:
         return _by_product(be, X, table, metric, bias, distances)
     return _by_distances(be, X, table, metric, bias, distances)
 
 
-def _by_product(be, X, table, metric, bias, distances) -> tuple:
+def _by_product(
+    be: Backend, X: Any, table: Any, metric: Any, bias: Any, distances: Any
+) -> tuple[Any, ...]:
     dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), compute_dtype(table.dtype))
     form = flat_form(table, metric, dtype, bias)
     if bias is None:
@@ -53,7 +55,7 @@ def _by_product(be, X, table, metric, bias, distances) -> tuple:
     plan = Plan(chunk, n_codewords + 4 * d, work, be.is_compiled)
     outputs = [((), np.intp), ((), np.uint8), ((), np.float64)][: 2 + distances]
 
-    def tile(rows: slice) -> tuple:
+    def tile(rows: slice) -> tuple[Any, ...]:
         return be.nearest_rows(X[rows, :], here, metric, dtype, distances)
 
     codes, state, *found = be.over_rows(X.shape[0], plan, tile, outputs)
@@ -72,7 +74,16 @@ def _exact_cosines(table: Table, x: np.ndarray, codes: np.ndarray) -> np.ndarray
     return 0.5 * CAREFUL.row_products(x - y, x - y)
 
 
-def _again(table, metric, bias, distances, form, first_row, x, rows) -> tuple:
+def _again(
+    table: Any,
+    metric: Any,
+    bias: Any,
+    distances: Any,
+    form: Any,
+    first_row: Any,
+    x: Any,
+    rows: np.ndarray,
+) -> tuple[Any, ...]:
     """Search some rows of the host with care."""
     if metric == "cosine":
         for place in np.flatnonzero(~x.any(axis=1)):
@@ -89,7 +100,15 @@ def _again(table, metric, bias, distances, form, first_row, x, rows) -> tuple:
     return (code, *found)
 
 
-def finished(be: Backend, X, codes, state, found: list, again, exact) -> list:
+def finished(
+    be: Backend,
+    X: Any,
+    codes: Any,
+    state: Any,
+    found: list[Any],
+    again: Any,
+    exact: Any,
+) -> list[Any]:
     """Return codes, and distances if they are asked for, as good as they are to be.
 
     Parameters
@@ -119,14 +138,16 @@ def finished(be: Backend, X, codes, state, found: list, again, exact) -> list:
     if rows.size:
         codes = outputs[0]
 
-        def distances(x: np.ndarray, rows: np.ndarray) -> tuple:
+        def distances(x: np.ndarray, rows: np.ndarray) -> tuple[Any, ...]:
             return (exact(x, be.to_host(be.take(codes, rows))),)
 
         outputs[1:] = searched_again(be, X, rows, outputs[1:], distances)
     return outputs
 
 
-def searched_again(be: Backend, X, rows: np.ndarray, outputs: list, again) -> list:
+def searched_again(
+    be: Backend, X: Any, rows: np.ndarray, outputs: list[Any], again: Any
+) -> list[Any]:
     """Return outputs in which some rows are what is made of them on the host.
 
     Parameters
@@ -145,9 +166,9 @@ def searched_again(be: Backend, X, rows: np.ndarray, outputs: list, again) -> li
     step = max(1, _AGAIN_ELEMENTS // X.shape[1])
     chunks = [rows[low : low + step] for low in range(0, len(rows), step)]
     plan = Plan(1, 0, math.inf)
-    found: list = [None] * len(chunks)
+    found: list[Any] = [None] * len(chunks)
 
-    def tile(cut: slice) -> tuple:
+    def tile(cut: slice) -> tuple[Any, ...]:
         for i in range(cut.start, cut.stop):
             found[i] = again(be.to_host(be.take(X, chunks[i])), chunks[i])
         return ()
@@ -180,20 +201,22 @@ def check_defined(be: Backend, values: Any, metric: Metric, X: Any) -> None:
         raise ValueError(why_undefined(metric, largest))
 
 
-def _by_distances(be, X, table, metric, bias, distances) -> tuple:
+def _by_distances(
+    be: Backend, X: Any, table: Any, metric: Any, bias: Any, distances: Any
+) -> tuple[Any, ...]:
     """Search by the distances themselves, in float64; on the host if it must be."""
     host = table.codewords.astype(np.float64)
     on_device = metric in be.direct_metrics
     codebook = be.send(host) if on_device else host
     constants = None if bias is None else be.send(bias)
 
-    def all_distances(x) -> Any:
+    def all_distances(x: Any) -> Any:
         if not on_device:
             return be.send(cdist(be.to_host(x), codebook, metric))
         gaps = be.xp.abs(x[:, None, :] - codebook[None, :, :])
         return (be.xp.sum if metric == "cityblock" else be.xp.max)(gaps, axis=2)
 
-    def tile(rows: slice) -> tuple:
+    def tile(rows: slice) -> tuple[Any, ...]:
         x = be.cast(X[rows, :], np.float64)
         found = all_distances(x)
         biased = found if constants is None else found + constants

@@ -14,6 +14,7 @@ it is done here.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -120,7 +121,7 @@ class _Search:
         )
 
 
-def _schedule(sizes, n_replaced: int, seed: int):
+def _schedule(sizes: Sequence[int], n_replaced: int, seed: int) -> Iterator[Any]:
     """Yield the rounds; how many are taken changes none of them."""
     rng = np.random.default_rng(seed)
     free = np.flatnonzero(np.array(sizes) > 1)
@@ -132,7 +133,9 @@ def _schedule(sizes, n_replaced: int, seed: int):
         yield _Round(order, replaced, np.array(offsets, dtype=np.intp))
 
 
-def improve_sums(be: Backend, X: Any, codes: Any, tables: Tables, options) -> tuple:
+def improve_sums(
+    be: Backend, X: Any, codes: Any, tables: Tables, options: Any
+) -> tuple[Any, ...]:
     """Return codes and distances; see `skvq.nearest.improve_sums`."""
     dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), tables.dtype)
     prepared = _prepared(be, tables, dtype)
@@ -145,7 +148,7 @@ def improve_sums(be: Backend, X: Any, codes: Any, tables: Tables, options) -> tu
     work *= max(1, options.n_rounds)
     plan = Plan(chunk, most + 4 * X.shape[1], work, be.is_compiled)
 
-    def tile(cut: slice) -> tuple:
+    def tile(cut: slice) -> tuple[Any, ...]:
         return _tile(be, X[cut, :], codes[cut, :], prepared, rounds, options.n_sweeps)
 
     outputs = [((len(tables),), be.code_dtype(options.dtype)), ((), np.uint8)]
@@ -154,7 +157,7 @@ def improve_sums(be: Backend, X: Any, codes: Any, tables: Tables, options) -> tu
     again = partial(_again, be, codes, tables, rounds, options, search.limit)
     last = np.eye(len(tables))[-1]
 
-    def exact(x, chosen) -> np.ndarray:
+    def exact(x: Any, chosen: Any) -> np.ndarray:
         return exact_errors(tables, last, search.scale, x, chosen[:, None, :])[:, 0]
 
     improved, found = finished(be, X, improved, state, [found], again, exact)
@@ -162,10 +165,10 @@ def improve_sums(be: Backend, X: Any, codes: Any, tables: Tables, options) -> tu
     return improved, found
 
 
-def _prepared(be: Backend, tables: Tables, dtype: np.dtype) -> tuple:
+def _prepared(be: Backend, tables: Tables, dtype: np.dtype) -> tuple[Any, ...]:
     """Return the search; on the device its tables and their centre."""
 
-    def make() -> tuple:
+    def make() -> tuple[Any, ...]:
         search = _Search(tables, dtype)
         factors = [be.sent(factor, "factor") for factor in search.factors]
         search.pairs = be.pairs(factors)
@@ -174,7 +177,16 @@ def _prepared(be: Backend, tables: Tables, dtype: np.dtype) -> tuple:
     return tables.form(("improve", dtype, be.key), make)
 
 
-def _again(be, given, tables, rounds, options, limit, x, rows) -> tuple:
+def _again(
+    be: Backend,
+    given: Any,
+    tables: Any,
+    rounds: Any,
+    options: Any,
+    limit: Any,
+    x: Any,
+    rows: slice,
+) -> tuple[Any, ...]:
     """Improve the codes of some rows of the host with care."""
     check_reach(x, limit)
     x, given = x.astype(np.float64), be.to_host(be.take(given, rows))
@@ -188,7 +200,9 @@ def _again(be, given, tables, rounds, options, limit, x, rows) -> tuple:
     return codes, distances
 
 
-def _tile(be: Backend, x, given, prepared, rounds, n_sweeps: int) -> tuple:
+def _tile(
+    be: Backend, x: Any, given: Any, prepared: Any, rounds: Any, n_sweeps: int
+) -> tuple[Any, ...]:
     """Return the best codes of a tile that were seen, state, and distances."""
     search, factors, centre = prepared
     sums = be.sums(x, factors, centre, search)

@@ -62,7 +62,7 @@ def kronecker_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
     return reduce(times, rows)
 
 
-def _exact_rows(rows: Sequence) -> tuple[Any, Any]:
+def _exact_rows(rows: Sequence[Any]) -> tuple[Any, Any]:
     """Return the same products in float64, and the digits that they have lost.
 
     By halves of the numbers, whose products are exact (Dekker 1971).
@@ -142,6 +142,18 @@ class _Norms(NamedTuple):
 
 class Block:
     """Consecutive codewords, ready to be scored on a backend's device."""
+
+    constants: Any
+    contract: list[Any]
+    half_norms: Any
+    inner: list[_Factor]
+    last_centre: Any
+    margin: Margin
+    n_last: int
+    n_prefix: int
+    rounded: float
+    weights: Any
+    width: int
 
     def __init__(
         self, be: Backend, factors: list[_Factor], first: int, dtype: np.dtype
@@ -263,7 +275,9 @@ class _Search:
             shifted = shifted - part
         return scaled, be.cast(shifted, self.dtype)
 
-    def between(self, scaled: np.ndarray, first: int, row, codeword) -> np.ndarray:
+    def between(
+        self, scaled: np.ndarray, first: int, row: Any, codeword: Any
+    ) -> np.ndarray:
         """Return half the distances of pairs of scaled rows and a block's codewords."""
         index = np.unravel_index(first + codeword, self.sizes)
         rows = [f.rows[i] for f, i in zip(self.factors, index, strict=True)]
@@ -294,7 +308,9 @@ class _Search:
         return be.xp.where(none[:, None], lowest[None, :], codes)
 
 
-def _scale_tables(codebooks, firsts, dtype) -> tuple[list[np.ndarray], int]:
+def _scale_tables(
+    codebooks: Any, firsts: Any, dtype: Any
+) -> tuple[list[np.ndarray], int]:
     """Return distinct rows in float64, at most 1, and the exponent of the product."""
     scaled, exponent = [], 0
     for table, first in zip(codebooks, firsts, strict=True):
@@ -333,7 +349,9 @@ def _first_zero(zero_rows: Sequence[np.ndarray]) -> tuple[int, ...] | None:
     return min(found, default=None)
 
 
-def nearest_kronecker(be: Backend, X: Any, tables: Tables, distances: bool) -> tuple:
+def nearest_kronecker(
+    be: Backend, X: Any, tables: Tables, distances: bool
+) -> tuple[Any, ...]:
     """Return codes, and distances or None; see `skvq.nearest.nearest_kronecker`."""
     dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), tables.dtype)
     search = _prepared(be, tables, dtype)
@@ -346,7 +364,7 @@ def nearest_kronecker(be: Backend, X: Any, tables: Tables, distances: bool) -> t
     )
     sent = [be.send(table.codewords.astype(np.float64)) for table in tables]
 
-    def tile(cut: slice) -> tuple:
+    def tile(cut: slice) -> tuple[Any, ...]:
         return _tile(be, X[cut, :], search, sent if distances else None)
 
     outputs = [((len(tables),), np.intp), ((), np.uint8), ((), np.float64)]
@@ -373,7 +391,9 @@ def _exact_distances(tables: Tables, x: np.ndarray, codes: np.ndarray) -> np.nda
     return CAREFUL.squared_norms((x.astype(np.float64) - high) - low)
 
 
-def _again(tables: Tables, distances: bool, search: _Search, x, rows) -> tuple:
+def _again(
+    tables: Tables, distances: bool, search: _Search, x: Any, rows: slice
+) -> tuple[Any, ...]:
     """Search some rows of the host with care."""
     check_reach(x, math.inf)
     with np.errstate(over="ignore"):
@@ -388,7 +408,7 @@ def _again(tables: Tables, distances: bool, search: _Search, x, rows) -> tuple:
     return codes, np.concatenate(found)
 
 
-def _tile(be: Backend, x: Any, search: _Search, tables) -> tuple:
+def _tile(be: Backend, x: Any, search: _Search, tables: Any) -> tuple[Any, ...]:
     """Return codes and state of a tile, and the distances if there are tables."""
     xp, (scaled, y) = be.xp, search.shift(x)
     norms = be.row_products(y, y)

@@ -61,7 +61,7 @@ def equal_levels(be: Backend, codes: Any, cells: EqualCells, dtype: Any) -> Any:
     sent = be.send(np.stack(rows))
     factor, low, width, twice = (sent[i, :] for i in range(len(rows)))
 
-    def tile(cut: slice) -> tuple:
+    def tile(cut: slice) -> tuple[Any, ...]:
         x = be.cast(codes[cut, :], np.float64)
         x *= 2
         x += 1
@@ -79,7 +79,7 @@ def equal_levels(be: Backend, codes: Any, cells: EqualCells, dtype: Any) -> Any:
 def entries(be: Backend, codes: Any, tables: Columns, dtype: np.dtype) -> Any:
     """Return what codes stand for; see `skvq.nearest.entries`."""
 
-    def make() -> tuple:
+    def make() -> tuple[Any, ...]:
         begins = np.cumsum([0, *map(len, tables.arrays)])[:-1]
         table = np.concatenate(tables.arrays).astype(dtype)
         return be.send(table), be.send(begins)
@@ -91,7 +91,7 @@ def entries(be: Backend, codes: Any, tables: Columns, dtype: np.dtype) -> Any:
 def row_norms(be: Backend, X: Any) -> Any:
     """Return the lengths of rows; see `skvq.nearest.row_norms`."""
 
-    def tile(cut: slice) -> tuple:
+    def tile(cut: slice) -> tuple[Any, ...]:
         scaled, exponent = be.scaled_rows(X[cut, :])
         return (be.ldexp(be.xp.sqrt(be.row_products(scaled, scaled)), exponent),)
 

@@ -16,7 +16,7 @@ _TILE_ELEMENTS = 2**16
 def paired(be: Backend, X: Any, codes: Any, Y: Any, metric: Metric) -> Any:
     """Return the distance of each pair; see `skvq.nearest.paired`."""
 
-    def tile(cut: slice) -> tuple:
+    def tile(cut: slice) -> tuple[Any, ...]:
         x = be.cast(X[cut, :], np.float64)
         y = Y[cut, :] if codes is None else be.look_up(Y, codes[cut])
         return (_distances(be, x, be.cast(y, np.float64), metric),)

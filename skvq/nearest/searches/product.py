@@ -12,7 +12,7 @@ from skvq.nearest.tables import Tables, compute_dtype, flat_form, make_runs
 from skvq.nearest.threads import even_chunk
 
 
-def nearest_product(be: Backend, X: Any, tables: Tables, bias, dtype) -> Any:
+def nearest_product(be: Backend, X: Any, tables: Tables, bias: Any, dtype: Any) -> Any:
     """Return the codes (n_samples, m); see `skvq.nearest.nearest_product`."""
     common = np.result_type(compute_dtype(be.numpy_dtype(X)), tables.dtype)
     plan, runs = _prepared(be, tables, common, bias, X.shape[1])
@@ -35,11 +35,11 @@ def nearest_product(be: Backend, X: Any, tables: Tables, bias, dtype) -> Any:
 
 
 def _prepared(
-    be: Backend, tables: Tables, dtype: np.dtype, bias, n_features: int
-) -> tuple:
+    be: Backend, tables: Tables, dtype: np.dtype, bias: Any, n_features: int
+) -> tuple[Any, ...]:
     """Return how to cut the rows; and the runs of subspaces of one shape, sent."""
 
-    def make() -> tuple:
+    def make() -> tuple[Any, ...]:
         every = [None] * len(tables) if bias is None else bias
         flat = [
             flat_form(table, "sqeuclidean", dtype, constants)
@@ -60,7 +60,9 @@ def _prepared(
     return tables.form(("product", dtype, be.key), make)
 
 
-def _tile(be: Backend, X: Any, runs, dtype: np.dtype, rows: slice) -> tuple:
+def _tile(
+    be: Backend, X: Any, runs: Any, dtype: np.dtype, rows: slice
+) -> tuple[Any, ...]:
     x = be.product_tile(X[rows, :], dtype)
     found = [be.argmin_run(x, run) for run in runs]
     if len(runs) == 1:

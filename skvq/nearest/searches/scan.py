@@ -14,7 +14,7 @@ _CHUNK_ROWS, _BLOCK = 2**17, 256
 _WORK = 8.0
 
 
-def scan(be: Any, codes: Packed, tables: np.ndarray, k: int) -> tuple:
+def scan(be: Any, codes: Packed, tables: np.ndarray, k: int) -> tuple[Any, ...]:
     """Return indices and scores of the best rows; see `skvq.nearest.scan`."""
     n, n_queries = len(codes), len(tables)
     k = min(k, n)
@@ -23,7 +23,7 @@ def scan(be: Any, codes: Packed, tables: np.ndarray, k: int) -> tuple:
     scanner = be.scanner(codes, tables)
     found: list[Best] = []
 
-    def make_worker():
+    def make_worker() -> Any:
         best = Best.none(n_queries, k)
         found.append(best)
         return scanner(best)

@@ -41,7 +41,9 @@ class TrellisForm(NamedTuple):
     dtype: np.dtype
 
 
-def viterbi(be: Backend, X: Any, states: Any, alphabets: Columns, options) -> tuple:
+def viterbi(
+    be: Backend, X: Any, states: Any, alphabets: Columns, options: Any
+) -> tuple[Any, ...]:
     """Return codes, and distances or None; see `skvq.nearest.viterbi`."""
     own = alphabets.form("dtype", lambda: _dtype(alphabets))
     dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), own)
@@ -58,7 +60,7 @@ def viterbi(be: Backend, X: Any, states: Any, alphabets: Columns, options) -> tu
     chunk = -(-chunk // search.group) * search.group
     plan = Plan(chunk, search.elements, search.work, plain=True)
 
-    def tile(rows: slice) -> tuple:
+    def tile(rows: slice) -> tuple[Any, ...]:
         return search(
             be.cast(X[rows, :], dtype),
             None if states is None else states[rows],
@@ -87,7 +89,9 @@ def _dtype(alphabets: Columns) -> np.dtype:
     return np.result_type(np.float32, *dtypes)
 
 
-def _make_form(arrays, trellis: Trellis, rates, dtype: np.dtype) -> TrellisForm:
+def _make_form(
+    arrays: Any, trellis: Trellis, rates: Any, dtype: np.dtype
+) -> TrellisForm:
     # An array that features share is checked and kept once.
     numbers: dict[int, int] = {}
     distinct: list[np.ndarray] = []
@@ -121,7 +125,9 @@ def _edges(levels: np.ndarray) -> np.ndarray:
     return rounded_up(0.5 * wide[:-4] + 0.5 * wide[4:], levels.dtype)
 
 
-def _checked(levels, trellis: Trellis, rate: int, name: str, dtype) -> np.ndarray:
+def _checked(
+    levels: Any, trellis: Trellis, rate: int, name: str, dtype: Any
+) -> np.ndarray:
     """Return levels as an array; raise unless they are what the trellis needs."""
     levels, size = np.asarray(levels), trellis.alphabet_size(rate)
     if levels.shape != (size,):
@@ -140,7 +146,15 @@ def _checked(levels, trellis: Trellis, rate: int, name: str, dtype) -> np.ndarra
     return levels
 
 
-def trellis_levels(be: Backend, codes, states, ends, rates, trellis, dtype) -> Any:
+def trellis_levels(
+    be: Backend,
+    codes: Any,
+    states: Any,
+    ends: Any,
+    rates: Any,
+    trellis: Any,
+    dtype: Any,
+) -> Any:
     """Return places in the alphabets; see `skvq.nearest.trellis_levels`."""
     k, before = trellis.step_bits, trellis.n_forgetting
     steps = np.flatnonzero(rates)
@@ -151,7 +165,7 @@ def trellis_levels(be: Backend, codes, states, ends, rates, trellis, dtype) -> A
     if trellis.has_subsets:
         subsets = be.send(trellis.subsets.astype(np.int64))
 
-    def tile(rows: slice) -> tuple:
+    def tile(rows: slice) -> tuple[Any, ...]:
         code = be.cast(codes[rows, :], np.int64)
         n = code.shape[0]
         nothing = be.zeros((n, 1), np.int64)
