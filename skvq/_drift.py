@@ -156,11 +156,11 @@ def drift(
             f"{type(quantizer).__name__} has neither a distortion nor counts of its "
             "codes to compare with: its tables were given; fit it on samples"
         )
-    seen = _Seen(codec, known, sample_weight is not None)
+    seen = _SeenSamples(codec, known, sample_weight is not None)
     for block, weights in _blocks(X, sample_weight):
         seen.add(block, weights)
     effective = seen.weight**2 / seen.squares
-    spread = Spread.of(np.concatenate(seen.weights)) if seen.weights else None
+    spread = WeightSpread.of(np.concatenate(seen.weights)) if seen.weights else None
     columns = [
         _column(trained, found, numbers, new / seen.weight, spread)
         for trained, found, numbers, new in zip(
@@ -199,7 +199,7 @@ def _counts_of(quantizer: Any) -> _Counts:
     return [None if one is None or not one.any() else one for one in found]
 
 
-class Spread(NamedTuple):
+class WeightSpread(NamedTuple):
     """How weights of mean one are spread."""
 
     variance: float
@@ -208,7 +208,7 @@ class Spread(NamedTuple):
     nodes: NDArray[np.float64]
 
     @classmethod
-    def of(cls, weights: NDArray[np.float64]) -> "Spread | None":
+    def of(cls, weights: NDArray[np.float64]) -> "WeightSpread | None":
         """Return the spread of weights; None, if all are equal."""
         weights = np.sort(weights) / weights.mean()
         if weights[0] == weights[-1]:
@@ -224,7 +224,7 @@ class Spread(NamedTuple):
 # -- what the samples are ----------------------------------------------------------
 
 
-class _Seen:
+class _SeenSamples:
     """Sums over samples, of weights and of what is weighted with them.
 
     Parameters
@@ -334,7 +334,7 @@ def _column(
     found: NDArray[np.float64] | None,
     numbers: NDArray[np.float64] | None,
     new: float,
-    spread: Spread | None,
+    spread: WeightSpread | None,
 ) -> dict[str, float | None]:
     """Return what is reported of a code column."""
     if trained is None or found is None or numbers is None:
@@ -362,7 +362,7 @@ def _divergences(p: Any, q: Any) -> Any:
 def expected_divergence(
     trained: NDArray[np.float64],
     found: NDArray[np.float64],
-    spread: Spread | None = None,
+    spread: WeightSpread | None = None,
 ) -> float:
     """Return the mean divergence of two samples of one distribution, in bits.
 
@@ -373,7 +373,7 @@ def expected_divergence(
         neighbours the mean is interpolated.
     found : ndarray of shape (n_codewords,)
         How often it is in the other, whatever the weights.
-    spread : Spread, optional
+    spread : WeightSpread, optional
         That of the weights of its rows; None: all are equal.
     """
     n, m = (max(1, round(float(one.sum()))) for one in (trained, found))
@@ -388,7 +388,7 @@ def expected_divergence(
     return float((below + (pooled - low) * (above - below)).sum())
 
 
-def _expected_of(c: int, n: int, m: int, spread: Spread | None) -> float:
+def _expected_of(c: int, n: int, m: int, spread: WeightSpread | None) -> float:
     """Return the mean of what a code adds that is c times in n and m rows together."""
     if c == 0:
         return 0.0
@@ -410,7 +410,7 @@ def _expected_of(c: int, n: int, m: int, spread: Spread | None) -> float:
 
 
 def _means_of_weighted(
-    p: NDArray[np.float64], k: NDArray[np.intp], m: int, spread: Spread
+    p: NDArray[np.float64], k: NDArray[np.intp], m: int, spread: WeightSpread
 ) -> NDArray[np.float64]:
     """Return means of what a code adds that has shares p, and k of m rows.
 
@@ -430,7 +430,7 @@ def _means_of_weighted(
 
 
 def _two_sums(
-    k: NDArray[np.intp], m: int, spread: Spread
+    k: NDArray[np.intp], m: int, spread: WeightSpread
 ) -> list[tuple[Any, NDArray[np.float64]]]:
     """Return two sums of k of m weights of mean one, and how likely each is.
 

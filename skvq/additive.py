@@ -199,7 +199,7 @@ class AdditiveQuantizer(BaseQuantizer):
                 "one codebook repeats them, and the others are zero.",
                 len(few),
             )
-            learned = learning.Learned(self._repeated(few, sizes))
+            learned = learning.LearnedSum(self._repeated(few, sizes))
         elif self.assignment == "independent":
             learned = yield from self._learn_independently(rows, sizes, seed)
         else:
@@ -228,7 +228,7 @@ class AdditiveQuantizer(BaseQuantizer):
             found["code_counts_"] = yield from learning.code_counts(
                 rows,
                 learned.tables,
-                learning.Search(self.fit_beam_size) if joint else None,
+                learning.SearchEffort(self.fit_beam_size) if joint else None,
                 joint and self.share_codebook,
             )
         return found
@@ -334,7 +334,7 @@ class AdditiveQuantizer(BaseQuantizer):
             ]
         )
 
-    def _learn_independently(self, rows, sizes, seed) -> Learner[learning.Learned]:
+    def _learn_independently(self, rows, sizes, seed) -> Learner[learning.LearnedSum]:
         """Return the best tables for m codebooks, given the best for one less."""
         best: list[np.ndarray] = []
         lowest = np.inf
@@ -347,7 +347,7 @@ class AdditiveQuantizer(BaseQuantizer):
                 )
                 if value < lowest:
                     best, lowest = tables, value
-        return learning.Learned(nearest.Tables(best), lowest)
+        return learning.LearnedSum(nearest.Tables(best), lowest)
 
     def _candidates(self, rows, sizes, seed) -> Learner[list[list[np.ndarray]]]:
         """Return tables: one alone, those of a product quantizer, and in a rotation."""
@@ -379,7 +379,7 @@ class AdditiveQuantizer(BaseQuantizer):
         if self.assignment == "independent":
             return learning.encode_independently(X, self._tables_)
         # Either may have been changed after the fit, which no constraint has seen.
-        search = learning.Search(
+        search = learning.SearchEffort(
             check_count("beam_size", self.beam_size),
             check_count("n_rounds", self.n_rounds, 0, largest=None),
             self._seed_,

@@ -188,12 +188,12 @@ class KroneckerQuantizer(BaseQuantizer):
         scale = yield from ordinary_scale(rows)
         rows = (rows if scale == 1 else rows.view(scaled, scale)).held()
         problem, exponent = learning.with_ordinary_factors(
-            learning.Problem(shape, sizes, fixed, self.share_codebook), scale
+            learning.KroneckerProblem(shape, sizes, fixed, self.share_codebook), scale
         )
         learned = yield from self._learn_tables(rows, problem, exponent, start)
         tables = learned.tables
         if exponent:
-            tables = learning.balance(problem, tables, exponent)
+            tables = learning.normalised(problem, tables, exponent)
         tables = [
             table if given is None else given
             for table, given in zip(tables, fixed, strict=True)

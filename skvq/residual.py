@@ -43,7 +43,7 @@ from skvq.codes import smallest_dtype
 from skvq.coding import rates
 from skvq.coding.charges import Prices, biases, charged, of_bits
 from skvq.learning import joint
-from skvq.learning.balance import level
+from skvq.learning.balance import balance_prices
 from skvq.learning.random_rows import new_key, some_places, some_rows
 from skvq.learning.rows import Block, Learner, Rows, run
 from skvq.learning.start import few_distinct
@@ -332,7 +332,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         )
         prices = np.concatenate([one.bias for one in begun.values()])
         targets = float(total) * np.concatenate([one.shares for one in begun.values()])
-        found = yield from level(weigh, prices, targets, float(summed / total))
+        found = yield from balance_prices(weigh, prices, targets, float(summed / total))
         return priced(found.prices)
 
     def _ways(self) -> tuple[int, ...]:
@@ -539,12 +539,12 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         found = yield from joint.refine(rows, tables, problem, chosen.strengths)
         return _unstack(parts, problem.stacks, found.tables, self.share_codebook)
 
-    def _problem(self, parts) -> tuple[joint.Problem, list[np.ndarray]]:
+    def _problem(self, parts) -> tuple[joint.JointProblem, list[np.ndarray]]:
         shared = self.share_codebook
         stacks = _stacks(parts, shared)
         tables = _stack(parts, stacks, shared)
         pinned = shared and len(tables[0]) > 1
-        problem = joint.Problem(
+        problem = joint.JointProblem(
             stacks,
             self._encode_under(parts, shared=shared),
             self._checked_weights(),

@@ -315,9 +315,9 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         doubt = unit * np.sqrt(square / len(gains))
         if gain < max(_MIN_GAIN * before.mean(), _SURE * doubt):
             return turn, part, 1
-        turn, part, n_turns = yield from self._turn_on(rows, turn, part)
+        turn, part, n_iter = yield from self._turn_on(rows, turn, part)
         yield from part._measure(_turned(rows, turn), {})
-        return turn, part, max(1, n_turns)
+        return turn, part, max(1, n_iter)
 
     def _turn_on(self, rows: Rows, turn: Turn, part) -> Learner[tuple[Turn, Any, int]]:
         """Improve a rotation and the tables of a part together."""
@@ -328,7 +328,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         dtype = turn.dtype
         part = part._with_tables([table.astype(dtype) for table in found.tables])
         turn = MatrixTurn(turn.mean, found.rotation.astype(dtype))
-        return turn, part, found.n_turns
+        return turn, part, found.n_iter
 
     def _from_tables(self, tables, mean=None, code_lengths=None, prices=None):
         if isinstance(self.rotation, str):

@@ -25,7 +25,7 @@ from skvq.coding.sums import codeword_entries
 from skvq.learning import online
 from skvq.learning.balance import balanced, largest_cell
 from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
-from skvq.learning.lloyd import Learned, lloyd, mean_distance
+from skvq.learning.lloyd import LearnedCodebook, lloyd, mean_distance
 from skvq.learning.rows import Learner, Rows, no_zero_rows, unit
 from skvq.learning.start import INITS, few_distinct, initialise, repeat_cyclically
 from skvq.parts import check_as_begun
@@ -282,7 +282,7 @@ class VectorQuantizer(BaseQuantizer):
                 table = unit_rows(table)
         if self.learning == "fixed":
             distortion = yield from mean_distance(rows, table, metric)
-            return Learned(table, distortion, 1), None
+            return LearnedCodebook(table, distortion, 1), None
         if self.learning == "lloyd":
             if self.balance is None:
                 return (yield from self._lloyd(rows, table, metric)), None
@@ -300,7 +300,7 @@ class VectorQuantizer(BaseQuantizer):
             else:
                 # Without prices, codewords would leave the cells that these have made.
                 distortion = yield from mean_distance(rows, table, metric)
-                learned = Learned(table, distortion, 0)
+                learned = LearnedCodebook(table, distortion, 0)
             learned = yield from balanced(rows, learned, shares, prices)
             return learned, None
         stream, learned = yield from online.learn_epochs(
@@ -314,7 +314,7 @@ class VectorQuantizer(BaseQuantizer):
         )
         return learned, stream
 
-    def _lloyd(self, rows, table, metric) -> Learner[Learned]:
+    def _lloyd(self, rows, table, metric) -> Learner[LearnedCodebook]:
         before = None if self._before_ is None else self._before_._charge_
         return (
             yield from lloyd(
@@ -339,12 +339,14 @@ class VectorQuantizer(BaseQuantizer):
         if self.balance is not None:
             # No price parts equal rows: each codeword has all that are equal to it.
             charge = Prices(np.zeros(len(table)), self._shares())
-            learned = Learned(table, distortion, 1, charge=charge, nearest=distortion)
+            learned = LearnedCodebook(
+                table, distortion, 1, charge=charge, nearest=distortion
+            )
             return learned, None
         if self.learning in _ONLINE:
             # The rows themselves are kept, as those of a stream are.
             stream = yield from online.start_from_few(rows, few, self.n_codewords)
-        return Learned(table, distortion, 1), stream
+        return LearnedCodebook(table, distortion, 1), stream
 
     def _partial_fit(self, X, weights):
         metric = self._check_learnable()
@@ -374,12 +376,12 @@ class VectorQuantizer(BaseQuantizer):
             )
         if stream.seeds is not None:
             # Every row so far is a codeword.
-            learned = Learned(stream.codebook, 0.0, stream.n_batches)
+            learned = LearnedCodebook(stream.codebook, 0.0, stream.n_batches)
         else:
             stream, distortion = online.learn_batch(
                 stream, samples, weights, self._online_settings(metric)
             )
-            learned = Learned(stream.codebook, distortion, stream.n_batches)
+            learned = LearnedCodebook(stream.codebook, distortion, stream.n_batches)
         return self._found(learned, stream)
 
     def _found(self, learned, stream) -> dict:

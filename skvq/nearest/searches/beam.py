@@ -68,7 +68,7 @@ class Stage(NamedTuple):
     packed: Any = None  # what a backend has made of it for itself
 
 
-class Search:
+class PreparedStages:
     """What all tiles share: the tables, made ready, and the sizes of a tile."""
 
     def __init__(self, tables: Tables, n_sums: int, n_begun: int, options, dtype):
@@ -216,7 +216,7 @@ def _prepared(be: Backend, tables, n_sums, n_begun, options, dtype) -> tuple:
     """Return the search, and its tables and stages on the device."""
 
     def make() -> tuple:
-        search = Search(tables, n_sums, n_begun, options, dtype)
+        search = PreparedStages(tables, n_sums, n_begun, options, dtype)
         begun = [
             (be.send(rows), None if bias is None else be.send(bias))
             for rows, bias in zip(search.begun, search.begun_biases, strict=True)
@@ -248,7 +248,9 @@ def _again(be, begun, tables, options, limit, x, rows) -> tuple:
     return codes, exact_errors(tables, search.weights, search.scale, x, codes)
 
 
-def _tile(be: Backend, x, begun, search: Search, here, distances: bool) -> tuple:
+def _tile(
+    be: Backend, x, begun, search: PreparedStages, here, distances: bool
+) -> tuple:
     """Return codes and state of a tile, and the distances if they are asked for."""
     n, b = begun.shape[:2]
     begun_tables, stages = here

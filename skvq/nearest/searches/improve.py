@@ -56,7 +56,7 @@ class _Round(NamedTuple):
     offsets: np.ndarray  # what is added to these codes, modulo the table's size
 
 
-class _Factor(NamedTuple):
+class _PreparedTable(NamedTuple):
     """A table made ready for the search."""
 
     weights: np.ndarray  # (d + 1, V'), [-(C - m)^T; 1/2 ||c - m||^2]
@@ -72,7 +72,7 @@ class _Factor(NamedTuple):
     packed: Any = None  # what a backend has made of it for itself
 
 
-class _Search:
+class _PreparedSums:
     """What all tiles share: the tables, made ready."""
 
     def __init__(self, tables: Tables, dtype: np.dtype) -> None:
@@ -97,7 +97,7 @@ class _Search:
             if dtype == np.float64:
                 exact = each if core.first is None else each[core.first]
                 exact = exact.astype(np.float64) * self.scale
-            factor = _Factor(
+            factor = _PreparedTable(
                 weights.astype(dtype, order="C"),
                 core.rows.astype(dtype, order="C"),
                 core.first,
@@ -166,7 +166,7 @@ def _prepared(be: Backend, tables: Tables, dtype: np.dtype) -> tuple:
     """Return the search; on the device its tables and their centre."""
 
     def make() -> tuple:
-        search = _Search(tables, dtype)
+        search = _PreparedSums(tables, dtype)
         factors = [be.sent(factor, "factor") for factor in search.factors]
         search.pairs = be.pairs(factors)
         return search, factors, [be.send(part) for part in search.centre]

@@ -140,7 +140,7 @@ class _Norms(NamedTuple):
         )
 
 
-class Block:
+class CodewordBlock:
     """Consecutive codewords, ready to be scored on a backend's device."""
 
     def __init__(
@@ -192,7 +192,7 @@ class Block:
         return margin, max(0.0, rounded)
 
 
-class _Search:
+class _PreparedFactors:
     """Tables made ready: distinct rows, scaled, in the order in which they contract."""
 
     def __init__(self, be: Backend, tables: Tables, dtype: np.dtype) -> None:
@@ -229,13 +229,13 @@ class _Search:
             n_leading += 1
         return n_leading
 
-    def all_blocks(self) -> Iterable[Block]:
+    def all_blocks(self) -> Iterable[CodewordBlock]:
         """Give all codewords in the order of their indices."""
         return self._prepare_blocks() if self.n_leading else self.blocks
 
-    def _prepare_blocks(self) -> Iterator[Block]:
+    def _prepare_blocks(self) -> Iterator[CodewordBlock]:
         if not self.n_leading:
-            yield Block(self.be, self.factors, 0, self.dtype)
+            yield CodewordBlock(self.be, self.factors, 0, self.dtype)
             return
         leading, rest = self.factors[: self.n_leading], self.factors[self.n_leading :]
         sizes = self.sizes[: self.n_leading]
@@ -249,7 +249,7 @@ class _Search:
                 [factor.rows[i] for factor, i in zip(leading, index, strict=True)]
             )
             factors = [_Factor.about(rows, centre), *rest]
-            yield Block(self.be, factors, start * n_rest, self.dtype)
+            yield CodewordBlock(self.be, factors, start * n_rest, self.dtype)
 
     def shift(self, x: Any) -> tuple[Any, Any]:
         """Return scaled samples, the factors in order, and those less the centre."""
@@ -361,9 +361,9 @@ def nearest_kronecker(be: Backend, X: Any, tables: Tables, distances: bool) -> t
     return codes, found[0] if distances else None
 
 
-def _prepared(be: Backend, tables: Tables, dtype: np.dtype) -> _Search:
+def _prepared(be: Backend, tables: Tables, dtype: np.dtype) -> _PreparedFactors:
     key = ("kronecker", dtype, be.key)
-    return tables.form(key, lambda: _Search(be, tables, dtype))
+    return tables.form(key, lambda: _PreparedFactors(be, tables, dtype))
 
 
 def _exact_distances(tables: Tables, x: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -373,7 +373,7 @@ def _exact_distances(tables: Tables, x: np.ndarray, codes: np.ndarray) -> np.nda
     return CAREFUL.squared_norms((x.astype(np.float64) - high) - low)
 
 
-def _again(tables: Tables, distances: bool, search: _Search, x, rows) -> tuple:
+def _again(tables: Tables, distances: bool, search: _PreparedFactors, x, rows) -> tuple:
     """Search some rows of the host with care."""
     check_reach(x, math.inf)
     with np.errstate(over="ignore"):
@@ -388,7 +388,7 @@ def _again(tables: Tables, distances: bool, search: _Search, x, rows) -> tuple:
     return codes, np.concatenate(found)
 
 
-def _tile(be: Backend, x: Any, search: _Search, tables) -> tuple:
+def _tile(be: Backend, x: Any, search: _PreparedFactors, tables) -> tuple:
     """Return codes and state of a tile, and the distances if there are tables."""
     xp, (scaled, y) = be.xp, search.shift(x)
     norms = be.row_products(y, y)
