@@ -1096,7 +1096,7 @@ class CodeReader:
             crc = zlib.crc32(packed, crc)
             yield codes
         if crc != self._header.crc:
-            raise FormatError(f"{self._path} is damaged: its checksum is another")
+            raise FormatError(f"{self._path} is damaged: its checksum does not match")
 
     def memory_map(self) -> NDArray[np.uint8]:
         """Map the packed codes into memory, read-only.
@@ -1216,7 +1216,7 @@ def _read_codes_header(
     header = bytearray(file.read(offset))
     struct.pack_into("<I", header, _CRC_OFFSET, 0)
     if zlib.crc32(header) != header_crc:
-        raise FormatError(f"{path} is damaged: the checksum of its header is another")
+        raise FormatError(f"{path} is damaged: its header's checksum does not match")
     methods, n_flags = ((2,), 2) if version == _CODED else ((0, 1), 4)
     if method not in methods or flags >= n_flags or any(header[end:]):
         raise FormatError(
