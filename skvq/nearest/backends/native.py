@@ -205,7 +205,7 @@ class NativeBackend(NumpyBackend):
             ("unit", ctypes.c_int32, [ctypes.c_int32]),
             ("choose_scratch", integer, [pointer, integer, integer]),
             ("choose", None, [pointer] * 4),
-            ("look_up", None, [pointer] * 4),
+            ("choose_by_look_up", None, [pointer] * 4),
             ("errors", None, [pointer, integer, integer, *[pointer] * 3]),
             ("extend", None, [*[integer] * 4, *[pointer] * 4]),
             ("advance", None, [pointer, integer, integer, integer, *[pointer] * 5]),
@@ -864,7 +864,7 @@ class _LookedUp(_Residuals):
         return 2 * (self.largest if self.rough else np.sqrt(self.largest * self.most))
 
     def _find(self, stage, choice):
-        self._call("look_up", stage, choice, self._paths())
+        self._call("choose_by_look_up", stage, choice, self._paths())
 
     def advance(self, parent, code, stage):
         """Replace the sums by those chosen."""
