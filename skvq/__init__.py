@@ -2,10 +2,10 @@
 
 A quantizer maps x to the nearest row of a codebook.  The modules are named after the
 four questions that a quantizer answers: what shape the codebook has (`vector`,
-`product`, `residual`, `kronecker`, `multiscale`; `rotated` and `scaled`, in front of
-any), where it comes from (`learning`, and those of scalars and signs: `grid`, `finite`,
-`trellis`, `sphere`, `binary`), how the argmin is
-computed (`nearest`), and what is lost (`losses`, `metrics`, `model_selection`).
+`product`, `residual`, `kronecker`, `multiscale`; `rotated` and `scaled` in front of any
+of them), where it comes from (`learning`, and the fixed codebooks of `grid`, `finite`,
+`trellis`, `sphere` and `binary`), how the argmin is computed (`nearest`), and what is
+lost (`losses`, `metrics`, `model_selection`).
 """
 
 from skvq._version import __version__

@@ -1,27 +1,27 @@
 r"""Blocks of codes as bytes: integer frequencies, constriction's coder, an index.
 
-Frequencies are integers of sum 2^24, each at least 1, and the model of a column is
-constriction's `Categorical` of exactly these.  What it is given are the frequencies
-less one: it gives each symbol one, and shares the rest in proportion to the numbers,
-whose float32 sum is the rest, so that nothing is rounded.
+Frequencies are integers that sum to 2^24, each at least 1.  The model of a column is
+constriction's `Categorical` of exactly these.  It is passed the frequencies minus one:
+it gives each symbol one, and shares out the rest in proportion to these numbers, whose
+float32 sum equals the rest, so that nothing is rounded.
 
-Rows are coded in blocks, each by itself.  The bytes of some rows, which `Writer` makes
-and `Segment` reads, are little-endian:
+Rows are coded in independent blocks.  The bytes of some rows, written by `Writer` and
+read by `Segment`, are little-endian:
 
 ==============  ====================================================================
 bytes           content
 ==============  ====================================================================
 4 w             the words of each block, one block after the other
-8 n             of each of the n blocks: the number w of its words; a CRC-32 over the
-                id of the model, the number of its rows, the number of the block, and
+8 n             for each of the n blocks: the number w of its words, and a CRC-32 over
+                the id of the model, the number of rows, the number of the block, and
                 the codes, column by column, in the smallest unsigned dtype
 8               number of rows
-4               number of rows of a block; the last may have fewer
+4               number of rows in a block; the last block may have fewer
 8               id of the model
-4               CRC-32 of all this from the numbers of words on
+4               CRC-32 of everything from the numbers of words on
 ==============  ====================================================================
 
-So they are read from their end.
+They are therefore read from the end.
 """
 
 import hashlib
@@ -35,11 +35,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# What is added to every count, so that a code which was never seen has a probability.
+# Added to every count, so that codes which were never seen have a probability.
 UNSEEN = 0.02
 PRECISION = 24
 TOTAL = 2**PRECISION
-# Codes of a block, which are decoded together.
+# The most codes in a block; a block is decoded as a whole.
 MOST_CODES = 2**28
 _FOOTER = struct.Struct("<QI8sI")
 _CRC_BYTES = 4
@@ -49,17 +49,17 @@ Read = Callable[[int, int], bytes]
 
 
 def frequencies(weights: NDArray[np.float64]) -> NDArray[np.uint32]:
-    """Return integers of sum 2^24, each at least 1, in proportion to weights.
+    """Return integers that sum to 2^24, each at least 1, in proportion to weights.
 
-    What is in proportion less than 1 becomes 1, and the others share what is left: each
-    its whole part, and those with the largest rests one more; of equal rests, the first
-    ones.  The sum of the weights is rounded once, and all else are single operations on
-    floats: the same integers on every machine.
+    Shares below 1 become 1.  The others divide what is left: each gets its integer
+    part, and those with the largest remainders get one more, the first ones among equal
+    remainders.  The sum of the weights is rounded once and everything else is single
+    float operations, so the integers are the same on every machine.
 
     Parameters
     ----------
     weights : ndarray of shape (n_codewords,)
-        Above zero; at most 2^24 of them.
+        Positive; at most 2^24 of them.
 
     Returns
     -------
@@ -79,24 +79,24 @@ def frequencies(weights: NDArray[np.float64]) -> NDArray[np.uint32]:
     if rest >= 0:
         fraction = np.where(ones, -1, share - whole)
         whole[np.argsort(-fraction, kind="stable")[:rest]] += 1
-    else:  # shares that were rounded up to a whole number
+    else:  # some shares were rounded up to an integer
         whole[np.argsort(-whole, kind="stable")[:-rest]] -= 1
     return whole.astype(np.uint32)
 
 
 def code_dtype(sizes: Sequence[int]) -> np.dtype:
-    """Return the smallest unsigned dtype of codes, in the order of the files."""
+    """Return the smallest unsigned dtype that holds codes, in the files' byte order."""
     return np.min_scalar_type(max(sizes) - 1).newbyteorder("<")
 
 
 class Model:
-    """Frequencies of the codes of each column.
+    """The frequencies of the codes of each column.
 
     Parameters
     ----------
     tables : sequence of ndarray of uint32, shape (n_contexts, n_codewords)
-        For each column, a row of frequencies of sum 2^24 for each code of the column
-        before; or one row for all.
+        For each column, a row of frequencies that sum to 2^24 for each code of the
+        column before; or a single row for all.
     """
 
     def __init__(self, tables: Sequence[NDArray[np.uint32]]) -> None:
@@ -117,7 +117,7 @@ class Model:
         return [PRECISION - np.log2(table) for table in self.tables]
 
     def bits(self, codes: NDArray[Any]) -> NDArray[np.float64]:
-        """Return what the codes of each row take, without what blocks take."""
+        """Return the bits of each row's codes, without the overhead of blocks."""
         bits = np.zeros(len(codes))
         for j, lengths in enumerate(self._lengths):
             before = codes[:, j - 1] if len(lengths) > 1 else np.intp(0)
@@ -127,7 +127,7 @@ class Model:
     def encode(self, columns: NDArray[Any]) -> NDArray[np.uint32]:
         """Return the words of a block of codes (n_codes, n_rows)."""
         coder = _constriction().stream.stack.AnsCoder()
-        # The coder is a stack: what is decoded first is encoded last.
+        # The coder is a stack: what is to be decoded first is encoded last.
         for j in range(len(columns) - 1, -1, -1):
             symbols = columns[j].astype(np.int32)
             if self.sizes[j] == 1:
@@ -142,9 +142,9 @@ class Model:
         return coder.get_compressed()
 
     def decode(self, words: NDArray[np.uint32], n_rows: int) -> NDArray[Any]:
-        """Return the codes (n_codes, n_rows) of a block; ValueError if they are none.
+        """Return the codes (n_codes, n_rows) of a block; ValueError if there are none.
 
-        Damage may also give other codes.
+        Damaged words may also decode to other codes.
         """
         coder = _constriction().stream.stack.AnsCoder(words)
         columns = np.zeros((len(self.sizes), n_rows), dtype=code_dtype(self.sizes))
@@ -169,7 +169,7 @@ class Model:
 
 
 def _by_context(before: NDArray[Any]) -> tuple[NDArray[np.intp], list[Any]]:
-    """Return rows by the code before, and for each: the code, and its places there."""
+    """Return the rows in order of their context, and each context with its range."""
     order = np.argsort(before, kind="stable")
     contexts, starts = np.unique(before[order], return_index=True)
     stops = [*starts[1:].tolist(), len(before)]
@@ -180,7 +180,7 @@ def _categorical(table: NDArray[np.uint32]) -> Any:
     model = _constriction().stream.model
     if len(table) < TOTAL - 1:
         return model.Categorical((table - 1).astype(np.float32), perfect=False)
-    # Too many for the fast way, and too few frequencies for the other to find any else.
+    # There are too many for the fast way; the other way finds these very frequencies.
     return model.Categorical(table.astype(np.float32), perfect=True)
 
 
@@ -204,25 +204,25 @@ def _locked(table: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 class Writer:
-    """Rows on their way into bytes.
+    """Writes rows as bytes.
 
     Parameters
     ----------
     model : Model
         The frequencies.
     block_rows : int
-        Rows of a block.
+        Number of rows in a block.
     """
 
     def __init__(self, model: Model, block_rows: int) -> None:
-        _constriction()  # that it is not there is told before the first block
+        _constriction()  # an ImportError should come before the first block
         self._model, self._block_rows = model, block_rows
         self._rest = np.empty((0, len(model.sizes)), dtype=code_dtype(model.sizes))
         self._index: list[tuple[int, int]] = []
         self.n_rows = 0
 
     def add(self, codes: NDArray[Any]) -> bytes:
-        """Return what is written now that there are more rows, which are valid."""
+        """Take more rows, which are valid; return the bytes that they complete."""
         self.n_rows += len(codes)
         if len(self._rest):
             codes = np.concatenate([self._rest, codes])
@@ -235,7 +235,7 @@ class Writer:
         return b"".join(found)
 
     def end(self) -> bytes:
-        """Return the last bytes: those of the last block, and what tells of all."""
+        """Return the last bytes: the last block and the index."""
         last = self._block(self._rest) if len(self._rest) else b""
         index = np.array(self._index, dtype="<u4").tobytes()
         footer = _FOOTER.pack(self.n_rows, self._block_rows, self._model.id, 0)
@@ -258,25 +258,25 @@ def _crc(model_id: bytes, columns: NDArray[Any], number: int) -> int:
 
 
 class Segment(NamedTuple):
-    """Rows that one `Writer` has written."""
+    """The rows that one `Writer` has written."""
 
     model: Model
-    read: Read  # bytes between two places
+    read: Read  # returns the bytes between two places
     n_rows: int
     block_rows: int
-    places: NDArray[np.int64]  # of the blocks, and of their end
+    places: NDArray[np.int64]  # where blocks begin, and where the last one ends
     crcs: NDArray[np.int64]
     end: int
 
     @property
     def start(self) -> int:
-        """The place of its first byte."""
+        """The place of the first byte."""
         return int(self.places[0])
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
-        """Return the codes of some rows; only their blocks are read.
+        """Return the codes of some rows, reading only their blocks.
 
-        A ValueError if these are damaged.
+        A ValueError is raised if these are damaged.
         """
         shape = stop - start, len(self.model.sizes)
         codes = np.empty(shape, dtype=code_dtype(self.model.sizes).newbyteorder("="))
@@ -294,14 +294,14 @@ class Segment(NamedTuple):
         try:
             columns = self.model.decode(words, n_rows)
         except ValueError as error:
-            raise ValueError(f"block {number} is no coded block: {error}") from error
+            raise ValueError(f"block {number} is not a coded block: {error}") from error
         if _crc(self.model.id, columns, number) != self.crcs[number]:
-            raise ValueError(f"the checksum of block {number} is another")
+            raise ValueError(f"the checksum of block {number} does not match")
         return columns
 
 
 def open_segment(model: Model, read: Read, end: int) -> Segment:
-    """Return the rows whose bytes end at a place; a ValueError if there are none."""
+    """Return the segment that ends at a place; a ValueError if there is none."""
     if end < _FOOTER.size:
         raise ValueError("it ends too early")
     footer = read(end - _FOOTER.size, end)
@@ -311,13 +311,13 @@ def open_segment(model: Model, read: Read, end: int) -> Segment:
     n_blocks = -(-n_rows // block_rows) if block_rows else n_rows + 1
     index_start = end - _FOOTER.size - 8 * n_blocks
     if index_start < 0 or block_rows * len(model.sizes) > MOST_CODES:
-        raise ValueError("its index has no room")
+        raise ValueError("there is no room for its index")
     data = read(index_start, end - _FOOTER.size)
     if zlib.crc32(footer[:-_CRC_BYTES], zlib.crc32(data)) != crc:
-        raise ValueError("the checksum of its index is another")
+        raise ValueError("the checksum of its index does not match")
     index = np.frombuffer(data, dtype="<u4").reshape(n_blocks, 2).astype(np.int64)
     ends = np.append(0, 4 * np.cumsum(index[:, 0]))
     if ends[-1] > index_start:
-        raise ValueError("its blocks have no room")
+        raise ValueError("there is no room for its blocks")
     places = index_start - ends[-1] + ends
     return Segment(model, read, n_rows, block_rows, places, index[:, 1], end)

@@ -1,6 +1,6 @@
-"""What learners and schemes do with arrays, whatever library they are of.
+"""Operations on arrays of any library, for learners and schemes.
 
-Each of these is one method of the array's backend; there are the branches.
+Each of these calls one method of the array's backend, which handles the differences.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from skvq.nearest import backend_of
 
 
 def to_host(array: Any) -> np.ndarray:
-    """Return an array as one of NumPy's, itself if it is one."""
+    """Return an array as a NumPy array; the array itself if it is one."""
     return np.asarray(backend_of(array).to_host(array))
 
 
@@ -21,12 +21,12 @@ def like(array: Any, other: Any) -> Any:
 
 
 def in_dtype(array: Any, dtype: Any) -> Any:
-    """Return an array in a dtype that is NumPy's."""
+    """Return an array in a NumPy dtype."""
     return backend_of(array).cast(array, dtype)
 
 
 def as_indices(codes: Any) -> Any:
-    """Return codes in the dtype that their library takes as indices."""
+    """Return codes in the dtype that their library requires of indices."""
     return backend_of(codes).cast(codes, np.intp)
 
 
@@ -72,12 +72,12 @@ def join_columns(arrays: list[Any]) -> Any:
 
 
 def stable_order(values: Any) -> Any:
-    """Return the order of the entries of each row; equals stay in theirs."""
+    """Return the indices that sort each row; equal entries keep their order."""
     return backend_of(values).stable_order(values)
 
 
 def squared_norms(rows: Any) -> Any:
-    """Return the sums of squares along the last axis, added up in float64."""
+    """Return the sums of squares along the last axis, summed in float64."""
     return backend_of(rows).squared_norms(rows)
 
 

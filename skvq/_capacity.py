@@ -1,4 +1,4 @@
-"""Labels of a training set, of which none has too many rows or too few."""
+"""Labels for a training set such that no label has too many rows or too few."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from skvq._code_checks import sent
 from skvq._typing import MatrixLike, Size
 from skvq._validation import check_numbers, followed_backend
 
-# Labels that a message lists.
+# Number of labels that a message lists.
 _MOST_LISTED = 5
 
 
@@ -26,22 +26,21 @@ def capacitate(
     max_size: Size | None = None,
     n_labels: Size | None = None,
 ) -> NDArray[np.intp]:
-    """Choose labels for rows, of which each is given to a bounded number of rows.
+    """Choose labels for rows such that each label gets a bounded number of rows.
 
-    The sum of the errors is the least that there is: it is the transport problem on
-    the candidates, solved exactly.  It is for a training set, all rows of which are
-    known; new rows are encoded by a table whose search is balanced, see
+    The sum of the errors is minimal: this is a transport problem over the candidates,
+    solved exactly.  The function is for a training set, all rows of which are known;
+    new rows are encoded by a table whose search is balanced, see
     `VectorQuantizer(balance=True)`.
 
     Parameters
     ----------
     candidates : array-like of int of shape (n_samples, n_candidates)
-        Labels that each row may have.  One that a row has twice counts by its lower
-        error.
+        Labels that each row may get.  If a row lists one twice, the lower error counts.
     errors : array-like of shape (n_samples, n_candidates)
-        What each of them costs.
+        Cost of each candidate.
     min_size, max_size : int, default=0 and None
-        How many rows each label has at least and at most; None: any number.
+        Least and largest number of rows of each label; None: no bound.
     n_labels : int, default=None
         Labels are 0 to `n_labels` - 1; None: up to the largest candidate.
 
@@ -53,14 +52,14 @@ def capacitate(
     Raises
     ------
     ValueError
-        If the arrays do not go together, or no choice keeps the bounds; the message
-        says which labels cannot.
+        If the arrays do not fit each other, or no choice keeps the bounds; the message
+        names labels that cannot keep them.
 
     Notes
     -----
-    Memory is in proportion to the number of candidates of all rows.  Time grows faster,
-    about with its power of 1.5 to 2: it is for some ten thousands of rows with some
-    tens of candidates.
+    Memory is proportional to the number of candidates of all rows.  Time grows like its
+    power of 1.5 to 2: the function is for some ten thousands of rows with some tens of
+    candidates each.
 
     References
     ----------
@@ -101,7 +100,7 @@ def capacitate(
     least, most = _bounds(min_size, max_size, n_rows, size)
     row = np.repeat(np.arange(n_rows), candidates.shape[1])
     label, error = candidates.astype(np.int64).ravel(), errors.ravel()
-    # Of equal candidates of a row the best.
+    # Among equal candidates of a row, keep the best.
     order = np.lexsort((error, label, row))
     row, label, error = row[order], label[order], error[order]
     is_first = np.append(True, (np.diff(row) != 0) | (np.diff(label) != 0))
@@ -111,7 +110,7 @@ def capacitate(
 
 
 def _bounds(min_size: Any, max_size: Any, n_rows: int, size: int) -> tuple[int, int]:
-    """Return the bounds; raise if no choice of any labels keeps them."""
+    """Return the bounds; raise if no labelling keeps them."""
     least, most = 0, n_rows
     if min_size != 0:
         least = check_count("min_size", min_size, largest=None)
@@ -141,7 +140,7 @@ def _chosen(
     least: int,
     most: int,
 ) -> np.ndarray:
-    """Return the place of the candidate of each row that is chosen."""
+    """Return the index of the chosen candidate of each row."""
     n = len(row)
     # What all candidates of a row have in common decides nothing, and would be rounded.
     firsts = np.flatnonzero(np.append(True, np.diff(row) != 0))
@@ -151,7 +150,7 @@ def _chosen(
     of_rows = csr_array((ones, (row, places)), shape=(n_rows, n))
     of_labels = csr_array((ones, (label, places)), shape=(size, n))
     limits = np.concatenate([np.full(size, float(most)), np.full(size, -float(least))])
-    # Vertices of a transport problem with whole bounds are whole; simplex ends in one.
+    # A transport problem with integer bounds has integer vertices; one is found.
     found = linprog(
         cost,
         A_ub=_stacked(of_labels),
@@ -175,7 +174,7 @@ def _stacked(of_labels: csr_array) -> csr_array:
 
 
 def _why_not(of_rows: Any, of_labels: Any, limits: Any, least: int, most: int) -> str:
-    """Return which labels miss the bounds, where the sum of what is missed is least."""
+    """Return a message about the labels that miss the bounds by the least sum."""
     n_rows, n = of_rows.shape
     missed = eye_array(len(limits), format="csr")
     found = linprog(

@@ -1,6 +1,6 @@
-"""What the engine, the functions and the estimators check alike.
+"""Checks that the engine, the functions and the estimators share.
 
-Nothing of skvq is imported here, so that all of it may use this.
+This module imports nothing of skvq, so that all of skvq may use it.
 """
 
 import math
@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-# Sizes, of codebooks and of searches: codes are at most 32 bits wide.
+# Limit of sizes of codebooks and searches: codes have at most 32 bits.
 LARGEST_SIZE = 2**32
 
 _GIB = 2**30
-# What is needed may be so many times as large as X, however large that is.
+# An array may take this many times the memory of X, however large X is.
 _SHARE_OF_X = 64
 # Most sizes that a representation names.
 _MOST_NAMED = 6
@@ -25,16 +25,16 @@ _MOST_NAMED = 6
 def check_count(
     name: str, value: Any, smallest: int = 1, largest: int | None = LARGEST_SIZE
 ) -> int:
-    """Return an integer of any type as Python's, which never wraps around.
+    """Return an integer of any type as a Python int, which never wraps around.
 
     Parameters
     ----------
     name : str
         The parameter, named in the message.
     value : int
-        What it was given.
+        The value that was given.
     smallest, largest : int
-        Limits; none if the largest is None.
+        Limits; there is no upper one if the largest is None.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def check_count(
     Raises
     ------
     ValueError
-        If it is no integer within the limits.
+        If it is not an integer within the limits.
     """
     if _is_within(value, smallest, largest):
         return int(value)
@@ -54,7 +54,7 @@ def check_count(
 def check_counts(
     name: str, values: Any, smallest: int = 1, largest: int | None = LARGEST_SIZE
 ) -> list[int]:
-    """Return what `check_count` does of each of some integers."""
+    """Return the results of `check_count` for each of several integers."""
     limits = _limits(smallest, largest)
     if not is_sequence(values):
         raise ValueError(
@@ -62,7 +62,7 @@ def check_counts(
         )
     values = list(values.tolist() if hasattr(values, "tolist") else values)
     most = math.inf if largest is None else largest
-    # Python's own, one by one, would take longer than many a search.
+    # Checking Python's own ints one by one would take longer than many a search.
     plain = set(map(type, values)) == {int}
     if plain and smallest <= min(values) and max(values) <= most:
         return values
@@ -85,7 +85,7 @@ def _limits(smallest: int, largest: int | None) -> str:
 
 
 def as_plain(value: Any) -> Any:
-    """Return a number of any type as Python's; all else as it is."""
+    """Return a number of any type as a Python number; anything else unchanged."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
     if isinstance(value, Integral):
@@ -96,7 +96,7 @@ def as_plain(value: Any) -> Any:
 
 
 def is_finite_number(value: Any) -> bool:
-    """Whether it is a real number that a float can hold; truth values are none."""
+    """Return whether it is a real number that a float can hold, and not a bool."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         return False
     try:
@@ -106,14 +106,14 @@ def is_finite_number(value: Any) -> bool:
 
 
 def is_true(value: Any) -> bool:
-    """Whether a value is True, Python's or NumPy's."""
+    """Return whether a value is True, Python's or NumPy's."""
     return isinstance(value, bool | np.bool_) and bool(value)
 
 
 def is_sequence(value: Any) -> bool:
-    """Whether it is a row of things: a list, a tuple, an array of any library.
+    """Return whether it is a sequence: a list, a tuple, an array of any library.
 
-    Texts, sets and mappings are none, nor are arrays without dimensions.
+    Strings, sets, mappings and arrays without dimensions are not.
     """
     if isinstance(value, str | bytes | Mapping | Set | type):
         return False
@@ -124,19 +124,19 @@ def is_sequence(value: Any) -> bool:
 
 
 def check_code_dtype(dtype: Any, largest: int) -> np.dtype:
-    """Return the dtype of codes; raise unless it is of integers and holds them all.
+    """Return a dtype for codes; raise unless it is an integer dtype that holds them.
 
     Parameters
     ----------
     dtype : dtype-like
-        As the user gives it.
+        The dtype that was given.
     largest : int
         The largest code.
 
     Raises
     ------
     ValueError
-        If it is another, or too narrow.
+        If it is not an integer dtype, or too narrow.
     """
     try:
         found = np.dtype("V" if dtype is None else dtype)
@@ -151,9 +151,9 @@ def check_code_dtype(dtype: Any, largest: int) -> np.dtype:
 
 
 def check_unmasked(array: Any, name: str) -> Any:
-    """Return what is given; raise if it hides entries, which NumPy would show again.
+    """Return an array; raise if it has masked entries, which NumPy would unmask.
 
-    A masked array without a masked entry is one like any other.
+    Masked arrays without masked entries are like any other array.
     """
     rows = array if isinstance(array, list | tuple) else (array,)
     if any(np.ma.is_masked(row) for row in rows):
@@ -166,7 +166,7 @@ def check_unmasked(array: Any, name: str) -> Any:
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Let errors that the block raises name the parameter that they are about."""
+    """Make errors raised in the block name the parameter that they are about."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -177,23 +177,23 @@ def naming(name: str) -> Iterator[None]:
 
 
 def check_memory(what: str, n_bytes: float, x_bytes: float, given: str = "X") -> None:
-    """Raise before an array is made that is out of all proportion to the samples.
+    """Raise, before it is made, if an array would be out of proportion to the samples.
 
     Parameters
     ----------
     what : str
-        What is to be made, with the parameters that determine its size.
+        The array, with the parameters that determine its size.
     n_bytes : float
-        How much it takes.
+        The size of the array.
     x_bytes : float
-        How much X takes, or what was given in its place.
+        The size of X, or of what was given in its place.
     given : str, default="X"
-        What the message calls it.
+        The name of X in the message.
 
     Raises
     ------
     ValueError
-        If it takes more than 1 GiB, and more than 64 times what X does.
+        If it takes more than 1 GiB, and more than 64 times the size of X.
     """
     if n_bytes <= max(_GIB, _SHARE_OF_X * x_bytes):
         return
@@ -211,18 +211,18 @@ def _readable(n_bytes: float) -> str:
 
 
 def check_array_of_dask(value: object, name: str, kinds: str) -> None:
-    """Raise unless a collection of Dask's is an array, or becomes one.
+    """Raise unless a Dask collection is an array, or can become one.
 
     Parameters
     ----------
-    value : collection of Dask's
-        Nothing of it is computed.
+    value : Dask collection
+        It is not computed.
     name : str
-        What the message calls it.
+        Its name in the message.
     kinds : str
-        What is taken, in the plural.
+        The collections that are accepted, in the plural.
     """
-    # Of the class: a delayed value seems to have every attribute.
+    # The class is asked, since a delayed value seems to have every attribute.
     if not any(hasattr(type(value), one) for one in ("rechunk", "to_dask_array")):
         raise TypeError(
             f"{name} is a {class_name(type(value))}; of Dask's collections {kinds} are "
@@ -231,7 +231,7 @@ def check_array_of_dask(value: object, name: str, kinds: str) -> None:
 
 
 def class_name(cls: type[Any]) -> str:
-    """Return what a class is called in messages, with its module."""
+    """Return the name of a class for messages, with its module."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 

@@ -1,4 +1,4 @@
-"""Checks of code arrays, which the functions and classes of `skvq.codes` share."""
+"""Checks of code arrays that the functions and classes of `skvq.codes` share."""
 
 from collections.abc import Sequence
 from numbers import Integral
@@ -11,14 +11,14 @@ from skvq._checks import check_unmasked
 from skvq._validation import followed_backend
 from skvq.nearest import Backend
 
-# One limb times one base plus one carry must fit uint64: 32-bit limbs and bases up
-# to 2**32 reach exactly 2**64 - 1.
+# A limb times a base plus a carry must fit uint64: with 32-bit limbs and bases up to
+# 2**32 it is at most 2**64 - 1.
 LIMB_BITS = 32
 MAX_SIZE = 2**LIMB_BITS
 
 
 def check_integer(value: Any, name: str, smallest: int, largest: int) -> int:
-    """Return an integer within limits as Python's."""
+    """Return an integer within limits as a Python int."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     value = int(value)
@@ -28,7 +28,7 @@ def check_integer(value: Any, name: str, smallest: int, largest: int) -> int:
 
 
 def check_sizes(sizes: Any) -> tuple[int, ...]:
-    """Return the sizes of code columns."""
+    """Return the sizes of code columns as Python ints; raise unless they are valid."""
     try:
         sizes = tuple(sizes)
     except TypeError:
@@ -43,12 +43,12 @@ def check_sizes(sizes: Any) -> tuple[int, ...]:
 
 
 def sent(be: Backend, array: NDArray[Any]) -> Any:
-    """Return an array of the host where the answer is to be."""
+    """Return an array of the host in the library and on the device of the result."""
     return be.send(array.astype(be.code_dtype(array.dtype), copy=False))
 
 
 def check_code_array(codes: Any, name: str) -> tuple[Backend, NDArray[Any]]:
-    """Return where the answer is to be, and a matrix on the host."""
+    """Return the backend of the result, and the codes as a matrix on the host."""
     be = followed_backend(codes)
     codes = np.asarray(check_unmasked(be.to_host(codes), name))
     if codes.ndim != 2:
@@ -72,9 +72,9 @@ def check_codes(
     name: str = "codes",
     lowest: Sequence[int] | None = None,
 ) -> tuple[Backend, NDArray[Any]]:
-    """Return where the answer is to be, and valid codes on the host.
+    """Return the backend of the result, and valid codes on the host.
 
-    The lowest code of a column is zero, or what is said.
+    The lowest code of each column is zero unless `lows` says otherwise.
     """
     be, codes = check_code_array(codes, name)
     if codes.shape[1] != len(sizes):
@@ -95,18 +95,17 @@ def check_codes(
 
 
 def row_words(codes: NDArray[Any]) -> NDArray[np.void]:
-    """Return one opaque word for each row of integers, (...), of (..., n_codes).
+    """Return one opaque word (...) for each row of integers (..., n_codes).
 
-    Words of codes that are not negative sort as the rows do, column by column, and
-    faster than rows.
+    Words of non-negative codes sort as the rows do, column by column, but faster.
     """
     big = np.ascontiguousarray(codes, dtype=codes.dtype.newbyteorder(">"))
     return big.view(f"V{codes.shape[-1] * codes.itemsize}")[..., 0]
 
 
 def first_out_of_range(values: NDArray[Any], size: int, low: int = 0) -> int | None:
-    """Return the first place of a value below the lowest or beyond the last code."""
-    # Compared as Python integers, which no dtype can wrap around.
+    """Return the index of the first value outside low to low + size - 1, if any."""
+    # Python integers are compared, since no dtype can wrap them around.
     last = low + size - 1
     if not len(values) or (int(values.min()) >= low and int(values.max()) <= last):
         return None

@@ -1,4 +1,4 @@
-"""The one file that imports what scikit-learn does not promise to keep.
+"""The only file that imports names which scikit-learn does not promise to keep.
 
 And the one that says of what types scikit-learn's bases and decorators are, which do
 not say it themselves: a class with a base that checkers know nothing of has, for them,
@@ -214,10 +214,10 @@ __all__ = [
 
 
 def is_library_followed(name: str) -> bool:
-    """Whether the answer to an array of a library is to be one of it.
+    """Return whether results for an array of a library stay in that library.
 
-    So it is for CuPy's arrays, which NumPy cannot read, and for those of all other
-    libraries where the user has switched on scikit-learn's ``array_api_dispatch``.
+    They do for CuPy arrays, which NumPy cannot read, and for those of all other
+    libraries if the user has switched on scikit-learn's ``array_api_dispatch``.
     """
     return name == "cupy" or (name != "numpy" and get_config()["array_api_dispatch"])
 
@@ -264,7 +264,7 @@ def has_callbacks(estimator: Any) -> bool:
 
 
 def output_container(estimator: Any) -> str:
-    """Return in which container `transform` of an estimator is to answer."""
+    """Return the name of the container that `transform` of an estimator returns."""
     return _get_output_config("transform", estimator)["dense"]
 
 
@@ -303,27 +303,27 @@ def frame_like(frame: Any, array: Any, columns: Callable[[], list[str]]) -> Any:
 
 
 class Interval(_Interval):
-    """scikit-learn's, but truth values are no numbers, and fractions are."""
+    """scikit-learn's interval, but it rejects bools and accepts fractions."""
 
     def is_satisfied_by(self, val: Any) -> bool:
-        """Tell whether a value is a number of the type in the interval."""
+        """Return whether a value is a number of the type within the interval."""
         if isinstance(val, bool | np.bool_) or not isinstance(val, self.type):
             return False
         if self.type is Integral:
-            # Compared as Python's: those of NumPy may wrap around, or be unsigned.
+            # Compare Python ints: NumPy's may wrap around, or be unsigned.
             return int(val) in self
         return is_finite_number(val) and float(val) in self
 
 
 class Accepted(Options):
-    """What a function accepts.
+    """A constraint that a function decides.
 
     Parameters
     ----------
     accepts : callable
-        Takes a value; tells whether it will do.
+        Returns whether it accepts a value.
     words : str
-        What such values are, for "must be ...".
+        Describes accepted values, after "must be ...".
     """
 
     def __init__(self, accepts: Callable[[Any], bool], words: str) -> None:
@@ -331,16 +331,16 @@ class Accepted(Options):
         self._accepts, self._words = accepts, words
 
     def is_satisfied_by(self, val: Any) -> bool:
-        """Tell whether a value will do."""
+        """Return whether the function accepts a value."""
         return self._accepts(val)
 
     def __str__(self) -> str:
-        """Return the words."""
+        """Return the description."""
         return self._words
 
 
 SIZE = Interval(Integral, 1, LARGEST_SIZE, closed="both")
-# Whose entries are checked where it is known how many there must be.
+# The entries are checked later, once their required number is known.
 SIZES = Accepted(is_sequence, "a sequence of ints")
 NUMBERS = Accepted(is_sequence, "a sequence of numbers")
 RANDOM_STATE = [
@@ -351,9 +351,9 @@ RANDOM_STATE = [
 
 
 class _AvailableUnless:
-    """A method that is not there while there is a reason against it.
+    """A descriptor of a method that is absent while there is a reason against it.
 
-    scikit-learn's `available_if` does the same, but keeps the reason to itself.
+    scikit-learn's `available_if` does the same, but does not pass the reason on.
     """
 
     def __init__(
@@ -374,14 +374,14 @@ class _AvailableUnless:
         try:
             reason = self._reason(obj)
         except Exception as error:
-            # Of parameters that are not valid, which `fit` will tell.
+            # The parameters are not valid; `fit` will say so.
             name = type(obj).__name__
             reason = f"{name} has no {self._function.__name__}: {error}"
         if reason is not None:
             raise AttributeError(reason, name=self._function.__name__, obj=obj)
 
     def __get__(self, obj: Any, owner: type[Any] | None = None) -> Callable[..., Any]:
-        # Of the class it is a function, whose signature tells what can be routed.
+        # Access through the class gives a function, whose signature routing reads.
         if obj is None:
             return self._unbound
         self._check(obj)
@@ -389,7 +389,7 @@ class _AvailableUnless:
 
 
 def available_unless(reason: Callable[[Any], str | None]) -> Callable[[F], F]:
-    """Make a method an attribute of those objects only that have no reason against it.
+    """Make a method exist only on objects that have no reason against it.
 
     Parameters
     ----------
@@ -399,7 +399,7 @@ def available_unless(reason: Callable[[Any], str | None]) -> Callable[[F], F]:
     Returns
     -------
     decorator : callable
-        For the method.
+        A decorator for the method.
     """
 
     # For checkers it is the method: whether it is there, they cannot know.

@@ -1,6 +1,6 @@
-"""Dask's collections at the border: what is done with them chunk by chunk.
+"""Dask collections as input: they are processed chunk by chunk.
 
-Nothing here imports Dask before one of its collections has come.
+This module does not import Dask before it meets one of its collections.
 """
 
 import importlib
@@ -24,7 +24,7 @@ def dask_rows(X: Any, sample_weight: Any) -> tuple[Rows, WeightUnit]:
 
 
 def check_container(estimator: Any) -> None:
-    """Raise if `transform` is to answer in dataframes, which would compute all rows."""
+    """Raise if `transform` should return dataframes, which would compute all rows."""
     container = output_container(estimator)
     if container != "default":
         raise ValueError(
@@ -34,16 +34,16 @@ def check_container(estimator: Any) -> None:
 
 
 def lazily(estimator: Any, method: str, X: Any) -> Any:
-    """Return what a method makes of a Dask array, computed when it is asked for.
+    """Return the result of a method for a Dask array, computed on demand.
 
     Parameters
     ----------
     estimator : estimator
-        As it is now; fitting it again later changes nothing.
+        Its current state is used; fitting it again later changes nothing.
     method : str
-        One that takes X and returns a row for each of its rows.
+        A method that takes X and returns a row for each row of X.
     X : dask.array.Array of shape (n_samples, n_columns)
-        The lengths of its chunks may be unknown.
+        The chunks may have unknown lengths.
 
     Returns
     -------
@@ -55,11 +55,11 @@ def lazily(estimator: Any, method: str, X: Any) -> Any:
     if method == "transform":
         check_container(estimator)
     X = X.rechunk({1: -1})
-    # Chunks have no names, and their answer is an array.
+    # Chunks have no feature names, and their results are arrays.
     estimator = copy_to_fit(estimator, fitted=True)
     vars(estimator).pop("feature_names_in_", None)
     estimator._sklearn_output_config = {"transform": "default"}
-    # Of ones: some metrics know no zero rows; and of codes, 0 is always one.
+    # Ones, since some metrics do not allow zero rows; zeros for codes, always valid.
     value = 0 if method == "inverse_transform" else 1
     row = np.full((1, X.shape[1]), value, X.dtype)
     empty = getattr(estimator, method)(row)[:0]
@@ -93,9 +93,9 @@ def _on_chunk(x: Any, estimator: Any, method: str, empty: np.ndarray) -> np.ndar
 
 
 def batches(name: str, X: Any, sample_weight: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield batches of a stream, with their weights: each chunk of a Dask collection.
+    """Yield batches of a stream with their weights: the chunks of a Dask collection.
 
-    All else is one batch.
+    Anything else is a single batch.
     """
     if not nearest.is_dask(X):
         yield X, sample_weight
@@ -121,7 +121,7 @@ def batches(name: str, X: Any, sample_weight: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _cut_like(X: Any, sample_weight: Any) -> Any:
-    """Return weights in the chunks of X."""
+    """Return weights in the same chunks as X."""
     lengths = X.chunks[0] if hasattr(X, "chunks") else (np.nan,)
     known = not np.isnan(lengths).any()
     if not known and not nearest.is_dask(sample_weight):
@@ -142,7 +142,7 @@ def _cut_like(X: Any, sample_weight: Any) -> Any:
 
 
 def check_lazy_codes(estimator: Any, codes: Any, widths: tuple[int, ...]) -> Any:
-    """Return codes as a Dask array; raise if their shape is seen to be wrong."""
+    """Return codes as a Dask array; raise if their known shape is wrong."""
     check_collection(type(estimator).__name__, codes, "codes")
     codes = codes.to_dask_array() if hasattr(codes, "to_dask_array") else codes
     if codes.shape[1] not in widths:

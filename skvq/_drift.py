@@ -1,4 +1,4 @@
-"""How far samples are from those that an estimator was fitted on."""
+"""A report on how far samples are from those that an estimator was fitted on."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from skvq._validation import check_samples
 from skvq._weights import check_weights
 from skvq.nearest import is_dask, paired
 
-# Numbers of a block of rows.
+# Number of values in a block of rows.
 _BLOCK = 2**20
-# How many standard deviations of a hypergeometric distribution are summed over; beyond
-# there is less than the rounding of what is within.
+# Number of standard deviations of a hypergeometric distribution to sum over; the rest
+# is less than the rounding error of the sum.
 _REACH = 12.0
-# How many numbers stand for all weights, where few rows share a code.
+# Number of values that represent all weights where few rows share a code.
 _NODES = 32
 
-# How often each code of each column is there; None, where it is not counted.
+# How often each code of each column occurs; None where it is not counted.
 _Counts = list[NDArray[np.float64] | None]
 
 
@@ -36,69 +36,69 @@ def drift(
 ) -> DriftReport:
     r"""Report how far samples are from those that an estimator was fitted on.
 
-    What the fit has left, `distortion_` and `code_counts_`, is compared with the same
-    of X.  The shares p_j of the codes of column j in the fit, and q_j in X, are
-    compared by their Jensen-Shannon divergence,
+    The results of the fit, `distortion_` and `code_counts_`, are compared with the same
+    quantities for X.  The shares p_j of the codes of column j in the fit, and q_j in X,
+    are compared by their Jensen-Shannon divergence,
 
     .. math::
         J_j = H\left(\tfrac{p_j + q_j}{2}\right) - \tfrac12 H(p_j) - \tfrac12 H(q_j)
 
-    with H the entropy in bits: from 0, of equal shares, to 1, of codes that never are
-    in both.  Two samples of one distribution have a divergence too, the more, the fewer
-    rows they have; what is expected of them is reported beside it.
+    with H the entropy in bits.  It is 0 for equal shares and 1 if no code is used in
+    both.  Two samples of one distribution have a positive divergence too, larger for
+    fewer rows; its expectation is reported beside it.
 
-    There are no thresholds: what is too much is for the user to say, who knows what
-    codes are for, and what the report was on other days.
+    There are no thresholds.  Whether a value is too large depends on what the codes are
+    for, and on the reports of other days.
 
     Parameters
     ----------
     estimator : quantizer, QuantizedFeatures or Pipeline
-        Fitted; of a fitted search, its best estimator.
+        Fitted; of a fitted search, its best estimator is used.
     X : array-like of shape (n_samples, n_features)
-        Samples, as the estimator takes them.  They are read in blocks, memory maps and
-        Dask's collections too.
+        Samples in the form that the estimator takes.  They are read in blocks, also
+        from memory maps and Dask collections.
     sample_weight : array-like of shape (n_samples,), optional
         Weights of the samples; those of weight 0 play no part.
 
     Returns
     -------
     report : DriftReport
-        A mapping, whose text is a table.  Its items:
+        A mapping that prints as a table.  Its items:
 
         ``rows`` : int
             Number of samples, without those of weight zero.
         ``effective_rows`` : float
-            The number of samples without weights that a mean is as certain of:
+            The number of unweighted samples whose mean is as certain:
             :math:`(\sum w)^2 / \sum w^2`.
         ``training_rows`` : float or None
-            The number of those that `code_counts_` counts.
+            The number of samples that `code_counts_` counts.
         ``distortion``, ``training_distortion``, ``distortion_ratio`` : float or None
-            The mean distance of the samples from their reconstructions, in the space
-            of the quantizer, the steps before it done, and by its metric;
+            The mean distance of the samples from their reconstructions, by the metric
+            of the quantizer and in its space, after any steps before it;
             `distortion_`; and their ratio.
         ``new_rows`` : float or None
             Share of the samples with a code that no training sample has.
         ``outside_rows`` : float or None
-            Of scalar schemes with a range, the share of the samples outside of it in
-            any feature.
+            For scalar schemes with a range, share of the samples outside of it in any
+            feature.
         ``outside`` : list of float or None
-            The same of each feature that the quantizer sees.
+            The same for each feature that the quantizer sees.
         ``columns`` : list of dict
-            Of each code column ``divergence``, in bits; ``expected``, what it is in
-            the mean without drift; ``excess``, the difference; and ``new_cells``, the
-            share of the samples whose code no training sample has.
+            For each code column: ``divergence``, in bits; ``expected``, its mean
+            without drift; ``excess``, the difference; and ``new_cells``, the share of
+            the samples whose code no training sample has.
 
-        None is what is not known: the distortion of tables that were given, codes that
-        were not counted, as of columns with more than 2^16 codewords, and the ratio to
-        a distortion of zero.
+        None stands for what is unknown: the distortion of given tables, codes that were
+        not counted, such as those of columns with more than 2^16 codewords, and the
+        ratio to a distortion of zero.
 
     Raises
     ------
     TypeError
         If the estimator holds no quantizer.
     ValueError
-        If it holds several, or if neither its distortion nor its codes are known; if X
-        or the weights are not valid.
+        If it holds several, or if neither its distortion nor its code counts are known;
+        if X or the weights are not valid.
     sklearn.exceptions.NotFittedError
         If it is not fitted.
 
@@ -109,25 +109,25 @@ def drift(
 
     Notes
     -----
-    The expectation is exact where samples and training samples are of one distribution,
-    and the tables do not depend on them: given how often a code is in both together, c
-    times, how often it is in X is hypergeometric [2]_, whatever its probability.  The
-    mean of its part in J is summed over that distribution.  To first order, of K codes,
-    it is (K - 1)(1/n + 1/m) / (8 ln 2).  Weights of X are taken to
-    tell nothing of the codes, and what some of them sum to is approximated; those of
-    the training samples are not known.
+    The expectation is exact if samples and training samples come from one distribution
+    and the tables do not depend on them.  Given that a code occurs c times in both
+    together, the number of its occurrences in X is hypergeometric [2]_, whatever its
+    probability.  The mean of its term of J is summed over that distribution.  To first
+    order it is (K - 1)(1/n + 1/m) / (8 ln 2) for K codes.  Weights of X are assumed to
+    be independent of the codes, and sums of some of them are approximated; those of the
+    training samples are not known.
 
-    `distortion_` is of the training samples, which learned tables are nearer to than to
-    others: without any drift, the ratio of distortions is above 1.  And with few
-    training samples for a codeword, cells follow these, whose counts are less spread
-    than those of a sample: divergences are a little below their expectation then, by
-    14% with 16 for each.  The report of rows that were held out is what to compare
-    later ones with.
+    `distortion_` is that of the training samples, to which learned tables are nearer
+    than to others: without any drift, the ratio of distortions is above 1.  With few
+    training samples per codeword, cells follow these samples, and their counts vary
+    less than those of an independent sample.  Divergences are then a little below their
+    expectation, by 14% with 16 per codeword.  Later reports are best compared with the
+    report of rows that were held out.
 
-    Of scalar schemes, outside is beyond `feature_range_` of `UniformQuantizer`; beyond
-    the training samples, with ``bound`` "cdf" and "none" of `FiniteScalarQuantizer`;
-    where "clamp" cuts; and of levels without a range, further beyond the outermost ones
-    than half a step to their neighbours.  "tanh" has no range.
+    For scalar schemes, "outside" means: beyond `feature_range_` of `UniformQuantizer`;
+    beyond the training samples, with ``bound`` "cdf" and "none" of
+    `FiniteScalarQuantizer`; where "clamp" clips; and for levels without a range, beyond
+    the end levels by more than half a step.  "tanh" has no range.
 
     References
     ----------
@@ -159,11 +159,11 @@ def drift(
             f"{type(quantizer).__name__} has neither a distortion nor counts of its "
             "codes to compare with: its tables were given; fit it on samples"
         )
-    seen = _Seen(codec, known, sample_weight is not None)
+    seen = _SeenSamples(codec, known, sample_weight is not None)
     for block, weights in _blocks(X, sample_weight):
         seen.add(block, weights)
     effective = seen.weight**2 / seen.squares
-    spread = Spread.of(np.concatenate(seen.weights)) if seen.weights else None
+    spread = WeightSpread.of(np.concatenate(seen.weights)) if seen.weights else None
     columns = [
         _column(trained, found, numbers, new / seen.weight, spread)
         for trained, found, numbers, new in zip(
@@ -195,24 +195,24 @@ def _or_none(value: Any) -> float | None:
 
 
 def _counts_of(quantizer: Any) -> _Counts:
-    """Return how often the fit has seen each code; None, where it has not counted."""
+    """Return how often the fit has seen each code; None for uncounted columns."""
     found = getattr(quantizer, "code_counts_", None)
     if found is None:
         found = [None] * len(quantizer.codebook_sizes_)
     return [None if one is None or not one.any() else one for one in found]
 
 
-class Spread(NamedTuple):
-    """How weights of mean one are spread."""
+class WeightSpread(NamedTuple):
+    """The distribution of weights whose mean is one."""
 
     variance: float
     skewness: float
-    # Means of as many of the smallest, the next, ... ones.
+    # Means of equally many of the smallest weights, the next ones, and so on.
     nodes: NDArray[np.float64]
 
     @classmethod
-    def of(cls, weights: NDArray[np.float64]) -> Spread | None:
-        """Return the spread of weights; None, if all are equal."""
+    def of(cls, weights: NDArray[np.float64]) -> WeightSpread | None:
+        """Return the distribution of weights; None if all are equal."""
         weights = np.sort(weights) / weights.mean()
         if weights[0] == weights[-1]:
             return None
@@ -224,18 +224,18 @@ class Spread(NamedTuple):
         return cls(variance, skewness, nodes)
 
 
-# -- what the samples are ----------------------------------------------------------
+# -- statistics of the samples -----------------------------------------------------
 
 
-class _Seen:
-    """Sums over samples, of weights and of what is weighted with them.
+class _SeenSamples:
+    """Sums over samples: of weights, and of weighted quantities.
 
     Parameters
     ----------
     codec : Codec
-        What they are encoded by.
+        Encodes the samples.
     known : list of ndarray or None
-        How often each code of each column is that of a training sample.
+        How often each code of each column occurs in the training samples.
     is_weighted : bool
         Whether samples have weights.
     """
@@ -248,13 +248,13 @@ class _Seen:
         self.new = np.zeros(len(known))
         self.outside = np.zeros(0 if self.ranges is None else len(self.ranges[0]))
         self.n_rows = 0
-        # All of them, where they are not equal.
+        # All weights, unless they are equal.
         self.is_weighted, self.weights = is_weighted, list[NDArray[np.float64]]()
         self.weight = self.squares = self.distortion = 0.0
         self.new_rows = self.outside_rows = 0.0
 
     def add(self, X: Any, w: NDArray[np.float64]) -> None:
-        """Encode a block of samples, and add up what they are."""
+        """Encode a block of samples and add its sums."""
         quantizer = self.codec.quantizer
         X = self.codec.quantized(X)
         codes = plain(quantizer.transform(X))
@@ -337,9 +337,9 @@ def _column(
     found: NDArray[np.float64] | None,
     numbers: NDArray[np.float64] | None,
     new: float,
-    spread: Spread | None,
+    spread: WeightSpread | None,
 ) -> dict[str, float | None]:
-    """Return what is reported of a code column."""
+    """Return the report of a code column."""
     if trained is None or found is None or numbers is None:
         return dict.fromkeys(("divergence", "expected", "excess", "new_cells"))
     divergence = float(_divergences(trained / trained.sum(), found / found.sum()).sum())
@@ -353,7 +353,7 @@ def _column(
 
 
 def _divergences(p: Any, q: Any) -> Any:
-    """Return what each code adds to the Jensen-Shannon divergence, in bits."""
+    """Return the term of each code in the Jensen-Shannon divergence, in bits."""
     middle = (p + q) / 2
     found = np.zeros(np.broadcast(p, q).shape)
     for share in (p, q):
@@ -365,24 +365,24 @@ def _divergences(p: Any, q: Any) -> Any:
 def expected_divergence(
     trained: NDArray[np.float64],
     found: NDArray[np.float64],
-    spread: Spread | None = None,
+    spread: WeightSpread | None = None,
 ) -> float:
-    """Return the mean divergence of two samples of one distribution, in bits.
+    """Return the mean divergence of two samples from one distribution, in bits.
 
     Parameters
     ----------
     trained : ndarray of shape (n_codewords,)
-        How often each code is in one of them; may be fractions, between whose
-        neighbours the mean is interpolated.
+        How often each code occurs in one sample.  Fractions are allowed; the mean is
+        interpolated between the neighbouring integers.
     found : ndarray of shape (n_codewords,)
-        How often it is in the other, whatever the weights.
-    spread : Spread, optional
-        That of the weights of its rows; None: all are equal.
+        How often each code occurs in the other sample, regardless of weights.
+    spread : WeightSpread, optional
+        The distribution of that sample's weights; None: all are equal.
     """
     n, m = (max(1, round(float(one.sum()))) for one in (trained, found))
     pooled = np.minimum(trained + found, n + m)
     low = np.floor(pooled).astype(np.int64)
-    # Codes that are as often together have as much in the mean.
+    # Codes that occur equally often in both together have equal means.
     values, places = np.unique(
         np.concatenate((low, np.minimum(low + 1, n + m))), return_inverse=True
     )
@@ -391,8 +391,8 @@ def expected_divergence(
     return float((below + (pooled - low) * (above - below)).sum())
 
 
-def _expected_of(c: int, n: int, m: int, spread: Spread | None) -> float:
-    """Return the mean of what a code adds that is c times in n and m rows together."""
+def _expected_of(c: int, n: int, m: int, spread: WeightSpread | None) -> float:
+    """Return the mean term of a code that occurs c times in n and m rows together."""
     if c == 0:
         return 0.0
     total = n + m
@@ -413,13 +413,13 @@ def _expected_of(c: int, n: int, m: int, spread: Spread | None) -> float:
 
 
 def _means_of_weighted(
-    p: NDArray[np.float64], k: NDArray[np.intp], m: int, spread: Spread
+    p: NDArray[np.float64], k: NDArray[np.intp], m: int, spread: WeightSpread
 ) -> NDArray[np.float64]:
-    """Return means of what a code adds that has shares p, and k of m rows.
+    """Return the mean terms of codes with shares p and k of m rows.
 
-    What these weigh is a sum of weights that are drawn without replacement.  One and
-    two are drawn from nodes; of more, two sums have the mean, the variance and the
-    skewness.
+    The weight of these rows is a sum of weights drawn without replacement.  One or two
+    weights are drawn from nodes; for more, two sums represent the mean, the variance
+    and the skewness.
     """
     found = sum(
         share * _divergences(p, weight / m) for share, weight in _two_sums(k, m, spread)
@@ -433,11 +433,11 @@ def _means_of_weighted(
 
 
 def _two_sums(
-    k: NDArray[np.intp], m: int, spread: Spread
+    k: NDArray[np.intp], m: int, spread: WeightSpread
 ) -> list[tuple[Any, NDArray[np.float64]]]:
-    """Return two sums of k of m weights of mean one, and how likely each is.
+    """Return two sums of k of m weights of mean one, and the probability of each.
 
-    They have the mean, the variance and the skewness of all sums.
+    They have the mean, the variance and the skewness of the distribution of all sums.
     """
     middle = k.astype(np.float64)
     free = k * (m - k) / (m - 1)

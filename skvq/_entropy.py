@@ -1,4 +1,4 @@
-"""`skvq.codes.EntropyCoder`: frequent codes in fewer bits than rare ones."""
+"""`skvq.codes.EntropyCoder`, which writes frequent codes in fewer bits."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from skvq._code_checks import check_codes, check_integer, check_sizes, sent
 from skvq._typing import MatrixLike, Size, Sizes, VectorLike
 from skvq._weights import check_weights
 
-# Frequencies of all tables together, of 4 bytes each.
+# The most frequencies in all tables together, 4 bytes each.
 MOST_FREQUENCIES = 2**26
 
 
 class EntropyCoder:
-    r"""Write codes in as many bits as they are rare, and read them back.
+    r"""Write codes in fewer bits the more frequent they are, and read them back.
 
-    A code of probability p takes -log2 p bits, instead of the log2 V that all codes of
-    V codewords take in packed files [1]_.  Probabilities are tables of integers of sum
-    2^24, one table for each code column, made here from counts, and the coder is the
-    asymmetric numeral system [2]_ of constriction [3]_, which is to be installed:
-    ``pip install 'skvq[entropy]'``.
+    A code of probability p takes -log2 p bits, instead of the log2 V bits that each
+    code of V codewords takes in packed files [1]_.  Probabilities are tables of
+    integers that sum to 2^24, one table for each code column, computed here from
+    counts.  The coder is the asymmetric numeral system [2]_ of constriction [3]_, which
+    must be installed: ``pip install 'skvq[entropy]'``.
 
-    Rows are coded in blocks, each of which is decoded by itself and checked by a CRC-32
-    over its codes, its number of rows and the tables.
+    Rows are coded in independent blocks, each checked by a CRC-32 over its codes, its
+    number of rows and the tables.
 
     Parameters
     ----------
@@ -38,36 +38,36 @@ class EntropyCoder:
         Number of codewords V_j behind each code column: the `codebook_sizes_` of the
         quantizer.  At most 2^24 each; columns of size 1 take no bits.
     conditional : bool, default=False
-        Whether a column has a table for each code of the column before it: fewer bits
-        where columns depend on each other, for V_{j-1} times as many numbers to learn
-        and to store.
+        Whether a column has a table for each code of the column before it.  This takes
+        fewer bits if columns depend on each other, but V_{j-1} times as many numbers
+        have to be learned and stored.
     block_rows : int, default=1024
-        Rows of a block.  A block takes about 96 bits beside its codes, and is the least
-        that is decoded at once.
+        Rows in a block.  A block takes about 96 bits in addition to its codes, and is
+        the smallest unit of decoding.
 
     Attributes
     ----------
     n_frequencies : int
-        How many numbers all tables have.
+        Number of entries in all tables.
     frequencies_ : tuple of ndarray of uint32
-        For each column, (V_j,) integers of sum 2^24, each at least 1; (V_{j-1}, V_j) of
-        the columns that depend on the one before.  Read-only.
+        For each column, integers (V_j,) that sum to 2^24, each at least 1; (V_{j-1},
+        V_j) for columns that depend on the one before.  Read-only.
     model_id_ : str
-        Name of sizes and frequencies, in 16 hexadecimal digits: a hash.
+        A hash of sizes and frequencies, 16 hexadecimal digits.
 
     Raises
     ------
     TypeError
-        If a size or `block_rows` is no integer.
+        If a size or `block_rows` is not an integer.
     ValueError
-        If a size is above 2^24, the tables had more than 2^26 numbers, or a block more
-        than 2^28 codes.
+        If a size is above 2^24, the tables would have more than 2^26 entries, or a
+        block more than 2^28 codes.
 
     See Also
     --------
     skvq.io.save_codes : Writes files of such codes, with the tables.
-    skvq.metrics.entropy_bits : What a fitted codec's codes take.
-    pack : The same number of bits for each row.
+    skvq.metrics.entropy_bits : The bits that a fitted codec's codes take.
+    pack : Packing, with the same number of bits for each row.
 
     References
     ----------
@@ -140,29 +140,29 @@ class EntropyCoder:
         conditional: bool = False,
         block_rows: Size = 1024,
     ) -> Self:
-        """Return a coder for what was counted already.
+        """Return a coder made from counts.
 
         Parameters
         ----------
         counts : sequence of array-like of shape (n_codewords,)
             How often each code was seen, for each column: the `code_counts_` of a
             quantizer.  Each count is raised by .02, so that codes which were not seen
-            can be written.
+            can be written too.
         conditional : bool, default=False
-            Refused: it needs counts of pairs, which `fit` takes from codes.
+            True is refused: it needs counts of pairs, which `fit` takes from codes.
         block_rows : int, default=1024
-            Rows of a block.
+            Rows in a block.
 
         Returns
         -------
         coder : EntropyCoder
-            Ready to be used.
+            The coder, ready for use.
 
         Raises
         ------
         ValueError
-            If counts are not numbers of zero or more, all zero in a column, or None,
-            which quantizers give of columns with more than 2^16 codewords.
+            If counts are negative or not finite, all zero in a column, or None, as
+            quantizers report for columns with more than 2^16 codewords.
         """
         if conditional:
             raise ValueError(
@@ -175,15 +175,15 @@ class EntropyCoder:
         return coder
 
     def fit(self, codes: MatrixLike, sample_weight: VectorLike | None = None) -> Self:
-        """Count codes, and make the tables.
+        """Count codes and make the tables.
 
         Parameters
         ----------
         codes : array-like of int, shape (n_samples, n_codes)
-            Codes as `transform` returns them, those of the training samples for
-            example; at least one row.
+            Codes as `transform` returns them, for example of the training samples; at
+            least one row.
         sample_weight : array-like of shape (n_samples,), optional
-            Weights of the rows, not negative, not all zero; only their ratios count.
+            Weights of the rows: none negative, not all zero; only their ratios matter.
 
         Returns
         -------
@@ -193,7 +193,7 @@ class EntropyCoder:
         Raises
         ------
         TypeError, ValueError
-            If the codes are not those of `sizes`, or the weights not valid.
+            If the codes do not fit `sizes`, or the weights are not valid.
         """
         _, codes = check_codes(codes, self.sizes)
         if not len(codes):
@@ -212,7 +212,7 @@ class EntropyCoder:
         return self
 
     def bits(self, codes: MatrixLike) -> NDArray[np.float64]:
-        """Return what the codes of each row take, by the frequencies.
+        """Return the bits that the codes of each row take.
 
         Parameters
         ----------
@@ -222,20 +222,20 @@ class EntropyCoder:
         Returns
         -------
         bits : ndarray of float64, shape (n_samples,)
-            The sum of -log2(frequency / 2^24) over the columns.  `encode` takes as much
-            in all, and about 96 bits for each block.
+            The sum of -log2(frequency / 2^24) over the columns.  `encode` takes their
+            total, plus about 96 bits for each block.
 
         Raises
         ------
         TypeError, ValueError
-            If the codes are not those of `sizes`.
+            If the codes do not fit `sizes`.
         """
         model = self._fitted()
         be, codes = check_codes(codes, self.sizes)
         return sent(be, model.bits(codes))
 
     def encode(self, codes: MatrixLike) -> bytes:
-        """Write codes.
+        """Return codes as bytes.
 
         Parameters
         ----------
@@ -245,14 +245,15 @@ class EntropyCoder:
         Returns
         -------
         data : bytes
-            Without the frequencies: `decode` of a coder with the same ones reads it.
+            The coded rows, without the frequencies; `decode` needs a coder that has the
+            same ones.
 
         Raises
         ------
         TypeError, ValueError
-            If the codes are not those of `sizes`.
+            If the codes do not fit `sizes`.
         ImportError
-            If constriction is not there.
+            If constriction is not installed.
         """
         writer = self._writer()
         _, codes = check_codes(codes, self.sizes)
@@ -261,12 +262,12 @@ class EntropyCoder:
     def decode(
         self, data: bytes, start: int = 0, stop: int | None = None
     ) -> NDArray[Any]:
-        """Read codes, all or some rows.
+        """Return the codes of all rows or some.
 
         Parameters
         ----------
         data : bytes-like
-            What `encode` has written.
+            The result of `encode`.
         start : int, default=0
             The first row.
         stop : int, optional
@@ -280,12 +281,12 @@ class EntropyCoder:
         Raises
         ------
         IndexError
-            If there are no such rows.
+            If rows are out of range.
         ValueError
-            If the data are damaged, in the index or in blocks with these rows, or were
+            If the data are damaged, in the index or in blocks of these rows, or were
             written with other frequencies.
         ImportError
-            If constriction is not there.
+            If constriction is not installed.
         """
         model, content = self._fitted(), memoryview(data).cast("B")
         try:
@@ -305,7 +306,7 @@ class EntropyCoder:
 
     @property
     def n_frequencies(self) -> int:
-        """How many numbers all tables have."""
+        """Number of entries in all tables."""
         return sum(map(math.prod, self._shapes()))
 
     @property
@@ -318,7 +319,7 @@ class EntropyCoder:
 
     @property
     def model_id_(self) -> str:
-        """Name of sizes and frequencies."""
+        """A hash of sizes and frequencies."""
         return self._fitted().id.hex()
 
     # -- for files ---------------------------------------------------------------------
@@ -327,7 +328,7 @@ class EntropyCoder:
     def _from_frequencies(
         cls, tables: NDArray[np.uint32], sizes: Sequence[int], **parameters: Any
     ) -> Self:
-        """Return a coder of all its frequencies in one array; check them."""
+        """Return a coder from all its frequencies in one array; check them."""
         coder = cls(sizes, **parameters)
         shapes = coder._shapes()
         split = np.split(tables, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
@@ -342,12 +343,12 @@ class EntropyCoder:
     def _writer(self) -> _ans.Writer:
         return _ans.Writer(self._fitted(), self.block_rows)
 
-    # -- what the methods share --------------------------------------------------------
+    # -- shared by the methods ---------------------------------------------------------
 
     _model: _ans.Model | None = None
 
     def _shapes(self) -> list[tuple[int, int]]:
-        """Return the shape of each column's table: contexts, and codewords."""
+        """Return the shape of each column's table: (n_contexts, n_codewords)."""
         before = [1, *self.sizes[:-1]] if self.conditional else [1] * len(self.sizes)
         return list(zip(before, self.sizes, strict=True))
 
@@ -367,7 +368,7 @@ def _table(counts: NDArray[np.float64]) -> NDArray[np.uint32]:
     """Return frequencies for counts (n_contexts, n_codewords)."""
     if len(counts) == 1:
         return _ans.frequencies(counts[0] + _ans.UNSEEN)[None]
-    # As much is added to counts of pairs, in proportion to those of single codes.
+    # Counts of pairs are raised in proportion to the counts of single codes.
     single = counts.sum(axis=0) + _ans.UNSEEN
     prior = single * (_ans.UNSEEN * len(single) / math.fsum(single))
     return np.stack([_ans.frequencies(row + prior) for row in counts])

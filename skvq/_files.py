@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and told apart when they are read."""
+"""Files that are written completely or not at all, and recognised when read."""
 
 import errno
 import os
@@ -15,42 +15,42 @@ from skvq._version import __version__
 PathLike = str | os.PathLike[str]
 
 CODES_MAGIC = b"\x89skvqC\r\n"
-# Of codec files before version 4.
+# The first bytes of codec files before version 4.
 PICKLE_MAGIC = b"\x89skvqM\r\n"
 
 
 class FormatError(ValueError):
-    """A file is not what it should be: of another kind, damaged, or too new."""
+    """A file is not in the expected format: another kind, damaged, or too new."""
 
 
 @contextmanager
 def atomic_write(path: PathLike) -> Iterator[BinaryIO]:
     """Open a binary file that appears under its name only when it is complete.
 
-    It is written under another name in the same directory, and renamed when the block
-    ends and all of it is on the disk.  If the block raises, it is deleted, and a file
-    that was there before stays.  A process that is killed may leave it behind: files
+    It is written under another name in the same directory, and renamed once the block
+    has ended and all of it is on the disk.  If the block raises, it is deleted, and a
+    file that existed before stays.  A process that is killed may leave it behind: files
     named ``.skvq-``, 16 hexadecimal digits, ``.tmp`` can be deleted when nobody writes.
 
-    A file that is replaced hands on its permissions: the bits for reading, writing and
-    executing, and owner and group where the process may set them; where it may not set
+    A file that is replaced passes on its permissions: the bits for reading, writing and
+    executing, and owner and group where the process may set them.  Where it may not set
     the group, another group gets the bits of all others.  New files have the usual
     permissions.
 
     Parameters
     ----------
     path : path-like
-        Name of the file; that of a link means the file that it points to.
+        Name of the file; the name of a link means the file that it points to.
 
     Yields
     ------
     file : binary file
-        Open for writing; it can be read and sought as well.
+        Open for writing; it can also be read and sought.
 
     Raises
     ------
     OSError
-        If the file cannot be written, or is no regular file: a device, a directory
+        If the file cannot be written, or is not a regular file: a device, a directory
         or a loop of links must not be replaced.
 
     Examples
@@ -67,18 +67,18 @@ def atomic_write(path: PathLike) -> Iterator[BinaryIO]:
     """
     before = _regular_file(path)
     target = Path(os.path.realpath(path))
-    # Short, since the target may have the longest name that there can be.
+    # A short name, since the target may have the longest possible name.
     temporary = target.with_name(f".skvq-{secrets.token_hex(8)}.tmp")
     try:
         descriptor = _create(temporary, path, 0o666 if before is None else 0o600)
         try:
-            # Of a duplicate, so that whoever closes the file doesn't take ours.
+            # Open a duplicate, so that closing the file does not close our descriptor.
             with open(os.dup(descriptor), "w+b") as file:
                 yield file
             if before is not None:
                 _keep_permissions(descriptor, before)
-            # On the disk before it has its name: else a crash of the machine could
-            # leave the name, and no content.
+            # The content must be on the disk before the rename: otherwise a crash of
+            # the machine could leave the name without the content.
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -89,9 +89,9 @@ def atomic_write(path: PathLike) -> Iterator[BinaryIO]:
 
 
 def _regular_file(path: PathLike) -> os.stat_result | None:
-    """Return the status of a file that may be replaced; None if there is none."""
+    """Return the status of a file that may be replaced; None if it does not exist."""
     try:
-        # Not of the resolved name: that of a loop of links is a name like any other.
+        # The name is not resolved first: a resolved loop of links looks like any name.
         status = Path(path).stat()
     except FileNotFoundError:
         return None
@@ -104,12 +104,12 @@ def _create(temporary: Path, path: PathLike, mode: int) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
         return os.open(temporary, flags, mode)
-    except OSError as error:  # of a name that nobody has asked for
+    except OSError as error:  # about a name that the user has not asked for
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _keep_permissions(descriptor: int, before: os.stat_result) -> None:
-    """Give a file the owner, as far as we may, and the bits of the one it replaces."""
+    """Give a file the owner, where possible, and the bits of the file it replaces."""
     if sys.platform == "win32":
         return
     mode = stat.S_IMODE(before.st_mode) & 0o777
@@ -119,7 +119,7 @@ def _keep_permissions(descriptor: int, before: os.stat_result) -> None:
             os.fchown(descriptor, before.st_uid, before.st_gid)
         except OSError:
             if not _has_group(descriptor, before.st_gid):
-                # Another group gets no more than anybody.
+                # Another group gets the rights of all others, no more.
                 mode = mode & 0o707 | (mode & 0o007) << 3
     if stat.S_IMODE(own.st_mode) != mode:
         os.fchmod(descriptor, mode)
@@ -135,12 +135,12 @@ def _has_group(descriptor: int, group: int) -> bool:
 
 
 def _sync_directory(folder: Path) -> None:
-    """Wait until the names in a directory are on the disk, where that can be asked."""
+    """Wait until the names in a directory are on the disk, where that is possible."""
     if sys.platform == "win32":  # directories cannot be opened
         return
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:  # one that may be written, and not read
+    except PermissionError:  # the directory may be written but not read
         return
     try:
         os.fsync(descriptor)
@@ -153,7 +153,7 @@ def _sync_directory(folder: Path) -> None:
 
 @contextmanager
 def enough_memory(path: PathLike) -> Iterator[None]:
-    """Say of what there is too little memory, as the system would say it."""
+    """Raise memory errors in the block as errors about a file."""
     try:
         yield
     except MemoryError as error:
@@ -162,15 +162,15 @@ def enough_memory(path: PathLike) -> Iterator[None]:
 
 
 def is_container(start: bytes) -> bool:
-    """Whether the first bytes of a file, 9 or more, are those of safetensors.
+    """Return whether the first bytes of a file, 9 or more, are those of safetensors.
 
-    They are the length of a header, of less than 4 GiB, and a brace.
+    They are the length of a header, less than 4 GiB, and a brace.
     """
     return start[4:9] == b"\0\0\0\0{"
 
 
 def kind_of(start: bytes) -> str | None:
-    """Return what a file holds, by its first bytes, 9 or more; None: something else."""
+    """Return the kind of a file by its first bytes, 9 or more; None: another kind."""
     if start[:8] == CODES_MAGIC:
         return "codes"
     if start[:8] == PICKLE_MAGIC or is_container(start):
@@ -179,7 +179,7 @@ def kind_of(start: bytes) -> str | None:
 
 
 def check_magic(path: PathLike, content: bytes, expected: bytes, kind: str) -> None:
-    """Raise unless a file begins as those of a kind do."""
+    """Raise unless the first bytes of a file are those of a kind."""
     if content[:8] == expected:
         return
     other = kind_of(content)
@@ -188,7 +188,7 @@ def check_magic(path: PathLike, content: bytes, expected: bytes, kind: str) -> N
 
 
 def check_version(path: PathLike, version: int, newest: int) -> None:
-    """Raise unless a version of a format is one that is read."""
+    """Raise unless this version of a format can be read."""
     if not 1 <= version <= newest:
         known = "version 1" if newest == 1 else f"versions 1 to {newest}"
         raise FormatError(
@@ -198,7 +198,7 @@ def check_version(path: PathLike, version: int, newest: int) -> None:
 
 
 def check_size(path: PathLike, file: BinaryIO, expected: int) -> None:
-    """Raise unless a file has so many bytes."""
+    """Raise unless a file has the expected number of bytes."""
     size = file.seek(0, os.SEEK_END)
     if size != expected:
         raise FormatError(

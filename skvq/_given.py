@@ -1,4 +1,4 @@
-"""Tables that are given in place of learned ones."""
+"""Checks of tables that are given instead of learned."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -11,19 +11,19 @@ from skvq._validation import check_matrix, check_numbers
 
 
 def check_codebooks(codebooks: Any, *, columns: bool = False) -> list[nearest.Table]:
-    """Return tables that are given in place of learned ones, in one floating dtype.
+    """Return given tables in one floating dtype.
 
     Parameters
     ----------
     codebooks : sequence of array-likes of shape (n_codewords, n_features)
-        Of any library; one that comes more than once stays one table.
+        Arrays of any library; one that comes more than once stays one table.
     columns : bool, default=False
-        Whether arrays of one dimension are tables of one feature.
+        Whether 1-d arrays are tables of one feature.
 
     Raises
     ------
     ValueError
-        If it is no sequence of matrices of finite numbers.
+        If it is not a sequence of matrices of finite numbers.
     """
     expected = "expected a sequence of 2-d tables, [W] for one"
     shape = getattr(codebooks, "shape", None)
@@ -56,16 +56,16 @@ def check_codebooks(codebooks: Any, *, columns: bool = False) -> list[nearest.Ta
 def as_shared(
     tables: Sequence[nearest.Table], asked: bool, what: str = "share_codebook=True"
 ) -> list[nearest.Table]:
-    """Return tables; if one is asked for in place of all, raise unless they are equal.
+    """Return tables; if one is to be shared, raise unless all are equal.
 
     Parameters
     ----------
     tables : sequence of Table
         The tables.
     asked : bool
-        Whether one is to serve in all places.
+        Whether one table is to serve in all places.
     what : str
-        What asks for it, for the message.
+        The parameter that asks for it, for the message.
     """
     if not asked:
         return list(tables)
@@ -80,18 +80,18 @@ def as_shared(
 
 
 def are_shared(tables: Sequence[Any] | nearest.Tables) -> bool:
-    """Whether there are several, all of which are the same object."""
+    """Return whether there are several tables that are all the same object."""
     return len(tables) > 1 and all(each is tables[0] for each in tables)
 
 
 def demand(tables: Sequence[Any], n_tables: int, why: str) -> Sequence[Any]:
-    """Return tables; raise unless they are so many."""
+    """Return tables; raise unless there are n_tables of them."""
     if len(tables) != n_tables:
         raise ValueError(f"codebooks has {len(tables)} tables, but {why}.")
     return tables
 
 
-# What a search adds for codes, and what is to be given of it.
+# Names of what a search adds for codes, with the parameter, meaning and unit of each.
 _COSTS = {
     "code_lengths": ("rate_weight", "the bits of each code", "bits"),
     "prices": ("balance", "the price of each code", "squared distance"),
@@ -103,27 +103,27 @@ def check_costs(
     tables: Sequence[nearest.Table],
     wanted: Collection[str],
 ) -> dict[str, list[np.ndarray]]:
-    """Return what a search is to add for the codes of given tables.
+    """Return the costs of codes for a search in given tables.
 
     Parameters
     ----------
     given : mapping
-        By its name, "code_lengths" or "prices", a sequence of array-likes of shape
+        For the names "code_lengths" and "prices", a sequence of array-likes of shape
         (n_codewords,), one for each table; or None.
     tables : sequence of Table
         The tables.
     wanted : collection of str
-        The names of what the search adds, with the parameters.
+        The names that the search needs with its parameters.
 
     Returns
     -------
     costs : dict of list of ndarray
-        What is wanted, by its name.
+        The wanted costs, by name.
 
     Raises
     ------
     ValueError
-        If something is wanted and not there, or the other way around; or if it is no
+        If a wanted cost is missing, or an unwanted one is given; or if costs are not
         numbers of zero or more, one for each codeword.
     """
     for name, costs in given.items():
@@ -171,7 +171,7 @@ def _costs_of_each(
 
 
 def one_width(widths: Sequence[int]) -> int:
-    """Return how many features tables, or stages, have; raise if they differ."""
+    """Return the number of features of all tables, or stages; raise if they differ."""
     if len(set(widths)) > 1:
         raise ValueError(
             f"The given codebooks have {widths} features; expected one number for all, "
@@ -181,5 +181,5 @@ def one_width(widths: Sequence[int]) -> int:
 
 
 def one_or_each(sizes: Sequence[Any]) -> Any:
-    """Return one size for all, if they are equal."""
+    """Return one size for all if they are equal, else the sizes."""
     return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)

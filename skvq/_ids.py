@@ -1,4 +1,4 @@
-"""`skvq.codes.UniqueIds`: codes that no two rows have in common."""
+"""`skvq.codes.UniqueIds`, which gives each row a code that no other row has."""
 
 from __future__ import annotations
 
@@ -24,31 +24,30 @@ from skvq._typing import MatrixLike, Size, Sizes, StackLike
 from skvq._validation import followed_backend
 from skvq.nearest import Backend
 
-# Asks again for some rows, by their numbers, and for so many candidates of each.
+# Returns more candidates for rows, given by their numbers, and their errors.
 Widen = Callable[[NDArray[np.intp], int], tuple[StackLike, MatrixLike]]
 
-# Rows whose candidates are made Python's at a time.
+# Rows whose candidates are turned into Python objects at a time.
 _ROWS_AT_A_TIME = 2**10
-# Rows that a message names.
+# Number of rows that a message names.
 _MOST_NAMED = 10
 
 
 class UniqueIds:
     """Give every row a code of its own: the first of its candidates that is free.
 
-    Codes of items that are near each other are alike, and some are the same.  Where
-    they are to name the items, as semantic ids do for recommenders [1]_, rows have to
-    move: to the next best code that nobody has.  `encode_best` finds candidates.
+    Items that are near each other have similar codes, and some have equal codes.  If
+    codes are to identify items, as semantic ids do in recommenders [1]_, rows have to
+    move to the next best code that is free.  `encode_best` finds candidates.
 
-    Rows choose one after the other.  First come those to whom the second candidate is
-    the most expensive beside the first, so that those move to whom it matters least.
-    Rows for which it is the same are in the order of their candidates, then of their
-    errors: the ids that are given away do not depend on the order of the rows, and only
-    between rows that are equal in all of it does the earlier one choose first; `widen`
-    may tell such rows apart later.  Where a
-    row finds no free candidate, and none among more, others move on to make room, along
-    the shortest chain that ends at a free id: so rows are left only if no choice among
-    the candidates serves all of them.
+    Rows choose one after the other.  Rows whose second candidate is most expensive
+    compared to their first choose first, so that rows with little to lose move.  Ties
+    are broken by the candidates, then by the errors.  The set of ids given does
+    therefore not depend on the order of the rows; only between rows that are equal in
+    all of these does the earlier one choose first, and `widen` may still tell them
+    apart.  If a row finds no free candidate, not even among more candidates, other rows
+    move on to make room, along the shortest chain that ends at a free id.  So rows are
+    left over only if no choice among the candidates serves all of them.
 
     Parameters
     ----------
@@ -56,42 +55,42 @@ class UniqueIds:
         Number of codewords V_j behind each code column: the `codebook_sizes_` of the
         quantizer.
     overflow : {"error", "digit"}, default="error"
-        What becomes of rows for which no room can be made: an error that names them, or
-        a last digit behind the codes, which is 0 for all other rows.  Such a row
-        gets the first of its candidates that has the lowest digit to give.
+        What to do with rows for which no room can be made: raise an error that names
+        them, or append a digit to the codes, which is 0 for all other rows.  Such a row
+        gets the first of its candidates whose next free digit is lowest.
     max_width : int, default=256
-        Candidates of a row that are asked for at most.
+        The most candidates per row to ask for.
 
     Attributes
     ----------
     ids_ : ndarray of shape (n_rows, n_codes) or (n_rows, n_codes + 1)
-        The ids, with the digit under ``overflow="digit"``; those that `add` gave behind
-        the others.  NumPy's always, as the other attributes are.
+        The ids, including the digit under ``overflow="digit"``; ids from `add` come
+        after the others.  Like the other attributes it is a NumPy array.
     sizes_ : tuple of int
-        How many values each column of `ids_` may have; the last one is `n_digits_` with
-        a digit.
+        Number of values of each column of `ids_`; with a digit, the last one is
+        `n_digits_`.
     n_digits_ : int
-        Values of the digit: 1, if none was needed.
+        Number of values of the digit: 1 if none was needed.
     width_ : int
-        Candidates of a row in the widest question asked so far.
+        The most candidates per row asked for so far.
     moved_ : ndarray of bool, shape (n_rows,)
         Whether a row has another id than its first candidate, or a digit above 0.
     excess_ : ndarray of float64, shape (n_rows,)
-        Error of the codes of the id, less that of the first candidate; below zero
-        where the first one is not the nearest, as where codes are used evenly.
+        Error of the id's codes minus that of the first candidate; negative where the
+        first one is not the nearest, as with balanced codes.
 
     Raises
     ------
     TypeError
-        If a size is no integer.
+        If a size is not an integer.
     ValueError
         If a size, `overflow` or `max_width` is out of range.
 
     See Also
     --------
-    disambiguate : A last column with the rank among equal codes.
-    skvq.metrics.duplicate_rate : Share of the rows for which there is no code left.
-    skvq.metrics.collision_rate : Share of the rows that are not alone with their codes.
+    disambiguate : Appends a column with the rank among equal codes.
+    skvq.metrics.duplicate_rate : Share of rows beyond the first with the same codes.
+    skvq.metrics.collision_rate : Share of rows whose codes other rows have too.
 
     References
     ----------
@@ -152,54 +151,54 @@ class UniqueIds:
     def assign(
         self, candidates: StackLike, errors: MatrixLike, widen: Widen | None = None
     ) -> NDArray[Any]:
-        """Give ids to rows, and forget all that were given before.
+        """Give ids to rows, and forget all ids given before.
 
-        If it fails, those given before stay.
+        If it fails, the ids given before stay.
 
         Parameters
         ----------
         candidates : array-like of int, shape (n_rows, n_candidates, n_codes)
-            Codes of each row, the best first; some may come several times.
+            Codes of each row, best first; some may be repeated.
         errors : array-like of shape (n_rows, n_candidates)
-            What each of them costs; where they are not in ascending order, as under
-            prices, the order of the candidates counts.
+            Cost of each candidate; if costs do not ascend, as with prices, the order of
+            the candidates counts.
         widen : callable, optional
-            ``widen(rows, n)`` returns n candidates of some rows, and their errors; or
-            fewer, which says that there are no more.  For rows without a free candidate
-            it is asked for twice as many, again and again, up to `max_width`.  `rows`
-            are their numbers, in ascending order.
+            ``widen(rows, n)`` returns n candidates of some rows, and their errors;
+            fewer mean that there are no more.  For rows without a free candidate it is
+            called with twice as many, repeatedly, up to `max_width`.  `rows` are their
+            numbers, ascending.
 
         Returns
         -------
         ids : ndarray of shape (n_rows, n_codes) or (n_rows, n_codes + 1)
-            As `ids_`, in the library of the candidates.
+            As in `ids_`, but in the library of the candidates.
 
         Raises
         ------
         TypeError
             If candidates are not integers.
         ValueError
-            If shapes do not fit, a candidate is out of range, an error not finite; or
-            rows are left without an id.
+            If shapes do not fit, a candidate is out of range, an error is not finite,
+            or rows are left without an id.
         """
         return self._give(_Given(), candidates, errors, widen)
 
     def add(
         self, candidates: StackLike, errors: MatrixLike, widen: Widen | None = None
     ) -> NDArray[Any]:
-        """Give free ids to new rows, and leave those that were given as they are.
+        """Give free ids to new rows, and keep all ids given before.
 
-        Only new rows move on to make room for others.
+        Only new rows move to make room for others.
 
         Parameters
         ----------
         candidates, errors, widen : objects
-            As in `assign`; `widen` gets numbers of the new rows, from 0 on.
+            As in `assign`; `widen` gets the numbers of new rows, from 0 on.
 
         Returns
         -------
         ids : ndarray of shape (n_new_rows, n_codes) or (n_new_rows, n_codes + 1)
-            Those of the new rows, whose numbers go on behind the others.
+            The ids of the new rows, which are numbered after the others.
 
         Raises
         ------
@@ -219,12 +218,12 @@ class UniqueIds:
         Returns
         -------
         rows : ndarray of intp, shape (n_ids,)
-            Numbers of rows; -1 where no row has the id.
+            Row numbers; -1 where no row has the id.
 
         Raises
         ------
         ValueError
-            If nothing was assigned, the shape is another, or an id is out of range.
+            If nothing was assigned, the shape does not fit, or an id is out of range.
         """
         if not hasattr(self, "_given"):
             raise ValueError("UniqueIds has given no ids yet: call assign first")
@@ -236,7 +235,7 @@ class UniqueIds:
         rows = [self._given.row(*pair) for pair in zip(keys, digits, strict=True)]
         return sent(be, np.array(rows, dtype=np.intp))
 
-    # -- how ids are given ---------------------------------------------------------
+    # -- giving ids ----------------------------------------------------------------
 
     def _give(
         self, before: _Given, candidates: Any, errors: Any, widen: Widen | None
@@ -269,7 +268,7 @@ class UniqueIds:
     ) -> NDArray[np.intp]:
         """Let rows take their first free candidates.
 
-        Return those that found none, in the order of the choice.
+        Return the rows that found none, in the order of choice.
         """
         left, order = [], asked.order()
         for start in range(0, len(order), _ROWS_AT_A_TIME):
@@ -290,14 +289,14 @@ class UniqueIds:
     def _make_room(
         self, before: _Given, new: _Given, rows: NDArray[np.intp]
     ) -> list[int]:
-        """Let rows take ids of others, which move on, along the shortest chains.
+        """Let rows take ids from others, which move on along the shortest chains.
 
-        Return those from which no chain leads to a free id.
+        Return the rows from which no chain leads to a free id.
         """
         left: list[int] = []
         closed: set[bytes] = set()
         for row in rows.tolist():
-            reached: dict[bytes, tuple[int, int]] = {}  # who would take it
+            reached: dict[bytes, tuple[int, int]] = {}  # the candidate that takes it
             waiting, end = deque([row]), b""
             while waiting and not end:
                 one = waiting.popleft()
@@ -310,7 +309,7 @@ class UniqueIds:
                         break
                     waiting.append(new.rows[key])
             if not end:
-                # Nobody will ever move on from here.
+                # No row can ever move on from these.
                 closed.update(reached)
                 left.append(row)
             while end:
@@ -322,7 +321,7 @@ class UniqueIds:
         return left
 
     def _take_digits(self, before: _Given, new: _Given, rows: list[int]) -> None:
-        """Let rows that are left take the candidates with the lowest digits to give."""
+        """Let the rows left over take the candidates whose next digits are lowest."""
         for row in rows:
             keys = self._keys(new, row)
             digits = [1 + before.n_more(key) + new.n_more(key) for key in keys]
@@ -336,7 +335,7 @@ class UniqueIds:
         return self._words(asked.codes[place]).tolist()
 
     def _keep(self, before: _Given, new: _Given) -> None:
-        """Set what is known after all went well."""
+        """Set the attributes after everything went well."""
         n = len(before.moved)
         before.rows.update((key, n + row) for key, row in new.rows.items())
         for key, rows in new.more.items():
@@ -428,11 +427,11 @@ class _Asked(NamedTuple):
         return self.codes.shape[1]
 
     def order(self) -> NDArray[np.intp]:
-        """Return the places of the rows, in the order in which they choose."""
-        errors = self.errors + 0.0  # without minus zero, which has other bytes
+        """Return the indices of the rows in the order in which they choose."""
+        errors = self.errors + 0.0  # -0.0 would have other bytes than 0.0
         gains = np.zeros(len(errors))
         if self.width > 1:
-            # The second is the first that is another code.
+            # The second candidate is the first one with other codes.
             second = (self.codes != self.codes[:, :1]).any(axis=2).argmax(axis=1)
             gains = errors[np.arange(len(errors)), second] - errors[:, 0]
         _, group, counts = np.unique(gains, return_inverse=True, return_counts=True)
@@ -440,7 +439,7 @@ class _Asked(NamedTuple):
         ranks = np.zeros(len(errors), dtype=np.intp)
         if len(tied):
             flat = self.codes[tied].reshape(len(tied), -1)
-            # Of errors any order will do, and the bytes have one.
+            # Any fixed order of the errors will do; their bytes give one.
             costs = np.ascontiguousarray(errors[tied]).view(np.uint64)
             for_codes = np.unique(row_words(flat), return_inverse=True)[1]
             for_costs = np.unique(row_words(costs), return_inverse=True)[1]
@@ -449,7 +448,7 @@ class _Asked(NamedTuple):
 
 
 class _Given:
-    """Which ids are taken, and by which rows.
+    """The ids that are taken, and the rows that have them.
 
     Parameters
     ----------
@@ -459,8 +458,8 @@ class _Given:
 
     def __init__(self, asked: _Asked | None = None) -> None:
         n = 0 if asked is None else len(asked.codes)
-        self.rows: dict[bytes, int] = {}  # those that have the digit 0
-        self.more: dict[bytes, list[int]] = {}  # the others, from the digit 1 on
+        self.rows: dict[bytes, int] = {}  # rows with the digit 0
+        self.more: dict[bytes, list[int]] = {}  # other rows, from the digit 1 on
         self.digits = np.zeros(n, dtype=np.intp)
         self.moved = np.zeros(n, dtype=bool)
         self.excess = np.zeros(n)
@@ -470,22 +469,22 @@ class _Given:
             self.first, self.costs = asked.codes[:, 0], asked.errors[:, 0]
             self.codes = self.first.copy()
             self.width = asked.width
-            # Of each row, the last answer and its place there.
+            # For each row, the latest answer and its index there.
             self.candidates: list[tuple[_Asked, int]] = [(asked, 0)] * n
 
     def n_more(self, key: bytes) -> int:
-        """Return how many rows have the codes and a digit above 0."""
+        """Return how many rows have these codes and a digit above 0."""
         return len(self.more.get(key, ()))
 
     def row(self, key: bytes, digit: int) -> int:
-        """Return the row of an id; -1: there is none."""
+        """Return the row with an id; -1 if there is none."""
         if digit == 0:
             return self.rows.get(key, -1)
         more = self.more.get(key, ())
         return more[digit - 1] if digit <= len(more) else -1
 
     def take(self, row: int, b: int, digit: int = 0) -> None:
-        """Note the candidate that a row gets."""
+        """Record the candidate that a row gets."""
         asked, place = self.candidates[row]
         self.codes[row] = asked.codes[place, b]
         self.digits[row] = digit
@@ -493,7 +492,7 @@ class _Given:
 
 
 def _refuse(left: list[int], n_rows: int, width: int) -> None:
-    """Raise, and name the rows that are left."""
+    """Raise an error that names the rows left over."""
     named = ", ".join(map(str, sorted(left)[:_MOST_NAMED]))
     more = ", ..." if len(left) > _MOST_NAMED else ""
     raise ValueError(

@@ -1,8 +1,8 @@
-"""Fitted estimators of codec files that hold pickles, in the layout of today.
+"""Conversion of estimators pickled in old codec files to today's attributes.
 
 In files of versions 1 and 2 a fitted table was an array, and scalar levels and pyramids
-had other attributes; in those of version 3 nesting schemes had.  What was pickled so is
-turned object by object: a part has been when what it is a part of gets its state.
+had other attributes; in files of version 3 nesting schemes had.  Each object is
+converted when it gets its state, parts before the objects that hold them.
 """
 
 import io
@@ -31,7 +31,7 @@ State = dict[str, Any]
 
 
 def loads(content: bytes) -> Any:
-    """Return what a file of versions 1 to 3 has pickled."""
+    """Unpickle the content of a file of versions 1 to 3."""
     return _Unpickler(io.BytesIO(content)).load()
 
 
@@ -45,11 +45,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Gone:
-    """What today is made of the rest."""
+    """A class that no longer exists; its state is converted elsewhere."""
 
 
 def _stand_in(cls: type[Any]) -> type[Any]:
-    """Return a class whose instances become those of `cls` with their state."""
+    """Return a class whose instances become instances of `cls` with their state."""
 
     def set_state(self: Any, state: State) -> None:
         object.__setattr__(self, "__class__", cls)
@@ -65,7 +65,7 @@ def _stand_in(cls: type[Any]) -> type[Any]:
     return type(cls.__name__, (cls,), {"__setstate__": set_state})
 
 
-# -- each changes the state of an object in place --------------------------------------
+# -- conversions of states in place ----------------------------------------------------
 
 
 def _quantizer(state: State) -> None:
@@ -95,7 +95,7 @@ def _residual(state: State) -> None:
 def _tables(state: State) -> None:
     if "_tables_" in state and not isinstance(state["_tables_"], Tables):
         tables = [Table(table) for table in state["_tables_"]]
-        # A shared table was there once.
+        # A shared table was stored once.
         times = len(state["codebook_sizes_"]) // len(tables)
         state["_tables_"] = Tables(tables * times)
 
@@ -134,7 +134,7 @@ def _pyramid(state: State) -> None:
 
 
 def _stream(state: State) -> None:
-    """Begin to count what streams did not count in files of version 1."""
+    """Start the counts that streams of version 1 did not have."""
     if "usage" in state:
         state["support"] = np.maximum(state.pop("usage"), state["counts"])
         state["costs"] = np.zeros(len(state["codebook"]))

@@ -18,42 +18,42 @@ from skvq.nearest import HOST, DistanceTable, backend_of
 def match(
     old: Matrices | HasCodebooks, new: Matrices | HasCodebooks
 ) -> tuple[NDArray[np.intp], ...]:
-    """Return the names that new codewords take so that codes keep their meaning.
+    """Return new names for codewords such that codes keep their meaning.
 
-    A fit numbers its codewords as it comes upon them.  Here each old codeword hands its
-    number to one new codeword, such that the squared distances between the two, over
-    all pairs of a table, have the least sum.
+    A fit numbers its codewords arbitrarily.  Here each old codeword passes its number
+    to one new codeword, such that the sum of squared distances between the two, over
+    all pairs of a table, is least.
 
     Parameters
     ----------
     old, new : sequence of array-likes of shape (n_codewords, n_features), or quantizers
-        Tables W_1..W_m in the order of the code columns, as `codebooks_` has them, or
-        what has such an attribute.  New tables may be larger: codewords that no old one
-        chose take the numbers beyond the old ones, in their order.
+        Tables W_1..W_m in the order of the code columns, as in `codebooks_`, or objects
+        with that attribute.  New tables may be larger: new codewords without a partner
+        take the numbers after the old ones, in their order.
 
     Returns
     -------
     names : tuple of ndarray of shape (n_codewords,)
-        For each column, ``names[j][k]`` is the name of codeword k of the new table j:
-        what `rename_codes` of a quantizer takes.  Codes are renamed by
+        For each column, ``names[j][k]`` is the name of codeword k of the new table j,
+        as `rename_codes` of a quantizer takes it.  Codes are renamed by
         ``names[j][codes[:, j]]``.
 
     Raises
     ------
     ValueError
-        If there are not as many tables as before, or one of them is smaller, has
-        another width, or holds what is not a finite number.
+        If there is another number of tables, or one of them is smaller, has another
+        width, or holds numbers that are not finite.
 
     See Also
     --------
-    skvq.metrics.changed_codes : How many codes have other names.
+    skvq.metrics.changed_codes : Share of codes that differ between two arrays.
 
     Notes
     -----
-    New columns of one table, the same object, get the same names, by the sums of their
-    distances.  What a codeword stands for in a sum of several depends on the tables
-    before it: stages of a residual quantizer, and sums that are learned together, are
-    comparable if the new fit went on from the old one (``warm_start=True``).
+    New columns that share one table (the same object) get the same names, by the sum of
+    their distances.  In a sum of codewords, the meaning of a codeword depends on the
+    tables before it: stages of a residual quantizer, and sums that are learned jointly,
+    are comparable if the new fit continued the old one (``warm_start=True``).
 
     Memory grows with the square of the number of codewords of a table, and time with
     its cube in the worst case: 4096 codewords take seconds.
@@ -78,7 +78,7 @@ def match(
             f"old has {len(befores)} tables and new has {len(afters)}; expected one of "
             "each for every column of codes."
         )
-    # By the table: one that serves in several columns has one name for each codeword.
+    # By table, since a table of several columns has one name for each codeword.
     columns: dict[int, list[int]] = {}
     for j, table in enumerate(afters):
         columns.setdefault(id(table), []).append(j)
@@ -96,7 +96,7 @@ def match(
 
 
 def _names(distances: np.ndarray) -> NDArray[np.intp]:
-    """Return the name of each column of distances, (n_old, n_new)."""
+    """Return the name of each column of a matrix of distances, (n_old, n_new)."""
     n_old, n_new = distances.shape
     rows, chosen = linear_sum_assignment(distances)
     names = np.full(n_new, -1, np.intp)
@@ -124,14 +124,14 @@ def _check_pair(old: np.ndarray, new: np.ndarray, j: int, first: np.ndarray) -> 
 
 
 def _tables_of(given: Any, name: str) -> list[np.ndarray]:
-    """Return tables on the host; one that comes several times stays one object."""
+    """Return tables on the host; a table that comes several times stays one object."""
     tables = getattr(given, "codebooks_", given)
     if not is_sequence(tables) or getattr(tables, "ndim", 3) != 3:
         raise ValueError(
             f"{name} is {given!r}; expected a sequence of 2-d tables, [W] for one, or "
             "a fitted quantizer."
         )
-    # All are kept while they are told apart by their addresses.
+    # All of them are kept alive, since they are told apart by address.
     given_tables, found = list(tables), {}
     for j, table in enumerate(given_tables):
         if id(table) not in found:
@@ -141,7 +141,7 @@ def _tables_of(given: Any, name: str) -> list[np.ndarray]:
 
 
 def check_names(names: Any, sizes: Sequence[int]) -> list[NDArray[np.intp] | None]:
-    """Return the order of codewords in which they have given names; None: unchanged.
+    """Return the order of codewords under given names; None: unchanged.
 
     Parameters
     ----------

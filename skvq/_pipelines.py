@@ -1,4 +1,4 @@
-"""A codec in a pipeline: the steps up to its quantizer, and the way back."""
+"""Codecs in pipelines: the steps up to the quantizer, and the way back."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,21 +12,21 @@ Step = tuple[str, Any]
 
 
 class Codec(NamedTuple):
-    """The part of an estimator from X to codes: preprocessing, then one quantizer."""
+    """The part of an estimator that leads from X to codes: steps, then a quantizer."""
 
     before: list[Step]
-    step: Any  # the quantizer, or what wraps it as features
+    step: Any  # the quantizer, or the transformer that wraps it
     quantizer: Any
 
     def behind(self) -> int:
-        """Return how many steps there are up to the last one that only encodes."""
+        """Return the number of steps up to the last one that only encodes."""
         numbers = [
             i for i, (_, step) in enumerate(self.before, 1) if only_encodes(step)
         ]
         return max(numbers, default=0)
 
     def check_invertible(self, first: int = 0) -> None:
-        """Raise a TypeError if rows cannot go back through the steps from one on."""
+        """Raise a TypeError if a step from `first` on has no inverse."""
         for name, step in self.before[first:]:
             if only_encodes(step):
                 raise TypeError(
@@ -38,14 +38,14 @@ class Codec(NamedTuple):
             _check_inverse(name, step)
 
     def quantized(self, X: Any) -> Any:
-        """Return what the quantizer is given of X."""
+        """Return X as the quantizer sees it."""
         for _, step in self.before:
             X = step.transform(X)
-        # A quantizer within another step has seen no feature names.
+        # A quantizer inside another step has seen no feature names.
         return X if quantizes(self.step) else plain(X)
 
     def decode(self, codes: Any) -> Any:
-        """Return what codes stand for; steps that only encode leave it as it is."""
+        """Return reconstructions of codes; steps that only encode leave them alone."""
         X = self.step.inverse_transform(codes)
         for name, step in reversed(self.before):
             if not only_encodes(step):
@@ -63,12 +63,12 @@ def _check_inverse(name: str, step: Any) -> None:
 
 
 def plain(X: Any) -> Any:
-    """Return the numbers of a dataframe; all else as it is."""
+    """Return the values of a dataframe; anything else unchanged."""
     return X.to_numpy() if hasattr(X, "to_numpy") else X
 
 
 def only_encodes(step: Any) -> bool:
-    """Whether a step is left as it is on the way back: what it takes away is lost."""
+    """Return whether a step is skipped on the way back: its loss is not undone."""
     return isinstance(step, Normalizer)
 
 
@@ -78,8 +78,8 @@ def find_codec(estimator: Any, *, at_end: bool = False) -> Codec:
     Parameters
     ----------
     estimator : object
-        Fitted quantizer, `QuantizedFeatures`, or pipeline with one of them; of a
-        fitted search, its best estimator is looked at.
+        A fitted quantizer, `QuantizedFeatures`, or a pipeline with one of them; of a
+        fitted search, its best estimator is used.
     at_end : bool, default=False
         Whether the quantizer has to be the last step, with a way back through all
         others: then `transform` gives its codes, and these can be decoded.  Such a
@@ -141,7 +141,7 @@ def _check_end(steps: list[Step], found: list[int]) -> None:
 
 
 def flat_steps(estimator: Any, prefix: str = "") -> Iterator[Step]:
-    """Yield names and estimators of the steps, those of nested pipelines in place."""
+    """Yield names and estimators of all steps; nested pipelines are expanded."""
     estimator = getattr(estimator, "best_estimator_", estimator)
     if isinstance(estimator, FrozenEstimator):
         estimator = estimator.estimator
@@ -154,13 +154,13 @@ def flat_steps(estimator: Any, prefix: str = "") -> Iterator[Step]:
 
 
 def quantizes(step: Any) -> bool:
-    """Whether a step is a quantizer."""
+    """Return whether a step is a quantizer."""
     return hasattr(step, "quantize")
 
 
 def has_quantizer(step: Any) -> bool:
-    """Whether a step is a quantizer, or wraps one as features."""
-    # Only features made by a quantizer hold one without being one themselves; the
-    # parameter says so before the fit, which is missed with a better message later.
+    """Return whether a step is a quantizer, or wraps one as features."""
+    # Only QuantizedFeatures holds a quantizer without being one.  The parameter tells
+    # before the fit, whose absence raises a better message later.
     inner = getattr(step, "quantizer_", getattr(step, "quantizer", None))
     return quantizes(step) or quantizes(inner)

@@ -1,4 +1,4 @@
-"""What `skvq.metrics` reports: mappings for programs, whose text is for people."""
+"""Reports of `skvq.metrics`: mappings for programs that print as tables."""
 
 import copy
 import html
@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Rows of a table that are shown; the others are in the mapping.
+# Number of table rows that are shown; the mapping has all of them.
 _MOST_SHOWN = 40
 
 
 class Report(Mapping[str, Any]):
-    """Findings by their names.
+    """A mapping from names to findings.
 
-    They are numbers, texts, None, and lists and dicts of these, so that `json.dumps`
-    takes what `as_dict` returns.
+    Values are numbers, texts, None, and lists and dicts of these, so that `json.dumps`
+    accepts the result of `as_dict`.
 
     Parameters
     ----------
     facts : dict
-        The findings.
+        The findings, by name.
     """
 
     def __init__(self, facts: dict[str, Any]) -> None:
@@ -52,18 +52,18 @@ class Report(Mapping[str, Any]):
 
     @abstractmethod
     def _title(self) -> str:
-        """Return what it is about, in a line."""
+        """Return the title, one line."""
 
     @abstractmethod
     def _tables(self) -> list[list[list[str]]]:
-        """Return tables of cells, each with a row of names first."""
+        """Return tables of cells, each beginning with a row of names."""
 
     def __str__(self) -> str:
-        """Return the tables, for people."""
+        """Return the tables as text."""
         return "\n\n".join([self._title(), *map(_aligned, self._tables())])
 
     def __repr__(self) -> str:
-        """Return the tables, too: who looks at a report wants to read it."""
+        """Return the tables too: whoever looks at a report wants to read it."""
         return str(self)
 
     def _repr_html_(self) -> str:
@@ -72,16 +72,16 @@ class Report(Mapping[str, Any]):
 
 
 class CodeReport(Report):
-    """What `skvq.metrics.code_report` finds.
+    """The findings of `skvq.metrics.code_report`.
 
-    A mapping of names to findings.  Printed, and in notebooks, it is a table.
+    A mapping from names to findings that prints as a table, also in notebooks.
 
     Parameters
     ----------
     facts : dict
         The findings.
     used : sequence of (ndarray, ndarray)
-        The codes in use of each column, ascending, and the share that each has.
+        For each column, the codes in use, ascending, and their shares.
 
     Attributes
     ----------
@@ -118,9 +118,9 @@ class CodeReport(Report):
 
 
 class DriftReport(Report):
-    """What `skvq.metrics.drift` finds.
+    """The findings of `skvq.metrics.drift`.
 
-    A mapping of names to findings.  Printed, and in notebooks, it is a table.
+    A mapping from names to findings that prints as a table, also in notebooks.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def _number(value: float | int | None) -> str:
         return "-"
     if isinstance(value, int):
         return f"{value:,}"
-    # Digits that matter, without an exponent where people would not write one.
+    # Show significant digits, without an exponent where people would not write one.
     text = f"{value:.4g}"
     if 0.0005 <= abs(value) < 0.9995:
         text = f"{value:.3f}".rstrip("0")
@@ -184,7 +184,7 @@ def _shown(table: list[list[str]]) -> list[list[str]]:
 def _aligned(table: list[list[str]]) -> str:
     table = _shown(table)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    # Names of rows are texts, and numbers of columns and of features are none.
+    # Columns of row names are left-aligned, unless they are numbers.
     text = not table[1][0].isdecimal()
     return "\n".join(
         "  ".join(

@@ -1,7 +1,7 @@
-"""Distances to reconstructions that are sums of what codes stand for, as methods.
+"""Distances to reconstructions as sums over codes: methods of every quantizer.
 
-Every quantizer has these: those that say in the hook ``_entries`` what each code adds
-to distances, and those that have a reason why they do not.  The formulas are those of
+A scheme implements the hook ``_entries``, which returns the contribution of each code
+to distances, or has a reason why there is none.  The formulas are those of
 `skvq.coding.sums`.
 """
 
@@ -30,9 +30,9 @@ def _reason_against_sums(estimator: SumsOfCodes) -> str | None:
 
 
 class SumsOfCodes:
-    """What `BaseQuantizer` has for searches among codes."""
+    """The methods of `BaseQuantizer` for searches over codes."""
 
-    # What the contract has of a quantizer.
+    # Provided by the quantizer.
     codebook_sizes_: tuple[int, ...]
     n_features_in_: int
     _home_: nearest.Backend
@@ -41,37 +41,37 @@ class SumsOfCodes:
     _check_input: Callable[[Any, str], np.ndarray]
     _check_codes: Callable[[Any, str, tuple[int, ...]], np.ndarray]
 
-    # -- hooks: samples are float64, all is on the host ----------------------------
+    # -- hooks; samples are float64, and all arrays are on the host ----------------
 
     def _why_no_sums(self) -> str | None:
-        """Return why distances are no sums over codes; None: they are."""
+        """Return why distances are not sums over codes; None if they are."""
         if type(self)._entries is not SumsOfCodes._entries:
             return None
         return "its reconstruction is no sum of what single codes stand for."
 
     def _entries(self, X: np.ndarray, metric: str) -> np.ndarray:
-        """Return what each code adds to the distance, (n_samples, V_1 + ... + V_m).
+        """Return the contribution of each code to distances, (n_samples, V_1 + ...).
 
-        The metric is "inner_product", or, of a concatenation, "sqeuclidean".
+        The metric is "inner_product" or, for concatenations, also "sqeuclidean".
         """
         raise AssertionError("guarded by _why_no_sums")  # pragma: no cover
 
     def _is_concatenation(self) -> bool:
-        """Whether the codes stand for features apart."""
+        """Return whether the codes describe disjoint features."""
         return False
 
     def _n_scales(self) -> int:
-        """Return how many of the code columns, the last ones, scale the whole sum."""
+        """Return the number of code columns, at the end, that scale the whole sum."""
         return 0
 
     def _scales(self, codes: np.ndarray) -> np.ndarray:
-        """Return what multiplies the sum of each row."""
+        """Return the factor of each row's sum."""
         raise AssertionError("guarded by _n_scales")  # pragma: no cover
 
-    # -- what follows from them ----------------------------------------------------
+    # -- methods that follow from the hooks ----------------------------------------
 
-    # One that stands in front of another scheme may hand it what it is asked, and
-    # change the samples, the factor and the offset on the way.
+    # A scheme in front of another may pass these on to it, and change the samples, the
+    # factor and the offset on the way.
 
     def _distance_table(self, X: np.ndarray, metric: str) -> np.ndarray:
         """Return the table of `distance_table`."""
@@ -97,7 +97,7 @@ class SumsOfCodes:
         return squared_sums(X, self._entries(X, "inner_product"), sizes)
 
     def _origin(self) -> np.ndarray:
-        """Return the reconstruction of zeros: near data that are far from zero."""
+        """Return the reconstruction of zeros, which is near data far from zero."""
         return self._decode_here(np.zeros((1, len(self.codebook_sizes_)), np.intp))
 
     def _decode_here(self, codes: np.ndarray) -> np.ndarray:
@@ -135,35 +135,35 @@ class SumsOfCodes:
     def distance_table(
         self, queries: MatrixLike, metric: SumMetric = "sqeuclidean"
     ) -> NDArray[np.float64]:
-        """Return what each code adds to the distances from queries: for look-ups.
+        """Return the contribution of each code to the distances from queries.
 
         Parameters
         ----------
         queries : array-like of shape (n_queries, n_features)
             Samples.
         metric : {"sqeuclidean", "cosine", "inner_product"}, default="sqeuclidean"
-            The distance; that of the last is minus the product.
+            The distance; for "inner_product" it is minus the product.
 
         Returns
         -------
         table : ndarray of float64, shape (n_queries, V_1 + ... + V_m)
             The entries of the codewords of the first code column, then those of the
             second, and so on, without columns that code a length.  The distance from a
-            reconstruction is ``offset + factor * total``, where `total` adds up the
-            entries of its codes, up to a constant of the query, and `row_terms` has the
-            rest.  The constant is 1 for "cosine", the squared length of the query for
-            "sqeuclidean" with a factor, and else 0.
+            reconstruction is ``offset + factor * total`` up to a constant of the query,
+            where `total` adds up the entries of its codes, and `row_terms` returns
+            `factor` and `offset`.  The constant is 1 for "cosine", the squared length
+            of the query for "sqeuclidean" with a factor, and 0 otherwise.
 
         Raises
         ------
         ValueError
-            If the metric is another, a query is zero under "cosine", or distances
-            overflow.
+            If the metric is not one of these, a query is zero under "cosine", or
+            distances overflow.
 
         See Also
         --------
         skvq.nearest.scan : The rows of packed codes with the smallest distances.
-        skvq.QuantizedNeighbors : The search that all of it is for.
+        skvq.QuantizedNeighbors : The search that uses these tables.
         """
         self = as_it_is_now(self)
         self._check_fitted()
@@ -178,28 +178,28 @@ class SumsOfCodes:
     def row_terms(
         self, codes: MatrixLike, metric: SumMetric = "sqeuclidean"
     ) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-        """Return what belongs to rows of codes in distances that are sums of look-ups.
+        """Return the factors and offsets of rows in distances that are sums of entries.
 
         Parameters
         ----------
         codes : array-like of shape (n_samples, n_codes)
-            Codes as `transform` gives them.
+            Codes as `transform` returns them.
         metric : {"sqeuclidean", "cosine", "inner_product"}, default="sqeuclidean"
             As in `distance_table`.
 
         Returns
         -------
         factor : ndarray of shape (n_samples,), or None
-            What multiplies the sum of entries; None stands for ones.
+            Factor of the sum of entries; None stands for ones.
         offset : ndarray of shape (n_samples,), or None
-            What is added to it; None stands for zeros.  Both are in the dtype of the
-            reconstructions, or in float64, if its range does not hold them.
+            Added to that product; None stands for zeros.  Both are in the dtype of the
+            reconstructions, or in float64 if its range is too narrow.
 
         Raises
         ------
         ValueError
-            If the metric is another, a code is not valid, or a reconstruction is zero
-            under "cosine".
+            If the metric is not one of these, a code is not valid, or a reconstruction
+            is zero under "cosine".
         """
         self = as_it_is_now(self)
         self._check_fitted()

@@ -1,4 +1,4 @@
-"""What passes the border: samples, weights and codes; and the warnings of a fit."""
+"""Validation of samples, weights and codes, and the warnings of a fit."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ from skvq._compat import is_library_followed
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
-# Numbers of which it does not show that they are looked at one by one.
+# Number of values up to which checking each of them takes no noticeable time.
 _FEW_NUMBERS = 2**14
 
 
@@ -40,9 +40,9 @@ def check_samples(
 ) -> Any:
     """Validate X as scikit-learn does, but keep its dtype and its memory map.
 
-    The estimators compute in row blocks, in the dtype that `nearest.compute_dtype`
-    names; converting here would copy the whole of X.  Without `finite`, numbers that
-    are not are for the caller to find.
+    Estimators compute in blocks of rows, in the dtype given by `nearest.compute_dtype`;
+    converting here would copy all of X.  With `finite` False, the caller looks for
+    numbers that are not finite.
     """
     if not reset and _is_plain(estimator, X) and len(X) >= min_samples:
         return X
@@ -84,9 +84,9 @@ def check_samples(
 
 
 def _is_plain(estimator: Any, X: Any) -> bool:
-    """Whether X is a small array that scikit-learn's checks would return as it is.
+    """Return whether X is a small array that scikit-learn's checks would not change.
 
-    They are half of the time that a transform of one row takes.
+    These checks take half of the time of a transform of one row.
     """
     return (
         type(X) is np.ndarray
@@ -102,9 +102,9 @@ def _is_plain(estimator: Any, X: Any) -> bool:
 
 
 def check_reconstructions(estimator: Any, X: Any) -> Any:
-    """Validate what `inverse_transform` takes in the space of X; names play no part.
+    """Validate input of `inverse_transform` in the space of X, ignoring names.
 
-    What a later step has made of a dataframe has no names, and is no less welcome.
+    A later step may have turned a dataframe into an array without names.
     """
     if nearest.is_dask(X):
         return _check_dask(estimator, X, reset=False, min_samples=1, named=False)
@@ -119,7 +119,7 @@ def check_reconstructions(estimator: Any, X: Any) -> Any:
 
 
 def _check_range(X: np.ndarray) -> None:
-    """Raise if numbers of a wide dtype are too large for float64, to compute in."""
+    """Raise if values of a wide dtype are too large for float64."""
     largest = max(X.max(), -X.min())
     if largest > np.finfo(np.float64).max:
         raise ValueError(
@@ -135,15 +135,15 @@ _HOW_TO_FLATTEN = (
 
 
 def backend_of_samples(estimator: Any, X: Any) -> nearest.Backend:
-    """Return the backend of the library in which the answer to X is to be.
+    """Return the backend of the library in which the result for X is returned.
 
-    So it is for CuPy's arrays, which NumPy cannot read; for those of the library that
-    the estimator was fitted in; and for all others where the user has switched on
-    scikit-learn's ``array_api_dispatch``.  Without it, an array of, say, torch is what
-    NumPy makes of it, as everywhere in scikit-learn.
+    It is the array's own for CuPy arrays, which NumPy cannot read; for arrays of the
+    library that the estimator was fitted in; and for all others if the user has
+    switched on scikit-learn's ``array_api_dispatch``.  Otherwise an array of, say,
+    torch is converted to NumPy, as everywhere in scikit-learn.
     """
     if nearest.is_dask(X):
-        # Of the library of its blocks.
+        # The library of the chunks decides.
         X = getattr(X, "_meta", None)
     be = nearest.backend_of(X)
     fitted = be.name == _home(estimator).name
@@ -153,14 +153,14 @@ def backend_of_samples(estimator: Any, X: Any) -> nearest.Backend:
 
 
 def _home(estimator: Any) -> nearest.Backend:
-    """Return who computes where the estimator was fitted."""
+    """Return the backend with which the estimator was fitted."""
     return getattr(estimator, "_home_", nearest.HOST)
 
 
 def followed_backend(array: Any) -> nearest.Backend:
-    """Return the backend of the library in which functions answer to an array.
+    """Return the backend of the library in which functions return results.
 
-    They have no estimator; without scikit-learn's dispatch it is NumPy's.
+    Without scikit-learn's dispatch it is NumPy's.
     """
     be = nearest.backend_of(array)
     return be if is_library_followed(be.name) else nearest.HOST
@@ -173,7 +173,7 @@ def first_followed(*arrays: Any) -> nearest.Backend:
 
 
 def as_numpy(array: Any, name: str) -> Any:
-    """Return what NumPy makes of another library's array; all else as it is."""
+    """Return another library's array as a NumPy array; anything else unchanged."""
     be = nearest.backend_of(array)
     if be is nearest.HOST:
         return array
@@ -189,7 +189,7 @@ def as_numpy(array: Any, name: str) -> Any:
 def check_same_library(
     estimator: Any, be: nearest.Backend, method: str, what: str = "X"
 ) -> None:
-    """Raise unless X's library and device are those of what `fit` was given."""
+    """Raise unless X has the library and the device of the arrays given to `fit`."""
     home = _home(estimator)
     if home is be:
         return
@@ -213,10 +213,10 @@ def _check_on_device(
     min_samples: int,
     finite: bool,
 ) -> Any:
-    """Validate as scikit-learn does, in its words, and on the device.
+    """Validate on the device, with scikit-learn's messages.
 
-    Not by `validate_data` alone, since that takes other libraries' arrays only while
-    dispatch is on, and CuPy's are to be taken always.
+    `validate_data` would not do: it takes other libraries' arrays only while dispatch
+    is on, but CuPy arrays are always accepted.
     """
     name = type(estimator).__name__
     if X.ndim != 2:
@@ -245,7 +245,7 @@ def _check_on_device(
 def _check_dask(
     estimator: Any, X: Any, reset: bool, min_samples: int, named: bool = True
 ) -> Any:
-    """Return a collection of Dask's as an array, by what is known without computing."""
+    """Return a Dask collection as an array, checked without computing it."""
     name, of_names, array = type(estimator).__name__, X, X
     check_collection(name, X)
     if hasattr(type(X), "to_dask_array"):
@@ -269,7 +269,7 @@ def _check_dask(
         ("sample", array.shape[0], min_samples),
         ("feature", array.shape[1], 1),
     ):
-        if found < least:  # not, if it is unknown
+        if found < least:  # false if it is unknown
             raise ValueError(
                 f"Found array with {found} {what}(s) (shape={array.shape}) while a "
                 f"minimum of {least} is required by {name}."
@@ -285,7 +285,7 @@ def _check_dask(
 
 
 def check_collection(name: str, X: Any, what: str = "X") -> None:
-    """Raise unless a collection of Dask's, which is X or what is said, is a matrix."""
+    """Raise unless a Dask collection is a matrix."""
     check_array_of_dask(X, what, "arrays and dataframes")
     if X.ndim != 2:
         raise ValueError(
@@ -295,10 +295,10 @@ def check_collection(name: str, X: Any, what: str = "X") -> None:
 
 
 def _of_one_dtype(frame: Any) -> Any:
-    """Return a dataframe in one dtype of NumPy's, if all of its columns are numbers.
+    """Return a dataframe in one NumPy dtype, if all of its columns are numbers.
 
-    Of nullable columns, and of some that are bool, pandas makes an array of objects,
-    which scikit-learn converts.
+    pandas makes arrays of objects from nullable columns, and if some columns are bool;
+    scikit-learn converts them.
     """
     dtypes = [getattr(dtype, "numpy_dtype", dtype) for dtype in frame._meta.dtypes]
     numbers = all(isinstance(one, np.dtype) and one.kind in "biuf" for one in dtypes)
@@ -308,7 +308,7 @@ def _of_one_dtype(frame: Any) -> Any:
 
 
 def all_in_memory(name: str, value: object) -> str:
-    """Return why a Dask array is not learned from, with a value of a parameter."""
+    """Return why a parameter's value does not work with a Dask array."""
     return (
         f"{name}={value!r} learns from all rows in memory, and X is a Dask array: "
         "compute() it, or some of its rows, first."
@@ -316,7 +316,7 @@ def all_in_memory(name: str, value: object) -> str:
 
 
 def _refuse_streams(X: Any) -> None:
-    """Raise if X is no matrix, but what gives parts of one."""
+    """Raise if X is not a matrix but an iterator over parts of one."""
     what = None
     if isinstance(X, str | bytes | os.PathLike):
         what = "a path"
@@ -342,13 +342,13 @@ def check_matrix(be: nearest.Backend, X: Any, name: str, **options: Any) -> Any:
     Parameters
     ----------
     be : Backend
-        Where it is to be.
+        The backend of the result.
     X : array-like
-        Of any library.
+        An array of any library.
     name : str
-        What the messages call it.
+        Its name in the messages.
     **options : dict
-        Of scikit-learn's `check_array`, for NumPy's arrays.
+        Options of scikit-learn's `check_array`, for NumPy arrays.
     """
     refuse_list_columns(X, name)
     if be.on_host:
@@ -381,11 +381,11 @@ def check_codes(
     estimator : object
         Named in the messages.
     codes : array-like or dataframe of shape (n_samples, n_codes)
-        Integers, or floats without fraction.
+        Integers, or floats with integral values.
     sizes : sequence of int
         Number of codewords of each code column.
     widths : sequence of int
-        Numbers of columns that can be decoded.
+        The numbers of columns that can be decoded.
 
     Returns
     -------
@@ -411,7 +411,7 @@ def check_codes(
     if codes.dtype.kind not in "biuf":
         raise ValueError(f"codes has dtype {codes.dtype}; expected integers.")
     limits = np.asarray(sizes[: codes.shape[1]], dtype=np.int64)
-    # Written so that NaN is not valid; compared before the cast, which would wrap.
+    # NaN must fail this comparison, which precedes the cast since a cast would wrap.
     valid = (codes >= 0) & (codes < limits)
     if codes.dtype.kind == "f":
         valid &= codes == np.floor(codes)
@@ -421,27 +421,27 @@ def check_codes(
             f"codes[{row}, {column}] = {codes[row, column]} is not a code of {name}: "
             f"column {column} takes the integers 0 to {limits[column] - 1}."
         )
-    # In one layout, since products of what the codes look up may round by it.
+    # A fixed layout, since products of looked-up rows may round differently by layout.
     return np.ascontiguousarray(codes, dtype=np.intp)
 
 
 def check_table(
     table: Any, name: str, dtype: Any, shape: tuple[int | None, int], meaning: str
 ) -> np.ndarray:
-    """Return a copy of a table that a parameter gives; raise unless it fits.
+    """Return a copy of a table given as a parameter; raise unless it fits.
 
     Parameters
     ----------
     table : array-like
-        Of any library.
+        A table of any library.
     name : str
         The parameter, named in the messages.
     dtype : dtype
-        Of the copy.
+        The dtype of the copy.
     shape : tuple of int or None
-        What is expected; None: any number of rows.
+        The expected shape; None: any number of rows.
     meaning : str
-        What the shape stands for.
+        What the dimensions of the shape mean.
     """
     expected = f"{meaning} = {shape}" if shape[0] is not None else meaning
     table = check_unmasked(nearest.backend_of(table).to_host(table), name)
@@ -457,16 +457,16 @@ def check_table(
 
 
 def check_numbers(given: Any, name: str, shape: tuple[int | str, ...]) -> np.ndarray:
-    """Return a copy, in float64, of finite numbers; raise unless they have a shape.
+    """Return a float64 copy of finite numbers; raise unless they have a given shape.
 
     Parameters
     ----------
     given : array-like
-        Of any library.
+        Numbers of any library.
     name : str
         The parameter, named in the messages.
     shape : tuple of int or str
-        What is expected; a text stands for any length of one or more.
+        The expected shape; a text stands for any length of one or more.
     """
     given = check_unmasked(nearest.backend_of(given).to_host(given), name)
     try:
@@ -485,7 +485,7 @@ def check_numbers(given: Any, name: str, shape: tuple[int | str, ...]) -> np.nda
 
 
 def in_fitted_dtype(X: Any, dtype: np.dtype) -> Any:
-    """Return X in the dtype of a fit; raise if that is too narrow for its values."""
+    """Return X in the dtype of a fit; raise if its range is too narrow for X."""
     be = nearest.backend_of(X)
     if be.numpy_dtype(X).itemsize > dtype.itemsize:
         largest = float(np.max(be.to_host(be.largest(X)), initial=0.0))
@@ -503,17 +503,17 @@ _Place = tuple[str, int, tuple[int, ...]]
 
 
 class Notice(NamedTuple):
-    """What is to be warned of at the end of a fit, and where it was found.
+    """A warning to give at the end of a fit, and where it arose.
 
     Parameters
     ----------
     text : str
-        With ``{}`` for the number, if it has one.
+        The message, with ``{}`` for the number, if it has one.
     numbers : tuple of int
-        The smallest and the largest of all places.
+        The smallest and the largest number over all places.
     places : tuple of (noun, count, numbers)
-        What parts of what parts, from the outermost on: what they are called, how many
-        there are, and which are meant.
+        The path of parts from the outermost on: what they are called, how many there
+        are, and which ones are meant.
     """
 
     text: str
@@ -529,14 +529,14 @@ class Notice(NamedTuple):
         return f"In {', '.join(_in_words(*place) for place in self.places)}: {text}"
 
 
-# Most places that a warning names.
+# The most places that a warning names.
 _MOST_NAMED = 10
 
-# A list, while warnings wait for a fit to end.  Python's own way to catch warnings is
-# one for all threads, and does not reach the workers of joblib.
+# A list while warnings wait for a fit to end.  Python's own way to catch warnings is
+# global to all threads, and does not reach the workers of joblib.
 _waiting: ContextVar[list[Notice] | None] = ContextVar("skvq_notices", default=None)
 
-# Where frames are not the user's.
+# Frames that are not the user's.
 _NOT_THE_USERS = (
     str(Path(__file__).parent) + os.sep,
     *(str(Path(str(one.__file__)).parent) + os.sep for one in (sklearn, joblib)),
@@ -545,36 +545,36 @@ _NOT_THE_USERS = (
 
 
 def warn(text: str, number: int = 0) -> None:
-    """Give a ConvergenceWarning when the outermost fit is done; outside of one, now.
+    """Give a ConvergenceWarning when the outermost fit ends; outside of a fit, now.
 
     Parameters
     ----------
     text : str
         The message; ``{}`` in it stands for the number.
     number : int, default=0
-        What may differ from part to part.
+        A number that may differ from part to part.
     """
     _give([Notice(text, (number, number))])
 
 
 def warn_of_some(noun: str, text: str, numbers: Sequence[int | None]) -> None:
-    """Warn of some features, or what else the noun says.
+    """Warn of some features, or of other parts that the noun names.
 
     Parameters
     ----------
     noun : str
-        What they are called, in the singular.
+        The name of the parts, in the singular.
     text : str
         As in `warn`.
     numbers : sequence of int or None
-        The number for each, None where there is nothing to say.
+        The number for each part; None for parts without a warning.
     """
     found = [[] if one is None else [Notice(text, (one, one))] for one in numbers]
     warn_of_parts(noun, found)
 
 
 def warn_of_parts(noun: str, found: Sequence[list[Notice]]) -> None:
-    """Warn of what was collected from each of some parts, once for all of a kind."""
+    """Repeat the warnings collected from several parts, each kind once."""
     count = len(found)
     _give(
         [
@@ -587,7 +587,7 @@ def warn_of_parts(noun: str, found: Sequence[list[Notice]]) -> None:
 
 @contextmanager
 def collected() -> Iterator[list[Notice]]:
-    """Collect the warnings of the block, and of fits in it, for `warn_of_parts`."""
+    """Collect the warnings of the block, fits included, for `warn_of_parts`."""
     notices: list[Notice] = []
     token = _waiting.set(notices)
     try:
@@ -598,9 +598,9 @@ def collected() -> Iterator[list[Notice]]:
 
 @contextmanager
 def one_warning() -> Iterator[None]:
-    """Give what is warned of in the block as one warning at its end.
+    """Give the warnings of the block as one warning at its end.
 
-    Within another such block it is handed up to that one.
+    Within another such block they are passed on to that one.
     """
     with collected() as notices:
         yield
@@ -609,7 +609,7 @@ def one_warning() -> Iterator[None]:
 
 
 def repeat_warnings(notices: list[Notice]) -> None:
-    """Warn of what was collected, as it stands."""
+    """Repeat collected warnings as they are."""
     _give(notices)
 
 
@@ -647,7 +647,7 @@ def _in_words(noun: str, count: int, which: tuple[int, ...]) -> str:
 
 
 def _users_level() -> int:
-    """Return the stacklevel, for the caller, of the innermost line of the user's."""
+    """Return the stacklevel, for the caller, of the innermost frame of the user's."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
         level, frame = level + 1, frame.f_back
@@ -655,10 +655,10 @@ def _users_level() -> int:
 
 
 def in_own_context(method: F) -> F:
-    """Let a method set context variables for itself only.
+    """Make a method set context variables for itself only.
 
-    NumPy's treatment of floating-point errors is one, the backend another.  An
-    interrupt may keep a ``with`` statement from putting them back.
+    These include NumPy's treatment of floating-point errors, and the backend.  An
+    interrupt may keep a ``with`` statement from restoring them.
     """
 
     @wraps(method)
@@ -682,10 +682,10 @@ def copy_to_fit(estimator: T, *, fitted: bool) -> T:
 
 
 def plain_parameters(copy: Any) -> None:
-    """Make the numbers among the parameters of a copy Python's own.
+    """Convert the numbers among the parameters of a copy to Python numbers.
 
-    NumPy's wrap around, or overflow, in arithmetic that is in Python's right.  What the
-    user has set stays, on the estimator that the copy was made of.
+    NumPy's numbers wrap around or overflow in arithmetic where Python's do not.  The
+    user's values stay on the estimator that was copied.
     """
     given = copy.get_params(deep=False)
     vars(copy).update({name: as_plain(value) for name, value in given.items()})
@@ -694,8 +694,8 @@ def plain_parameters(copy: Any) -> None:
 def take_over(estimator: T, learned: T) -> None:
     """Replace the fitted attributes by those of a copy, all at once.
 
-    Whoever reads the estimator meanwhile, in another thread or after an interrupt,
-    sees all of the old ones or all of the new ones.
+    A concurrent reader, in another thread or after an interrupt, sees either all of the
+    old attributes or all of the new ones.
     """
     attributes = {
         name: value
@@ -705,13 +705,13 @@ def take_over(estimator: T, learned: T) -> None:
     for name, value in vars(learned).items():
         if _is_fitted_name(name):
             attributes[name] = value
-    # One assignment; to change the attributes one by one would take many.
+    # A single assignment; changing the attributes one by one would take many.
     estimator.__dict__ = attributes
 
 
 def as_it_is_now(estimator: T) -> T:
-    """Return the estimator as it stays if another thread fits it meanwhile."""
+    """Return a view that stays the same if another thread refits the estimator."""
     view = object.__new__(type(estimator))
-    # Shared: `take_over` puts another in its place, and leaves this one as it is.
+    # The dict is shared: `take_over` gives the estimator another and leaves this one.
     view.__dict__ = vars(estimator)
     return view

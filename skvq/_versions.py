@@ -1,4 +1,4 @@
-"""What computes on this machine, for reports of errors."""
+"""The versions and libraries that compute on this machine, for bug reports."""
 
 import contextlib
 import importlib.metadata
@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_info
 from skvq._version import __version__
 from skvq.nearest import native
 
-# What is not installed is left out.  CuPy has a distribution for each version of CUDA.
+# Packages that are not installed are skipped.  CuPy has a package per CUDA version.
 _DISTRIBUTIONS = [
     *("numpy", "scipy", "scikit-learn", "joblib", "safetensors", "threadpoolctl"),
     *("constriction", "torch"),
@@ -20,11 +20,11 @@ _DISTRIBUTIONS = [
 
 
 def show_versions() -> None:
-    """Print the versions, libraries and threads that compute here.
+    """Print the versions, libraries and threads that compute on this machine.
 
-    This is what a report of an error needs.  One line is about the compiled engine: its
-    set of instructions, file and compiler, or why NumPy computes in its place.  Neither
-    CuPy nor torch is imported, and no GPU is touched.
+    A bug report needs this output.  One line describes the compiled engine: its set of
+    instructions, file and compiler, or why NumPy computes instead.  Neither CuPy nor
+    torch is imported, and no GPU is touched.
 
     Examples
     --------
@@ -49,7 +49,7 @@ def _versions() -> Iterator[tuple[str, str]]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             yield name, importlib.metadata.version(name)
     for pool in threadpool_info():
-        # Which of its kernels a BLAS has chosen, where it says so.
+        # The kernels that a BLAS has chosen, if it reports them.
         kind = " ".join(
             str(pool[key])
             for key in ("internal_api", "version", "architecture", "threading_layer")

@@ -1,4 +1,4 @@
-"""Weights of samples: what passes the border, and in what unit they count."""
+"""Validation of sample weights, and the unit in which they count."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,28 +9,28 @@ from skvq import nearest
 from skvq._checks import check_array_of_dask, check_unmasked, naming
 from skvq._compat import _check_sample_weight
 
-# A weight that counts as one: a mantissa in [1/2, 1), and the exponent of two.
+# The weight that counts as one: a mantissa in [1/2, 1), and the exponent of two.
 WeightUnit = tuple[float, int]
 ONE: WeightUnit = (0.5, 1)
 # Means of weights that were divided by their mean differ from one by rounding.
 _ROUNDING = 1e-12
-# How much more, or less, the heaviest row of a batch may weigh than the unit.
+# The largest ratio, either way, of the heaviest row of a batch to the unit.
 _MAX_RATIO = 1e100
 
 
 def check_weights(sample_weight: Any, X: Any) -> Any:
     """Validate sample weights: finite, not negative, not all zero; float64 or None.
 
-    They are of the library of X; or come from another one, and go there.  They come
-    back times a power of two, the largest below 1: of weights that form a mean, only
-    the ratios count, and neither do sums of these overflow.
+    They are moved to the library of X if they come from another one.  They are returned
+    multiplied by a power of two, with the largest below 1: weights that form a mean
+    matter only by their ratios, and sums of these cannot overflow.
     """
     if sample_weight is None:
         return None
     weights = _scaled_weights(sample_weight, X)[0]
     heavy = weights > 0
     if np.ptp(weights[heavy]) == 0:
-        # Equal ones are as none, to the last bit.
+        # Equal weights give the same bits as none.
         weights = heavy.astype(np.float64)
     return nearest.backend_of(X).like(weights)
 
@@ -39,12 +39,12 @@ _ALL_ZERO = "All sample_weight are zero; expected at least one positive weight."
 
 
 def _scaled_weights(sample_weight: Any, X: Any) -> tuple[np.ndarray, int]:
-    """Return valid weights, divided by a power of two, on the host; and its exponent.
+    """Return valid weights on the host, divided by a power of two, and its exponent.
 
-    The largest is then in [1/2, 1).  What is too small beside it for a float is zero.
+    The largest is then in [1/2, 1).  Weights too small beside it for a float are zero.
     """
     check_unmasked(sample_weight, "sample_weight")
-    # A vector of the host is checked quickly, and its message names the entry.
+    # Checking a vector on the host is fast, and the message names the entry.
     X = np.broadcast_to(np.float64(0), (X.shape[0], 1))
     sample_weight = nearest.backend_of(sample_weight).to_host(sample_weight)
     with naming("sample_weight"):
@@ -62,18 +62,18 @@ def _scaled_weights(sample_weight: Any, X: Any) -> tuple[np.ndarray, int]:
 
 
 class WeightsSeen(NamedTuple):
-    """What some of the weights say of all of them."""
+    """What a part of the weights contributes to the properties of all of them."""
 
     n_rows: int
-    n_heavy: np.ndarray  # in each block, how many are positive
-    smallest: float  # of the positive ones
+    n_heavy: np.ndarray  # number of positive weights in each block
+    smallest: float  # smallest positive weight
     largest: float
-    total: float  # divided by two to the exponent, as `_scaled_weights` has it
+    total: float  # sum, divided by two to the exponent, as for `_scaled_weights`
     exponent: int
 
 
 def check_weight_shape(sample_weight: Any, n_samples: int) -> None:
-    """Raise unless there is a weight for each sample."""
+    """Raise unless there is one weight per sample."""
     if np.isnan(sample_weight.shape).any():
         raise ValueError(
             "sample_weight has chunks of unknown lengths: give "
@@ -87,14 +87,14 @@ def check_weight_shape(sample_weight: Any, n_samples: int) -> None:
 
 
 def weights_as_given(sample_weight: Any, n_samples: int | None) -> Any:
-    """Return weights for rows of Dask's: an array, of Dask's if they are.
+    """Return weights for the rows of a Dask array, as an array of NumPy or Dask.
 
     Parameters
     ----------
     sample_weight : collection of Dask's or array-like
-        A number is the weight of each sample.
+        A single number is the weight of each sample.
     n_samples : int or None
-        How many there are; None, if that is unknown, where they are Dask's.
+        Number of samples; None if it is unknown, as it may be for Dask arrays.
     """
     if nearest.is_dask(sample_weight):
         check_array_of_dask(sample_weight, "sample_weight", "arrays and series")
@@ -118,19 +118,19 @@ def weights_as_given(sample_weight: Any, n_samples: int | None) -> Any:
 def look_at_weights(
     sample_weight: Any, start: int, block: int, exponent: int | None = None
 ) -> WeightsSeen:
-    """Validate some of the weights.
+    """Validate a part of the weights.
 
     Parameters
     ----------
     sample_weight : ndarray of shape (n_rows,)
         Weights of consecutive rows.
     start : int
-        Number of the first.
+        Number of the first row.
     block : int
-        How many rows a block has.
+        Number of rows in a block.
     exponent : int, optional
-        That of all weights: those too small beside it for a float are zero, as in
-        memory.
+        The exponent of all weights: weights too small beside it for a float are zero,
+        as in memory.
     """
     check_unmasked(sample_weight, "sample_weight")
     sample_weight = np.asarray(sample_weight)
@@ -162,12 +162,12 @@ def look_at_weights(
 
 
 def unit_of_all(seen: Sequence[WeightsSeen]) -> tuple[int, WeightUnit, bool]:
-    """Return the exponent of all weights, what counts as one, and whether all do.
+    """Return the exponent of all weights, their unit, and whether all equal it.
 
     Parameters
     ----------
     seen : sequence of WeightsSeen
-        Of all parts.
+        The contributions of all parts.
 
     Raises
     ------
@@ -189,7 +189,7 @@ def unit_of_all(seen: Sequence[WeightsSeen]) -> tuple[int, WeightUnit, bool]:
 
 
 def in_units(weights: np.ndarray, exponent: int, unit: WeightUnit) -> np.ndarray:
-    """Return weights in units; the exponent keeps them within range on the way."""
+    """Return weights in units; the exponent keeps intermediate values in range."""
     return _in_units(np.ldexp(weights.astype(np.float64), -exponent), exponent, unit)
 
 
@@ -200,9 +200,9 @@ def _in_units(scaled: np.ndarray, exponent: int, unit: WeightUnit) -> np.ndarray
 
 
 def drop_zero_weights(X: Any, weights: Any) -> tuple[Any, Any]:
-    """Return X and weights without the rows that weigh nothing.
+    """Return X and weights without the rows of weight zero.
 
-    Weights of one are None, so that they are the same as none to the last bit.
+    Weights that are all one become None, which gives the same bits.
     """
     if weights is None:
         return X, weights
@@ -216,35 +216,35 @@ def drop_zero_weights(X: Any, weights: Any) -> tuple[Any, Any]:
 def weights_in_units(
     X: Any, sample_weight: Any, *, unit: WeightUnit | None = None, stream: bool = False
 ) -> tuple[Any, WeightUnit]:
-    """Validate the weights that something is learned with, and rid them of their scale.
+    """Validate the weights of a learner's samples, and remove their common scale.
 
-    What all weights have in common changes nothing then: equal ones become None, and
-    of others that differ by a power of two the same bits are left.
+    Scaling all weights then changes nothing: equal weights become None, and weights
+    that differ by a power of two give the same bits.
 
     Parameters
     ----------
     X : array of shape (n_samples, n_features)
         The samples.
     sample_weight : array-like of shape (n_samples,) or None
-        As the user gives them; None: all are one.
+        The weights that were given; None: all are one.
     unit : WeightUnit, optional
-        The weight that is to count as one, from an earlier call; None: it is chosen.
+        The weight that counts as one, from an earlier call; None: it is chosen.
     stream : bool
-        What counts as one: the mean of these weights, since those of a stream meet
-        numbers of rows; or the power of two next below, which they are divided by
-        without rounding, where their ratios are all that counts.
+        The choice of the unit.  True: the mean of these weights, since weights of a
+        stream meet numbers of rows.  False: the next lower power of two, by which they
+        are divided without rounding, since only their ratios matter.
 
     Returns
     -------
     weights : array of shape (n_samples,) or None
         In units, in the library of X; None: all are one.
     unit : WeightUnit
-        What counts as one.
+        The weight that counts as one.
 
     Raises
     ------
     ValueError
-        If the weights are not valid, or of another order than a given unit.
+        If the weights are not valid, or far from a given unit in magnitude.
     """
     if sample_weight is None:
         if unit in (None, ONE):
@@ -274,7 +274,7 @@ def _unit_of(mean: float, constant: bool, exponent: int, stream: bool) -> Weight
     mantissa, power = np.frexp(mean)
     if mantissa > 1 - _ROUNDING:
         mantissa, power = 0.5, power + 1
-    # So weights of mean one stay as they are, those of a part for example.
+    # This keeps weights of mean one as they are, for example those of a part.
     if mantissa < 0.5 + _ROUNDING or not (stream or constant):
         mantissa = 0.5
     return float(mantissa), int(power) + exponent

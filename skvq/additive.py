@@ -35,9 +35,9 @@ class AdditiveQuantizer(BaseQuantizer):
 
     The additive scheme: :math:`\hat x = \sum_j W_j[c_j]`, with tables :math:`W_j` of
     shape (V_j, d) that all span the whole space.  They hold :math:`d \sum_j V_j`
-    numbers and stand for a codebook of :math:`V = \prod_j V_j` codewords.  Product and
-    residual quantizers are members of it, so that at equal bits it is the most accurate
-    of the three, and the slowest to learn and to encode.
+    numbers and represent a codebook of :math:`V = \prod_j V_j` codewords.  Product and
+    residual quantizers are special cases, so it is the most accurate of the three at
+    equal bits, and the slowest to learn and to encode.
 
     Parameters
     ----------
@@ -46,31 +46,32 @@ class AdditiveQuantizer(BaseQuantizer):
     n_codewords : int or sequence of int, default=256
         V_j, for all tables or for each.
     assignment : {"joint", "independent"}, default="joint"
-        "joint": the codes of a sample are searched together, for the sum nearest to it
-        (additive quantization).  "independent": :math:`\sum_j f(x, W_j)`, each code is
-        the nearest codeword of its own table to the sample, whatever the others are;
+        "joint": the codes of a sample are searched for together, for the sum nearest to
+        it (additive quantization).  "independent": :math:`\sum_j f(x, W_j)`, each code
+        is the codeword of its own table nearest to the sample, whatever the others are;
         the tables are learned so that these sums reconstruct.
     share_codebook : bool, default=False
-        Whether one table serves all codes; for the joint assignment alone, since
-        independent codes in one table are all the same.
+        Whether one table serves all codes; for joint assignment only, since independent
+        codes in one table would all be equal.
     beam_size : int, default=32
-        Partial sums that are kept in the search for the codes of a sample.
+        Number of partial sums kept in the search for the codes of a sample.
     n_rounds : int, default=4
-        The effort after the beam: rounds of iterated conditional modes, which improve
-        one code at a time until none can be; all but the first after a code has been
-        replaced at random.  More rounds never give a sample a worse code.
+        Rounds of iterated conditional modes after the beam.  A round improves one code
+        at a time until no code can be improved; all rounds but the first begin by
+        replacing a code at random.  More rounds never give a sample a worse code.
     fit_beam_size : int, default=8
-        The same as `beam_size`, in the rounds of `fit`.
+        The beam size in the rounds of `fit`.
     max_iter : int, default=25
-        Largest number of rounds of `fit`: encode all samples, solve for all tables.
-        Independent: of rounds that improve the rotation.
+        The most rounds of `fit`: encode all samples, solve for all tables.  With
+        independent assignment, the most rounds that improve the rotation.
     tol : float, default=1e-3
-        Learning stops when a round lowers the distortion by this share of it or less.
+        Learning stops when a round lowers the distortion by at most this share of it.
     ridge : "auto" or float, default="auto"
-        How strongly the tables of a round are drawn towards those before it: what each
-        codeword of these weighs, as a multiple of what falls to a codeword on average,
-        which is n_samples / V_j samples where all weigh the same.  "auto": as strongly
-        as is best for a fifth of the distinct samples, at most 4096, held out of the
+        How strongly the tables of a round are drawn towards those before it: the weight
+        of each earlier codeword, in units of the mean weight of a codeword's samples,
+        which is n_samples / V_j if all samples weigh the same.  "auto": the strength
+        that is best for a fifth of the distinct samples, at most 4096, which are held
+        out of the rounds; there are no rounds if none helps these.
         rounds; there are no rounds if none helps these.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for the start of the tables, for the rows held out, and
@@ -89,26 +90,26 @@ class AdditiveQuantizer(BaseQuantizer):
     bits_per_sample_ : float
         Sum of log2 V_j.
     n_iter_ : int
-        Rounds of least squares that the tables have seen; 1 if there were none.
+        Number of rounds of least squares; 1 if there were none.
     ridge_ : tuple of float
         Strength of the ridge in each of these rounds; empty if none helped.
     distortion_ : float
-        Mean squared distance of the training samples from their reconstructions, by the
-        codes that `fit` has found; where `transform` searches harder (beyond 4096 sums,
-        by `beam_size` and `n_rounds`), ``-score(X)`` is lower.
+        Mean squared distance of the training samples from their reconstructions, with
+        the codes found in `fit`.  If `transform` searches more thoroughly (beyond 4096
+        sums, by `beam_size` and `n_rounds`), ``-score(X)`` is lower.
     n_features_in_ : int
         Number of features.
 
     See Also
     --------
-    ProductQuantizer : Tables for slices of the features: many times as fast.
+    ProductQuantizer : Tables for slices of the features; many times as fast.
 
     Notes
     -----
-    The joint argmin is exact, over all sums, up to 4096 of them (then `beam_size` and
-    `n_rounds` play no part).  Beyond it is NP-hard in general, and the search finds a
-    good sum.  The random numbers of the search are the same for all samples, so that
-    the code of a sample depends on neither its place nor its company.
+    Up to 4096 sums, the joint argmin is exact over all of them, and `beam_size` and
+    `n_rounds` play no part.  Beyond, it is NP-hard in general, and the search finds a
+    good sum.  The random numbers of the search are the same for all samples, so the
+    code of a sample depends neither on its place nor on the other samples.
 
     Independent codes cannot correct each other, so the tables that reconstruct lie in
     subspaces of their own: those of a product quantizer, padded with zeros, in a
@@ -116,8 +117,8 @@ class AdditiveQuantizer(BaseQuantizer):
     `ProductQuantizer` with the same sizes and seed, nor of one table alone, and never
     rises as tables are added.
 
-    Fewer distinct samples than codewords in the largest table is a ConvergenceWarning:
-    this table is then the distinct samples, repeated, and the others are zero.
+    Fewer distinct samples than codewords in the largest table give a
+    ConvergenceWarning: that table then repeats the samples, and the others are zero.
 
     References
     ----------
@@ -216,7 +217,7 @@ class AdditiveQuantizer(BaseQuantizer):
                 "one codebook repeats them, and the others are zero.",
                 len(few),
             )
-            learned = learning.Learned(self._repeated(few, sizes))
+            learned = learning.LearnedSum(self._repeated(few, sizes))
         elif self.assignment == "independent":
             learned = yield from self._learn_independently(rows, sizes, seed)
         else:
@@ -238,13 +239,13 @@ class AdditiveQuantizer(BaseQuantizer):
             found["code_counts_"] = yield from learning.code_counts(
                 rows,
                 learned.tables,
-                learning.Search(int(self.fit_beam_size)) if joint else None,
+                learning.SearchEffort(int(self.fit_beam_size)) if joint else None,
                 joint and self.share_codebook,
             )
         return found
 
     def _found(
-        self, learned: learning.Learned, sizes: Sequence[int], seed: int
+        self, learned: learning.LearnedSum, sizes: Sequence[int], seed: int
     ) -> dict[str, Any]:
         """Return the fitted attributes."""
         found = {
@@ -255,7 +256,7 @@ class AdditiveQuantizer(BaseQuantizer):
             "codebook_sizes_": tuple(sizes),
         }
         if learned.distortion is not None:
-            # Not searched for again as `transform` does, which takes as long as rounds.
+            # Searching again as `transform` does would take as long as several rounds.
             found["distortion_"] = learned.distortion
         return found
 
@@ -285,7 +286,7 @@ class AdditiveQuantizer(BaseQuantizer):
         return int(rng.randint(np.iinfo(np.int32).max))
 
     def _residual_start(self) -> Any:
-        """Return the learner of the stacked tables from which learning starts."""
+        """Return a learner of the stacked tables from which learning starts."""
         residual = ResidualQuantizer(
             self.n_codebooks,
             self.n_codewords,
@@ -297,9 +298,9 @@ class AdditiveQuantizer(BaseQuantizer):
 
         def start(rows: Rows, rng: np.random.RandomState) -> Learner[np.ndarray]:
             residual.random_state = int(rng.randint(np.iinfo(np.int32).max))
-            # Few distinct residuals are nothing to warn of.
+            # Few distinct residuals need no warning.
             yield from fit_part(residual, rows.under(rows.task.open("start")))
-            # How stages learn is chosen once: others start from most of all samples.
+            # How stages learn is chosen once, on nearly all samples, then kept.
             residual.fit_beam_size = residual.fit_beam_size_
             tables = residual._codebooks()[:n_tables]
             return np.concatenate([table.codewords for table in tables])
@@ -310,7 +311,7 @@ class AdditiveQuantizer(BaseQuantizer):
         return n_features * self._n_rows()
 
     def _n_rows(self) -> int:
-        """Return how many codewords all tables have."""
+        """Return the number of codewords of all tables together."""
         sizes = self.n_codewords
         if isinstance(sizes, Integral):
             return int(sizes) * (1 if self.share_codebook else int(self.n_codebooks))
@@ -364,12 +365,12 @@ class AdditiveQuantizer(BaseQuantizer):
 
     def _learn_independently(
         self, rows: Rows, sizes: Sequence[int], seed: int
-    ) -> Learner[learning.Learned]:
+    ) -> Learner[learning.LearnedSum]:
         """Return the best tables for m codebooks, given the best for one less."""
         best: list[np.ndarray] = []
         lowest = np.inf
         for m, size in enumerate(sizes, start=1):
-            # With a codebook of zero more, nothing is worse than before.
+            # Adding a codebook of zeros makes nothing worse.
             best = [*best, np.zeros((size, rows.n_features), rows.dtype)]
             for tables in (yield from self._candidates(rows, sizes[:m], seed)):
                 value = yield from learning.independent_distortion(
@@ -377,21 +378,21 @@ class AdditiveQuantizer(BaseQuantizer):
                 )
                 if value < lowest:
                     best, lowest = tables, value
-        return learning.Learned(nearest.Tables(best), lowest)
+        return learning.LearnedSum(nearest.Tables(best), lowest)
 
     def _candidates(
         self, rows: Rows, sizes: Sequence[int], seed: int
     ) -> Learner[list[list[np.ndarray]]]:
-        """Return tables: one alone, those of a product quantizer, and in a rotation."""
+        """Return candidates: one table, tables of a product quantizer, rotated ones."""
         m, d, found = len(sizes), rows.n_features, []
-        # Few distinct slices are nothing to warn of.
+        # Few distinct slices need no warning.
         if sizes[-1] > max(sizes[:-1], default=0):
             alone = VectorQuantizer(sizes[-1], random_state=seed)
             yield from fit_part(alone, rows.under(rows.task.open("part")))
             zeros = [np.zeros((size, d), rows.dtype) for size in sizes[:-1]]
             found.append([*zeros, alone._table_.codewords])
         if m > d:
-            return found  # there is no slice for the last of them
+            return found  # the last slice would be empty
         pq = ProductQuantizer(m, sizes, random_state=seed, backend=self.backend)
         yield from fit_part(pq, rows.under(rows.task.open("part")))
         product_tables = [table.codewords for table in pq._codebooks()]
@@ -410,14 +411,14 @@ class AdditiveQuantizer(BaseQuantizer):
     def _encode(self, X: Any) -> Any:
         if self.assignment == "independent":
             return learning.encode_independently(X, self._tables_)
-        # Either may have been changed after the fit, which no constraint has seen.
-        search = learning.Search(
+        # Both may have been changed after the fit, unseen by the constraints.
+        search = learning.SearchEffort(
             check_count("beam_size", self.beam_size),
             check_count("n_rounds", self.n_rounds, 0, largest=None),
             self._seed_,
         )
         codes, _ = learning.encode(X, self._tables_, search)
-        # Codes of one table may change places: the least row of them names the sum.
+        # Codes of one table may be permuted; the smallest permutation names the sum.
         if not are_shared(self._tables_):
             return codes
         return nearest.backend_of(codes).xp.sort(codes, axis=1)

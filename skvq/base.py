@@ -1,47 +1,47 @@
 """The contract of every quantizer, stated once.
 
-The public methods live here and only here, those of searches among codes in
-`skvq._sums`: they check that the estimator is fitted, validate at the border, cut the
-rows in blocks and call the hooks of the scheme.
+The public methods are defined here and only here; those of searches over codes are in
+`skvq._sums`.  They check that the estimator is fitted, validate their input, cut the
+rows into blocks and call the hooks of the scheme.
 
 ========================  ==========================================================
-hook                      what a scheme does in it
+hook                      what a scheme implements in it
 ========================  ==========================================================
-``_fit(rows)``            a learner: it yields what it asks of the rows (see
-                          `skvq.learning.rows`) and returns the fitted attributes, by
-                          their names; `distortion_` and `code_counts_` are measured
-                          if they are not there
+``_fit(rows)``            a learner: it yields requests about the rows (see
+                          `skvq.learning.rows`) and returns the fitted attributes by
+                          name; `distortion_` and `code_counts_` are measured if they
+                          are missing
 ``_encode(X)``            codes (n_samples, n_codes) of a block of rows
 ``_decode(codes)``        reconstruction (n_samples, n_features) of a block of codes
 ``_codebooks()``          W_1..W_m, in the order of the code columns
-``_from_tables(tables)``  for given W_1..W_m, fitted attributes as `_fit` returns them;
+``_from_tables(tables)``  fitted attributes, as from `_fit`, for given W_1..W_m;
                           parameters that follow from the tables are set
-``_entries(X, metric)``   what each code adds to distances, if its reconstruction is a
-                          sum of what codes stand for (see `SumsOfCodes`)
+``_entries(X, metric)``   the contribution of each code to distances, if the
+                          reconstruction is a sum over codes (see `SumsOfCodes`)
 ``_encode_best(X, n)``    codes (n_samples, n_found, n_codes) of the n best, best first,
-                          if the search can (``_can_encode_best()``)
-``_charges()``            what the search adds for codes, where bits have a price or
-                          codes are used evenly; with ``_code_costs()``, which of the
-                          two it will add
-``_slice_widths(n)``      widths of slices of n features that are coded apart
-``_ranges()``             of scalar schemes, beyond what values are out of range
+                          if the search can find them (``_can_encode_best()``)
+``_charges()``            what the search adds for codes, if bits have a price or codes
+                          are used evenly; ``_code_costs()`` says which of the two it
+                          will add
+``_slice_widths(n)``      widths of slices of n features that are coded independently
+``_ranges()``             for scalar schemes, the range outside of which values clip
 ``_why_no_codebooks()``   why there are no tables by code, if there are none
 ``_n_tasks()``            how many tasks the learner begins at most, of which callbacks
                           are told (see `skvq.learning.tasks`)
-``_renamed(orders)``      fitted attributes whose rows are in another order, where codes
-                          are names of rows (``_why_no_names``)
+``_renamed(orders)``      fitted attributes with their rows reordered, if codes are
+                          names of rows (``_why_no_names``)
 ========================  ==========================================================
 
 Hooks get finite floating numbers of the right width and never validate.  Weights of a
-stream have mean one over its first batch, and are in the same unit ever after; of other
-weights nothing but the ratios may count.  Fitted attributes, private ones too, end in
-an underscore: that is how they are told from the others.
+stream have mean one over its first batch, and keep that unit; of other weights only the
+ratios may matter.  Fitted attributes, private ones too, end in an underscore, which
+distinguishes them from other attributes.
 
 Codes, reconstructions and public fitted attributes are arrays of the library of X, on
-its device.  The hooks of a scheme that says so in `_follows_namespace` meet such
-arrays.  What they keep is NumPy's: tables know what they are on a device
-(`nearest.Table`), and arrays that users see are sent there here.  Other schemes get
-what NumPy makes of X.
+its device.  A scheme whose hooks accept such arrays sets `_follows_namespace`.  The
+arrays that it keeps are NumPy's: tables keep their own copies on devices
+(`nearest.Table`), and arrays for the user are sent there in this module.  Other schemes
+get X converted to NumPy.
 """
 
 from __future__ import annotations
@@ -128,22 +128,22 @@ from skvq.learning.finite import check_finite
 from skvq.learning.rows import Block, Learner, Rows, run
 
 # Silent until the user configures logging.  Parts log their own fits, so that a nesting
-# scheme tells how far it is.
+# scheme shows its progress.
 logger: logging.Logger = logging.getLogger("skvq")
 
-# A block is so many tiles, which bounds the memory of conversions and of hooks; of rows
-# that go to a device so many times more: several chunks of the engine, so that one can
-# be copied while another is computed.
+# Number of tiles in a block, which bounds the memory of conversions and of hooks.
+# Blocks of rows that go to a device are longer by another factor: they are several
+# chunks of the engine, so that one can be copied while another is computed.
 _TILES_PER_BLOCK = 8
 _ON_DEVICE = 64
 
-# Fitted attributes that stay where the coder of their entropy is.
+# Fitted attributes that stay on the host, as entropy coders use them there.
 _ON_THE_HOST = ("code_counts_",)
 
-# What is asked of Dask's collections, beside fits.
+# Methods that accept Dask collections, besides fits.
 _OF_COLLECTIONS = ("transform", "quantize", "score")
 
-# The first version whose pickles are laid out as these are.
+# The first version whose pickles have the current attributes.
 _FIRST_READ = (0, 2)
 
 
@@ -179,7 +179,7 @@ class BaseQuantizer(
     TransformerMixin,
     BaseEstimator,
 ):
-    """Base class of all quantizers: x is replaced by its code, and the code by W_code.
+    """Base class of all quantizers, which replace x by a code and the code by W_code.
 
     Attributes
     ----------
@@ -192,12 +192,12 @@ class BaseQuantizer(
     distortion_ : float
         Mean distance of the training samples from their reconstructions.
     code_counts_ : tuple of ndarray or None
-        How often each code of a column is that of a training sample, (V_j,) in float64,
-        in units of the mean weight; NumPy's always, since it is what an entropy coder
-        is made of (`skvq.codes.EntropyCoder`).  Of a stream, each batch is coded after
-        it was learned from, and counts add up.  Zeros where tables were given.  None
-        of columns with more than 2^16 codewords; of all, if the others have more than
-        2^20 together.
+        How often each code of a column occurs in the training samples, (V_j,) in
+        float64, in units of the mean weight; always a NumPy array, since entropy coders
+        are made from it (`skvq.codes.EntropyCoder`).  Each batch of a stream is coded
+        after it was learned from, and counts add up.  Zeros where tables were given.
+        None for columns with more than 2^16 codewords; for all columns, if the others
+        have more than 2^20 together.
     n_features_in_ : int
         Number of features seen in `fit`.
     """
@@ -209,9 +209,9 @@ class BaseQuantizer(
     # If the samples of `fit` have named their features.
     feature_names_in_: NDArray[Any]
 
-    # Whether the hooks take arrays of any library.
+    # Whether the hooks accept arrays of any library.
     _follows_namespace = False
-    # Fitted attributes that follow from others, and are not pickled.
+    # Fitted attributes that follow from others and are not pickled.
     _made_anew: tuple[str, ...] = ()
 
     if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class BaseQuantizer(
 
     @abstractmethod
     def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
-        """Learn from rows; return the fitted attributes, by their names."""
+        """Learn from rows; return the fitted attributes by name."""
 
     @abstractmethod
     def _encode(self, X: np.ndarray) -> np.ndarray:
@@ -255,7 +255,7 @@ class BaseQuantizer(
         """Return the tables W_1..W_m."""
 
     def _partial_fit(self, X: Any, weights: Any) -> dict[str, Any]:
-        """Learn from one batch more; return the fitted attributes that change."""
+        """Learn from one more batch; return the fitted attributes that change."""
         raise AssertionError("guarded by _can_partial_fit")  # pragma: no cover
 
     def _can_partial_fit(self) -> bool:
@@ -265,33 +265,33 @@ class BaseQuantizer(
         return "the scheme does not learn from a stream."
 
     def _fewest_rows(self) -> int:
-        """Return how many rows `fit` needs: one, if it learns nothing from them."""
+        """Return how many rows `fit` needs: one if it learns nothing from them."""
         return 2
 
     def _needs_rows_in_memory(self) -> str | None:
-        """Return why a Dask array is not learned from; None: it is."""
+        """Return why it cannot learn from a Dask array; None if it can."""
         return None
 
     def _given_size(self) -> int | None:
-        """Return V if a parameter gives the table that stays as it is."""
+        """Return V if a parameter gives the table, which is then fixed."""
         return None
 
     def _check_as_fitted(self) -> None:
-        """Raise if fitted attributes do not go together, since some were replaced."""
+        """Raise if replaced fitted attributes do not fit the others."""
 
     def _why_no_names(self) -> str | None:
-        """Return why codes cannot be renamed; None: they are names of rows."""
+        """Return why codes cannot be renamed; None if they are names of rows."""
         return "its codes are places in an order or a formula, not names of rows."
 
     def _renamed(self, orders: Sequence[np.ndarray | None]) -> dict[str, Any]:
-        """Return the fitted attributes that change where codes get other names.
+        """Return the fitted attributes that change when codes are renamed.
 
-        Of each column the rows in their new order; None: as they are.
+        `orders` has the new order of rows for each column; None: unchanged.
         """
         raise AssertionError("guarded by _why_no_names")  # pragma: no cover
 
     def _table_elements(self, n_features: int) -> int:
-        """Return how many numbers its tables hold, if they are many."""
+        """Return the number of values in its tables, if they are many."""
         return 0
 
     def _decodable_widths(self) -> tuple[int, ...]:
@@ -315,20 +315,20 @@ class BaseQuantizer(
         run(copy._measure(rows, found))
         return copy
 
-    # What a scheme that takes this one as a part may ask of it.
+    # Hooks that are called on a part by the scheme that holds it.
 
     def _searched_table(self) -> nearest.Table | None:
-        """Return the one table whose nearest row, by squares, is the code.
+        """Return the table whose nearest row, by squared distance, is the code.
 
-        What `_charges` says is added to the squares.
+        The search adds `_charges` to squared distances.
         """
         return None
 
     def _code_costs(self) -> frozenset[str]:
-        """Return what its search adds for codes, with these parameters.
+        """Return the names of what its search adds for codes, with these parameters.
 
-        By the names that `from_codebooks` has for it: "code_lengths" where it weighs
-        bits against errors, "prices" where it uses codes evenly.
+        They are those of `from_codebooks`: "code_lengths" if it weighs bits against
+        errors, "prices" if it uses codes evenly.
         """
         return frozenset()
 
@@ -337,11 +337,11 @@ class BaseQuantizer(
         return (None,) * len(self.codebook_sizes_)
 
     def _with_charges(self, charges: Charges) -> Self:
-        """Return a fitted copy whose search adds something else for codes."""
+        """Return a fitted copy whose search adds other charges for codes."""
         raise AssertionError("guarded by _can_encode_best")  # pragma: no cover
 
     def _can_encode_best(self) -> bool:
-        """Whether `_encode_best` is there, with these parameters."""
+        """Return whether `_encode_best` is available with these parameters."""
         return False
 
     def _encode_best(self, X: np.ndarray, n_best: int) -> np.ndarray:
@@ -349,7 +349,7 @@ class BaseQuantizer(
         raise AssertionError("guarded by _can_encode_best")  # pragma: no cover
 
     def _has_free_tables(self) -> bool:
-        """Whether any other table would do in place of each, with these parameters."""
+        """Return whether its tables may be replaced by any others."""
         return False
 
     def _free_tables(self) -> list[tuple[slice, np.ndarray]]:
@@ -357,33 +357,33 @@ class BaseQuantizer(
         raise AssertionError("guarded by _has_free_tables")  # pragma: no cover
 
     def _with_tables(self, tables: list[np.ndarray]) -> Self:
-        """Return a fitted copy with other tables in place of `_free_tables`."""
+        """Return a fitted copy with other tables instead of `_free_tables`."""
         raise AssertionError("guarded by _has_free_tables")  # pragma: no cover
 
     def _slice_widths(self, n_features: int) -> list[int] | None:
-        """Return the widths of slices that are coded apart; None: there are none."""
+        """Return the widths of slices that are coded apart; None if there are none."""
         return None
 
     def _alignments(self, X: np.ndarray) -> np.ndarray | None:
-        """Return the cosines (n_samples,) of rows and what their codes stand for.
+        """Return the cosines (n_samples,) of rows and their reconstructions.
 
-        None: its codes have no scale that makes inner products unbiased.
+        None if its codes have no scale that makes inner products unbiased.
         """
         return None
 
     def _ranges(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the ends of the range of each feature; None: it has none.
+        """Return the ends of the range of each feature; None if there is none.
 
-        They are (n_features,) each, in float64.
+        Both are float64 arrays (n_features,).
         """
         return None
 
-    # What is to be known of tables that are brought along.
+    # Hooks about tables that are given.
 
     def _from_tables(self, tables: list[nearest.Table]) -> dict[str, Any]:
         """Return fitted attributes for given tables; set parameters that follow.
 
-        What a scheme has beside tables is a keyword of its own.
+        Whatever else a scheme can be given is a keyword of its own.
         """
         raise AttributeError(
             f"{type(self).__name__} has no from_codebooks: its codebook is a formula "
@@ -391,55 +391,55 @@ class BaseQuantizer(
         )
 
     def _n_tables(self) -> int | None:
-        """Return how many tables it has, before it is fitted; None: one a feature."""
+        """Return the number of tables before the fit; None: one per feature."""
         return None
 
     def _takes_columns(self) -> bool:
-        """Whether what is given in place of tables may be levels, (n_levels,)."""
+        """Return whether levels (n_levels,) may be given in place of tables."""
         return False
 
     def _why_no_codebooks(self) -> str | None:
-        """Return why there are no tables by code; None: there are."""
+        """Return why there are no tables by code; None if there are."""
         return None
 
     # -- public methods ------------------------------------------------------------
 
     @classmethod
     def from_codebooks(cls, codebooks: Matrices, **parameters: Any) -> Self:
-        """Return a quantizer that is fitted: its codebooks are given, not learned.
+        """Return a fitted quantizer whose codebooks are given, not learned.
 
         Parameters
         ----------
         codebooks : sequence of array-likes of shape (n_codewords, n_features)
-            The tables W_1..W_m, in the order of the code columns; also for one a
-            sequence.  They give the number of features, and the dtype of
-            reconstructions.  One that comes several times, as the same object, is one
-            table that is shared.
+            The tables W_1..W_m, in the order of the code columns; a sequence even for a
+            single table.  They determine the number of features and the dtype of
+            reconstructions.  A table that comes several times, as the same object, is
+            shared.
         **parameters : dict
-            Parameters of the class.  Sizes follow from the tables.  And, by name, what
-            some schemes have beside tables: see the notes.
+            Parameters of the class, without sizes, which follow from the tables; and
+            further arguments of some schemes, listed in the notes.
 
         Returns
         -------
         quantizer : object
-            As if `fit` had found these tables.  `distortion_` is NaN: there were no
-            samples to measure it on.
+            As if `fit` had found these tables.  `distortion_` is NaN, since there were
+            no samples to measure it on.
 
         Raises
         ------
         ValueError
-            If the tables do not fit each other, or the parameters.
+            If the tables do not fit each other or the parameters.
         AttributeError
             If the scheme has no tables.
 
         Notes
         -----
         ``cls.from_codebooks(other.codebooks_, **other.get_params(deep=False))`` gives
-        the codes of `other`.  Beyond tables, `VectorQuantizer` takes the running
+        the codes of `other`.  Besides tables, `VectorQuantizer` takes the running
         `counts` and `sums` of a stream, `MultiScaleQuantizer` the `kernels` and
-        `biases` of its convolutions, `RotatedQuantizer` the `mean` of its rows, and
-        schemes with a `rate_weight` the `code_lengths`, and those with `balance` the
-        `prices`, which are the `code_lengths_` and `prices_` of a fitted quantizer.
+        `biases` of its convolutions, and `RotatedQuantizer` the `mean` of its rows.
+        Schemes with a `rate_weight` take the `code_lengths`, and those with `balance`
+        the `prices`: the `code_lengths_` and `prices_` of a fitted quantizer.
 
         Examples
         --------
@@ -538,39 +538,39 @@ class BaseQuantizer(
     @available_unless(_reason_against_names)
     @in_own_context
     def rename_codes(self, names: Sequence[VectorLike | None] | NDArray[Any]) -> Self:
-        """Give codes other names: put the codewords of each column in another order.
+        """Rename codes by reordering the codewords of each column.
 
-        What a code stands for goes with its name, so that nothing else changes: the
+        The meaning of a code moves with its name, so that nothing else changes: the
         reconstruction of ``names[j][codes[:, j]]`` is that of `codes`, bit for bit.  If
         it fails, the estimator stays as it was before the call.
 
         Parameters
         ----------
         names : sequence of array-like of shape (n_codewords,) or None
-            For each column of codes, the new name of each code, every number from 0 on
-            once; what `skvq.codes.match` returns.  None: as they are, as codes have to
-            stay that are places in an order, such as levels.  Columns of one table that
-            is shared take the same names.
+            For each column of codes, the new name of each code: a permutation of the
+            numbers from 0 on, as `skvq.codes.match` returns it.  None leaves a column
+            unchanged, and is required where codes are places in an order, such as
+            levels.  Columns that share a table take the same names.
 
         Returns
         -------
         self : object
-            The quantizer, with `codebooks_`, `code_counts_` and all that is kept of
-            each codeword in the new order.
+            The quantizer, with `codebooks_`, `code_counts_` and everything else that
+            belongs to codewords in the new order.
 
         Raises
         ------
         ValueError
-            If it is no such sequence.
+            If it is not such a sequence.
         AttributeError
-            If codes are no names of rows of tables.
+            If codes are not names of rows of tables.
 
         Notes
         -----
-        `transform` then gives the renamed codes.  Exceptions are samples as near to one
-        codeword as to another, whose code is the lowest of these numbers, and an
-        `AdditiveQuantizer` of more than 4096 sums, whose search replaces codes by
-        random numbers.
+        `transform` then returns the renamed codes, with two exceptions: samples that
+        are equally near to several codewords get the lowest of the new numbers, and an
+        `AdditiveQuantizer` of more than 4096 sums replaces codes at random in its
+        search.
 
         Examples
         --------
@@ -600,9 +600,9 @@ class BaseQuantizer(
         Returns
         -------
         codes : ndarray of shape (n_samples, n_codes)
-            Codes in the smallest unsigned dtype that holds the largest codebook's; of
-            Dask's collections a Dask array, which is computed when it is asked for.
-            They are names, not quantities: a model that is to learn from them takes
+            Codes, in the smallest unsigned dtype that holds the largest codebook's; for
+            Dask collections a Dask array, computed on demand.  Codes are names, not
+            quantities: a model that learns from quantized samples should take
             `QuantizedFeatures` instead.
         """
         self = as_it_is_now(self)
@@ -620,51 +620,51 @@ class BaseQuantizer(
     def encode_best(
         self, X: MatrixLike, n_best: Size
     ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        """Encode samples in several ways each, the best first.
+        """Encode each sample in several ways, the best first.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Samples; may be a memory map.
         n_best : int
-            How many codes of each sample are asked for.
+            Number of codes per sample.
 
         Returns
         -------
         codes : ndarray of shape (n_samples, n_found, n_codes)
             In the dtype of `transform`.  `n_found` is `n_best`, or the number of
-            distinct codes there are, if that is less.
+            distinct codes if that is smaller.
         errors : ndarray of float64, shape (n_samples, n_found)
-            Squared Euclidean distances of the samples from what the codes stand for.
+            Squared Euclidean distances of the samples from the reconstructions.
 
         Raises
         ------
         ValueError
-            If `n_best` is no integer of one or more, or X not valid.
+            If `n_best` is not an integer of one or more, or X is not valid.
         AttributeError
-            If the search finds one code for a sample.
+            If the search finds only one code per sample.
 
         See Also
         --------
-        skvq.codes.UniqueIds : Gives every sample a code of its own among these.
+        skvq.codes.UniqueIds : Gives every sample one of these codes for itself.
 
         Notes
         -----
-        The order is that of the search: by errors; where bits have a price, by errors
-        and bits together; with `stage_weights`, by the weighted errors of all stages.
-        Where codes are used evenly, the first is that of `transform`, and the others
-        are in the order of their errors: prices are for the best code alone, and sums
-        that are cheap would come before those that are near.
+        The order is that of the search: by error; if bits have a price, by error and
+        bits together; with `stage_weights`, by the weighted errors of all stages.  If
+        codes are used evenly, the first code is that of `transform`, and the others are
+        ordered by their errors alone: with prices, cheap sums would come before near
+        ones.
 
-        Codes of one table, and of products of tables, are the best there are,
-        and the first is that of `transform`, up to rounding.  Those of residuals are
+        For one table, and for products of tables, the codes are the best that exist,
+        and the first is that of `transform`, up to rounding.  For residuals they are
         what a beam of ``max(beam_size, n_best)`` sums finds, and the first is what
-        `transform` gives with a beam of so many: usually better than with one of
-        `beam_size`, and the same where `n_best` is not above it.  With one table for
-        all stages, sums that differ in the order of their codes alone have the same
-        codes, which come several times then.
+        `transform` returns with a beam of that size: usually a better code than with
+        `beam_size`, and the same if `n_best` does not exceed it.  If all stages share a
+        table, sums that differ only in the order of their codes have the same codes,
+        which may then occur several times.
 
-        Extra memory is in proportion to what is returned, and to a block of samples.
+        Extra memory is proportional to the result plus a block of samples.
 
         Examples
         --------
@@ -705,19 +705,20 @@ class BaseQuantizer(
         Parameters
         ----------
         codes : array-like of shape (n_samples, n_codes)
-            Codes as `transform` gives them; integral floats and dataframes will do.
-            Arrays of another library than NumPy follow the rule of `transform`.
+            Codes as `transform` returns them; integral floats and dataframes are
+            accepted.  Arrays of libraries other than NumPy follow the rule of
+            `transform`.
 
         Returns
         -------
         X_quant : ndarray of shape (n_samples, n_features)
-            The reconstructions, where the tables are.
+            The reconstructions, in the library and on the device of the tables.
 
         Raises
         ------
         ValueError
-            If a code is not an integer in the range of its column; if the codes are of
-            another library than NumPy, and of another one than the tables.
+            If a code is not an integer in the range of its column, or if the codes are
+            of a library that is neither NumPy nor that of the tables.
         """
         self = as_it_is_now(self)
         self._check_fitted()
@@ -793,7 +794,7 @@ class BaseQuantizer(
 
     @in_own_context
     def full_codebook(self, max_size: Size = 2**20) -> NDArray[Any]:
-        """Build the one table that the scheme stands for.
+        """Build the single table that the scheme is equivalent to.
 
         Parameters
         ----------
@@ -803,7 +804,7 @@ class BaseQuantizer(
         Returns
         -------
         codebook : ndarray of shape (prod V_j, n_features)
-            Row `token_ids(codes)` is the reconstruction of `codes`.
+            Row ``token_ids(codes)`` is the reconstruction of `codes`.
 
         Raises
         ------
@@ -824,7 +825,7 @@ class BaseQuantizer(
         codes = from_token_ids(np.arange(size), self.codebook_sizes_)
         return self._decode(self._home_.like(codes.astype(np.intp)))
 
-    # -- fitted attributes that follow from the tables -----------------------------
+    # -- fitted attributes derived from the tables ---------------------------------
 
     @property
     def codebooks_(self) -> tuple[np.ndarray, ...]:
@@ -836,7 +837,7 @@ class BaseQuantizer(
         why = self._why_no_codebooks()
         if why is not None:
             raise AttributeError(f"{type(self).__name__} has no codebooks_: {why}")
-        # Those that follow from a few numbers are made anew.
+        # Tables of formulas are computed at each access.
         return tuple(
             (table if isinstance(table, nearest.Table) else nearest.Table(table)).on(
                 self._home_
@@ -846,7 +847,7 @@ class BaseQuantizer(
 
     @property
     def code_lengths_(self) -> tuple[np.ndarray, ...]:
-        """Bits that the search counts for each code; zeros where they have no price."""
+        """Bits that the search counts for each code; zeros if they have no price."""
         charges = of_bits(self._charges()) if self.__sklearn_is_fitted__() else []
         if all(charge is None for charge in charges):
             raise AttributeError(
@@ -884,7 +885,7 @@ class BaseQuantizer(
         return len(self.codebook_sizes_)
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Whether `fit` has run to its end."""
+        """Return whether `fit` has completed."""
         return "codebook_sizes_" in vars(self)
 
     # Hidden from type checkers, to which every attribute would be there.
@@ -919,7 +920,7 @@ class BaseQuantizer(
         for name in (*self._made_anew, *OF_A_RUNNING_FIT):
             state.pop(name, None)
         if "_home_" in state:
-            # Parts are estimators, and see to themselves.
+            # Parts are estimators and pickle themselves.
             state = {name: _with_arrays(v, to_host) for name, v in state.items()}
             state["_home_"] = self._home_.name
         return state
@@ -943,20 +944,20 @@ class BaseQuantizer(
                 ),
                 stacklevel=2,
             )
-        # Parameters that are newer than the pickle.
+        # Parameters that were added after the pickle was written.
         for name, parameter in inspect.signature(type(self)).parameters.items():
             if name not in vars(self):
                 state.setdefault(name, parameter.default)
-        # If the library cannot be imported, or has no device, arrays stay NumPy's.
+        # If the library cannot be imported or has no device, arrays stay NumPy's.
         be = nearest.default_backend(state.pop("_home_", "numpy"))
         super().__setstate__(state)
         if be is not None and be is not nearest.HOST:
             self._assign({}, be)
 
-    # -- what the public methods share ---------------------------------------------
+    # -- shared by the public methods ----------------------------------------------
 
     def _rows_to_fit(self, X: Any, sample_weight: Any) -> tuple[Rows, WeightUnit]:
-        """Return valid rows, and what counts as one of their weights."""
+        """Return valid rows, and the unit of their weights."""
         if nearest.is_dask(X):
             why = self._needs_rows_in_memory()
             if why is not None:
@@ -965,13 +966,13 @@ class BaseQuantizer(
         weights, unit = weights_in_units(
             X, sample_weight, stream=self._can_partial_fit()
         )
-        # All rows, those of weight zero too, before any is used.
+        # All rows, even those of weight zero, are checked before any is used.
         with np.errstate(over="ignore"):
             run(check_finite(X))
         return Rows(X, weights), unit
 
     def _take_batch(self, X: Any, sample_weight: Any) -> None:
-        """Learn from one batch of a stream, as the user gives it."""
+        """Learn from one batch of a stream, given by the user."""
         first = not self.__sklearn_is_fitted__()
         if not first:
             self._check_as_fitted()
@@ -988,7 +989,7 @@ class BaseQuantizer(
 
     def _check_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():
-            check_is_fitted(self)  # raises; and takes its time to find out
+            check_is_fitted(self)  # raises; it is too slow to call every time
         self._check_as_fitted()
 
     def _check_input(self, X: Any, method: str) -> np.ndarray:
@@ -1007,9 +1008,9 @@ class BaseQuantizer(
     def _check_codes(
         self, codes: Any, method: str, widths: tuple[int, ...] | None = None
     ) -> np.ndarray:
-        """Check that it is fitted, and return valid codes where the tables are.
+        """Check that it is fitted; return valid codes where the tables are.
 
-        Those of the host, which files hold and no library computes in, are sent there.
+        Codes on the host, which come from files, are sent there.
         """
         self._check_fitted()
         be = backend_of_samples(self, codes)
@@ -1024,14 +1025,14 @@ class BaseQuantizer(
         return self._decode(as_indices(self._encode(X)))
 
     def _errors_of(self, X: Any, codes: Any) -> Any:
-        """Return squared distances (n_samples, n_sums) from what some codes are."""
+        """Return squared distances (n_samples, n_sums) from decoded codes."""
         n, n_sums, n_codes = codes.shape
         decoded = self._decode(as_indices(reshape(codes, (n * n_sums, n_codes))))
         found = nearest.paired(repeat(X, n_sums, axis=0), decoded)
         return reshape(found, (n, n_sums))
 
     def _learn(self, rows: Rows) -> Learner[None]:
-        """Set this estimator, a copy or a part, to what it learns from valid rows."""
+        """Fit this estimator, a copy or a part, to valid rows."""
         began = time.perf_counter()
         plain_parameters(self)
         self.n_features_in_ = rows.n_features
@@ -1066,7 +1067,7 @@ class BaseQuantizer(
         self.code_counts_ = rates.no_counts(self.codebook_sizes_)
 
     def _in_order_of(self, orders: Sequence[np.ndarray | None]) -> Self:
-        """Return a fitted copy whose codes have other names, with rows in order."""
+        """Return a fitted copy with renamed codes, given the new order of rows."""
         copy = copy_to_fit(self, fitted=True)
         if all(order is None for order in orders):
             return copy
@@ -1081,7 +1082,7 @@ class BaseQuantizer(
         return copy
 
     def _imply(self, **sizes: Any) -> None:
-        """Set parameters to what given tables tell; raise if they were to be else."""
+        """Set parameters that given tables imply; raise if they were set otherwise."""
         defaults = inspect.signature(type(self)).parameters
         for name, value in sizes.items():
             given = getattr(self, name)
@@ -1092,7 +1093,7 @@ class BaseQuantizer(
             setattr(self, name, value)
 
     def _learn_batch(self, X: Any, weights: Any) -> None:
-        """Do the same with one batch of a stream."""
+        """Fit this estimator to one more batch of a stream."""
         plain_parameters(self)
         self.n_features_in_ = X.shape[1]
         X, weights = drop_zero_weights(_to_compute_in(X), weights)
@@ -1106,9 +1107,9 @@ class BaseQuantizer(
     def _measure(
         self, rows: Rows, found: dict[str, Any], stream: bool = False
     ) -> Learner[None]:
-        """Set what a learner has not found: the distortion, and how often codes are.
+        """Measure the distortion and the code counts, if the learner has not.
 
-        Both in one pass.  Weights of a stream are in its unit, which stays.
+        Both take one pass.  Weights of a stream keep its unit.
         """
         distances, counts = "distortion_" not in found, "code_counts_" not in found
         if not distances and not counts:
@@ -1124,7 +1125,7 @@ class BaseQuantizer(
             )
 
     def _assign(self, found: dict[str, Any], be: nearest.Backend) -> None:
-        """Set fitted attributes; what users see goes to where X is."""
+        """Set fitted attributes; those that users see go to where X is."""
         self.__dict__.update(found)
         if be is not nearest.HOST or self._home_ is not nearest.HOST:
             self._home_ = be
@@ -1134,30 +1135,30 @@ class BaseQuantizer(
                     setattr(self, name, _with_arrays(value, be.like))
 
     def _check_backend(self, be: nearest.Backend) -> None:
-        # What is not followed becomes an array of NumPy's, and those are taken always.
+        # Arrays of libraries that are not followed become NumPy's, always accepted.
         nearest.check_backend(getattr(self, "backend", "auto"), be)
 
     def _computing(self, X: Any = None) -> AbstractContextManager[Any]:
-        """Let the engine compute in this estimator's backend.
+        """Return a context in which the engine computes in this estimator's backend.
 
-        Where rows of the host are coded block by block, they go to a device, or stay,
-        by the work that all of them are.
+        The total work on rows of the host decides whether they go to a device, even
+        though they are coded block by block.
         """
         backend = getattr(self, "backend", "auto")
         if not (X is None or nearest.is_dask(X)) and hasattr(self, "backend"):
             backend = nearest.settle(backend, X, X.shape[1] * max(self.codebook_sizes_))
         return nearest.using(backend)
 
-    # Who computes where `fit` has met X.
+    # The backend of the X given to `fit`.
     _home_: nearest.Backend = nearest.HOST
-    # What was fitted before, whose tables learning starts from, while it learns.
+    # During a warm start, the estimator fitted before, whose tables are the start.
     _before_: Any = None
 
 
 def _first_of_all(own: Any, codes: Any) -> Any:
-    """Put codes (n, n_codes) before others (n, n_found, n_codes), without the last.
+    """Put codes (n, n_codes) before others (n, n_found, n_codes).
 
-    Or without what is the same, where there is such a one.
+    Drop the same codes from the others, or the last of them if they are not there.
     """
     be = nearest.backend_of(codes)
     own = reshape(in_dtype(own, be.numpy_dtype(codes)), (codes.shape[0], 1, -1))
@@ -1168,11 +1169,11 @@ def _first_of_all(own: Any, codes: Any) -> Any:
 
 
 def _log(message: str, *arguments: object) -> None:
-    """Tell of a fit that is done, and is not undone by whoever is told."""
+    """Log that a fit is done; errors of handlers do not undo it."""
     try:
         logger.info(message, *arguments)
     except Exception:
-        # As the handlers of the standard library tell of their errors.
+        # Handlers of the standard library report their errors in this way, too.
         record = logging.makeLogRecord({"msg": message, "args": arguments})
         logging.Handler().handleError(record)
 
@@ -1185,13 +1186,13 @@ QUANTIZER = Accepted(
 
 
 def _to_compute_in(X: Any) -> Any:
-    """Return the whole of X in the dtype to compute in."""
+    """Return all of X in the dtype to compute in."""
     be = nearest.backend_of(X)
     return be.contiguous(be.cast(X, nearest.compute_dtype(be.numpy_dtype(X))))
 
 
 def check_as_before(name: str, now: Any, then: Any) -> None:
-    """Raise if what a warm start cannot change is not as it was."""
+    """Raise if a parameter that a warm start cannot change has changed."""
     if now != then:
         raise ValueError(
             f"warm_start=True goes on from a fit with {name}={then}, but it is now "
@@ -1202,12 +1203,12 @@ def check_as_before(name: str, now: Any, then: Any) -> None:
 def reordered_once(
     kept: Sequence[Any], orders: Sequence[Any], reorder: Callable[[Any, Any], Any]
 ) -> list[Any]:
-    """Return ``reorder(one, order)`` of each; of one that is shared, the same object.
+    """Return ``reorder(one, order)`` for each; a shared object is reordered once.
 
     Raises
     ------
     ValueError
-        If one that is shared is to have several orders.
+        If a shared object is to get several orders.
     """
     found: dict[int, tuple[Any, ...]] = {}
     for j, (one, order) in enumerate(zip(kept, orders, strict=True)):
@@ -1222,14 +1223,14 @@ def reordered_once(
 
 
 def _are_alike(a: Any, b: Any) -> bool:
-    """Whether two orders, or lists of orders, are the same."""
+    """Return whether two orders, or lists of orders, are equal."""
     if isinstance(a, list):
         return all(map(_are_alike, a, b))
     return (a is None) == (b is None) and np.array_equal(a, b)
 
 
 def reordered_table(table: nearest.Table, order: np.ndarray | None) -> nearest.Table:
-    """Return a table with its rows in another order; None: itself."""
+    """Return a table with reordered rows; itself if the order is None."""
     return table if order is None else nearest.Table(table.codewords[order])
 
 
@@ -1243,7 +1244,7 @@ def _with_arrays(value: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def _agree(given: Any, value: Any) -> bool:
-    """Whether a parameter says the same, for all or for each."""
+    """Return whether a parameter, one value or one for each, agrees with values."""
     try:
         return bool(np.all(np.asarray(given) == np.asarray(value)))
     except ValueError:
@@ -1259,18 +1260,18 @@ def mean_distortion(rows: Rows, quantizer: BaseQuantizer) -> Learner[float]:
 def measures(
     block: Block, quantizer: BaseQuantizer, distances: bool, columns: Sequence[int]
 ) -> tuple[Any, ...]:
-    """Return summed distances, the weight, and what each code of some columns weighs.
+    """Return summed distances, the weight, and the weight of each code by column.
 
     Parameters
     ----------
     block : Block
         Rows.
     quantizer : quantizer
-        Has what its hooks ask for.
+        Has the attributes that its hooks need.
     distances : bool
         Whether distances are wanted; if not, their sum is zero.
     columns : sequence of int
-        The columns of codes that are counted.
+        The columns of codes to count.
     """
     counted = [np.zeros(quantizer.codebook_sizes_[j]) for j in columns]
     weights = block.host_weights()
@@ -1296,9 +1297,8 @@ def over_blocks(
 ) -> Iterator[tuple[slice, Any]]:
     """Yield rows, and ``work(block)`` of them, for row blocks of bounded size.
 
-    Blocks are in the dtype to compute in, and so many times smaller as the work has
-    vectors of each row.  It may be done again for rows that found no memory on their
-    device.
+    Blocks are in the dtype to compute in, and shorter if the work holds several vectors
+    per row.  The work may be repeated for rows that ran out of memory on their device.
     """
 
     def tile(rows: slice) -> tuple[slice, Any]:

@@ -34,44 +34,44 @@ from skvq.scalar import ScalarQuantizer, columns_of_tables, shared_tables
 
 
 class BinaryQuantizer(ScalarQuantizer):
-    r"""Replace each feature by its sign: one bit each.
+    r"""Replace each feature by its sign, one bit each.
 
     The codewords are the corners of a box about the origin,
     :math:`f(x)_i = s_i\,\mathrm{sign}(x_i)`, or, with ``spherical=True``, those of the
     cube in the unit sphere, :math:`\mathrm{sign}(x_i) / \sqrt{d}`, nearest to
-    :math:`x / \|x\|`.  The sign of x > 0 is +1 (code 1), that of zero and of what is
-    below is -1 (code 0).  It is the cheapest code there is; it wants features about
-    zero, of like size and independent of each other: center the data, and rotate them
-    (PCA with whitening, or at random) before this step.
+    :math:`x / \|x\|`.  The sign is +1 (code 1) for x > 0, and -1 (code 0) otherwise.
+    It is the cheapest code there is.  It needs features about zero, of similar size and
+    independent of each other: center the data, and rotate them (by PCA with whitening,
+    or at random) before this step.
 
     Parameters
     ----------
     spherical : bool, default=False
-        Whether codewords are unit vectors, the length of x being coded apart.
+        Whether codewords are unit vectors; the length of x is then coded apart.
     scale : "fit", float or sequence of float, default="fit"
-        With ``spherical=False``: what the signs are multiplied by.  "fit": the mean
-        absolute value of each feature, which has the least squared error; or a number
-        for all features, or one for each.  1 gives lookup-free quantization (LFQ).
+        With ``spherical=False``: factor of the signs.  "fit": the mean absolute value
+        of each feature, which has the least squared error; or a number for all
+        features, or one for each.  1 gives lookup-free quantization (LFQ).
     radius : {"unit", "uniform", "learned", "float32"}, default="unit"
-        With ``spherical=True``: what becomes of the length of x.  "unit": it is lost,
-        and reconstructions have length 1; "uniform": one more code for equal cells
-        between the smallest and the largest length; "learned": one more code, for the
-        levels of least squared error; "float32": two more codes of 16 bits, exact.
+        With ``spherical=True``: how the length of x is coded.  "unit": it is lost, and
+        reconstructions have length 1; "uniform": one more code, for equal cells between
+        the smallest and the largest length; "learned": one more code, for the levels of
+        least squared error; "float32": two more codes of 16 bits, exact.
     radius_levels : int, default=256
-        V of the code of the length, if it is "uniform" or "learned".
+        Number of levels V of the length, if it is "uniform" or "learned".
 
     Attributes
     ----------
     codebooks_ : tuple of ndarray of shape (2, 1)
-        The two values of each feature; then the tables of the length, of shape
-        (V, 1).  Those of "float32" are the lengths of the upper 16 bits, and the units
-        in the last place that the lower ones count.
+        The two values of each feature, then the tables of the length, of shape (V, 1).
+        For "float32" these are the lengths of the upper 16 bits, and the units in the
+        last place that the lower 16 bits count.
     codebook_sizes_ : tuple of int
-        2 for each feature; then the sizes of the codes of the length.
+        2 for each feature, then the sizes of the codes of the length.
     scale_ : ndarray of shape (n_features,)
-        What the signs are multiplied by.
+        Factor of the signs.
     bits_per_sample_ : float
-        One per feature, and those of the length.
+        One per feature, plus those of the length.
     distortion_ : float
         Mean squared distance of the training samples from their reconstructions.
     n_features_in_ : int
@@ -88,7 +88,7 @@ class BinaryQuantizer(ScalarQuantizer):
     :math:`2 - 2 \sqrt{d}\,\Gamma(d/2) / (\sqrt{\pi}\,\Gamma((d+1)/2))`: .398 at d = 64.
     A zero vector has the direction of the first corner.
 
-    `partial_fit` goes on with the mean magnitudes.
+    `partial_fit` updates the mean magnitudes.
 
     References
     ----------
@@ -181,7 +181,7 @@ class BinaryQuantizer(ScalarQuantizer):
         return {**self._of_scale(scale, dtype, None), "_seen_": averages}
 
     def _given_scale(self, n_features: int) -> np.ndarray:
-        """Return the scale of each feature, where none is learned."""
+        """Return the scale of each feature, if none is learned."""
         if self.spherical:
             return np.full(n_features, 1 / np.sqrt(n_features))
         return positive_per_column("scale", self.scale, n_features)
@@ -208,7 +208,7 @@ class BinaryQuantizer(ScalarQuantizer):
         scale = np.array([_scale_of(j, array) for j, array in enumerate(arrays)])
         if self._learns_scale():
             if scale.min() > 0:
-                # What it is, since nothing is known of the samples.
+                # Set from the tables, since nothing is known of the samples.
                 self.scale = one_or_each(scale.tolist())
         else:
             given = self._given_scale(len(scale))
@@ -221,7 +221,7 @@ class BinaryQuantizer(ScalarQuantizer):
         return {**found, "n_features_in_": len(scale)}
 
     def _radius_of(self, arrays: Any) -> tuple[list[np.ndarray], RadiusCode]:
-        """Return the tables of the signs, and what the others say of the length."""
+        """Return the tables of the signs, and the code of the length in the others."""
         if self.radius == "unit":
             return arrays, RadiusCode()
         if self.radius == "float32":
@@ -271,7 +271,7 @@ class BinaryQuantizer(ScalarQuantizer):
         be, n_features = nearest.backend_of(codes), self.n_features_in_
         result = be.cast(codes[:, :n_features], be.numpy_dtype(self.scale_))
         result = (2 * result - 1) * self.scale_
-        result += 0  # and no zero is negative
+        result += 0  # turns negative zeros positive
         if self._radius_ is None or not self._radius_.sizes:
             return result
         lengths = self._radius_.decode(codes[:, n_features:])
@@ -308,7 +308,7 @@ def _magnitudes(be: nearest.Backend, x: Any) -> Any:
 
 
 def _scale_of(j: int, table: np.ndarray) -> float:
-    """Return the scale of the feature that has a table."""
+    """Return the scale of a feature from its table."""
     if table.shape != (2,) or not 0 <= table[1] == -table[0]:
         raise ValueError(
             f"codebooks[{j}] = {table.tolist()}; expected [[-s], [s]], the two values "
@@ -322,15 +322,15 @@ def hamming_distances(
 ) -> np.ndarray:
     """Count the bits in which packed rows differ.
 
-    For the signs of `BinaryQuantizer` it is the order of squared distances between
-    reconstructions, if all scales are equal: each bit adds (2 scale)^2.
+    For the signs of `BinaryQuantizer`, they rank like squared distances between
+    reconstructions if all scales are equal: each bit adds (2 scale)^2.
 
     Parameters
     ----------
     packed_X : ndarray of uint8, shape (n_samples_X, n_bytes)
-        Codes as `skvq.codes.pack` packs them, row by row.
+        Codes packed by `skvq.codes.pack`, row by row.
     packed_Y : ndarray of uint8, shape (n_samples_Y, n_bytes), optional
-        Others to compare them with; None: the same.
+        Other codes to compare with; None: the same codes.
 
     Returns
     -------
@@ -340,7 +340,7 @@ def hamming_distances(
     Raises
     ------
     ValueError
-        If the rows are not packed bytes, or of different widths.
+        If the rows are not packed bytes, or have different widths.
 
     Examples
     --------
@@ -389,7 +389,7 @@ def _as_words(packed: np.ndarray) -> np.ndarray:
 def _count_bits(words: np.ndarray) -> np.ndarray:
     if hasattr(np, "bitwise_count"):
         return np.bitwise_count(words)
-    # NumPy 1.26: sums of neighbouring bits, pairs and nibbles, then of all bytes.
+    # For NumPy 1.26: sums of neighbouring bits, pairs and nibbles, then of all bytes.
     words = words - (words >> 1 & 0x5555555555555555)
     words = (words & 0x3333333333333333) + (words >> 2 & 0x3333333333333333)
     words = words + (words >> 4) & 0x0F0F0F0F0F0F0F0F

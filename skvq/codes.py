@@ -1,16 +1,16 @@
-"""Code arrays in other clothes: packed bits, signed columns, token ids, one-hot rows.
+"""Codes in other forms: packed bits, signed columns, token ids, one-hot rows.
 
-Quantizers speak of codes as an ``(n_samples, n_codes)`` integer array, one column
-per codebook, because that is what arithmetic and indexing want. Files, sequence
-models and linear models want something else. The functions here go there and back,
-exactly, for any codebook sizes; they know nothing of estimators, only of codes and
-of `sizes`, which is the `codebook_sizes_` of a fitted quantizer.  `EntropyCoder` writes
-frequent codes in fewer bits than rare ones; `UniqueIds` gives each row codes of its
-own; `capacitate` gives labels as many rows as they are to have; and `match` tells which
-codewords of a new fit go on with the names of an old one.
+Quantizers use codes as an ``(n_samples, n_codes)`` integer array with one column per
+codebook, which suits arithmetic and indexing.  Files, sequence models and linear models
+need other forms.  The functions here convert in both directions, exactly, for any
+codebook sizes.  They do not use estimators, only codes and `sizes`, which is the
+`codebook_sizes_` of a fitted quantizer.  `EntropyCoder` writes frequent codes in fewer
+bits than rare ones; `UniqueIds` gives each row codes of its own; `capacitate` chooses
+labels with a bounded number of rows each; and `match` finds which codewords of a new
+fit continue those of an old one.
 
-Arrays of CuPy, and of other libraries where scikit-learn's dispatch is on, are read to
-the host, and what is returned is sent to their device; sparse arrays are SciPy's.
+Arrays of CuPy, and of other libraries if scikit-learn's dispatch is on, are read to the
+host, and results are sent to their device; sparse arrays are SciPy's.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ Method = Literal["columns", "radix"]
 Order = Literal["C", "F"]
 BitOrder = Literal["big", "little"]
 
-# Words handled at a time: a tile that stays in cache, also with a byte for each bit.
+# Words in a tile that stays in cache, even with a byte for each bit.
 _TILE_WORDS = 2**16
 
 
@@ -125,17 +125,17 @@ def pack(
         Number of codewords V_j behind each code column, 1 to 2**32 each: the
         `codebook_sizes_` of the quantizer.
     method : {"columns", "radix"}, default="columns"
-        ``"columns"`` writes each code in ceil(log2 V_j) bits, the columns of a row
-        one after the other. ``"radix"`` writes the row's token id, a number to the
-        mixed radix V_1, ..., V_m with the last column least significant, in
-        ceil(log2 V_1 + ... + log2 V_m) bits: fewer wherever the V_j are no powers
-        of two, for more arithmetic. Numbers of any length are fine.
+        ``"columns"`` writes each code in ceil(log2 V_j) bits, the columns of a row one
+        after the other. ``"radix"`` writes the row's token id, a number in the mixed
+        radix V_1, ..., V_m with the last column least significant, in ceil(log2 V_1 +
+        ... + log2 V_m) bits: these are fewer if not all V_j are powers of two, but take
+        more arithmetic. The number may have any length.
     row_aligned : bool, default=True
         Whether each row starts on a byte of its own, so that packed rows can be
         indexed. False writes all rows as one stream, padded only at its end.
     bitorder : {"big", "little"}, default="big"
-        Which bits come first, of a code (or a token id) and of a byte, as in
-        `numpy.packbits`: ``"big"``, the most significant ones; ``"little"``, the least
+        Which bits come first, in a code (or a token id) and in a byte, as in
+        `numpy.packbits`: ``"big"`` the most significant, ``"little"`` the least
         significant ones, as faiss packs codes in rows.
 
     Returns
@@ -155,7 +155,7 @@ def pack(
 
     See Also
     --------
-    unpack : The way back.
+    unpack : The inverse.
 
     References
     ----------
@@ -210,7 +210,7 @@ def unpack(
     bitorder: BitOrder = "big",
     n_samples: Size | None = None,
 ) -> NDArray[Any]:
-    """Unpack what `pack` has packed.
+    """Unpack codes that `pack` has packed.
 
     Parameters
     ----------
@@ -220,14 +220,14 @@ def unpack(
     sizes : sequence of int, length n_codes
         The sizes that the codes were packed with.
     method : {"columns", "radix"}, default="columns"
-        The method that they were packed with.
+        The method with which they were packed.
     row_aligned : bool, default=True
-        The alignment that they were packed with.
+        The alignment with which they were packed.
     bitorder : {"big", "little"}, default="big"
-        The order of bits that they were packed with.
+        The order of bits with which they were packed.
     n_samples : int, default=None
-        Number of rows. Needed where `row_aligned` is False, because a stream does
-        not tell; checked where it is given besides.
+        Number of rows. It is required with ``row_aligned=False``, since a stream does
+        not contain it, and checked otherwise.
 
     Returns
     -------
@@ -239,12 +239,12 @@ def unpack(
     TypeError
         If packed is not uint8, or sizes or `n_samples` are not integers.
     ValueError
-        If packed can't be the result of `pack` with these arguments: too short, too
-        long, padding bits that are not zero, a code that its codebook does not have.
+        If packed cannot be the result of `pack` with these arguments: it is too short
+        or too long, has padding bits that are not zero, or a code out of range.
 
     See Also
     --------
-    pack : The way here, with a description of the layout.
+    pack : The inverse, with a description of the layout.
 
     Examples
     --------
@@ -287,7 +287,7 @@ def unpack(
 
 
 def token_ids(codes: MatrixLike, sizes: Sizes, order: Order = "C") -> NDArray[np.int64]:
-    """Compute the token id of each row of codes, its number to a mixed radix.
+    """Compute the token id of each row of codes, a number in a mixed radix.
 
     Parameters
     ----------
@@ -319,7 +319,7 @@ def token_ids(codes: MatrixLike, sizes: Sizes, order: Order = "C") -> NDArray[np
 
     See Also
     --------
-    from_token_ids : The way back.
+    from_token_ids : The inverse.
     pack : With ``method="radix"``, the same number at any length.
 
     References
@@ -353,9 +353,9 @@ def from_token_ids(ids: VectorLike, sizes: Sizes, order: Order = "C") -> NDArray
     ids : array-like of int, shape (n_samples,)
         Token ids, 0 to prod(sizes) - 1.
     sizes : sequence of int, length n_codes
-        The sizes that the ids were made with.
+        The sizes with which the ids were made.
     order : {"C", "F"}, default="C"
-        The order that they were made with.
+        The order with which they were made.
 
     Returns
     -------
@@ -372,7 +372,7 @@ def from_token_ids(ids: VectorLike, sizes: Sizes, order: Order = "C") -> NDArray
 
     See Also
     --------
-    token_ids : The way here.
+    token_ids : The inverse.
 
     Examples
     --------
@@ -400,7 +400,7 @@ def from_token_ids(ids: VectorLike, sizes: Sizes, order: Order = "C") -> NDArray
 
 
 def to_signed(codes: MatrixLike, sizes: Sizes) -> NDArray[Any]:
-    """Turn codes into signed integers about zero, as columns of vector stores want.
+    """Turn codes into signed integers about zero, as vector stores expect them.
 
     Each column is shifted by half its size: 256 codes are the int8 from -128 to 127,
     and 255 codes, symmetric, those from -127 to 127.
@@ -428,13 +428,13 @@ def to_signed(codes: MatrixLike, sizes: Sizes) -> NDArray[Any]:
 
     See Also
     --------
-    from_signed : The way back.
+    from_signed : The inverse.
 
     Notes
     -----
-    Of a grid of V equal steps (`UniformQuantizer` without clipping) differences of
-    signed codes are those of the values in steps, so that squared distances are right
-    up to the square of the step, if it is the same for all features.
+    For a grid of V equal steps (`UniformQuantizer` without clipping), differences of
+    signed codes are those of the values in units of the step.  If the step is the same
+    for all features, squared distances are right up to its square.
 
     Examples
     --------
@@ -458,9 +458,9 @@ def from_signed(signed: MatrixLike, sizes: Sizes) -> NDArray[Any]:
     Parameters
     ----------
     signed : array-like of int, shape (n_samples, n_codes)
-        What `to_signed` has made: -(sizes[j] // 2) and upward.
+        The result of `to_signed`: -(sizes[j] // 2) and upward.
     sizes : sequence of int, length n_codes
-        The sizes that it was made with.
+        The sizes with which it was made.
 
     Returns
     -------
@@ -477,7 +477,7 @@ def from_signed(signed: MatrixLike, sizes: Sizes) -> NDArray[Any]:
 
     See Also
     --------
-    to_signed : The way here.
+    to_signed : The inverse.
 
     Examples
     --------
@@ -505,9 +505,9 @@ def one_hot(
     dtype: DTypeLike = np.float64,
     sparse: bool = True,
 ) -> sp.csr_array | NDArray[Any]:
-    """Give every codeword of every codebook a column that says whether it is used.
+    """Return indicator columns, one for every codeword of every codebook.
 
-    Codes are names, not quantities, so a linear model needs them in this form. Its
+    Codes are names, not quantities, so linear models need them in this form. Its
     product with the stacked codebooks of an additive scheme is the reconstruction.
 
     Parameters
@@ -517,7 +517,7 @@ def one_hot(
     sizes : sequence of int, length n_codes
         Number of codewords V_j behind each code column, 1 to 2**32 each.
     dtype : dtype-like, default=numpy.float64
-        Type of the ones.
+        The dtype of the result.
     sparse : bool, default=True
         Whether to return a sparse array, which stores n_codes entries per row.
 
@@ -594,7 +594,7 @@ def offsets(sizes: Sizes) -> NDArray[np.int64]:
 
     See Also
     --------
-    token_ids : One token for a whole row.
+    token_ids : A single token for each row.
 
     Examples
     --------
@@ -628,12 +628,12 @@ def from_vocabulary(tokens: MatrixLike, sizes: Sizes) -> NDArray[Any]:
     TypeError
         If tokens or sizes are not integers.
     ValueError
-        If the shape of tokens doesn't match sizes, or a token is not one of its column,
-        as may happen to those that a model has made; the message names row and column.
+        If the shape of tokens doesn't match sizes, or a token does not belong to its
+        column, as generated tokens may not; the message names row and column.
 
     See Also
     --------
-    offsets : The way here.
+    offsets : The inverse.
 
     Examples
     --------
@@ -651,7 +651,7 @@ def from_vocabulary(tokens: MatrixLike, sizes: Sizes) -> NDArray[Any]:
 
 
 def disambiguate(codes: MatrixLike) -> NDArray[Any]:
-    """Append a last column that tells rows with the same codes apart.
+    """Append a column that tells rows with the same codes apart.
 
     Parameters
     ----------
@@ -661,8 +661,8 @@ def disambiguate(codes: MatrixLike) -> NDArray[Any]:
     Returns
     -------
     ids : ndarray of int, shape (n_samples, n_codes + 1)
-        The codes, and how many of the rows before have the same ones: 0, 1, 2, ...  In
-        the dtype of the codes, or the smallest that holds the last column as well.
+        The codes, followed by the number of earlier rows with the same codes: 0, 1, 2,
+        ...  In the dtype of the codes, or the smallest that holds the last column too.
 
     Raises
     ------
@@ -673,9 +673,9 @@ def disambiguate(codes: MatrixLike) -> NDArray[Any]:
 
     See Also
     --------
-    UniqueIds : Moves rows to codes that are free, and needs no digit, or a smaller one.
-    skvq.metrics.duplicate_rate : The share of the rows that get another digit than 0.
-    skvq.metrics.collision_rate : The share of the rows that share their codes.
+    UniqueIds : Moves rows to codes that are free, with a smaller digit or none.
+    skvq.metrics.duplicate_rate : The share of rows whose appended code is not 0.
+    skvq.metrics.collision_rate : The share of rows that share their codes.
 
     References
     ----------
@@ -755,7 +755,7 @@ def _check_padding(packed: NDArray[np.uint8], n_bits: int, bitorder: str) -> Non
 
 def _check_decoded(words: NDArray[Any], sizes: tuple[int, ...], start: int) -> None:
     for j, size in enumerate(sizes):
-        if size & (size - 1):  # the bits of a power of two can't say too large a code
+        if size & (size - 1):  # the bits of a power of two hold no code too large
             i = first_out_of_range(words[:, j], size)
             if i is not None:
                 raise ValueError(
@@ -774,10 +774,10 @@ def _check_bitorder(bitorder: Any) -> None:
 
 
 def _column_order(method: str, bitorder: str) -> int:
-    """Return the step through columns from the highest bits of a row's number down.
+    """Return the step through columns from a row's highest bits down to its lowest.
 
-    With the lowest bits first, the first code is at their end; limbs of a token id are
-    in the order of their places in it always.
+    With the lowest bits first, the first code has the lowest bits; limbs of a token id
+    are always in the order of their significance.
     """
     return -1 if (method, bitorder) == ("columns", "little") else 1
 
@@ -785,9 +785,9 @@ def _column_order(method: str, bitorder: str) -> int:
 def _pack_little(
     engine: Any, words: NDArray[Any], widths: list[int], row_aligned: bool
 ) -> NDArray[np.uint8]:
-    """Return words as bytes, the lowest bits first: as numbers, written from the end.
+    """Return words as bytes, lowest bits first: the bytes of numbers, reversed.
 
-    What fills their bytes goes in front of the highest bits.
+    Padding goes in front of the highest bits.
     """
     n, n_bits = len(words), sum(widths)
     if row_aligned:
@@ -821,7 +821,7 @@ def _unpack_little(
 
 
 def _widths(sizes: tuple[int, ...], method: str) -> list[int]:
-    """Return the bits of the words that a row is: its codes, or limbs of its id."""
+    """Return the bits of the words in a row: its codes, or the limbs of its id."""
     if method == "columns":
         return [(size - 1).bit_length() for size in sizes]
     n_bits = _n_bits(sizes, method)
@@ -839,10 +839,10 @@ def _n_bits(sizes: tuple[int, ...], method: str) -> int:
 
 
 def _bits_of_product(sizes: tuple[int, ...], precision: int = 128) -> int:
-    """Return ``(math.prod(sizes) - 1).bit_length()``, without the digits of it all.
+    """Return ``(math.prod(sizes) - 1).bit_length()`` without the whole product.
 
     The product of a million sizes takes minutes.  Its leading bits, rounded down and
-    up, say the same, unless it is very close to a power of two: then more of them do.
+    up, suffice unless it is very close to a power of two; then more bits are used.
     """
     low, high, shift = 1, 1, 0
     for i in range(0, len(sizes), 16):
@@ -914,7 +914,7 @@ class _Digit(NamedTuple):
     sizes: tuple[int, ...]
     strides: list[int]
     base: np.uint64
-    n_limbs: int  # that the token id of all columns up to here can fill
+    n_limbs: int  # limbs that the token id of all columns up to here can fill
 
 
 def _digits(sizes: tuple[int, ...]) -> list[_Digit]:
@@ -952,7 +952,7 @@ def _to_limbs(
     """Compute token ids of any length, (n_samples, n_limbs), high limbs first."""
     limbs = np.zeros((n_limbs, len(codes)), dtype=np.uint64)  # low limbs first
     for digit in _digits(sizes):
-        # Python, with one integer per row: token = token * base + digit
+        # In Python, with one integer per row: token = token * base + digit
         carry = _ravel(codes[:, digit.columns], digit.strides).astype(np.uint64)
         for limb in limbs[: digit.n_limbs]:
             limb *= digit.base
@@ -969,7 +969,7 @@ def _from_limbs(
     limbs = words.T[::-1].astype(np.uint64)
     codes = np.empty((len(words), len(sizes)), dtype=smallest_dtype(max(sizes)))
     for digit in reversed(_digits(sizes)):
-        # Python, with one integer per row: token, rest = divmod(token, base)
+        # In Python, with one integer per row: token, rest = divmod(token, base)
         rest = np.zeros(len(words), dtype=np.uint64)
         for limb in limbs[: digit.n_limbs][::-1]:
             rest <<= _SHIFT

@@ -529,7 +529,8 @@ class RateDistortionDisplay:
         )
 
     def __repr__(self) -> str:
-        return f"<RateDistortionDisplay of {np.asarray(self.rates).size} points{_of(self.name)}>"
+        n_points = np.asarray(self.rates).size
+        return f"<RateDistortionDisplay of {n_points} points{_of(self.name)}>"
 
     @classmethod
     def _of_samples(

@@ -53,13 +53,13 @@ class QuantizedFeatures(
 ):
     """Transformer whose output is the reconstruction of its input.
 
-    Codes are names: 7 is not closer to 8 than to 200.  A model that is to learn from
-    quantized samples wants the codewords themselves, in the space of X.
+    Codes are names: 7 is not closer to 8 than to 200.  A model that learns from
+    quantized samples needs the codewords themselves, in the space of X.
 
     Parameters
     ----------
     quantizer : quantizer
-        Any quantizer of skvq.  It is cloned; the one given stays as it is.
+        Any quantizer of skvq.  A clone of it is fitted.
 
     Attributes
     ----------
@@ -122,7 +122,7 @@ class QuantizedFeatures(
         if not nearest.is_dask(X):
             weights = check_weights(sample_weight, X)
         new.quantizer_, task = fit_clone(self, new, X, data, weights)
-        check_is_fitted(new.quantizer_)  # a frozen one may not be
+        check_is_fitted(new.quantizer_)  # a frozen quantizer need not be fitted
         if new.quantizer_.n_features_in_ != new.n_features_in_:
             raise ValueError(
                 f"X has {new.n_features_in_} features, but the frozen quantizer was "
@@ -155,27 +155,27 @@ class QuantizedFeatures(
         return as_it_is_now(self.quantizer_)._reconstructions(X)
 
     def inverse_transform(self, X: MatrixLike) -> NDArray[Any]:
-        """Return quantized samples as they are: they are in the space of X already.
+        """Return quantized samples unchanged: they are in the space of X already.
 
-        So a pipeline leads back through this step, and targets that it quantizes are
-        predicted in their own unit (`TransformedTargetRegressor`, with
+        This lets pipelines lead back through this step, and targets that it quantizes
+        be predicted in their own unit (`TransformedTargetRegressor`, with
         ``check_inverse=False``, since quantizing is not undone).
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Quantized samples, or what a model predicts of them; finite numbers.
+            Quantized samples, or predictions of them; finite numbers.
 
         Returns
         -------
         X : ndarray of shape (n_samples, n_features)
-            The same numbers; the same array, if it is one.
+            The same values; the same array, if it is one.
         """
         check_is_fitted(self)
         check_same_library(self, backend_of_samples(self, X), "inverse_transform")
         return check_reconstructions(self, X)
 
-    # The library and the device are those of the quantizer.
+    # Library and device are those of the quantizer.
 
     @property
     def _follows_namespace(self) -> bool:
@@ -186,7 +186,7 @@ class QuantizedFeatures(
         return getattr(vars(self).get("quantizer_"), "_home_", nearest.HOST)
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Whether `fit` has run to its end."""
+        """Return whether `fit` has completed."""
         return hasattr(self, "quantizer_")
 
     def __sklearn_tags__(self) -> Any:

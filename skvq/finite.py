@@ -1,4 +1,4 @@
-"""Finite scalar quantization: features squashed to a range, then rounded."""
+"""Finite scalar quantization: features are squashed to a range, then rounded."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from skvq.scalar import (
     warn_of_points,
 )
 
-# Squashes of which nothing is learned.
+# Squashes with nothing to learn.
 _FIXED_BOUNDS = frozenset({"tanh", "clamp"})
 _RECOMMENDED = {
     8: (8, 6, 5),
@@ -69,12 +69,12 @@ def recommended_levels(n_bits: int) -> tuple[int, ...]:
     Parameters
     ----------
     n_bits : {8, 10, 12, 14, 16}
-        log2 of the number of tokens, which the product of the levels comes near.
+        log2 of the number of tokens, which is about the product of the levels.
 
     Returns
     -------
     levels : tuple of int
-        Levels of each feature: as many features as there are entries.
+        Levels of each feature; the number of features is their number.
 
     Raises
     ------
@@ -110,10 +110,10 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         \quad h = (L - 1)(1 + 10^{-3}) / 2,
 
     with o = 1/2 for even L, else 0.  The code is
-    :math:`\mathrm{round}(b) + \lfloor L/2 \rfloor`.  A row of codes is one token of a
-    codebook of :math:`\prod L_i`, of which no entry needs to be learned.  The symmetric
-    form has no shift, :math:`b = (L - 1) / 2 \cdot \tanh(z) - o`: its values are L
-    equal steps from -1 to 1, two of them the signs.
+    :math:`\mathrm{round}(b) + \lfloor L/2 \rfloor`.  A row of codes is a token of a
+    codebook of :math:`\prod L_i`, none of whose entries is learned.  The symmetric form
+    has no shift, :math:`b = (L - 1) / 2 \cdot \tanh(z) - o`: its values are L equal
+    steps from -1 to 1; for L = 2 they are the signs.
 
     Parameters
     ----------
@@ -121,33 +121,34 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         L of every feature, or of each, 2 or more; see `recommended_levels`.
     bound : {"tanh", "clamp", "cdf", "none"}, default="tanh"
         The squash.  "tanh": fixed, made for features of about unit scale; "clamp": the
-        same formula with what is beyond -1 and 1 cut off, in place of tanh; "cdf": the
-        distribution function of each feature in training, so that every level is used
-        equally; "none": linear, end levels at the smallest and the largest value in
+        same formula with clipping to [-1, 1] in place of tanh; "cdf": the distribution
+        function of each feature in training, so that every level is used equally;
+        "none": linear, with the end levels at the smallest and the largest value in
         training.
     formula : {"corrected", "paper", "symmetric"}, default="corrected"
-        With ``bound`` "tanh" or "clamp": the formula above, or the listing of the
-        paper, which has :math:`1 - 10^{-3}` and tan for artanh; or the symmetric form,
-        as in the stages of residual FSQ.  For models that were trained with these.
+        With ``bound`` "tanh" or "clamp": "corrected" is the formula above; "paper" is
+        the listing of the paper, which has :math:`1 - 10^{-3}` and tan for artanh;
+        "symmetric" is the form used in residual FSQ.  The latter two are for models
+        that were trained with them.
     scale : float or sequence of float, default=1.0
-        With ``bound`` "tanh" or "clamp": what samples are divided by before the squash;
-        one for all features, or one for each.
+        With ``bound`` "tanh" or "clamp": divisor of the samples before the squash; one
+        for all features, or one for each.
     decode_to : {"means", "values"}, default="means"
-        Where a level is decoded to: the mean of its training samples; or its code
-        value times `scale`, as in models that are trained with FSQ: with ``bound``
-        "tanh" or "clamp" nothing is learned then.
+        What a level is decoded to: the mean of its training samples; or its code value
+        times `scale`, as in models that are trained with FSQ.  With the latter and
+        ``bound`` "tanh" or "clamp" nothing is learned.
     total_bits : float, default=None
-        With ``bound="none"`` and ``decode_to="means"``: takes the place of `levels`; so
-        many bits are spread over the features by what they take off the training error,
-        and never more.  A feature takes at most 16; one that gets none is decoded to
-        its mean.
+        With ``bound="none"`` and ``decode_to="means"``: it replaces `levels`, and this
+        many bits are spread over the features such that the training error becomes
+        small.  They are never exceeded.  A feature takes at most 16; a feature without
+        bits is decoded to its mean.
     powers_of_two : bool, default=False
         With `total_bits`: whether features get whole bits.
 
     Attributes
     ----------
     codebooks_ : tuple of ndarray of shape (L_j, 1)
-        Where each level of a feature is decoded to, in the space of X.
+        The values that the levels of each feature are decoded to, in the space of X.
     codebook_sizes_ : tuple of int
         The levels of each feature.
     bits_per_sample_ : float
@@ -164,20 +165,20 @@ class FiniteScalarQuantizer(ScalarQuantizer):
 
     Notes
     -----
-    By default `inverse_transform` leads back to the space of X: a level is decoded to
-    the mean of its training samples, because the inverse of the squash is far off at
-    the end levels (for a Gaussian feature and 8 levels it is nearly as bad as no code
-    at all).  Levels without samples lie on the line between their neighbours.  The
-    numbers that a model trained with FSQ works with are `bounded_values`, before
-    rounding, and `code_values`, after it.
+    By default `inverse_transform` returns to the space of X: a level is decoded to the
+    mean of its training samples, because the inverse of the squash is far off at the
+    end levels (for a Gaussian feature and 8 levels it is nearly as bad as no code at
+    all).  Levels without samples lie on the line between their neighbours.  Models
+    trained with FSQ work with `bounded_values`, before rounding, and `code_values`,
+    after it.
 
     The published form shifts even levels by the wrong function; ids differ in about 1%
-    of rows.  L = 2 is degenerate in either form: its border is far from zero.  In the
-    symmetric form it is zero, and borders belong above.  With "cdf" and "none" cells
-    are half-open intervals and rounding intervals respectively; the codes are the
-    uniform grid's on [0, L) of the bounded value + floor(L/2) + 1/2.
+    of rows.  L = 2 is degenerate in both forms: its border is far from zero.  In the
+    symmetric form it is zero, and borders belong above.  Cells are half-open intervals
+    with "cdf" and rounding intervals with "none"; the codes are those of the uniform
+    grid on [0, L) for the bounded value + floor(L/2) + 1/2.
 
-    With ``bound`` "tanh" or "clamp", `partial_fit` goes on with the means.
+    With ``bound`` "tanh" or "clamp", `partial_fit` updates the means.
 
     References
     ----------
@@ -250,7 +251,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         Returns
         -------
         bounded : ndarray of shape (n_samples, n_features)
-            b of the formula: L integers from -floor(L/2) on are within its range.
+            b of the formula; the L integers from -floor(L/2) on are within its range.
         """
         self = as_it_is_now(self)
         X = self._check_input(X, "bounded_values")
@@ -258,22 +259,22 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         return nearest.backend_of(X).gathered(X.shape[0], blocks)
 
     def code_values(self, codes: MatrixLike) -> NDArray[Any]:
-        """Return the numbers that codes stand for, in [-1, 1].
+        """Return the values in [-1, 1] that codes stand for.
 
         Parameters
         ----------
         codes : array-like of shape (n_samples, n_features)
-            Codes as `transform` gives them.
+            Codes as `transform` returns them.
 
         Returns
         -------
         values : ndarray of shape (n_samples, n_features)
-            (code - floor(L/2)) / floor(L/2), which is what the published quantizer
-            hands to a decoder; 2 code / (L - 1) - 1 in the symmetric form.
+            (code - floor(L/2)) / floor(L/2), which the published quantizer passes to a
+            decoder; 2 code / (L - 1) - 1 in the symmetric form.
         """
         self = as_it_is_now(self)
         codes = self._check_codes(codes, "code_values")
-        # Looked up, which is the same in all libraries.
+        # Looking values up gives the same bits in all libraries.
         values = LevelTables(self._squash_.values())
         return values.decode(codes, self._dtype_)
 
@@ -297,7 +298,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         return {**found, **_decoded_to(averages, sizes)}
 
     def _allocated(self, rows: Rows) -> Learner[dict[str, Any]]:
-        """Return what is fitted with `total_bits`."""
+        """Return the fitted attributes with `total_bits`."""
         self._check_allocates()
         low, high = yield from column_range(rows)
         unit = yield from unit_of(rows)
@@ -319,7 +320,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         return {**found, **_decoded_to(averages, sizes)}
 
     def _check_allocates(self) -> None:
-        """Raise if `total_bits` is given with parameters that it does not go with."""
+        """Raise if other parameters do not fit `total_bits`."""
         for name, value in (("bound", "none"), ("decode_to", "means")):
             if self.total_bits is not None and getattr(self, name) != value:
                 raise ValueError(
@@ -344,7 +345,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         return {**found, **_decoded_to(averages, sizes)}
 
     def _check_cells_as_begun(self, squash: Tanh) -> None:
-        """Raise if the samples before, whose means go on, were in other cells."""
+        """Raise if the cells differ from those of the samples behind the means."""
         if not all(map(np.array_equal, squash.edges, self._squash_.edges)):
             raise ValueError(
                 f"bound={self.bound!r}, formula={self.formula!r} and scale="
@@ -384,7 +385,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
                 "leave decode_to out to decode to any others."
             )
         self._imply(levels=one_or_each(sizes))
-        # Code values are decoded to again by a fit, which learns nothing then.
+        # These settings let a later fit decode to the same values.
         self.decode_to = "values" if own else "means"
         return {
             "_squash_": squash,
@@ -423,7 +424,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
 
 
 class _Means(NamedTuple):
-    """A squash, and what its codes are decoded to."""
+    """A squash, and the values that its codes are decoded to."""
 
     squash: Spread
     tables: LevelTables
@@ -441,20 +442,20 @@ def _averages_of_levels(rows: Rows, squash: Squash) -> Learner[Averages]:
 
 
 def _decoded_to(averages: Averages, sizes: tuple[int, ...]) -> dict[str, Any]:
-    """Return the fitted attributes of levels that are decoded to their means."""
+    """Return the fitted attributes for levels that are decoded to their means."""
     parts, shares = averages.means
     means = level_means(parts, shares, sizes)
     return {"_tables_": LevelTables(means), "_seen_": averages}
 
 
 def _is_close(given: np.ndarray, expected: np.ndarray) -> bool:
-    """Whether numbers are the expected ones but for the rounding of their dtype."""
+    """Return whether numbers are the expected ones, up to rounding in their dtype."""
     gap = np.abs(given.astype(np.float64) - expected)
     return bool(gap.max() <= 4 * np.finfo(given.dtype).eps * np.abs(expected).max())
 
 
 def _fit_distribution(rows: Rows, sizes: tuple[int, ...]) -> Learner[Distribution]:
-    """Find edges between levels of equal weight, and warn where they coincide."""
+    """Return the squash with edges of equal weight, and warn where they coincide."""
 
     def cut(columns: Any, features: Any) -> list[Any]:
         found = []

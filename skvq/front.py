@@ -1,7 +1,7 @@
-"""What schemes have in common that stand in front of another one.
+"""The base of schemes that stand in front of another scheme.
 
-Samples are changed on the way to a quantizer, its part, and reconstructions on the way
-back.
+Samples are transformed on the way to a quantizer, the part, and reconstructions are
+transformed on the way back.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from skvq.parts import Parts, Template, check_one_part, fit_part
 
 
 class FrontQuantizer(BaseQuantizer):
-    """A scheme with one part, which all samples go through.
+    """Base of schemes with one part that all samples pass through.
 
-    A scheme has the parameter `quantizer`, and `random_state` and `backend` where it
-    has a use for them, and the hook `_default_part()`, which is what None stands for.
-    Its fitted part is `quantizer_`, about which `_parts_` knows.
+    A scheme has the parameter `quantizer`, also `random_state` and `backend` if it
+    uses them, and the hook `_default_part()`, which returns the meaning of None.  Its
+    fitted part is `quantizer_`; `_parts_` holds what is known of it.
     """
 
     quantizer: Any
@@ -41,17 +41,17 @@ class FrontQuantizer(BaseQuantizer):
 
     @abstractmethod
     def _default_part(self) -> BaseQuantizer:
-        """Return what None stands for as the quantizer."""
+        """Return the quantizer that None stands for."""
 
     def _template(self) -> Template:
-        """Return what the part is a clone of."""
+        """Return the template of the part."""
         quantizer = self.quantizer
         return Template(
             "quantizer", self._default_part() if quantizer is None else quantizer
         )
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters; those of the part by ``quantizer__<parameter>``.
+        """Set parameters; those of the part have names ``quantizer__<parameter>``.
 
         Parameters
         ----------
@@ -66,8 +66,8 @@ class FrontQuantizer(BaseQuantizer):
         Raises
         ------
         ValueError
-            If there is no such parameter, or the part is None, which stands for a
-            default that is made anew in every fit.
+            If there is no such parameter, or if the part is None, which stands for a
+            default that is created in every fit.
         """
         quantizer = params.get("quantizer", self.quantizer)
         for name, value in params.items():
@@ -76,7 +76,7 @@ class FrontQuantizer(BaseQuantizer):
         return super().set_params(**params)
 
     def _new_part(self) -> Any:
-        """Return an unfitted clone, with the settings that are the scheme's."""
+        """Return an unfitted clone with the settings of the scheme."""
         part = clone(self._template().quantizer)
         own, names = self.get_params(deep=False), part.get_params(deep=False)
         if own.get("random_state") is not None and "random_state" in names:
@@ -90,7 +90,7 @@ class FrontQuantizer(BaseQuantizer):
         return 1
 
     def _fit_part(self, rows: Rows, part: Any = None) -> Learner[Any]:
-        """Return a part that has learned from the rows, as it is to see them."""
+        """Return a part fitted to the rows, which are as the part sees them."""
         if part is None:
             part = self._new_part()
             if self._before_ is not None:
@@ -103,12 +103,12 @@ class FrontQuantizer(BaseQuantizer):
     def _part_of_tables(
         self, tables: list[nearest.Table], costs: dict[Any, Any]
     ) -> Any:
-        """Return a part of given tables; set the parameter to what they tell.
+        """Return a part made from tables; set the parameters that follow from them.
 
         Parameters
         ----------
         tables : list of Table
-            Those of the part.
+            The tables of the part.
         costs : dict
             What its search adds for their codes, or None, see `check_costs`.
         """
@@ -119,11 +119,11 @@ class FrontQuantizer(BaseQuantizer):
         self.quantizer = clone(part)
         return part
 
-    # -- what is the part's --------------------------------------------------------
+    # -- passed on to the part -----------------------------------------------------
 
     @property
     def _follows_namespace(self) -> bool:  # type: ignore[override]
-        # Before the parameters have been checked, too.
+        # This may be asked before the parameters have been checked.
         return getattr(self._template().quantizer, "_follows_namespace", False)
 
     def _needs_rows_in_memory(self) -> str | None:
@@ -187,12 +187,12 @@ class FrontQuantizer(BaseQuantizer):
     # -- the fitted part -----------------------------------------------------------
 
     def _own_sizes(self) -> tuple[int, ...]:
-        """Return the sizes of code columns behind those of the part."""
+        """Return the sizes of code columns after those of the part."""
         return ()
 
     @cached_property
     def _parts_(self) -> Parts:
-        """What is known of the fitted part; made anew after loading."""
+        """What is known of the fitted part; found anew after loading."""
         return Parts([self.quantizer_])
 
     def _check_as_fitted(self) -> None:

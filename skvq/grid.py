@@ -1,4 +1,4 @@
-"""Scalar schemes: each feature replaced by the level of its cell on the line."""
+"""Scalar schemes: each feature is replaced by the level of its cell."""
 
 from __future__ import annotations
 
@@ -66,71 +66,70 @@ from skvq.scalar import (
 )
 
 ARRAYS = Accepted(is_sequence, "a sequence of arrays")
-# What a range that was given in numbers is called.
+# The name of a range that was given in numbers.
 _GIVEN = "(low, high)"
-# How far the rate on the training samples may be from the one that is asked for.
+# The largest deviation of the rate on the training samples from the target.
 _RATE_TOLERANCE = 1e-3
-# How many values of all features are kept, for levels that these share.
+# Number of values over all features that are kept, for levels that features share.
 _MOST_VALUES, _VALUES_PER_LEVEL = 2**18, 16
-# Where files and pickles of earlier versions look for what has moved.
+# Names that files and pickles of earlier versions look for here.
 _Tanh, _Spread, _Distribution = Tanh, Spread, Distribution
 
 
 class UniformQuantizer(ScalarQuantizer):
-    r"""Cut the range of each feature in equal cells.
+    r"""Cut the range of each feature into equal cells.
 
-    The Cartesian codebook: [low, high) is cut in V cells, and level j is the middle of
-    its cell, :math:`W_j = low + (2j + 1)(high - low) / (2V)`; or, with
+    The Cartesian codebook: [low, high) is cut into V cells, and level j is the midpoint
+    of its cell, :math:`W_j = low + (2j + 1)(high - low) / (2V)`; or, with
     ``ends="levels"``, low and high are levels themselves, with V - 1 steps between
-    them.  The nearest level is found by a formula, and no table is kept: V may be as
-    large as one likes, and the cost is the same.  An edge belongs to the cell above
-    it, and values beyond the range to the end cells.  Several features are the
-    concatenated scheme of such grids; the range [0, N) with V = N rounds down to i and
-    adds one half.
+    them.  The nearest level is found by a formula without a table, so the cost does not
+    depend on V.  An edge belongs to the cell above it, and values beyond the range to
+    the end cells.  Several features are a concatenation of such grids.  The range
+    [0, N) with V = N rounds down and adds one half.
 
     Parameters
     ----------
     n_levels : int or sequence of int, default=256
-        V of every feature, or of each.
+        Number of levels V of every feature, or of each.
     feature_range : {"minmax", "quantile", "gaussian", "laplacian"} or (low, high), \
             default="minmax"
         With ``levels="uniform"``: the range that is cut.  "minmax": that of the
         training samples; "quantile": that between two quantiles of them, which a few
-        outliers don't widen; "gaussian" or "laplacian": the one with the least squared
-        error for such a density, fitted to the training samples; or two numbers, or
-        two arrays with one number for each feature, low < high.
+        outliers do not widen; "gaussian" or "laplacian": the range with the least
+        squared error for such a density, fitted to the training samples; or two
+        numbers, or two arrays with one number for each feature, low < high.
     quantile_range : (float, float), default=(0.1, 99.9)
         The quantiles of ``feature_range="quantile"``, in percent.
     levels : {"uniform", "lloyd-max"} or sequence of arrays, default="uniform"
         "uniform": equal cells; "lloyd-max": the levels of least squared error; or the
-        levels themselves, ascending, an array for each feature, or one in all with
-        ``share_levels=True``: nothing is learned then, and `n_levels` plays no part.
+        levels themselves, ascending: an array for each feature, or a single one with
+        ``share_levels=True``.  Nothing is then learned, and `n_levels` plays no part.
     density : {"data", "gaussian", "laplacian"}, default="data"
-        With ``levels="lloyd-max"``: what the levels are matched to: the training
-        samples themselves, or a density fitted to them.  A Gaussian has their mean and
-        standard deviation, a Laplacian their median and mean absolute deviation.
+        With ``levels="lloyd-max"``: what the levels are fitted to, the training samples
+        themselves or a density fitted to them.  A Gaussian has their mean and standard
+        deviation, a Laplacian their median and mean absolute deviation.
     ends : {"edges", "levels"}, default="edges"
-        With ``levels="uniform"``: what low and high are.  "edges": the outer edges of V
-        equal cells; "levels": the first and the last level, with V - 1 equal steps
-        between them.
+        With ``levels="uniform"``: the meaning of low and high.  "edges": the outer
+        edges of V equal cells; "levels": the first and the last level, with V - 1 equal
+        steps between them.
     share_levels : bool, default=False
         Whether all features have the same levels, learned from all values together.
     total_bits : float, default=None
-        If given, it takes the place of `n_levels`: so many bits are spread over the
-        features by what they take off the training error, and never more.  A feature
-        takes at most 16; one that gets none is decoded to its mean.
+        If given, it replaces `n_levels`: this many bits are spread over the features
+        such that the training error becomes small.  They are never exceeded.  A feature
+        takes at most 16; a feature without bits is decoded to its mean.
     powers_of_two : bool, default=False
         With `total_bits`: whether features get whole bits.  If not, any numbers of
         levels up to 16, and four to the octave beyond.
     step : float, default=None
-        If given, the cells of all features are as wide, [(k - 1/2) step, (k + 1/2)
-        step) for integers k: those that the training samples reach into and, of
-        features with several, one more at either end for other samples.  A cell is
-        decoded to the mean of its samples, one without any to its middle.  Neither
-        `n_levels` nor a range plays a part.
+        If given, all features have cells of this width, [(k - 1/2) step, (k + 1/2)
+        step) for integers k: the cells that the training samples reach and, for
+        features with several cells, one more at either end for other samples.  A cell
+        is decoded to the mean of its samples, or to its midpoint if it has none.
+        `n_levels` and ranges play no part.
     target_bits : float, default=None
-        If given, the step is found with which codes of the training samples take so
-        many bits a row, where each costs -log2 of its share in its column.
+        If given, the step is found for which the codes of the training samples take
+        this many bits a row, if each costs -log2 of its share in its column.
 
     Attributes
     ----------
@@ -143,9 +142,9 @@ class UniformQuantizer(ScalarQuantizer):
     step_ : float
         With `step` or `target_bits`: the width of the cells.
     clipped_share_ : ndarray of shape (n_features,)
-        With ``levels="uniform"``: the share of the training weight that lies below low
-        or above high; of a stream, of each batch by the range that it has led to; NaN,
-        of tables that were given.
+        With ``levels="uniform"``: the share of the training weight below low or above
+        high.  For a stream, each batch is measured by the range known after it; NaN for
+        given tables.
     bits_per_sample_ : float
         Sum of log2 V_j.
     distortion_ : float
@@ -159,32 +158,30 @@ class UniformQuantizer(ScalarQuantizer):
 
     Notes
     -----
-    Edge j is ``low + j * (high - low) / V`` in float64, and is what values are compared
-    with, whatever their dtype.  A value in the range is off by (high - low) / (2V) at
-    most; with ``ends="levels"`` by (high - low) / (2(V - 1)), and low and high
-    themselves are exact but for rounding.
+    Edge j is ``low + j * (high - low) / V`` in float64; values of any dtype are
+    compared with it.  A value in the range is off by at most (high - low) / (2V); with
+    ``ends="levels"`` by at most (high - low) / (2(V - 1)), and low and high themselves
+    are exact up to rounding.
 
-    A `step` pays only where codes are entropy coded, for then no other scalar levels
-    have much less of an error at their rate: `bits_per_sample_` stays the sum of log2
-    V_j, whatever the codes take.  Cells are counted from zero on: features are best
-    centred before, as a principal component analysis does.
+    A `step` pays only if codes are entropy coded: no other scalar levels then have much
+    less error at their rate.  `bits_per_sample_` remains the sum of log2 V_j, whatever
+    the codes take.  Cells are counted from zero, so features are best centred before,
+    for example by a principal component analysis.
 
-    `partial_fit` widens the range of "minmax", goes on with the mean and the standard
+    `partial_fit` widens the range of "minmax", updates the mean and the standard
     deviation of "gaussian" (for levels or range), and counts what a given range clips.
 
-    Of Gaussian features Lloyd-Max levels leave an error of
-    .363, .1175, .0345 and .0095 of the variance at 1 to 4 bits, the best equal cells
-    .363, .1188, .0374 and .0115.  With ``density="data"``, a feature with fewer
-    distinct samples than levels is a ConvergenceWarning; its levels are those,
-    repeated.  So is a range that is a point, of a constant feature or between two equal
-    quantiles.
+    For Gaussian features, Lloyd-Max levels leave an error of .363, .1175, .0345 and
+    .0095 of the variance at 1 to 4 bits, the best equal cells .363, .1188, .0374 and
+    .0115.  With ``density="data"``, a feature with fewer distinct samples than levels
+    gives a ConvergenceWarning, and repeats these samples as levels.  So does a range
+    that is a point, for a constant feature or between two equal quantiles.
 
-    The levels for ``density="data"`` are the best there are up to 1024 distinct values,
-    found by dynamic programming; beyond, a local optimum that is never worse than that
-    of scikit-learn's ``KBinsDiscretizer(strategy="kmeans")``.  With
-    ``share_levels=True``, of more than 262,144 values (16 for each level, if that is
-    more) near ones are merged: memory is that of a block of rows, whatever their
-    number.
+    For up to 1024 distinct values, the levels of ``density="data"`` are optimal, found
+    by dynamic programming; for more, they are a local optimum, never worse than that of
+    scikit-learn's ``KBinsDiscretizer(strategy="kmeans")``.  With ``share_levels=True``,
+    near values are merged if there are more than 262,144 (or 16 per level, if that is
+    more), which bounds the memory to that of a block of rows.
 
     References
     ----------
@@ -288,17 +285,17 @@ class UniformQuantizer(ScalarQuantizer):
         return 0 if self.target_bits is None else MOST_PASSES
 
     def _ways(self) -> list[str]:
-        """Return which parameters are given in place of numbers of levels."""
+        """Return the parameters that are given in place of numbers of levels."""
         ways = "total_bits", "step", "target_bits"
         return [name for name in ways if getattr(self, name) is not None]
 
     def _number_from(self) -> str:
-        """Return the parameter that the numbers of levels follow from.
+        """Return the parameter that determines the numbers of levels.
 
         Raises
         ------
         ValueError
-            If there are several, or another parameter does not go with it.
+            If there are several, or if another parameter does not fit it.
         """
         given = self._ways()
         if not given:
@@ -334,7 +331,7 @@ class UniformQuantizer(ScalarQuantizer):
         return {**found, "_dtype_": getattr(self, "_dtype_", rows.dtype)}
 
     def _learned(self, rows: Rows, seen: Any) -> Learner[dict[str, Any]]:
-        """Return what follows from rows, and from what was seen of a stream before."""
+        """Return what is fitted to rows and to what was seen of a stream before."""
         d = rows.n_features
         found: dict[str, Any] = {"_dtype_": rows.dtype}
         if not isinstance(self.levels, str):
@@ -350,10 +347,10 @@ class UniformQuantizer(ScalarQuantizer):
     def _of_statistics(
         self, rows: Rows, sizes: tuple[int, ...], seen: Any
     ) -> Learner[dict[str, Any]]:
-        """Return the codec that a few statistics of the features lead to."""
+        """Return the codec that follows from a few statistics of the features."""
         d, columns, own = rows.n_features, rows, sizes
         if self.share_levels:
-            # The values of all features are those of one.
+            # The values of all features are treated as those of one.
             columns, own = rows.view(stacked, 1, width=1, times=d), sizes[:1]
         how, shared = self._statistic(), bool(self.share_levels)
         if seen is not None:
@@ -401,7 +398,7 @@ class UniformQuantizer(ScalarQuantizer):
     # -- allocated bits, and one step -----------------------------------------------
 
     def _allocated(self, rows: Rows) -> Learner[dict[str, Any]]:
-        """Return what is fitted with `total_bits`."""
+        """Return the fitted attributes with `total_bits`."""
         found: dict[str, Any] = {"_dtype_": rows.dtype}
         if self.levels == "lloyd-max" and self.density == "data":
             sizes = yield from allocated_sizes(self, rows, _errors_of_data(rows))
@@ -433,7 +430,7 @@ class UniformQuantizer(ScalarQuantizer):
     def _codec_of(
         self, statistics: Any, mean: Any, sizes: tuple[int, ...]
     ) -> Grid | Levels:
-        """Return the codec of some numbers of levels; one level is the mean."""
+        """Return the codec for some numbers of levels; a single level is the mean."""
         one = np.asarray(sizes) == 1
         if self.levels == "lloyd-max":
             tables = _density_tables(self.density, statistics, sizes)
@@ -444,7 +441,7 @@ class UniformQuantizer(ScalarQuantizer):
         return self._grid(low, high, sizes)["_codec_"]
 
     def _stepped(self, rows: Rows) -> Learner[dict[str, Any]]:
-        """Return what is fitted with `step` or `target_bits`."""
+        """Return the fitted attributes with `step` or `target_bits`."""
         if self.target_bits is None:
             step, what = float(cast(Number, self.step)), f"step={self.step!r}"
         else:
@@ -470,7 +467,7 @@ class UniformQuantizer(ScalarQuantizer):
     # -- ranges --------------------------------------------------------------------
 
     def _statistic(self) -> str:
-        """Return the name of what the range, or the levels, are found from."""
+        """Return the name of the statistic that range or levels follow from."""
         if self.levels == "lloyd-max":
             return self.density
         return self.feature_range if isinstance(self.feature_range, str) else _GIVEN
@@ -487,13 +484,13 @@ class UniformQuantizer(ScalarQuantizer):
         return (yield from _moments(how, rows))
 
     def _range(self, statistics: Any, sizes: tuple[int, ...]) -> tuple[Any, Any]:
-        """Return the range that is cut, and warn where it is one point."""
+        """Return the range to cut, and warn if it is a single point."""
         low, high = self._ends(statistics, sizes)
         warn_of_points(self._column_noun(), low, high, sizes, "n_levels")
         return low, high
 
     def _ends(self, statistics: Any, sizes: tuple[int, ...]) -> tuple[Any, Any]:
-        """Return the range that is cut."""
+        """Return the range to cut."""
         if not isinstance(statistics, Moments):
             return statistics.low, statistics.high
         _, middle, scale = statistics
@@ -501,14 +498,14 @@ class UniformQuantizer(ScalarQuantizer):
         return middle - reach, middle + reach
 
     def _reach(self, size: int) -> float:
-        """Return how far the best range for a density reaches, from its middle."""
+        """Return the half width of the best range for a density."""
         reach = uniform_reach(str(self.feature_range), size)
         outermost = max(size - 1, 1) / size
         return reach if self.ends == "edges" else reach * outermost
 
     def _clipped(self, rows: Rows, low: Any, high: Any) -> Learner[Averages]:
         """Return the share of the weight beyond the range of each column."""
-        if self._statistic() == "minmax":  # which has nothing outside
+        if self._statistic() == "minmax":  # nothing is outside
             return Averages(1.0, (np.zeros(len(low)),))
         weight = yield from total_weight(rows)
         share = yield from weighted_mean(rows, _outside, low, high)
@@ -551,7 +548,7 @@ class UniformQuantizer(ScalarQuantizer):
     # -- levels --------------------------------------------------------------------
 
     def _matched_tables(self, moments: Any, sizes: tuple[int, ...]) -> list[np.ndarray]:
-        """Return the levels of least squared error for densities of such moments."""
+        """Return the levels of least squared error for densities with given moments."""
         _, middle, scale = moments
         noun = self._column_noun()
         warn_of_points(noun, middle, middle + scale, sizes, "n_levels")
@@ -575,7 +572,7 @@ class UniformQuantizer(ScalarQuantizer):
             tables = learn([pair], slice(0, 1))
         else:
             tables = yield from of_distinct(rows, learn)
-        if self.total_bits is None:  # which is meant to leave such out
+        if self.total_bits is None:  # it is meant to leave out levels
             warn_of_few(
                 self._column_noun(),
                 counts,
@@ -589,7 +586,7 @@ class UniformQuantizer(ScalarQuantizer):
         return "set of levels" if self.share_levels else "feature"
 
     def _given_levels(self, n_features: int) -> list[np.ndarray]:
-        """Return the arrays of `levels`, one for each feature."""
+        """Return the arrays in `levels`, one for each feature."""
         expected = 1 if self.share_levels else n_features
         if len(self.levels) != expected:
             how = "with share_levels=True" if self.share_levels else "a feature"
@@ -632,7 +629,7 @@ class UniformQuantizer(ScalarQuantizer):
             _check_middles(found["_codec_"].tables(dtype), levels, self.feature_range)
             return {**found, "clipped_share_": np.full(d, np.nan)}
         if self.levels == "uniform":
-            # What they are, since nothing is known of how they were found.
+            # Set to None, since it is unknown how the numbers were found.
             self.total_bits = None
             self.levels = tuple(levels[:1] if self.share_levels else levels)
         return {**found, **_of_tables(levels)}
@@ -646,7 +643,7 @@ class UniformQuantizer(ScalarQuantizer):
             )
 
     def _steps_of_tables(self, levels: Any) -> dict[str, Any]:
-        """Return what is fitted of tables with one level in each cell of a step."""
+        """Return fitted attributes for tables with one level in each cell of a step."""
         if self.step is None:
             raise ValueError(
                 "UniformQuantizer has no from_codebooks with target_bits="
@@ -684,7 +681,7 @@ class UniformQuantizer(ScalarQuantizer):
         }
 
     def _check_as_given(self, levels: Any) -> None:
-        """Raise unless `levels`, if it holds arrays, says the same as the tables."""
+        """Raise unless arrays in `levels` agree with the tables."""
         pairs = zip(self._given_levels(len(levels)), levels, strict=True)
         for j, (given, table) in enumerate(pairs):
             if not np.array_equal(given, table):
@@ -693,7 +690,7 @@ class UniformQuantizer(ScalarQuantizer):
                     "give the same."
                 )
 
-    # -- what the base class asks --------------------------------------------------
+    # -- hooks of the base class ---------------------------------------------------
 
     def _fewest_rows(self) -> int:
         learns = isinstance(self.levels, str) and self._statistic() != _GIVEN
@@ -747,7 +744,7 @@ class UniformQuantizer(ScalarQuantizer):
 
 
 def _errors_of_data(rows: Rows) -> Any:
-    """Return the learner of the errors of features with so many Lloyd-Max levels."""
+    """Return the learner of the errors of features with numbers of Lloyd-Max levels."""
 
     def errors(candidates: tuple[int, ...]) -> Learner[np.ndarray]:
         def of_columns(columns: Any, features: Any) -> list[Any]:
@@ -755,7 +752,7 @@ def _errors_of_data(rows: Rows) -> Any:
 
         found = yield from of_distinct(rows, of_columns)
         exponents = np.array([exponent for _, exponent in found])
-        # Of the widest feature, whose squares are below one: no square overflows.
+        # In units of the widest feature, whose squares are below one: none overflows.
         factors = np.ldexp(1.0, 2 * (exponents - exponents.max()))
         return np.array([curve for curve, _ in found]) * factors[:, None]
 
@@ -765,7 +762,7 @@ def _errors_of_data(rows: Rows) -> Any:
 def _density_tables(
     density: str, moments: Moments, sizes: tuple[int, ...]
 ) -> list[np.ndarray]:
-    """Return the levels of least squared error for densities of such moments."""
+    """Return the levels of least squared error for densities with given moments."""
     _, middle, scale = moments
     return [
         np.unique(middle[j] + scale[j] * standard_levels(density, size))
@@ -774,14 +771,14 @@ def _density_tables(
 
 
 def _are_in_cells(levels: np.ndarray, first: float, step: float) -> bool:
-    """Whether each level is in its cell of a step, but for the rounding of float32."""
+    """Return whether each level is in its cell, up to the rounding of float32."""
     gap = np.abs(levels - (first + np.arange(len(levels))) * step)
     slack = 2.0**-20 * np.abs(levels)
     return bool((gap <= 0.5 * step * (1 + 2.0**-20) + slack).all())
 
 
 class _Seen(NamedTuple):
-    """What a uniform quantizer has seen of a stream."""
+    """The statistics of a stream for a uniform quantizer."""
 
     how: str
     shared: bool
@@ -790,18 +787,18 @@ class _Seen(NamedTuple):
 
 
 def _of_tables(levels: list[np.ndarray]) -> dict[str, Any]:
-    """Return the fitted attributes of given levels of each feature."""
+    """Return the fitted attributes for given levels of each feature."""
     sizes = tuple(map(len, levels))
     return {"codebook_sizes_": sizes, "_codec_": Levels.of_tables(levels)}
 
 
 def _of_all(tables: list[np.ndarray], n_features: int) -> list[np.ndarray]:
-    """Return a table for each feature: the one that all share, or those there are."""
+    """Return a table for each feature from the one that all share, or one for each."""
     return tables * n_features if len(tables) == 1 else tables
 
 
 def _as_levels(name: str, values: Any) -> np.ndarray:
-    """Return levels that were given, in float64; raise unless they can be levels."""
+    """Return given levels in float64; raise unless they are valid."""
     levels = check_numbers(values, name, ("n_levels",))
     if not is_table(levels):
         raise ValueError(f"{name}: levels are not ascending; sort them.")
@@ -809,7 +806,7 @@ def _as_levels(name: str, values: Any) -> np.ndarray:
 
 
 def _check_middles(middles: Any, levels: Any, feature_range: Any) -> None:
-    """Raise unless given levels are those of a given range, but for rounding."""
+    """Raise unless given levels are those of a given range, up to rounding."""
     for j, (middle, table) in enumerate(zip(middles, levels, strict=True)):
         eps = np.finfo(middle.dtype).eps
         middle = middle[:, 0].astype(np.float64)
@@ -826,15 +823,15 @@ def _outside(be: nearest.Backend, x: Any, low: Any, high: Any) -> Any:
 
 
 def _moments(name: str, rows: Rows) -> Learner[Moments]:
-    """Fit a density to each column: its middle and its standard deviation."""
+    """Return the middle and the standard deviation of each column for a density."""
     weight = yield from total_weight(rows)
     if name == "gaussian":
         mean = yield from weighted_mean(rows)
         return Moments(weight, mean, (yield from spread(rows, mean)))
     (median,) = (yield from quantiles(rows, [0.5])).astype(np.float64)
     deviation = yield from weighted_mean(rows, _gaps, median)
-    # The median is a sample, and may lie on an edge: to 40 bits the sums of weights and
-    # of repeats, which round otherwise, are the same.
+    # The median is a sample, and may lie on an edge.  Rounding to 40 bits makes sums of
+    # weights and of repeats, which round differently, the same.
     mantissa, exponent = np.frexp(np.sqrt(2.0) * deviation)
     scale = np.ldexp(np.rint(np.ldexp(mantissa, 40)), exponent - 40)
     return Moments(weight, median, scale)

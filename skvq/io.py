@@ -1,10 +1,10 @@
-r"""Codecs and codes in files: written whole or not at all, and checked when read.
+r"""Codecs and codes in files: written completely or not at all, and checked when read.
 
 ========================  ==========================================================
 `save`                    write a fitted quantizer, or a pipeline that ends in one
 `load`                    read it back
-`codec_info`              what a codec file says of itself
-`decode`                  what codes stand for, also behind steps that only encode
+`codec_info`              read the description of a codec file
+`decode`                  decode codes, also through steps that only encode
 `save_codes`              write codes, packed in as few bits as they need
 `load_codes`              read them back
 `CodeWriter`              write codes of any number of rows, in pieces
@@ -13,11 +13,11 @@ r"""Codecs and codes in files: written whole or not at all, and checked when rea
 `rows`                    make a matrix of a column that holds a list in each row
 ========================  ==========================================================
 
-`save` and `load` are also there as `skvq.save` and `skvq.load`.  Neither kind of file
-holds code: whatever the bytes of a file are, reading it ends in a codec of classes that
-are known, in codes, in `FormatError` or in OSError.
+`save` and `load` are also available as `skvq.save` and `skvq.load`.  Neither kind of
+file holds code: whatever the bytes of a file are, reading it gives a codec of known
+classes, codes, a `FormatError` or an OSError.
 
-A codec file, version 4, is one of safetensors.  Its header has one entry of metadata,
+A codec file of version 4 is a safetensors file.  Its header has one entry of metadata,
 "skvq", a JSON object:
 
 ==================  ================================================================
@@ -25,25 +25,25 @@ key                 content
 ==================  ================================================================
 "digest"            SHA-256 of the length of the header and the header, with 64
                     zeros in place of itself; its first half is the codec's id
-"data"              SHA-256 of all bytes behind the header
+"data"              SHA-256 of all bytes after the header
 "version"           4
-"steps"             what `codec_info` tells, under these names
+"steps"             the entries that `codec_info` returns under these names
 "n_features"
 "codebook_sizes"
 "bits_per_sample"
 "versions"
 "details"
 "objects"           the estimator: a list of classes and their attributes, each
-                    behind those that it refers to; arrays are tensors of the file
+                    after those that it refers to; arrays are tensors of the file
 ==================  ================================================================
 
-The header has to be, byte for byte, the one that safetensors writes for its content.
+The header must be, byte for byte, the one that safetensors writes for its content.
 
-Files of versions 1 to 3, of earlier versions of skvq, hold a pickle; `load` reads them
-with ``allow_pickle=True`` only.
+Files of versions 1 to 3, from earlier versions of skvq, hold a pickle; `load` reads
+them only with ``allow_pickle=True``.
 
-A file of codes is little-endian, and its first eight bytes also tell a file that went
-through a text mode or lost its eighth bit.  Version 1:
+A file of codes is little-endian.  Its first eight bytes reveal whether it went through
+a text mode or lost its eighth bits.  Version 1:
 
 ======  =====  =====================================================================
 offset  bytes  content
@@ -56,24 +56,24 @@ offset  bytes  content
 12      4      m, the number of code columns, 1 to 2^22
 16      8      number of rows
 24      4      CRC-32 of the packed codes
-28      4      CRC-32 of all before the packed codes, with these four bytes zero
+28      4      CRC-32 of all bytes before the packed codes, these four being zero
 32      16     id of the codec, see `codec_info`; zero if it is not known
 48      8 m    V_1..V_m, the number of codewords of each column, 1 to 2^32
 ...            zeros up to the next multiple of 64
 ...            the codes, as `skvq.codes.pack` packs them
 ======  =====  =====================================================================
 
-Where every V_j is 1, codes take no bits, and nothing but the header says how many rows
-there are: such a file holds at most 2^30 codes.
+If every V_j is 1, codes take no bits, and only the header says how many rows there are;
+such a file holds at most 2^30 codes.
 
-Version 2 is that of codes of an `skvq.codes.EntropyCoder`, in which rows take bits of
-their own:
+Version 2 holds codes of an `skvq.codes.EntropyCoder`, where each row takes its own
+number of bits:
 
 ======  =====  =====================================================================
 offset  bytes  content
 ======  =====  =====================================================================
-0       48     as above, with version 2, method 2, no CRC-32 at 24, and flags of which
-               bit 0 is whether tables are conditional; the CRC-32 at 28 covers all
+0       48     as above, with version 2, method 2, no CRC-32 at 24, and flags whose bit
+               0 says whether tables are conditional; the CRC-32 at 28 covers all bytes
                before the coded rows
 48      8      bytes of the coded rows
 56      8      t, bytes of the tables
@@ -81,7 +81,7 @@ offset  bytes  content
 ...     t      frequencies of all columns, 4 bytes each, in one stream of zlib
 ...            zeros up to the next multiple of 64
 ...            the coded rows: for each time that the file was written to, the bytes of
-               `skvq.codes.EntropyCoder.encode`, which `skvq._ans` describes
+               `skvq.codes.EntropyCoder.encode`, described in `skvq._ans`
 ======  =====  =====================================================================
 
 Examples
@@ -176,21 +176,21 @@ __all__ = [
 _PACKED, _CODED = 1, 2  # versions
 _CODES_HEADER = struct.Struct("<8sHBBIQII16s")
 _CRC_OFFSET = 28
-# Of the second version: bytes of the coded rows, and of the tables.
+# In version 2: number of bytes of the coded rows, and of the tables.
 _MORE_HEADER = struct.Struct("<QQ")
 _ALIGNMENT = 64
 _METHODS: tuple[Method | Literal["entropy"], ...] = ("columns", "radix", "entropy")
 _ORDERS: tuple[BitOrder, ...] = ("big", "little")
 _NO_ID = bytes(16)
-# Columns of codes: no more than a reader can afford to look at before it knows more.
+# The most columns of codes: a reader must afford to look at them before it knows more.
 _MAX_COLUMNS = 2**22
-# Codes that take no bits, so that no byte of the file vouches for them.
+# The most codes that take no bits, so that no byte of the file confirms them.
 _MAX_WITHOUT_BITS = 2**30
-# What codes may take in memory at once, whatever the size of their file; and beyond, in
-# sizes of the file.  Codes of 2 codewords or more take at most 32.
+# Codes may always take this much memory at once; beyond, they may take this many times
+# the size of the file.  Codes of 2 codewords or more take at most 32 times its size.
 _ALWAYS_LOADED = 2**30
 _MAX_EXPANSION = 1024
-# Bytes of packed codes that are read at a time.
+# Number of bytes of packed codes that are read at a time.
 _CHUNK_BYTES = 2**22
 
 
@@ -205,23 +205,23 @@ def save(
     Parameters
     ----------
     estimator : quantizer, QuantizedFeatures or Pipeline
-        Fitted; a pipeline ends in one of the others.  It may be in a FrozenEstimator,
-        and the steps of a pipeline may be: StandardScaler, MinMaxScaler, MaxAbsScaler,
-        RobustScaler, QuantileTransformer, Normalizer, PCA, IncrementalPCA,
-        TruncatedSVD, GaussianRandomProjection, VarianceThreshold.
+        Fitted; a pipeline must end in one of the others.  It may be wrapped in a
+        FrozenEstimator.  Steps of a pipeline may be StandardScaler, MinMaxScaler,
+        MaxAbsScaler, RobustScaler, QuantileTransformer, Normalizer, PCA,
+        IncrementalPCA, TruncatedSVD, GaussianRandomProjection or VarianceThreshold.
     path : path-like
-        Name of the file; one of that name is replaced.
+        Name of the file; an existing file is replaced.
     details : mapping, optional
-        Anything else that `codec_info` shall tell, as JSON can hold it.
+        Any further entries for `codec_info`; values that JSON can hold.
 
     Raises
     ------
     TypeError
-        If the estimator is no codec, or holds what a file does not: code, such as a
-        metric of your own, or objects of other classes; or `details` cannot be written
-        as JSON.
+        If the estimator is not a codec, or contains what a file cannot hold: code, such
+        as a metric of your own, or objects of other classes; or if `details` cannot be
+        written as JSON.
     ValueError
-        If `details` holds numbers that are not finite, or nests more than 62 levels.
+        If `details` holds numbers that are not finite, or is nested more than 62 deep.
     sklearn.exceptions.NotFittedError
         If it is not fitted.
     OSError
@@ -229,7 +229,7 @@ def save(
 
     See Also
     --------
-    load : The way back, with an example.
+    load : The inverse, with an example.
     """
     description = describe(estimator, details)
     objects, arrays = save_objects(estimator)
@@ -250,23 +250,23 @@ def load(
     mmap: bool = False,
     allow_pickle: bool = False,
 ) -> Any:
-    """Read a codec from a file; nothing in it is run.
+    """Read a codec from a file, without running code from it.
 
     Parameters
     ----------
     path : path-like
-        File that `save` has written.
+        A file written by `save`.
     verify : bool, default=True
-        Whether all of the file is read, and its checksum compared.  False: that of the
-        header is, which covers all but the numbers in the tables.
+        Whether the whole file is read and compared with its checksum.  False: only the
+        header is, which covers everything but the numbers in the tables.
     mmap : bool, default=False
         Whether the tables stay in the file, mapped into memory; all arrays of the
-        estimator are read-only then.  The file must not be changed meanwhile; `save`
-        puts another in its place, which does no harm.
+        estimator are then read-only.  The file must not be changed meanwhile; `save`
+        replaces it by another one, which does no harm.
     allow_pickle : bool, default=False
-        Whether files of versions 1 to 3 are read, which hold a pickle.  Unpickling can
-        run any code, and their checksum tells damage, not malice: set it for files from
-        sources that you trust, and save them anew.
+        Whether to read files of versions 1 to 3, which hold a pickle.  Unpickling can
+        run any code, and their checksum detects damage, not malice: set it for files
+        from sources that you trust, and save them anew.
 
     Returns
     -------
@@ -276,8 +276,8 @@ def load(
     Raises
     ------
     FormatError
-        If the file is no codec, is damaged, holds a class that is not known, or holds
-        a pickle that is not allowed.
+        If the file is not a codec, is damaged, holds an unknown class, or holds a
+        pickle that is not allowed.
     OSError
         If the file cannot be read.
 
@@ -333,13 +333,13 @@ def _load_pickle(path: PathLike, file: BinaryIO, allow_pickle: bool) -> Any:
 
 
 def _checked(path: PathLike, description: dict[str, Any], make: Any) -> Any:
-    """Return what is made of a file; raise a FormatError unless it is its codec."""
+    """Return the codec made from a file; raise a FormatError unless they agree."""
     try:
         estimator = make()
         check_codec(estimator, description)
-    except (MemoryError, Warning):  # a warning: where the user made them errors
+    except (MemoryError, Warning):  # warnings, if the user made them errors
         raise
-    except Exception as error:  # what is made raises whatever its class does
+    except Exception as error:  # classes may raise any exception
         raise FormatError(
             f"{path} cannot be read as a codec: {type(error).__name__}: {error}"
         ) from error
@@ -349,11 +349,11 @@ def _checked(path: PathLike, description: dict[str, Any], make: Any) -> Any:
 def _read_header(
     path: PathLike, file: BinaryIO
 ) -> tuple[container.Container, dict[str, Any], Any]:
-    """Read the header of a file; return it, what it tells, and its objects."""
+    """Return the header of a file, its description, and its objects."""
     found = container.read_header(path, file)
     version = found.description.get("version")
     if type(version) is not int:
-        raise FormatError(f"{path} is damaged: its version is none")
+        raise FormatError(f"{path} is damaged: its version is not valid")
     check_version(path, version, VERSION)
     try:
         description = check_description(found.description, ("version", "objects"))
@@ -363,24 +363,24 @@ def _read_header(
 
 
 def codec_info(path: PathLike) -> dict[str, Any]:
-    """Read what a codec file says of itself; no estimator is made.
+    """Read the description of a codec file, without making the estimator.
 
     Parameters
     ----------
     path : path-like
-        File that `save` has written.
+        A file written by `save`.
 
     Returns
     -------
     info : dict
-        "id", a name of the content in hexadecimal, which files of codes refer to;
-        "steps", the classes; "n_features"; "codebook_sizes"; "bits_per_sample";
-        "versions", of skvq and what it needs; "details", those of `save`.
+        "id", a hexadecimal name of the content, which files of codes refer to; "steps",
+        the classes; "n_features"; "codebook_sizes"; "bits_per_sample"; "versions" of
+        skvq and its dependencies; "details", as given to `save`.
 
     Raises
     ------
     FormatError
-        If the file is no codec, or its header is damaged.
+        If the file is not a codec, or its header is damaged.
     OSError
         If the file cannot be read.
     """
@@ -397,18 +397,18 @@ def codec_info(path: PathLike) -> dict[str, Any]:
 
 
 def decode(estimator: Any, codes: MatrixLike) -> Any:
-    """Return what codes stand for, as far back as the steps of a pipeline lead.
+    """Decode codes, as far back as the steps of a pipeline lead.
 
-    It is the estimator's `inverse_transform`, where there is one.  A `Normalizer` has
-    none: the length that it takes away is in no code.  Such a step leaves the rows as
-    they are, so what is returned are rows of length one, back through the steps before.
+    This is the estimator's `inverse_transform`, if it has one.  A `Normalizer` has
+    none: the length that it removes is in no code.  Such a step leaves the rows
+    unchanged, so that rows of length one go back through the steps before it.
 
     Parameters
     ----------
     estimator : quantizer, QuantizedFeatures or Pipeline
         A fitted codec.
     codes : array-like of int, shape (n_samples, n_codes)
-        Codes as its `transform` gives them.
+        Codes as its `transform` returns them.
 
     Returns
     -------
@@ -418,7 +418,7 @@ def decode(estimator: Any, codes: MatrixLike) -> Any:
     Raises
     ------
     TypeError
-        If the estimator is no codec.
+        If the estimator is not a codec.
     ValueError
         If a code is not an integer in the range of its column.
 
@@ -456,7 +456,7 @@ def save_codes(
     Parameters
     ----------
     path : path-like
-        Name of the file; one of that name is replaced.
+        Name of the file; an existing file is replaced.
     codes : array-like of int, shape (n_samples, n_codes)
         Codes as `transform` returns them.
     sizes : sequence of int, length n_codes
@@ -468,10 +468,10 @@ def save_codes(
     bitorder : {"big", "little"}, default="big"
         Which bits come first, see `skvq.codes.pack`.
     codec_id : str, optional
-        The "id" of `codec_info`, for whoever decodes to compare.
+        The "id" of `codec_info`, which readers can compare.
     coder : EntropyCoder, optional
-        Of the same sizes, with its frequencies, which the file then holds: frequent
-        codes take fewer bits.  The parameters of packing are left as they are.
+        A coder of the same sizes, with its frequencies, which the file then holds:
+        frequent codes take fewer bits.  The parameters of packing keep their defaults.
 
     Raises
     ------
@@ -493,12 +493,12 @@ def save_codes(
 
 
 def load_codes(path: PathLike) -> NDArray[Any]:
-    """Read all codes of a file, and check them.
+    """Read all codes of a file and check them.
 
     Parameters
     ----------
     path : path-like
-        File that `save_codes` or `CodeWriter` has written.
+        A file written by `save_codes` or `CodeWriter`.
 
     Returns
     -------
@@ -508,9 +508,9 @@ def load_codes(path: PathLike) -> NDArray[Any]:
     Raises
     ------
     FormatError
-        If the file holds no codes, is damaged, or is so small that the memory for its
-        codes is not worth trying: 1 GiB, and more than 1,024 times the file.  Columns
-        of one codeword, which take no bits, can do that; `CodeReader` reads them.
+        If the file holds no codes, is damaged, or its codes would take more than 1 GiB
+        and more than 1,024 times the file's size.  Columns of one codeword, which take
+        no bits, can do that; `CodeReader` reads them.
     OSError
         If the file cannot be read, or there is too little memory for its codes.
     """
@@ -535,7 +535,7 @@ def load_codes(path: PathLike) -> NDArray[Any]:
 
 
 class _Header(NamedTuple):
-    """What stands before packed or coded rows."""
+    """The part of a file before packed or coded rows."""
 
     sizes: tuple[int, ...]
     method: Any
@@ -544,10 +544,10 @@ class _Header(NamedTuple):
     n_samples: int
     crc: int
     codec_id: bytes
-    n_bits: int | None  # of a row; None: each row has its own
+    n_bits: int | None  # bits of a row; None: each row has its own number
     coder: EntropyCoder | None = None
-    n_coded: int = 0  # bytes of the coded rows
-    tables: bytes = b""  # the coder's, as they stand in the file
+    n_coded: int = 0  # number of bytes of the coded rows
+    tables: bytes = b""  # the coder's tables, as in the file
 
     @property
     def n_bytes(self) -> int:
@@ -556,7 +556,7 @@ class _Header(NamedTuple):
 
     @property
     def layout(self) -> dict[str, Any]:
-        """What `skvq.codes.pack` and `unpack` are told of it."""
+        """Keyword arguments for `skvq.codes.pack` and `unpack`."""
         return {
             "method": self.method,
             "row_aligned": self.row_aligned,
@@ -564,18 +564,18 @@ class _Header(NamedTuple):
         }
 
     def bytes_of(self, n_samples: int) -> int:
-        """Return how many bytes the first rows take, packed."""
+        """Return the number of bytes that the first rows take, packed."""
         assert self.n_bits is not None
         if self.row_aligned:
             return n_samples * -(-self.n_bits // 8)
         return -(-n_samples * self.n_bits // 8)
 
     def whole(self, n_samples: int) -> int:
-        """Return how many of the first rows fill bytes that no other row shares."""
+        """Return how many of the first rows fill bytes not shared with other rows."""
         return n_samples if self.row_aligned else n_samples // 8 * 8
 
     def check_rows(self) -> None:
-        """Raise a ValueError if no byte vouches for the rows, and they are too many."""
+        """Raise a ValueError if rows take no bytes, and there are too many of them."""
         n_codes = self.n_samples * len(self.sizes)
         if self.n_bits == 0 and n_codes > _MAX_WITHOUT_BITS:
             raise ValueError(
@@ -612,14 +612,13 @@ class _Header(NamedTuple):
 class CodeWriter:
     """Write codes to a file in pieces, in bounded memory.
 
-    A context manager: the file is there when the block has ended, and not at all if it
-    raised.  One that is appended to has then the new rows as well, or the old ones
-    only.
+    It is a context manager: the file exists once the block has ended, and not at all if
+    the block raised.  A file that is appended to then has either all new rows or none.
 
     Parameters
     ----------
     path : path-like
-        Name of the file; one of that name is replaced.
+        Name of the file; an existing file is replaced.
     sizes : sequence of int, length n_codes
         The `codebook_sizes_` of the quantizer.
     method : {"columns", "radix"}, default="columns"
@@ -629,26 +628,26 @@ class CodeWriter:
     bitorder : {"big", "little"}, default="big"
         Which bits come first, see `skvq.codes.pack`.
     codec_id : str, optional
-        The "id" of `codec_info`, for whoever decodes to compare.
+        The "id" of `codec_info`, which readers can compare.
     coder : EntropyCoder, optional
-        Of the same sizes, with its frequencies, which the file then holds: frequent
-        codes take fewer bits.  The parameters of packing are left as they are.
+        A coder of the same sizes, with its frequencies, which the file then holds:
+        frequent codes take fewer bits.  The parameters of packing keep their defaults.
     append : bool, default=False
-        Whether rows are added to the file, in place, if there is one; all else that is
-        given must be as it is in the file.  A process that is killed meanwhile leaves a
-        file that readers refuse; to append to it again, if to no rows, makes it what it
-        was.  One at a time may append, while nobody reads.  To coded rows, whole blocks
-        are added: many rows at a time cost less.
+        Whether to add rows to an existing file, in place; all other arguments must be
+        as in the file.  A process that is killed meanwhile leaves a file that readers
+        refuse; appending again, even no rows, restores it.  Only one process may append
+        at a time, while none reads.  Coded rows are appended in whole blocks, so many
+        rows at a time cost less.
 
     Raises
     ------
     TypeError, ValueError
-        If the sizes, the method, the order, the id or the coder are not valid, or not
-        those of a file that is appended to.
+        If the sizes, the method, the order, the id or the coder are not valid, or
+        differ from those of a file that is appended to.
     sklearn.exceptions.NotFittedError
         If the coder has no frequencies.
     ImportError
-        If there is a coder, and constriction is not there.
+        If there is a coder, and constriction is not installed.
     FormatError
         If a file that is appended to holds no codes, or its header is damaged.
 
@@ -725,22 +724,22 @@ class CodeWriter:
             self._file = stack.enter_context(self._writing)
             if not self._appends:
                 self._file.write(self._header.to_bytes())
-            stack.pop_all()  # it goes on until our own exit
+            stack.pop_all()  # the contexts stay open until our own exit
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        """Complete the file, or drop it, or what was added, if the block raised."""
+        """Complete the file; drop it, or the rows added, if the block raised."""
         if raised[0] is not None:
             self._writing.__exit__(*raised)
             return
-        # What fails in here must drop it as well.
+        # If anything here fails, the file must be dropped as well.
         with ExitStack() as stack:
             stack.push(self._writing)
             if self._coded is None:
                 self._append(self._rest)
             elif self._coded.n_rows or not self._appends:
                 self._put(self._coded.end(), self._coded.n_rows)
-            if self._appends:  # the rows first: else a crash could leave none
+            if self._appends:  # rows first: else a crash could leave none
                 self._file.flush()
                 os.fsync(self._file.fileno())
             self._file.seek(0)
@@ -748,7 +747,7 @@ class CodeWriter:
 
     @contextmanager
     def _appending(self) -> Iterator[BinaryIO]:
-        """Open the file behind its rows; put it back as it was if the block raises."""
+        """Open the file after its rows; restore it if the block raises."""
         with Path(self._path).open("r+b") as file:
             old, offset = _read_codes_header(self._path, file, longer=True)
             end = place = offset + old.n_bytes
@@ -794,27 +793,27 @@ class CodeWriter:
         Raises
         ------
         TypeError, ValueError
-            If `skvq.codes.pack` cannot pack them, or they take no bits and are more
-            than 2**30 in all.
+            If `skvq.codes.pack` cannot pack them, or if they take no bits and there are
+            more than 2**30 in all.
         """
         if self._coded is not None:
             _, found = check_codes(codes, self._header.sizes)
             self._put(self._coded.add(found))
             return
         codes = np.asarray(codes)
-        # What does not fill bytes waits for the rows that share them.
+        # Rows that do not fill whole bytes wait for those that share them.
         if len(self._rest):
             codes = np.concatenate([self._rest, codes])
         whole = self._header.whole(len(codes))
         self._append(codes[:whole])
         self._rest = codes[whole:].copy()
-        self._pack(self._rest)  # fails now, not when the file is closed
+        self._pack(self._rest)  # raises now, not when the file is closed
 
     def _pack(self, codes: NDArray[Any]) -> bytes:
         return pack(codes, self._header.sizes, **self._header.layout).tobytes()
 
     def _put(self, coded: bytes, n_rows: int = 0) -> None:
-        """Write coded rows; how many they are, with the last of their bytes."""
+        """Write coded rows; with the last of their bytes, their number."""
         header = self._header
         self._file.write(coded)
         self._header = header._replace(
@@ -832,7 +831,7 @@ class CodeWriter:
 
 
 def _with_coder(header: _Header, coder: EntropyCoder) -> _Header:
-    """Return the header of coded rows; raise if the coder is not one for them."""
+    """Return the header of coded rows; raise if the coder does not suit them."""
     if not isinstance(coder, EntropyCoder):
         raise TypeError(f"coder={coder!r}; expected a skvq.codes.EntropyCoder")
     if coder.sizes != header.sizes:
@@ -849,7 +848,7 @@ def _with_coder(header: _Header, coder: EntropyCoder) -> _Header:
 
 
 def _check_appendable(path: PathLike, found: _Header, given: _Header) -> None:
-    """Raise unless rows of one kind can be added to a file of another."""
+    """Raise unless rows of one file can be appended to another."""
     for name in ("sizes", "method", "row_aligned", "bitorder"):
         if getattr(found, name) != getattr(given, name):
             raise ValueError(
@@ -884,7 +883,7 @@ def _without_padding(last: bytes, header: _Header) -> bytes:
 
 
 def _crc(file: BinaryIO, begin: int, end: int) -> int:
-    """Return the CRC-32 of some bytes of a file."""
+    """Return the CRC-32 of a range of bytes of a file."""
     file.seek(begin)
     crc = 0
     for start in range(begin, end, _CHUNK_BYTES):
@@ -895,7 +894,7 @@ def _crc(file: BinaryIO, begin: int, end: int) -> int:
 def _unpacked(
     path: PathLike, header: _Header, packed: bytes, n_samples: int
 ) -> NDArray[Any]:
-    """Return the codes of some rows; a FormatError if their bytes are none."""
+    """Return the codes of some rows; a FormatError if their bytes are not valid."""
     array = np.frombuffer(packed, dtype=np.uint8)
     if header.row_aligned:
         assert header.n_bits is not None
@@ -922,12 +921,12 @@ def _id_bytes(codec_id: str) -> bytes:
 class CodeReader:
     """Read any rows of a file of codes, in bounded memory.
 
-    A context manager, which closes the file.
+    It is a context manager that closes the file.
 
     Parameters
     ----------
     path : path-like
-        File that `save_codes` or `CodeWriter` has written.
+        A file written by `save_codes` or `CodeWriter`.
 
     Attributes
     ----------
@@ -936,18 +935,18 @@ class CodeReader:
     sizes : tuple of int
         Number of codewords of each code column.
     method : {"columns", "radix", "entropy"}
-        How they are packed; or "entropy": they were coded.
+        The method of packing; or "entropy" for coded rows.
     row_aligned : bool
         Whether each row starts on a byte of its own.
     bitorder : {"big", "little"}
         Which bits come first.
     n_bits : int or None
-        Bits that a row takes, before any padding; None: each takes bits of its own.
+        Bits that a row takes, without padding; None: each row takes its own number.
     bits_per_row : float
-        What all takes behind the header, divided by the number of rows: of coded rows
-        their bits, the index of blocks and the checksums.  NaN, if there are no rows.
+        Size of the file after its header, divided by the number of rows: for coded rows
+        their bits, the index of blocks and the checksums.  NaN if there are no rows.
     coder : EntropyCoder or None
-        The coder, with the frequencies that the file holds.
+        The coder, with the frequencies in the file.
     codec_id : str or None
         The id of the codec, if it is known.
 
@@ -960,7 +959,7 @@ class CodeReader:
 
     See Also
     --------
-    CodeWriter : The way here, with an example.
+    CodeWriter : The inverse, with an example.
     """
 
     bits_per_row: float
@@ -1029,7 +1028,7 @@ class CodeReader:
         return codes if forward is picked else codes[::-1]
 
     def _read_apart(self, picked: range) -> NDArray[Any]:
-        """Read rows that do not follow each other, in pieces of bounded size."""
+        """Read rows that are not consecutive, in pieces of bounded size."""
         shape = len(picked), len(self.sizes)
         codes = np.empty(shape, dtype=smallest_dtype(max(self.sizes)))
         n_rows = max(1, self._rows_of_piece() // picked.step)
@@ -1040,7 +1039,7 @@ class CodeReader:
         return codes
 
     def _rows_of_piece(self) -> int:
-        """Return how many rows take as much as is read at a time."""
+        """Return the number of rows that are read at a time."""
         n_bits = max(1, self.n_bits or 0, 8 * len(self.sizes))
         return max(1, 8 * _CHUNK_BYTES // n_bits)
 
@@ -1049,9 +1048,9 @@ class CodeReader:
         self._file.close()
 
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Read some rows; the checksum, which is that of all, is not checked.
+        """Read some rows; the checksum of the whole file is not checked.
 
-        Coded rows have a checksum for each block, which is.
+        Coded rows have a checksum for each block, which is checked.
 
         Parameters
         ----------
@@ -1096,8 +1095,8 @@ class CodeReader:
         Parameters
         ----------
         n_rows : int, optional
-            Rows of a piece, rounded up to a multiple of 8, or of the rows of a block;
-            by default those of 4 MB.
+            Number of rows in a piece, rounded up to a multiple of 8, or of the rows in
+            a block; by default those of 4 MB.
 
         Yields
         ------
@@ -1107,7 +1106,7 @@ class CodeReader:
         Raises
         ------
         FormatError
-            If the file is damaged; the checksum speaks only after the last piece.
+            If the file is damaged; the checksum is compared after the last piece.
         """
         if n_rows is None:
             n_rows = self._rows_of_piece()
@@ -1126,7 +1125,7 @@ class CodeReader:
             crc = zlib.crc32(packed, crc)
             yield codes
         if crc != self._header.crc:
-            raise FormatError(f"{self._path} is damaged: its checksum is another")
+            raise FormatError(f"{self._path} is damaged: its checksum does not match")
 
     def memory_map(self) -> NDArray[np.uint8]:
         """Map the packed codes into memory, read-only.
@@ -1134,8 +1133,7 @@ class CodeReader:
         Returns
         -------
         packed : ndarray of uint8
-            As `skvq.codes.pack` returns it: with `row_aligned`, one row for each
-            sample.
+            As `skvq.codes.pack` returns them: with `row_aligned`, one row per sample.
 
         Raises
         ------
@@ -1144,7 +1142,7 @@ class CodeReader:
         OSError
             If it cannot be mapped.
         ValueError
-            If its rows are coded, and have no places of their own.
+            If its rows are coded, so that a row has no fixed place.
         """
         if self.n_bits is None:
             raise ValueError(
@@ -1152,7 +1150,7 @@ class CodeReader:
             )
         n_bytes = self._header.n_bytes
         shape = (self.n_samples, -(-self.n_bits // 8)) if self.row_aligned else n_bytes
-        if not n_bytes:  # nothing cannot be mapped
+        if not n_bytes:  # an empty range cannot be mapped
             return np.empty(shape, dtype=np.uint8)
         try:
             return np.memmap(
@@ -1162,7 +1160,7 @@ class CodeReader:
             raise FormatError(f"{self._path} is damaged: it ends too early") from error
 
     def _read_packed(self, start: int, stop: int) -> bytes:
-        """Read rows that fill whole bytes, or end with the file."""
+        """Read rows that fill whole bytes or end with the file."""
         begin, end = self._header.bytes_of(start), self._header.bytes_of(stop)
         self._file.seek(self._offset + begin)
         packed = self._file.read(end - begin)
@@ -1171,7 +1169,7 @@ class CodeReader:
         return packed
 
     def _open_segments(self) -> list[Segment]:
-        """Return what was written at each time that the file was written to."""
+        """Return one segment for each time that the file was written to."""
         found: list[Segment] = []
         place = self._offset + self._header.n_bytes
         coder = self._header.coder
@@ -1219,7 +1217,7 @@ def _read_codes_header(
 ) -> tuple[_Header, int]:
     """Read and check the header; return it and the offset of the packed codes.
 
-    The file may be longer than it says, if that is what an append has left.
+    The file may be longer than the header says, if an append was interrupted.
     """
     start = file.read(_CODES_HEADER.size)
     check_magic(path, start, CODES_MAGIC, "code")
@@ -1228,7 +1226,7 @@ def _read_codes_header(
     fields = _CODES_HEADER.unpack(start)
     _, version, method, flags, n_codes, n_samples, crc, header_crc, codec_id = fields
     check_version(path, version, _CODED)
-    # Before anything is read that a damaged number asks for.
+    # Checked before a damaged number is used as a length.
     if not 1 <= n_codes <= _MAX_COLUMNS:
         raise FormatError(f"{path} is damaged: it has {n_codes} columns of codes")
     place, n_coded, n_tables = _CODES_HEADER.size, 0, 0
@@ -1246,7 +1244,7 @@ def _read_codes_header(
     header = bytearray(file.read(offset))
     struct.pack_into("<I", header, _CRC_OFFSET, 0)
     if zlib.crc32(header) != header_crc:
-        raise FormatError(f"{path} is damaged: the checksum of its header is another")
+        raise FormatError(f"{path} is damaged: its header's checksum does not match")
     methods, n_flags = ((2,), 2) if version == _CODED else ((0, 1), 4)
     if method not in methods or flags >= n_flags or any(header[end:]):
         raise FormatError(

@@ -1,4 +1,4 @@
-"""The Kronecker scheme: the feature dimension as a product of small ones."""
+"""The Kronecker scheme: the feature dimension as a product of small dimensions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from skvq.learning.rows import Learner, Rows, scaled
 from skvq.learning.start import few_distinct, ordinary_scale
 from skvq.parts import part_sizes
 
-# More than that takes seconds for each row.
+# Searches among more codewords take seconds for each row.
 _MAX_CODEWORDS = 2**32
 
 _TABLES = Accepted(is_sequence, "a sequence of tables, one for each factor")
@@ -43,15 +43,15 @@ class KroneckerQuantizer(BaseQuantizer):
     :math:`(d_1, \ldots, d_m)`, in C order, and coded as the outer product of one row of
     each table: :math:`f(x, W) = w_1 \otimes \cdots \otimes w_m`, with :math:`w_j` a row
     of :math:`W_j` of shape :math:`(V_j, d_j)`.  The tables hold
-    :math:`\sum_j V_j d_j` numbers and stand for a codebook of
-    :math:`V = \prod_j V_j` codewords, over which the argmin is exact.  The scheme is
-    for data of this form: separable patterns (images: a column times a row), channels
-    times positions, a gain times a shape (``factor_sizes=(1, d)``).
+    :math:`\sum_j V_j d_j` numbers and represent a codebook of
+    :math:`V = \prod_j V_j` codewords, over which the argmin is exact.  The scheme suits
+    data of this form: separable patterns (images: a column times a row), channels times
+    positions, a gain times a shape (``factor_sizes=(1, d)``).
 
     Parameters
     ----------
     factor_sizes : sequence of int, default=None
-        (d_1, ..., d_m), which multiply to the number of features.  None: the pair
+        (d_1, ..., d_m), whose product is the number of features.  None: the pair
         closest to a square, the smaller one first.
     n_codewords : int or sequence of int, default=16
         V_j, for all factors or for each.
@@ -60,17 +60,17 @@ class KroneckerQuantizer(BaseQuantizer):
     init : "spectral" or sequence of array-like of shape (V_j, d_j), default="spectral"
         The first tables: from the leading singular vectors of the samples, or given.
     fixed_factors : sequence, default=None
-        For each factor a table of shape (V_j, d_j) that stays as it is, or None for one
-        that is learned.
+        For each factor, a table of shape (V_j, d_j) that is fixed, or None if its table
+        is learned.
     n_init : int, default=1
-        Number of spectral starts of which the best is kept.
+        Number of spectral starts, the best of which is kept.
     max_iter : int, default=50
-        Largest number of rounds: assign all samples, solve for each table in turn.
+        The most rounds: assign all samples, solve for each table in turn.
     tol : float, default=1e-4
-        Learning stops when a round lowers the distortion by this share of it or less.
+        Learning stops when a round lowers the distortion by at most this share of it.
     warm_start : bool, default=False
-        Whether another `fit` goes on from the fitted tables, in place of `init`, once,
-        so that codes keep their meaning as far as they can; see `skvq.codes.match`.
+        Whether another `fit` starts from the fitted tables instead of `init`, so that
+        codes keep their meaning as far as possible; see `skvq.codes.match`.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for the spectral start.
     backend : {"auto", "numpy", "native", "cupy"}, default="auto"
@@ -89,7 +89,7 @@ class KroneckerQuantizer(BaseQuantizer):
     bits_per_sample_ : float
         Sum of log2 V_j.
     n_iter_ : int
-        Rounds of the start that was kept; 1 if nothing was learned.
+        Number of rounds of the start that was kept; 1 if nothing was learned.
     distortion_ : float
         Mean squared distance of the training samples from their reconstructions.
     n_features_in_ : int
@@ -98,24 +98,24 @@ class KroneckerQuantizer(BaseQuantizer):
     See Also
     --------
     ProductQuantizer : Concatenates rows of small tables instead of multiplying them.
-    ResidualQuantizer : Takes this one as `quantizer=`, which lifts the limit below.
+    ResidualQuantizer : Can have this one as `quantizer`, which lifts the limit below.
 
     Notes
     -----
-    A codeword is an array of rank one: no codebook of this form has less distortion
+    A codeword is an array of rank one, so no codebook of this form has less distortion
     than the best approximations of rank one of the samples.  The mean of the samples is
-    in general not of rank one, so that centering them first (`StandardScaler` with
+    in general not of rank one; centering them first (`StandardScaler` with
     ``with_std=False``) often helps.
 
     Encoding takes about :math:`V (\min_j d_j + 3)` multiplications for a row, against
     :math:`V (d + 1)` of the dense search over the same codewords, and the same
     :math:`V` comparisons.
 
-    Products determine their factors up to a scalar: tables that were learned have equal
-    root mean squares, and in all but the first of them the entry of largest size is
-    positive.
+    Products determine their factors only up to a scalar.  Learned tables have equal
+    root mean squares, and in all but the first of them the entry of largest magnitude
+    is positive.
 
-    Fewer distinct samples than codewords in a table is a ConvergenceWarning.
+    Fewer distinct samples than codewords in a table give a ConvergenceWarning.
 
     The theory that this package follows names a factorization of the feature dimension
     and gives no formula for it; the Kronecker product is our reading.
@@ -219,13 +219,13 @@ class KroneckerQuantizer(BaseQuantizer):
         scale = yield from ordinary_scale(rows)
         rows = (rows if scale == 1 else rows.view(scaled, scale)).held()
         problem, exponent = learning.with_ordinary_factors(
-            learning.Problem(shape, sizes, fixed, self.share_codebook), scale
+            learning.KroneckerProblem(shape, sizes, fixed, self.share_codebook), scale
         )
 
         def fitted(learned: learning.LearnedTables) -> dict[str, Any]:
             tables = learned.tables
             if exponent:
-                tables = learning.balance(problem, tables, exponent)
+                tables = learning.normalised(problem, tables, exponent)
             tables = [
                 table if given is None else given
                 for table, given in zip(tables, fixed, strict=True)
@@ -249,7 +249,7 @@ class KroneckerQuantizer(BaseQuantizer):
         shape = tuple(table.shape[1] for table in tables)
         sizes = list(map(len, tables))
         self._imply(factor_sizes=shape)
-        if self.fixed_factors is None:  # which have sizes of their own
+        if self.fixed_factors is None:  # fixed tables have sizes of their own
             self._imply(n_codewords=one_or_each(sizes))
         self.share_codebook = self.share_codebook or are_shared(tables)
         self._check_shared(shape, sizes, [], None)
@@ -327,7 +327,7 @@ class KroneckerQuantizer(BaseQuantizer):
         return tables
 
     def _sizes(self, shape: Any, fixed: Any, x_bytes: int) -> tuple[int, ...]:
-        """Return V_1..V_m: of fixed factors, the number of their rows."""
+        """Return V_1..V_m; fixed factors have as many codewords as their table rows."""
         one_for_all = isinstance(self.n_codewords, Integral)
         sizes = part_sizes(self.n_codewords, len(shape))
         for j, table in enumerate(fixed):
@@ -394,7 +394,7 @@ def _check_product(sizes: Sequence[int]) -> None:
 
 
 def _factor_sizes(factor_sizes: Any, n_features: int) -> tuple[int, ...]:
-    """Return d_1..d_m, checked, or the pair closest to a square."""
+    """Return d_1..d_m after checks; by default the pair closest to a square."""
     if factor_sizes is None:
         root = math.isqrt(n_features)
         small = next(d for d in range(root, 0, -1) if n_features % d == 0)

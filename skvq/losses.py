@@ -1,39 +1,44 @@
 r"""Losses that encoders and codebooks are trained with, and their gradients.
 
-Functions of arrays of any library: NumPy, CuPy, array-api-strict, and of torch or JAX,
-whose automatic differentiation goes through them.  They know nothing of estimators.
+These are functions of arrays of any library: NumPy, CuPy, array-api-strict, torch or
+JAX, whose automatic differentiation passes through them.  They do not use estimators.
 
 =========================  =========================================================
-function                   what it asks for
+function                   what it favours
 =========================  =========================================================
 `codebook_loss`            codewords near their samples
 `commitment_loss`          samples near their codewords
 `vq_loss`                  both
 `partial_sum_loss`         both, after every stage of a residual quantizer
-`lfq_entropy_loss`         sure bits, all codes used (lookup-free quantization)
+`lfq_entropy_loss`         sure bits, even use of codes (lookup-free quantization)
 `bsq_entropy_loss`         the same on the unit sphere
 `orthogonality_loss`       codewords at right angles
 `diversity_loss`           all codewords used, by the entropy of their use
 `perplexity_loss`          the same, by its perplexity
 =========================  =========================================================
 
-`straight_through` and `rotation_trick` are no losses: they carry the gradient from the
-reconstruction back to the encoder, over the argmin, which has none.
+`straight_through` and `rotation_trick` are not losses: they pass the gradient from the
+reconstruction to the encoder, across the argmin, which has none.
 
-**Shapes.**  The last axis holds the features (or bits, or codewords), all axes before
-it are samples.  n is the number of samples.  Squared errors are summed over the
-features and averaged over the samples, as in `score`; published training code often
-averages over the features also: divide by their number to get its value.
+What follows holds for all of them.
+
+**Shapes.**  The last axis holds the features (or bits, or codewords); all axes before
+it hold the n samples.  Squared errors are summed over the features and averaged over
+the samples, as in `score`.  Published training code often averages over the features as
+well: divide by their number to get its value.
 
 **Gradients.**  With ``return_grad=True`` a loss returns its value, followed by the
 gradient with respect to each of its array arguments, in their order, shape and dtype.
-Where sg[.] stands in the formula, the gradient takes its argument as a constant.
-Automatic differentiation of the value gives the same gradients (torch: None, if the
-argument is constant in all of the formula).
+The argument of sg[.] in a formula counts as a constant.  Automatic differentiation of
+the value gives the same gradients (in torch None, if an argument only occurs in sg).
 
 **Precision.**  Half precision is computed in float32, everything else in its own dtype.
-Entropies are in nats.  Values of the arrays are never looked at, so that everything can
+Entropies are in nats.  No branch depends on values of the arrays, so all functions can
 be traced and compiled.
+
+**Errors.**  A TypeError is raised for arrays that are not floating, or not of one
+library; a ValueError for arrays that are empty or whose shapes do not fit each other,
+and for a parameter that is out of its range.
 """
 
 from __future__ import annotations
@@ -69,11 +74,11 @@ __all__ = [
     "vq_loss",
 ]
 
-# Beyond, either way, a bit is sure: exp is 0 in every dtype.
+# A bit with a logit beyond this, of either sign, is sure: exp is 0 in every dtype.
 _LARGEST_LOGIT = 1e4
-# Elements of the tables of bit patterns that a row tile is spread out to.
+# Elements in the tables of bit patterns of a row tile.
 _TILE_ELEMENTS = 2**22
-# The table of mean probabilities has 2**24 entries at this size.
+# At this size the table of mean probabilities has 2**24 entries.
 _MAX_GROUP_SIZE = 24
 
 
@@ -96,6 +101,8 @@ def codebook_loss(X: Any, X_quant: Any, *, return_grad: bool = False) -> Any:
         \frac{\partial L}{\partial x_i} = 0, \qquad
         \frac{\partial L}{\partial q_i} = \frac2n (q_i - x_i)
 
+    `skvq.losses` states the shapes, the precision and the errors.
+
     Parameters
     ----------
     X : array of shape (..., n_features)
@@ -103,7 +110,7 @@ def codebook_loss(X: Any, X_quant: Any, *, return_grad: bool = False) -> Any:
     X_quant : array of shape (..., n_features)
         Their codewords q.
     return_grad : bool, default=False
-        Whether to return the gradients also.
+        Whether to return the gradients as well.
 
     Returns
     -------
@@ -111,13 +118,6 @@ def codebook_loss(X: Any, X_quant: Any, *, return_grad: bool = False) -> Any:
         The loss.
     grad_X, grad_X_quant : arrays of shape (..., n_features)
         Its gradients; only with `return_grad`.
-
-    Raises
-    ------
-    TypeError
-        If the arrays are not floating, or not of one library.
-    ValueError
-        If their shapes differ, or they are empty.
 
     References
     ----------
@@ -154,6 +154,8 @@ def commitment_loss(X: Any, X_quant: Any, *, return_grad: bool = False) -> Any:
         \frac{\partial L}{\partial x_i} = \frac2n (x_i - q_i), \qquad
         \frac{\partial L}{\partial q_i} = 0
 
+    `skvq.losses` states the shapes, the precision and the errors.
+
     Parameters
     ----------
     X : array of shape (..., n_features)
@@ -161,7 +163,7 @@ def commitment_loss(X: Any, X_quant: Any, *, return_grad: bool = False) -> Any:
     X_quant : array of shape (..., n_features)
         Their codewords q.
     return_grad : bool, default=False
-        Whether to return the gradients also.
+        Whether to return the gradients as well.
 
     Returns
     -------
@@ -169,13 +171,6 @@ def commitment_loss(X: Any, X_quant: Any, *, return_grad: bool = False) -> Any:
         The loss.
     grad_X, grad_X_quant : arrays of shape (..., n_features)
         Its gradients; only with `return_grad`.
-
-    Raises
-    ------
-    TypeError
-        If the arrays are not floating, or not of one library.
-    ValueError
-        If their shapes differ, or they are empty.
 
     References
     ----------
@@ -217,6 +212,8 @@ def vq_loss(
         \frac{\partial L}{\partial x_i} = \frac{2\beta}n (x_i - q_i), \qquad
         \frac{\partial L}{\partial q_i} = \frac2n (q_i - x_i)
 
+    `skvq.losses` states the shapes, the precision and the errors.
+
     Parameters
     ----------
     X : array of shape (..., n_features)
@@ -226,7 +223,7 @@ def vq_loss(
     beta : float, default=0.25
         Weight of the commitment loss.
     return_grad : bool, default=False
-        Whether to return the gradients also.
+        Whether to return the gradients as well.
 
     Returns
     -------
@@ -234,13 +231,6 @@ def vq_loss(
         The loss.
     grad_X, grad_X_quant : arrays of shape (..., n_features)
         Its gradients; only with `return_grad`.
-
-    Raises
-    ------
-    TypeError
-        If the arrays are not floating, or not of one library.
-    ValueError
-        If their shapes differ, they are empty, or `beta` is negative.
 
     References
     ----------
@@ -289,7 +279,7 @@ def partial_sum_loss(
 ) -> Any:
     r"""Squared errors after every stage of a residual quantizer.
 
-    With the partial sums :math:`\hat x_s`, what the first s stages reconstruct:
+    With the partial sums :math:`\hat x_s`, the reconstructions of the first s stages:
 
     .. math::
         L = \sum_s w_s \frac1n \sum_i \left(
@@ -304,9 +294,11 @@ def partial_sum_loss(
 
     The default weights, 1 / n_stages each, give the mean over the stages, which is the
     loss of VAR.  RQ-VAE, whose tables follow moving averages, has
-    ``codebook_weight=0``: with these weights it is the commitment loss of its published
-    training code (rq-vae-transformer), the mean; with ``stage_weights=[1] * n_stages``
-    that of the paper, the sum.
+    ``codebook_weight=0``.  The default weights then give the commitment loss of its
+    published training code (rq-vae-transformer), a mean; ``stage_weights=[1] *
+    n_stages`` give that of the paper, a sum.
+
+    `skvq.losses` states the shapes, the precision and the errors.
 
     Parameters
     ----------
@@ -316,14 +308,14 @@ def partial_sum_loss(
         Reconstructions after stage 1, 2, ..., n_stages; the codewords of each stage are
         their differences.
     stage_weights : sequence of float, optional
-        Weights w_s, taken as they are: 1 each for the sum over the stages.  By default
-        1 / n_stages each, for the mean.
+        Weights w_s, which are not normalised: ones give the sum over the stages.  By
+        default 1 / n_stages each, for the mean.
     beta : float, default=0.25
         Weight of the commitment terms.
     codebook_weight : float, default=1.0
         Weight :math:`\alpha` of the codebook terms.
     return_grad : bool, default=False
-        Whether to return the gradients also.
+        Whether to return the gradients as well.
 
     Returns
     -------
@@ -332,22 +324,15 @@ def partial_sum_loss(
     grad_X : array of shape (..., n_features)
         Its gradient with respect to X; only with `return_grad`.
     grad_partial_sums : array of shape (n_stages, ..., n_features)
-        Its gradient with respect to the partial sums; only with `return_grad`.  That of
-        stage j's codewords is the sum of it over s >= j.
-
-    Raises
-    ------
-    TypeError
-        If the arrays are not floating, or not of one library.
-    ValueError
-        If their shapes don't match, they are empty, or a weight is negative.
+        Its gradient with respect to the partial sums; only with `return_grad`.  The
+        gradient for the codewords of stage j is its sum over s >= j.
 
     Notes
     -----
     The value equals that of the stagewise loss
     :math:`\lVert r_{s-1} - w_s \rVert^2`, since
-    :math:`r_{s-1} - w_s = x - \hat x_s`; its gradients differ: here a stage also learns
-    from the errors of the stages after it.
+    :math:`r_{s-1} - w_s = x - \hat x_s`.  The gradients differ: here a stage also
+    learns from the errors of later stages.
 
     References
     ----------
@@ -459,7 +444,7 @@ def lfq_entropy_loss(
     group_size: Size = 18,
     return_grad: bool = False,
 ) -> Any:
-    r"""Entropy loss of lookup-free quantization: sure bits, but all codes used.
+    r"""Entropy loss of lookup-free quantization, for sure bits and even use of codes.
 
     Over the codewords :math:`c \in \{-s, s\}^L` and with the inverse temperature
     :math:`\tau`:
@@ -469,12 +454,12 @@ def lfq_entropy_loss(
         L = \frac1n \sum_i H(p(\cdot \mid x_i))
             - \gamma\, H\!\left(\frac1n \sum_i p(\cdot \mid x_i)\right)
 
-    The bits of a sample are independent, with the odds of :math:`z = 4 \tau s x`.  So
+    The bits of a sample are independent, with the logits :math:`z = 4 \tau s x`.  So
     the first term is a sum over the bits, of the binary entropy :math:`H_b` of
-    :math:`\pi = \sigma(z)`.  The mean of the samples does not factorise: its
+    :math:`\pi = \sigma(z)`.  The mean over the samples does not factorise: its
     probabilities are all enumerated, as one matrix product of the two halves of the
-    bits.  Beyond `group_size` bits, the sum over groups of bits stands for its entropy:
-    an upper bound.  With m the number of groups, g(j) the group of bit j, and
+    bits.  Beyond `group_size` bits, its entropy is replaced by the sum over groups of
+    bits, an upper bound.  With m the number of groups, g(j) the group of bit j, and
     :math:`\bar p_g` the mean over the samples of the probabilities of the codes c of
     group g:
 
@@ -489,6 +474,8 @@ def lfq_entropy_loss(
 
     where :math:`b_j(c)` is 1 if codeword c is positive in feature j, else 0.
 
+    `skvq.losses` states the shapes, the precision and the errors.
+
     Parameters
     ----------
     X : array of shape (..., n_bits)
@@ -500,10 +487,10 @@ def lfq_entropy_loss(
     gamma : float, default=1.0
         Weight :math:`\gamma` of the entropy of the mean.
     group_size : int, default=18
-        Bits enumerated together, at most 24.  More bits than that are split into as few
-        groups as possible, of consecutive bits, as `numpy.array_split` does.
+        Number of bits enumerated together, at most 24.  More bits are split into as few
+        groups of consecutive bits as possible, as `numpy.array_split` does.
     return_grad : bool, default=False
-        Whether to return the gradient also.
+        Whether to return the gradient as well.
 
     Returns
     -------
@@ -512,16 +499,9 @@ def lfq_entropy_loss(
     grad_X : array of shape (..., n_bits)
         Its gradient; only with `return_grad`.
 
-    Raises
-    ------
-    TypeError
-        If X is not a floating array.
-    ValueError
-        If X is empty or a parameter is out of its range.
-
     See Also
     --------
-    bsq_entropy_loss : The same on the unit sphere.
+    bsq_entropy_loss : The same loss on the unit sphere.
 
     References
     ----------
@@ -530,7 +510,7 @@ def lfq_entropy_loss(
 
     Examples
     --------
-    Sure bits and all four codes used alike, the least there is: -log 4.
+    Sure bits and even use of all four codes give the minimum, -log 4:
 
     >>> import numpy as np
     >>> from skvq.losses import lfq_entropy_loss
@@ -542,7 +522,7 @@ def lfq_entropy_loss(
     _check_number(scale, "scale", positive=True)
     xp, (X,), dtypes = _check_arrays(X=X)
     slope = 4.0 * inverse_temperature * scale
-    # An infinite logit would be multiplied by a probability of 0.
+    # Clipping avoids the product of an infinite logit and a probability of 0.
     limit = min(_LARGEST_LOGIT / slope, float(xp.finfo(X.dtype).max))
     limit = limit * xp.ones_like(X)
     X = xp.where(X > limit, limit, xp.where(X < -limit, -limit, X))
@@ -578,7 +558,7 @@ def bsq_entropy_loss(
     group_size: Size = 9,
     return_grad: bool = False,
 ) -> Any:
-    r"""Entropy loss of binary spherical quantization: sure bits, but all codes used.
+    r"""Entropy loss of binary spherical quantization, for sure bits and even use.
 
     Over the codewords :math:`c \in \{\pm 1/\sqrt L\}^L`, with :math:`u = x/\lVert x
     \rVert` and the inverse temperature :math:`\tau`:
@@ -588,7 +568,7 @@ def bsq_entropy_loss(
                     = \mathrm{softmax}_c(2 \tau\, u \cdot c)
 
     It is `lfq_entropy_loss` of u with the scale :math:`1/\sqrt L`: the bits of a sample
-    are independent with the odds of :math:`z = 4 \tau u / \sqrt L`, and
+    are independent with the logits :math:`z = 4 \tau u / \sqrt L`, and
 
     .. math::
         L = \frac1n \sum_{i,j} H_b(\sigma(z_{ij})) - \gamma \sum_{g=1}^m H(\bar p_g)
@@ -600,6 +580,8 @@ def bsq_entropy_loss(
 
     A row of zeros, which has no direction, counts as u = 0, with the gradient v.
 
+    `skvq.losses` states the shapes, the precision and the errors.
+
     Parameters
     ----------
     X : array of shape (..., n_bits)
@@ -609,11 +591,10 @@ def bsq_entropy_loss(
     gamma : float, default=1.0
         Weight :math:`\gamma` of the entropy of the mean.
     group_size : int, default=9
-        Bits enumerated together, at most 24: the entropy of the mean is the sum over as
-        few groups of consecutive bits as possible, an upper bound of it; that of all
-        the bits together if there are no more than `group_size`.
+        Number of bits enumerated together, at most 24.  The entropy of more bits is
+        replaced by an upper bound, as in `lfq_entropy_loss`.
     return_grad : bool, default=False
-        Whether to return the gradient also.
+        Whether to return the gradient as well.
 
     Returns
     -------
@@ -622,16 +603,9 @@ def bsq_entropy_loss(
     grad_X : array of shape (..., n_bits)
         Its gradient; only with `return_grad`.
 
-    Raises
-    ------
-    TypeError
-        If X is not a floating array.
-    ValueError
-        If X is empty or a parameter is out of its range.
-
     See Also
     --------
-    lfq_entropy_loss : Without the sphere; its formulas in full.
+    lfq_entropy_loss : The same loss without the sphere, with all formulas.
 
     References
     ----------
@@ -695,7 +669,7 @@ def _bit_entropy_loss(
 
 
 def _groups(n_bits: int, group_size: int) -> list[slice]:
-    """Cut the bits as evenly as possible, in as few groups as possible."""
+    """Cut the bits as evenly as possible into as few groups as possible."""
     n_groups = -(-n_bits // group_size)
     width, wider = divmod(n_bits, n_groups)
     borders = [width * g + min(g, wider) for g in range(n_groups + 1)]
@@ -703,10 +677,10 @@ def _groups(n_bits: int, group_size: int) -> list[slice]:
 
 
 def _signed(xp: Any, logits: Any) -> tuple[Any, Any, Any]:
-    """Return a mask of the positive logits, and exp(-|logit|), which can't overflow.
+    """Return a mask of the positive logits, and exp(-|logit|), which cannot overflow.
 
-    |logit| is written with the same mask, not as `abs`: at 0, automatic differentiation
-    must follow one branch in all of the expression, and `abs` has none there.
+    |logit| is computed from the same mask and not by `abs`: at 0, where `abs` has no
+    derivative, automatic differentiation must follow one branch in all expressions.
     """
     positive = logits > 0
     size = xp.where(positive, logits, -logits)
@@ -730,12 +704,12 @@ def _entropy(xp: Any, p: Any) -> Any:
 
 
 def _safe_log(xp: Any, p: Any) -> Any:
-    """Return log p, and 0 where p is 0, also in what automatic differentiation sees."""
+    """Return log p, and 0 where p is 0, also under automatic differentiation."""
     return xp.log(xp.where(p > 0, p, xp.ones_like(p)))
 
 
 def _entropy_gradient(xp: Any, p: Any) -> Any:
-    """Return the gradient of `_entropy`; 0 where p is 0, as p (log p + 1) is."""
+    """Return the gradient of `_entropy`; 0 where p is 0, the limit of its product."""
     return xp.where(p > 0, -_safe_log(xp, p) - 1, xp.zeros_like(p))
 
 
@@ -794,8 +768,8 @@ def _patterns(xp: Any, negative: Any, positive: Any, logits: Any) -> Any:
     for bit in range(negative.shape[1]):
         pair = [table * p[:, bit : bit + 1] for p in (negative, positive)]
         table = xp.reshape(xp.stack(pair, axis=-1), (table.shape[0], -1))
-    # Products of two of these stay normal: subnormal numbers make the matrix product a
-    # hundred times slower, and are worth nothing beside a total of 1.
+    # This keeps products of two entries normal: subnormal numbers make matrix products
+    # a hundred times slower, and are negligible beside a total of 1.
     floor = float(xp.finfo(table.dtype).smallest_normal) ** 0.5
     return xp.where(table < floor, xp.zeros_like(table), table)
 
@@ -836,29 +810,24 @@ def orthogonality_loss(codebook: Any, *, return_grad: bool = False) -> Any:
         v_i = \frac4{V^2} \sum_j \cos(c_i, c_j) \hat c_j
 
     A codeword of zeros has no direction: its cosines are 0, and so is its entry of D.
-    All other entries of D are 1: without zeros, the first sum is the published one over
-    all i and j, less 1/V.
+    All other entries of D are 1.  Without zero codewords, L is the published loss, a
+    sum over all i and j, minus 1/V.
+
+    `skvq.losses` states the shapes, the precision and the errors.
 
     Parameters
     ----------
     codebook : array of shape (n_codewords, n_features)
         The table of codewords c.
     return_grad : bool, default=False
-        Whether to return the gradient also.
+        Whether to return the gradient as well.
 
     Returns
     -------
     loss : array of shape ()
-        The loss, from 0 (all at right angles) to 1 - 1/V (all parallel).
+        The loss, from 0 (all orthogonal) to 1 - 1/V (all parallel).
     grad_codebook : array of shape (n_codewords, n_features)
         Its gradient; only with `return_grad`.
-
-    Raises
-    ------
-    TypeError
-        If the codebook is not a floating array.
-    ValueError
-        If it is not a table, or empty.
 
     References
     ----------
@@ -882,9 +851,9 @@ def orthogonality_loss(codebook: Any, *, return_grad: bool = False) -> Any:
         )
     size, n_features = codebook.shape
     unit, norms = _unit_rows(xp, codebook)
-    # Both Gram matrices have the same norm: build the smaller.
+    # Both Gram matrices have the same norm; the smaller one is built.
     gram = xp.matmul(unit, unit.T) if size < n_features else xp.matmul(unit.T, unit)
-    # The diagonal as it was rounded; it does not depend on the codebook.
+    # The diagonal with its rounding errors; it does not depend on the codebook.
     own = stop_gradient(_dot(xp, unit, unit))
     loss = (xp.sum(gram * gram) - xp.sum(own * own)) / size**2
     loss = _as_loss(xp, xp.where(loss > 0, loss, xp.zeros_like(loss)), gram)
@@ -914,33 +883,28 @@ def diversity_loss(probabilities: Any, *, return_grad: bool = False) -> Any:
         L = \frac1{GV} \sum_{g,v} \bar p_{gv} \log \bar p_{gv}, \qquad
         \frac{\partial L}{\partial p_{igv}} = \frac{\log \bar p_{gv} + 1}{n G V}
 
+    `skvq.losses` states the shapes, the precision and the errors.
+
     Parameters
     ----------
     probabilities : array of shape (n_samples, n_codewords) or \
             (n_samples, n_groups, n_codewords)
-        Soft assignments p, such as a softmax over the codewords; not checked to sum
-        to 1.
+        Soft assignments p, such as a softmax over the codewords; their sums are not
+        checked.
     return_grad : bool, default=False
-        Whether to return the gradient also.
+        Whether to return the gradient as well.
 
     Returns
     -------
     loss : array of shape ()
-        The loss, from -log(V) / V (all codewords used alike) to 0 (only one in use).
+        The loss, from -log(V) / V (even use of all codewords) to 0 (only one in use).
     grad_probabilities : array of the shape of `probabilities`
         Its gradient; only with `return_grad`.  It is 0 for a codeword whose mean is 0,
         the limit of :math:`p \log p` through any softmax.
 
-    Raises
-    ------
-    TypeError
-        If `probabilities` is not a floating array.
-    ValueError
-        If it is empty or has no axis of samples.
-
     See Also
     --------
-    perplexity_loss : From 0 to 1 - 1/V.
+    perplexity_loss : The same by perplexity, from 0 to 1 - 1/V.
     skvq.metrics.code_entropy : The entropy of hard assignments, in bits.
 
     References
@@ -974,7 +938,7 @@ def perplexity_loss(
     probabilities: ArrayT, *, return_grad: Literal[True]
 ) -> tuple[ArrayT, ArrayT]: ...
 def perplexity_loss(probabilities: Any, *, return_grad: bool = False) -> Any:
-    r"""Share of the codewords that the mean use leaves idle.
+    r"""Share of the codewords that are idle, by the perplexity of the mean use.
 
     With the mean :math:`\bar p_{gv} = \frac1n \sum_i p_{igv}` over n samples, for G
     groups of V codewords, and the entropy :math:`H_g = -\sum_v \bar p_{gv} \log
@@ -985,32 +949,27 @@ def perplexity_loss(probabilities: Any, *, return_grad: bool = False) -> Any:
         \frac{\partial L}{\partial p_{igv}}
             = \frac{\exp(H_g) (\log \bar p_{gv} + 1)}{n G V}
 
+    `skvq.losses` states the shapes, the precision and the errors.
+
     Parameters
     ----------
     probabilities : array of shape (n_samples, n_codewords) or \
             (n_samples, n_groups, n_codewords)
-        Soft assignments p, such as a softmax over the codewords; not checked to sum
-        to 1.
+        Soft assignments p, such as a softmax over the codewords; their sums are not
+        checked.
     return_grad : bool, default=False
-        Whether to return the gradient also.
+        Whether to return the gradient as well.
 
     Returns
     -------
     loss : array of shape ()
-        The loss, from 0 (all codewords used alike) to 1 - 1/V (only one in use).
+        The loss, from 0 (even use of all codewords) to 1 - 1/V (only one in use).
     grad_probabilities : array of the shape of `probabilities`
         Its gradient; only with `return_grad`.  It is 0 for a codeword whose mean is 0.
 
-    Raises
-    ------
-    TypeError
-        If `probabilities` is not a floating array.
-    ValueError
-        If it is empty or has no axis of samples.
-
     See Also
     --------
-    diversity_loss : By the entropy instead.
+    diversity_loss : The same by entropy.
     skvq.metrics.perplexity : The perplexity of hard assignments.
 
     References
@@ -1031,7 +990,7 @@ def perplexity_loss(probabilities: Any, *, return_grad: bool = False) -> Any:
     count = math.prod(mean.shape)
     entropies = -xp.sum(mean * _safe_log(xp, mean), axis=-1, keepdims=True)
     loss = _as_loss(xp, 1 - xp.sum(xp.exp(entropies)) / count, mean)
-    # Of even use rounding may leave a little less than nothing; the gradient stays.
+    # Rounding may make the loss of even use slightly negative; the gradient stays.
     rounding = 8 * float(xp.finfo(mean.dtype).eps) * (1 + math.log(mean.shape[-1]))
     below = stop_gradient(loss)
     below = xp.where((below < 0) & (below > -rounding), below, xp.zeros_like(below))
@@ -1044,11 +1003,11 @@ def perplexity_loss(probabilities: Any, *, return_grad: bool = False) -> Any:
 
 
 def _repeat(xp: Any, row: Any, like: Any) -> Any:
-    # A sum, not a broadcast view: a gradient is often written to.
+    # A sum instead of a broadcast view, since users may write to a gradient.
     return xp.zeros_like(stop_gradient(like)) + row
 
 
-# -- over the argmin ---------------------------------------------------------------
+# -- across the argmin -------------------------------------------------------------
 
 
 def straight_through(X: ArrayT, X_quant: ArrayT) -> ArrayT:
@@ -1058,6 +1017,8 @@ def straight_through(X: ArrayT, X_quant: ArrayT) -> ArrayT:
         f(x, q) = \mathrm{sg}[q] + x - \mathrm{sg}[x], \qquad
         \frac{\partial L}{\partial x} = \frac{\partial L}{\partial f}, \qquad
         \frac{\partial L}{\partial q} = 0
+
+    `skvq.losses` states the shapes, the precision and the errors.
 
     Parameters
     ----------
@@ -1071,16 +1032,9 @@ def straight_through(X: ArrayT, X_quant: ArrayT) -> ArrayT:
     output : array of shape (..., n_features)
         Exactly the values of X_quant.
 
-    Raises
-    ------
-    TypeError
-        If the arrays are not floating, or not of one library.
-    ValueError
-        If their shapes differ, or they are empty.
-
     See Also
     --------
-    straight_through_gradient : Its gradient, where nothing differentiates by itself.
+    straight_through_gradient : Its gradient, without automatic differentiation.
 
     References
     ----------
@@ -1095,7 +1049,7 @@ def straight_through(X: ArrayT, X_quant: ArrayT) -> ArrayT:
     [[0.0, 1.0]]
     """
     xp, (X, X_quant), dtypes = _check_pair(X, X_quant)
-    # x - sg[x] is exactly 0, so that no rounding gets to the codewords.
+    # x - sg[x] is exactly 0, so that the codewords are not rounded.
     output = stop_gradient(X_quant) + (X - stop_gradient(X))
     return astype(xp, output, dtypes[1])
 
@@ -1103,7 +1057,9 @@ def straight_through(X: ArrayT, X_quant: ArrayT) -> ArrayT:
 def straight_through_gradient(
     X: ArrayT, X_quant: ArrayT, grad_output: ArrayT
 ) -> ArrayT:
-    """Map a gradient at the reconstruction to the encoder: it stays as it is.
+    """Map a gradient at the reconstruction to the encoder, unchanged.
+
+    `skvq.losses` states the shapes, the precision and the errors.
 
     Parameters
     ----------
@@ -1112,20 +1068,13 @@ def straight_through_gradient(
     X_quant : array of shape (..., n_features)
         Their reconstructions.
     grad_output : array of shape (..., n_features)
-        Gradient of the training objective with respect to what `straight_through`
-        returned.
+        Gradient of the training objective with respect to the output of
+        `straight_through`.
 
     Returns
     -------
     grad_X : array of shape (..., n_features)
         Its gradient with respect to X.
-
-    Raises
-    ------
-    TypeError
-        If the arrays are not floating, or not of one library.
-    ValueError
-        If their shapes differ, or they are empty.
 
     Examples
     --------
@@ -1140,7 +1089,7 @@ def straight_through_gradient(
 
 
 def rotation_trick(X: ArrayT, X_quant: ArrayT) -> ArrayT:
-    r"""Return the reconstruction, with the gradient of the turn that leads to it.
+    r"""Return the reconstruction, with the gradient of the rotation that leads to it.
 
     With :math:`\hat x = x / \lVert x \rVert`, :math:`\hat q = q / \lVert q \rVert` and
     :math:`w = (\hat x + \hat q) / \lVert \hat x + \hat q \rVert`, the scaled rotation
@@ -1157,11 +1106,12 @@ def rotation_trick(X: ArrayT, X_quant: ArrayT) -> ArrayT:
         \frac{\partial L}{\partial q} = 0
 
     so that gradients keep their angle to the codeword: samples of one cell are pushed
-    apart or together as the loss wants, where the straight-through estimate moves them
-    all alike.
+    apart or together, while the straight-through estimate moves all of them alike.
 
     Where x is opposite to q, w is 0 and A a reflection; where x is 0, A is the
     identity, as for `straight_through`; where q is 0, so are A and the gradient.
+
+    `skvq.losses` states the shapes, the precision and the errors.
 
     Parameters
     ----------
@@ -1175,16 +1125,9 @@ def rotation_trick(X: ArrayT, X_quant: ArrayT) -> ArrayT:
     output : array of shape (..., n_features)
         Exactly the values of X_quant.
 
-    Raises
-    ------
-    TypeError
-        If the arrays are not floating, or not of one library.
-    ValueError
-        If their shapes differ, or they are empty.
-
     See Also
     --------
-    rotation_trick_gradient : Its gradient, where nothing differentiates by itself.
+    rotation_trick_gradient : Its gradient, without automatic differentiation.
 
     References
     ----------
@@ -1212,6 +1155,8 @@ def rotation_trick_gradient(X: ArrayT, X_quant: ArrayT, grad_output: ArrayT) -> 
         \frac{\partial L}{\partial x} = A^T g = \frac{\lVert q \rVert}{\lVert x \rVert}
             \left( g - 2 (w \cdot g) w + 2 (\hat q \cdot g) \hat x \right)
 
+    `skvq.losses` states the shapes, the precision and the errors.
+
     Parameters
     ----------
     X : array of shape (..., n_features)
@@ -1219,28 +1164,21 @@ def rotation_trick_gradient(X: ArrayT, X_quant: ArrayT, grad_output: ArrayT) -> 
     X_quant : array of shape (..., n_features)
         Their reconstructions q.
     grad_output : array of shape (..., n_features)
-        Gradient g of the training objective with respect to what `rotation_trick`
-        returned.
+        Gradient g of the training objective with respect to the output of
+        `rotation_trick`.
 
     Returns
     -------
     grad_X : array of shape (..., n_features)
         Its gradient with respect to X.
 
-    Raises
-    ------
-    TypeError
-        If the arrays are not floating, or not of one library.
-    ValueError
-        If their shapes differ, or they are empty.
-
     See Also
     --------
-    rotation_trick : The formulas in full, and the reference.
+    rotation_trick : The output, with all formulas and the reference.
 
     Examples
     --------
-    The codeword is the sample turned by a right angle, and doubled:
+    Here the codeword is the sample, rotated by a right angle and doubled:
 
     >>> import numpy as np
     >>> from skvq.losses import rotation_trick_gradient
@@ -1264,15 +1202,15 @@ def _rotation(xp: Any, X: Any, X_quant: Any) -> tuple[Any, Any, Any, Any]:
     q, q_norms = _unit_rows(xp, X_quant)
     nowhere = x_norms == 0
     w, w_norms = _unit_rows(xp, x + q)
-    # Of opposite vectors only rounding is left; and without a direction of x there is
-    # nothing to turn, nor to scale.
+    # For opposite vectors, w is nothing but rounding.  If x has no direction, there is
+    # nothing to rotate or scale.
     opposite = w_norms < 8 * float(xp.finfo(w.dtype).eps)
     w = xp.where(nowhere | opposite, xp.zeros_like(w), w)
     scale = q_norms / xp.where(nowhere, xp.ones_like(x_norms), x_norms)
     return x, q, w, xp.where(nowhere, xp.ones_like(scale), scale)
 
 
-# -- what they share ---------------------------------------------------------------
+# -- shared by all -----------------------------------------------------------------
 
 
 def _dot(xp: Any, a: Any, b: Any) -> Any:
@@ -1280,20 +1218,20 @@ def _dot(xp: Any, a: Any, b: Any) -> Any:
 
 
 def _unit_rows(xp: Any, X: Any) -> tuple[Any, Any]:
-    """Return X / |X| and |X| (..., 1); a row of zeros stays as it is."""
-    # Divided by its largest entry, no row is too small or too large to be squared.
+    """Return X / |X| and |X| (..., 1); rows of zeros stay zero."""
+    # Rows divided by their largest entry are neither too small nor too large to square.
     largest = xp.max(xp.abs(stop_gradient(X)), axis=-1, keepdims=True)
     zero = largest == 0
     largest = xp.where(zero, xp.ones_like(largest), largest)
     X = X / largest
     squares = _dot(xp, X, X)
-    # The derivative of the root has no value at 0, not even where it is not used.
+    # The root has no derivative at 0, which matters even where the result is not used.
     norms = xp.sqrt(xp.where(zero, xp.ones_like(squares), squares))
     return X / norms, xp.where(zero, xp.zeros_like(norms), norms * largest)
 
 
 def _through_norm(xp: Any, gradient: Any, unit: Any, norms: Any) -> Any:
-    """Map a gradient at X / |X| to X."""
+    """Return the gradient at X for a gradient at X / |X|."""
     unit, norms = stop_gradient(unit), stop_gradient(norms)
     tangent = gradient - _dot(xp, gradient, unit) * unit
     return tangent / xp.where(norms == 0, xp.ones_like(norms), norms)
@@ -1304,9 +1242,9 @@ def _n_samples(X: Any) -> int:
 
 
 def _check_arrays(**arrays: Any) -> tuple[Any, list[Any], list[Any]]:
-    """Return the namespace, the arrays in the dtype to compute in, and their own."""
+    """Return the namespace, the arrays in the dtype to compute in, and their dtypes."""
     for name, array in arrays.items():
-        # Numbers and None have no namespace, and would pass as belonging to any.
+        # Numbers and None have no namespace, and would be accepted with any.
         if not hasattr(array, "dtype"):
             raise TypeError(
                 f"{name} is of type {type(array).__name__}, not a supported array type."
@@ -1383,7 +1321,7 @@ def _check_stage_weights(
 
 
 def _as_loss(xp: Any, loss: Any, like: Any) -> Any:
-    # NumPy before 2 makes float64 of a float32 scalar and a Python number.
+    # NumPy before 2 turns a float32 scalar and a Python number into float64.
     return astype(xp, loss, like.dtype)
 
 

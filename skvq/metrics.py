@@ -1,6 +1,6 @@
-"""What a codec is judged by: its error, its bits, and the use of its codes.
+"""Measures of a codec: its error, its bits, and the use of its codes.
 
-Of samples and their reconstructions:
+For samples and their reconstructions:
 
 ========================  ==========================================================
 `distortion`              mean distance of the samples from their reconstructions
@@ -8,44 +8,44 @@ Of samples and their reconstructions:
 `psnr`                    squared peak over the mean squared error, in dB
 ========================  ==========================================================
 
-Of estimators:
+For estimators:
 
 ========================  ==========================================================
 `bits_per_sample`         bits that the codes of a sample take
 `bits_per_feature`        the same, divided by the number of features
-`entropy_bits`            bits that codes of samples take in an entropy-coded file
+`entropy_bits`            mean bits of a sample's codes in an entropy-coded file
 `rate_distortion_curve`   bits and distortion of several estimators
 ========================  ==========================================================
 
-Of codes:
+For codes:
 
 ========================  ==========================================================
 `code_entropy`            entropy of each code column, in bits
-`perplexity`              codewords that would have this entropy if used alike
+`perplexity`              number of codewords that, evenly used, have this entropy
 `code_usage`              share of the codewords in use
-`imbalance_factor`        how uneven the use is: 1 if all are used alike
+`imbalance_factor`        how uneven the use is: 1 if all are used evenly
 `collision_rate`          share of the samples that share all their codes
-`duplicate_rate`          share of the samples for which there is no code left
-`changed_codes`           shares of codes that are others than before, as after a refit
-`code_report`             how codes are used, in one table, and collisions by prefix
+`duplicate_rate`          share of the samples beyond the first with the same codes
+`changed_codes`           share of codes that changed, for example in a refit
+`code_report`             use of codes in one table, with collisions by prefix
 ========================  ==========================================================
 
-Of a fitted estimator in service:
+For a fitted estimator in service:
 
 ========================  ==========================================================
 `drift`                   how far samples are from those of the fit
 ========================  ==========================================================
 
-Of searches:
+For searches:
 
 ========================  ==========================================================
 `recall_at_k`             share of the true neighbours among the first k found
 ========================  ==========================================================
 
 Errors are measured in float64 by `skvq.nearest.paired`, whatever the dtype of the
-samples.  Arrays of CuPy, and of other libraries where scikit-learn's dispatch is on,
-are measured on their device, and what is returned for each column is an array of it.
-Samples come first, then what was made of them, then keywords, as in `sklearn.metrics`.
+samples.  Arrays of CuPy, and of other libraries if scikit-learn's dispatch is on, are
+measured on their device, and results with an entry per column are arrays there.  As in
+`sklearn.metrics`, samples come first, then what was made of them, then keywords.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ __all__ = [
 ]
 
 
-# -- of samples and reconstructions ------------------------------------------------
+# -- samples and reconstructions ---------------------------------------------------
 
 
 def distortion(
@@ -117,8 +117,8 @@ def distortion(
     .. math::
         D = \frac1n \sum_i \mathrm{dist}(x_i, \hat x_i)
 
-    By default the squared Euclidean distance, summed over the features: what
-    `distortion_` is and what `score` negates.
+    The default is the squared Euclidean distance, summed over the features, as in
+    `distortion_` and, negated, in `score`.
 
     Parameters
     ----------
@@ -176,8 +176,8 @@ def sqnr(
     X_quant : array-like of shape (n_samples, n_features)
         Their reconstructions.
     center : bool, default=False
-        Whether m is the mean of the samples, so that the variance is the signal, and
-        reconstructing the mean is 0 dB; if not, m is 0.
+        Whether m is the mean of the samples, so that the signal is the variance, and
+        reconstructing the mean gives 0 dB; if not, m is 0.
     sample_weight : array-like of shape (n_samples,), optional
         Weights of the samples.
 
@@ -206,7 +206,7 @@ def sqnr(
     X, X_quant, weights = _check_reconstruction(X, X_quant, sample_weight)
     be = backend_of(X)
     noise = be.average(paired(X, X_quant), weights)
-    # One codeword at the middle, which all samples are coded by.
+    # A codebook with the middle as its only codeword, which codes all samples.
     codes = be.zeros((X.shape[0],), np.intp)
     middle = be.zeros((1, X.shape[1]))
     if center:
@@ -232,16 +232,16 @@ def psnr(
     Parameters
     ----------
     X : array-like of shape (n_samples, ...)
-        Samples, or pictures: one of shape (height, width), grey, or (height, width,
-        n_channels), or several, with an axis more in front.  The mean is that over all
-        numbers, so that a picture has the same PSNR in any shape, and several have one
-        together, which is not the mean of theirs.
+        Samples; or pictures: one of shape (height, width) or (height, width,
+        n_channels), or several with one more axis in front.  The mean is over all
+        numbers, so the shape of a picture does not matter, and several pictures have
+        one PSNR together, which is not the mean of theirs.
     X_quant : array-like of the same shape
         Their reconstructions.
     data_range : float, optional
-        R, the largest value that the data may have minus the smallest.  By default that
-        of the dtype of X, which must then be an integer one of 8 or 16 bits: what other
-        data could have been, they don't tell.  The dtype of X_quant plays no part.
+        R, the largest possible value of the data minus the smallest.  The default is
+        that of the dtype of X, which must then be an integer dtype of 8 or 16 bits:
+        other data do not tell their range.  The dtype of X_quant plays no part.
     sample_weight : array-like of shape (n_samples,), optional
         Weights along the first axis: of the samples, of the rows of one picture, or of
         the pictures.
@@ -272,7 +272,7 @@ def psnr(
     >>> round(psnr(X, X.astype(float) + 1), 3)
     48.131
 
-    Of a picture:
+    For a picture:
 
     >>> picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     >>> round(psnr(picture, picture // 16 * 16 + 8), 1)
@@ -291,11 +291,11 @@ def _decibels(signal: float, noise: float) -> float:
         return math.inf
     if signal == 0:
         return -math.inf
-    # Of either, since their ratio may overflow.
+    # The logarithms are taken first, since the ratio may overflow.
     return 10 * (math.log10(signal) - math.log10(noise))
 
 
-# -- of estimators -----------------------------------------------------------------
+# -- estimators --------------------------------------------------------------------
 
 
 def bits_per_sample(estimator: Any) -> float:
@@ -322,8 +322,8 @@ def bits_per_sample(estimator: Any) -> float:
 
     See Also
     --------
-    code_entropy : What an entropy coder would spend.
-    skvq.codes.packed_bits : What they take on disk.
+    code_entropy : The bits that an entropy coder would spend.
+    skvq.codes.packed_bits : The bits that packed codes take.
 
     Examples
     --------
@@ -348,8 +348,8 @@ def bits_per_feature(estimator: Any) -> float:
     Returns
     -------
     bits : float
-        `bits_per_sample` divided by the estimator's `n_features_in_`: of a pipeline,
-        the features that it is given.
+        `bits_per_sample` divided by the estimator's `n_features_in_`; for a pipeline,
+        by the number of its input features.
 
     Raises
     ------
@@ -375,21 +375,21 @@ def bits_per_feature(estimator: Any) -> float:
 def entropy_bits(
     estimator: Any, X: MatrixLike, *, sample_weight: VectorLike | None = None
 ) -> float:
-    r"""Bits that the codes of samples take in an entropy-coded file, in the mean.
+    r"""Mean bits of samples' codes in an entropy-coded file.
 
     .. math::
         R = \frac1n \sum_i \sum_j -\log_2 p_j(k_{ij}), \qquad
         p_j(k) \propto n_j(k) + 0.02
 
-    with the counts n_j of the training samples, `code_counts_`.  On these samples it is
-    the entropy of their codes; on others it is more, by as much as these differ.
+    with the counts n_j of the training samples, `code_counts_`.  For these samples it
+    is the entropy of their codes; for others it is larger, the more they differ.
 
     Parameters
     ----------
     estimator : quantizer, QuantizedFeatures or Pipeline
-        Fitted; of a fitted search, its best estimator.
+        Fitted; of a fitted search, its best estimator is used.
     X : array-like of shape (n_samples, n_features)
-        Samples, as the estimator takes them.
+        Samples in the form that the estimator takes.
     sample_weight : array-like of shape (n_samples,), optional
         Weights of the samples.
 
@@ -407,9 +407,9 @@ def entropy_bits(
 
     See Also
     --------
-    bits_per_sample : Of packed files, the same number for each row.
-    skvq.model_selection.EntropyBitsScorer : Its negative, as a scorer.
-    skvq.codes.EntropyCoder : Writes such files.
+    bits_per_sample : The bits in packed files, the same for each row.
+    skvq.model_selection.EntropyBitsScorer : A scorer that returns the negative.
+    skvq.codes.EntropyCoder : The coder of such files.
 
     References
     ----------
@@ -442,7 +442,7 @@ def rate_distortion_curve(
     estimators : iterable of object
         Fitted quantizers, `QuantizedFeatures`, or pipelines with one of them.
     X : array-like of shape (n_samples, n_features)
-        Samples; other ones than those of the fit, unless overfitting is the question.
+        Samples other than those of the fit, unless overfitting is the question.
     sample_weight : array-like of shape (n_samples,), optional
         Weights of the samples.
 
@@ -452,7 +452,7 @@ def rate_distortion_curve(
         Bits per sample, in the order of the estimators.
     distortions : ndarray of shape (n_estimators,)
         Mean squared Euclidean distance between samples and reconstructions in the space
-        of X, summed over the features; that of a pipeline after its way back.
+        of X, summed over the features; pipelines decode back through all their steps.
 
     Raises
     ------
@@ -491,7 +491,7 @@ def rate_distortion_curve(
     return np.array(bits), np.array(errors)
 
 
-# -- of codes ----------------------------------------------------------------------
+# -- codes -------------------------------------------------------------------------
 
 
 def code_entropy(
@@ -503,8 +503,8 @@ def code_entropy(
         H_j = -\sum_v p_{jv} \log_2 p_{jv}
 
     with :math:`p_{jv}` the share of the samples whose j-th code is v.  The sum over the
-    columns bounds the entropy of whole rows from above, and is what an entropy coder
-    spends that takes them one by one.
+    columns is what an entropy coder spends that codes them one by one; it bounds the
+    entropy of whole rows from above.
 
     Parameters
     ----------
@@ -516,8 +516,8 @@ def code_entropy(
     Returns
     -------
     entropy : ndarray of shape (n_codes,)
-        Bits, from 0 to log2 V_j.  On few samples it is too low: never more than log2 of
-        their number.
+        Bits, from 0 to log2 V_j.  It is too low for few samples: at most log2 of their
+        number.
 
     Raises
     ------
@@ -544,7 +544,7 @@ def perplexity(
 ) -> NDArray[np.float64]:
     r"""Perplexity of each code column: :math:`2^{H_j}`, H being its entropy in bits.
 
-    So many codewords, used alike, would have the same entropy.
+    This many codewords, evenly used, would have the same entropy.
 
     Parameters
     ----------
@@ -565,7 +565,7 @@ def perplexity(
 
     See Also
     --------
-    skvq.losses.perplexity_loss : Of soft assignments, to train with.
+    skvq.losses.perplexity_loss : A training loss, for soft assignments.
 
     References
     ----------
@@ -595,7 +595,7 @@ def code_usage(
         Number of codewords V_j of each code column: the `codebook_sizes_` of the
         quantizer.
     sample_weight : array-like of shape (n_samples,), optional
-        Weights of the samples; those of weight 0 use nothing.
+        Weights of the samples; those of weight 0 use no codeword.
 
     Returns
     -------
@@ -644,7 +644,7 @@ def imbalance_factor(
     Returns
     -------
     factor : ndarray of shape (n_codes,)
-        From 1 (all used alike) to V_j (only one in use).
+        From 1 (even use) to V_j (only one in use).
 
     Raises
     ------
@@ -672,17 +672,17 @@ def imbalance_factor(
 def collision_rate(
     codes: MatrixLike, *, sample_weight: VectorLike | None = None
 ) -> float:
-    """Share of the samples whose whole row of codes is that of another sample too.
+    """Share of the samples whose whole row of codes is shared with another sample.
 
-    Where rows of codes serve as identifiers, these are the samples that cannot be told
-    from others; `duplicate_rate` does not count the first of each group.
+    If rows of codes serve as identifiers, these samples cannot be told from others.
+    `duplicate_rate` does not count the first of each group.
 
     Parameters
     ----------
     codes : array-like of int, shape (n_samples, n_codes) or (n_samples,)
         Codes as `transform` returns them.
     sample_weight : array-like of shape (n_samples,), optional
-        Weights of the samples in the share; those of weight 0 collide with none.
+        Weights of the samples in the share; those of weight 0 collide with nothing.
 
     Returns
     -------
@@ -730,21 +730,21 @@ def code_report(
     Returns
     -------
     report : CodeReport
-        A mapping, whose text is a table.  Its items:
+        A mapping that prints as a table.  Its items:
 
         ``rows`` : int
             Number of samples, without those of weight zero.
         ``columns`` : list of dict
-            Of each code column its ``size`` V_j; ``usage``, `code_usage`; ``dead``, the
+            For each code column: ``size``, V_j; ``usage``, `code_usage`; ``dead``, the
             number of codewords without a sample; ``entropy``, `code_entropy` in bits;
             ``perplexity``; ``imbalance``, `imbalance_factor`; ``largest`` and
             ``smallest``, the share of the most and the least used codeword times V_j,
-            1 if all are used alike.
+            1 for even use.
         ``prefixes`` : list of dict
-            Of the first 1, 2, ... columns, which are the stages of a residual scheme:
+            For the first 1, 2, ... columns, which are the stages of a residual scheme:
             ``distinct``, the number of distinct rows; ``collision_rate``; and
-            ``duplicate_rate``, the share of the samples by which there are more than
-            distinct rows.  Weights count in the second only.
+            ``duplicate_rate``, the share of samples beyond the distinct rows.  Weights
+            only count in the second.
 
     Raises
     ------
@@ -755,7 +755,7 @@ def code_report(
     See Also
     --------
     skvq.display.CodeUsageDisplay.from_report : Draws it.
-    drift : How codes differ from those of the fit.
+    drift : How samples and their codes differ from those of the fit.
 
     References
     ----------
@@ -789,7 +789,7 @@ def code_report(
         sums = np.bincount(inverse, weights=weights)
         used.append((found, sums / sums.sum()))
         columns.append(_use_of_column(used[-1][1], size))
-        # Numbers of groups and of codes are below that of rows: this does not overflow.
+        # Numbers of groups and codes are below that of rows, so this does not overflow.
         _, before, counts = np.unique(
             before * len(found) + inverse, return_inverse=True, return_counts=True
         )
@@ -805,7 +805,7 @@ def code_report(
 
 
 def _use_of_column(p: NDArray[Any], size: int) -> dict[str, Any]:
-    """Return what a report tells of a column with these positive shares."""
+    """Return the report of a column with these positive shares."""
     entropy = _entropy(p)
     return {
         "size": size,
@@ -820,11 +820,11 @@ def _use_of_column(p: NDArray[Any], size: int) -> dict[str, Any]:
 
 
 def duplicate_rate(codes: MatrixLike) -> float:
-    """Share of the samples that could be left out without any row of codes missing.
+    """Share of the samples that could be dropped without losing a row of codes.
 
-    (n - number of distinct rows) / n: the collision rate of papers on recommenders.
-    `collision_rate` counts the first of each group of equal rows as well: of two equal
-    rows among a hundred, this is .01, and that .02.
+    This is (n - number of distinct rows) / n, the collision rate in papers on
+    recommenders.  `collision_rate` also counts the first of each group of equal rows:
+    for two equal rows among a hundred, it is .02, and this one .01.
 
     Parameters
     ----------
@@ -844,7 +844,7 @@ def duplicate_rate(codes: MatrixLike) -> float:
     See Also
     --------
     collision_rate : The share of the samples that share their codes.
-    skvq.codes.UniqueIds : Gives all rows codes of their own.
+    skvq.codes.UniqueIds : Gives every row codes of its own.
 
     Examples
     --------
@@ -857,21 +857,21 @@ def duplicate_rate(codes: MatrixLike) -> float:
 
 
 class ChangedCodes(NamedTuple):
-    """What `changed_codes` returns."""
+    """The result of `changed_codes`."""
 
-    columns: NDArray[np.float64]  # (n_codes,), share of the codes of each column
-    rows: float  # share of the rows with any
+    columns: NDArray[np.float64]  # (n_codes,), share of changed codes in each column
+    rows: float  # share of rows with any changed code
 
 
 def changed_codes(
     old: MatrixLike, new: MatrixLike, *, sample_weight: VectorLike | None = None
 ) -> ChangedCodes:
-    """Share of the codes that are others than they were, as after a refit.
+    """Share of the codes that have changed, for example in a refit.
 
     Parameters
     ----------
     old, new : array-like of int, shape (n_samples, n_codes) or (n_samples,)
-        Codes of the same samples, as `transform` returned them then and returns them
+        Codes of the same samples, as `transform` returned them before and returns them
         now.
     sample_weight : array-like of shape (n_samples,), optional
         Weights of the samples in the shares.
@@ -881,7 +881,7 @@ def changed_codes(
     columns : ndarray of float64, shape (n_codes,)
         Share of the samples whose code of each column has changed.
     rows : float
-        Share of the samples of which any code has changed.
+        Share of the samples with any changed code.
 
     Raises
     ------
@@ -891,7 +891,7 @@ def changed_codes(
 
     See Also
     --------
-    skvq.codes.match : Names that codes keep from one fit to the next.
+    skvq.codes.match : New names for codewords such that codes keep their meaning.
 
     Examples
     --------
@@ -909,7 +909,7 @@ def changed_codes(
             f"old has shape {before.shape} and new has {now.shape}; expected codes of "
             "the same samples in the same columns."
         )
-    # Again, without the rows that weigh nothing.
+    # Checked again, to leave out the rows of weight zero.
     _, before, weights = _check_use(old, sample_weight)
     _, now, _ = _check_use(new, sample_weight)
     changed = before != now
@@ -919,7 +919,7 @@ def changed_codes(
     )
 
 
-# -- of searches -------------------------------------------------------------------
+# -- searches ----------------------------------------------------------------------
 
 
 def recall_at_k(
@@ -932,21 +932,21 @@ def recall_at_k(
 ) -> float:
     """Share of the true nearest neighbours that are among the first k found.
 
-    With ``n_true=1``, the recall@k of product quantization: the share of the queries
-    whose nearest neighbour is found; with ``n_true=k``, what other benchmarks of
-    approximate searches call so.
+    With ``n_true=1`` it is the recall@k of product quantization: the share of the
+    queries whose nearest neighbour is found.  With ``n_true=k`` it is what other
+    benchmarks of approximate searches call by this name.
 
     Parameters
     ----------
     neighbors : array-like of int, shape (n_queries, n_neighbors)
-        Indices of the true neighbours, the nearest first: those of a search over the
-        rows themselves, as of scikit-learn's `NearestNeighbors`.
+        Indices of the true neighbours, nearest first: the result of a search over the
+        rows themselves, such as scikit-learn's `NearestNeighbors`.
     neighbors_found : array-like of int, shape (n_queries, n_neighbors_found)
-        Indices that were found, the best first; -1 stands for none.
+        Indices that were found, best first; -1 stands for none.
     k : int, default=None
-        How many of those that were found count; None: all.
+        Number of found indices that count; None: all.
     n_true : int, default=1
-        How many of the true neighbours are looked for.
+        Number of true neighbours to find.
     sample_weight : array-like of shape (n_queries,), optional
         Weights of the queries.
 
@@ -995,10 +995,10 @@ def _check_neighbors(indices: Any, name: str) -> NDArray[Any]:
 
 
 def _shares(codes: NDArray[Any], weights: NDArray[Any] | None) -> list[NDArray[Any]]:
-    """Return the positive shares of the codes of each column, in no special order."""
+    """Return the positive shares of the codes of each column, in any order."""
     shares = []
     for column in codes.T:
-        # Counting by code would need memory for the largest, which may be 2**32.
+        # Counting by code would need memory for the largest code, up to 2**32.
         _, inverse = np.unique(column, return_inverse=True)
         counts = np.bincount(inverse, weights=weights)
         shares.append(counts / counts.sum())
@@ -1046,10 +1046,10 @@ def _check_reconstruction(
 
 
 def _as_rows(X: Any, X_quant: Any) -> tuple[Any, Any]:
-    """Lay out each entry of the first axis of pictures as one row of numbers."""
+    """Return each entry of the first axis of pictures as one row of numbers."""
     X, X_quant = (a if hasattr(a, "shape") else np.asarray(a) for a in (X, X_quant))
     if max(len(X.shape), len(X_quant.shape)) < 3 or 0 in X.shape:
-        return X, X_quant  # rows already, or what is none
+        return X, X_quant  # these are rows already, or not valid
     if X.shape != X_quant.shape:
         raise ValueError(
             f"X has shape {tuple(X.shape)}, but X_quant has {tuple(X_quant.shape)}; "
@@ -1090,9 +1090,9 @@ def _check_data_range(data_range: Any, dtype: np.dtype[Any]) -> float:
 def _check_use(
     codes: Any, sample_weight: Any
 ) -> tuple[Backend, NDArray[Any], NDArray[Any] | None]:
-    """Return where answers are to be, and, without the rows that weigh nothing, codes.
+    """Return the backend of the result, and codes without the rows of weight zero.
 
-    These are integers (n_samples, n_codes) on the host.
+    The codes are integers (n_samples, n_codes) on the host.
     """
     be = followed_backend(codes)
     codes = be.to_host(codes)
@@ -1101,7 +1101,7 @@ def _check_use(
         raise ValueError(f"codes has dtype {codes.dtype}; expected integers.")
     codes = codes[:, None] if codes.ndim == 1 else codes
     if codes.dtype.kind == "f":
-        # Compared before the cast, which would wrap.
+        # Compare before the cast, which would wrap around.
         wrong = (codes != np.floor(codes)) | (np.abs(codes) > 2.0**53)
         _refuse(codes, wrong, "is not an integer")
         codes = codes.astype(np.int64)

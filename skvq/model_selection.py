@@ -1,14 +1,14 @@
 """Choosing a codec: scorers for grid search, and the rule that picks the winner.
 
-A codec is judged by two numbers, the error it makes and the bits it takes. Both have
-to be measured where the user's data live: a scaler in front of a quantizer changes
-the unit of its distances, so the quantizer's own `score` would prefer whichever
-scaler makes the numbers smallest. The scorers here therefore decode all the way back
-through the pipeline before they compare.
+A codec is judged by two numbers, its error and its bits. Both must be measured where
+the user's data live: a scaler in front of a quantizer changes the unit of its
+distances, so the quantizer's own `score` would prefer the scaler that makes the numbers
+smallest. The scorers here therefore decode all the way back through the pipeline before
+they compare.
 
-A search takes either of two forms. `best_within` chooses by two scorers once all
-candidates are measured, and `cv_results_` shows both numbers. `neg_error_within` is one
-scorer for what takes only one: `score` of the search, searches by successive halving,
+A search takes one of two forms. `best_within` chooses by two scorers once all
+candidates are measured, and `cv_results_` shows both numbers. `neg_error_within` is a
+single scorer, for `score` of a search, searches by successive halving, and
 `cross_val_score`.
 """
 
@@ -43,18 +43,18 @@ __all__ = [
     "neg_reconstruction_error",
 ]
 
-# The lowest score within a budget, with all that is over it below. The squares of a
-# million such numbers can still be added, of which standard deviations are made.
+# The lowest score within a budget; all scores over it are below. The squares of a
+# million such numbers can still be added up, for standard deviations.
 _WORST_WITHIN = -1e100
 # The mean over folds of equal numbers of bits may differ in the last digits.
 _ROUNDING = 1 + 1e-9
 
 
 class _RoutedScorer:
-    """What scikit-learn's metadata routing asks of a scorer.
+    """The interface of a scorer for scikit-learn's metadata routing.
 
-    The request is a value, never changed in place: the scorers are constants of the
-    module, and a request set for one grid must not reach every other one.
+    The request is a value that never changes in place: the scorers are constants of the
+    module, and a request set for one grid must not affect another.
     """
 
     sample_weight: bool | str | None
@@ -62,14 +62,14 @@ class _RoutedScorer:
     def set_score_request(self, *, sample_weight: bool | str | None) -> Self:
         """Return a copy of the scorer that asks for sample weights, or refuses them.
 
-        Other than the method of the same name in scikit-learn, it leaves the scorer
-        itself as it is.
+        Unlike the method of the same name in scikit-learn, it does not change the
+        scorer itself.
 
         Parameters
         ----------
         sample_weight : bool, str or None
-            True: pass the weights on. False: don't. None: an error if there are any.
-            A string: the name that they have in the call of the search's `fit`.
+            True: pass the weights on. False: don't. None: raise if there are any. A
+            string: their name in the call of the search's `fit`.
 
         Returns
         -------
@@ -86,9 +86,9 @@ class _RoutedScorer:
                 "set_score_request needs metadata routing; enable it with "
                 "sklearn.set_config(enable_metadata_routing=True)"
             )
-        # mypy sees no dataclass in a mixin of one
+        # mypy does not know that this mixin is used with dataclasses
         scorer = replace(self, sample_weight=sample_weight)  # type: ignore[type-var]
-        scorer.get_metadata_routing()  # fails now if the request is none
+        scorer.get_metadata_routing()  # raises now if the request is not valid
         return scorer
 
     def get_metadata_routing(self) -> MetadataRequest:
@@ -104,7 +104,7 @@ class _RoutedScorer:
         return request
 
     def _accept_sample_weight(self) -> bool:
-        # scikit-learn's searches ask for it where metadata routing is off.
+        # scikit-learn's searches check for it if metadata routing is off.
         return True
 
 
@@ -113,34 +113,33 @@ class ReconstructionErrorScorer(_RoutedScorer):
     """Scorer: minus the mean squared reconstruction error, in the space of X.
 
     The error of a sample is the squared Euclidean distance, summed over the features,
-    between it and what its codes decode to; the score is minus its (weighted) mean,
-    in float64. Use the instance `neg_reconstruction_error`, as ``scoring`` of a
-    search or of `cross_validate`.
+    between it and its reconstruction; the score is minus its (weighted) mean, in
+    float64. Use the instance `neg_reconstruction_error` as ``scoring`` of a search or
+    of `cross_validate`.
 
     The estimator is a quantizer, `QuantizedFeatures`, or a pipeline that holds one of
-    them, at any depth; of a fitted search, its best estimator. In a pipeline the
-    quantizer's reconstruction goes back through `inverse_transform` of all the steps
-    before it. Steps after the quantizer, such as a classifier on `QuantizedFeatures`
-    or an encoder of the codes, play no part: what is measured is how well the codes
-    that they are given describe X.
+    them, at any depth; of a fitted search, its best estimator is used. In a pipeline
+    the quantizer's reconstruction goes back through `inverse_transform` of all the
+    steps before it. Steps after the quantizer, such as a classifier on
+    `QuantizedFeatures` or an encoder of the codes, play no part: the score measures how
+    well the codes describe X.
 
     Parameters
     ----------
     sample_weight : bool, str or None, default=None
         The metadata request; see `set_score_request`.
     behind : bool, default=False
-        Where steps of a pipeline only encode, as `Normalizer` does, whose lengths are
-        in no code: whether the error is measured behind the last one of them, between
-        what it gives and what is decoded back to there.  False: such a step is a
-        TypeError.
+        If steps of a pipeline only encode, such as `Normalizer`, whose lengths are in
+        no code: whether to measure the error after the last of them, between its output
+        and what is decoded back to there.  False: such a step is a TypeError.
 
     Notes
     -----
-    What a step's `inverse_transform` gives counts as decoded, also where it is no
+    The output of a step's `inverse_transform` counts as decoded, even if it is not a
     true inverse: the components that a PCA drops are part of the error, and so is a
-    `FunctionTransformer` without `inverse_func`, which inverts by doing nothing.
+    `FunctionTransformer` without `inverse_func`, whose inverse does nothing.
 
-    scikit-learn 1.6 hands sample weights to scorers only with metadata routing.
+    scikit-learn 1.6 passes sample weights to scorers only with metadata routing.
 
     Examples
     --------
@@ -168,7 +167,7 @@ class ReconstructionErrorScorer(_RoutedScorer):
         estimator : object
             Fitted quantizer, `QuantizedFeatures`, or pipeline with one of them.
         X : array-like or sparse matrix of shape (n_samples, n_features)
-            Samples, as the estimator takes them; finite numbers.
+            Samples in the form that the estimator takes; finite numbers.
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -208,8 +207,8 @@ class ReconstructionErrorScorer(_RoutedScorer):
 class BitsScorer(_RoutedScorer):
     """Scorer: minus the bits per sample of the quantizer in an estimator.
 
-    Use the instance `neg_bits`, next to `neg_reconstruction_error` in the ``scoring``
-    of a search, to be weighed against it by `best_within`. It finds the quantizer as
+    Use the instance `neg_bits` next to `neg_reconstruction_error` in the ``scoring`` of
+    a search; `best_within` weighs the two. It finds the quantizer as
     `ReconstructionErrorScorer` does.
 
     Parameters
@@ -233,7 +232,7 @@ class BitsScorer(_RoutedScorer):
     def __call__(
         self, estimator: Any, X: Any = None, y: Any = None, sample_weight: Any = None
     ) -> float:
-        """Look up the bits of a fitted estimator.
+        """Return the score of a fitted estimator.
 
         Parameters
         ----------
@@ -262,11 +261,11 @@ class EntropyBitsScorer(_RoutedScorer):
     """Scorer: minus the mean bits of samples in a file of entropy-coded codes.
 
     The bits of a sample are the sum over its codes of -log2 of the probability that
-    each had among the training samples, by `code_counts_`; so they are what files of
-    `skvq.codes.EntropyCoder.from_counts` take, but for what blocks take, some .1 bit.
-    On samples held out they are more than on those of the fit.  Use the instance
+    each had among the training samples, by `code_counts_`.  Files of
+    `skvq.codes.EntropyCoder.from_counts` take these bits plus those of blocks, some .1
+    bit.  Samples held out take more bits than those of the fit.  Use the instance
     `neg_entropy_bits` next to `neg_reconstruction_error` in the ``scoring`` of a
-    search, to be weighed against it by `best_within`.  It finds the quantizer as
+    search; `best_within` weighs the two.  It finds the quantizer as
     `ReconstructionErrorScorer` does.
 
     Parameters
@@ -290,14 +289,14 @@ class EntropyBitsScorer(_RoutedScorer):
     def __call__(
         self, estimator: Any, X: Any, y: Any = None, sample_weight: Any = None
     ) -> float:
-        """Measure the codes of samples.
+        """Measure the bits of samples' codes.
 
         Parameters
         ----------
         estimator : object
             Fitted quantizer, `QuantizedFeatures`, or pipeline with one of them.
         X : array-like or sparse matrix of shape (n_samples, n_features)
-            Samples, as the estimator takes them; finite numbers.
+            Samples in the form that the estimator takes; finite numbers.
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -356,20 +355,20 @@ neg_entropy_bits: EntropyBitsScorer = EntropyBitsScorer()
 
 @dataclass(frozen=True)
 class neg_error_within(_RoutedScorer):
-    """Scorer: minus the error within a budget of bits; over it, last of all.
+    """Scorer: minus the error within a budget of bits; lower than that above it.
 
-    An instance is the ``scoring`` of a search, of `cross_val_score` and the like. With
+    Use an instance as ``scoring`` of a search, of `cross_val_score` and the like. With
     `best_within`, which needs two scorers, neither `score` of the search nor successive
     halving works; with this one they do.
 
-    - Of a codec within the budget, the score is that of `neg_reconstruction_error`.
-    - Of one over it, the score is ``-1e100 * (1 + excess)``, with the excess in bits
-      per sample: below every codec within the budget, and the lower, the more it is
-      over. Its error plays no part, and is not measured.
+    - For a codec within the budget, the score is that of `neg_reconstruction_error`.
+    - For one over it, the score is ``-1e100 * (1 + excess)``, with the excess in bits
+      per sample: below every codec within the budget, and lower with more excess. The
+      error is then not measured.
 
-    Errors of more than 1e100 count as 1e100. All scores are finite, so that means over
-    folds are, and standard deviations. If the best score of a search is -1e100 or less,
-    no candidate was within the budget.
+    Errors above 1e100 count as 1e100. All scores are finite, and so are means over
+    folds and standard deviations. If the best score of a search is -1e100 or less, no
+    candidate was within the budget.
 
     Parameters
     ----------
@@ -392,7 +391,7 @@ class neg_error_within(_RoutedScorer):
 
     See Also
     --------
-    best_within : The rule for searches that measure error and bits apart.
+    best_within : The rule for searches that measure error and bits separately.
 
     Examples
     --------
@@ -440,7 +439,7 @@ class neg_error_within(_RoutedScorer):
         estimator : object
             Fitted quantizer, `QuantizedFeatures`, or pipeline with one of them.
         X : array-like or sparse matrix of shape (n_samples, n_features)
-            Samples, as the estimator takes them; finite numbers.
+            Samples in the form that the estimator takes; finite numbers.
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -449,12 +448,12 @@ class neg_error_within(_RoutedScorer):
         Returns
         -------
         score : float
-            Minus the error, or what is worse; higher is better.
+            Minus the error, or a lower score over the budget; higher is better.
 
         Raises
         ------
         TypeError, ValueError
-            As `ReconstructionErrorScorer` does.
+            As for `ReconstructionErrorScorer`.
         """
         measure = neg_entropy_bits if self.coded else neg_bits
         bits = -measure(estimator, X, sample_weight=sample_weight)
@@ -468,14 +467,14 @@ class neg_error_within(_RoutedScorer):
 
 @dataclass(frozen=True)
 class best_within:
-    """Rule for ``refit`` of a search: the least error that a budget of bits can buy.
+    """Rule for ``refit`` of a search: the least error within a budget of bits.
 
-    An instance is called by the search with its `cv_results_` and returns the index
-    of the candidate with the highest mean test score under `error_key` among those
-    that take no more than `bits`. Candidates that failed (NaN) are passed over. Of
-    equal scores, the one with fewer bits wins, then the one that comes first.
+    The search calls an instance with its `cv_results_`. It returns the index of the
+    candidate with the highest mean test score under `error_key` among those that take
+    no more than `bits`. Candidates that failed (NaN) are skipped. Among equal scores,
+    the one with fewer bits wins, then the first one.
 
-    A rule for two scorers says nothing of the score of one estimator: `score` of a
+    A rule for two scorers does not define the score of one estimator: `score` of a
     search needs a single scorer, such as `neg_error_within`, and so does a search by
     successive halving.
 
@@ -487,20 +486,20 @@ class best_within:
         The key in ``scoring`` of `neg_reconstruction_error`, or of any other scorer
         whose higher values are better, such as a classifier's accuracy.
     bits_key : str, default="bits"
-        The key in ``scoring`` of `neg_bits`; or of `neg_entropy_bits`, so that the
-        budget is that of entropy-coded files.
+        The key in ``scoring`` of `neg_bits`; or of `neg_entropy_bits`, for a budget of
+        entropy-coded files.
 
     Raises
     ------
     TypeError
         If `bits` is not a number.
     ValueError
-        If `bits` is not above 0; when called, if a key is not among the scores, or no
-        candidate is within the budget.
+        If `bits` is not above 0; when called, if a key is not among the scores, or if
+        no candidate is within the budget.
 
     See Also
     --------
-    neg_error_within : A single scorer, with which `score` of the search works.
+    neg_error_within : A single scorer, for which `score` of the search works.
 
     Examples
     --------
@@ -537,7 +536,7 @@ class best_within:
         _check_budget(self.bits)
 
     def __call__(self, cv_results: Mapping[str, Any]) -> int:
-        """Pick the candidate.
+        """Choose the candidate.
 
         Parameters
         ----------

@@ -40,15 +40,15 @@ from skvq.learning.start import few_distinct, ordinary_scale
 from skvq.staged import StagedQuantizer
 from skvq.vector import VectorQuantizer
 
-# Fewer distinct tokens for each codeword are left at the start, which chance plays no
-# part in: least squares would fit their noise.
+# With fewer distinct tokens per codeword than this, the deterministic start is the
+# result: least squares would fit their noise.
 _FEW_TOKENS = 4
 
 _SCALES = Accepted(is_sequence, "a sequence of ints or pairs of ints")
 
 
 class MultiScaleQuantizer(StagedQuantizer):
-    r"""Code maps scale by scale, each scale what the coarser ones have left.
+    r"""Code maps scale by scale, each scale the residual of the coarser ones.
 
     The multi-scale residual scheme of visual autoregressive models (VAR).  A sample is
     a flattened map f of shape (height, width, channels).  With :math:`r_0 = f`, a scale
@@ -71,25 +71,24 @@ class MultiScaleQuantizer(StagedQuantizer):
         the number of features, in C order.  None: one sequence of one channel.
     scales : "auto" or sequence of int or (int, int), default="auto"
         Token grids from coarse to fine: p stands for (p, p), or for p tokens of a
-        sequence; none may exceed the map, or be smaller than the one before.  "auto":
+        sequence.  None may exceed the map, or be smaller than the one before.  "auto":
         powers of two, ending at the map's own size.
     n_codewords : int, default=256
-        V, the size of the one codebook.
+        V, the number of codewords.
     n_smoothers : int, default=0
         Number of convolutions :math:`\phi` of 3 x 3 (3 for sequences) after the
-        interpolation, each shared by the scales nearest to its tick; VAR has 4.  0:
-        none, :math:`\phi` is the identity.
+        interpolation, each shared by the scales nearest to its tick; VAR has 4.  With
+        0, :math:`\phi` is the identity.
     smoothing : float, default=0.5
         :math:`\rho` in :math:`\phi(h) = (1 - \rho) h + \rho\,\mathrm{conv}(h)`.
     metric : {"sqeuclidean", "cosine"}, default="sqeuclidean"
-        By which the nearest codeword of a token is found.  "cosine" is for codebooks
-        that are given, see `from_codebooks`: codewords are what they are, of any
-        length, and so no error falls by it that could be learned.  Tokens of zeros are
-        given the first codeword.
+        Metric of the search for the nearest codeword of a token.  "cosine" is for given
+        codebooks, see `from_codebooks`: their codewords may have any length, so there
+        is no error to minimise by learning.  Zero tokens get the first codeword.
     max_iter : int, default=20
-        Largest number of rounds: code all samples, solve for codebook and convolutions.
+        The most rounds: code all samples, solve for codebook and convolutions.
     tol : float, default=1e-3
-        Learning stops when a round lowers the distortion by this share of it or less.
+        Learning stops when a round lowers the distortion by at most this share of it.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for the start.
     backend : {"auto", "numpy", "native", "cupy"}, default="auto"
@@ -104,16 +103,16 @@ class MultiScaleQuantizer(StagedQuantizer):
     codebook_sizes_ : tuple of int
         V for every token, coarse to fine, in C order within a scale.
     bits_per_sample_ : float
-        Number of tokens of all scales times log2 V.
+        Number of tokens of all scales, times log2 V.
     map_shape_ : tuple of int
         (height, width, channels), or (length, channels).
     scales_ : tuple of (int, int), or of int
         The token grids.
     kernels_ : ndarray of shape (n_smoothers, 3, 3, n_channels, n_channels) or None
-        Convolutions from the input channels (last but one) to the output channels
-        (last); of sequences (n_smoothers, 3, 1, ...).  None if there are none.
+        Convolutions from the input channels (last but one axis) to the output channels
+        (last axis); (n_smoothers, 3, 1, ...) for sequences.  None if there are none.
     biases_ : ndarray of shape (n_smoothers, n_channels) or None
-        What each convolution adds everywhere, of given ones.
+        Added to the output of given convolutions; None if there are none.
     n_iter_ : int
         Number of rounds.
     distortion_ : float
@@ -129,17 +128,18 @@ class MultiScaleQuantizer(StagedQuantizer):
     -----
     The reconstruction is linear in W and in the convolutions, so both are learned by
     alternating between codes and least squares, without gradients of a network; k-means
-    over the tokens of all scales diverges.  Row 0 of W is zero where there is more than
-    one scale, so that a scale may leave a token as it is.  A round that would raise the
-    distortion of the training samples is not taken.  With one scale, the map's own, and
-    no convolution the scheme is a `VectorQuantizer` over tokens, and learned as one.
+    over the tokens of all scales diverges.  With more than one scale, row 0 of W is
+    zero, so that a scale may leave a token unchanged.  A round that would raise the
+    distortion of the training samples is discarded.  With a single scale, the map's
+    own, and no convolution the scheme is a `VectorQuantizer` over tokens, and is
+    learned as one.
 
-    Fewer distinct tokens than codewords is a ConvergenceWarning.  Fewer than four of
-    them for each codeword are coded by the start, small tables of each scale.
+    Fewer distinct tokens than codewords give a ConvergenceWarning.  With fewer than
+    four per codeword, the start is the result: small tables of each scale.
 
-    The convolutions that are learned have no bias: a token of zeros adds nothing.
-    `from_codebooks` takes ``kernels`` and ``biases`` of given ones, shaped as the
-    attributes are, and takes ``[W]`` for the one codebook.
+    Learned convolutions have no bias: a zero token adds nothing.  `from_codebooks`
+    takes given ``kernels`` and ``biases``, in the shapes of the attributes, and ``[W]``
+    for the codebook.
 
     References
     ----------
@@ -292,7 +292,7 @@ class MultiScaleQuantizer(StagedQuantizer):
             nearest.check_no_zero_rows(table.codewords, "codebooks[0]")
         n_bytes = table.codewords.nbytes
         self._check_matrices(map_shape, shape, grids, n_bytes)
-        # As for samples as large as the codewords.
+        # The same scale as for samples as large as the codewords.
         exponent = self._exponent_of(run(ordinary_scale(Rows(table.codewords))))
         own = np.ldexp(table.codewords, -exponent)
         smoothing = self._given_smoothing(kernels, biases, shape, grids, flat, exponent)
@@ -304,7 +304,7 @@ class MultiScaleQuantizer(StagedQuantizer):
         }
 
     def _exponent_of(self, scale: float) -> int:
-        """Return the power of two that maps are divided by, of 1 or such a scale."""
+        """Return the power of two by which maps are divided, for values of a scale."""
         return 1 - int(np.frexp(scale)[1])
 
     def _given_smoothing(
@@ -355,7 +355,7 @@ class MultiScaleQuantizer(StagedQuantizer):
     def _check_matrices(
         self, map_shape: Any, shape: Any, grids: Any, n_bytes: int
     ) -> None:
-        """Raise if scales of given sizes are out of proportion to a given table."""
+        """Raise if scales take too much memory compared to a given table."""
         n_places = sum(h * shape[0] + w * shape[1] for h, w in grids)
         check_memory(
             f"The interpolation of map_shape={map_shape} to scales={self.scales!r}",
@@ -374,7 +374,7 @@ class MultiScaleQuantizer(StagedQuantizer):
     def _learn_tokens(
         self, tokens: Any, pyramid: Any
     ) -> Learner[learning.LearnedPyramid]:
-        """Learn as the naive scheme does, from tokens."""
+        """Learn from tokens as the naive scheme does."""
         vq = VectorQuantizer(
             self.n_codewords,
             max_iter=self.max_iter,
@@ -411,8 +411,8 @@ class MultiScaleQuantizer(StagedQuantizer):
     # -- codes ---------------------------------------------------------------------
 
     def _encode(self, X: Any) -> Any:
-        # In the dtype of the fit, whatever X's: of a chain of residuals each scale
-        # hears of the rounding of those before.
+        # The dtype of the fit is used for any X: in a chain of residuals, each scale is
+        # affected by the rounding of those before.
         X = nearest.backend_of(X).times_power(X, -self._exponent_)
         X = in_fitted_dtype(X, self._table_.dtype)
         return self._pyramid_.encode(X, self._table_)[0]
@@ -443,7 +443,7 @@ class MultiScaleQuantizer(StagedQuantizer):
         return int(self.n_smoothers) > 0
 
     def _entries(self, X: Any, metric: str) -> Any:
-        # What tokens grow to is linear in them, and its transpose brings X to them.
+        # What tokens grow to is linear in them; its transpose maps X to the tokens.
         pyramid = self._pyramid_
         maps = X.reshape(-1, *pyramid.map_shape)
         return np.concatenate(
@@ -469,7 +469,7 @@ class MultiScaleQuantizer(StagedQuantizer):
         return {"_codebook_": codebook, "_table_": own}
 
     def next_scale_input(self, codes: MatrixLike) -> NDArray[Any]:
-        """Return what a generator sees that is to predict the codes of the next scale.
+        """Return the input of a generator that predicts the codes of the next scale.
 
         Parameters
         ----------
@@ -485,8 +485,8 @@ class MultiScaleQuantizer(StagedQuantizer):
         Raises
         ------
         ValueError
-            If the codes are not those of whole scales, or of all, after which none
-            comes.
+            If the codes are not those of whole scales, or if they are those of all
+            scales.
         """
         self = as_it_is_now(self)
         check_is_fitted(self)
@@ -510,7 +510,7 @@ class MultiScaleQuantizer(StagedQuantizer):
 def _found(
     own: Any, codebook: Any, exponent: int, pyramid: Pyramid, map_shape: Any
 ) -> dict[Any, Any]:
-    """Return fitted attributes of a codebook, scaled to compute with and as it is."""
+    """Return the fitted attributes for a codebook, as it is and scaled to compute."""
     smoothing, grids = pyramid.smoothing, pyramid.scales
     biases = None if smoothing is None else smoothing.biases
     return {
@@ -527,7 +527,7 @@ def _found(
 
 
 def _map_shape(map_shape: Any, n_features: int) -> tuple[int, ...]:
-    """Return (height, width, channels) or (length, channels), checked."""
+    """Return (height, width, channels) or (length, channels) after checks."""
     if map_shape is None:
         return n_features, 1
     sizes = _sizes_of_map(map_shape)
@@ -551,7 +551,7 @@ def _sizes_of_map(map_shape: Any) -> tuple[int, ...]:
 
 
 def _grids(scales: Any, size: Sequence[int], *, flat: bool) -> list[tuple[int, int]]:
-    """Return (h, w) of each scale, checked; sequences have a width of 1."""
+    """Return (h, w) of each scale after checks; sequences have a width of 1."""
     height, width = size
     if isinstance(scales, str):
         powers = [2**k for k in range(max(size).bit_length()) if 2**k < max(size)]

@@ -1,7 +1,7 @@
-"""Nearest neighbours among rows that are kept as codes.
+"""Nearest neighbours among rows that are stored as codes.
 
-A search compares each query with all codes, by a few look-ups for each of them (see
-`skvq.coding.sums`): exact over the reconstructions, without decoding them.
+A search compares each query with all codes, by a few look-ups per row (see
+`skvq.coding.sums`).  It is exact over the reconstructions, without decoding them.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from skvq.codes import pack, packed_bits, unpack
 from skvq.features import FROZEN
 from skvq.nearest import HOST
 
-# Metrics, and what of them the sums over codes are.
+# Metrics, each with the one that sums over codes give.
 _SUMMED = {
     "euclidean": "sqeuclidean",
     "sqeuclidean": "sqeuclidean",
     "cosine": "cosine",
     "inner_product": "inner_product",
 }
-# Numbers of a tile: of the tables of queries and what is found for them; and of rows.
+# Limits of tiles, in numbers: tables and results of queries; and rows.
 _QUERY_ELEMENTS, _ROW_ELEMENTS = 2**21, 2**19
 
 
@@ -59,37 +59,36 @@ class QuantizedNeighbors(
     TransformerMixin,
     BaseEstimator,
 ):
-    r"""Nearest neighbours of queries among rows that are kept as codes.
+    r"""Nearest neighbours of queries among rows that are stored as codes.
 
-    The rows are encoded once.  A query is not: it is compared with the reconstruction
-    of every row (an asymmetric distance), by look-ups in a table of what each code adds
-    to the distance.  The search is exact over the reconstructions: what is lost is lost
-    in the codes alone, and `rerank` wins most of it back where the rows are at hand.
+    The rows are encoded once.  Queries are not encoded: each is compared with the
+    reconstruction of every row (an asymmetric distance), by look-ups in a table of the
+    contribution of each code to the distance.  The search is exact over the
+    reconstructions: only coding loses accuracy, and `rerank` wins most of it back if
+    the rows are available.
 
     Parameters
     ----------
     quantizer : quantizer
-        A quantizer of skvq that has `distance_table`, whose reconstructions are sums of
-        what codes stand for, or concatenations.  `fit` clones and fits it; one that is
-        fitted already comes in a `sklearn.frozen.FrozenEstimator`, and is taken as it
-        is.
+        A quantizer of skvq that has `distance_table`, whose reconstructions are sums
+        over codes, or concatenations.  `fit` fits a clone.  A fitted one is passed in a
+        `sklearn.frozen.FrozenEstimator`, and is used as it is.
     n_neighbors : int, default=5
-        Number of neighbours, where the methods are not told another.
+        Number of neighbours, unless a method is given another.
     metric : {"euclidean", "sqeuclidean", "cosine", "inner_product"}, \
             default="euclidean"
-        The distance; that of the last is minus the product.
+        The distance; for "inner_product" it is minus the product.
     rerank : int, default=None
-        So many rows that are nearest to a query by their codes, or `n_neighbors` of
-        them, if that is more, are compared with it again, as they were before they were
-        encoded.  The rows are kept for it: a reference to X as it is, which may be a
-        memory map.  None: distances are those from the reconstructions, and no rows are
-        kept.
+        This many rows nearest to a query by their codes, or `n_neighbors` rows if that
+        is more, are compared with it again by their original values.  The rows are kept
+        for it: a reference to X as it is, which may be a memory map.  None: distances
+        are those to the reconstructions, and no rows are kept.
 
     Attributes
     ----------
     quantizer_ : quantizer
-        The fitted quantizer; what was given as a fitted one, as it was then, without a
-        copy of its tables.
+        The fitted quantizer; one that was given fitted stays as it was at that time,
+        without a copy of its tables.
     n_samples_fit_ : int
         Number of rows that are searched.
     n_features_in_ : int
@@ -99,25 +98,24 @@ class QuantizedNeighbors(
 
     See Also
     --------
-    skvq.nearest.scan : The search, without estimators.
+    skvq.nearest.scan : The search without estimators.
 
     Notes
     -----
-    The methods are those of scikit-learn's `NearestNeighbors`, which keeps rows whole,
+    The methods are those of scikit-learn's `NearestNeighbors`, which stores whole rows,
     and of its `KNeighborsTransformer`.
 
     All codes are read for every query, on all threads: n rows of m codes take about n m
-    look-ups.  There is no index that would spare most of them, such as inverted lists
+    look-ups.  There is no index that would avoid most of them, such as inverted lists
     or a graph of neighbours; see the page on searching codes.
 
     Of equal distances the lower index comes first.  The result is that of the sums in
-    float64; rows whose distances differ by less than their rounding may take each
-    other's place.  Distances that are returned are computed anew, from the
-    reconstructions or the rows.
+    float64; rows whose distances differ by less than their rounding may be swapped.
+    Returned distances are computed anew, from the reconstructions or the rows.
 
-    Memory beside the codes is some tens of MB, whatever their number.  Sums, as of
-    residual and additive codes, keep 4 bytes a row beside the codes for squared
-    distances, as all schemes do for cosine distances; 8 bytes in float64.
+    Memory besides the codes is some tens of MB, whatever their number.  For cosine
+    distances, and for squared distances to sums (as of residual and additive codes), 4
+    more bytes per row are kept; 8 bytes in float64.
 
     References
     ----------
@@ -167,7 +165,7 @@ class QuantizedNeighbors(
         self.metric = metric
         self.rerank = rerank
 
-    # -- what is searched ----------------------------------------------------------
+    # -- the rows to search --------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=False)
     @in_own_context
@@ -177,7 +175,7 @@ class QuantizedNeighbors(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            The rows, from which the quantizer learns as well; may be a memory map.
+            The rows, from which the quantizer also learns; may be a memory map.
         y : None
             Ignored.
 
@@ -212,21 +210,21 @@ class QuantizedNeighbors(
     def fit_codes(
         self, codes: MatrixLike, *, X: MatrixLike | None = None, packed: bool = False
     ) -> Self:
-        """Take rows that are codes already, of a quantizer that is fitted.
+        """Set rows that are codes already, of a fitted quantizer.
 
         Parameters
         ----------
         codes : array-like of shape (n_samples, n_codes) or (n_samples, n_bytes)
-            Codes as `transform` of the quantizer gives them; with `packed`, rows of
-            bytes as `skvq.codes.pack` packs these.
+            Codes as `transform` of the quantizer returns them; with `packed`, rows of
+            bytes as `skvq.codes.pack` packs them.
         X : array-like of shape (n_samples, n_features), default=None
-            The rows themselves, for `rerank`, now or as it is set later; they are not
+            The rows themselves, for `rerank`, now or as it is set later.  They are not
             copied, and may be a memory map.
         packed : bool, default=False
-            Whether `codes` are packed.  If so, they are not copied, so that they may be
-            a memory map: every search reads them anew, a chunk at a time.  Others are
-            packed here, and kept in the order in which they are read, which makes the
-            search of few queries twice as fast.
+            Whether `codes` are packed.  If so, they are not copied and may be a memory
+            map: every search reads them anew, a chunk at a time.  Other codes are
+            packed here, and kept in the order in which they are read, which makes
+            searches of few queries twice as fast.
 
         Returns
         -------
@@ -236,8 +234,8 @@ class QuantizedNeighbors(
         Raises
         ------
         ValueError
-            If the quantizer is not fitted, the codes are not its own, or there are not
-            as many rows in X.
+            If the quantizer is not fitted, the codes are not valid for it, or X has
+            another number of rows.
         """
         new = copy_to_fit(self, fitted=False)
         quantizer = new._take_quantizer(self.quantizer)
@@ -255,12 +253,12 @@ class QuantizedNeighbors(
         return self
 
     def _take_quantizer(self, quantizer: Any) -> BaseQuantizer:
-        # As it is now: the codes are not those of what a fit may make of it later.
+        # Its current state is kept: a later fit may change the meaning of codes.
         self.quantizer_, self._metric_ = as_it_is_now(_bare(quantizer)), self.metric
         return self.quantizer_
 
     def _take_codes(self, packed: np.ndarray, *, prepared: bool) -> None:
-        """Keep packed codes, and the terms of their rows."""
+        """Keep packed codes and the terms of their rows."""
         sizes = self.quantizer_.codebook_sizes_
         summed = sizes[: len(sizes) - self.quantizer_._n_scales()]
         terms: list[np.ndarray | None] = [None, None]
@@ -277,7 +275,7 @@ class QuantizedNeighbors(
         self.n_samples_fit_ = len(packed)
         self._codes_ = packed
         scanned = np.concatenate(beside) if beside else packed
-        # What is scanned, as `nearest.scan` takes it.
+        # The arguments of `nearest.scan`.
         self._scanned_: tuple[Any, ...] = (scanned, summed, *terms)
         if prepared:
             self._scanned_ = (nearest.Packed(*self._scanned_), None, None, None)
@@ -339,8 +337,8 @@ class QuantizedNeighbors(
         Parameters
         ----------
         X : array-like of shape (n_queries, n_features), default=None
-            The queries.  None: the rows themselves, where `rerank` has kept them, else
-            their reconstructions; each of them is then left out of its own neighbours.
+            The queries.  None: the rows themselves if `rerank` has kept them, else
+            their reconstructions; each row is then left out of its own neighbours.
         n_neighbors : int, default=None
             Number of neighbours; None: the parameter.
         return_distance : bool, default=True
@@ -362,7 +360,7 @@ class QuantizedNeighbors(
         check_is_fitted(self)
         k = self.n_neighbors if n_neighbors is None else n_neighbors
         k = check_count("n_neighbors", k)
-        # It may have been changed after the fit, which no constraint has seen.
+        # It may have been changed after the fit, unseen by the constraints.
         most = 0 if self.rerank is None else check_count("rerank", self.rerank)
         if most and self._rows_ is None:
             raise ValueError(
@@ -380,7 +378,7 @@ class QuantizedNeighbors(
             )
         distances = np.empty((n_queries, k))
         indices = np.empty((n_queries, k), np.intp)
-        # The nearest by their codes, of which the k nearest are kept.
+        # Rows nearest by their codes, among which the k nearest are chosen.
         n_near = min(max(k + alone, most), self.n_samples_fit_)
         n_entries = sum(self.quantizer_.codebook_sizes_) + 4 * n_near
         for rows in _tiles(n_queries, n_entries, _QUERY_ELEMENTS):
@@ -393,7 +391,7 @@ class QuantizedNeighbors(
         return (distances, indices) if return_distance else indices
 
     def _queries(self, X: Any, rows: slice) -> np.ndarray:
-        """Return some of the queries; of None, of the rows that are searched."""
+        """Return some of the queries; by default, of the rows that are searched."""
         X = self._rows_ if X is None else X
         if X is None:
             return self._decoded(np.arange(rows.start, rows.stop))
@@ -416,8 +414,8 @@ class QuantizedNeighbors(
         )
 
     def _distances(self, queries: Any, near: Any, metric: str) -> np.ndarray:
-        """Return the distances from queries to some rows of each."""
-        # Each of them once, and in order, as files are read.
+        """Return the distances from queries to some rows each."""
+        # Each row is read once, and in order, which suits files.
         distinct, place = np.unique(near, return_inverse=True)
         rows = self._rows_ if self.rerank is not None else None
         rows = self._decoded(distinct) if rows is None else np.asarray(rows[distinct])
@@ -427,11 +425,11 @@ class QuantizedNeighbors(
         return found.reshape(near.shape)
 
     def _decoded(self, rows: np.ndarray) -> np.ndarray:
-        """Return reconstructions of some of the rows."""
+        """Return the reconstructions of some rows."""
         codes = unpack(self._codes_[rows], self.quantizer_.codebook_sizes_)
         return self.quantizer_._decode_here(as_indices(codes))
 
-    # -- graphs, as scikit-learn takes them ----------------------------------------
+    # -- graphs, in scikit-learn's form --------------------------------------------
 
     def kneighbors_graph(
         self,
@@ -448,7 +446,7 @@ class QuantizedNeighbors(
         n_neighbors : int, default=None
             Number of neighbours; None: the parameter.
         mode : {"connectivity", "distance"}, default="connectivity"
-            What the entries are: ones, or distances.
+            The entries: ones, or distances.
 
         Returns
         -------
@@ -469,9 +467,9 @@ class QuantizedNeighbors(
     def transform(self, X: MatrixLike) -> sp.csr_array:
         """Return the graph of distances to the nearest rows of each sample.
 
-        As of scikit-learn's `KNeighborsTransformer`: for estimators that take
-        ``metric="precomputed"``.  A sample that is among the rows counts as a neighbour
-        of its own there, so there is one more than `n_neighbors`.
+        As in scikit-learn's `KNeighborsTransformer`, this is for estimators that take
+        ``metric="precomputed"``.  There, a sample that is among the rows counts as its
+        own neighbour, so there is one more than `n_neighbors`.
 
         Parameters
         ----------
@@ -481,7 +479,7 @@ class QuantizedNeighbors(
         Returns
         -------
         graph : csr_array of shape (n_samples, n_samples_fit)
-            With ``n_neighbors + 1`` entries in a row, the smallest first.
+            ``n_neighbors + 1`` entries in each row, smallest first.
         """
         check_is_fitted(self)
         n_neighbors = check_count("n_neighbors", self.n_neighbors) + 1
@@ -492,7 +490,7 @@ class QuantizedNeighbors(
         return self.n_samples_fit_
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Whether there are rows to search."""
+        """Return whether there are rows to search."""
         return hasattr(self, "n_samples_fit_")
 
     def __sklearn_tags__(self) -> Any:
@@ -518,7 +516,7 @@ def _check_sums(quantizer: BaseQuantizer) -> None:
 
 
 def _packed_of(codes: Any, quantizer: BaseQuantizer) -> np.ndarray:
-    """Return packed codes as they are; raise unless they are rows of bytes."""
+    """Return packed codes unchanged; raise unless they are rows of bytes."""
     with naming("codes"):
         packed = np.asarray(HOST.to_host(check_unmasked(codes, "codes")))
     n_bytes = -(-packed_bits(quantizer.codebook_sizes_) // 8)
@@ -539,9 +537,9 @@ def _tiles(n_rows: int, per_row: int, elements: int) -> Iterator[slice]:
 
 
 def _with_rows(term: np.ndarray | None, n_rows: int, rows: slice, part: Any) -> Any:
-    """Return numbers of all rows with those of some, in a wider dtype if they need it.
+    """Return numbers of all rows with some set, in a wider dtype if they need it.
 
-    Not joined at the end, when they would be there twice.
+    Joining them at the end would need the memory twice.
     """
     if part is None:
         return None
@@ -555,7 +553,7 @@ def _with_rows(term: np.ndarray | None, n_rows: int, rows: slice, part: Any) -> 
 def _without(
     own: np.ndarray, distances: Any, indices: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return neighbours without the row itself; without the last, where it is none."""
+    """Return neighbours without the row itself, or without the last if it is absent."""
     keep = indices != own[:, None]
     keep[keep.all(axis=1), -1] = False
     shape = len(own), indices.shape[1] - 1

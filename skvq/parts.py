@@ -1,4 +1,4 @@
-"""Parts of the nesting schemes: clones of quantizers, each with its own settings."""
+"""Parts of the nesting schemes: clones of quantizers with settings of their own."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from skvq.coding import rates
 from skvq.coding.charges import Charges, biases, costs_of
 from skvq.learning.rows import Learner, Rows, run, together
 
-# Whose entries are checked by `NestingQuantizer`, which tells them apart.
+# `NestingQuantizer` checks the entries, and names them in its messages.
 QUANTIZERS = Accepted(
     lambda value: isinstance(value, list) and len(value) > 0,
     "a list of quantizers, or of pairs of a name and a quantizer",
 )
-# What `balance` of a scheme with parts may be, beside None.
+# The value of a nesting scheme's `balance`, other than None.
 EVENLY = Accepted(is_true, "True")
 
 
 class Template(NamedTuple):
-    """A quantizer that parts are clones of, and what messages call it."""
+    """A quantizer that parts are clones of, and its name in messages."""
 
     label: str
     quantizer: Any
@@ -50,12 +50,12 @@ class Template(NamedTuple):
         return f"{self.label}={self.quantizer!r}"
 
     def naming(self) -> AbstractContextManager[Any]:
-        """Let errors name it, where there are several to be confused."""
+        """Let errors name it, if there are several quantizers."""
         return nullcontext() if self.label == "quantizer" else naming(self.label)
 
 
 class Parts:
-    """Fitted parts, and what searches and checks of every call want of them.
+    """Fitted parts, and what searches and checks need to know of them in every call.
 
     Parameters
     ----------
@@ -65,13 +65,13 @@ class Parts:
     Attributes
     ----------
     tables : Tables or None
-        Those in which codes of all parts are the nearest rows, if so.
+        Tables of which the codes of all parts are the nearest rows, if there are such.
     biases : list of ndarray or None
-        What searches add for the codes of all columns, if they add anything.
+        What searches add for the codes of all columns; None if nothing.
     shapes : list of tuple
         Sizes and number of features of each part.
     sizes : tuple of int
-        Those of all code columns.
+        Sizes of all code columns.
     """
 
     biases: list[NDArray[Any]] | None
@@ -92,25 +92,25 @@ class Parts:
         self.sizes = tuple(size for sizes, _ in self.shapes for size in sizes)
         self.charges = charges_of(parts)
         self.biases = biases(self.charges, self.sizes)
-        # A fit puts other attributes in the place of these, see `take_over`.
+        # A fit replaces the attributes dicts, see `take_over`.
         self._known = list(zip(map(vars, parts), tables, strict=True))
 
     def are(self, parts: Sequence[Any]) -> bool:
-        """Whether these are the parts, and are fitted and searched as they were."""
-        for part in self.parts:  # which may have parts that have been replaced
+        """Return whether these are the parts, fitted and searched as they were."""
+        for part in self.parts:  # their own parts may have been replaced
             part._check_as_fitted()
         if len(parts) != len(self._known):
             return False
         for part, (attributes, table) in zip(parts, self._known, strict=True):
             if getattr(part, "__dict__", None) is not attributes:
                 return False
-            # The metric may have been set since, which leaves the attributes.
+            # The metric may have been changed, which keeps the attributes.
             if part._searched_table() is not table:
                 return False
         return True
 
     def check_shapes(self, owner: str, attribute: str, parts: Sequence[Any]) -> None:
-        """Raise if sizes and numbers of features of parts are not those of these."""
+        """Raise if sizes and numbers of features of parts have changed."""
         if len(parts) != len(self.parts):
             raise ValueError(
                 f"{owner} has {len(parts)} {attribute}, and had {len(self.parts)} when "
@@ -134,16 +134,16 @@ class Parts:
 
 
 class NestingQuantizer(_BaseComposition, BaseQuantizer):
-    """What schemes have in common whose parts are clones of given quantizers.
+    """Base of schemes whose parts are clones of given quantizers.
 
     A scheme has the parameters `quantizer`, `n_codewords`, `share_codebook`,
     `rate_weight`, `balance`, `random_state` and `backend`, one that counts the parts,
     whose name is `_COUNT`, and the hook `_default_part()`.  Its fitted parts are
-    `quantizers_`, about which `_parts_` knows.
+    `quantizers_`; `_parts_` holds what is known of them.
     """
 
     _COUNT: ClassVar[str]
-    # How scikit-learn's diagram shows a list of parts.
+    # The layout of a list of parts in scikit-learn's diagram.
     _DIAGRAM: ClassVar[str]
 
     quantizer: Any
@@ -176,12 +176,12 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         ]
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters; those of parts as well, by ``<name>__<parameter>``.
+        """Return the parameters; those of parts have names ``<name>__<parameter>``.
 
         Parameters
         ----------
         deep : bool, default=True
-            Whether those of parts are among them.  The name of a part is its own in a
+            Whether to include those of parts.  The name of a part is the one given in a
             list of pairs, 0, 1, ... in a list of quantizers, and ``quantizer`` if all
             parts are clones of one.
 
@@ -193,7 +193,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         return self._get_params("_pairs", deep=deep)
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters, of parts as well, by ``<name>__<parameter>``.
+        """Set parameters; those of parts have names ``<name>__<parameter>``.
 
         Parameters
         ----------
@@ -208,15 +208,15 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         Raises
         ------
         ValueError
-            If there is no such parameter, or the part is None, which stands for a
-            default that is made anew in every fit.
+            If there is no such parameter, or if the part is None, which stands for a
+            default that is created in every fit.
         """
         quantizer = params.get("quantizer", self.quantizer)
         for name, value in params.items():
             if name.startswith("quantizer__"):
                 check_one_part(quantizer, name, value, self._default_part())
         if "quantizer" in params:
-            # First, since it has the parts whose parameters are meant.
+            # This comes first, since it holds the parts whose parameters follow.
             self.quantizer = params.pop("quantizer")
         return self._set_params("_pairs", **params)
 
@@ -226,7 +226,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
             self._check_list()
 
     def _check_list(self) -> None:
-        """Raise if the parameters do not go with a list of parts."""
+        """Raise if the parameters do not fit a list of parts."""
         for template in self._templates():
             if not isinstance(template.quantizer, BaseQuantizer):
                 raise ValueError(
@@ -264,19 +264,19 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
             name_details=[str(one) for _, one in self._pairs],
         )
 
-    # -- what parts are clones of --------------------------------------------------
+    # -- templates of parts --------------------------------------------------------
 
     @abstractmethod
     def _default_part(self) -> BaseQuantizer:
-        """Return what None stands for as the quantizer."""
+        """Return the quantizer that None stands for."""
 
     def _quantizers(self, default: Any = None) -> list[Any]:
-        """Return what parts are clones of: one for all of them, or one for each.
+        """Return the quantizers that parts are clones of: one for all, or one for each.
 
         Parameters
         ----------
         default : quantizer, optional
-            What None stands for, in place of `_default_part()`.
+            The meaning of None, instead of `_default_part()`.
         """
         if self._pairs:
             return [one for _, one in self._pairs]
@@ -285,7 +285,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         return [self._default_part() if default is None else default]
 
     def _templates(self, default: Any = None) -> list[Template]:
-        """Return the same, with what messages call them."""
+        """Return the same quantizers with their names in messages."""
         labels = ["quantizer"]
         if self._pairs:
             labels = [
@@ -296,7 +296,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         return [Template(*pair) for pair in zip(labels, quantizers, strict=True)]
 
     def _template_of_each(self, n_parts: int, default: Any = None) -> list[Template]:
-        """Return what each part is a clone of."""
+        """Return the template of each part."""
         templates = self._templates(default)
         return templates * (n_parts // len(templates))
 
@@ -305,22 +305,22 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         return [one for one in self._templates() if not condition(one.quantizer)]
 
     def _n_parts(self) -> int:
-        """Return how many parts the parameters ask for."""
+        """Return the number of parts that the parameters ask for."""
         return len(self._pairs) or getattr(self, self._COUNT)
 
     def _count(self) -> str:
-        """Return what says how many parts there are, for messages."""
+        """Return the parameter that gives the number of parts, for messages."""
         return "len(quantizer)" if self._pairs else self._COUNT
 
     def _tables_in_words(self) -> str:
-        """Return what determines the size of the tables, for messages."""
+        """Return the parameters that determine the size of the tables, for messages."""
         sizes = "quantizer" if self._pairs else f"n_codewords={self.n_codewords}"
         return f"Tables of {sizes} for {self._count()}={self._n_parts()}"
 
     def _new_parts(
         self, n_parts: int, n_codewords: Any, default: Any = None
     ) -> list[Any]:
-        """Return unfitted clones, with the settings that are the scheme's.
+        """Return unfitted clones with the settings of the scheme.
 
         Parameters
         ----------
@@ -352,7 +352,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         return parts
 
     def _set_costs(self, parts: Sequence[Any]) -> None:
-        """Set on unfitted parts what the scheme says that codes cost."""
+        """Set on unfitted parts the costs of codes that the scheme asks for."""
         for name, value, default in (
             ("rate_weight", self.rate_weight, 0),
             ("balance", self.balance, None),
@@ -369,7 +369,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
                 part.set_params(**{name: value})
 
     def _go_on(self, parts: Sequence[Any]) -> None:
-        """Let unfitted parts start from those of the fit before, in a warm start."""
+        """Let unfitted parts start from those of the last fit, in a warm start."""
         if self._before_ is None:
             return
         before = self._before_.quantizers_
@@ -377,15 +377,15 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         if len(before) > 1:
             was_shared = are_shared(before)
             check_as_before("share_codebook", self.share_codebook, was_shared)
-        for part, then in zip(parts, before, strict=False):  # one that is shared
+        for part, then in zip(parts, before, strict=False):  # may be one, shared
             part._before_ = then
 
     def _n_parts_in(self, parts: Sequence[Any]) -> int:
-        """Return how many places there are for distinct parts."""
+        """Return the number of distinct parts."""
         return self._n_parts() if self.share_codebook else len(parts)
 
     def _own_costs(self) -> frozenset[str]:
-        """Return what its own parameters add, beside those of parts."""
+        """Return the costs that its own parameters add, besides those of parts."""
         return costs_of(self.rate_weight, self.balance)
 
     def _code_costs(self) -> frozenset[str]:
@@ -399,7 +399,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
             for part in self.quantizers_
         ]
         copy._parts_ = Parts(copy.quantizers_)
-        # What the codes of another search were.
+        # The counts belonged to the codes of another search.
         copy.code_counts_ = rates.no_counts(self.codebook_sizes_)
         copy.distortion_ = np.nan
         return copy
@@ -407,7 +407,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
     def _elements_of_parts(
         self, n_codewords: Any, widths: Sequence[int], n_parts: int
     ) -> Any:
-        """Return how many numbers the tables of parts hold.
+        """Return the number of values in the tables of parts.
 
         Parameters
         ----------
@@ -429,7 +429,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         return times * sum(_elements(*one) * count for one, count in counts.items())
 
     def _n_tables_of_each(self) -> list[int | None]:
-        """Return how many tables parts have, of one for all or of each."""
+        """Return the numbers of tables of parts: one for all, or one for each."""
         return [one._n_tables() for one in self._quantizers()]
 
     def _n_tables(self) -> int | None:
@@ -439,14 +439,14 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         return sum(known) * times if len(known) == len(each) else None
 
     def _deal(self, n_tables: int) -> list[int]:
-        """Return how many of given tables each part has.
+        """Return how many of the given tables each part gets.
 
-        Those of which it is not known, since they have one a feature, have equal shares
-        of what the others leave.
+        Parts with one table per feature, whose number is unknown, share equally what
+        the others leave.
         """
         each = self._n_tables_of_each()
         if len(each) == 1 and not self._pairs:
-            # As many parts as there are tables for.
+            # There are as many parts as there are tables for.
             size, n_parts = each[0], min(self._n_parts(), n_tables)
             if size is None:
                 return list(map(len, np.array_split(np.arange(n_tables), n_parts)))
@@ -467,24 +467,24 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
     def _parts_of_tables(
         self, tables: Sequence[nearest.Table], costs: dict[str, Any]
     ) -> list[Any]:
-        """Return parts of given tables, and set the parameters that follow from them.
+        """Return parts made from tables; set the parameters that follow from them.
 
         Parameters
         ----------
         tables : sequence of Table
-            Those of all parts, one part after the other.
+            The tables of all parts, one part after the other.
         costs : dict
             What searches add for the codes of each table, or None, see `check_costs`.
 
         Returns
         -------
         parts : list of quantizers
-            Clones of one quantizer with the same tables are the same object.
+            Clones of one quantizer that have the same tables are the same object.
 
         Raises
         ------
         ValueError
-            If the tables cannot be dealt out.
+            If the tables cannot be distributed over the parts.
         """
         given = check_costs(costs, tables, self._code_costs())
         dealt, found, column = iter(tables), {}, 0
@@ -512,7 +512,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
     ) -> Any:
         part = clone(template.quantizer)
         if not self._pairs and "n_codewords" in part.get_params(deep=False):
-            # What it has is that of parts for which nothing else is said.
+            # The default of the class stands for a value that is not set.
             part.set_params(n_codewords=type(part)().n_codewords)
         self._set_costs([part])
         with template.naming():
@@ -521,7 +521,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         return part
 
     def _imply_from(self, parts: list[Any]) -> None:
-        """Set the parameters that follow from parts of given tables."""
+        """Set the parameters that follow from parts made from tables."""
         if self._pairs:
             names = [name for name, _ in self._pairs]
             self._pairs = list(zip(names, map(clone, parts), strict=True))
@@ -536,8 +536,8 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
     @property
     def _follows_namespace(self) -> bool:  # type: ignore[override]
         if self.quantizer is None:
-            return True  # as all that it stands for do; asked for in every call
-        # Before the parameters have been checked, too.
+            return True  # as its default does; this is asked in every call
+        # This may be asked before the parameters have been checked.
         quantizers = self._quantizers()
         return all(getattr(one, "_follows_namespace", False) for one in quantizers)
 
@@ -588,14 +588,14 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
 
     @cached_property
     def _parts_(self) -> Parts:
-        """What is known of the fitted parts; set by a fit, made anew after loading."""
+        """What is known of the fitted parts; made by a fit, or anew after loading."""
         return Parts(self.quantizers_)
 
     def _check_as_fitted(self) -> None:
         """Raise if parts or sizes have been replaced by others that do not fit.
 
-        Parts of the same sizes and widths may take the place of others; what searches
-        want of them is made anew then.
+        Parts may be replaced by others of the same sizes and widths; what is known of
+        them is then found anew.
         """
         parts, known = self.quantizers_, self._parts_
         if not known.are(parts):
@@ -632,7 +632,7 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
 
 
 def check_one_part(quantizer: Any, name: str, value: Any, default: Any) -> None:
-    """Raise if there is no one quantizer that a parameter could be set of."""
+    """Raise if there is no single quantizer on which to set a parameter."""
     if quantizer is None:
         raise ValueError(
             f"{name}={value!r} cannot be set while quantizer=None, which stands for "
@@ -672,16 +672,16 @@ def _with_parameter(parts: Sequence[Any], name: str) -> Iterator[Any]:
 def fit_part(
     part: Any, rows: Rows, template: Template | None = None
 ) -> Learner[list[Notice]]:
-    """Fit a part, in place; return what there is to warn of.
+    """Fit a part in place; return its warnings.
 
     Parameters
     ----------
     part : quantizer
         Unfitted, with all settings.
     rows : Rows
-        What it learns from; their task is one that was opened for it.
+        The rows to learn from; their task is one that was opened for it.
     template : Template, optional
-        What it is a clone of, named in errors.
+        Its template, named in errors.
     """
     with nullcontext() if template is None else template.naming():
         part._validate_params()
@@ -691,7 +691,7 @@ def fit_part(
             rows = rows.under(task)
             if backend in ("auto", nearest.chosen()):
                 return (yield from _collecting(part._learn(rows)))
-            # In a backend of its own, which what others ask at the same time has not.
+            # The part has a backend of its own, unlike pending requests of others.
             with nearest.using(backend):
                 return run(_collecting(part._learn(rows)))
 
@@ -717,28 +717,28 @@ def fit_parts(
     templates: Sequence[Template],
     n_jobs: int | None,
 ) -> Learner[tuple[list[Any], list[list[Notice]]]]:
-    """Fit independent parts, each on rows of its own; these may be views of the same.
+    """Fit independent parts, each on its own rows, which may be views of the same rows.
 
-    One after the other, or several at a time, each with its rows in memory; all side by
-    side, with one pass for what all of them ask at a time, if there is no room for it.
+    If memory allows it, parts are fitted one by one or several at a time, each with its
+    rows in memory.  Otherwise all learn side by side, sharing passes over the rows.
 
     Parameters
     ----------
     parts : sequence of quantizers
         Unfitted, with all settings.
     of_parts : sequence of Rows
-        Those of each part; their task is that of the whole.
+        The rows of each part; their task is that of the whole.
     templates : sequence of Template
-        What each part is a clone of.
+        The template of each part.
     n_jobs : int or None
-        Processes of joblib; None: threads of this one.
+        Number of joblib processes; None: threads of this process.
 
     Returns
     -------
     parts : list of quantizers
-        Fitted; the same, or copies from other processes.
+        Fitted; the given objects, or copies from other processes.
     notices : list of lists
-        What each would warn of.
+        The warnings of each.
     """
     # Opened here, in their order, since parts may be fitted in threads.
     of_parts = [
@@ -755,7 +755,7 @@ def fit_parts(
             for part, rows, template in zip(parts, of_parts, templates, strict=True)
         )
         return [part for part, _ in fitted], [notices for _, notices in fitted]
-    config = get_config()  # scikit-learn's, which is another in every thread
+    config = get_config()  # scikit-learn's, which is local to each thread
     notices: list[list[Notice]] = [[] for _ in parts]
     for first in range(0, len(parts), room):
 
@@ -774,7 +774,7 @@ def _fit_held(part: Any, rows: Rows, template: Template) -> tuple[Any, ...]:
 
 
 def _of_one_part(of_parts: list[list[nearest.Table]]) -> list[list[nearest.Table]]:
-    """Return the tables of parts, of which one serves all; raise if they differ."""
+    """Return the tables of the one part that serves all; raise if they differ."""
     if len({len(own) for own in of_parts}) > 1:
         raise ValueError(
             f"share_codebook=True takes one part in all places, but the given "
@@ -785,7 +785,7 @@ def _of_one_part(of_parts: list[list[nearest.Table]]) -> list[list[nearest.Table
 
 
 def check_as_begun(name: str, now: Any, then: Any) -> None:
-    """Raise if a parameter that a stream cannot change is not as it was."""
+    """Raise if a parameter that a stream cannot change has changed."""
     if now != then:
         raise ValueError(
             f"{name}={now} was {then} when the stream began: fit anew to change it."
@@ -793,14 +793,14 @@ def check_as_begun(name: str, now: Any, then: Any) -> None:
 
 
 def check_sizes_as_begun(n_codewords: Any, parts: Sequence[Any]) -> None:
-    """Do so for `n_codewords`, in the same words as for one table."""
+    """Raise if `n_codewords` has changed, in the same words as for one table."""
     if n_codewords is not None:
         now, then = part_sizes(n_codewords, len(parts)), [p.n_codewords for p in parts]
         check_as_begun("n_codewords", now, then)
 
 
 def part_sizes(n_codewords: Any, n_parts: int) -> list[int]:
-    """Return V of each part, of one int for all or of one for each."""
+    """Return V of each part, from one int for all or one for each."""
     if isinstance(n_codewords, Integral):
         return [int(n_codewords)] * n_parts
     sizes = list(n_codewords)
@@ -813,7 +813,7 @@ def part_sizes(n_codewords: Any, n_parts: int) -> list[int]:
 
 
 def _elements(template: Template, size: int | None, width: int) -> int:
-    """Return how many numbers the tables of a part of some features hold."""
+    """Return the number of values in the tables of a part with `width` features."""
     part = clone(template.quantizer)
     with template.naming():
         if size is not None:

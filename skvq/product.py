@@ -41,50 +41,49 @@ from skvq.vector import VectorQuantizer
 
 
 class ProductQuantizer(NestingQuantizer):
-    r"""Cut the features in slices and quantize each on its own.
+    r"""Cut the features into slices and quantize each slice independently.
 
     The concatenated scheme: :math:`f(x, W) = \mathrm{concat}_j f(x_j, W_j)`, with
-    :math:`x_j` the j-th slice of the features.  M tables of V codewords stand for a
-    codebook of :math:`V^M`, at the cost in time and memory of one table of V.  What is
-    lost is the dependence between slices.  A rotation before this step removes some of
-    it, but bits must follow the variance: a random rotation evens it out over equal
-    slices; after PCA, which gathers it in the first, give these more codewords.
+    :math:`x_j` the j-th slice of the features.  M tables of V codewords represent a
+    codebook of :math:`V^M`, at the cost in time and memory of one table of V.  The
+    dependence between slices is lost.  A rotation before this step removes some of it,
+    but bits must follow the variance: a random rotation evens out the variance over
+    equal slices; PCA gathers it in the first slices, which then need more codewords.
 
     Parameters
     ----------
     n_subspaces : int, default=8
-        M, the number of slices.  Widths that do not divide evenly are cut as
-        `numpy.array_split` does; with fewer features than slices, each feature is one,
-        and a ConvergenceWarning says so.  It plays no part beside `widths`, or a list
-        as `quantizer`, whose lengths are the number of slices.
+        M, the number of slices.  Features that do not divide evenly are cut as
+        `numpy.array_split` does.  With fewer features than slices, each feature is a
+        slice, with a ConvergenceWarning.  It plays no part with `widths`, or with a
+        list as `quantizer`, whose lengths are the number of slices.
     n_codewords : int or sequence of int, default=None
-        Codewords of every table, or of each; set on the clones of `quantizer`.  None:
-        as they have it (256 for the default), as it has to be beside a list.
+        Number of codewords of all tables, or of each; set on the clones of `quantizer`.
+        None keeps their own (256 for the default), and is required with a list.
     quantizer : quantizer, or list of quantizers or of (str, quantizer), default=None
-        Quantizer of a slice, cloned for each; None: ``VectorQuantizer(tol=1e-3)``.
-        Its own default of 1e-4 gains 0.1 to 0.4 % for half as much training again.
-        A list has a quantizer for each slice, with a name or without; their parameters
-        are set by ``<name>__<parameter>``, as in a `Pipeline`, where names that are not
-        given are 0, 1, ...
+        Quantizer of a slice, cloned for each; None: ``VectorQuantizer(tol=1e-3)``,
+        since the default of 1e-4 gains 0.1 to 0.4 % for half as much training again.
+        A list has a quantizer for each slice, with or without names.  Their parameters
+        are set by ``<name>__<parameter>``, as in a `Pipeline`; quantizers without names
+        are called 0, 1, ...
     widths : sequence of int, default=None
-        The number of features of each slice, in order; all together those of X.
-        None: as equal as can be.
+        Number of features of each slice, in order, summing to that of X.  None: as
+        equal as possible.
     share_codebook : bool, default=False
         Whether one table serves all slices, which must then have equal widths.
     rate_weight : float, default=0.0
         Squared distance that a bit is worth in the search of each part, see
-        `VectorQuantizer`; set on the clones of `quantizer`.  0: as they have it.
+        `VectorQuantizer`; set on the clones of `quantizer`.  0 keeps their own.
     balance : True or None, default=None
         True: the codewords of every table are used evenly, see `VectorQuantizer`; set
-        on the clones of `quantizer`.  None: as they have it.
+        on the clones of `quantizer`.  None keeps their own.
     n_jobs : int, default=None
-        Slices that are fitted at the same time in joblib's workers, see
+        Number of slices that are fitted at the same time in joblib's workers, see
         `joblib.Parallel`.  None or 1: on threads of this process, as many as BLAS would
         use, which is as fast on one machine.
     warm_start : bool, default=False
-        Whether another `fit` goes on from the fitted tables of all parts, in place of a
-        new start, so that codes keep their meaning as far as they can; see
-        `skvq.codes.match`.
+        Whether another `fit` starts from the fitted tables of all parts, so that codes
+        keep their meaning as far as possible; see `skvq.codes.match`.
     random_state : int, RandomState instance or None, default=None
         Seeds the parts; None: they keep their own.
     backend : {"auto", "numpy", "native", "cupy"}, default="auto"
@@ -108,16 +107,16 @@ class ProductQuantizer(NestingQuantizer):
     distortion_ : float
         Mean squared distance of the training samples from their reconstructions.
     code_counts_ : tuple of ndarray of shape (V_j,)
-        How often each code of each column is that of a training sample, in units of the
-        mean weight.
+        How often each code of each column occurs in the training samples, in units of
+        the mean weight.
     code_lengths_ : tuple of ndarray of shape (V_j,)
-        Bits that the search counts for each code of each column; there where it weighs
+        Bits that the search counts for each code of each column; only if it weighs
         bits.
     prices_ : tuple of ndarray of shape (V_j,)
-        Squared distance that the search adds for each code of each column; there where
-        it uses codes evenly.
+        Squared distance that the search adds for each code of each column; only if it
+        uses codes evenly.
     objective_ : float
-        `distortion_` plus what the bits of the training samples cost; there where the
+        `distortion_` plus the cost of the bits of the training samples; only if the
         search weighs bits.
     n_features_in_ : int
         Number of features.
@@ -211,7 +210,7 @@ class ProductQuantizer(NestingQuantizer):
         self._check_memory(rows)
         width = slices[0].stop
         if self.share_codebook:
-            # The slices under each other, sample by sample.
+            # The slices are stacked, sample by sample.
             of_parts = [rows.view(stacked, width, width=width, times=len(slices))]
         else:
             of_parts = [
@@ -243,10 +242,10 @@ class ProductQuantizer(NestingQuantizer):
             if len(slices) > 1:
                 was_shared = are_shared(self.quantizers_)
                 check_as_begun("share_codebook", self.share_codebook, was_shared)
-            # A given table of some slices goes on as one of each.
+            # A table that was given for some slices continues as one for each.
             kept = self.quantizers_[: 1 if self.share_codebook else None]
-            # Shallow copies: the parts never change an array in place, so the old ones
-            # stay whole if this batch fails.
+            # Shallow copies suffice: parts never change an array in place, so the old
+            # parts stay intact if this batch fails.
             parts = [copy_to_fit(part, fitted=True) for part in kept]
         else:
             parts = self._parts_of(slices)
@@ -268,7 +267,7 @@ class ProductQuantizer(NestingQuantizer):
         return self._found(parts, n_subspaces)
 
     def _parts_of(self, slices: Any) -> list[Any]:
-        """Return unfitted parts: one for each slice, or the one that they share."""
+        """Return unfitted parts: one for each slice, or one for all if it is shared."""
         sizes = self.n_codewords
         if self.share_codebook:
             widths = {cut.stop - cut.start for cut in slices}
@@ -323,7 +322,7 @@ class ProductQuantizer(NestingQuantizer):
             )
 
     def _widths_in(self, n_features: int) -> list[int]:
-        """Return the widths of the slices of so many features."""
+        """Return the widths of the slices of n_features features."""
         if self.widths is not None:
             widths = check_counts("widths", self.widths)
             if sum(widths) != n_features:
@@ -393,12 +392,12 @@ class ProductQuantizer(NestingQuantizer):
             "codebook_sizes_": known.sizes,
             "_parts_": known,
         }
-        # Squared distances add up over slices; what does not is measured.
+        # Squared distances add up over slices; other distances are measured.
         if all(part._score_metric == "sqeuclidean" for part in fitted):
             shares = n_subspaces if self.share_codebook else 1
             found["distortion_"] = shares * sum(part.distortion_ for part in fitted)
             if any(of_bits(known.charges)):
-                # So does what bits cost, which is nothing where they have no price.
+                # The costs of bits add up too, and are zero if bits have no price.
                 costs = (getattr(p, "objective_", p.distortion_) for p in fitted)
                 found["objective_"] = shares * sum(costs)
         return found
@@ -428,7 +427,7 @@ class ProductQuantizer(NestingQuantizer):
         )
 
     def _encode_best(self, X: Any, n_best: int) -> Any:
-        """Join the best codes of each slice; the best sums are among their pairs."""
+        """Join the best codes of each slice: the best sums are among their pairs."""
         codes: list[Any] = []
         errors = None
         for part, features, _ in self._parts_with_columns():
@@ -450,7 +449,7 @@ class ProductQuantizer(NestingQuantizer):
         return join(codes, axis=2)
 
     def _has_free_tables(self) -> bool:
-        # Another table would have other frequencies.
+        # Code frequencies would not fit another table.
         bound = self.share_codebook or self._code_costs()
         return not (bound or self._without(lambda one: one._has_free_tables()))
 
@@ -495,5 +494,5 @@ class ProductQuantizer(NestingQuantizer):
 
 
 def _columns(X: Any, features: slice) -> Any:
-    """Return some columns, contiguous, as the engine wants them."""
+    """Return some columns, contiguous, as the engine requires."""
     return nearest.backend_of(X).contiguous(X[:, features])

@@ -1,4 +1,4 @@
-"""The residual scheme: each table quantizes what those before it have left."""
+"""The residual scheme: each table quantizes the residual of those before it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from skvq.codes import smallest_dtype
 from skvq.coding import rates
 from skvq.coding.charges import Prices, biases, charged, of_bits
 from skvq.learning import joint
-from skvq.learning.balance import level
+from skvq.learning.balance import balance_prices
 from skvq.learning.random_rows import new_key, some_places, some_rows
 from skvq.learning.rows import Block, Learner, Rows, run
 from skvq.learning.start import few_distinct
@@ -65,82 +65,83 @@ from skvq.parts import (
 from skvq.staged import StagedQuantizer
 from skvq.vector import VectorQuantizer
 
-# Partial sums of each sample whose residuals train the next stage, at least, where
+# Least number of partial sums per sample whose residuals train the next stage, where
 # there are several.
 _TRAINING_BEAM = 5
-# A stage learns from as many residuals as there are samples, or from so many.
+# A stage learns from as many residuals as there are samples, or at least this many.
 _MIN_TRAINING_ROWS = 131_072
-# A way to learn is chosen from so many distinct samples on, and so many a codeword:
-# tables that hold nearly every sample say nothing of the way, and few samples no more.
+# A way to learn is chosen only from this many distinct samples on, in total and per
+# codeword: tables that hold nearly every sample tell nothing about the way.
 _MIN_ROWS = 80
 _MIN_ROWS_PER_CODEWORD = 2
 # The other way must be better by this share: less is chance in a few thousand samples,
-# and where clusters are real it gains many times as much.
+# and real clusters gain many times as much.
 _MIN_GAIN = 0.01
-# It is tried on so many samples at most, or so many a codeword, if that is more.
+# The most samples in a trial, or this many per codeword if that is more.
 _TRIAL_ROWS = 20_000
 _TRIAL_ROWS_PER_CODEWORD = 128
-# Rounds of refinement end with one that lowers the loss by this share of it or less.
+# Refinement ends with a round that lowers the loss by at most this share of it.
 _MIN_FALL = 1e-3
 
 
 class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
-    r"""Quantize, then quantize what is left, and so on; add the codewords up.
+    r"""Quantize, then quantize the residual, and so on; add the codewords up.
 
     The residual scheme: :math:`r_0 = x`, :math:`\bar x_j = f(r_{j-1}, W_j)`,
     :math:`r_j = r_{j-1} - \bar x_j`; the reconstruction is
-    :math:`\sum_j \bar x_j`.  Every table spans all features, so that dependence between
-    any of them is used, and every prefix of a code is a coarser code.
+    :math:`\sum_j \bar x_j`.  Every table spans all features, so dependence between any
+    of them is used, and every prefix of a code is a coarser code.
 
     Parameters
     ----------
     n_stages : int, default=4
-        M, the number of stages.  It plays no part beside a list as `quantizer`, whose
-        length it is.
+        M, the number of stages.  It plays no part with a list as `quantizer`, whose
+        length is the number of stages.
     n_codewords : int or sequence of int, default=None
-        Codewords of every table, or of each; set on the clones of `quantizer`.  None:
-        as they have it (256 for the default), as it has to be beside a list.
+        Number of codewords of all tables, or of each; set on the clones of `quantizer`.
+        None keeps their own (256 for the default), and is required with a list.
     quantizer : quantizer, or list of quantizers or of (str, quantizer), default=None
         Quantizer of a stage, cloned for each; None: ``VectorQuantizer(tol=5e-4)``, with
-        ``init="k-means++"`` where `fit_beam_size` is, or is chosen to be, 1, and
-        ``init="progressive"`` where it is more.  A list has a quantizer for each stage,
-        with a name or without; their parameters are set by ``<name>__<parameter>``, as
-        in a `Pipeline`, where names that are not given are 0, 1, ...  What is asked of
-        a quantizer below is then asked of all of them.
+        ``init="k-means++"`` if `fit_beam_size` is, or is chosen to be, 1, and
+        ``init="progressive"`` if it is larger.  A list has a quantizer for each stage,
+        with or without names.  Their parameters are set by ``<name>__<parameter>``, as
+        in a `Pipeline`; quantizers without names are called 0, 1, ...  Requirements on
+        a quantizer below hold for each in the list.
     share_codebook : bool, default=False
         Whether one table serves all stages, learned from the residuals of all of them.
         Its first codeword is zero, so that no stage raises the error.
     rate_weight : float, default=0.0
         Squared distance that a bit is worth in the search of each stage, see
-        `VectorQuantizer`; set on the clones of `quantizer`.  0: as they have it.
-        A beam ranks sums by their error and what the bits of their codes cost.
+        `VectorQuantizer`; set on the clones of `quantizer`.  0 keeps their own.
+        A beam ranks sums by their error plus the cost of their codes' bits.
     balance : True or None, default=None
         True: the codewords of every stage are used evenly, see `VectorQuantizer`; set
-        on the clones of `quantizer`.  None: as they have it.  Where there is a beam,
-        the prices of all stages are learned from the codes that are found with this
-        `beam_size`; another one, set later, uses codes less evenly.
+        on the clones of `quantizer`.  None keeps their own.  With a beam, the prices of
+        all stages are learned from the codes found with this `beam_size`; if it is
+        changed later, codes are used less evenly.
     beam_size : int, default=1
-        Partial sums of each sample that are kept from stage to stage, when encoding;
-        may be changed later by `set_params`.  One is the greedy search.
+        Number of partial sums per sample kept from stage to stage when encoding; it may
+        be changed later by `set_params`.  One is the greedy search.
     fit_beam_size : int, default=None
-        Partial sums of each sample that a stage learns from in `fit`, those nearest to
-        it.  One is the greedy chain, best where samples form clusters; several are a
-        remedy for overfitting, best where they do not.  None: with ``quantizer=None``,
-        1 or the larger of 5 and `beam_size`, whichever is better for a tenth of the
-        samples that a trial has not learned from, so that `fit` takes about twice as
-        long; with another quantizer, the larger of 5 and `beam_size`, or 1 where it
-        cannot be searched by beam.  Where bits have a price, the choice is made with
-        any quantizer, and 1 is taken where there are too few samples for it.
+        Number of partial sums per sample, the nearest ones, whose residuals a stage
+        learns from in `fit`.  One is the greedy chain, best if samples form clusters;
+        several counter overfitting, best if they do not.  None: with
+        ``quantizer=None``, the better of 1 and the larger of 5 and `beam_size`, judged
+        on a tenth of the samples that a trial has not learned from, so that `fit` takes
+        about twice as long; with another quantizer, the larger of 5 and `beam_size`, or
+        1 if it cannot be searched by beam.  If bits have a price, the choice is made
+        with any quantizer, and 1 is taken if there are too few samples for it.
     stage_weights : array-like of shape (n_stages,), default=None
-        Weights of the errors of the partial sums in the loss; the last one positive.
-        None: only the last error counts.  Needs ``n_refine > 0`` or ``beam_size > 1``.
+        Weights of the errors of the partial sums in the loss; the last one must be
+        positive.  None: only the last error counts.  They need ``n_refine > 0`` or
+        ``beam_size > 1``.
     n_refine : int, default=0
-        Largest number of rounds in which all samples are encoded and all tables solved
-        for at once, by least squares.
+        The most rounds in which all samples are encoded and all tables are solved for
+        at once, by least squares.
     warm_start : bool, default=False
-        Whether another `fit` goes on from the fitted tables of all parts, in place of a
-        new start, so that codes keep their meaning as far as they can; see
-        `skvq.codes.match`.  `fit_beam_size_` stays, where it was chosen.
+        Whether another `fit` starts from the fitted tables of all parts, so that codes
+        keep their meaning as far as possible; see `skvq.codes.match`.  If
+        `fit_beam_size_` was chosen, it stays.
     random_state : int, RandomState instance or None, default=None
         Seeds the parts, and chooses the samples that stages learn from; None: the parts
         keep their own.
@@ -161,32 +162,31 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
     quantizers_ : list of quantizers
         The fitted stages.
     fit_beam_size_ : int
-        Partial sums of each sample that the stages have learned from in `fit`.
+        Number of partial sums per sample whose residuals the stages learned from.
     distortion_ : float
         Mean squared distance of the training samples from their reconstructions.
     code_lengths_ : tuple of ndarray of shape (V_j,)
-        Bits that the search counts for each code of each stage; there where it weighs
-        bits.
+        Bits that the search counts for each code of each stage; only if it weighs bits.
     prices_ : tuple of ndarray of shape (V_j,)
-        Squared distance that the search adds for each code of each stage; there where
-        it uses codes evenly.
+        Squared distance that the search adds for each code of each stage; only if it
+        uses codes evenly.
     objective_ : float
-        `distortion_` plus what the bits of the training samples cost; there where the
+        `distortion_` plus the cost of the bits of the training samples; only if the
         search weighs bits.
     n_features_in_ : int
         Number of features.
 
     See Also
     --------
-    ProductQuantizer : A table for each slice of the features; encodes faster.
+    ProductQuantizer : A table for each slice of the features, with faster encoding.
 
     Notes
     -----
-    Where `fit` chooses from how many sums stages learn, a tenth of the distinct
-    samples, at most 4,096, judge by their codes under `beam_size` and `stage_weights`;
-    `random_state` draws them.  With fewer than 80 distinct samples, or 2 for a codeword
-    of the largest table, nothing is tried, and stages learn from several sums.  A fit
-    with ``fit_beam_size=fit_beam_size_`` is the same without the trial.
+    If `fit` chooses `fit_beam_size_`, a tenth of the distinct samples, at most 4,096,
+    judge by their codes under `beam_size` and `stage_weights`; `random_state` draws
+    them.  With fewer than 80 distinct samples, or 2 per codeword of the largest table,
+    nothing is tried, and stages learn from several sums.  A fit with
+    ``fit_beam_size=fit_beam_size_`` gives the same result without the trial.
 
     References
     ----------
@@ -284,7 +284,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         ways = self._ways()
         trial = None
         if len(ways) > 1 or int(self.n_refine) > 0:
-            # Random numbers of a copy: `fit` is the same where it is told the way.
+            # A copy of the generator, so that a fit without a trial draws the same.
             trial = yield from self._try(ways, rows, deepcopy(rng))
         beam = ways[0] if trial is None else trial.beam
         parts = yield from self._learn_parts(rows, rng, beam)
@@ -302,10 +302,10 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         return {**_found(parts), "fit_beam_size_": beam}
 
     def _measured(self, rows: Rows, found: dict[str, Any]) -> Learner[dict[str, Any]]:
-        """Return what the codes of rows tell of stages whose search adds for codes."""
+        """Return the fitted attributes that are measured by the final search."""
         fitted, sizes = copy(self), found["codebook_sizes_"]
         fitted.__dict__.update(found)
-        # How many there are is asked of all columns, of large ones too.
+        # Weights of codes are needed for all columns, large ones too.
         summed, weight, *counts = yield rows.fold(
             measures, fitted, True, range(len(sizes))
         )
@@ -323,8 +323,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
     def _levelled(self, rows: Rows, parts: list[Any]) -> Learner[list[Any]]:
         """Return stages whose prices are learned from the codes of the real search.
 
-        Those that each stage has learned, from residuals of its own, are where they
-        begin.
+        They start from the prices that each stage has learned from its own residuals.
         """
         charges = Parts(parts).charges
         begun = {j: one for j, one in enumerate(charges) if isinstance(one, Prices)}
@@ -353,14 +352,14 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         )
         prices = np.concatenate([one.bias for one in begun.values()])
         targets = float(total) * np.concatenate([one.shares for one in begun.values()])
-        found = yield from level(weigh, prices, targets, float(summed / total))
+        found = yield from balance_prices(weigh, prices, targets, float(summed / total))
         task.end()
         return priced(found.prices)
 
     def _ways(self) -> tuple[int, ...]:
-        """Return from how many sums of a sample stages may learn, to choose from.
+        """Return the numbers of sums per sample that stages may learn from.
 
-        The first is taken where there is nothing to choose by.
+        The first is taken if a choice is not possible.
         """
         if self.fit_beam_size is not None:
             return (int(self.fit_beam_size),)
@@ -370,17 +369,17 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             return (self._before_.fit_beam_size_,)
         several = max(int(self.beam_size), _TRAINING_BEAM)
         if "code_lengths" in self._code_costs():
-            # Sums that are not the best one use codes that are hardly ever written.
+            # Sums other than the best use codes that are hardly ever written.
             return (1, several)
         return (several,) if self.quantizer is not None else (several, 1)
 
     def _try(
         self, ways: Any, rows: Rows, rng: np.random.RandomState
     ) -> Learner[_Trial | None]:
-        """Learn from some samples in every way; return what is best for the others.
+        """Learn from some samples in every way; return the way best for the others.
 
-        The error of samples that tables have learned from would not do: it prefers the
-        tables that follow them most closely.  None: there is nothing to choose by.
+        Samples that tables have learned from would not do as judges: they prefer tables
+        that overfit them.  Return None if a choice is not possible.
         """
         held = yield from joint.hold_out(
             rows, joint.HELD_OUT_SHARE, joint.MAX_HELD_OUT, rng
@@ -399,7 +398,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         learned = learned.held().under(SILENT)
         models = []
         trial = rows.task.begin("trial", len(ways))
-        with collected():  # what there is to warn of, the model that is kept will say
+        with collected():  # the model that is kept will give the warnings
             for beam in ways:
                 task = trial.begin("way")
                 learner = self._apart()._learn_parts(learned, deepcopy(rng), beam)
@@ -412,15 +411,15 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         return _Trial(ways[best], models[best], held._replace(rows=learned))
 
     def _apart(self) -> Self:
-        """Return a copy whose draws leave those of the fit as they are."""
+        """Return a copy whose random draws do not affect those of the fit."""
         copy = copy_to_fit(self, fitted=True)
         copy.random_state = deepcopy(self.random_state)
-        # Tables that have seen the samples held out would be no judges of a way.
+        # Tables of the last fit have seen the samples held out, and would mislead.
         copy._before_ = None
         return copy
 
     def _loss(self, parts: Sequence[Any], held: Any) -> float:
-        """Return the mean loss under the search that `transform` does."""
+        """Return the mean loss under the search of `transform`."""
         X, weights = held.rows.be.like(held.X), held.weights
         stages = Parts(parts)
         codes, losses = _search(
@@ -491,11 +490,11 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
 
         for j, (part, template) in enumerate(zip(parts, templates, strict=True)):
             rest = yield from _residuals(rows, Parts(parts[:j]), codes, n_sums, rng)
-            start = part._before_  # of a warm start, of which a fit lets go
+            start = part._before_  # set in a warm start; the fit deletes it
             task = rows.task.open("stage", found=partial(so_far, j + 1))
             rest = rest.held().under(task)
             found.append((yield from fit_part(part, rest, template)))
-            # Before the beam has grown, as if the stages to come were like this one.
+            # The beam is checked before it grows, as if all later stages were alike.
             like = parts[:j] + [part] * (len(parts) - j)
             _check_search_memory(like, rows, 0, 1, [beam] * len(parts))
             if greedy:
@@ -517,20 +516,20 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         """Learn one table from all stages.
 
         The union of small tables, one for each stage, in which one codeword is zero, is
-        a table that serves all of them; least squares on the sums makes it a good one.
-        K-means on the residuals of all stages together would not: what serves the first
-        stage best raises the error of the last.
+        a table that serves all stages; least squares on the sums then improves it.
+        K-means on the residuals of all stages together would fail: codewords that serve
+        the first stage best raise the error of the last.
         """
         default = self._default_part(beam)
         (part,) = self._new_parts(1, self._shared_size(), default)
         size = int(part.n_codewords)
-        # One codeword is the zero, where there is more than one.
+        # If there is more than one codeword, one of them is zero.
         n_learned = max(1, size - 1)
         zero = np.zeros((size - n_learned, rows.n_features), dtype=rows.dtype)
         if self._before_ is not None:
             return (yield from self._share_on(part, rows))
         if (yield from few_distinct(rows, size)) is not None:
-            # The samples themselves, and a warning.
+            # Few distinct samples become the table, with a warning.
             part._validate_params()
             yield from part._learn(rows.under(SILENT))
             (_, table), *_ = part._free_tables()
@@ -558,7 +557,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         return fitted(table)
 
     def _share_on(self, part: Any, rows: Rows) -> Learner[list[Any]]:
-        """Go on with the one table of a fit before."""
+        """Continue from the shared table of the last fit."""
         self._go_on([part])
         before, part._before_ = part._before_, None
         part._validate_params()
@@ -577,10 +576,10 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         return [part._with_tables([table])] * self.n_stages
 
     def _refine(self, parts: list[Any], rows: Rows, trial: Any) -> Learner[list[Any]]:
-        """Solve for all tables at once, round by round.
+        """Solve for all tables at once, in rounds.
 
-        How far the samples can be trusted is found out on some that a second model has
-        never seen: tables that have seen them would look better than they are.
+        The strength of the ridge is found on samples that a second model has not seen:
+        on samples that tables have learned from, they look better than they are.
         """
         problem, tables = self._problem(trial.parts)
         task = rows.task.begin("trial of refinement", int(self.n_refine))
@@ -606,12 +605,14 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         task.end()
         return refined(found)
 
-    def _problem(self, parts: Sequence[Any]) -> tuple[joint.Problem, list[np.ndarray]]:
+    def _problem(
+        self, parts: Sequence[Any]
+    ) -> tuple[joint.JointProblem, list[np.ndarray]]:
         shared = self.share_codebook
         stacks = _stacks(parts, shared)
         tables = _stack(parts, stacks, shared)
         pinned = shared and len(tables[0]) > 1
-        problem = joint.Problem(
+        problem = joint.JointProblem(
             stacks,
             self._encode_under(parts, shared=shared),
             self._checked_weights(),
@@ -620,19 +621,19 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         return problem, tables
 
     def _encode_under(self, parts: Sequence[Any], *, shared: Any) -> Any:
-        """Return the function that gives codes and losses of rows under tables."""
+        """Return a function that gives codes and losses of rows under tables."""
         weights, stacks = self._checked_weights(), _stacks(parts, shared)
         return partial(_encode_with, parts, stacks, shared, self.beam_size, weights)
 
     # -- parameters ----------------------------------------------------------------
 
     def _default_part(self, beam: Any = _TRAINING_BEAM) -> VectorQuantizer:
-        """Return what None stands for, in stages that learn from so many sums."""
+        """Return the meaning of None for stages that learn from `beam` sums."""
         init: Init = "k-means++" if beam == 1 else "progressive"
         return VectorQuantizer(init=init, tol=5e-4)
 
     def _sizes(self) -> list[int]:
-        """Return the number of codewords of each stage, where None is the quantizer."""
+        """Return the number of codewords of each stage of `VectorQuantizer` parts."""
         sizes: Any = self.n_codewords
         if sizes is None:
             sizes = self._default_part().n_codewords
@@ -653,7 +654,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         )
 
     def _shared_size(self) -> Any:
-        """Return the one n_codewords that a shared table may have, or None."""
+        """Return the n_codewords of a shared table; None if the part keeps its own."""
         sizes = self.n_codewords
         if sizes is None or isinstance(sizes, Integral):
             return sizes
@@ -666,7 +667,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         return sizes[0]
 
     def _check_together(self) -> None:
-        """Raise if the parameters do not go together."""
+        """Raise if parameters contradict each other."""
         templates = self._templates()
         self._check_beam(templates)
         self._check_beam(templates, "fit_beam_size")
@@ -697,7 +698,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
             )
 
     def _check_with_costs(self, cost: str) -> None:
-        """Raise if parameters do not go together with what codes cost."""
+        """Raise if parameters contradict a cost of codes."""
         name, off = ("balance", None) if cost == "prices" else ("rate_weight", 0)
         why = f"{name}={getattr(self, name)!r}"
         if cost not in self._own_costs():
@@ -734,7 +735,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         self, templates: Sequence[Template], name: str = "beam_size"
     ) -> None:
         size = getattr(self, name)
-        # It may have been changed after the fit, which no constraint has seen.
+        # It may have been changed after the fit, unseen by the constraints.
         if size is None or check_count(name, size) == 1:
             return
         for template in templates:
@@ -795,7 +796,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         return _last(_partial_sums(self.quantizers_, codes))
 
     def _slice_widths(self, n_features: int) -> list[int] | None:
-        # Stages may be cut otherwise: those before code what matters most.
+        # Later stages may be cut differently; the first ones code what matters most.
         return self._quantizers()[0]._slice_widths(n_features)
 
     def _entries(self, X: Any, metric: str) -> Any:
@@ -821,13 +822,13 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         return self._in_order(codes)
 
     def _in_order(self, codes: Any) -> Any:
-        """Put codes of a shared table in one order, where it does not count.
+        """Put codes of a shared table in one order, as their order does not matter.
 
-        Every order of the same codewords has the same sum, and a beam would return
-        whichever rounding favours.  Large codewords first, so that prefixes are coarse.
+        Every order of the same codewords has the same sum, and a beam would return the
+        one that rounding favours.  Large codewords come first: prefixes are coarse.
         """
-        # Not by the parameter, which may have been changed after the fit.  Where there
-        # are other tables as well, codes stay in their columns.
+        # The parameter may have been changed after the fit, so the parts are asked.  If
+        # there are other tables as well, codes stay in their columns.
         is_one = self._parts_.tables is not None and are_shared(self.quantizers_)
         weighted = self.stage_weights is not None
         if not is_one or self.beam_size == codes.shape[1] == 1 or weighted:
@@ -861,7 +862,7 @@ def _search(
     stage_weights: Any = None,
     errors: bool = True,
 ) -> Any:
-    """Find codes by beam, as `nearest.nearest_best`, with any quantizers as stages."""
+    """Find codes by beam, as `nearest.nearest_best` does, with any quantizers."""
     parts = stages.parts
     dtype = smallest_dtype(max(size for part in parts for size in part.codebook_sizes_))
     if stages.tables is not None:
@@ -904,7 +905,7 @@ def _encode_with(
     X: Any,
     tables: Any,
 ) -> tuple[Any, ...]:
-    """Return codes and losses of rows under tables in place of those of the parts."""
+    """Return codes and losses of rows, with tables in place of the parts' own."""
     stages = Parts(_unstack(parts, stacks, tables, shared))
     codes, errors = _search(stages, X, beam_size, stage_weights=weights)
     return codes[:, 0, :], errors[:, 0]
@@ -913,14 +914,14 @@ def _encode_with(
 def _check_search_memory(
     parts: Sequence[Any], rows: Rows, n_begun: int, n_sums: int, widths: Sequence[int]
 ) -> None:
-    """Raise if the beam is out of proportion to the rows, of which one is a tile."""
+    """Raise if the beam takes too much memory for the rows, with tiles of one row."""
     n, d, most, n_codes = rows.n_rows, rows.n_features, 0, 0
     for part, width in zip(parts, widths, strict=True):
         n_codes += len(part.codebook_sizes_)
         if n_codes > n_begun:
             found = n_sums * min(width, math.prod(part.codebook_sizes_))
             most, n_sums = max(most, found), min(width, found)
-    # `nearest_best` compares by scores, and makes the vectors of what it keeps alone.
+    # `nearest_best` compares scores, and only computes the vectors that it keeps.
     of_one_row = 3 * d * most
     if None not in (part._searched_table() for part in parts):
         of_one_row = most + 3 * d * n_sums
@@ -934,12 +935,12 @@ def _check_search_memory(
 def _search_tile(
     stages: Parts, X: Any, codes: Any, widths: Sequence[int], weights: Any
 ) -> tuple[Any, Any]:
-    """Search in a few rows; return their codes and the losses of these."""
+    """Search in a few rows; return their codes and losses."""
     parts, (n, d) = stages.parts, X.shape
     ahead = np.append(np.cumsum(weights[::-1])[::-1][1:], 0.0)
     n_sums, n_begun = codes.shape[1:]
     rest = repeat(X[:, None, :], n_sums, axis=1)
-    # What is minimised beside the loss, which is of errors alone.
+    # The search minimises the loss, which consists of errors, plus costs of codes.
     loss = added = zeros((n, n_sums), X)
     for j, part in enumerate(parts):
         width = len(part.codebook_sizes_)
@@ -967,7 +968,7 @@ def _search_tile(
         codes = join([before, own], axis=2)
         loss = repeat(loss, n_found, axis=1)
         norms = squared_norms(rest)
-        # What this error costs now and, if nothing were to improve, in stages to come.
+        # The cost of this error now and, if nothing improves it, in later stages.
         costs = loss + (now + float(ahead[j])) * norms
         if biases is not None:
             added = repeat(added, n_found, axis=1) + charged(biases, own)
@@ -1016,7 +1017,7 @@ def _partial_sums(parts: Sequence[Any], codes: Any) -> Iterator[np.ndarray]:
 class _Trial(NamedTuple):
     """Stages that have learned from some samples, and the samples that judge them."""
 
-    beam: int  # sums of each sample that the stages have learned from
+    beam: int  # sums per sample that the stages have learned from
     parts: list[Any]
     held: joint.HeldOut
 
@@ -1024,7 +1025,7 @@ class _Trial(NamedTuple):
 def _residuals(
     rows: Rows, before: Parts, codes: Any, n_sums: int, rng: np.random.RandomState
 ) -> Learner[Rows]:
-    """Return what some sums of the stages before leave of the rows."""
+    """Return the residuals of some sums of the stages before."""
     if not before.parts:
         return rows
     if n_sums == 1:
@@ -1044,7 +1045,7 @@ def _less_sums(block: Block, parts: Sequence[Any]) -> Any:
 def _best_sums(
     block: Block, stages: Parts, beam: int
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Return how many sums there are; and their codes, from those before on."""
+    """Return the number of sums, and their codes, continued from those before."""
     begin = block.state[0] if block.state else None
     codes, _ = _search(stages, block.x, beam, n_best=beam, begin=begin, errors=False)
     return (codes.shape[1],), (codes,)
@@ -1057,12 +1058,10 @@ def _first(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
 def _never_worse(
     rows: Rows, parts: list[Any], codes: Any, template: Any, start: Any
 ) -> Learner[tuple[Any, list[Any]]]:
-    """Return codes of the greedy search; fit the last stage anew if it is bad for them.
+    """Return codes of the greedy search, and warnings; refit a bad last stage.
 
-    And what there is to warn of then.
-
-    A stage that learned from a beam may raise the error of the one residual that the
-    greedy search keeps, in data of a few samples.
+    A stage that learned from a beam may raise the error of the single residual that the
+    greedy search keeps, if samples are few.  It is then fitted to these residuals.
     """
     (before, after), found = yield rows.fold(_one_more, parts, state=codes, keep=True)
     if not after > before:
@@ -1079,7 +1078,7 @@ def _never_worse(
 def _one_more(
     block: Block, parts: list[Any]
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Return errors without and with the last stage's codewords; and all codes."""
+    """Return errors without and with the last stage's codewords, and all codes."""
     be, rest, last = block.be, block.x, parts[-1]
     if block.state:
         rest = _less_sums(block, parts[:-1])
@@ -1095,7 +1094,7 @@ def _one_more(
 def _weights_of_codes(
     block: Block, stages: Parts, beam_size: int, columns: Sequence[int]
 ) -> tuple[Any, ...]:
-    """Return what each code of some columns weighs."""
+    """Return the weight of each code of some columns."""
     codes, _ = _search(stages, block.x, beam_size, errors=False)
     codes = block.be.to_host(codes)[:, 0, :]
     counted = [np.zeros(stages.sizes[j]) for j in columns]
@@ -1114,9 +1113,9 @@ def _weight_and_errors(block: Block, stages: Parts, beam_size: int) -> tuple[Any
 
 
 def _zero_of(table: np.ndarray) -> np.ndarray:
-    """Return which codeword stays of a shared table: the first of zeros, or the first.
+    """Return which codeword of a shared table is fixed: the first zero, or the first.
 
-    A fit puts it first; codes may have been renamed since.
+    A fit puts it first, but codes may have been renamed.
     """
     return np.arange(len(table)) == np.argmin(np.any(table, axis=1))
 
@@ -1124,8 +1123,8 @@ def _zero_of(table: np.ndarray) -> np.ndarray:
 def _stacks(parts: Sequence[Any], shared: bool) -> list[joint.Stack]:
     """Group the tables of all stages by the features that they span.
 
-    Where stages cut the features in different slices, their tables are cut as well, so
-    that every stage has one piece for each group.
+    If stages cut the features into different slices, their tables are cut as well, so
+    that every stage has one piece in each group.
     """
     stages = [part._free_tables() for part in parts]
     edges = {
@@ -1145,7 +1144,7 @@ def _stacks(parts: Sequence[Any], shared: bool) -> list[joint.Stack]:
 
 
 def _spanning(stage: Any, feature: int) -> int:
-    """Return which of the tables of a stage spans a feature."""
+    """Return the index of a stage's table that spans a feature."""
     return next(
         k for k, (own, _) in enumerate(stage) if own.start <= feature < own.stop
     )
@@ -1165,7 +1164,7 @@ def _piece(stage: Any, features: slice) -> np.ndarray:
 
 
 def _unstack(parts: Sequence[Any], stacks: Any, tables: Any, shared: bool) -> list[Any]:
-    """Return copies of the parts with the tables that `_stack` would give."""
+    """Return copies of the parts with tables as `_stack` would return them."""
     if shared:
         return [parts[0]._with_tables(tables)] * len(parts)
     pieces = [own.split(table) for own, table in zip(stacks, tables, strict=True)]

@@ -30,7 +30,7 @@ from skvq.front import FrontQuantizer
 from skvq.learning import joint
 from skvq.learning.moments import moments, principal_components
 from skvq.learning.rotation import (
-    Rotated,
+    RotatedTables,
     improved_components,
     mixing_rounds,
     principal_rotation,
@@ -42,54 +42,54 @@ from skvq.parts import Parts, fit_part
 from skvq.product import ProductQuantizer
 from skvq.staged import StagedQuantizer
 
-# Rounds of a Hadamard rotation.
+# Number of rounds of a Hadamard rotation.
 _ROUNDS = 3
-# How far rows of a given rotation may be from orthonormal.
+# The largest deviation of a given rotation from orthonormal rows.
 _MAX_GAP = 1e-4
-# Fewer samples held out than this do not choose between rotations.
+# Fewer held-out samples than this cannot choose between rotations.
 _FEWEST_HELD = 8
-# A learned rotation is taken if it lowers their error by this share or more, and by so
-# many times the standard error of what it gains.
+# A learned rotation is taken if it lowers their error by at least this share, and by at
+# least this many standard errors of the gain.
 _MIN_GAIN, _SURE = 1e-3, 2.0
 
 
 class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
-    r"""Quantize rows about their mean, in other coordinates.
+    r"""Quantize rows in rotated coordinates about their mean.
 
-    :math:`f(x) = \mu + R^T q(R (x - \mu))`, with the mean :math:`\mu`, a matrix R whose
-    rows are orthonormal, and any quantizer q.  A rotation changes no distances, but
-    what is in a feature: a product quantizer gains where its slices are independent and
-    have equal products of variances; signs and grids gain where features are alike, or,
-    with bits spread over them, where they are as different as can be.
+    :math:`f(x) = \mu + R^T q(R (x - \mu))`, with the mean :math:`\mu`, a matrix R with
+    orthonormal rows, and any quantizer q.  A rotation keeps distances but changes what
+    the features contain.  A product quantizer gains if its slices are independent and
+    have equal products of variances.  Signs and grids gain if features are alike, or,
+    with bits spread over them, if features differ as much as possible.
 
     Parameters
     ----------
     quantizer : quantizer, default=None
-        What codes the rotated rows; None: ``ProductQuantizer()``.  Its parameters are
+        Quantizer of the rotated rows; None: ``ProductQuantizer()``.  Its parameters are
         set by ``quantizer__<parameter>``.
     rotation : {"balanced", "pca", "random", "hadamard", "learned"} or array-like of \
             shape (n_components, n_features), default="balanced"
-        "balanced": the principal axes, spread over the slices of a product such that
-        the products of their variances are about equal; for a quantizer without slices
-        the same as "pca".  "pca": the principal axes, those of large variance first.
-        "random": drawn from all rotations alike.  "hadamard": signs, orders and fast
-        Walsh-Hadamard transforms, which mix all features at a cost of d log d.
-        "learned": turned from "balanced" to where the tables of a product fit best,
-        known as optimized product quantization (OPQ), where samples held out of it
-        gain; else "balanced".  Or a matrix with orthonormal rows.
+        "balanced": the principal axes, distributed over the slices of a product such
+        that the products of their variances are about equal; for a quantizer without
+        slices the same as "pca".  "pca": the principal axes, in order of falling
+        variance.  "random": drawn uniformly from all rotations.  "hadamard": signs,
+        permutations and fast Walsh-Hadamard transforms, which mix all features at a
+        cost of d log d.  "learned": optimized from "balanced" so that the tables of a
+        product fit best (optimized product quantization, OPQ), if held-out samples gain
+        from it; else "balanced".  Or a matrix with orthonormal rows.
     n_components : int, default=None
-        How many of the new coordinates are coded, the first ones, or the principal axes
-        of largest variance; the rest is decoded to the mean.  None: all.
+        Number of new coordinates that are coded: the first ones, or the principal axes
+        of largest variance; the others are decoded to the mean.  None: all.
     max_iter : int, default=25
-        Turns of a learned rotation, at most.
+        The most iterations of a learned rotation.
     warm_start : bool, default=False
-        Whether another `fit` goes on from the fitted part, in place of a new start, so
-        that codes keep their meaning as far as they can; see `skvq.codes.match`.
-        Its mean and rotation stay as they are then, whatever `rotation` says, since
-        tables mean nothing in other coordinates.
+        Whether another `fit` starts from the fitted part, so that codes keep their
+        meaning as far as possible; see `skvq.codes.match`.  Mean and rotation then stay
+        as they are, whatever `rotation` says, since tables mean nothing in other
+        coordinates.
     random_state : int, RandomState instance or None, default=None
-        Draws rotations, and what is held out of a learned one; seeds the quantizer.
-        None: the quantizer keeps its own.
+        Draws rotations, and the samples held out for a learned one; seeds the
+        quantizer.  None: the quantizer keeps its own.
     backend : {"auto", "numpy", "native", "cupy"}, default="auto"
         Where distances are computed: by the library of X ("auto"; NumPy's arrays by the
         compiled engine, where it was built, and on a GPU where there is one and the
@@ -101,7 +101,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
     codebooks_ : tuple of ndarray
         The tables of the quantizer, in the rotated space.
     codebook_sizes_ : tuple of int
-        Its sizes.
+        The sizes of the quantizer.
     bits_per_sample_ : float
         Sum of log2 V_j.
     quantizer_ : quantizer
@@ -109,34 +109,34 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
     mean_ : ndarray of shape (n_features,)
         The mean of the training samples.
     components_ : ndarray of shape (n_components, n_features)
-        The rotation: ``(X - mean_) @ components_.T`` is what the quantizer sees.  That
-        of "hadamard" is made when asked for.
+        The rotation: the quantizer sees ``(X - mean_) @ components_.T``.  For
+        "hadamard" the matrix is computed at each access.
     n_iter_ : int
-        Turns that have led to a learned rotation; 1 for others.
+        Number of iterations of a learned rotation; 1 for others.
     distortion_ : float
-        Mean squared distance of the training samples from their reconstructions, with
-        what `n_components` cuts off.
+        Mean squared distance of the training samples from their reconstructions,
+        including what `n_components` cuts off.
     n_features_in_ : int
         Number of features.
 
     See Also
     --------
-    ProductQuantizer : What gains most.
-    ScaledQuantizer : A part with a scale for each row.
+    ProductQuantizer : The quantizer that gains most.
+    ScaledQuantizer : Gives each row a scale; often used as the part.
 
     Notes
     -----
-    `mean_` and `components_` are named as those of scikit-learn's PCA.
+    `mean_` and `components_` are named like those of scikit-learn's PCA.
 
     `from_codebooks` takes the tables in the rotated space, the `rotation` as a matrix
-    and, beside the parameters, the `mean` (zeros, if it is not given):
+    and, besides the parameters, the `mean` (zeros if it is not given):
     ``RotatedQuantizer.from_codebooks(est.codebooks_, quantizer=est.quantizer,
     rotation=est.components_, mean=est.mean_)`` gives the codes of `est`.
 
-    The rows of `distance_table` of a quantizer that codes lengths are distances up to
-    the squared length of ``query - mean_`` under "sqeuclidean", up to minus the product
-    of the query and the mean under "inner_product".  Under "cosine" it has one only if
-    the mean is zero.
+    If the quantizer codes lengths, the rows of `distance_table` are distances up to the
+    squared length of ``query - mean_`` under "sqeuclidean", and up to minus the product
+    of query and mean under "inner_product"; under "cosine" there is a table only if the
+    mean is zero.
 
     References
     ----------
@@ -209,7 +209,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         if not self._is("hadamard"):
             what = f"A rotation of {d} features"
             check_memory(what, 8 * d * n_components, rows.n_bytes)
-        # Its draws leave those of the part as they are.
+        # Draws from a copy do not affect those of the part.
         rng = deepcopy(check_random_state(self.random_state))
         if self._before_ is not None:
             return (yield from self._learn_on(rows, n_components))
@@ -223,7 +223,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         return found
 
     def _learn_on(self, rows: Rows, n_components: int) -> Learner[dict[str, Any]]:
-        """Go on with the part in the coordinates of the fit before."""
+        """Continue with the part in the coordinates of the last fit."""
         turn = self._before_._turn_
         check_as_before("n_components", n_components, turn.n_components)
         part = yield from self._fit_part(_turned(rows, turn).held())
@@ -241,11 +241,11 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         }
 
     def _is(self, *names: str) -> bool:
-        """Whether the parameter is one of some names."""
+        """Return whether the parameter is one of some names."""
         return isinstance(self.rotation, str) and self.rotation in names
 
     def _n_components_in(self, n_features: int) -> int:
-        """Return how many coordinates are coded."""
+        """Return the number of coordinates that are coded."""
         if not isinstance(self.rotation, str):
             return len(self._given_matrix(n_features))
         if self.n_components is None:
@@ -258,7 +258,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         return int(self.n_components)
 
     def _given_matrix(self, n_features: int) -> np.ndarray:
-        """Return the rotation that is given, in float64."""
+        """Return the given rotation, in float64."""
         with naming("rotation"):
             matrix = check_matrix(
                 nearest.HOST, _to_host_array(self.rotation), "rotation"
@@ -283,7 +283,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
     def _learn_turn(
         self, rows: Rows, n_components: int, rng: np.random.RandomState
     ) -> Learner[Turn]:
-        """Return the rotation; if it is to be learned, where that starts."""
+        """Return the rotation; if it is to be learned, its start."""
         d, dtype = rows.n_features, rows.dtype
         if self._is("learned"):
             self._check_can_be_learned_for(n_components)
@@ -316,9 +316,9 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
     def _improve(
         self, rows: Rows, turn: Turn, part: Any, rng: np.random.RandomState
     ) -> Learner[tuple[Turn, Any, int]]:
-        """Return a learned rotation, its part and how many turns have led to them.
+        """Return a learned rotation, its part and the number of iterations.
 
-        They are those given if that is no better for samples that are held out.
+        They are the given ones if held-out samples do not gain.
         """
         task = rows.task.begin("trial")
         held = yield from joint.hold_out(
@@ -328,7 +328,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
             task.end()
             return turn, part, 1
         trial = self._new_part()
-        # What there is to warn of, the part that is kept will say.
+        # The part that is kept will give the warnings.
         yield from fit_part(trial, _turned(held.rows, turn).held(), self._template())
         X = held.rows.be.like(held.X)
         turned_on, improved, _ = yield from self._turn_on(held.rows, turn, trial)
@@ -336,17 +336,17 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         gains = before - _errors(X, turned_on, improved)
         gain = np.average(gains, weights=held.weights)
         gaps = gains - gain
-        unit = np.abs(gaps).max() or 1.0  # whose square may be beyond float64
+        unit = np.abs(gaps).max() or 1.0  # its square may exceed float64
         square = np.average((gaps / unit) ** 2, weights=held.weights)
         doubt = unit * np.sqrt(square / len(gains))
         task.end()
         if gain < max(_MIN_GAIN * before.mean(), _SURE * doubt):
             return turn, part, 1
         task = rows.task.begin("rotation", int(self.max_iter))
-        turn, part, n_turns = yield from self._turn_on(rows.under(task), turn, part)
+        turn, part, n_iter = yield from self._turn_on(rows.under(task), turn, part)
         task.end()
         yield from part._measure(_turned(rows, turn), {})
-        return turn, part, max(1, n_turns)
+        return turn, part, max(1, n_iter)
 
     def _turn_on(
         self, rows: Rows, turn: Turn, part: Any
@@ -355,14 +355,14 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         tables = [table for _, table in part._free_tables()]
         dtype = turn.dtype
 
-        def turned_on(found: Rotated) -> tuple[Turn, Any, int]:
+        def turned_on(found: RotatedTables) -> tuple[Turn, Any, int]:
             own = [table.astype(dtype) for table in found.tables]
             matrix = found.rotation.astype(dtype)
-            return MatrixTurn(turn.mean, matrix), part._with_tables(own), found.n_turns
+            return MatrixTurn(turn.mean, matrix), part._with_tables(own), found.n_iter
 
-        def fitted(found: Rotated) -> dict[str, Any]:
-            turn, part, n_turns = turned_on(found)
-            return self._found(part, turn, max(1, n_turns))
+        def fitted(found: RotatedTables) -> dict[str, Any]:
+            turn, part, n_iter = turned_on(found)
+            return self._found(part, turn, max(1, n_iter))
 
         rows = rows.under(rows.task.giving(fitted))
         found = yield from improved_components(
@@ -414,7 +414,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         return super()._table_elements(int(self.n_components or n_features))
 
     def _slice_widths(self, n_features: int) -> list[int] | None:
-        return None  # none that are features of X
+        return None  # its slices are not features of X
 
     def _why_no_partial_fit(self) -> str:
         return (
@@ -436,7 +436,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         return part._can_encode_best()
 
     def _encode_best(self, X: Any, n_best: int) -> Any:
-        # What is cut off is the same for all codes of a row.
+        # The error of what is cut off is the same for all codes of a row.
         return self.quantizer_._encode_best(self._turn_.there(X), n_best)
 
     def _decodable_widths(self) -> tuple[int, ...]:
@@ -472,9 +472,9 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         else:
             Z = turn.there(X)
             squares = nearest.HOST.squared_norms
-            beside = squares(X - mean) - squares(Z)  # of what is cut off
+            beside = squares(X - mean) - squares(Z)  # error of what is cut off
         found = self.quantizer_._entries(Z, metric)
-        # Once for each row: with the first of the codes.
+        # It counts once for each row: with the entries of the first code.
         first = found[:, : self.codebook_sizes_[0]]
         first += beside[:, None]
         return found
@@ -482,7 +482,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
     def _distance_table(self, X: Any, metric: str) -> Any:
         if not self._n_scales():
             return super()._distance_table(X, metric)
-        # A length multiplies what the part decodes, and not the mean.
+        # A length scales what the part decodes, but not the mean.
         self._check_scaled(metric)
         if metric == "cosine":
             nearest.check_no_zero_rows(X)
@@ -527,11 +527,11 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
     def inner_product_error_bound(
         self, X: MatrixLike, queries: MatrixLike, eps0: Number = 1.9
     ) -> NDArray[np.float64]:
-        r"""Bound the errors of inner products with reconstructions.
+        r"""Return bounds on the errors of inner products with reconstructions.
 
-        For codes whose scale makes inner products unbiased, under a random rotation.
-        Of a row x about the mean c, and a, the cosine of x - c and its reconstruction
-        about c, the error of the product with a query y is
+        They hold for codes whose scale makes inner products unbiased, under a random
+        rotation.  With the mean c, a row x, and the cosine a of x - c and its
+        reconstruction relative to c, the error of the product with a query y is
 
         .. math::
 
@@ -539,19 +539,18 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
             |x - c| |y| \sqrt{\frac{1 - a^2}{a^2}} \frac{\epsilon_0}{\sqrt{d - 1}}
 
         with high probability over rotations, not for certain: at the default of
-        :math:`\epsilon_0` about one product in twenty of random directions exceeds it,
-        as the rotated error is one of many directions about x.  The mean has no error:
-        products of x - c with y, and those of x, have the same.
+        :math:`\epsilon_0` about one product in twenty exceeds it for random directions.
+        The mean has no error, so products of x - c and of x with y have the same error.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            The samples; their codes do not hold a.
+            The samples; a does not follow from their codes.
         queries : array-like of shape (n_queries, n_features)
-            What they are multiplied with.
+            The vectors that they are multiplied with.
         eps0 : float, default=1.9
-            How many deviations of about one, :math:`1 / \sqrt{d - 1}` of the length,
-            are allowed for.
+            Number of standard deviations, each about :math:`1 / \sqrt{d - 1}` of the
+            length, that the bound allows for.
 
         Returns
         -------
@@ -561,8 +560,8 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         Raises
         ------
         ValueError
-            If the rotation is not "random" or "hadamard" of all features, two or more,
-            the scale of the quantizer is not "unbiased", or eps0 is not positive.
+            If the rotation is not "random" or "hadamard" of all features, at least two,
+            if the scale of the quantizer is not "unbiased", or if eps0 is not positive.
 
         References
         ----------
@@ -584,7 +583,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
         return be.send(found * (float(eps0) / np.sqrt(self.n_features_in_ - 1)))
 
     def _row_bounds(self, X: Any) -> Any:
-        """Return the bound (n_samples,) of each row, but for what all have."""
+        """Return the bound (n_samples,) of each row, without common factors."""
         Z = self._turn_.there(X)
         lengths = to_host(nearest.row_norms(Z)).astype(np.float64)
         alike = self.quantizer_._alignments(Z)
@@ -617,7 +616,7 @@ _NO_BOUND = (
 
 
 def _to_host_array(value: Any) -> Any:
-    """Return an array of any library as one of NumPy's; all else as it is."""
+    """Return an array of any library as a NumPy array; anything else unchanged."""
     return to_host(value) if nearest.is_array(value) else value
 
 

@@ -1,4 +1,4 @@
-"""What schemes of one table for each feature have in common."""
+"""The base of schemes with one table for each feature."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from skvq.learning.rows import Learner, Rows
 
 
 class ScalarQuantizer(BaseQuantizer):
-    """A code for each feature, which keeps the name of the feature."""
+    """Base of schemes with a code for each feature, named after the feature."""
 
     def get_feature_names_out(
         self, input_features: NamesLike | None = None
@@ -35,8 +35,8 @@ class ScalarQuantizer(BaseQuantizer):
         Returns
         -------
         names : ndarray of str objects
-            Those of the features, where each of them has one code; with the length
-            coded besides, names made of that of the class.
+            Those of the features, if each has one code; if the length is coded too,
+            names made from that of the class.
         """
         check_is_fitted(self)
         if len(self.codebook_sizes_) != self.n_features_in_:
@@ -44,7 +44,7 @@ class ScalarQuantizer(BaseQuantizer):
         return OneToOneFeatureMixin.get_feature_names_out(self, input_features)
 
     def _seen_before(self) -> Any:
-        """Return what was learned from, for `partial_fit`; None, if it is the first."""
+        """Return the statistics before a `partial_fit`; None if it is the first."""
         if self.__sklearn_is_fitted__() and not hasattr(self, "_seen_"):
             raise ValueError(
                 f"This {type(self).__name__} was made from codebooks, or by an earlier "
@@ -54,7 +54,7 @@ class ScalarQuantizer(BaseQuantizer):
         return getattr(self, "_seen_", None)
 
     def _entries(self, X: Any, metric: str) -> Any:
-        # Tables behind those of the features are of a length.
+        # Tables after those of the features belong to a length.
         tables = self._codebooks()[: self.n_features_in_]
         levels = [np.asarray(table)[:, 0] for table in tables]
         return nearest.level_distances(X, levels, metric)
@@ -64,7 +64,7 @@ class ScalarQuantizer(BaseQuantizer):
 
 
 def columns_of_tables(tables: Sequence[nearest.Table]) -> list[np.ndarray]:
-    """Return the numbers in tables of one column; those of a shared one are shared.
+    """Return the numbers in tables of one column; shared tables share an array.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def columns_of_tables(tables: Sequence[nearest.Table]) -> list[np.ndarray]:
 
 
 def shared_tables(arrays: Sequence[np.ndarray]) -> tuple[nearest.Table, ...]:
-    """Return the tables that arrays are; of an array that is there twice, one."""
+    """Return arrays as tables; an array that occurs twice gives one table."""
     made = {id(array): nearest.Table(array) for array in arrays}
     return tuple(made[id(array)] for array in arrays)
 
@@ -118,7 +118,7 @@ def allocated_sizes(
 def check_levels_memory(
     name: str, given: Any, sizes: Sequence[int], rows: Rows
 ) -> None:
-    """Raise if the levels, or the counts of their samples, are out of proportion."""
+    """Raise if levels, or the counts of their samples, take too much memory."""
     check_memory(
         f"Levels of {name}={given} for {rows.n_features} features",
         3 * 8 * sum(sizes),
@@ -127,7 +127,7 @@ def check_levels_memory(
 
 
 def warn_of_few(noun: str, counts: Any, sizes: Sequence[int], text: str) -> None:
-    """Warn of features that have a smaller count of something than levels."""
+    """Warn of features with fewer items, as counted, than levels."""
     for size in sorted(set(sizes)):
         few = [
             count if count < size == own else None
@@ -141,7 +141,7 @@ def warn_of_points(
 ) -> None:
     """Warn of features whose range is a point, so that all their levels are equal.
 
-    The mean and the spread of a constant feature are so but for rounding.
+    The mean and the spread of a constant feature are exact only up to rounding.
     """
     rounding = 4 * np.finfo(np.float64).eps * np.maximum(np.abs(low), np.abs(high))
     points = 0.5 * high - 0.5 * low <= rounding

@@ -26,38 +26,38 @@ _SCALES = ("least_squares", "unbiased", "norm")
 
 
 class ScaledQuantizer(FrontQuantizer):
-    r"""Quantize what rows are but for their lengths, and give each row a scale.
+    r"""Quantize the directions of rows, and code a scale for each row.
 
-    The part sees :math:`u = \sqrt{d}\, r / |r|` of each row r, so that a feature has
-    the mean square 1; its reconstruction q comes back as :math:`s\,q`, with a scale s
-    that one more code stands for:
+    For each row r the part sees :math:`u = \sqrt{d}\, r / |r|`, whose features have
+    mean square 1.  Its reconstruction q is decoded to :math:`s\,q`, with a scale s that
+    has a code of its own:
 
     ===================  ===============================================================
     ``"least_squares"``  :math:`\langle q, r\rangle / |q|^2`, of least squared error
-    ``"unbiased"``       :math:`|r|^2 / \langle q, r\rangle`: behind a random rotation,
-                         inner products with the reconstruction are right in the mean
-    ``"norm"``           :math:`|r| / \sqrt{d}`: what was divided by
+    ``"unbiased"``       :math:`|r|^2 / \langle q, r\rangle`: after a random rotation,
+                         inner products with the reconstruction are right on average
+    ``"norm"``           :math:`|r| / \sqrt{d}`, the divisor of the row
     ===================  ===============================================================
 
-    Behind a rotation all features of a row look alike, and one table of a Gaussian
+    After a rotation all features of a row look alike, and one table for a Gaussian
     serves them all: these are the schemes of vector databases, see the notes.
 
     Parameters
     ----------
     quantizer : quantizer or None, default=None
-        The part, any quantizer of skvq.  It is cloned; the one given stays as it is.
-        None: four levels for each feature, the best ones for a standard Gaussian, so
-        that nothing but the scales is learned.
+        The part, any quantizer of skvq; a clone of it is fitted.  None: four levels for
+        each feature, the best ones for a standard Gaussian, so that only the scales are
+        learned.
     scale : {"least_squares", "unbiased", "norm"}, default="least_squares"
         See the table above.
     scale_bits : int or "float32", default=8
         Bits of the scale's code, 1 to 16: code 0 stands for zero, the others for equal
         ratios from the smallest positive to the largest scale of the training samples.
-        "float32": two codes of 16 bits, nothing of which is learned.
+        "float32": two codes of 16 bits, with nothing to learn.
     warm_start : bool, default=False
-        Whether another `fit` goes on from the fitted part, in place of a new start, so
-        that codes keep their meaning as far as they can; see `skvq.codes.match`.
-        Scales are learned anew: their codes are places in an order, not names.
+        Whether another `fit` starts from the fitted part, so that codes keep their
+        meaning as far as possible; see `skvq.codes.match`.  Scales are learned anew:
+        their codes are places in an order, not names.
     random_state : int, RandomState instance or None, default=None
         Seeds the part; None: it keeps its own.
     backend : {"auto", "numpy", "native", "cupy"}, default="auto"
@@ -69,15 +69,15 @@ class ScaledQuantizer(FrontQuantizer):
     Attributes
     ----------
     quantizer_ : quantizer
-        The fitted part, of rows of length :math:`\sqrt{d}`.
+        The fitted part, which sees rows of length :math:`\sqrt{d}`.
     codebooks_ : tuple of ndarray
-        The tables of the part; then those of the scale, of shape (V, 1).  Those of
-        "float32" are the scales of the upper 16 bits, and the units in the last place
-        that the lower ones count.
+        The tables of the part, then those of the scale, of shape (V, 1).  For "float32"
+        these are the scales of the upper 16 bits, and the units in the last place that
+        the lower 16 bits count.
     codebook_sizes_ : tuple of int
-        Those of the part; then those of the scale.
+        The sizes of the part, then those of the scale.
     bits_per_sample_ : float
-        Sum of log2 V_j, that of the scale as well.
+        Sum of log2 V_j, including the scale.
     distortion_ : float
         Mean squared distance of the training samples from their reconstructions.
     n_features_in_ : int
@@ -85,26 +85,27 @@ class ScaledQuantizer(FrontQuantizer):
 
     See Also
     --------
-    BinaryQuantizer : The part of one bit for each feature.
-    UniformQuantizer : Others, of any number of levels.
+    BinaryQuantizer : A part with one bit for each feature.
+    UniformQuantizer : A part with any number of levels.
 
     Notes
     -----
-    A row of zeros has the code 0 of its scale, and is decoded to zeros; the part sees
-    ones in its place.  Where the part's reconstruction is at right angles to the row or
-    points away from it, no scale serves: that of "least_squares" and that of "unbiased"
-    are zero then.  A part that knows some other rows than those of its own training may
-    do that; signs, and levels on both sides of zero, do not.
+    A zero row has scale code 0 and is decoded to zeros; the part sees ones in its
+    place.  If the part's reconstruction is orthogonal to the row or points away from
+    it, no scale helps: the scales of "least_squares" and "unbiased" are then zero.
+    This may happen with parts that have seen very different rows in training, but not
+    with signs, nor with levels on both sides of zero.
 
-    "unbiased" costs some squared error, the more the fewer bits the part has, and
-    "norm" is biased towards short reconstructions of few bits: inner products are too
-    small.  Eight bits of a scale cost about a thousandth of the error at 4 bits for
-    each feature, and less at fewer.
+    "unbiased" costs some squared error, more with fewer bits of the part.  "norm" makes
+    reconstructions of few bits too short: inner products are too small.  Eight bits of
+    a scale cost about a thousandth of the error at 4 bits per feature, and less at
+    fewer bits.
 
-    Behind a random rotation, a Gaussian's levels and ``scale="norm"`` are TurboQuant,
-    the other two scales EDEN, and signs with ``scale="unbiased"`` RaBitQ at one bit.
+    After a random rotation, a Gaussian's levels with ``scale="norm"`` are TurboQuant,
+    with the other two scales EDEN, and signs with ``scale="unbiased"`` are RaBitQ at
+    one bit.
 
-    It does not learn from streams, which would widen the range of the scales.
+    The scheme does not learn from streams, which would widen the range of the scales.
 
     References
     ----------
@@ -165,7 +166,7 @@ class ScaledQuantizer(FrontQuantizer):
         self.backend = backend
 
     def _default_part(self) -> BaseQuantizer:
-        # Numbers of single precision too, so that tables of any dtype are these.
+        # The levels are exact in single precision, so that tables of all dtypes agree.
         levels = standard_levels("gaussian", 4).astype(np.float32).tolist()
         return UniformQuantizer(levels=[levels], share_levels=True)
 
@@ -220,12 +221,12 @@ class ScaledQuantizer(FrontQuantizer):
             self._imply(scale_bits=int(np.log2(len(own[0]))))
         costs = {"code_lengths": code_lengths, "prices": prices}
         for name, given in costs.items():
-            if given is not None:  # scales have no price
+            if given is not None:  # scales have no costs
                 costs[name] = list(given)[:-n_own]
         part = self._part_of_tables(tables[:-n_own], costs)
         return {**self._of(part, code), "n_features_in_": part.n_features_in_}
 
-    # -- what the base class asks --------------------------------------------------
+    # -- hooks of the base class ---------------------------------------------------
 
     def _own_sizes(self) -> tuple[int, ...]:
         return self._scale_code_.sizes
@@ -261,10 +262,10 @@ class ScaledQuantizer(FrontQuantizer):
         be, n_own = nearest.backend_of(codes), self._n_scales()
         rows = self.quantizer_._decode(codes[:, :-n_own])
         scales = self._scale_code_.decode(codes[:, -n_own:])
-        # And no zero is negative.
+        # Adding 0 turns negative zeros positive.
         return rows * be.cast(scales, be.numpy_dtype(rows))[:, None] + 0
 
-    # -- searches among codes ------------------------------------------------------
+    # -- searches over codes -------------------------------------------------------
 
     def _why_no_sums(self) -> str | None:
         why = super()._why_no_sums()
@@ -294,14 +295,14 @@ class ScaledQuantizer(FrontQuantizer):
         lengths, one = norms * be.xp.sqrt(squares), be.xp.ones_like(norms)
         cosines = products / be.xp.where(lengths > 0, lengths, one)
         cosines = be.xp.where(cosines > 0, cosines, 0 * one)
-        # A row of zeros is decoded to itself.
+        # A zero row is decoded to itself.
         return be.xp.where(norms > 0, cosines, one)
 
 
 def _given_scales(table: np.ndarray) -> np.ndarray:
-    """Return the levels of a scale that were given, in float64."""
+    """Return the given levels of a scale, in float64."""
     levels, size = table[:, 0].astype(np.float64), len(table)
-    # A power of two, of one bit or more.
+    # Their number must be a power of two, for one bit or more.
     sized = table.shape[1] == 1 and 2 <= size <= 2**16 and not size & (size - 1)
     if not sized or levels[0] != 0 or not is_table(levels):
         raise ValueError(
@@ -315,19 +316,19 @@ def _given_scales(table: np.ndarray) -> np.ndarray:
 
 
 def _directions(block: Block) -> Any:
-    """Return what the part sees of a block."""
+    """Return a block as the part sees it."""
     return _unit_rows(block.be, block.x)
 
 
 def _unit_rows(be: nearest.Backend, x: Any) -> Any:
-    """Return rows of length sqrt(d), of the same directions; of zeros, ones."""
+    """Return rows of the same directions with length sqrt(d); ones for zero rows."""
     xp = be.xp
     unit = be.unit_rows(x) * float(np.sqrt(x.shape[1]))
     return xp.where(xp.isnan(unit), xp.ones_like(unit), unit)
 
 
 def _range(block: Block, part: Any, scale: str) -> tuple[Any, ...]:
-    """Return the least positive and the largest scale of a block."""
+    """Return the smallest positive and the largest scale of a block."""
     be = block.be
     xp, lows, highs = be.xp, [], []
 
@@ -343,12 +344,12 @@ def _range(block: Block, part: Any, scale: str) -> tuple[Any, ...]:
 def _scales_of(be: nearest.Backend, x: Any, part: Any, codes: Any, scale: str) -> Any:
     """Return the scale of each row, in float64.
 
-    It is of the row itself, not of what the part has seen of it, which is rounded.
+    It is computed from the row itself; what the part has seen of it is rounded.
 
     Parameters
     ----------
     be : Backend
-        Who computes.
+        The backend that computes.
     x : array of shape (n_rows, n_features)
         The rows.
     part : quantizer
@@ -356,14 +357,14 @@ def _scales_of(be: nearest.Backend, x: Any, part: Any, codes: Any, scale: str) -
     codes : array of shape (n_rows, n_codes)
         Its codes of their directions.
     scale : str
-        Which it is to be.
+        Which scale.
     """
     xp = be.xp
     if scale == "norm":
         return nearest.row_norms(x) / float(np.sqrt(x.shape[1]))
     found = part._decode(be.cast(codes, np.intp))
     product, norms, squares, exponents = _compared(be, x, found)
-    # What is less is zero but for rounding.
+    # Less than this is zero up to rounding.
     rounding = 2 * float(np.finfo(be.numpy_dtype(x)).eps)
     serves = product > rounding * norms * xp.sqrt(squares)
     one = xp.ones_like(product)
@@ -373,13 +374,13 @@ def _scales_of(be: nearest.Backend, x: Any, part: Any, codes: Any, scale: str) -
 
 
 def _compared(be: nearest.Backend, x: Any, found: Any) -> tuple[Any, ...]:
-    """Return what rows have to do with the part's reconstructions, in float64.
+    """Return rows compared to the part's reconstructions, in float64.
 
     Returns
     -------
     products, norms, squares, exponents : arrays of shape (n_rows,)
-        Of rows divided by two to the power of the exponents: their products with
-        reconstructions, and their lengths; squared lengths of the reconstructions.
+        For rows divided by two to the power of the exponents: their products with the
+        reconstructions, their lengths, and squared lengths of the reconstructions.
     """
     rows, exponents = be.scaled_rows(x)
     products = be.row_products(rows, be.cast(found, np.float64))

@@ -55,56 +55,56 @@ from skvq.learning.scalar import (
 
 COORDINATES = frozenset({"standard", "tree"})
 
-# Of an angle, where bits are spread over all of them.
+# The most bits of an angle, if bits are spread over all of them.
 _MOST_BITS = 16
 
 
 class SphericalQuantizer(BaseQuantizer):
-    r"""Cut the angles of hyperspherical coordinates in cells.
+    r"""Cut the angles of hyperspherical coordinates into cells.
 
     A vector has a length r and d - 1 angles, with
 
     .. math:: x_k = r \cos\theta_k \prod_{i<k} \sin\theta_i, \quad
         x_d = r \prod_{i<d} \sin\theta_i.
 
-    The last angle runs round the circle, [0, 2 pi), the others over [0, pi].  Each is
-    cut in cells of its own, the codebook of a direction being the product of them.
-    It has no table and learns nothing: the angles of a uniform direction have known
-    densities, :math:`\sin^{d-1-k}\theta_k`.  Data of other shapes are best rotated at
-    random before this step, which brings them near to that.
+    The last angle runs over the circle, [0, 2 pi), the others over [0, pi].  Each is
+    cut into cells of its own, and the codebook of directions is their product.  It has
+    no table and learns nothing: the angles of a uniform direction have known densities,
+    :math:`\sin^{d-1-k}\theta_k`.  Other data are best rotated at random before this
+    step, which brings them near to that.
 
     Parameters
     ----------
-    n_levels : int or sequence of int, default=16
+        Number of levels V of every angle, or of each.
         V of every angle, or of each.
     angles : {"uniform", "density"}, default="uniform"
         "uniform": equal cells.  "density": the cells and levels of least squared error
-        (Lloyd-Max) for the densities above, many times better in high dimensions, where
-        all angles but the last few are close to pi/2.
+        (Lloyd-Max) for the densities above; they are much better in high dimensions,
+        where all angles but the last few are close to pi/2.
     total_bits : float, default=None
-        If given, it takes the place of `n_levels`: so many bits are spread over the
-        angles by their effect on the error, as numbers of levels that need not be
-        powers of two.  An angle takes at most 16; more in all are a ConvergenceWarning.
+        If given, it replaces `n_levels`: this many bits are spread over the angles by
+        their effect on the error, as numbers of levels that need not be powers of two.
+        An angle takes at most 16; bits beyond that give a ConvergenceWarning.
     coordinates : {"standard", "tree"}, default="standard"
-        "standard": the formula above.  "tree": neighbours in pairs, (a, b) becoming
-        their length and the angle atan2(b, a), then the lengths in pairs, and so on;
-        the first angles run round the circle, the others over [0, pi/2].
+        "standard": the formula above.  "tree": neighbours in pairs, where (a, b)
+        becomes the length and the angle atan2(b, a), then the lengths in pairs, and so
+        on; the first angles run over the circle, the others over [0, pi/2].
     radius : {"unit", "uniform", "learned", "float32"}, default="unit"
-        What becomes of the length.  "unit": it is lost, and reconstructions have
-        length 1; "uniform": one more code for equal cells between the smallest and the
-        largest length; "learned": one more code, for the levels of least squared
-        error; "float32": two more codes of 16 bits, exact.
+        How the length is coded.  "unit": it is lost, and reconstructions have length 1;
+        "uniform": one more code, for equal cells between the smallest and the largest
+        length; "learned": one more code, for the levels of least squared error;
+        "float32": two more codes of 16 bits, exact.
     radius_levels : int, default=256
-        V of the code of the length, if it is "uniform" or "learned".
+        Number of levels V of the length, if it is "uniform" or "learned".
 
     Attributes
     ----------
     codebooks_ : tuple of ndarray of shape (V_j, 1)
-        The levels of each angle, in radians; then the tables of the length.  Those of
-        "float32" are the lengths of the upper 16 bits, and the units in the last place
-        that the lower ones count.
+        The levels of each angle, in radians, then the tables of the length.  For
+        "float32" these are the lengths of the upper 16 bits, and the units in the last
+        place that the lower 16 bits count.
     codebook_sizes_ : tuple of int
-        The numbers of levels of the angles; then the sizes of the codes of the length.
+        The numbers of levels of the angles, then the sizes of the codes of the length.
     bits_per_sample_ : float
         Sum of log2 V_j.
     distortion_ : float
@@ -120,14 +120,14 @@ class SphericalQuantizer(BaseQuantizer):
     Notes
     -----
     Cutting every angle on [0, 2 pi], as the formula of the scheme is often written,
-    leaves half of the cells of all but the last one empty: it equals
+    would leave half of the cells of all angles but the last one empty: it equals
     ``angles="uniform"`` with half as many levels for them.  An angle on an edge belongs
     to the cell above.  The codes are nearest in each angle, the last one on its circle,
-    not in the space of X.  A zero vector has all angles 0.  One feature has no angle:
-    its one code is its sign.
+    but not in the space of X.  A zero vector has all angles 0.  A single feature has no
+    angle: its code is its sign.
 
-    The squared error of uniform directions with d = 64 and 8 levels is .367 with equal
-    cells and .0357 with matched ones.
+    The squared error of uniform directions with d = 64 and 8 levels is .367 for equal
+    cells and .0357 for matched ones.
 
     References
     ----------
@@ -201,7 +201,7 @@ class SphericalQuantizer(BaseQuantizer):
         return radius_in_memory(self.radius)
 
     def _angle_cells(self, angles: list[_Angle], x_bytes: int) -> Grid | Levels:
-        if not angles:  # of one feature the sign is left
+        if not angles:  # with one feature, only the sign is left
             signs = np.array([-1.0, 1.0])
             return Levels([signs], edges=[np.array([np.nextafter(0.0, 1.0)])])
         if self.total_bits is None:
@@ -284,10 +284,10 @@ def to_spherical(
     Returns
     -------
     radius : ndarray of float64, shape (n_samples,)
-        Lengths.  One feature has no angle: its radius is X itself, with its sign.
+        Lengths.  A single feature has no angle: its radius is X itself, sign included.
     angles : ndarray of float64, shape (n_samples, n_features - 1)
-        Angles in radians.  Of a zero vector all are 0, and so are those of what is
-        zero from some coordinate on.
+        Angles in radians.  All are 0 for a zero vector, and so are those of coordinates
+        that are zero up to the end.
 
     Raises
     ------
@@ -296,7 +296,7 @@ def to_spherical(
 
     See Also
     --------
-    from_spherical : The way back.
+    from_spherical : The inverse.
 
     Examples
     --------
@@ -335,12 +335,12 @@ def from_spherical(
     Raises
     ------
     ValueError
-        If the shapes don't belong together, an entry is not finite and real, or the
+        If the shapes do not fit each other, an entry is not finite and real, or the
         name is unknown.
 
     See Also
     --------
-    to_spherical : The way here.
+    to_spherical : The inverse.
 
     Examples
     --------
@@ -362,7 +362,7 @@ def from_spherical(
 
 
 def _check_finite(name: str, array: Any, be: nearest.Backend) -> np.ndarray:
-    """Return it in float64; complex, infinite and missing numbers are errors."""
+    """Return an array in float64; raise unless it is real and finite."""
     array = be.like(array)
     if be.numpy_dtype(array).kind not in "biufO":
         raise ValueError(f"{name} has dtype {array.dtype}; expected real numbers.")
@@ -386,8 +386,8 @@ def _check_coordinates(coordinates: Any) -> None:
 class _Angle(NamedTuple):
     """An angle, its density sin^p cos^q for uniform directions, and what it joins.
 
-    Its cosine belongs to the part below first, its sine to the one below second: the
-    index of an angle, or None for a single coordinate.
+    Its cosine is the length of the part `first`, its sine that of the part `second`:
+    indices of angles, or None for a single coordinate.
     """
 
     low: float
@@ -420,7 +420,7 @@ def _angles(n_features: int, coordinates: str) -> list[_Angle]:
             a, b = widths[k : k + 2]
             if a == b == 1:
                 low, high = 0.0, TURN
-            else:  # one coordinate alone has a sign
+            else:  # a single coordinate has a sign
                 low, high = (-np.pi / 2 if b == 1 else 0.0), np.pi / 2
             joined.append(len(found))
             found.append(_Angle(low, high, b - 1, a - 1, *nodes[k : k + 2]))
@@ -452,7 +452,7 @@ def _lloyd_max_levels(shape: Any, n_levels: int) -> np.ndarray:
 
 
 def _is_narrow(shape: Any) -> bool:
-    """Whether the density is close to a Gaussian, away from the ends of its range."""
+    """Return whether the density is nearly Gaussian, away from the range's ends."""
     smaller, larger = sorted(shape[2:])
     return larger >= 16 and (smaller == 0 or smaller >= 8)
 
@@ -466,8 +466,8 @@ def _middle_and_variance(density: Density) -> tuple[float, float]:
 def _density(shape: Any) -> Density:
     """Return sin^p cos^q, scaled to a peak of 1, where it is not negligible.
 
-    The second derivative of its logarithm is -(p + q) or less everywhere, so that it
-    falls off from its peak at least as fast as a Gaussian of that variance.
+    The second derivative of its logarithm is at most -(p + q) everywhere, so it falls
+    off from its peak at least as fast as a Gaussian of that variance.
     """
     low, high, sin_power, cos_power = shape
     peak = np.arctan2(np.sqrt(sin_power), np.sqrt(cos_power))
@@ -496,11 +496,11 @@ def _density(shape: Any) -> Density:
 def _spread_bits(angles: Any, total_bits: float, cells: str) -> tuple[int, ...]:
     """Choose numbers of levels whose bits sum to at most the total.
 
-    The angles of a uniform direction u are independent, so that the mean of u @ u_quant
-    follows from those of cos * cos_quant and sin * sin_quant of each angle.  What a
-    level more gains depends on the other angles: bits are spread for given ones, then
-    again for those that were found, from equal bits and from exact angles, and the
-    best of all is kept.
+    The angles of a uniform direction u are independent, so the mean of u @ u_quant
+    follows from those of cos * cos_quant and sin * sin_quant of each angle.  The gain
+    of one more level depends on the other angles.  Bits are therefore spread for given
+    other angles, then again for those found; this starts from equal bits and from exact
+    angles, and the best result is kept.
     """
     sizes = candidate_sizes(min(float(_MOST_BITS), total_bits / len(angles) + 3))
     curves = _all_curves(angles, cells, sizes)
@@ -520,9 +520,9 @@ def _spread_bits(angles: Any, total_bits: float, cells: str) -> tuple[int, ...]:
 
 
 def _agreement(angles: Any, curves: Any, chosen: Any) -> tuple[Any, ...]:
-    """Return the mean of u @ u_quant, and its slopes by each angle's two means."""
+    """Return the mean of u @ u_quant, and its slopes by the two means of each angle."""
     cosines, sines = curves[np.arange(len(angles)), :, chosen].T
-    joined = np.ones(len(angles) + 1)  # the last one stands for single coordinates
+    joined = np.ones(len(angles) + 1)  # the last entry stands for single coordinates
     order = _from_below(angles)
     for j in order:
         first, second = _parts(angles[j])
@@ -560,7 +560,7 @@ def _all_curves(angles: Any, cells: str, sizes: Sequence[int]) -> np.ndarray:
 
 
 def _chain_curves(n_angles: int, sizes: Sequence[int]) -> np.ndarray:
-    r"""Return the curves of the standard angles but the last one, for equal cells.
+    r"""Return the curves of the standard angles except the last one, for equal cells.
 
     They have the densities :math:`\sin^p` on [0, pi].  The integrals over a cell are
     differences between its edges, of :math:`\sin^{p+1} / (p + 1)` for the cosine, and
@@ -579,7 +579,7 @@ def _chain_curves(n_angles: int, sizes: Sequence[int]) -> np.ndarray:
     sine, cosine = np.sin(edges), np.cos(edges)
     power = np.ones_like(sine)  # sin^(p - 1)
     now, ahead = edges, 1.0 - cosine  # I_(p-1), I_p from 0 to the edges
-    whole, whole_ahead = np.pi, 2.0  # and to pi
+    whole, whole_ahead = np.pi, 2.0  # the same integrals from 0 to pi
     curves = np.empty((n_angles - 1, 2, len(sizes)))
     for p in range(1, n_angles):
         power = power * sine
@@ -623,8 +623,8 @@ def _narrow_curves(density: Density, sizes: Sequence[int]) -> np.ndarray:
     """Return the curves of a Gaussian of the same mean and variance."""
     middle, variance = _middle_and_variance(density)
     error = variance * _gaussian_errors(sizes)
-    # With the error at its least, the variance of the sum of the angle and its level is
-    # four times that of the angle, less three times the error.
+    # At the least error, the variance of the sum of the angle and its level is four
+    # times that of the angle, minus three times the error.
     difference = np.exp(-0.5 * error)
     total = np.cos(2 * middle) * np.exp(-0.5 * (4 * variance - 3 * error))
     return 0.5 * np.array([difference + total, difference - total])

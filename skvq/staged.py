@@ -1,4 +1,4 @@
-"""What schemes have in common whose reconstruction is a sum that grows by stages."""
+"""The base of schemes whose reconstruction is a sum that grows stage by stage."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def _reason_against_stages(estimator: StagedQuantizer) -> str | None:
 
 
 class StagedQuantizer(BaseQuantizer):
-    """Partial sums as results of their own: one model gives a rate-distortion curve.
+    """Base of schemes with partial sums: one model gives a rate-distortion curve.
 
-    A scheme writes the hook `_partial_sums(codes)`, which yields the reconstruction
-    after each stage that the code columns hold, and `_decodable_widths()`; one that has
-    stages where its part has them says so in `_why_no_stages()`.
+    A scheme implements the hook `_partial_sums(codes)`, which yields the reconstruction
+    after each stage that the code columns contain, and `_decodable_widths()`.  A scheme
+    that has stages only if its part has them implements `_why_no_stages()` too.
     """
 
     def _why_no_stages(self) -> str | None:
-        """Return why no columns of codes can be decoded before all are there."""
+        """Return why codes can only be decoded with all columns; None if not so."""
         return None
 
     @abstractmethod
@@ -50,7 +50,7 @@ class StagedQuantizer(BaseQuantizer):
         Parameters
         ----------
         codes : array-like of shape (n_samples, n_codes)
-            Codes as `transform` gives them, or their first columns, whole stages.
+            Codes as `transform` returns them, or their first columns, whole stages.
 
         Yields
         ------
@@ -65,7 +65,7 @@ class StagedQuantizer(BaseQuantizer):
     def staged_score(
         self, X: MatrixLike, y: Any = None, sample_weight: VectorLike | None = None
     ) -> Iterator[float]:
-        """Score the partial sums: the rate-distortion curve of one fitted model.
+        """Score the partial sums, which gives a rate-distortion curve.
 
         Parameters
         ----------
@@ -80,8 +80,8 @@ class StagedQuantizer(BaseQuantizer):
         ------
         score : float
             For each stage, minus the mean squared distance of the samples from the sum
-            of the codewords up to it.  The codes are those of all stages, so that a
-            beam may leave an early stage worse than a search of its own would.
+            of the codewords up to it.  The codes are those of all stages: a beam may
+            make an early stage worse than a search for that stage alone would.
         """
         self = as_it_is_now(self)
         X = self._check_input(X, "staged_score")
@@ -93,7 +93,7 @@ class StagedQuantizer(BaseQuantizer):
 
 
 def _distances(block: Block, quantizer: StagedQuantizer) -> tuple[Any, ...]:
-    """Return the summed distances from each of the partial sums, and the weight."""
+    """Return the summed distances from each partial sum, and the weight."""
 
     def work(x: Any) -> list[Any]:
         codes = as_indices(quantizer._encode(x))

@@ -1,4 +1,4 @@
-"""The trellis-coded scheme: levels that are chosen along a path."""
+"""The trellis-coded scheme: levels are chosen along a path."""
 
 from __future__ import annotations
 
@@ -30,85 +30,85 @@ _MOST_BITS, _MOST_WINDOWS = 16, 2**16
 
 
 class TrellisQuantizer(ScalarQuantizer):
-    r"""Replace each feature by a level, where not every level may follow every other.
+    r"""Replace features by levels whose sequence must follow a trellis.
 
     Trellis-coded quantization.  A feature of R bits has an alphabet of more than
     :math:`2^R` levels, of which the codes of the features before it leave
-    :math:`2^R` to choose from.  The best path is found for all features together, by
-    Viterbi's algorithm.  So a row is one of :math:`2^{\sum R_j}` points, as with
-    scalar levels, but they lie in space as those of a good vector codebook do: of
-    independent Gaussian features the error is 17 to 34% below that of Lloyd-Max
-    levels, and the bound of all quantizers is another 11 to 36% below.
+    :math:`2^R` to choose from.  Viterbi's algorithm finds the best path for all
+    features together.  So a row is one of :math:`2^{\sum R_j}` points, as with scalar
+    levels, but they lie in space like those of a good vector codebook: for independent
+    Gaussian features the error is 17 to 34% below that of Lloyd-Max levels, and the
+    bound of all quantizers is 11 to 36% lower still.
 
     Bits pay where features are independent: put PCA in front, and set `total_bits`.
 
     Parameters
     ----------
     n_bits : int or sequence of int, default=2
-        R of every feature, from 1 to 16, or of each, from 0 to 16.  A feature of no
-        bits takes no step, and is decoded to its mean.  With ``trellis="bitshift"``: k,
+        R of every feature, from 1 to 16, or of each, from 0 to 16.  A feature without
+        bits takes no step and is decoded to its mean.  With ``trellis="bitshift"``: k,
         from 1 to 4, or for each feature k or 0.
     total_bits : int, optional
-        The bits of a row, spread over the features: again and again one bit, or some,
-        to the feature whose scalar training error falls most for each of them.  They
-        are never exceeded; `n_bits` plays no part then, but for k of the bitshift
-        trellis.
+        The bits of a row, spread over the features: repeatedly, one or more bits go to
+        the feature whose scalar training error falls most per bit.  They are never
+        exceeded.  `n_bits` then plays no part, except as k of the bitshift trellis.
     n_states : int, default=8
         A power of two: states from 4 to 256; or, with ``trellis="bitshift"``, windows
-        :math:`2^L`, which the source calls states, from :math:`2^{2k}` to
-        :math:`2^{16}`.  Encoding takes time in proportion to them.  A path needs
-        :math:`\log_2` states features with bits; of windows, (L - k) / k.
+        :math:`2^L`, which the paper calls states, from :math:`2^{2k}` to
+        :math:`2^{16}`.  Encoding time is proportional to it.  A path needs
+        :math:`\log_2` states features with bits; for windows, (L - k) / k.
     trellis : {"ungerboeck", "bitshift"}, default="ungerboeck"
-        "ungerboeck": alphabets of :math:`2^{R+1}` levels in four subsets, one bit of a
-        code steers the state, and the others say which level of a subset is meant;
-        "bitshift": the last L bits of all codes are the place in an alphabet of
-        :math:`2^L` levels.
+        "ungerboeck": alphabets of :math:`2^{R+1}` levels in four subsets; one bit of a
+        code steers the state, and the others select a level of a subset.  "bitshift":
+        the last L bits of all codes are the index into an alphabet of :math:`2^L`
+        levels.
     levels : {"trained", "gaussian"}, default="trained"
         With ``trellis="bitshift"``: whether the levels are means of training values, or
-        the table for a Gaussian as it is.  All features have the same, moved to their
-        means and multiplied by their standard deviations.
+        the unchanged table for a Gaussian.  All features have the same levels, shifted
+        by their means and multiplied by their standard deviations.
     share_alphabets : bool, default=False
-        Whether all features (of the same R) have the same alphabet: for features that
-        are alike, of which there may be few rows then.
+        Whether all features with the same R have the same alphabet.  This suits
+        features that are alike, and then also few rows.
     max_iter : int, default=8
-        Rounds of training: paths, then means.  The best one counts, the start included.
+        Rounds of training: paths, then means.  The best one is kept, or the start.
 
     Attributes
     ----------
     alphabets_ : tuple of ndarray
-        Levels of each feature, ascending but for ``trellis="bitshift"``:
-        :math:`2^{R+1}` or :math:`2^L`; one, the mean, where there are no bits.
-        Features that share them have the same array.
+        Levels of each feature, ascending unless ``trellis="bitshift"``:
+        :math:`2^{R+1}` or :math:`2^L`; one, the mean, if it has no bits.  Features that
+        share levels have the same array.
     rates_ : tuple of int
         R of each feature.
     codebook_sizes_ : tuple of int
-        :math:`2^R` of each feature, 1 where it has no bits.
+        :math:`2^R` for each feature; 1 if it has no bits.
     bits_per_sample_ : float
         Sum of R.
     distortion_ : float
         Mean squared distance of the training samples from their reconstructions.
     n_iter_ : int
-        Rounds of training; 0, of alphabets that were given or not trained.
+        Number of rounds of training; 0 for alphabets that were given or not trained.
     n_features_in_ : int
         Number of features.
 
     See Also
     --------
-    UniformQuantizer : Levels of each feature by itself.
-    skvq.nearest.viterbi : The search.
+    UniformQuantizer : Independent levels for each feature.
+    skvq.nearest.viterbi : The search for paths.
 
     Notes
     -----
-    There is no `codebooks_`: what a code stands for depends on those before it.  For
-    the same reason prefixes of codes cannot be decoded, and distances are no sums of
-    look-ups.
+    There is no `codebooks_`, since the meaning of a code depends on the codes before
+    it.  For the same reason prefixes of codes cannot be decoded, and distances are not
+    sums of look-ups.
 
     A path begins in the state in which it ends ("tail-biting"), so that a row takes
-    exactly its bits.  The state is that of the best free path through the features with
-    the halves exchanged, so that codes are not always those of the nearest of all
-    reconstructions, and quantizing reconstructions again may change them.
+    exactly its bits.  That state is the one at the seam of the best free path through
+    the features with their halves exchanged.  Codes are therefore not always those of
+    the nearest of all reconstructions, and quantizing reconstructions again may change
+    them.
 
-    More than 32 states fit few rows too well: with thousands of rows, 8 or 32 are best.
+    More than 32 states overfit few rows: with thousands of rows, 8 or 32 are best.
 
     References
     ----------
@@ -236,7 +236,7 @@ class TrellisQuantizer(ScalarQuantizer):
         return nearest.Trellis.bitshift(bits, step)
 
     def _step_bits(self) -> int:
-        """Return k, the bits of a feature of the bitshift trellis that has some."""
+        """Return k, the bits of a feature with bits in the bitshift trellis."""
         given: Any = self.n_bits
         values = {given} if isinstance(given, Integral) else set(given) - {0}
         if len(values) != 1 or not values <= {1, 2, 3, 4}:
@@ -250,7 +250,7 @@ class TrellisQuantizer(ScalarQuantizer):
         return per_column("n_bits", self.n_bits, n_features, "feature", 0, _MOST_BITS)
 
     def _check_steps(self, trellis: nearest.Trellis, rates: Sequence[int]) -> None:
-        """Raise unless enough features have bits for a path to come to any state."""
+        """Raise unless enough features have bits for a path to reach every state."""
         n_steps, fewest = len(rates) - rates.count(0), trellis.n_forgetting
         if n_steps >= fewest:
             return
@@ -290,7 +290,7 @@ class TrellisQuantizer(ScalarQuantizer):
         }
 
     def _rate_of(self, trellis: nearest.Trellis, j: int, size: int) -> int:
-        """Return the bits of a feature whose alphabet has so many levels."""
+        """Return the bits of a feature with an alphabet of a given size."""
         if size == 1:
             return 0
         rate = size.bit_length() - 2 if trellis.has_subsets else trellis.step_bits
@@ -310,12 +310,12 @@ class TrellisQuantizer(ScalarQuantizer):
         )
 
     def _why_no_sums(self) -> str | None:
-        return "what a code stands for depends on the codes before it."
+        return "the meaning of a code depends on the codes before it."
 
     def _why_no_codebooks(self) -> str | None:
         return (
-            "what a code stands for depends on the codes before it; `alphabets_` and "
-            "`rates_` are what it has in their place."
+            "the meaning of a code depends on the codes before it; `alphabets_` and "
+            "`rates_` take their place."
         )
 
     def _codebooks(self) -> Sequence[nearest.Table | np.ndarray]:
@@ -353,7 +353,7 @@ class TrellisQuantizer(ScalarQuantizer):
 def _moved(
     trellis: nearest.Trellis, rates: Any, mean: Any, width: Any, shared: bool
 ) -> tuple[Any, ...]:
-    """Return tables of the bitshift trellis, and how features move and stretch them."""
+    """Return tables of the bitshift trellis, and shift and scale of each feature."""
     window_bits = trellis.state_bits + trellis.step_bits
     tables = [gaussian_windows(window_bits, trellis.step_bits), np.zeros(1)]
     has_bits = np.asarray(rates) > 0

@@ -1,4 +1,4 @@
-"""The naive scheme: one table, and the nearest of all its rows."""
+"""The naive scheme: one table, and the nearest of its rows."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ from skvq.coding.sums import codeword_entries
 from skvq.learning import online
 from skvq.learning.balance import ITERATIONS, balanced, largest_cell
 from skvq.learning.cells import LEARNABLE_METRICS, unit_rows
-from skvq.learning.lloyd import Learned, lloyd, mean_distance
+from skvq.learning.lloyd import LearnedCodebook, lloyd, mean_distance
 from skvq.learning.rows import Learner, Rows, no_zero_rows, unit
 from skvq.learning.start import INITS, few_distinct, initialise, repeat_cyclically
 from skvq.learning.tasks import SILENT
 from skvq.parts import check_as_begun
 
 _ONLINE = ("minibatch", "ema", "sgd")
-# A warm start goes on from prices under which no cell has more than so many times its
-# share.
+# A warm start keeps the prices of the last fit if no cell has more than this many times
+# its share under them.
 _STILL_EVEN = 2.0
 
 _TABLE = Accepted(is_sequence, "an array-like of shape (n_codewords, n_features)")
@@ -56,7 +56,7 @@ _BALANCE = Accepted(
     lambda value: is_true(value) or is_sequence(value),
     "True, or an array-like of shape (n_codewords,)",
 )
-# Distances that are an increasing function of another one, which can be learned.
+# Distances that grow with another one, which can be learned in their place.
 _LEARNED_AS = {"euclidean": "sqeuclidean", "minkowski": "sqeuclidean"}
 
 
@@ -64,15 +64,16 @@ class VectorQuantizer(BaseQuantizer):
     r"""Replace each sample by the nearest row of one table.
 
     The naive scheme: :math:`f(x, W) = W_j` with
+    The naive scheme: :math:`f(x, W) = W_j` with
     :math:`j = \arg\min_k \mathrm{dist}(x, W_k)`, over a codebook W of V codewords.  No
-    scheme does better at equal bits, and none costs more: time and memory grow with V,
-    which doubles with every bit.
+    scheme is more accurate at equal bits, and none costs more: time and memory grow
+    with V, which doubles with every bit.
 
     Parameters
     ----------
     n_codewords : int, default=256
         V, the number of codewords.  With ``learning="fixed"`` and a table as `init` it
-        plays no part: V is the number of rows of the table.
+        plays no part: V is then the number of rows of the table.
     metric : str or callable, default="sqeuclidean"
         Distance that assigns samples and that `score` reports: "sqeuclidean", "cosine"
         (codewords are unit vectors), "manhattan", "inner_product" (minus the product),
@@ -86,19 +87,20 @@ class VectorQuantizer(BaseQuantizer):
         metrics "sqeuclidean" and "cosine".
     init : {"k-means++", "random", "splitting", "progressive", "normal"} or \
             array-like of shape (n_codewords, n_features), default="k-means++"
-        The first table: greedy k-means++ (beyond 8 samples per codeword on the
-        candidates of k-means||, which is as good and many times faster); random
-        samples; splitting cells from one codeword on, deterministic (LBG); k-means in
-        growing numbers of principal components, from random samples on, which
-        generalises best with few samples per codeword ("progressive"); independent
-        standard normal entries; or the table itself.
+        The first table.  "k-means++" is greedy k-means++ (beyond 8 samples per
+        codeword on the candidates of k-means||, which is as good and many times
+        faster); "random" takes random samples; "splitting" splits cells, from one
+        codeword on, deterministically (LBG); "progressive" runs k-means in growing
+        numbers of principal components, from random samples on, which generalises best
+        with few samples per codeword; "normal" draws independent standard normal
+        entries.  An array is the table itself.
     n_init : int, default=1
-        Number of starts of which the best is kept.  Deterministic starts run once.
+        Number of starts, the best of which is kept.  Deterministic starts run once.
     max_iter : int, default=25
-        Largest number of updates ("lloyd") or of passes over X (online learners).
+        The most updates ("lloyd") or passes over X (online learners).
     tol : float, default=1e-4
-        Learning stops when the distortion falls by this share of it or less; that of
-        the online learners, whose batches differ, in two passes one after the other.
+        Learning stops when an update lowers the distortion by at most this share of it;
+        for the online learners, whose batches differ, when two consecutive passes do.
     batch_size : int, default=1024
         Samples in a batch of the online learners in `fit`.
     decay : float, default=0.99
@@ -106,29 +108,29 @@ class VectorQuantizer(BaseQuantizer):
     learning_rate : float, default=0.1
         Step of "sgd": the share of the way from a codeword to the mean of its batch.
     dead_codes : {"split", "farthest", "keep"}, default="split"
-        What happens to codewords that no sample uses: the heaviest cell is split for
-        them, they move to the sample farthest from its codeword, or they stay.  Online
-        learners move those that are not used for long, and whose loss would cost little
-        in the rows that they have served.
+        What happens to codewords that no sample uses: the heaviest cells are split for
+        them, they move to the samples farthest from their codewords, or they stay.
+        Online learners move codewords that have not been used for long, if their loss
+        would cost little for the rows that they have served.
     rate_weight : float, default=0.0
-        Squared distance that a bit is worth.  More than zero: codes are those of the
-        least distance plus `rate_weight` times the bits of the code, -log2 of its
-        frequency, and codebook and frequencies are learned in turn.  Takes the metric
-        "sqeuclidean" and ``learning="lloyd"``; `dead_codes` plays no part then, since
-        codewords are not used where their bits cost more than they gain.  It pays only
-        where codes are entropy coded.
+        Squared distance that a bit is worth.  If it is positive, codes minimise the
+        squared distance plus `rate_weight` times the bits of the code, -log2 of its
+        frequency, and codebook and frequencies are learned in turn.  It takes the
+        metric "sqeuclidean" and ``learning="lloyd"``.  `dead_codes` then plays no part,
+        since codewords become unused where their bits cost more than they gain.  It
+        pays only if codes are entropy coded.
     balance : True, array-like of shape (n_codewords,) or None, default=None
-        True: the codewords are used evenly.  An array: by these shares of the weight
-        of the samples, positive; their sum plays no part.  After the codebook, prices
-        of codewords are learned, which the search adds to distances, with codebook and
-        prices in turn: a codeword that has more samples than its share becomes dearer.
-        New samples are encoded with the same prices.  Takes the metric "sqeuclidean"
-        and ``learning="lloyd"``, and no `rate_weight`.
+        True: the codewords are used evenly.  An array: they are used in proportion to
+        these positive shares of the weight of the samples.  After the codebook, prices
+        of codewords are learned, in turn with the codebook; the search adds them to
+        distances, and a codeword with more samples than its share becomes dearer.  New
+        samples are encoded with the same prices.  It takes the metric "sqeuclidean" and
+        ``learning="lloyd"``, and no `rate_weight`.
     warm_start : bool, default=False
-        Whether another `fit` goes on from the fitted table, in place of `init`, so that
-        codes keep their meaning as far as they can (see `skvq.codes.match`); with a
-        `rate_weight` or a `balance`, from the bits or the prices of codes too.  It then
-        runs once.
+        Whether another `fit` starts from the fitted table instead of `init`, so that
+        codes keep their meaning as far as possible (see `skvq.codes.match`); with a
+        `rate_weight` or a `balance`, also from the bits or prices of codes.  There is
+        then only one start.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers for `init` and for the order of batches.
     backend : {"auto", "numpy", "native", "cupy"}, default="auto"
@@ -145,24 +147,24 @@ class VectorQuantizer(BaseQuantizer):
     bits_per_sample_ : float
         log2 of n_codewords.
     n_iter_ : int
-        Updates, passes or batches that the table has seen; 1 if it learned nothing.
+        Number of updates, passes or batches; 1 if nothing was learned.
     distortion_ : float
         Mean distance of the training samples from their codewords; after `partial_fit`,
         that of the last batch before the table learned from it.
     code_counts_ : tuple of one ndarray of shape (n_codewords,)
-        How often each code is that of a training sample, in units of the mean weight.
+        How often each code occurs in the training samples, in units of the mean weight.
     prices_ : tuple of one ndarray of shape (n_codewords,)
-        Squared distance that the search adds for each code, the least zero; there with
-        `balance`.
+        Squared distance that the search adds for each code, the least being zero; only
+        with `balance`.
     nearest_distortion_ : float
-        Mean distance of the training samples from their nearest codewords, by which
-        `distortion_` is more for the balance; there with `balance`.
+        Mean distance of the training samples from their nearest codewords, which
+        `distortion_` exceeds for the sake of balance; only with `balance`.
     code_lengths_ : tuple of one ndarray of shape (n_codewords,)
-        Bits that the search counts for each code, at most 24; there with a
+        Bits that the search counts for each code, at most 24; only with a
         `rate_weight`.
     objective_ : float
         `distortion_` plus `rate_weight` times the mean of these bits over the training
-        samples; there with a `rate_weight`.
+        samples; only with a `rate_weight`.
     n_features_in_ : int
         Number of features.
 
@@ -172,9 +174,9 @@ class VectorQuantizer(BaseQuantizer):
 
     Notes
     -----
-    Fewer distinct samples than codewords is a ConvergenceWarning; the table is then the
-    distinct samples in lexicographic order, repeated, or what is learned from `init`,
-    if that is an array.  A stream does not warn: there may be more samples to come.
+    Fewer distinct samples than codewords give a ConvergenceWarning.  The table is then
+    the distinct samples in lexicographic order, repeated, or, if `init` is an array,
+    what is learned from it.  A stream does not warn: more samples may come.
 
     References
     ----------
@@ -204,7 +206,7 @@ class VectorQuantizer(BaseQuantizer):
 
     _parameter_constraints = {  # noqa: RUF012
         "n_codewords": [SIZE],
-        # Which names there are, `check_metric` tells, and which one was meant.
+        # `check_metric` knows the names, and suggests one for a misspelt one.
         "metric": [str, callable],
         "learning": [StrOptions({"lloyd", *_ONLINE, "fixed"})],
         "init": [StrOptions(set(INITS)), _TABLE],
@@ -280,7 +282,7 @@ class VectorQuantizer(BaseQuantizer):
         return self._found(learned, stream)
 
     def _best_run(self, rows: Rows, metric: Any, table: Any) -> Learner[Any]:
-        """Return what is learned from rows, and the state of the stream."""
+        """Learn from rows; return the learned table and the state of the stream."""
         rng, size = check_random_state(self.random_state), int(self.n_codewords)
         if self.learning != "fixed" or (table is None and self.init != "normal"):
             few = yield from few_distinct(rows, size)
@@ -315,7 +317,7 @@ class VectorQuantizer(BaseQuantizer):
     def _run(
         self, rows: Rows, metric: Any, table: Any, rng: np.random.RandomState
     ) -> Learner[Any]:
-        """Start once and learn; return what was learned and the state of the stream."""
+        """Learn from one start; return the learned table and the stream's state."""
         if table is None:
             table = yield from initialise(
                 rows, int(self.n_codewords), str(self.init), metric, rng
@@ -324,7 +326,7 @@ class VectorQuantizer(BaseQuantizer):
                 table = unit_rows(table)
         if self.learning == "fixed":
             distortion = yield from mean_distance(rows, table, metric)
-            return Learned(table, distortion, 1), None
+            return LearnedCodebook(table, distortion, 1), None
         if self.learning == "lloyd":
             rows = rows.under(rows.task.giving(lambda learned: (learned, None)))
             if self.balance is None:
@@ -334,16 +336,16 @@ class VectorQuantizer(BaseQuantizer):
             prices = None
             if isinstance(before, Prices) and len(table) > 1:
                 if np.array_equal(np.sort(shares), np.sort(before.shares)):
-                    shares = before.shares  # in the order of the names that codes have
-                # Of other rows they would only be in the way.
+                    shares = before.shares  # ordered as the codes are named now
+                # Prices that were learned from other rows may only disturb.
                 found = yield from largest_cell(rows, table, before.bias, shares)
                 prices = before.bias if found <= _STILL_EVEN else None
             if prices is None:
                 learned = yield from self._lloyd(rows, table, metric)
             else:
-                # Without prices, codewords would leave the cells that these have made.
+                # Without prices, codewords would leave the cells that prices have made.
                 distortion = yield from mean_distance(rows, table, metric)
-                learned = Learned(table, distortion, 0)
+                learned = LearnedCodebook(table, distortion, 0)
             learned = yield from balanced(rows, learned, shares, prices)
             return learned, None
         stream, learned = yield from online.learn_epochs(
@@ -357,7 +359,7 @@ class VectorQuantizer(BaseQuantizer):
         )
         return learned, stream
 
-    def _lloyd(self, rows: Rows, table: Any, metric: Any) -> Learner[Learned]:
+    def _lloyd(self, rows: Rows, table: Any, metric: Any) -> Learner[LearnedCodebook]:
         before = None if self._before_ is None else self._before_._charge_
         return (
             yield from lloyd(
@@ -373,22 +375,24 @@ class VectorQuantizer(BaseQuantizer):
         )
 
     def _repeat(self, rows: Rows, few: Any, metric: Any) -> Learner[Any]:
-        """Return a table that repeats a few distinct rows."""
+        """Return a table that repeats the few distinct rows."""
         table, stream = repeat_cyclically(few, int(self.n_codewords)), None
         if self.rate_weight > 0:
-            # Not all of them may be worth their bits.
+            # Some of them may not be worth their bits.
             rows = rows.under(SILENT)
             return (yield from self._lloyd(rows, table, metric)), None
         distortion = yield from mean_distance(rows, table, metric)
         if self.balance is not None:
-            # No price parts equal rows: each codeword has all that are equal to it.
+            # Equal rows cannot be split by prices: one codeword gets all of them.
             charge = Prices(np.zeros(len(table)), self._shares())
-            learned = Learned(table, distortion, 1, charge=charge, nearest=distortion)
+            learned = LearnedCodebook(
+                table, distortion, 1, charge=charge, nearest=distortion
+            )
             return learned, None
         if self.learning in _ONLINE:
-            # The rows themselves are kept, as those of a stream are.
+            # As for a stream, the rows themselves are kept.
             stream = yield from online.start_from_few(rows, few, int(self.n_codewords))
-        return Learned(table, distortion, 1), stream
+        return LearnedCodebook(table, distortion, 1), stream
 
     def _partial_fit(self, X: Any, weights: Any) -> dict[str, Any]:
         metric = self._check_learnable()
@@ -418,12 +422,12 @@ class VectorQuantizer(BaseQuantizer):
             )
         if stream.seeds is not None:
             # Every row so far is a codeword.
-            learned = Learned(stream.codebook, 0.0, stream.n_batches)
+            learned = LearnedCodebook(stream.codebook, 0.0, stream.n_batches)
         else:
             stream, distortion = online.learn_batch(
                 stream, samples, weights, self._online_settings(metric)
             )
-            learned = Learned(stream.codebook, distortion, stream.n_batches)
+            learned = LearnedCodebook(stream.codebook, distortion, stream.n_batches)
         return self._found(learned, stream)
 
     def _found(self, learned: Any, stream: Any) -> dict[Any, Any]:
@@ -455,7 +459,7 @@ class VectorQuantizer(BaseQuantizer):
         (table,) = demand(tables, 1, "VectorQuantizer has one table")
         self._imply(n_codewords=len(table))
         if nearest.check_metric(self.metric) == "cosine":
-            # Codewords stay as they are, and are what codes are decoded to.
+            # The codewords are not normalised, since codes are decoded to them.
             nearest.check_no_zero_rows(table.codewords, "codebooks[0]")
         found = {
             "n_features_in_": table.shape[1],
@@ -485,7 +489,7 @@ class VectorQuantizer(BaseQuantizer):
         return found
 
     def _resumed(self, table: Any, counts: Any, sums: Any) -> online.StreamState:
-        """Return the state of a stream that goes on from a table."""
+        """Return the state of a stream that continues from a table."""
         codebook = table.codewords
         if nearest.check_metric(self.metric) == "cosine":
             codebook = unit_rows(codebook)
@@ -507,14 +511,14 @@ class VectorQuantizer(BaseQuantizer):
         return 1
 
     def _start_stream(self, table: Any) -> online.StreamState:
-        # Averages that start from nothing would replace a given table at once.
+        # Averages that start from zero would replace a given table at once.
         given = self.learning == "ema" and (
             self._before_ is not None or not isinstance(self.init, str)
         )
         return online.start(table, weight=1.0 if given else 0.0)
 
     def _first_table(self, dtype: Any, n_features: int) -> Any:
-        """Return the table to start from, or None if `init` is a name."""
+        """Return the table to start from; None if `init` is a name."""
         if self._before_ is None:
             return self._given_table(dtype, n_features)
         table = self._before_._table_.codewords
@@ -530,10 +534,10 @@ class VectorQuantizer(BaseQuantizer):
         return table
 
     def _given_table(self, dtype: Any, n_features: int) -> Any:
-        """Return the init array in a dtype, or None if `init` is a name."""
+        """Return the init array in a dtype; None if `init` is a name."""
         if isinstance(self.init, str):
             return None
-        # What nothing is learned from has any number of rows.
+        # A table from which nothing is learned may have any number of rows.
         size = None if self.learning == "fixed" else int(self.n_codewords)
         meaning = "(n_codewords, n_features)"
         if size is None:
@@ -562,7 +566,7 @@ class VectorQuantizer(BaseQuantizer):
         )
 
     def _check_learnable(self) -> Any:
-        """Return the metric's proper name if the learner can minimise it."""
+        """Return the metric without aliases; raise unless the learner minimises it."""
         metric = nearest.check_metric(self.metric)
         self._check_costs(metric)
         accepted = {
@@ -591,7 +595,7 @@ class VectorQuantizer(BaseQuantizer):
         return metric
 
     def _check_costs(self, metric: Any) -> None:
-        """Raise if what is to be added for codes does not go with the rest."""
+        """Raise if costs of codes do not fit the other parameters."""
         if not self._code_costs():
             return
         if self.rate_weight > 0 and self.balance is not None:
@@ -611,7 +615,7 @@ class VectorQuantizer(BaseQuantizer):
             )
 
     def _shares(self) -> np.ndarray:
-        """Return which share of the weight of all samples each cell is to have."""
+        """Return the share of the total weight that each cell is to get."""
         size = int(self.n_codewords)
         if is_true(self.balance):
             return np.full(size, 1 / size)
@@ -672,7 +676,7 @@ class VectorQuantizer(BaseQuantizer):
     def _with_charges(self, charges: Charges) -> Self:
         copy = copy_to_fit(self, fitted=True)
         (copy._charge_,) = charges
-        # What the codes of another search were.
+        # The counts belonged to the codes of another search.
         copy.code_counts_ = rates.no_counts(self.codebook_sizes_)
         for name in ("distortion_", "nearest_distortion_", "objective_"):
             if hasattr(copy, name):
@@ -694,7 +698,7 @@ class VectorQuantizer(BaseQuantizer):
         return codes
 
     def _has_free_tables(self) -> bool:
-        # Another table would have other frequencies.
+        # Code frequencies would not fit another table.
         learns = self.learning != "fixed" and not self._code_costs()
         return self._can_encode_best() and learns
 

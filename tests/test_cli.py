@@ -1554,7 +1554,7 @@ def test_damaged_codes_leave_no_samples(X, pq, small_chunks):
     content[-1] ^= 1
     Path("codes").write_bytes(content)
     error = fail("decode", "codes", "pq.skvq", "-o", "Y.npy")
-    assert error == "error: codes is damaged: its checksum is another"
+    assert error == "error: codes is damaged: its checksum does not match"
     nothing_but("X.npy", "pq.skvq", "codes")
 
 

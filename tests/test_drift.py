@@ -231,7 +231,7 @@ def test_expectation_of_many_rows_is_the_leading_term():
 
 def test_moments_of_weights_that_are_drawn():
     w = np.array([0.2, 0.4, 1.0, 1.1, 2.3])
-    spread = _drift.Spread.of(3 * w)
+    spread = _drift.WeightSpread.of(3 * w)
     for k in (1, 2, 3):
         sums = np.array([sum(some) for some in combinations(w, k)])
         found = _drift._two_sums(np.array([k]), 5, spread)

@@ -22,7 +22,7 @@ from skvq.learning import online
 from skvq.learning import rows as seam
 from skvq.learning import start as start_module
 from skvq.learning.joint import (
-    Problem,
+    JointProblem,
     Stack,
     choose_strengths,
     hold_out,
@@ -250,7 +250,7 @@ def encode(x, tables):
     return codes[:, 0, :], losses[:, 0]
 
 
-PROBLEM = Problem([Stack(slice(0, 3), [0, 1], [0, 4], [4, 4])], encode, None, None)
+PROBLEM = JointProblem([Stack(slice(0, 3), [0, 1], [0, 4], [4, 4])], encode, None, None)
 
 
 def jointly(rows):

@@ -1,13 +1,13 @@
-"""What a codec file is made of, and what becomes of it when it is read.
+"""Writing and reading codec files.
 
 =================  =====================================================================
-module             what it is about
+module             contents
 =================  =====================================================================
 `container`        bytes: a header and tensors, as safetensors has them, and digests
-`description`      what a file says of itself, in JSON
+`description`      the description of a codec in its file, in JSON
 `encoding`         fitted estimators as values, tensors and objects of known classes
-`classes`          the classes of skvq that are known
-`transformers`     those of scikit-learn, and which attributes each of them has
+`classes`          the known classes of skvq
+`transformers`     the known transformers of scikit-learn, and their attributes
 `pickled`          files of versions before 4, which hold a pickle
 =================  =====================================================================
 """
@@ -30,15 +30,15 @@ __all__ = [
     "save_objects",
 ]
 
-# Of the format of codec files; those before hold a pickle.
+# The version of the format of codec files; files before it hold a pickle.
 VERSION = 4
 
 
 def save_objects(estimator: Any) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """Return an estimator as objects and arrays, as `encoding.encode` does."""
+    """Return an estimator as objects and arrays, see `encoding.encode`."""
     return encoding.encode(estimator, BY_CLASS)
 
 
 def load_objects(objects: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """Return the estimator of objects and arrays, as `encoding.decode` does."""
+    """Return the estimator made from objects and arrays, see `encoding.decode`."""
     return encoding.decode(objects, arrays, BY_NAME)

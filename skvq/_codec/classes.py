@@ -1,7 +1,7 @@
-"""The classes that a codec file may be of, by the names that they have in files.
+"""The classes that codec files may contain, by their names in files.
 
-Whoever adds a class that fitted quantizers keep adds a line here; the test that saves
-and loads every row of the table of parameters asks for it.
+A class that fitted quantizers keep needs a line here; the test that saves and loads
+every row of the table of parameters asks for it.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,12 +48,12 @@ from skvq.sphere import SphericalQuantizer
 from skvq.trellis import TrellisQuantizer
 from skvq.vector import VectorQuantizer
 
-# Attributes of estimators that neither are parameters nor end in an underscore.
+# Attributes of estimators that are neither parameters nor end in an underscore.
 _REQUESTS, _OUTPUT = "_metadata_request", "_sklearn_output_config"
 _VERSIONS = ("_skvq_version", "_sklearn_version")
 _COUNTS = "code_counts_"
 _OTHERS = {_REQUESTS, _OUTPUT, *_VERSIONS}
-# Libraries to whose arrays a codec may go back.  A file must not name what is imported.
+# Libraries to whose arrays a codec may return: files must not choose what is imported.
 _HOMES = ("numpy", "torch", "cupy", "array_api_strict")
 
 
@@ -61,7 +61,7 @@ _HOMES = ("numpy", "torch", "cupy", "array_api_strict")
 
 
 def _estimator(cls: type[Any], declared: Declared | None = None) -> Kind:
-    """Return the kind of an estimator; if declared, of these fitted attributes only."""
+    """Return the kind of an estimator; with these fitted attributes only, if any."""
     module = "skvq" if declared is None else declared.module
     name = f"{module}.{cls.__name__}"
 
@@ -74,7 +74,7 @@ def _estimator(cls: type[Any], declared: Declared | None = None) -> Kind:
             state[_REQUESTS] = dict(_requests(state[_REQUESTS]))
         if state.get(_COUNTS) is not None:
             state[_COUNTS] = _joined_counts(state[_COUNTS])
-        if state.get("_home_") == _HOMES[0]:  # as if it had none
+        if state.get("_home_") == _HOMES[0]:  # the same as no home
             del state["_home_"]
         return state
 
@@ -110,7 +110,7 @@ def _check_attribute(
 
 
 def _requests(found: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield what each method asks for of the metadata that are routed."""
+    """Yield the metadata that each method requests for routing."""
     for method, requests in vars(found).items():
         if getattr(requests, "requests", None):
             yield method, dict(requests.requests)
@@ -121,7 +121,7 @@ def _made(cls: Any, name: str, state: State, declared: Declared | None) -> Any:
     parameters = {key: state.pop(key) for key in list(state) if key in names}
     requests, output = state.pop(_REQUESTS, None), state.get(_OUTPUT)
     if output is not None and not isinstance(output, dict):
-        raise ValueError(f"{name} has an output configuration that is none")
+        raise ValueError(f"{name} has an invalid output configuration")
     if declared is not None:
         missing = set(declared.attributes) - state.keys()
         if missing and state.keys() - {_OUTPUT, *_VERSIONS}:
@@ -135,7 +135,7 @@ def _made(cls: Any, name: str, state: State, declared: Declared | None) -> Any:
         estimator._metadata_request = _routing(estimator, requests)
     if isinstance(estimator, BaseQuantizer) and estimator.__sklearn_is_fitted__():
         _check_fitted(estimator)
-        # Parts whose table was replaced keep the counts of the one before.
+        # Parts whose table was replaced keep the counts of the table before.
         sizes = estimator.codebook_sizes_
         if len(getattr(estimator, _COUNTS, sizes)) != len(sizes):
             raise ValueError(f"{name} has code_counts_ of other columns")
@@ -151,15 +151,15 @@ def _routing(estimator: BaseEstimator, requests: dict[str, Any]) -> MetadataRequ
 
 
 def _check_fitted(quantizer: Any) -> None:
-    """Raise unless the sizes of a quantizer are sizes, and those of its parts."""
+    """Raise unless the sizes of a quantizer are valid and agree with its parts."""
     sizes, width = quantizer.codebook_sizes_, quantizer.n_features_in_
     if type(sizes) is not tuple or not sizes or not all(map(_is_size, sizes)):
-        raise ValueError("its codebook_sizes_ are none")
+        raise ValueError("its codebook_sizes_ are not valid")
     if not _is_size(width):
-        raise ValueError("its n_features_in_ is none")
+        raise ValueError("its n_features_in_ is not valid")
     for kept in vars(quantizer).values():
         found = _sizes_of(kept)
-        # Those of a length stand behind those of a direction.
+        # Sizes of a length's columns come after those of a direction's.
         if found and found not in (sizes[: len(found)], sizes[-len(found) :]):
             raise ValueError(f"its codebook_sizes_ are not the {found} that it keeps")
     turn = vars(quantizer).get("_turn_")
@@ -174,7 +174,7 @@ def _check_fitted(quantizer: Any) -> None:
     if parts is None:
         return
     if not all(isinstance(part, BaseQuantizer) for part in parts):
-        raise ValueError("its quantizers_ are none")
+        raise ValueError("its quantizers_ are not valid")
     if sum((part.codebook_sizes_ for part in parts), ()) != sizes:
         raise ValueError("its codebook_sizes_ are not those of its quantizers_")
 
@@ -204,10 +204,10 @@ def _split_counts(state: State) -> tuple[np.ndarray | None, ...]:
 
 
 def _check_part(front: Any, sizes: tuple[int, ...]) -> None:
-    """Raise unless the sizes of a scheme are those of its one part, and its own."""
+    """Raise unless the sizes of a scheme are those of its part plus its own."""
     part = vars(front).get("quantizer_")
     if not isinstance(part, BaseQuantizer) or not part.__sklearn_is_fitted__():
-        raise ValueError("its quantizer_ is none")
+        raise ValueError("its quantizer_ is not valid")
     if (*part.codebook_sizes_, *front._own_sizes()) != sizes:
         raise ValueError("its codebook_sizes_ are not those of its quantizer_")
     if isinstance(front, ScaledQuantizer):
@@ -216,7 +216,7 @@ def _check_part(front: Any, sizes: tuple[int, ...]) -> None:
 
 
 def _sizes_of(kept: Any) -> tuple[int, ...]:
-    """Return the numbers of levels that something has, from which more may be made."""
+    """Return the numbers of levels that an object has; more may follow from it."""
     if isinstance(kept, LevelTables):
         return tuple(map(len, kept._tables.arrays))
     return tuple(getattr(kept, "sizes", ()))
@@ -226,13 +226,13 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and 1 <= value <= 2**32
 
 
-# -- what they keep --------------------------------------------------------------------
+# -- objects that estimators keep ------------------------------------------------------
 
 
 def _plain(
     name: str, cls: type[Any], check: Callable[[Any], Any] | None = None
 ) -> Kind:
-    """Return the kind of a class whose attributes are all there is to it."""
+    """Return the kind of a class that is described by its attributes."""
 
     def take(value: Any) -> State:
         return dict(value.__getstate__() or {})
@@ -252,7 +252,7 @@ def _named_tuple(name: str, cls: Any) -> Kind:
 
 
 def _locked(array: Any) -> np.ndarray:
-    """Return an array that nobody can write into, so that tables need no copy of it."""
+    """Return an array that nobody can write to, so that tables need no copy of it."""
     owner = array
     while getattr(owner, "flags", None) is not None:
         owner.flags.writeable = False
@@ -269,7 +269,7 @@ def _make_table(state: State) -> Table:
 
 
 def _take_columns(columns: Columns) -> State:
-    """Return columns as one array, which is read many times faster than thousands."""
+    """Return columns as one array, which is read much faster than thousands."""
     distinct = list({id(array): array for array in columns.arrays}.values())
     number = {id(array): i for i, array in enumerate(distinct)}
     return {
@@ -313,11 +313,11 @@ def _check_hadamard(turn: HadamardTurn) -> None:
     if turn._mean.shape != (1, d) or signs.ndim != 2 or signs.shape[1] != d:
         raise ValueError("its mean is not as wide as its signs")
     if signs.dtype != np.int8 or not np.isin(signs, (-1, 1)).all():
-        raise ValueError("its signs are none")
+        raise ValueError("its signs are not valid")
     if orders.shape != signs.shape or orders.dtype != np.int64:
         raise ValueError("its orders are not as many as its signs")
     if not (np.sort(orders, axis=1) == np.arange(d)).all():
-        raise ValueError("its orders are none")
+        raise ValueError("its orders are not valid")
     if type(turn.n_components) is not int or not 1 <= turn.n_components <= d:
         raise ValueError("its n_components are not those of its features")
 
@@ -325,7 +325,7 @@ def _check_hadamard(turn: HadamardTurn) -> None:
 def _make_charge(state: State) -> Charge:
     price, bits = state["price"], state["bits"]
     if type(price) is not float or not 0 < price < np.inf:
-        raise ValueError("its price of bits is none")
+        raise ValueError("its price of bits is not valid")
     if bits.ndim != 1 or bits.dtype != np.float64:
         raise ValueError("its bits of codes are not one number of float64 for each")
     if not np.isfinite(bits).all() or (bits < 0).any():
@@ -346,7 +346,7 @@ def _make_prices(state: State) -> Prices:
 
 def _check_cell_means(levels: CellMeans) -> None:
     if not isinstance(levels.cells, Grid):
-        raise ValueError("its cells are none")
+        raise ValueError("its cells are not valid")
     if [len(table) for table in levels._tables.arrays] != list(levels.cells.sizes):
         raise ValueError("its levels are not as many as its cells")
 
@@ -354,13 +354,13 @@ def _check_cell_means(levels: CellMeans) -> None:
 def _take_random_state(rng: np.random.RandomState) -> State:
     name, key, position, has_gauss, gauss = rng.get_state()
     if name != "MT19937":
-        raise TypeError(f"a RandomState of {name} is none that skvq reads")
+        raise TypeError(f"a RandomState of {name} is not one that skvq reads")
     return {"key": key, "position": position, "has_gauss": has_gauss, "gauss": gauss}
 
 
 def _make_random_state(state: State) -> np.random.RandomState:
     if not 0 <= state["position"] <= len(state["key"]):
-        raise ValueError("a RandomState of it is none")
+        raise ValueError("a RandomState of it is not valid")
     rng = np.random.RandomState(0)
     names = "key", "position", "has_gauss", "gauss"
     rng.set_state(("MT19937", *(state[name] for name in names)))

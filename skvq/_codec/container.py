@@ -1,15 +1,15 @@
 """Bytes of a codec file: a header and tensors, as safetensors has them, and digests.
 
-A file is N, the length of the header in 8 bytes; the header, an object in JSON that is
-padded with blanks; and the tensors, one after the other.  The header names the dtype,
-the shape and the place of each tensor, and has one text of our own, the description:
-again a JSON object.  Two of its entries are digests, SHA-256 in hexadecimal.  "data" is
-that of all bytes behind the header.  "digest" is that of N and the header, with zeros
-in place of itself: as it covers "data", no byte of the file is without one.
+A file is N, the length of the header, in 8 bytes; the header, a JSON object padded with
+blanks; and the tensors, one after the other.  The header names the dtype, the shape and
+the place of each tensor, and holds one text of our own, the description: another JSON
+object.  Two of its entries are SHA-256 digests in hexadecimal.  "data" is that of all
+bytes after the header.  "digest" is that of N and the header, with zeros in place of
+itself; as it covers "data", it covers every byte of the file.
 
-A header can be written in many ways, of which one is read: the one that `render`
-writes, which is that of safetensors.  So blanks, repeated keys and the order of the
-entries say nothing, and a change of bytes that nobody looks at is found.
+A header can be written in many ways, but only the one that `render` writes is read,
+which is that of safetensors.  So blanks, repeated keys and the order of the entries
+carry no meaning, and a change of bytes that nobody looks at is found.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ import safetensors.numpy
 
 from skvq._files import FormatError, PathLike, check_size
 
-# Where the description is in the header.
+# The key of the description in the header.
 _KEY = "skvq"
 _NO_DIGEST = "0" * 64
-# In the order in which they are in a file, and by name within each.
+# In the order in which they stand in a file; tensors of one dtype are ordered by name.
 _DTYPES = {
     "U64": "<u8",
     "I64": "<i8",
@@ -46,44 +46,44 @@ _DTYPES = {
     "U8": "|u1",
     "BOOL": "|b1",
 }
-# By what NumPy calls them.
+# By NumPy's names.
 DTYPES = {np.dtype(dtype).name: np.dtype(dtype) for dtype in _DTYPES.values()}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _RANKS = {name: rank for rank, name in enumerate(_DTYPES)}
 _TENSOR_NAME = re.compile(r"[A-Za-z0-9_.]{1,256}")
-# More than a file of safetensors may have.
+# Files of safetensors may have no longer header.
 _MAX_HEADER = 100_000_000
-# What a description nests, details included: less than what a parser can.
+# The deepest nesting of a description, details included: less than a parser's limit.
 _MAX_DEPTH = 64
-# Bytes that are read at a time.
+# Number of bytes read at a time.
 _CHUNK_BYTES = 2**22
 
 
 class Tensor(NamedTuple):
-    """What a header says of a tensor."""
+    """The entry of a tensor in a header."""
 
-    dtype: str  # as safetensors names it
+    dtype: str  # safetensors' name
     shape: tuple[int, ...]
-    begin: int  # of its bytes, behind the header
+    begin: int  # place of its first byte after the header
     end: int
 
 
 @dataclass(frozen=True)
 class Container:
-    """A file whose header has been read and checked, and whose tensors have not.
+    """A file whose header has been read and checked, but whose tensors have not.
 
     Attributes
     ----------
     description : dict
-        Without its digests.
+        The description without its digests.
     tensors : dict of str to Tensor
         By name, in the order of the file.
     digest : str
-        That of the header.
+        The digest of the header.
     data_digest : str
-        That of the tensors.
+        The digest of the tensors.
     begin : int
-        Bytes before the tensors.
+        Number of bytes before the tensors.
     """
 
     description: dict[str, Any]
@@ -94,7 +94,7 @@ class Container:
 
 
 def dtype_name(dtype: np.dtype) -> str | None:
-    """Return what safetensors calls a dtype; None if a file cannot hold it."""
+    """Return safetensors' name of a dtype; None if a file cannot hold it."""
     return _NAMES.get(dtype.newbyteorder("<"))
 
 
@@ -104,7 +104,7 @@ def pack(description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> by
     Parameters
     ----------
     description : mapping
-        As JSON can hold it.
+        Values that JSON can hold.
     arrays : mapping of str to ndarray
         Contiguous, of dtypes that have a `dtype_name`.
 
@@ -115,7 +115,7 @@ def pack(description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> by
     Raises
     ------
     ValueError
-        If what describes them is too large, nests too deep, or has numbers that are
+        If the description is too large, is nested too deep, or holds numbers that are
         not finite.
     """
     tensors = _places(
@@ -132,7 +132,7 @@ def pack(description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> by
             f"what describes the codec takes {len(header)} bytes, more than "
             f"{_MAX_HEADER}"
         )
-    _parse(header[8:])  # what could not be read is not written
+    _parse(header[8:])  # raise now for a header that could not be read
     metadata = {_KEY: _dumps(described)}
     content = safetensors.numpy.save(dict(arrays), metadata=metadata)
     if not content.startswith(header):
@@ -168,7 +168,7 @@ def render(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> byt
     Parameters
     ----------
     description : mapping
-        As JSON can hold it.
+        Values that JSON can hold.
     tensors : mapping of str to Tensor
         In the order of the file.
 
@@ -193,7 +193,7 @@ def _dumps(value: Any) -> str:
 
 
 def _digest(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Return the digest of a header, in which none stands yet."""
+    """Return the digest of a header that does not hold one yet."""
     header = render({**description, "digest": _NO_DIGEST}, tensors)
     return hashlib.sha256(header).hexdigest()
 
@@ -202,14 +202,14 @@ def _digest(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> st
 
 
 def read_header(path: PathLike, file: BinaryIO) -> Container:
-    """Read what is before the tensors, and check it.
+    """Read the bytes before the tensors, and check them.
 
     Parameters
     ----------
     path : path-like
         Named in the messages.
     file : binary file
-        Of which no more is read than there is.
+        The file; no more is read than it has.
 
     Returns
     -------
@@ -218,7 +218,7 @@ def read_header(path: PathLike, file: BinaryIO) -> Container:
     Raises
     ------
     FormatError
-        If it is no header, or its digest is another.
+        If there is no header, or its digest does not match.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -234,7 +234,7 @@ def read_header(path: PathLike, file: BinaryIO) -> Container:
             raise ValueError("is not as skvq would write it")
         digest = description.pop("digest", None)
         if _digest({"digest": digest, **description}, tensors) != digest:
-            raise ValueError("has another checksum")
+            raise ValueError("has a checksum that does not match")
     except ValueError as error:
         raise FormatError(
             f"{path} is damaged, or not a skvq codec file: its header {error}"
@@ -246,38 +246,38 @@ def read_header(path: PathLike, file: BinaryIO) -> Container:
 
 
 def _parse(text: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return description and tensors of a header; raise a ValueError if it is none."""
+    """Return description and tensors of a header; a ValueError if it is not valid."""
     header = load_json(text)
     metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or metadata.keys() != {_KEY}:
         raise ValueError(f"has no description of its own, under {_KEY!r}")
     if not isinstance(metadata[_KEY], str):
-        raise ValueError("has a description that is no text")
+        raise ValueError("has a description that is not a text")
     description = load_json(metadata[_KEY].encode(errors="surrogatepass"))
     if not isinstance(description, dict):
-        raise ValueError("has a description that is no object")
+        raise ValueError("has a description that is not an object")
     return description, _checked_tensors(header)
 
 
 def load_json(text: bytes) -> Any:
-    """Return what a text says; a ValueError if it is no JSON, or nests too deep."""
+    """Return the value of a JSON text; a ValueError if it is not, or nests too deep."""
     try:
         found = json.loads(text.decode(), parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError(f"nests more than {_MAX_DEPTH} levels") from None
     except ValueError as error:
-        raise ValueError(f"is no JSON: {error}") from error
+        raise ValueError(f"is not JSON: {error}") from error
     if _depth(found) > _MAX_DEPTH:
         raise ValueError(f"nests more than {_MAX_DEPTH} levels")
     return found
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _depth(value: Any) -> int:
-    """Return how many levels of lists and objects there are, one in the other."""
+    """Return how deep lists and objects are nested."""
     level, depth = [value], 0
     while level := [item for item in level if isinstance(item, list | dict)]:
         depth += 1
@@ -290,7 +290,7 @@ def _depth(value: Any) -> int:
 
 
 def _checked_tensors(header: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of a header, which follow each other without a gap."""
+    """Return the tensors of a header; raise unless they follow without a gap."""
     tensors: dict[str, Tensor] = {}
     place = 0
     for name, entry in header.items():
@@ -305,7 +305,7 @@ def _checked_tensors(header: dict[str, Any]) -> dict[str, Tensor]:
 def _checked_tensor(name: str, entry: Any) -> Tensor:
     keys = {"dtype", "shape", "data_offsets"}
     if not isinstance(entry, dict) or entry.keys() != keys:
-        raise ValueError(f"has an entry {name!r} that is no tensor")
+        raise ValueError(f"has an entry {name!r} that is not a tensor")
     dtype, shape, places = entry["dtype"], entry["shape"], entry["data_offsets"]
     numbers = isinstance(shape, list) and isinstance(places, list) and len(places) == 2
     if not numbers or not all(_is_length(number) for number in [*shape, *places]):
@@ -324,14 +324,14 @@ def _is_length(value: Any) -> bool:
 def read_arrays(
     path: PathLike, file: BufferedReader, container: Container, verify: bool
 ) -> dict[str, np.ndarray]:
-    """Read the tensors, once.
+    """Read the tensors into memory.
 
     Parameters
     ----------
     path : path-like
         Named in the messages.
     file : binary file
-        That the header was read from.
+        The file from which the header was read.
     container : Container
         The header.
     verify : bool
@@ -345,7 +345,7 @@ def read_arrays(
     Raises
     ------
     FormatError
-        If the digest is another, or the file ends too early.
+        If the digest does not match, or the file ends too early.
     """
     file.seek(container.begin)
     found, digest = {}, hashlib.sha256()
@@ -374,11 +374,11 @@ def map_arrays(
     path : path-like
         Named in the messages.
     file : binary file
-        That the header was read from.
+        The file from which the header was read.
     container : Container
         The header.
     verify : bool
-        Whether their digest is checked, for which all of them are read.
+        Whether their digest is checked, which reads all of them.
 
     Returns
     -------
@@ -388,11 +388,11 @@ def map_arrays(
     Raises
     ------
     FormatError
-        If the digest is another, or the file ends too early.
+        If the digest does not match, or the file ends too early.
     """
     n_bytes = max((tensor.end for tensor in container.tensors.values()), default=0)
     mapped: Any = np.empty(0, dtype=np.uint8)
-    if n_bytes:  # nothing cannot be mapped
+    if n_bytes:  # an empty range cannot be mapped
         try:
             mapped = np.memmap(file, np.uint8, "r", container.begin, (n_bytes,))
         except ValueError as error:
@@ -412,4 +412,6 @@ def map_arrays(
 
 def _check_data(path: PathLike, container: Container, digest: str) -> None:
     if digest != container.data_digest:
-        raise FormatError(f"{path} is damaged: the checksum of its tensors is another")
+        raise FormatError(
+            f"{path} is damaged: the checksum of its tensors does not match"
+        )

@@ -1,4 +1,4 @@
-"""What a codec file says of itself."""
+"""The description of a codec in its file."""
 
 import platform
 import sys
@@ -15,14 +15,14 @@ Description = dict[str, Any]
 
 
 def describe(estimator: Any, details: Mapping[str, Any] | None) -> Description:
-    """Return what a file says of a codec.
+    """Return the description of a codec.
 
     Parameters
     ----------
     estimator : object
         The codec.
     details : mapping or None
-        What the user adds.
+        The user's own entries.
 
     Returns
     -------
@@ -32,15 +32,15 @@ def describe(estimator: Any, details: Mapping[str, Any] | None) -> Description:
     Raises
     ------
     TypeError
-        If it is no codec.
+        If it is not a codec.
     """
     if not isinstance(details, Mapping | None):
         raise TypeError(f"details={details!r}; expected a mapping.")
     quantizer = find_codec(estimator, at_end=True).quantizer
-    # What would not be read back is not written.
+    # Raise now for what could not be read back.
     quantizer._check_fitted()
     quantizer._validate_params()
-    # Some transformers, and pipelines that begin with one, don't keep it.
+    # Some transformers, and pipelines that begin with one, do not have it.
     n_features = getattr(estimator, "n_features_in_", None)
     return {
         "steps": [type(step).__name__ for _, step in flat_steps(estimator)],
@@ -58,21 +58,21 @@ def describe(estimator: Any, details: Mapping[str, Any] | None) -> Description:
 
 
 def check_description(found: Any, more: Iterable[str] = ()) -> Description:
-    """Return a description without what is not of it; raise a ValueError if it is none.
+    """Return a description, without unknown keys; a ValueError if it is not valid.
 
     Parameters
     ----------
     found : object
-        What JSON has brought.
+        The value that was read from JSON.
     more : iterable of str
-        Keys that it must have beside those of a description.
+        Keys that it must have in addition.
 
     Returns
     -------
     description : dict
     """
     if not isinstance(found, dict) or found.keys() != {*_DESCRIPTION, *more}:
-        raise ValueError(f"is no object with the keys {', '.join(_DESCRIPTION)}")
+        raise ValueError(f"is not an object with the keys {', '.join(_DESCRIPTION)}")
     for key, is_valid in _DESCRIPTION.items():
         if not is_valid(found[key]):
             raise ValueError(f"has {key} that are not valid")
@@ -87,7 +87,7 @@ def _are_strings(values: Iterable[Any]) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
-# Each key of a description, and what it must hold.
+# Each key of a description, with the check of its value.
 _DESCRIPTION: dict[str, Callable[[Any], bool]] = {
     "steps": lambda v: isinstance(v, list) and len(v) > 0 and _are_strings(v),
     "n_features": lambda v: v is None or _is_whole(v, sys.maxsize),
@@ -101,14 +101,14 @@ _DESCRIPTION: dict[str, Callable[[Any], bool]] = {
 
 
 def check_codec(estimator: Any, description: Description) -> None:
-    """Raise unless a codec that was loaded is what its file says, and decodes.
+    """Raise unless a codec that was loaded agrees with its description and decodes.
 
     Parameters
     ----------
     estimator : object
         The codec.
     description : dict
-        What the file says.
+        The description in the file.
     """
     quantizer = find_codec(estimator, at_end=True).quantizer
     sizes = [int(size) for size in quantizer.codebook_sizes_]

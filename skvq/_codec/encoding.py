@@ -1,11 +1,12 @@
 """Fitted estimators as plain values, tensors and objects of known classes.
 
-An object is its class, by a name that `classes` knows, and a state: attributes by their
-names.  Objects stand in one list, each behind those that it refers to; the last one is
-the codec.  What several refer to is there once, and one object again when it is read.
+An object is the name of its class, which `classes` knows, and a state: attributes by
+name.  Objects stand in one list, each after those that it refers to; the last one is
+the codec.  An object that several refer to is stored once, and is one object again when
+it is read.
 
-None, truth values, strings, ints and finite floats are themselves in JSON, and lists
-are lists.  All else is an object of one key, which says what it is:
+None, booleans, strings, ints and finite floats are themselves in JSON, and lists are
+lists.  Anything else is an object of one key, which gives its type:
 
 =============  ==================  =====================================================
 key            its value           stands for
@@ -22,7 +23,7 @@ key            its value           stands for
 ``strings``    list                a 1-d array of strings, of dtype object
 =============  ==================  =====================================================
 
-Whatever else there is, code above all, is refused, by the name of the attribute.
+Everything else, above all code, is refused by naming the attribute.
 """
 
 import math
@@ -38,7 +39,7 @@ State = dict[str, Any]
 
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _SCALARS = {dtype.type for dtype in DTYPES.values()}
-# What messages call the whole.
+# The name of the codec in messages.
 _ROOT = "codec"
 _PLAIN = (type(None), bool, int, str)
 
@@ -49,7 +50,7 @@ class Kind(NamedTuple):
     name: str  # in files
     cls: type[Any]
     take: Callable[[Any], State]
-    # Raises a ValueError, or whatever the class does, if a state is not valid.
+    # Raises a ValueError, or an error of the class, if a state is not valid.
     make: Callable[[State], Any]
 
 
@@ -63,21 +64,21 @@ def encode(
     root : object
         The codec.
     kinds : mapping of type to Kind
-        What is known of each class.
+        The kind of each known class.
 
     Returns
     -------
     objects : list of dict
-        As JSON can hold it.
+        Values that JSON can hold.
     arrays : dict of str to ndarray
         The tensors; contiguous.
 
     Raises
     ------
     TypeError
-        If something in it is of no kind that is known.
+        If it contains an object of an unknown kind.
     ValueError
-        If it nests too deep.
+        If it is nested too deep.
     """
     encoder = _Encoder(kinds)
     try:
@@ -88,17 +89,17 @@ def encode(
 
 
 class _Encoder:
-    """Objects and arrays that have been met."""
+    """The objects and arrays that have been encoded."""
 
     def __init__(self, kinds: Mapping[type[Any], Kind]) -> None:
         self._kinds = kinds
         self.objects: list[dict[str, Any]] = []
         self.arrays: dict[str, np.ndarray] = {}
-        # By identity, with what it is the identity of: else another may have it later.
+        # By id; the object is kept too, lest another one get its id later.
         self._met: dict[int, tuple[Any, Any]] = {}
 
     def object(self, value: Any, path: str) -> int:
-        """Append an object, unless it is there; return its number."""
+        """Append an object unless it is there already; return its number."""
         if id(value) in self._met:
             return self._met[id(value)][1]
         kind = self._kinds.get(type(value))
@@ -166,7 +167,7 @@ class _Encoder:
 
 
 def _tensor_name(path: str, taken: Mapping[str, Any]) -> str:
-    """Return a name that says where a tensor is met first, as far as names may."""
+    """Return a name that tells where a tensor occurs first, as far as names allow."""
     plain = "".join(
         c if c.isascii() and (c.isalnum() or c in "_.") else "_" for c in path
     )
@@ -205,11 +206,11 @@ def decode(
     Parameters
     ----------
     objects : list of dict
-        What `encode` has made of it, as JSON brings it back.
+        The result of `encode`, as read from JSON.
     arrays : mapping of str to ndarray
         The tensors.
     kinds : mapping of str to Kind
-        What is known of each class, by its name in files.
+        The kind of each known class, by its name in files.
 
     Returns
     -------
@@ -219,7 +220,7 @@ def decode(
     Raises
     ------
     ValueError
-        If something in it is not known, or is not valid.
+        If it contains something unknown or invalid.
     """
     if not isinstance(objects, list) or not objects:
         raise ValueError("it has no objects")
@@ -230,11 +231,11 @@ def decode(
 
 
 class _Decoder:
-    """Objects that have been made."""
+    """The objects that have been decoded."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         self.made: list[Any] = []
-        # One array is one, whoever refers to it, and however often.
+        # An array is one object, however many refer to it.
         self._arrays = {
             order: {
                 name: array if order == "C" else array.T
@@ -257,13 +258,13 @@ class _Decoder:
         }
 
     def add(self, entry: Any, kinds: Mapping[str, Kind]) -> None:
-        """Make the next object."""
+        """Decode the next object."""
         if not isinstance(entry, dict) or entry.keys() != {"class", "state"}:
             raise ValueError("an object of it has no class and state")
         name, state = _checked(entry["class"], str), _checked(entry["state"], dict)
         if name not in kinds:
             raise ValueError(
-                f"its class {name!r} is none that skvq reads; a newer skvq may"
+                f"its class {name!r} is not known here; a newer skvq may know it"
             )
         values = {}
         for key, item in state.items():
@@ -281,14 +282,14 @@ class _Decoder:
         if type(value) is list:
             return [self._value(item) for item in value]
         if type(value) is not dict or len(value) != 1:
-            raise ValueError("it is no value")
+            raise ValueError("it is not a value")
         ((key, item),) = value.items()
         if key not in self._readers:
             raise ValueError(f"it is of a kind {key!r} that is not known")
         return self._readers[key](item)
 
     def _object(self, number: Any) -> Any:
-        # Those behind are not there yet: no object can contain itself.
+        # Later objects do not exist yet, so no object can contain itself.
         if type(number) is not int or not 0 <= number < len(self.made):
             raise ValueError(f"there is no object {number!r} before it")
         return self.made[number]
@@ -312,7 +313,7 @@ def _checked(value: Any, cls: type[Any]) -> Any:
 
 def _dtype(name: Any) -> np.dtype:
     if _checked(name, str) not in DTYPES:
-        raise ValueError(f"{name!r} is no dtype of numbers")
+        raise ValueError(f"{name!r} is not a dtype of numbers")
     return np.dtype(name)
 
 

@@ -1,4 +1,4 @@
-"""Codec files of versions before 4, which hold a pickle; nobody else unpickles."""
+"""Codec files of versions before 4; no other module unpickles."""
 
 import hashlib
 import struct
@@ -22,7 +22,7 @@ _DIGEST_OFFSET = 24
 
 
 class Pickled(NamedTuple):
-    """What is in such a file."""
+    """The content of such a file."""
 
     description: Description
     digest: str
@@ -47,7 +47,7 @@ def read_pickled(path: PathLike, file: BinaryIO) -> Pickled:
     Raises
     ------
     FormatError
-        If it is no such file, or is damaged.
+        If it is not such a file, or is damaged.
     """
     file.seek(0)
     start = file.read(_HEADER.size)
@@ -56,7 +56,7 @@ def read_pickled(path: PathLike, file: BinaryIO) -> Pickled:
         raise FormatError(f"{path} is damaged: it ends within its header")
     _, version, zero, n_description, n_pickle, digest = _HEADER.unpack(start)
     check_version(path, version, _NEWEST)
-    # Before anything is read that a damaged number asks for.
+    # Checked before a damaged length is read.
     check_size(path, file, _HEADER.size + n_description + n_pickle)
     file.seek(_HEADER.size)
     text, content = file.read(n_description), file.read(n_pickle)
@@ -64,7 +64,7 @@ def read_pickled(path: PathLike, file: BinaryIO) -> Pickled:
     if zero:
         raise FormatError(f"{path} is damaged, or too new: its bytes 10 and 11 are set")
     if hashlib.sha256(covered + text + content).digest() != digest:
-        raise FormatError(f"{path} is damaged: its checksum is another")
+        raise FormatError(f"{path} is damaged: its checksum does not match")
     try:
         description = check_description(load_json(text))
     except ValueError as error:
@@ -73,16 +73,16 @@ def read_pickled(path: PathLike, file: BinaryIO) -> Pickled:
 
 
 def unpickle(pickled: Pickled) -> Any:
-    """Return the estimator, running whatever the pickle says.
+    """Unpickle the estimator, which runs any code that the pickle contains.
 
     Parameters
     ----------
     pickled : Pickled
-        From a source that is trusted.
+        A file from a trusted source.
 
     Returns
     -------
     estimator : object
-        In the layout of today.
+        With today's attributes.
     """
     return _layouts.loads(pickled.content)

@@ -1,8 +1,8 @@
-"""Transformers of scikit-learn that a codec file may hold, and what they keep.
+"""Transformers of scikit-learn that a codec file may hold, and their attributes.
 
-Those that are all in numbers: parameters, which `get_params` tells, and the fitted
+They consist of numbers only: parameters, which `get_params` returns, and the fitted
 attributes that are listed here.  Any other attribute is refused when a codec is saved
-and when it is loaded, so that a scikit-learn that keeps something else is noticed.
+and when it is loaded, so that new attributes in a scikit-learn version are noticed.
 """
 
 from typing import Any, NamedTuple
@@ -23,10 +23,10 @@ from sklearn.random_projection import GaussianRandomProjection
 
 
 class Declared(NamedTuple):
-    """What a transformer keeps, beside its parameters."""
+    """The attributes of a transformer besides its parameters."""
 
     module: str
-    attributes: tuple[str, ...]  # that it has if it is fitted
+    attributes: tuple[str, ...]  # attributes that it has once it is fitted
     optional: tuple[str, ...] = ("n_features_in_", "feature_names_in_")
 
 

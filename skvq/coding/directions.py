@@ -1,7 +1,7 @@
-"""Lengths and angles of vectors, of arrays of any library.
+"""Lengths and angles of vectors, for arrays of any library.
 
-``"standard"`` coordinates are those of `skvq.SphericalQuantizer`'s formula, ``"tree"``
-joins neighbours in pairs, then the pairs, and so on.
+``"standard"`` coordinates are those of `skvq.SphericalQuantizer`'s formula; ``"tree"``
+coordinates join neighbours in pairs, then the pairs, and so on.
 """
 
 from typing import Any
@@ -11,19 +11,19 @@ import numpy as np
 from skvq import nearest
 
 TURN = 2 * np.pi
-# What a coordinate costs, in multiply-adds, and how many copies of a tile there are.
+# Cost of a coordinate in multiply-adds, and the number of copies of a tile in memory.
 _WORK, _COPIES = 300.0, 6
 
 
 def direction_plan(n_features: int) -> nearest.Plan:
-    """Return how to cut rows whose angles are taken."""
+    """Return how to cut rows whose angles are computed."""
     return nearest.row_plan(n_features, _COPIES, _WORK)
 
 
 def split(be: nearest.Backend, X: Any, coordinates: str) -> list[Any]:
     """Return the lengths (n_rows,) and the angles (n_rows, n_features - 1) of rows.
 
-    Of one feature, the length is X itself, with its sign.
+    With a single feature, the length is X itself, sign included.
     """
     n, n_features = X.shape
 
@@ -37,11 +37,11 @@ def split(be: nearest.Backend, X: Any, coordinates: str) -> list[Any]:
 def split_tile(be: nearest.Backend, rows: Any, coordinates: str) -> tuple[Any, Any]:
     """Return the lengths and the angles of a tile of rows.
 
-    They are scaled by a power of two first: no square overflows, and what vanishes is
-    nothing beside the length.
+    Rows are scaled by a power of two first: no square overflows, and entries that
+    vanish are negligible compared to the length.
     """
     scaled, exponent = be.scaled_rows(rows)
-    scaled += 0.0  # negative zeros have angles of their own
+    scaled += 0.0  # negative zeros would have other angles
     if rows.shape[1] == 1:
         lengths, angles = scaled[:, 0], scaled[:, :0]
     elif coordinates == "tree":
@@ -52,7 +52,7 @@ def split_tile(be: nearest.Backend, rows: Any, coordinates: str) -> tuple[Any, A
 
 
 def join(be: nearest.Backend, lengths: Any, angles: Any, coordinates: str) -> Any:
-    """Return the vectors (n_rows, n_features), in float64, of lengths and angles."""
+    """Return the vectors (n_rows, n_features), float64, of lengths and angles."""
     n, n_angles = angles.shape
 
     def tile(cut: slice) -> tuple[Any, ...]:
@@ -70,7 +70,7 @@ def join_tile(be: nearest.Backend, lengths: Any, angles: Any, coordinates: str) 
 
 def _split_standard(be: nearest.Backend, X: Any) -> tuple[Any, Any]:
     xp = be.xp
-    # Lengths of what is left from each coordinate on, summed from the end.
+    # Lengths of the rest of the vector from each coordinate on, summed from the end.
     backwards = xp.flip(X, axis=1)
     rest = xp.flip(xp.sqrt(be.running_sums(backwards * backwards)), axis=1)
     angles = be.angle(rest[:, 1:-1], X[:, :-2])
@@ -87,12 +87,12 @@ def _join_standard(be: nearest.Backend, lengths: Any, angles: Any) -> Any:
 
 
 def _split_tree(be: nearest.Backend, nodes: Any) -> tuple[Any, Any]:
-    """Join nodes in pairs until one is left; of an odd number the last one waits."""
+    """Join nodes in pairs until one is left; the last one of an odd number waits."""
     angles: list[Any] = []
     while nodes.shape[1] > 1:
         even = nodes.shape[1] // 2 * 2
         a, b = nodes[:, 0:even:2], nodes[:, 1:even:2]
-        # A length is never negative, so only the first angles need more than atan2.
+        # Lengths are never negative, so only the first angles need more than atan2.
         angles.append(be.angle(b, a) if angles else _round_the_circle(be, b, a))
         joined = be.xp.sqrt(a * a + b * b)
         nodes = be.concat([joined, nodes[:, even:]], axis=1)
@@ -113,7 +113,7 @@ def _join_tree(be: nearest.Backend, lengths: Any, angles: Any) -> Any:
 
 
 def tree_levels(n_features: int) -> list[tuple[int, list[int]]]:
-    """Return for each level of pairs how many nodes it has, and how wide each is."""
+    """Return, for each level of pairs, the number of nodes and the width of each."""
     levels, widths = [], [1] * n_features
     while len(widths) > 1:
         levels.append((len(widths), widths))

@@ -1,10 +1,10 @@
 """Scalar codecs of many columns at once: cells on a line, and their levels.
 
-`Grid` has equal cells, found by a formula; `Levels` any sorted levels, found by
-comparison with their edges; `LevelTables` says only what codes are decoded to.  Cells
-are half-open: a value on an edge belongs to the cell above.
+`Grid` has equal cells, found by a formula; `Levels` has any sorted levels, found by
+comparison with their edges; `LevelTables` only decodes.  Cells are half-open: a value
+on an edge belongs to the cell above.
 
-All are NumPy's in themselves.  Values, codes and levels are arrays of any library.
+The codecs hold NumPy arrays.  Values, codes and levels are arrays of any library.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,15 +22,15 @@ class Grid(nearest.EqualCells):
     """Each column's [low, high) cut in equal cells, with levels at the midpoints.
 
     Edge j is ``low + j * (high - low) / V``, evaluated in float64 in this order, which
-    makes the edges of integer and decimal grids exact; values beyond the range belong
-    to the end cells.  No table is kept: any V costs the same.
+    makes the edges of integer and decimal grids exact.  Values beyond the range belong
+    to the end cells.  There is no table, so the cost does not depend on V.
 
     Parameters
     ----------
     low, high : ndarray of float64, shape (n_columns,)
         The range.  Where it is empty, all levels are equal and every code is 0.
     sizes : tuple of int
-        V of each column.
+        Number of cells V of each column.
     """
 
     @classmethod
@@ -39,22 +39,22 @@ class Grid(nearest.EqualCells):
     ) -> "Grid":
         """Return cells whose first and last levels are low and high.
 
-        There are V - 1 steps between the levels, and half a step beyond the two ends.
-        A column of one level has it in the middle.
+        There are V - 1 steps between the levels, and half a step beyond either end.
+        The single level of a column with one level lies in the middle.
 
         Parameters
         ----------
         low, high : ndarray of float64, shape (n_columns,)
             The levels at the ends.
         sizes : tuple of int
-            V of each column.
+            Number of levels V of each column.
         """
         steps = np.asarray(sizes, dtype=np.float64) - 1
         half = np.divide(
             0.25 * high - 0.25 * low, steps, out=np.zeros_like(low), where=steps > 0
         )
-        half *= 2  # which was left for last, lest the width overflow
-        with np.errstate(over="ignore"):  # infinite, of nearly all numbers there are
+        half *= 2  # comes last, so that the width does not overflow
+        with np.errstate(over="ignore"):  # infinite if nearly all numbers are in range
             return cls(low - half, high + half, sizes)
 
     def encode(self, X: Any) -> Any:
@@ -66,7 +66,7 @@ class Grid(nearest.EqualCells):
         return nearest.equal_levels(codes, self, dtype)
 
     def tables(self, dtype: Any = np.float64) -> tuple[np.ndarray, ...]:
-        """Return the levels of each column, (V, 1); equal columns share one array."""
+        """Return the levels of each column, (V, 1); equal columns share an array."""
         columns = list(
             zip(self.low.tolist(), self.high.tolist(), self.sizes, strict=True)
         )
@@ -79,7 +79,7 @@ class Grid(nearest.EqualCells):
 
 
 class LevelTables:
-    """A table of numbers for each column, which codes are looked up in.
+    """A table of numbers for each column, in which codes are looked up.
 
     Parameters
     ----------
@@ -95,21 +95,21 @@ class LevelTables:
         return nearest.entries(codes, self._tables, dtype)
 
     def tables(self, dtype: Any = np.float64) -> tuple[np.ndarray, ...]:
-        """Return the levels of each column, (V, 1); a shared table stays one array."""
+        """Return the levels of each column, (V, 1); columns may share an array."""
         arrays = self._tables.arrays
         made = {id(table): table.astype(dtype)[:, None] for table in arrays}
         return tuple(made[id(table)] for table in arrays)
 
 
 class CellMeans(LevelTables):
-    """Equal cells, decoded to any levels.
+    """Equal cells that are decoded to any levels.
 
     Parameters
     ----------
     cells : Grid
         The cells of each column.
     levels : sequence of 1-d arrays
-        Where the codes of each column are decoded to.
+        The levels that the codes of each column are decoded to.
     """
 
     def __init__(self, cells: Grid, levels: Sequence[np.ndarray]) -> None:
@@ -118,7 +118,7 @@ class CellMeans(LevelTables):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """V of each column."""
+        """Number of codes V of each column."""
         return self.cells.sizes
 
     @property
@@ -141,12 +141,12 @@ class Levels(LevelTables):
     Parameters
     ----------
     levels : sequence of 1-d arrays
-        Levels of each column, ascending; columns may share an array.  Of equal ones the
-        first is found.
+        Levels of each column, ascending; columns may share an array.  Among equal
+        levels the first is found.
     sizes : sequence of int, optional
-        V of each column; where there are fewer levels they are repeated.
+        Number of levels V of each column; fewer levels are repeated up to that number.
     edges : sequence of 1-d arrays, optional
-        Ascending, one fewer than the levels; if they are not halfway between them.
+        Ascending, one fewer than the levels; by default, halfway between them.
     """
 
     sizes: tuple[int, ...]
@@ -167,13 +167,13 @@ class Levels(LevelTables):
 
     @classmethod
     def of_tables(cls, tables: Sequence[np.ndarray]) -> "Levels":
-        """Return the codec of given tables, which need not be free of repeats.
+        """Return the codec of given tables, which may repeat their levels.
 
         Parameters
         ----------
         tables : sequence of 1-d arrays
-            Levels of each column: ascending, or some in ascending order that are then
-            repeated.  Columns may share an array.
+            Levels of each column: ascending, or ascending and then repeated.  Columns
+            may share an array.
         """
         own = {id(table): _without_repeats(table) for table in tables}
         return cls([own[id(table)] for table in tables], list(map(len, tables)))
@@ -192,9 +192,9 @@ class Levels(LevelTables):
 def range_of_levels(
     tables: Iterable[np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return how far the end levels of each column reach: half a step beyond them.
+    """Return the range of each column's levels: half a step beyond the end levels.
 
-    A single level, to which all values are alike, has no end.
+    A single level covers all values, so its range is infinite.
 
     Parameters
     ----------
@@ -214,13 +214,13 @@ def range_of_levels(
 
 
 def is_table(table: np.ndarray) -> bool:
-    """Whether an array can be a table of `Levels.of_tables`."""
+    """Return whether an array can be a table of `Levels.of_tables`."""
     table = _without_repeats(table)
     return bool((table[1:] >= table[:-1]).all())
 
 
 def _without_repeats(table: np.ndarray) -> np.ndarray:
-    """Return the levels that a table repeats from the first on; else all of them."""
+    """Return the levels before a table starts to repeat them; all, if it does not."""
     distinct = np.unique(table)
     repeats = np.array_equal(table, np.resize(distinct, len(table)))
     return distinct if repeats else table
@@ -232,6 +232,6 @@ def _halfway(levels: np.ndarray) -> np.ndarray:
 
 
 def between(levels: np.ndarray, middles: np.ndarray) -> np.ndarray:
-    """Return the edges between levels; those of equal ones are the next, or nowhere."""
+    """Return the edges between levels; equal levels get the next edge, or infinity."""
     edges = np.where(levels[:-1] < levels[1:], middles, np.inf)
     return np.minimum.accumulate(edges[::-1])[::-1]

@@ -1,4 +1,4 @@
-r"""A pyramid of token maps: shrinking, growing, smoothing, and the codes of a residual.
+r"""A pyramid of token maps: resizing, smoothing, and residual codes scale by scale.
 
 A map f of shape (H, W, C) is coded scale by scale.  With r_0 = f, for scale k of
 h x w tokens,
@@ -6,8 +6,8 @@ h x w tokens,
     z_k = area(r_{k-1}),  c_k = argmin_v |z_k - e_v|,  r_k = r_{k-1} - phi(up(e_{c_k})),
 
 where `area` averages over the cells of a grid of h x w, `up` interpolates by cubic
-convolution, and phi, if any, is a convolution.  Everything after the argmin is linear,
-in the codewords and in phi.
+convolution, and phi is a convolution or the identity.  Everything after the argmin is
+linear in the codewords and in phi.
 
 References
 ----------
@@ -29,14 +29,14 @@ import numpy as np
 from skvq import nearest
 from skvq.nearest import backend_of
 
-# The constant of cubic convolution that image libraries have settled on.
+# The constant of cubic convolution that image libraries commonly use.
 _CUBIC = -0.75
 
 
 def area_matrix(n_in: int, n_out: int) -> np.ndarray:
     """Return the averages over n_out cells of n_in values, as a matrix.
 
-    Cell i covers the values that overlap [i, i + 1) n_in / n_out, all with one weight.
+    Cell i covers the values that overlap [i, i + 1) n_in / n_out, with equal weights.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def area_matrix(n_in: int, n_out: int) -> np.ndarray:
 def cubic_matrix(n_in: int, n_out: int) -> np.ndarray:
     """Return the interpolation of n_in values at n_out places, as a matrix.
 
-    Values sit at the centres of their cells, and the first and the last go on beyond
+    Values sit at the centres of their cells, and the end values are continued beyond
     the ends.
 
     Parameters
@@ -92,12 +92,12 @@ class Smoothing(NamedTuple):
     kernels: np.ndarray  # (n_kernels, 3, 3, C, C), or (n_kernels, 3, 1, C, C)
     of_scale: tuple[int, ...]
     rho: float
-    # (n_kernels, C), what each adds everywhere; None: nothing, as where it is learned.
+    # (n_kernels, C), added to every output; None: nothing, as for learned kernels.
     biases: np.ndarray | None = None
 
 
 def kernel_of_scales(n_kernels: int, n_scales: int) -> tuple[int, ...]:
-    """Return the kernel whose tick on [0, 1] is nearest to each scale's place on it."""
+    """Return, for each scale, the kernel whose tick on [0, 1] is nearest to its own."""
     edge = 1 / 3 if n_kernels == 4 else 1 / 2
     ticks = np.linspace(edge / n_kernels, 1 - edge / n_kernels, n_kernels)
     places = np.arange(n_scales) / max(n_scales - 1, 1)
@@ -105,7 +105,7 @@ def kernel_of_scales(n_kernels: int, n_scales: int) -> tuple[int, ...]:
 
 
 def identity_kernels(n_kernels: int, n_channels: int, *, flat: bool) -> np.ndarray:
-    """Return convolutions that change nothing; those of sequences are 3 x 1."""
+    """Return convolutions that change nothing; kernels of sequences are 3 x 1."""
     kernels = np.zeros((n_kernels, 3, 1 if flat else 3, n_channels, n_channels))
     kernels[:, 1, kernels.shape[2] // 2] = np.eye(n_channels)
     return kernels
@@ -114,7 +114,7 @@ def identity_kernels(n_kernels: int, n_channels: int, *, flat: bool) -> np.ndarr
 class Pyramid:
     """The linear maps between a map and the token maps of its scales.
 
-    Its matrices are NumPy's, and small; maps, tokens and codes may be of any library.
+    Its matrices are small NumPy arrays; maps, tokens and codes may be of any library.
 
     Parameters
     ----------
@@ -123,11 +123,11 @@ class Pyramid:
     scales : sequence of tuple of int
         (h, w) of each scale, coarse to fine.
     dtype : dtype
-        What to compute in.
+        The dtype to compute in.
     smoothing : Smoothing, optional
         phi; None: the identity.
     metric : {"sqeuclidean", "cosine"}, default="sqeuclidean"
-        By which the nearest codeword of a token is found.
+        The metric of the search for the nearest codeword of a token.
     """
 
     columns: list[slice]
@@ -172,11 +172,11 @@ class Pyramid:
             self._matrices(cubic_matrix(h, height), cubic_matrix(w, width))
             for h, w in self.scales
         ]
-        # Mean squared norm of what one unit token of each grows to, unsmoothed.
+        # Mean squared norm of what a unit token of each scale grows to, before phi.
         self.gains = [math.prod(map(_gain, matrices)) for matrices in self._up]
 
     def _matrices(self, *matrices: Any) -> Any:
-        """Prepare for both axes; None: nothing to do."""
+        """Prepare the matrices of both axes; None where an axis does not change."""
         return [
             None if np.array_equal(m, np.eye(*m.shape)) else m.astype(self.dtype)
             for m in matrices
@@ -191,7 +191,7 @@ class Pyramid:
         return self.smooth(self._interpolate(tokens, scale), self._of_scale[scale])
 
     def grow_transposed(self, maps: Any) -> Iterator[Any]:
-        """Yield what the transpose of `grow` makes of maps, (n, h, w, C) by scale."""
+        """Yield the transpose of `grow` applied to maps, (n, h, w, C), by scale."""
         smoothed: dict[int, Any] = {}
         for k, matrices in zip(self._of_scale, self._up, strict=True):
             if k not in smoothed:
@@ -201,7 +201,7 @@ class Pyramid:
             )
 
     def interpolated(self, codes: Any, table: nearest.Table) -> dict[int, Any]:
-        """Return for each kernel the sum of the maps that are to be smoothed by it."""
+        """Return, for each kernel, the sum of the maps that it is to smooth."""
         found: dict[int, Any] = {}
         for scale, (k, span) in enumerate(
             zip(self._of_scale, self.columns, strict=True)
@@ -235,7 +235,7 @@ class Pyramid:
     def encode(
         self, X: Any, table: nearest.Table, dtype: Any = np.intp
     ) -> tuple[Any, Any]:
-        """Code rows scale by scale, each what the ones before have left.
+        """Code rows scale by scale: each scale codes the residual of those before it.
 
         Parameters
         ----------
@@ -244,14 +244,14 @@ class Pyramid:
         table : Table of shape (V, C)
             The codewords.
         dtype : dtype, default=intp
-            Of the codes.
+            The dtype of the codes.
 
         Returns
         -------
         codes : array of shape (n_samples, n_tokens)
             Token by token, in C order, coarse to fine.
         rest : array of shape (n_samples, H * W * C)
-            What they leave.
+            The residual after the last scale.
         """
         be = backend_of(X)
 
@@ -266,11 +266,11 @@ class Pyramid:
             return be.map_rows(X, self.n_features, work)
 
     def coded(self, maps: Any, table: nearest.Table, scale: int) -> tuple[Any, Any]:
-        """Return codes (n, n_tokens) of the tokens of a scale, and what they leave."""
+        """Return the codes (n, n_tokens) of a scale, and the residual after it."""
         xp = backend_of(maps).xp
         tokens = xp.reshape(self.shrink(maps, scale), (-1, self.n_channels))
         if self.metric == "cosine":
-            # Zeros have no direction, and are given the first codeword.
+            # Zero tokens have no direction, and get the first codeword.
             known = xp.any(tokens != 0, axis=1)[:, None]
             tokens = xp.where(
                 known, tokens, backend_of(tokens).like(table.codewords[0])
@@ -290,7 +290,7 @@ class Pyramid:
             yield backend_of(total).xp.reshape(total, (-1, self.n_features))
 
     def decode(self, codes: Any, table: nearest.Table) -> Any:
-        """Return the sum over all scales of codes."""
+        """Return the reconstruction: the sum over all scales."""
         return deque(self.partial_sums(codes, table), maxlen=1).pop()
 
 
@@ -299,9 +299,9 @@ def _gain(matrix: np.ndarray | None) -> float:
 
 
 def _along_axes(maps: Any, matrices: Any) -> Any:
-    """Apply a matrix to the first axis of each map, another to the second.
+    """Apply one matrix to the first axis of each map, another to the second.
 
-    One product for each map, so that none depends on its company.
+    Each map gets a product of its own, so that none depends on the other maps.
     """
     rows, columns = matrices
     be = backend_of(maps)
@@ -318,7 +318,7 @@ def _along_axes(maps: Any, matrices: Any) -> Any:
 
 
 def _convolve(maps: Any, kernel: np.ndarray) -> Any:
-    """Convolve maps of zero surroundings with a kernel of shape (3, 3 or 1, C, C)."""
+    """Convolve zero-padded maps with a kernel of shape (3, 3 or 1, C, C)."""
     total: Any = None
     seen = windows(maps, kernel.shape[:2])
     for window, weights in zip(
@@ -330,7 +330,7 @@ def _convolve(maps: Any, kernel: np.ndarray) -> Any:
 
 
 def windows(maps: Any, size: Sequence[int]) -> list[Any]:
-    """Return maps shifted by every offset of a window, zeros moving in."""
+    """Return maps shifted by every offset of a window, padded with zeros."""
     be, (height, width), padded = backend_of(maps), maps.shape[1:3], maps
     for axis, n in enumerate(size, start=1):
         shape = list(padded.shape)

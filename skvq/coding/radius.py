@@ -1,6 +1,6 @@
-"""Codes of the length of a vector, behind those of its direction.
+"""Codes of the length of a vector, placed after those of its direction.
 
-`skvq.learning.radius` says which there are, and sets them up.
+`skvq.learning.radius` lists them and sets them up.
 """
 
 from typing import Any
@@ -10,20 +10,20 @@ import numpy as np
 from skvq import nearest
 from skvq.coding.levels import Grid, Levels, between
 
-# Upper halves of the finite floats that are not negative: all pairs of codes are valid.
+# Number of upper halves of finite non-negative floats: all pairs of codes are valid.
 _N_UPPER = 0x7F80
 _N_LOWER = 0x10000
-# The smallest positive number that is no subnormal one, which some devices lack.
+# The smallest positive normal number; some devices lack subnormal ones.
 _SMALLEST = np.finfo(np.float64).tiny
 
 
 class RadiusCode:
-    """No code at all: every length is 1.
+    """No code for the length: every length is 1.
 
     Attributes
     ----------
     sizes : tuple of int
-        V of each code column.
+        Number of codewords V of each code column.
     """
 
     sizes: tuple[int, ...] = ()
@@ -42,12 +42,12 @@ class RadiusCode:
 
 
 class ScalarRadius(RadiusCode):
-    """One code: a scalar codebook.
+    """One code for the length, from a scalar codebook.
 
     Parameters
     ----------
     codec : Grid or Levels
-        Of one column.
+        A codec of one column.
     """
 
     sizes: tuple[int, ...]
@@ -70,10 +70,10 @@ class ScalarRadius(RadiusCode):
 
 
 class LogRadius(ScalarRadius):
-    """One code: zero for the length zero, and the nearest level by ratio for others.
+    """One code for the length: zero, or the nearest of the levels by ratio.
 
-    Edges are geometric means of neighbours, found by comparison, so that every library
-    finds the same codes.
+    Edges are geometric means of neighbouring levels, found by comparison, so that every
+    library finds the same codes.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class LogRadius(ScalarRadius):
 
     def __init__(self, levels: np.ndarray) -> None:
         low, high = levels[:-1], levels[1:]
-        # Nothing but zero has its code, however small it is.
+        # Only the length zero has code zero, however small other lengths are.
         middles = np.maximum(np.sqrt(low) * np.sqrt(high), _SMALLEST)
         edges = between(levels, middles)
         edges[0] = _SMALLEST
@@ -91,16 +91,16 @@ class LogRadius(ScalarRadius):
 
     @classmethod
     def between(cls, low: float, high: float, n_levels: int, dtype: Any) -> "LogRadius":
-        """Return equal ratios from the smallest to the largest positive length.
+        """Return a code whose levels have equal ratios between two positive lengths.
 
         Parameters
         ----------
         low, high : float
-            The lengths at the ends; where there is but one level, it is between them.
+            The smallest and the largest length; a single level lies between them.
         n_levels : int
-            V, with the zero.
+            Number of levels V, including zero.
         dtype : dtype
-            Of reconstructions: levels are numbers of it, so that their table says all.
+            Dtype of reconstructions; levels are exact in it, so that tables keep them.
         """
         n_positive = n_levels - 1
         levels = np.resize(np.sqrt(low) * np.sqrt(high), n_positive)
@@ -113,7 +113,7 @@ class LogRadius(ScalarRadius):
 
 
 class Float32Radius(RadiusCode):
-    """Two codes: the halves of a float32; beyond its range, its largest value."""
+    """Two codes: the halves of a float32; larger lengths become its largest value."""
 
     sizes: tuple[int, int] = (_N_UPPER, _N_LOWER)
 
@@ -131,7 +131,7 @@ class Float32Radius(RadiusCode):
         return be.from_float32_bits((codes[:, 0] << 16) + codes[:, 1])
 
     def tables(self, dtype: Any) -> tuple[Any, Any]:
-        """Return the lengths of the upper halves, and the counts of units below."""
+        """Return the values of the upper halves, and the counts of units below them."""
         upper = (np.arange(_N_UPPER, dtype=np.uint32) << 16).view(np.float32)
         lower = np.arange(_N_LOWER)
         return upper.astype(dtype)[:, None], lower.astype(dtype)[:, None]

@@ -1,4 +1,4 @@
-"""What codes cost, when frequent ones are written in fewer bits than rare ones."""
+"""Counts of codes, and the bits that codes cost when frequent ones take fewer."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,51 +6,50 @@ import numpy as np
 
 from skvq._ans import UNSEEN
 
-# The largest column of codes that is counted, and the largest sum of sizes: columns
-# beyond are none that a table of frequencies is kept for.
+# The largest column of codes that is counted.  Entropy coders keep no table of
+# frequencies for larger columns, nor for more codewords than the sum below.
 LARGEST_COUNTED = 2**16
 MOST_COUNTED = 2**20
 
-# How often each code was seen, for each column; None: it is not counted.
+# How often each code was seen, for each column; None: the column is not counted.
 Counts = tuple[np.ndarray | None, ...]
 
 
 def code_lengths(counts: np.ndarray) -> np.ndarray:
-    """Return what each code of a column costs, -log2 of its probability.
+    """Return the cost of each code of a column, -log2 of its probability.
 
     Parameters
     ----------
     counts : ndarray of shape (n_codewords,)
-        How often each code was seen; all of them together are more than zero.
+        How often each code was seen; they do not sum to zero.
 
     Returns
     -------
     bits : ndarray of float64, shape (n_codewords,)
-        With probabilities in proportion to the counts, of which each is raised by
-        `UNSEEN`.
+        Probabilities are in proportion to the counts, each raised by `UNSEEN`.
     """
     smoothed = np.asarray(counts, dtype=np.float64) + UNSEEN
     return np.log2(smoothed.sum()) - np.log2(smoothed)
 
 
 def counted_columns(sizes: Sequence[int]) -> list[int]:
-    """Return which columns of codes are counted, by their sizes alone.
+    """Return the columns of codes that are counted, which their sizes decide.
 
-    Those of at most `LARGEST_COUNTED` codewords; none, if these have more than
-    `MOST_COUNTED` in all.
+    These are the columns of at most `LARGEST_COUNTED` codewords, or none if they have
+    more than `MOST_COUNTED` together.
     """
     columns = [j for j, size in enumerate(sizes) if size <= LARGEST_COUNTED]
     return columns if sum(sizes[j] for j in columns) <= MOST_COUNTED else []
 
 
 def in_columns(counts: Iterable[np.ndarray], sizes: Sequence[int]) -> Counts:
-    """Return counts of the counted columns in their places, and None in others."""
+    """Return the counts of counted columns in their places, and None elsewhere."""
     found = dict(zip(counted_columns(sizes), counts, strict=True))
     return tuple(found.get(j) for j in range(len(sizes)))
 
 
 def kept(counts: Sequence[np.ndarray | None], sizes: Sequence[int]) -> Counts:
-    """Return counts of all columns, and None for those that are not to be counted."""
+    """Return the counts of all columns, with None for those that are not counted."""
     columns = set(counted_columns(sizes))
     return tuple(found if j in columns else None for j, found in enumerate(counts))
 
@@ -64,7 +63,7 @@ def in_mean_weights(
 
 
 def no_counts(sizes: Sequence[int]) -> Counts:
-    """Return the counts of no codes."""
+    """Return counts of zero for all counted columns."""
     return in_columns((np.zeros(sizes[j]) for j in counted_columns(sizes)), sizes)
 
 
@@ -76,9 +75,9 @@ def added(a: Counts, b: Counts) -> Counts:
 
 
 def reordered(counts: Counts, orders: Sequence[np.ndarray | None]) -> Counts:
-    """Return counts in another order of the codes of each column; None: as they are.
+    """Return counts with the codes of each column reordered; None: as they are.
 
-    Those of a table that was replaced by one of another size stay too.
+    Counts of a column whose table got another size also stay as they are.
     """
     return tuple(
         own if own is None or order is None or len(own) != len(order) else own[order]
@@ -92,6 +91,6 @@ def count_into(
     codes: np.ndarray,
     weights: np.ndarray | None = None,
 ) -> None:
-    """Add what codes of the host weigh to the counts of some columns, in place."""
+    """Add the weights of codes on the host to the counts of some columns, in place."""
     for j, found in zip(columns, counts, strict=True):
         found += np.bincount(codes[:, j], weights, len(found))

@@ -1,4 +1,4 @@
-"""Squashes of finite scalars: what bounds features, and rounds them to integers."""
+"""Squashes of finite scalars, which bound features and round them to integers."""
 
 from abc import abstractmethod
 from functools import cached_property
@@ -13,12 +13,12 @@ from skvq.coding.levels import Levels, LevelTables
 
 
 class Squash:
-    """What bounds samples, and finds the integers that they are rounded to.
+    """A map that bounds samples and rounds them to integers.
 
     Attributes
     ----------
     sizes : tuple of int
-        The levels of each feature.
+        Number of levels of each feature.
     symmetric : bool
         Whether code values are equal steps from -1 to 1.
     """
@@ -32,12 +32,12 @@ class Squash:
         for size in set(self.sizes):
             code, half = np.arange(size), size // 2
             steps = 2.0 * code / max(size - 1, 1) - 1.0
-            # One level, which a feature without bits has, is zero.
+            # The single level of a feature without bits is zero.
             made[size] = steps if self.symmetric else (code - half) / max(half, 1)
         return [made[size] for size in self.sizes]
 
     def ranges(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the ends of the range of each column; None: it has none."""
+        """Return the ends of each column's range; None if there is no range."""
         return None
 
     @property
@@ -55,7 +55,7 @@ class Squash:
 
 
 class Tanh(Squash):
-    """The squash of the paper, corrected or as it is printed; or symmetric."""
+    """The tanh squash of the paper, corrected or as printed, or a symmetric form."""
 
     offset: NDArray[Any]
     scale: NDArray[Any]
@@ -63,7 +63,7 @@ class Tanh(Squash):
     sizes: tuple[int, ...]
     symmetric: bool
 
-    # What samples are divided by; of files that were written before it was there, one.
+    # Samples are divided by this; it is one in files written before it existed.
     unit: np.ndarray = np.ones(1)
 
     def __init__(self, sizes: tuple[int, ...], formula: str, unit: np.ndarray) -> None:
@@ -80,8 +80,8 @@ class Tanh(Squash):
         else:
             self.shift = self._inverse(self.offset / self.scale)
 
-    # What becomes of a number, and its inverse, which ends at infinity; and what the
-    # paper takes for the inverse.
+    # The bounding function; its inverse, which is infinite at the ends; and the inverse
+    # that the paper prints.
 
     @staticmethod
     def _function(be: nearest.Backend, z: Any) -> Any:
@@ -96,7 +96,7 @@ class Tanh(Squash):
         return np.tan(shares)
 
     def __getstate__(self) -> dict[Any, Any]:
-        # What follows from the rest is found again.
+        # The edges are left out, since they follow from the rest.
         return {k: v for k, v in vars(self).items() if k != "_edges"}
 
     @property
@@ -115,11 +115,11 @@ class Tanh(Squash):
     ) -> Any:
         """Return where the bounded value is halfway between two integers.
 
-        Of tanh only zero is met exactly; it belongs above, as half to even has it, and
-        so do all borders of the symmetric form.
+        Only zero hits a border of tanh exactly.  It belongs above, as rounding half to
+        even has it, and so do all borders of the symmetric form.
         """
         bounded = np.arange(1, size) - size // 2 - 0.5
-        # As printed, the range does not hold all of a thousand levels and more.
+        # As printed, the range is too narrow for a thousand levels or more.
         shares = np.clip((bounded + offset) / scale, -1, 1)
         with np.errstate(divide="ignore"):
             return (self._inverse(shares) - shift) * unit
@@ -147,10 +147,10 @@ class Tanh(Squash):
 
 
 class Clamp(Tanh):
-    """The same formulas with the identity, cut off at -1 and 1, in place of tanh."""
+    """The same formulas with the identity, clipped to [-1, 1], in place of tanh."""
 
     def ranges(self) -> tuple[Any, Any]:
-        """Return the values of each column beyond which it cuts."""
+        """Return the values of each column beyond which it clips."""
         unit = np.broadcast_to(self.unit, self.scale.shape)
         return (-1 - self.shift) * unit, (1 - self.shift) * unit
 
@@ -191,9 +191,9 @@ class Spread(Squash):
         return self._levels.edges
 
     def _column(self, j: Any) -> tuple[Any, Any]:
-        """Return the codes of a column, and the least values that have them."""
+        """Return the codes of a column, and the least value that has each code."""
         size, code = self.sizes[j], np.arange(self.sizes[j])
-        # Scaled by a power of two, which is exact, the width does not overflow.
+        # Scaling by a power of two is exact and keeps the width from overflowing.
         exponent = int(np.frexp(max(abs(self.low[j]), abs(self.high[j])))[1])
         low, high = np.ldexp([self.low[j], self.high[j]], -exponent)
         edges = low + (code[1:] - 0.5) * (high - low) / (size - 1)
@@ -221,7 +221,7 @@ class Spread(Squash):
         low, width, last, half = (be.send(row) for row in rows)
 
         def tile(cut: slice) -> tuple[Any, ...]:
-            # What overflows is beyond the range, and kept from it.
+            # Values that overflow are beyond the range, and are clipped to it.
             z = be.ldexp(be.cast(X[cut, :], np.float64), exponent)
             z -= low
             z *= last
@@ -234,7 +234,7 @@ class Spread(Squash):
 
 
 class Distribution(Squash):
-    """The distribution function of the training samples, straight between edges."""
+    """The distribution function of the training samples, linear between edges."""
 
     def ranges(self) -> tuple[Any, Any]:
         """Return the smallest and the largest training value of each column."""
@@ -243,12 +243,12 @@ class Distribution(Squash):
     def __init__(self, sizes: tuple[int, ...], edges: Any, knots: Any) -> None:
         self.sizes = sizes
         gaps = list(map(np.diff, knots))
-        with np.errstate(over="ignore"):  # of denormal gaps
+        with np.errstate(over="ignore"):  # from denormal gaps
             slopes = [
                 np.divide(1.0, gap, out=np.zeros_like(gap), where=gap > 0)
                 for gap in gaps
             ]
-        # Where each cell begins, and the height that it has to the unit.
+        # Where each cell begins, and its slope.
         self._levels = Levels([cuts[:-1] for cuts in knots], edges=edges)
         self._slopes = LevelTables(slopes)
         self._first, self._last = (np.array([cut[i] for cut in knots]) for i in (0, -1))
@@ -264,7 +264,7 @@ class Distribution(Squash):
 
     def bounded(self, X: Any) -> Any:
         """Return the bounded values of X, in its dtype."""
-        # What `numpy.interp` does, from the cells on.
+        # The same as `numpy.interp`, starting from the cells.
         be, sizes = nearest.backend_of(X), np.asarray(self.sizes, dtype=np.float64)
         codes, dtype = self.encode(X), be.numpy_dtype(X)
         rows = self._first, self._last, sizes, sizes // 2
@@ -274,7 +274,7 @@ class Distribution(Squash):
             x, cell = be.cast(X[cut, :], np.float64), codes[cut, :]
             gap, zero = x - self._levels.decode(cell), be.xp.zeros_like(x)
             share = be.xp.where(gap > 0, self._slopes.decode(cell) * gap, zero)
-            # An infinite slope is that of a gap without width.
+            # The slope of a gap of width zero is infinite.
             share = be.xp.minimum(share, be.xp.ones_like(x))
             share += be.cast(cell, np.float64)
             share = be.xp.where(x < first, zero, share)

@@ -1,9 +1,9 @@
-r"""Distances to reconstructions, by what each of their codes adds: for searches.
+r"""Distances to reconstructions as sums over codes, for searches over codes.
 
-Where a reconstruction is a sum of what its codes stand for,
-:math:`\hat x = \sum_j w_j`, a table of the numbers that each code adds is all that is
-needed of a query, and rows of codes are compared with it by a few look-ups, without
-being decoded:
+Where a reconstruction is a sum of the vectors of its codes,
+:math:`\hat x = \sum_j w_j`, a query is fully described by a table of the numbers that
+each code adds.  Rows of codes are compared with it by a few look-ups, without being
+decoded:
 
 .. math::
 
@@ -12,13 +12,13 @@ being decoded:
     1 - \frac{x \cdot \hat x}{|x| |\hat x|}
         = 1 + \frac{1}{|\hat x|} \sum_j -\frac{x}{|x|} \cdot w_j.
 
-What is not in the sums belongs to the row alone: a factor, :math:`1 / |\hat x|`, and an
-offset, :math:`|\hat x|^2`.  A concatenation has none of them for squared distances,
-which add up over features apart: :math:`|x - \hat x|^2 = \sum_j |x_j - w_j|^2`.  A
-scale :math:`s` of the whole sum, which codes of its own stand for, is a factor too.
+The other terms depend on the row alone: a factor, :math:`1 / |\hat x|`, and an offset,
+:math:`|\hat x|^2`.  A concatenation has neither for squared distances, which add up
+over disjoint features: :math:`|x - \hat x|^2 = \sum_j |x_j - w_j|^2`.  If codes of
+their own stand for a scale :math:`s` of the whole sum, that is a factor too.
 
-All is computed in float64 and on the host, whatever the dtype of the samples: squares
-of float32 numbers neither overflow nor vanish there, and a table is short.
+Everything is computed in float64 on the host, whatever the dtype of the samples:
+squares of float32 numbers neither overflow nor vanish there, and tables are short.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ METRICS = ("sqeuclidean", "cosine", "inner_product")
 
 
 def check_sum_metric(metric: object) -> SumMetric:
-    """Return a metric; raise unless it is one that sums over codes give."""
+    """Return a metric; raise unless distances under it are sums over codes."""
     if isinstance(metric, str) and metric in METRICS:
         return cast(SumMetric, metric)
     raise ValueError(f"metric={metric!r}; expected one of {', '.join(METRICS)}.")
@@ -50,7 +50,7 @@ def codeword_entries(X: np.ndarray, table: nearest.Table, metric: str) -> np.nda
     table : Table of shape (V, n_features)
         The codewords.
     metric : {"sqeuclidean", "inner_product"}
-        Minus the product is the distance of the second.
+        The distance; for "inner_product", minus the product.
     """
     rows = partial(table.codewords.astype, np.float64)
     distances = table.form(
@@ -62,19 +62,18 @@ def codeword_entries(X: np.ndarray, table: nearest.Table, metric: str) -> np.nda
 def squared_sums(
     X: np.ndarray, products: np.ndarray, sizes: Sequence[int]
 ) -> np.ndarray:
-    """Return what adds up to squared distances, but for those of the rows of codes.
+    """Return the terms that add up to squared distances, except those of the rows.
 
     Parameters
     ----------
     X : ndarray of float64, shape (n_samples, n_features)
-        The rows, less an origin that is a reconstruction itself: that of zeros.
+        The rows minus an origin, which is the reconstruction of zeros.
     products : ndarray of float64, shape (n_samples, V_1 + ... + V_m)
-        Minus their products with what codes stand for.
-    sizes : sequence of int
+        Minus their products with the vectors of the codes.
         V_1..V_m.
     """
     table, start = 2 * products, 0
-    # What codes stand for is taken from the origin's as well, by linearity.
+    # By linearity, the codes' vectors are relative to the origin as well.
     for size in sizes:
         column = table[:, start : start + size]
         column -= column[:, :1].copy()
@@ -86,14 +85,14 @@ def squared_sums(
 def row_terms(
     rows: np.ndarray, scales: Any, metric: str, start: int = 0
 ) -> tuple[Any, ...]:
-    """Return the factor and the offset of reconstructions, each None if it has none.
+    """Return the factor and the offset of reconstructions, None where there is none.
 
     Parameters
     ----------
     rows : ndarray of float64, shape (n_samples, n_features)
-        The reconstructions; for "sqeuclidean", less the origin.
+        The reconstructions; for "sqeuclidean", minus the origin.
     scales : ndarray of float64, shape (n_samples,), or None
-        What multiplies the sums that they are.
+        Factor of the whole sum in each reconstruction.
     metric : {"sqeuclidean", "cosine", "inner_product"}
         The distance.
     start : int, default=0
@@ -117,7 +116,7 @@ def row_terms(
 
 
 def narrowed(term: np.ndarray | None, dtype: np.dtype) -> np.ndarray | None:
-    """Return numbers in the dtype of the samples, unless its range is too narrow."""
+    """Return numbers in the dtype of the samples, unless they exceed its range."""
     if term is None or term.dtype == dtype:
         return term
     sizes, limits = np.abs(term[term != 0]), np.finfo(dtype)

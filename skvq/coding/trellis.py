@@ -1,8 +1,7 @@
 """Codes that are paths through a trellis, one step for each feature that has bits.
 
-A path ends in the state where it began, so that the bits of its codes are all there is
-to say.  Levels and searches are NumPy's in themselves; values and codes are arrays of
-any library.
+A path ends in the state where it began, so the bits of its codes describe it fully.
+Levels and searches are NumPy's; values and codes are arrays of any library.
 """
 
 from collections.abc import Sequence
@@ -14,13 +13,13 @@ from scipy.special import ndtri
 from skvq import nearest
 from skvq.codes import smallest_dtype
 
-# Odd numbers whose products scatter windows (the finalisers of xxHash, Y. Collet).
+# Odd factors that scatter windows (from the finalisers of xxHash, Y. Collet).
 _FACTORS = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)
 _OTHER_FACTORS = (0x27D4EB2F, 0x165667B1, 0xD3A2646D)
 
 
 class TrellisCode:
-    """The levels of each feature, and which of them may follow each other.
+    """The levels of each feature, and the trellis that says which may follow which.
 
     Parameters
     ----------
@@ -29,13 +28,13 @@ class TrellisCode:
     rates : sequence of int
         Bits of each feature.
     alphabets : sequence of 1-d arrays of one floating dtype
-        The levels of each feature, one where it has no bits; features may share them.
+        The levels of each feature, one where it has no bits; features may share arrays.
 
     Raises
     ------
     ValueError
-        If the levels are not those that the trellis needs, or the features with bits
-        are too few for a path to come to any state.
+        If the levels do not fit the trellis, or if too few features have bits for a
+        path to reach every state.
     """
 
     alphabets: nearest.Columns
@@ -53,7 +52,7 @@ class TrellisCode:
         self.check()
 
     def check(self) -> None:
-        """Raise a ValueError unless all of it goes together."""
+        """Raise a ValueError unless rates, alphabets and trellis fit together."""
         arrays, rates = self.alphabets.arrays, self.rates
         if rates != self.trellis.rates(rates, len(arrays)):
             raise ValueError(f"rates={rates}; expected a tuple of ints.")
@@ -88,7 +87,7 @@ class TrellisCode:
     def search(
         self, X: Any, *, as_levels: bool = False, distances: bool = False
     ) -> Any:
-        """Return codes, or places of levels, of rows, and their squared distances."""
+        """Return codes, or indices of levels, of rows, and their squared distances."""
         largest = max(self.rates)
         size = self.trellis.alphabet_size(largest) if as_levels else 2**largest
         return nearest.viterbi(
@@ -112,14 +111,14 @@ class TrellisCode:
 
 
 def gaussian_windows(window_bits: int, step_bits: int) -> np.ndarray:
-    r"""Return a level for each window of a bitshift trellis, of a standard Gaussian.
+    r"""Return the level of each window of a bitshift trellis, for a standard Gaussian.
 
-    They are the quantiles :math:`\Phi^{-1}((p + 1/2) / 2^L)`, where p runs through
-    0..2^L - 1 in scattered order.  The highest k bits of p are the k new bits of the
-    window w, plus (modulo 2, bit by bit) the highest of one permutation of the older
-    bits; the others are another permutation of these.  So of the 2^k levels to go to,
-    whatever the state, there is one in each of 2^k cells of equal probability, and the
-    place in the cell looks random.
+    The levels are the quantiles :math:`\Phi^{-1}((p + 1/2) / 2^L)`, where p runs
+    through 0..2^L - 1 in scattered order.  The highest k bits of p are the k new bits
+    of the window w, XORed with the highest bits of a permutation of the older bits; the
+    other bits of p are another permutation of the older bits.  So from every state, the
+    2^k possible levels lie in different cells of a partition into 2^k cells of equal
+    probability, and the place within the cell looks random.
 
     Parameters
     ----------
@@ -148,7 +147,7 @@ def gaussian_windows(window_bits: int, step_bits: int) -> np.ndarray:
 
 
 def _scattered(numbers: np.ndarray, n_bits: int, factors: Sequence[int]) -> np.ndarray:
-    """Return numbers below 2^n_bits, each by another one."""
+    """Return numbers below 2^n_bits, each mapped to another one."""
     for factor in factors:
         numbers = (numbers * factor + (factor >> 7)) % 2**n_bits
         numbers = numbers ^ (numbers >> max(1, n_bits // 2))

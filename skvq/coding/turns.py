@@ -1,7 +1,7 @@
-"""Rotations of rows about their mean, of arrays of any library.
+"""Rotations of rows about their mean, for arrays of any library.
 
-A turn takes rows x to (x - mean) C^T, C the components, whose rows are orthonormal, and
-back.  It is a matrix, or a formula that costs less.
+A turn maps rows x to (x - mean) C^T, where the rows of C, the components, are
+orthonormal; and it maps back.  It is a matrix, or a formula that costs less.
 """
 
 from abc import abstractmethod
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 from skvq import nearest
 
-# Rows of a product.  Fewer are filled up: products of one shape are the same bits for a
-# row wherever it stands, and however many there are beside it.
+# Number of rows in a product.  Fewer rows are padded: products of one shape give the
+# same bits for a row wherever it stands and whatever rows are beside it.
 _ROWS = 64
 
 
 class Turn:
-    """What matrices and formulas have in common.
+    """The interface that matrices and formulas share.
 
     Parameters
     ----------
     mean : ndarray of shape (n_features,)
-        What is taken from rows, in the dtype of reconstructions.
+        Subtracted from rows; in the dtype of reconstructions.
     """
 
     def __init__(self, mean: np.ndarray) -> None:
@@ -31,38 +31,38 @@ class Turn:
 
     @property
     def mean(self) -> np.ndarray:
-        """What is taken from rows, on the host."""
+        """The mean that is subtracted from rows, on the host."""
         return self._mean.codewords[0]
 
     @property
     def dtype(self) -> np.dtype:
-        """Of what rows are turned back to."""
+        """The dtype of rows that are turned back."""
         return self._mean.dtype
 
     @property
     def n_features(self) -> int:
-        """Features of rows that are not turned yet."""
+        """Number of features before the turn."""
         return self._mean.shape[1]
 
     @property
     @abstractmethod
     def n_components(self) -> int:
-        """Features of turned rows."""
+        """Number of features after the turn."""
 
     @property
     @abstractmethod
     def components(self) -> np.ndarray:
-        """The matrix (n_components, n_features) that it stands for, on the host."""
+        """The matrix (n_components, n_features) of the turn, on the host."""
 
     def there(self, X: Any, *, about_mean: bool = True) -> Any:
-        """Return rows (n, n_components) for rows (n, n_features).
+        """Turn rows (n, n_features); return rows (n, n_components).
 
         Parameters
         ----------
         X : array of shape (n, n_features)
             Of any library.
         about_mean : bool, default=True
-            Whether the mean is taken from them before; directions have none.
+            Whether the mean is subtracted first; directions have none.
         """
         be = nearest.backend_of(X)
         dtype = np.result_type(be.numpy_dtype(X), self.dtype)
@@ -75,7 +75,7 @@ class Turn:
         return self._over_rows(be, X, tile, self.n_components, dtype)
 
     def back(self, Z: Any) -> Any:
-        """Return rows (n, n_features), in the dtype of the mean, for turned ones."""
+        """Turn rows back; return rows (n, n_features) in the dtype of the mean."""
         be = nearest.backend_of(Z)
         mean = self._mean.on(be)
 
@@ -102,15 +102,15 @@ class Turn:
 
     @abstractmethod
     def _there(self, be: nearest.Backend, X: Any) -> Any:
-        """Return the turned rows of some, which are about the mean."""
+        """Turn a few rows, from which the mean has been subtracted."""
 
     @abstractmethod
     def _back(self, be: nearest.Backend, Z: Any) -> Any:
-        """Return rows about the mean for turned ones."""
+        """Turn rows back, without adding the mean."""
 
     @abstractmethod
     def _work(self) -> float:
-        """Return the multiply-adds of a row."""
+        """Return the multiply-adds per row."""
 
 
 class MatrixTurn(Turn):
@@ -119,9 +119,9 @@ class MatrixTurn(Turn):
     Parameters
     ----------
     mean : ndarray of shape (n_features,)
-        What is taken from rows.
+        Subtracted from rows.
     components : ndarray of shape (n_components, n_features)
-        Rows are orthonormal.
+        The matrix, with orthonormal rows.
     """
 
     def __init__(self, mean: np.ndarray, components: np.ndarray) -> None:
@@ -130,7 +130,7 @@ class MatrixTurn(Turn):
 
     @property
     def n_components(self) -> int:
-        """Features of turned rows."""
+        """Number of features after the turn."""
         return len(self._components)
 
     @property
@@ -150,21 +150,21 @@ class MatrixTurn(Turn):
 
 
 class HadamardTurn(Turn):
-    """Rounds of an order, signs, and Walsh-Hadamard transforms of blocks.
+    """Rounds of a permutation, signs, and Walsh-Hadamard transforms of blocks.
 
-    Blocks are as wide as the powers of two that the width of the rows is a sum of, the
-    widest first.  A turn takes d log d additions.
+    The widths of the blocks are the powers of two that add up to the width of the rows,
+    the largest first.  A turn takes d log d additions.
 
     Parameters
     ----------
     mean : ndarray of shape (n_features,)
-        What is taken from rows.
+        Subtracted from rows.
     signs : ndarray of shape (n_rounds, n_features)
         Ones and minus ones.
     orders : ndarray of int, shape (n_rounds, n_features)
-        Where the features of each round are in those of the round before.
+        Permutation of each round: places of its features in the round before.
     n_components : int
-        How many of the turned features are kept, the first ones.
+        Number of turned features that are kept, the first ones.
 
     References
     ----------
@@ -184,17 +184,17 @@ class HadamardTurn(Turn):
 
     @property
     def n_components(self) -> int:
-        """Features of turned rows."""
+        """Number of features after the turn."""
         return self._n_components
 
     @property
     def components(self) -> np.ndarray:
-        """The matrix that it stands for."""
+        """The matrix of the turn."""
         one = np.eye(self.n_features, dtype=self.dtype)
         return np.ascontiguousarray(self.there(one, about_mean=False).T)
 
     def _factors(self, be: nearest.Backend, dtype: Any) -> list[Any]:
-        """Return the signs of each round, over the roots of the widths of blocks."""
+        """Return the signs of each round, divided by the roots of the block widths."""
         widths = powers_of_two(self.n_features)
         roots = np.sqrt(np.repeat(widths, widths).astype(np.float64))
         return [be.send((signs / roots).astype(dtype)) for signs in self.signs]
@@ -222,15 +222,15 @@ class HadamardTurn(Turn):
 
 
 def powers_of_two(n: int) -> list[int]:
-    """Return the powers of two whose sum a number is, the largest first."""
+    """Return the powers of two that add up to n, the largest first."""
     return [1 << i for i in range(n.bit_length() - 1, -1, -1) if n >> i & 1]
 
 
 def _transformed(be: nearest.Backend, X: Any) -> Any:
     """Return the Walsh-Hadamard transforms of the blocks of rows.
 
-    Each step adds and subtracts neighbours, and puts the sums before the differences:
-    after as many steps as an index has bits, each has its place again.
+    Each step adds and subtracts neighbours and puts the sums before the differences.
+    After as many steps as an index has bits, each index is back in its place.
     """
     parts, start = [], 0
     for width in powers_of_two(X.shape[1]):

@@ -1,9 +1,9 @@
 """Fitted quantizers in other libraries, and theirs as quantizers here.
 
-A codec is its tables and the rule by which it searches them.  What goes over to faiss,
-nanopq or torch has the same tables, and a search by the same rule: reconstructions are
-equal, and codes are where no two codewords are equally near.  What another library does
-otherwise, or not at all, is an error that says so.
+A codec consists of tables and the rule by which they are searched.  A quantizer that is
+converted to faiss, nanopq or torch keeps its tables and has a search by the same rule:
+reconstructions are equal, and so are codes unless two codewords are equally near.  What
+another library does differently, or not at all, is an error that says so.
 
 The libraries are imported when a function is called.
 """

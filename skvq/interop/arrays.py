@@ -10,32 +10,32 @@ from skvq.interop.common import fitted
 
 
 def to_arrays(estimator: BaseQuantizer, xp: Any, device: Any = None) -> Any:
-    """Return a fitted copy whose arrays are of another library, and on its device.
+    """Return a fitted copy whose arrays belong to another library and device.
 
-    It is as if it had been fitted there: it encodes, decodes and scores arrays of that
-    library, on that device.  With ``xp=numpy`` it comes back to the host.
+    It behaves as if it had been fitted there: it encodes, decodes and scores arrays of
+    that library, on that device.  ``xp=numpy`` brings it back to the host.
 
     Parameters
     ----------
     estimator : quantizer
-        Fitted; it stays as it is.
+        Fitted; it is not changed.
     xp : module
         The library, such as `numpy`, `torch` or `cupy`, or its namespace.
     device : object, optional
-        One of the library's devices, such as "cuda"; None: where it puts arrays.
+        One of the library's devices, such as "cuda"; None: the library's default.
 
     Returns
     -------
     estimator : quantizer
-        The copy.  What it learns from then on, it learns there.
+        The copy.  Further learning also takes place there.
 
     Raises
     ------
     TypeError
-        If the estimator is no quantizer.
+        If the estimator is not a quantizer.
     ValueError
-        If there is no such library or device, or the `backend` of the quantizer, or of
-        a part of it, does not compute there.
+        If there is no such library or device, or if the `backend` of the quantizer, or
+        of a part of it, does not compute there.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def to_arrays(estimator: BaseQuantizer, xp: Any, device: Any = None) -> Any:
 
 
 def _with_parts(estimator: BaseQuantizer) -> Iterator[BaseQuantizer]:
-    """Yield a fitted quantizer, and those that it is made of, also more than once."""
+    """Yield a fitted quantizer and its parts, some of them possibly more than once."""
     yield estimator
     for name, value in vars(estimator).items():
         if not name.endswith("_"):

@@ -1,4 +1,4 @@
-"""What the exchange with every library has in common."""
+"""Functions shared by the conversions for all libraries."""
 
 import importlib
 from collections.abc import Iterable
@@ -15,19 +15,19 @@ from skvq.residual import ResidualQuantizer
 
 
 def library(name: str, package: str) -> Any:
-    """Import a library that is not needed elsewhere.
+    """Import an optional library.
 
     Parameters
     ----------
     name : str
-        Under which it is imported.
+        The name under which it is imported.
     package : str
-        What is to be installed.
+        The package to install.
 
     Raises
     ------
     ImportError
-        If it is not there, with what to do.
+        If it is not installed; the message says what to do.
     """
     try:
         return importlib.import_module(name)
@@ -36,7 +36,7 @@ def library(name: str, package: str) -> Any:
 
 
 def fitted(estimator: Any) -> Any:
-    """Return a quantizer as it is now; raise unless it is a fitted one."""
+    """Return a snapshot of a quantizer; raise unless it is a fitted one."""
     if not isinstance(estimator, BaseQuantizer):
         raise TypeError(
             f"estimator is a {class_name(type(estimator))}; expected a fitted "
@@ -50,14 +50,14 @@ def fitted(estimator: Any) -> Any:
 def float32_tables(
     estimator: ProductQuantizer | ResidualQuantizer, peer: str
 ) -> list[np.ndarray]:
-    """Return the tables of parts that are searched by squared distances, in float32.
+    """Return the tables of parts, in float32; raise unless squared distances rule.
 
     Parameters
     ----------
     estimator : ProductQuantizer or ResidualQuantizer
         Fitted.
     peer : str
-        What the messages call the library that takes nothing else.
+        The name of the library in messages.
     """
     check_unpriced(estimator, peer)
     for part in estimator.quantizers_:
@@ -73,7 +73,7 @@ def float32_tables(
 
 
 def check_unpriced(estimator: BaseQuantizer, peer: str) -> None:
-    """Raise if a search adds something for codes, which a library does not."""
+    """Raise if a search adds costs of codes, which other libraries do not."""
     charges = estimator._charges()
     if any(charge is not None for charge in charges):
         why, what = "balance", "prices of codes"
@@ -86,7 +86,7 @@ def check_unpriced(estimator: BaseQuantizer, peer: str) -> None:
 
 
 def in_float32(array: Any, name: str, peer: str) -> np.ndarray:
-    """Return numbers in float32; raise if that is too narrow for them."""
+    """Return numbers in float32; raise if they exceed its range."""
     with np.errstate(over="ignore"):
         found = np.asarray(array, dtype=np.float32)
     if not np.isfinite(found).all():
@@ -99,18 +99,18 @@ def in_float32(array: Any, name: str, peer: str) -> np.ndarray:
 def one_for_all(
     values: Iterable[int], estimator: BaseQuantizer, what: str, peer: str
 ) -> int:
-    """Return what all of some numbers are; raise if they are not one.
+    """Return the common value of several numbers; raise if they differ.
 
     Parameters
     ----------
     values : iterable of int
         The numbers.
     estimator : quantizer
-        Whose they are.
+        The quantizer that they belong to.
     what : str
-        What they count, for "tables of 2, 4 ...".
+        What they count, as in "tables of 2, 4 ...".
     peer : str
-        What the message calls the library that takes one for all.
+        The name of the library in the message.
     """
     found = sorted(set(values))
     if len(found) > 1:

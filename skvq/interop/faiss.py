@@ -25,8 +25,8 @@ from skvq.residual import ResidualQuantizer
 from skvq.rotated import RotatedQuantizer
 from skvq.vector import VectorQuantizer
 
-# Metrics of flat indexes.  Unit codewords are nearest by cosine where products are
-# largest.
+# Metrics of flat indexes.  For unit codewords, the nearest by cosine has the largest
+# product.
 _METRICS = {
     "sqeuclidean": "METRIC_L2",
     "inner_product": "METRIC_INNER_PRODUCT",
@@ -34,8 +34,8 @@ _METRICS = {
     "chebyshev": "METRIC_Linf",
 }
 _AS_GOOD = {"cosine": "inner_product", "euclidean": "sqeuclidean"}
-# Types of scalar quantizers with equal cells, and their levels.  The first of each size
-# has a range for every feature; the others one for all.
+# Types of scalar quantizers with equal cells, and their numbers of levels.  The first
+# of each size has a range for every feature, the others one range for all.
 _SCALARS = {
     "QT_8bit": 256,
     "QT_6bit": 64,
@@ -46,7 +46,7 @@ _SCALARS = {
 
 
 def to_faiss(estimator: BaseQuantizer) -> Any:
-    """Return an index of faiss that has the same tables.
+    """Return a faiss index that has the same tables.
 
     Parameters
     ----------
@@ -60,32 +60,32 @@ def to_faiss(estimator: BaseQuantizer) -> Any:
     Returns
     -------
     index : faiss.Index
-        An `IndexFlat` of the codewords, whose nearest is the code; or, trained and
-        without rows, an `IndexPQ`, `IndexResidualQuantizer` (of the same beam),
-        `IndexLocalSearchQuantizer` or `IndexScalarQuantizer`, behind a rotation in an
-        `IndexPreTransform`.  `sa_encode` of these
-        packs codes as ``skvq.codes.pack(codes, sizes, bitorder="little")`` does; the
-        quantizer within, such as ``index.pq``, lives as long as the index.
+        An `IndexFlat` of the codewords, whose nearest row is the code; or a trained
+        index without rows: an `IndexPQ`, `IndexResidualQuantizer` (of the same beam),
+        `IndexLocalSearchQuantizer` or `IndexScalarQuantizer`, for rotations inside an
+        `IndexPreTransform`.  Their `sa_encode` packs codes as
+        ``skvq.codes.pack(codes, sizes, bitorder="little")`` does.  The quantizer inside
+        an index, such as ``index.pq``, lives as long as the index.
 
     Raises
     ------
     ImportError
-        If faiss is not there.
+        If faiss is not installed.
     TypeError
         If the scheme has no counterpart in faiss.
     ValueError
-        If its parameters, or the sizes of its tables, have none.
+        If its parameters or the sizes of its tables have no counterpart.
 
     See Also
     --------
-    from_faiss : The way back.
+    from_faiss : The inverse.
 
     Notes
     -----
-    faiss computes in float32, and takes tables of 2^b rows: codes are equal where the
-    two nearest codewords differ by more than rounding, reconstructions up to rounding.
-    Additive codes are searched for otherwise: the same codes are decoded to the same
-    rows, but each side finds codes of its own.
+    faiss computes in float32, and takes tables of 2^b rows.  Codes are equal if the two
+    nearest codewords differ by more than rounding; reconstructions are equal up to
+    rounding.  Additive codes are searched for in other ways: the same codes decode to
+    the same rows, but each library finds its own codes.
 
     Examples
     --------
@@ -103,7 +103,7 @@ def to_faiss(estimator: BaseQuantizer) -> Any:
 
 @singledispatch
 def _index(estimator: Any, faiss: Any) -> Any:
-    """Return the index of a scheme; each that has one is registered."""
+    """Return the index of a scheme; one function is registered for each scheme."""
     raise TypeError(
         f"{type(estimator).__name__} has no counterpart in faiss; VectorQuantizer, "
         "ProductQuantizer, ResidualQuantizer, AdditiveQuantizer, UniformQuantizer and "
@@ -174,7 +174,7 @@ def _additive(estimator: Any, faiss: Any) -> Any:
     bits = one_for_all(_bits(tables, estimator), estimator, "bits", "faiss")
     width = tables[0].shape[1]
     index = faiss.IndexLocalSearchQuantizer(width, len(tables), bits)
-    # Codes that its search replaces at random: no more than there are.
+    # Number of codes that its search replaces at random: at most all of them.
     index.lsq.nperts = min(index.lsq.nperts, len(tables))
     return _with_sums(index, index.lsq, tables, faiss)
 
@@ -194,8 +194,7 @@ def _scalar(estimator: Any, faiss: Any) -> Any:
     index = faiss.IndexScalarQuantizer(
         len(codec.sizes), getattr(faiss.ScalarQuantizer, kinds[size])
     )
-    # All but one of the cells lie within the range of faiss; the last begins at its
-    # end.
+    # All cells but one lie within faiss' range; the last one begins at its end.
     width = (codec.high - codec.low) * ((size - 1) / size)
     trained = in_float32(np.concatenate([codec.low, width]), "feature_range_", "faiss")
     faiss.copy_array_to_vector(trained, index.sq.trained)
@@ -229,7 +228,7 @@ def _rotated(estimator: Any, faiss: Any) -> Any:
 
 
 def _with_sums(index: Any, quantizer: Any, tables: list[Any], faiss: Any) -> Any:
-    """Give tables whose codewords add up to the quantizer of an index; return that."""
+    """Set tables that add up on the quantizer of an index; return the index."""
     stacked = np.concatenate(tables).ravel()
     faiss.copy_array_to_vector(stacked, quantizer.codebooks)
     quantizer.is_trained = index.is_trained = True
@@ -237,7 +236,7 @@ def _with_sums(index: Any, quantizer: Any, tables: list[Any], faiss: Any) -> Any
 
 
 def _bits(tables: Sequence[Any], estimator: Any) -> list[int]:
-    """Return log2 of the sizes of tables; raise unless they are whole numbers."""
+    """Return log2 of the sizes of tables; raise unless they are powers of two."""
     sizes = list(map(len, tables))
     for size in sizes:
         if size < 2 or size & (size - 1):
@@ -249,17 +248,17 @@ def _bits(tables: Sequence[Any], estimator: Any) -> list[int]:
 
 
 def from_faiss(index: Any) -> Any:
-    """Return a quantizer that has the tables of one of faiss.
+    """Return a quantizer with the tables of a faiss index or quantizer.
 
     Parameters
     ----------
     index : faiss.Index or faiss.Quantizer
-        Trained: an `IndexFlat`, whose rows become codewords; an `IndexPQ`,
+        A trained object: an `IndexFlat`, whose rows become codewords; an `IndexPQ`,
         `IndexResidualQuantizer`, `IndexLocalSearchQuantizer` or
-        `IndexScalarQuantizer`; an `IndexPreTransform` that rotates rows, or takes the
-        mean from them, before one of these; or the `ProductQuantizer`,
-        `ResidualQuantizer`, `LocalSearchQuantizer` or `ScalarQuantizer` in one.  Rows
-        that an index holds stay there.
+        `IndexScalarQuantizer`; an `IndexPreTransform` that rotates rows, or subtracts
+        their mean, before one of these; or the `ProductQuantizer`, `ResidualQuantizer`,
+        `LocalSearchQuantizer` or `ScalarQuantizer` in one.  Rows stored in an index are
+        not converted.
 
     Returns
     -------
@@ -271,26 +270,27 @@ def from_faiss(index: Any) -> Any:
     Raises
     ------
     ImportError
-        If faiss is not there.
+        If faiss is not installed.
     TypeError
-        If it is something else of faiss, or of another library.
+        If it is another object of faiss, or of another library.
     ValueError
-        If it is not trained, or a flat index without rows; if its metric, or the type
-        of a scalar quantizer, has no counterpart here, or a transform is no rotation.
+        If it is not trained, or is a flat index without rows; if its metric, or the
+        type of a scalar quantizer, has no counterpart here; or if a transform is not a
+        rotation.
 
     See Also
     --------
-    to_faiss : The way there.
+    to_faiss : The inverse.
 
     Notes
     -----
     The codes of an index are those of its rows, packed with the lowest bit first:
-    ``faiss.vector_to_array(index.codes).reshape(index.ntotal, -1)`` is read by
-    ``skvq.codes.unpack(packed, quantizer.codebook_sizes_, bitorder="little")``.
+    ``skvq.codes.unpack(packed, quantizer.codebook_sizes_, bitorder="little")`` reads
+    ``packed = faiss.vector_to_array(index.codes).reshape(index.ntotal, -1)``.
 
-    A scalar quantizer of b bits in faiss cuts its range [vmin, vmin + vdiff] in
+    A scalar quantizer of b bits in faiss cuts its range [vmin, vmin + vdiff] into
     2^b - 1 cells, and has one more for the upper end and beyond; each is decoded to its
-    middle.  The range of the `UniformQuantizer` is longer by that cell.
+    midpoint.  The range of the `UniformQuantizer` is longer by that cell.
 
     Examples
     --------
@@ -369,7 +369,7 @@ def _read_additive(lsq: Any, faiss: Any) -> AdditiveQuantizer:
 
 
 def _read_rotated(index: Any, faiss: Any) -> RotatedQuantizer:
-    """Return the rotation that a chain of transforms is, in front of a quantizer."""
+    """Return a quantizer behind the rotation that a chain of transforms makes up."""
     mean, matrix = np.zeros(index.d), np.eye(index.d)
     for i in range(index.chain.size()):
         step = faiss.downcast_VectorTransform(index.chain.at(i))
@@ -416,5 +416,5 @@ def _read_scalar(sq: Any, faiss: Any) -> UniformQuantizer:
     tables = Grid(low, high, (size,) * sq.d).tables(np.float32)
     if (width > 0).all():
         return UniformQuantizer.from_codebooks(tables, feature_range=(low, high))
-    # Of constant features, whose range is a point, there are levels alone.
+    # Constant features, whose range is a point, only have levels.
     return UniformQuantizer.from_codebooks(tables)

@@ -1,4 +1,4 @@
-"""Product quantizers, and those behind a rotation, from and to nanopq."""
+"""Product quantizers, also behind a rotation, from and to nanopq."""
 
 from typing import Any
 
@@ -24,24 +24,24 @@ def to_nanopq(estimator: BaseQuantizer) -> Any:
     ----------
     estimator : ProductQuantizer or RotatedQuantizer
         Fitted, with slices of equal width and tables of equal size; or a rotation of
-        all features in front of such a one.
+        all features in front of one.
 
     Returns
     -------
     pq : nanopq.PQ or nanopq.OPQ
-        Its codes are those of `transform`, where no two codewords are equally near,
-        and in the same dtype.  It takes and returns float32.  An `OPQ` takes no mean
-        from rows: its codewords are those of ours, from the rotated mean on.
+        Its codes are those of `transform`, in the same dtype, unless two codewords are
+        equally near.  It takes and returns float32.  An `OPQ` does not subtract a mean:
+        its codewords include the rotated mean.
 
     Raises
     ------
     ImportError
-        If nanopq is not there.
+        If nanopq is not installed.
     TypeError
-        If the estimator is no product quantizer, and no rotation of one.
+        If the estimator is neither a product quantizer nor a rotation of one.
     ValueError
-        If its tables are not of one shape, or are not searched by squared distances, or
-        a rotation cuts off features.
+        If its tables are not of one shape or not searched by squared distances, or if a
+        rotation cuts off features.
 
     Examples
     --------
@@ -72,7 +72,7 @@ def to_nanopq(estimator: BaseQuantizer) -> Any:
 
 
 def _rotated(estimator: RotatedQuantizer) -> Any:
-    """Return an OPQ; its codewords bear the mean."""
+    """Return an OPQ, whose codewords include the mean."""
     turn = estimator._turn_
     if turn.n_components < turn.n_features:
         raise ValueError(
@@ -106,15 +106,15 @@ def from_nanopq(pq: Any) -> ProductQuantizer | RotatedQuantizer:
     Returns
     -------
     quantizer : ProductQuantizer or RotatedQuantizer
-        Fitted; `distortion_` is NaN.  Of an OPQ, a rotation about zero in front of a
-        product quantizer.
+        Fitted; `distortion_` is NaN.  An OPQ becomes a rotation about zero in front of
+        a product quantizer.
 
     Raises
     ------
     ImportError
-        If nanopq is not there.
+        If nanopq is not installed.
     TypeError
-        If it is no product quantizer of nanopq.
+        If it is not a product quantizer of nanopq.
     ValueError
         If it is not fitted.
 

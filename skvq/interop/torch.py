@@ -1,4 +1,4 @@
-"""Fitted quantizers as modules of torch."""
+"""Fitted quantizers as torch modules."""
 
 import importlib
 from functools import singledispatch
@@ -24,10 +24,10 @@ _METRICS = ("sqeuclidean", "cosine", "inner_product")
 
 
 def to_torch(estimator: BaseQuantizer) -> Any:
-    """Return a module of torch that encodes and decodes as a fitted quantizer does.
+    """Return a torch module that encodes and decodes as a fitted quantizer does.
 
     Its tables are buffers: they move with the module, are in its `state_dict`, and are
-    not learned.  Whether a row is NaN, or a code is out of range, is not looked at.
+    not learned.  It does not check for NaN or for codes out of range.
 
     Parameters
     ----------
@@ -42,30 +42,30 @@ def to_torch(estimator: BaseQuantizer) -> Any:
     codec : torch.nn.Module
         On the CPU, with
 
-        - ``encode(x)``: codes (..., n_codes) in int64 of x (..., n_features); those of
-          `transform`, where no two codewords are equally near;
+        - ``encode(x)``: codes (..., n_codes) in int64 of x (..., n_features), equal to
+          those of `transform` unless two codewords are equally near;
         - ``decode(codes)``: reconstructions (..., n_features), in the dtype of the
           tables;
-        - ``forward(x)``: the reconstruction of x; gradients pass through it to x as if
-          it were x itself (the straight-through estimator);
+        - ``forward(x)``: the reconstruction of x; gradients pass to x as if it were x
+          itself (the straight-through estimator);
         - ``encoder()`` and ``decoder()``: modules whose ``forward`` is one of the two,
-          to be exported.
+          for export.
 
     Raises
     ------
     ImportError
-        If torch is not there.
+        If torch is not installed.
     TypeError
-        If the scheme, or that of a part, has no such module.
+        If the scheme, or that of a part, has no torch module.
     ValueError
-        If its parameters, or those of a part, have none.
+        If its parameters, or those of a part, are not supported.
 
     Notes
     -----
-    Distances are computed in the dtype of the tables, around their mean, and without
-    the second look that `transform` takes at rows whose two nearest codewords are all
-    but equally near.  Cells of scalars are found in float64, which the device must
-    have.
+    Distances are computed in the dtype of the tables, relative to their mean, and
+    without the second search of `transform` for rows whose two nearest codewords are
+    almost equally near.  Cells of scalars are found in float64, which the device must
+    support.
 
     References
     ----------
@@ -86,35 +86,35 @@ def to_torch(estimator: BaseQuantizer) -> Any:
     """
     estimator = fitted(estimator)
     library("torch", "torch")
-    # There is nothing that a mode for training would do.
+    # Training mode would change nothing.
     return _Converter().module(estimator).eval()
 
 
 class _Converter:
-    """Makes modules; one of each part, also if it serves several times."""
+    """Makes modules; a part that serves several times becomes one module."""
 
     def __init__(self) -> None:
         self.modules: Any = importlib.import_module("skvq.interop.torch_modules")
         self._made: dict[int, Any] = {}
 
     def module(self, estimator: BaseQuantizer) -> Any:
-        """Return the module of a fitted quantizer, or of a part."""
+        """Return the module of a fitted quantizer or of a part."""
         if id(estimator) not in self._made:
             self._made[id(estimator)] = _module(estimator, self)
         return self._made[id(estimator)]
 
     def scalar(self, codec: Any, dtype: Any) -> Any:
-        """Return the module of a codec of columns of scalars."""
+        """Return the module of a codec for columns of scalars."""
         if isinstance(codec, Grid):
             return self.modules.EqualCells(codec.low, codec.high, codec.sizes, dtype)
         return self.levels(codec.edges, codec.tables(dtype))
 
     def levels(self, edges: Any, tables: Any) -> Any:
-        """Return the module of cells between edges, which are decoded to levels."""
+        """Return the module of cells between edges that are decoded to levels."""
         return self.modules.Levels(edges, [np.asarray(table)[:, 0] for table in tables])
 
 
-# Why schemes have no module.
+# Reasons why schemes have no module.
 _REASONS = {
     "AdditiveQuantizer": "its codes are searched for in rounds, all codes of a row "
     "together; a ResidualQuantizer of the same tables has one",
@@ -126,7 +126,7 @@ _REASONS = {
 
 @singledispatch
 def _module(estimator: Any, converter: _Converter) -> Any:
-    """Return the module of a scheme; each that has one is registered."""
+    """Return the module of a scheme; one function is registered for each scheme."""
     name = type(estimator).__name__
     reason = _REASONS.get(name, "its search is not known")
     raise TypeError(f"{name} has no module of torch: {reason}.")

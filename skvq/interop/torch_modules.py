@@ -1,10 +1,10 @@
 """The modules that `to_torch` makes.
 
-torch is imported here at once, so that pickles find the classes: nothing imports this
-file but `skvq.interop.torch`, when it is asked for a module.
+torch is imported here at the top, so that pickles find the classes.  Only
+`skvq.interop.torch` imports this file, when it is asked for a module.
 
-All hooks take any number of leading axes.  There are neither loops over data nor
-questions about values in them: `torch.compile` and `torch.export` take them whole.
+All hooks take any number of leading axes.  They neither loop over data nor branch on
+values, so `torch.compile` and `torch.export` take them whole.
 """
 
 from abc import abstractmethod
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 
 def _buffer(array: Any, dtype: Any = None) -> Tensor:
-    """Return a tensor of its own of an array of NumPy's."""
+    """Return a copy of a NumPy array as a tensor."""
     return torch.from_numpy(np.array(array, dtype=dtype, order="C"))
 
 
 class Codec(nn.Module):
-    """What all modules have in common.
+    """Base of all modules.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class Codec(nn.Module):
         quantized = self.decode(self.encode(x.detach()))
         if not x.is_floating_point():
             return quantized
-        # Zeros that carry the gradient, and leave the codewords as they are.
+        # These zeros carry the gradient and do not change the codewords.
         return quantized.to(x.dtype) + (x - x.detach())
 
     def encoder(self) -> nn.Module:
@@ -74,7 +74,7 @@ class Codec(nn.Module):
         return Decoder(self).train(self.training)
 
     def extra_repr(self) -> str:
-        """Return what `print` shows of the module."""
+        """Return the text that `print` shows of the module."""
         return f"n_features={self.n_features}, n_codes={len(self.sizes)}"
 
 
@@ -86,12 +86,12 @@ def _check_width(name: str, array: Tensor, width: int) -> None:
 
 
 class Encoder(nn.Module):
-    """From x to codes.
+    """The map from x to codes.
 
     Parameters
     ----------
     codec : Codec
-        Whose codes they are.
+        The codec that encodes.
     """
 
     def __init__(self, codec: Codec) -> None:
@@ -104,12 +104,12 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From codes to reconstructions.
+    """The map from codes to reconstructions.
 
     Parameters
     ----------
     codec : Codec
-        Whose codes they are.
+        The codec that decodes.
     """
 
     def __init__(self, codec: Codec) -> None:
@@ -129,9 +129,9 @@ class Nearest(Codec):
     codewords : ndarray of shape (n_codewords, n_features)
         The table.
     metric : {"sqeuclidean", "cosine", "inner_product"}
-        By which it is searched.
+        The metric of the search.
     bias : ndarray of shape (n_codewords,), optional
-        What is added to the squared distances.
+        Added to the squared distances.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Nearest(Codec):
         super().__init__(codewords.shape[1], [len(codewords)])
         self.metric = metric
         self.register_buffer("codewords", _buffer(codewords))
-        # Against half norms; what all have in common decides nothing.
+        # Halved like the norms; a common offset decides nothing.
         half = None if bias is None else _buffer((bias - bias.min()) / 2)
         half = None if half is None else half.to(self.codewords.dtype)
         self.register_buffer("half_bias", half)
@@ -172,7 +172,7 @@ class Concatenation(Codec):
     Parameters
     ----------
     parts : sequence of Codec
-        In the order of the slices; one may come several times.
+        One for each slice, in order; a codec may occur several times.
     """
 
     def __init__(self, parts: Sequence[Codec]) -> None:
@@ -192,12 +192,12 @@ class Concatenation(Codec):
 
 
 class Residual(Codec):
-    """Codecs each of which codes what those before it have left.
+    """Codecs, each of which codes the residual of those before it.
 
     Parameters
     ----------
     stages : sequence of Codec
-        In their order; one may come several times.
+        In order; a codec may occur several times.
     """
 
     def __init__(self, stages: Sequence[Codec]) -> None:
@@ -221,16 +221,16 @@ class Residual(Codec):
 
 
 class Rotated(Codec):
-    """A codec of rows about their mean, in other coordinates.
+    """A codec of rotated rows about their mean.
 
     Parameters
     ----------
     mean : ndarray of shape (n_features,)
-        What is taken from rows.
+        Subtracted from rows.
     components : ndarray of shape (n_components, n_features)
-        By which they are turned then; rows are orthonormal.
+        The rotation; rows are orthonormal.
     part : Codec
-        What codes them.
+        The codec of the rotated rows.
     """
 
     def __init__(self, mean: np.ndarray, components: np.ndarray, part: Codec) -> None:
@@ -249,16 +249,16 @@ class Rotated(Codec):
 
 
 class EqualCells(Codec):
-    """The range of each feature cut in equal cells, which are half-open.
+    """The range of each feature, cut into equal half-open cells.
 
     Parameters
     ----------
     low, high : ndarray of shape (n_features,)
         The range.
     sizes : sequence of int
-        Cells of each feature.
+        Number of cells of each feature.
     dtype : dtype
-        Of reconstructions.
+        The dtype of reconstructions.
     """
 
     dtype: Any
@@ -277,7 +277,7 @@ class EqualCells(Codec):
         last = torch.where(is_cut, self.n_cells - 1, 0.0)
         place = ((x - self.low) * per_unit).floor()
         place = torch.minimum(place.clamp(min=0), last)
-        # Edges decide, as they are rounded, and not this quotient.
+        # The rounded edges decide, not this quotient.
         place = place - (x < self._edge(place)).to(place.dtype)
         place = place + (x >= self._edge(place + 1)).to(place.dtype)
         return torch.minimum(place.clamp(min=0), last).long()
@@ -291,7 +291,7 @@ class EqualCells(Codec):
 
 
 class Levels(Codec):
-    """Cells between edges of each feature, and the level that each is decoded to.
+    """Cells between edges of each feature, and the levels that they are decoded to.
 
     Parameters
     ----------
@@ -304,7 +304,7 @@ class Levels(Codec):
     def __init__(self, edges: Sequence[Any], levels: Sequence[Any]) -> None:
         super().__init__(len(levels), list(map(len, levels)))
         n_edges = max(1, *map(len, edges))
-        # Nothing reaches what is filled up with.
+        # No value reaches the padding.
         filled = np.full((len(edges), n_edges), np.inf)
         table = np.zeros((len(levels), max(self.sizes)), dtype=levels[0].dtype)
         for j, (own_edges, own_levels) in enumerate(zip(edges, levels, strict=True)):
@@ -324,14 +324,14 @@ class Levels(Codec):
 
 
 class Signs(Codec):
-    """The signs of the features, and perhaps the length of x.
+    """The signs of the features and, optionally, the length of x.
 
     Parameters
     ----------
     scale : ndarray of shape (n_features,)
-        What signs are multiplied by.
+        Factor of the signs.
     length : Codec of one feature, optional
-        None: all rows have length 1, or `scale` tells it.
+        Codes the length; None: all rows have length 1, or one that `scale` implies.
     """
 
     def __init__(self, scale: np.ndarray, length: Codec | None = None) -> None:

@@ -1,16 +1,16 @@
 r"""Tables whose codewords add up: learned together, or each in a subspace of its own.
 
-**Joint.**  A code is a choice of one codeword from each table, the nearest sum to the
-sample among those that a beam search and iterated conditional modes come across.  The
-tables start as those of a residual quantizer and are then learned in rounds: encode all
-samples anew, solve for all tables at once by least squares with a ridge towards the
-tables at hand (Babenko and Lempitsky 2014; Martinez et al. 2018).  Few samples per
-codeword would fit noise, so that rows held out of the rounds choose the strength of the
-ridge, and whether there are any rounds at all.
+**Joint.**  A code is a choice of one codeword from each table: the sum nearest to the
+sample among those that a beam search and iterated conditional modes visit.  The tables
+start as those of a residual quantizer and are then learned in rounds: encode all
+samples anew, then solve for all tables at once by least squares, with a ridge towards
+the current tables (Babenko and Lempitsky 2014; Martinez et al. 2018).  With few samples
+per codeword the solution would fit noise.  Rows that are held out of the rounds
+therefore choose the strength of the ridge, and whether there are any rounds at all.
 
-**Independent.**  Each code is the nearest codeword of its own table to the sample, so
-tables that reconstruct together must not repeat each other: they lie in subspaces of
-their own, of a product quantizer in some rotation (`rotation`).
+**Independent.**  Each code is the codeword of its own table that is nearest to the
+sample.  Tables that reconstruct together must then not repeat each other, so each lies
+in a subspace of its own: that of a product quantizer in some rotation (`rotation`).
 """
 
 import math
@@ -25,7 +25,7 @@ from skvq import nearest
 from skvq._arrays import join, to_host
 from skvq.coding import rates
 from skvq.learning.joint import (
-    Problem,
+    JointProblem,
     Refined,
     Stack,
     choose_strengths,
@@ -35,26 +35,26 @@ from skvq.learning.joint import (
 from skvq.learning.moments import moments
 from skvq.learning.rows import Block, Learner, Rows, shifted
 
-# Up to so many sums, all are compared: as fast as a beam, and exact.
+# Up to this many sums, all are compared: that is as fast as a beam, and exact.
 MAX_EXHAUSTIVE = 4096
 
 _HELD_OUT_SHARE = 0.2
 _MAX_HELD_OUT = 4096
 _MIN_HELD_OUT = 8
-# Where more than this is held out, all is learned again with all samples.
+# If a larger share than this is held out, tables are learned again from all samples.
 _MAX_LOST_SHARE = 0.05
 
 
-class Search(NamedTuple):
-    """How hard codes are searched for."""
+class SearchEffort(NamedTuple):
+    """How thoroughly codes are searched for."""
 
     beam_size: int
     n_rounds: int = 0  # of iterated conditional modes, after the beam
     seed: int = 0  # of their schedule
 
 
-class Learned(NamedTuple):
-    """What a learner returns."""
+class LearnedSum(NamedTuple):
+    """Tables whose codewords are added, as a learner returns them."""
 
     tables: nearest.Tables
     distortion: float | None = None  # of the rows, if they have been searched
@@ -62,7 +62,7 @@ class Learned(NamedTuple):
 
 
 def encode(
-    X: Any, tables: nearest.Tables, search: Search, *, errors: bool = False
+    X: Any, tables: nearest.Tables, search: SearchEffort, *, errors: bool = False
 ) -> tuple[Any, Any]:
     """Return codes whose codewords nearly add up to X, and squared distances."""
     sizes = [len(table) for table in tables]
@@ -81,7 +81,7 @@ def encode(
 
 
 def _unravelled(index: Any, sizes: Sequence[int]) -> Any:
-    """Return the codes that an index of sums stands for."""
+    """Return the codes that an index among all sums stands for."""
     columns = []
     for size in reversed(sizes):
         rest = index // size
@@ -99,7 +99,7 @@ def decode(codes: Any, tables: nearest.Tables) -> Any:
 
 
 def _all_sums(tables: nearest.Tables) -> nearest.Table:
-    """Return all sums, the last table's code running fastest."""
+    """Return all sums as a table, in C order of the codes."""
     sizes = [len(table) for table in tables]
     places = np.unravel_index(np.arange(math.prod(sizes)), sizes)
     with np.errstate(over="ignore"):  # the search says what is too large
@@ -111,9 +111,9 @@ def _all_sums(tables: nearest.Tables) -> nearest.Table:
 
 
 def code_counts(
-    rows: Rows, tables: nearest.Tables, search: Search | None, in_order: bool
+    rows: Rows, tables: nearest.Tables, search: SearchEffort | None, in_order: bool
 ) -> Learner[rates.Counts]:
-    """Return how often each code is found by the search that learning was done with.
+    """Return how often the search that learning used finds each code.
 
     Parameters
     ----------
@@ -121,10 +121,10 @@ def code_counts(
         The samples.
     tables : Tables
         W_1..W_m.
-    search : Search or None
-        How hard sums are searched for; None: each table by itself.
+    search : SearchEffort or None
+        How thoroughly sums are searched for; None: each table by itself.
     in_order : bool
-        Whether the codes of a row are sorted, since all tables are one.
+        Whether the codes of a row are sorted because one table serves all columns.
     """
     sizes = [len(table) for table in tables]
     weight, *found = yield rows.fold(_counts, tables, search, in_order)
@@ -132,7 +132,7 @@ def code_counts(
 
 
 def _counts(
-    block: Block, tables: nearest.Tables, search: Search | None, in_order: bool
+    block: Block, tables: nearest.Tables, search: SearchEffort | None, in_order: bool
 ) -> tuple[Any, ...]:
     sizes = [len(table) for table in tables]
     if search is None:
@@ -160,8 +160,8 @@ def learn_jointly(
     strength: float | None,
     max_iter: int,
     tol: float,
-) -> Learner[Learned]:
-    """Learn tables that are searched together.
+) -> Learner[LearnedSum]:
+    """Learn tables that are searched for together.
 
     Parameters
     ----------
@@ -172,50 +172,50 @@ def learn_jointly(
     rng : RandomState
         Source of random numbers.
     start : callable
-        Learns the first tables, those of a residual quantizer, one below the other; one
-        table if it is shared.
+        Learns the first tables, those of a residual quantizer, stacked below each
+        other; one table if it is shared.
     shared : bool
-        Whether one table serves all codes; then the sizes are equal.
+        Whether one table serves all codes.  The sizes are then equal.
     beam_size : int
-        How the samples are encoded in each round.
+        Beam with which the samples are encoded in each round.
     strength : float or None
-        Of the ridge: what each codeword at hand weighs, in mean weights of a codeword;
-        None: chosen on rows held out.
+        Strength of the ridge: the weight of each current codeword, in mean weights of a
+        codeword.  None: rows that are held out choose it.
     max_iter : int
         Largest number of rounds.
     tol : float
-        Stop when a round lowers the distortion by this share of it or less.
+        Stop when a round lowers the distortion by at most this share of it.
 
     Returns
     -------
-    Learned
+    LearnedSum
 
     Notes
     -----
-    All samples are encoded anew in every round.  Where a sample keeps the better of its
-    new and its old code instead, as in LSQ, the tables come to depend on codes that no
-    search finds again: after eight rounds on 100,000 dense SIFT vectors, the samples
-    were .4 % and others 1.3 % worse off.
+    All samples are encoded anew in every round.  LSQ instead keeps the better of a
+    sample's new and old code.  Then the tables come to depend on codes that no search
+    finds again: after eight rounds on 100,000 dense SIFT vectors, the error was .4 %
+    higher on the samples and 1.3 % higher on other rows.
     """
     features = slice(0, rows.n_features)
     stack = Stack.of(features, range(len(sizes)), sizes, shared)
-    # The codeword that adds nothing stays.
+    # The zero codeword stays as it is.
     fixed = np.arange(sizes[0]) < 1 if shared and sizes[0] > 1 else None
-    encode_with = partial(_encode_with, stack, shared, Search(beam_size))
-    problem = Problem([stack], encode_with, None, fixed)
+    encode_with = partial(_encode_with, stack, shared, SearchEffort(beam_size))
+    problem = JointProblem([stack], encode_with, None, fixed)
     origin = np.zeros(1, rows.dtype)
     if shared:
-        # One table serves m times, so that it bears an m-th of the mean.  A beam goes
-        # astray that has the mean still to come, so that it is left out here.
+        # One table serves m times, so each codeword bears an m-th of the mean.  A beam
+        # goes astray while the mean is still to come, so it is taken away here.
         origin = (yield from moments(rows)).mean.astype(rows.dtype)
 
     def made(some: Rows) -> Rows:
         return (some.view(shifted, origin) if shared else some).held()
 
-    def learned(found: Refined) -> Learned:
+    def learned(found: Refined) -> LearnedSum:
         tables = _tables(stack, found.tables[0] + origin / len(sizes), shared)
         loss, weight = found.loss
-        return Learned(tables, float(loss / weight), tuple(found.strengths))
+        return LearnedSum(tables, float(loss / weight), tuple(found.strengths))
 
     found: Refined | None = None
     strengths: Iterable[float] = repeat(strength, max_iter) if strength else ()
@@ -229,7 +229,7 @@ def learn_jointly(
             found = yield from choose_strengths(held, [first], problem, max_iter, tol)
             task.end()
             if len(held.X) > _MAX_LOST_SHARE * held.n_distinct:
-                # With all rows now, in the rounds that were found good.
+                # Learn from all rows now, with the strengths that proved good.
                 strengths, tol, found = found.strengths, 0.0, None
     if found is None:
         rows = made(rows)
@@ -244,14 +244,14 @@ def learn_jointly(
 def _tables(
     stack: Stack, stacked: np.ndarray, shared: bool, exact: bool = True
 ) -> nearest.Tables:
-    """Return the tables that are stacked; the same object for all that share one."""
+    """Return the tables of a stack; columns that share a table get the same object."""
     split = stack.split(stacked)
     tables = [nearest.Table(one, exact=exact) for one in split[: 1 if shared else None]]
     return nearest.Tables(tables * len(split) if shared else tables)
 
 
 def _encode_with(
-    stack: Stack, shared: bool, search: Search, X: Any, stacked: list[np.ndarray]
+    stack: Stack, shared: bool, search: SearchEffort, X: Any, stacked: list[np.ndarray]
 ) -> tuple[Any, ...]:
     """Return codes and losses of rows under stacked tables."""
     tables = _tables(stack, stacked[0], shared, exact=False)
@@ -262,7 +262,7 @@ def _encode_with(
 
 
 def encode_independently(X: Any, tables: nearest.Tables) -> Any:
-    """Return for each table the code of its codeword nearest to the sample."""
+    """Return, for each table, the code of the codeword nearest to the sample."""
     found = [nearest.nearest(X, table, return_distances=False)[0] for table in tables]
     return join([codes[:, None] for codes in found], axis=1)
 

@@ -1,4 +1,4 @@
-"""How many levels each column gets, where bits are spread over all of them.
+"""Bit allocation: how many levels each column gets out of a total number of bits.
 
 References
 ----------
@@ -13,38 +13,38 @@ import numpy as np
 
 from skvq.learning.rows import Learner
 
-# Bits that a column takes at most, and beyond the mean in a first try.
+# The most bits that a column takes, and how far beyond the mean the first try goes.
 MOST_BITS = 16
 _BEYOND_MEAN = 4
 
 
 def candidate_sizes(most_bits: float) -> tuple[int, ...]:
-    """Return every number up to 16, and four to the octave beyond."""
+    """Return every number of levels up to 16, then four to the octave."""
     many = np.rint(2.0 ** np.arange(4, most_bits + 0.25, 0.25)).astype(int)
     few = np.arange(1, min(17, int(2.0**most_bits) + 1))
     return tuple(np.union1d(few, many).tolist())
 
 
 def best_sizes(errors: np.ndarray, bits: np.ndarray, total_bits: float) -> np.ndarray:
-    """Return which number of levels each column gets, for its error with each.
+    """Return the number of levels of each column that minimises the summed error.
 
-    Along the lower convex hulls of the curves of error over bits, the step that gains
-    most for its bits is taken, again and again; a column whose next step does not fit
-    gets no more.
+    The algorithm follows the lower convex hulls of the curves of error over bits.  It
+    repeatedly takes the step that gains most per bit.  A column whose next step does
+    not fit gets no more.
 
     Parameters
     ----------
     errors : ndarray of shape (n_columns, n_sizes)
-        What is to be small in sum, with each of some numbers of levels.
+        Error of each column with each candidate number of levels.
     bits : ndarray of shape (n_sizes,)
-        What each number costs, ascending.
+        Cost of each number of levels, ascending.
     total_bits : float
-        What all columns may cost together.
+        The most that all columns may cost together.
 
     Returns
     -------
     chosen : ndarray of int, shape (n_columns,)
-        Places in `bits`.  The total is never exceeded.
+        Indices into `bits`.  The total is never exceeded.
     """
     column, order, size, cost, slope = _hull_steps(errors, bits)
     best_first = np.lexsort((column, order, slope))
@@ -68,26 +68,26 @@ def allocated(
     total_bits: float,
     powers_of_two: bool = False,
 ) -> Learner[tuple[tuple[int, ...], bool]]:
-    """Spread bits over columns by what they take off the error of each.
+    """Spread bits over columns so that the summed error becomes small.
 
     Parameters
     ----------
     errors : callable
         ``errors(sizes)`` is a learner of the error of each column with each of some
-        numbers of levels, ascending, (n_columns, n_sizes).
+        ascending numbers of levels, (n_columns, n_sizes).
     n_columns : int
-        How many there are.
+        Number of columns.
     total_bits : float
-        What all of them may cost together.
+        The most that all columns may cost together.
     powers_of_two : bool, default=False
-        Whether no other numbers of levels are wanted.
+        Whether all numbers of levels must be powers of two.
 
     Returns
     -------
     sizes : tuple of int
         The levels of each column; the sum of their log2 never exceeds the total.
     useless : bool
-        Whether bits are left that no column has a use for.
+        Whether bits are left over from which no column gains.
     """
     most = min(float(MOST_BITS), total_bits)
     cap = min(most, total_bits / n_columns + _BEYOND_MEAN)
@@ -102,7 +102,7 @@ def allocated(
         chosen = best_sizes(curves, bits, total_bits)
         if cap >= most or chosen.max() < len(sizes) - 1:
             break
-        cap = min(most, cap + _BEYOND_MEAN)  # a column may want more than were tried
+        cap = min(most, cap + _BEYOND_MEAN)  # a column may gain from more
     satisfied = best_sizes(curves, bits, np.inf)
     left = bits[chosen].sum() + 1e-9 < total_bits
     useless = bool(left and (chosen == satisfied).all())
@@ -116,14 +116,14 @@ def _powers(most_bits: float) -> tuple[int, ...]:
 def _hull_steps(errors: Any, bits: Any) -> Any:
     """Return the steps between corners of the curves' lower convex hulls.
 
-    From each corner the steepest fall leads to the next one, as long as it is a fall.
-    All curves go together, a corner at a time.
+    From each corner the steepest descent leads to the next one, until none descends.
+    All curves are followed together, one corner at a time.
 
     Returns
     -------
     column, order, size, cost, slope : ndarray of shape (n_steps,)
-        Of each step, whose it is, its number there, where it leads, its bits, and what
-        it gains for each of them.
+        For each step: its column, its number within the column, the size that it leads
+        to, the bits that it costs, and what it gains per bit.
     """
     places = np.arange(len(bits))
     found: list[tuple[np.ndarray, ...]] = []
@@ -135,7 +135,7 @@ def _hull_steps(errors: Any, bits: Any) -> Any:
         falls = errors[going] - errors[going, begin][:, None]
         slopes = np.full(falls.shape, np.inf)
         np.divide(falls, costs, out=slopes, where=places > begin[:, None])
-        # Of corners in one line, the last.
+        # Among corners on one line, take the last.
         end = len(bits) - 1 - np.argmin(slopes[:, ::-1], axis=1)
         rows = np.arange(len(going))
         steepest = slopes[rows, end]

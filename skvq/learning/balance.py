@@ -1,4 +1,4 @@
-"""Prices of codewords, by which a table is used evenly, or in given shares."""
+"""Prices of codewords that make searches use a table evenly, or in given shares."""
 
 import logging
 from collections.abc import Callable
@@ -11,55 +11,56 @@ from skvq import nearest
 from skvq._validation import warn
 from skvq.coding.charges import Prices
 from skvq.learning.cells import cell_means
-from skvq.learning.lloyd import Learned
+from skvq.learning.lloyd import LearnedCodebook
 from skvq.learning.rows import Block, Learner, Rows, run
 
 logger: logging.Logger = logging.getLogger("skvq.learning")
 
-# Tables that are tried, and rounds of prices for each; and for the final one.
+# The number of tables tried, and the rounds of prices for each and for the final one.
 _TABLES = 8
 # How many iterations the task of the rows is told of: those, and the final prices.
 ITERATIONS = _TABLES + 1
 _ROUNDS = 20
 _FINAL_ROUNDS = 100
-# The first step of a price, for a cell e times as heavy as it is to be, in units of the
+# The first step of a price for a cell e times as heavy as its target, in units of the
 # mean distance.
 _STEP = 0.1
-# A step falls when its price turns, and grows while a cell comes nearer to its target
-# slowly, keeping more than this share of its distance: where cells lie close together
-# prices need small steps, and between far ones large ones.
+# A step shrinks when its price reverses.  It grows while a cell approaches its target
+# slowly, keeping more than the share _SLOW of its distance: where cells lie close
+# together prices need small steps, and between far ones large steps.
 _FALLS, _GROWS, _SLOW = 0.7, 1.1, 0.9
-# And by so much where no row has come or gone, of those that there are.
+# A slow step grows by this factor if the cell has rows, and none has come or gone.
 _LEAPS = 1.5
-# No log of a share over its target counts for more, so that empty cells have one.
+# The log of a share over its target is clipped here, so that empty cells have one too.
 _MOST_LOG = 3.0
-# A round that makes the largest cell so many times larger is taken back, and the steps
-# of those cells cut that have grown or fallen as much.
+# A round that makes the largest cell this many times larger is undone.  The steps of
+# the cells that grew or shrank as much are then cut.
 _LOST = 2.0
 _CUTS = 0.25
-# Even enough: the largest cell over its share; in the end, and for a table on the way.
+# A table is even if the largest cell over its share is at most this: at the end, and on
+# the way there.
 _EVEN, _EVEN_BEFORE = 1.01, 1.1
 
 
-# Cells that are so much larger than their share are told of.
+# The warning is given if the largest cell exceeds its share by this factor.
 _UNEVEN = 1.5
 
 
-class Level(NamedTuple):
-    """Prices, and how evenly codes are used with them."""
+class BalancedPrices(NamedTuple):
+    """Prices, and how evenly they make codes used."""
 
     prices: np.ndarray  # (n_codewords,)
-    steps: np.ndarray  # (n_codewords,), by which they go on
-    logs: np.ndarray  # (n_codewords,), of the ratios, as they count
+    steps: np.ndarray  # (n_codewords,), next change of each price
+    logs: np.ndarray  # (n_codewords,), clipped logs of the ratios
     ratios: np.ndarray  # (n_codewords,), weight of each cell over its target
-    largest: float  # of the ratios
+    largest: float  # largest of the ratios
 
 
-# The weight of each cell under prices, as a learner finds it.
+# A learner of the weight of each cell under given prices.
 Weigh = Callable[[np.ndarray], Learner[np.ndarray]]
 
 
-def level(
+def balance_prices(
     weigh: Weigh,
     prices: np.ndarray,
     targets: np.ndarray,
@@ -68,7 +69,7 @@ def level(
     steps: np.ndarray | None = None,
     n_rounds: int = _FINAL_ROUNDS,
     enough: float = _EVEN,
-) -> Learner[Level]:
+) -> Learner[BalancedPrices]:
     """Raise the prices of cells that are too heavy, and lower those of light ones.
 
     Parameters
@@ -76,33 +77,34 @@ def level(
     weigh : callable
         ``weigh(prices)`` is a learner of the weight of each cell.
     prices : ndarray of shape (n_codewords,)
-        The start; of one column of codes, or of several, one after the other.
+        The first prices, of one column of codes or of several concatenated.
     targets : ndarray of shape (n_codewords,)
-        What each cell is to weigh.
+        Desired weight of each cell.
     unit : float
         A distance to which steps are in proportion.
     steps : ndarray of shape (n_codewords,), optional
-        Those that an earlier call has come to.
+        Steps that an earlier call ended with.
     n_rounds : int
-        How many prices are tried, at most.
+        The most rounds of prices to try.
     enough : float
+        Stop when the largest ratio of a cell's weight to its target is at most this.
         The largest cell, over its target, that ends it.
 
     Returns
     -------
-    Level
-        Those of the least largest cell, over its target.
+    BalancedPrices
+        The prices with the smallest largest ratio.
     """
     if steps is None:
         steps = np.full(len(prices), _STEP * unit)
-    best: Level | None = None
-    last: Level | None = None
+    best: BalancedPrices | None = None
+    last: BalancedPrices | None = None
     for _ in range(n_rounds):
         weights = yield from weigh(prices)
         ratios = weights / targets
         largest = float(ratios.max())
         if last is not None and largest > _LOST * last.largest:
-            # A step of some prices went too far: back, and again with smaller ones.
+            # The step of some prices was too long: go back and take smaller ones.
             blame = ratios > _LOST * np.maximum(last.ratios, 1.0)
             blame |= _LOST * ratios < np.minimum(last.ratios, 1.0)
             last = last._replace(steps=np.where(blame, _CUTS, 1.0) * last.steps)
@@ -116,18 +118,18 @@ def level(
             still = (logs == last.logs) & (ratios > 0)
             grows = np.where(still, _LEAPS, _GROWS)
             steps = np.where(turned, _FALLS, np.where(slow, grows, 1.0)) * last.steps
-        last = Level(prices, steps, logs, ratios, largest)
+        last = BalancedPrices(prices, steps, logs, ratios, largest)
         if best is None or largest < best.largest:
             best = last
         if best.largest <= enough:
             break
         prices = _moved(prices, steps * logs)
-    assert best is not None  # there is a round at least
+    assert best is not None  # there is at least one round
     return best
 
 
 def _moved(prices: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """Return prices that are raised, the least of them zero, and none infinite."""
+    """Return changed prices, shifted so that the least is zero, and all finite."""
     most = np.finfo(np.float64).max / 8
     moved = np.clip(prices + np.clip(by, -most, most), -most, most)
     return moved - moved.min()
@@ -135,40 +137,39 @@ def _moved(prices: np.ndarray, by: np.ndarray) -> np.ndarray:
 
 def balanced(
     rows: Rows,
-    start: Learned,
+    start: LearnedCodebook,
     shares: np.ndarray,
     prices: np.ndarray | None = None,
-) -> Learner[Learned]:
+) -> Learner[LearnedCodebook]:
     """Learn prices with which codewords are used in given shares, and a table for them.
 
-    Every search is the argmin of the squared distance and the price.  Prices and table
-    are improved in turn: a few rounds of prices, then the mean of each cell; in the end
-    many rounds on the final table.  Of the tables on the
-    way the one is kept whose largest cell is the least; of those that are even, the one
-    of the least distance.
+    Every search minimises the sum of squared distance and price.  Prices and table are
+    improved in turn: a few rounds of prices, then the mean of each cell.  The final
+    table gets many rounds.  The table kept is the one whose largest cell is smallest;
+    among tables that are even enough, the one of least distance.
 
     Parameters
     ----------
     rows : Rows
         Samples.
-    start : Learned
+    start : LearnedCodebook
         A table that is good without prices.
     shares : ndarray of shape (n_codewords,)
         Share of the weight of all rows that each cell is to have, together one.
     prices : ndarray of shape (n_codewords,), optional
-        Those that are tried first; None: none.
+        The first prices to try; None: zeros.
 
     Returns
     -------
-    Learned
-        With prices as its charge.
+    LearnedCodebook
+        The learned table; its `charge` holds the prices.
 
     Notes
     -----
     Prices are the dual variables of the transport of rows to codewords of given
-    weights: where they balance it, no other assignment of the same weights has a lower
-    mean distance to this table.  They are found by a count of the cells alone, in
-    passes over the rows that keep nothing of them.
+    weights: if they balance it, no other assignment with these weights has a lower mean
+    distance to this table.  Each pass over the rows only counts the cells and keeps
+    nothing else.
 
     References
     ----------
@@ -194,9 +195,9 @@ def balanced(
         n_iter = max(1, start.n_iter)
         return start._replace(charge=charge, nearest=start.distortion, n_iter=n_iter)
 
-    def learned(table: np.ndarray, prices: np.ndarray) -> Learner[Learned]:
+    def learned(table: np.ndarray, prices: np.ndarray) -> Learner[LearnedCodebook]:
         summed, plain, counts = yield rows.fold(_measured, nearest.Table(table), prices)
-        return Learned(
+        return LearnedCodebook(
             table,
             float(summed / total),
             start.n_iter + _TABLES,
@@ -211,7 +212,7 @@ def balanced(
         searched = nearest.Table(table, exact=False)
         weigh = _weighing(rows, searched)
         enough = _EVEN_BEFORE if n_rounds == _ROUNDS else _EVEN
-        even = yield from level(
+        even = yield from balance_prices(
             weigh, prices, targets, unit, steps=steps, n_rounds=n_rounds, enough=enough
         )
         prices, steps = even.prices, even.steps
@@ -222,8 +223,8 @@ def balanced(
         if n_rounds == _ROUNDS:
             sums, counts = yield rows.fold(_cells, searched, prices)
             means = cell_means(sums, counts, table, "sqeuclidean")
-            # What is nearer to its rows by as much is dearer by as much: at the mean of
-            # a cell, distance and price are together what they were.
+            # A codeword that moved nearer to its rows gets dearer by as much, so that
+            # at the mean of a cell the sum of distance and price stays the same.
             prices = _moved(prices, nearest.paired(means, table))
             table = means
     best = min(tried, key=_merit)
@@ -242,13 +243,13 @@ def balanced(
 def largest_cell(
     rows: Rows, table: np.ndarray, prices: np.ndarray, shares: np.ndarray
 ) -> Learner[float]:
-    """Return the weight of a cell over its share of all, of that which has the most."""
+    """Return the largest weight of a cell, relative to the cell's share of all."""
     (weights,) = yield rows.fold(_weights_of_cells, nearest.Table(table), prices)
     return float((weights / weights.sum() / shares).max())
 
 
 class _Tried(NamedTuple):
-    """A table with prices."""
+    """A table, its prices, and how good they are together."""
 
     table: np.ndarray
     prices: np.ndarray
@@ -266,12 +267,12 @@ def _tried(
 
 
 def _merit(one: _Tried) -> tuple[float, float]:
-    """Return what is to be small: of even tables the distance decides."""
+    """Return the sort key, less is better: among even tables distance decides."""
     return max(one.largest, _EVEN), one.distance
 
 
 def _weighing(rows: Rows, table: nearest.Table) -> Weigh:
-    """Return what finds the weights of the cells of a table under prices."""
+    """Return a function that gives the weights of a table's cells under prices."""
 
     def weigh(prices: np.ndarray) -> Learner[np.ndarray]:
         (weights,) = yield rows.fold(_weights_of_cells, table, prices)

@@ -5,7 +5,7 @@ minimises the distance summed over a cell: the mean for squared Euclidean distan
 the cosine, the mean of the unit vectors, normalised (Dhillon and Modha 2001); the
 median of every feature for the Manhattan distance.
 
-All arrays are NumPy's, but those of `unit_rows` and `cell_sums`.
+All arrays are NumPy arrays, except those of `unit_rows` and `cell_sums`.
 """
 
 import heapq
@@ -17,12 +17,12 @@ import numpy as np
 from skvq import nearest
 from skvq._arrays import to_host
 
-# Metrics with an update that minimises the distance.
+# Metrics for which the codeword of a cell has an update that minimises the distance.
 LEARNABLE_METRICS = frozenset({"sqeuclidean", "cosine", "cityblock"})
 
 
 def unit_rows(X: np.ndarray) -> np.ndarray:
-    """Rows divided by their norms, in X's dtype; zero rows stay zero."""
+    """Return the rows divided by their norms, in X's dtype; zero rows stay zero."""
     be = nearest.backend_of(X)
     scaled = be.unit_rows(X)
     return be.xp.where(be.xp.isfinite(scaled), scaled, be.xp.zeros_like(scaled))
@@ -35,7 +35,7 @@ def best_codewords(
     weights: np.ndarray | None,
     metric: nearest.Metric,
 ) -> np.ndarray:
-    """Return the table that minimises the distance for given codes.
+    """Return the table that minimises the distance for the given codes.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def best_codewords(
     codes : ndarray of shape (n_samples,)
         Cell of each sample.
     codebook : ndarray of shape (n_codewords, n_features)
-        Codewords that empty cells keep.
+        The current codewords, which empty cells keep.
     weights : ndarray of shape (n_samples,) or None
         Sample weights.
     metric : str
@@ -53,7 +53,7 @@ def best_codewords(
     Returns
     -------
     codebook : ndarray of shape (n_codewords, n_features)
-        In the dtype of the given one.
+        In the dtype of the given codebook.
     """
     if metric == "cityblock":
         return _medians(X, codes, codebook, weights)
@@ -64,11 +64,11 @@ def best_codewords(
 def cell_means(
     sums: np.ndarray, counts: np.ndarray, codebook: np.ndarray, metric: nearest.Metric
 ) -> np.ndarray:
-    """Return what `best_codewords` does, from `cell_sums`; not for medians."""
+    """Do as `best_codewords`, but from the sums of the cells; not for medians."""
     used = counts > 0
     result = codebook.astype(np.float64)
     if metric == "cosine":
-        # A cell of opposite vectors has no mean direction: it keeps its codeword.
+        # The vectors of a cell may cancel: it has no direction and keeps its codeword.
         used &= np.einsum("ij,ij->i", sums, sums) > 1e-24 * counts**2
         result[used] = unit_rows(sums[used])
     else:
@@ -79,7 +79,7 @@ def cell_means(
 def cell_sums(
     X: Any, codes: Any, n_codewords: int, weights: Any = None
 ) -> tuple[Any, Any]:
-    """Return what `nearest.accumulate` does, on the host whatever the library of X."""
+    """Do as `nearest.accumulate`, with the results on the host for any library of X."""
     sums, counts = nearest.accumulate(X, codes, n_codewords, weights)
     return to_host(sums), to_host(counts)
 
@@ -92,9 +92,10 @@ def _medians(X: Any, codes: Any, codebook: Any, weights: Any) -> np.ndarray:
 
 
 def _median(rows: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """Lower weighted median of each feature: a minimiser, and one of the values.
+    """Return the lower weighted median of each feature.
 
-    The lower one, so that a row of weight two counts as two rows do.
+    It minimises the distance and is one of the values.  Taking the lower one makes a
+    row of weight two count as two rows.
     """
     if weights is None:
         return np.sort(rows, axis=0)[(len(rows) - 1) // 2]
@@ -105,7 +106,7 @@ def _median(rows: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
 
 
 def _members(codes: np.ndarray, n_codewords: int) -> Iterator[Any]:
-    """Yield (code, indices of its samples) for every code in use."""
+    """Yield each code in use with the indices of its samples."""
     order = np.argsort(codes, kind="stable")
     bounds = np.searchsorted(codes[order], np.arange(n_codewords + 1))
     for code in np.flatnonzero(np.diff(bounds)):
@@ -115,16 +116,16 @@ def _members(codes: np.ndarray, n_codewords: int) -> Iterator[Any]:
 def repair_empty(
     X: np.ndarray, codes: np.ndarray, codebook: np.ndarray, weights: np.ndarray | None
 ) -> np.ndarray:
-    """Split the heaviest cells for the codewords that no sample uses.
+    """Give codewords that no sample uses halves of the heaviest cells.
 
-    Never raises the squared distance summed over samples.  Deterministic.
+    This never raises the summed squared distance, and it is deterministic.
 
     Parameters
     ----------
     X, codes, weights
         As in `best_codewords`.
     codebook : ndarray of shape (n_codewords, n_features)
-        The best one for the codes.
+        The best codebook for the codes.
 
     Returns
     -------
@@ -150,7 +151,7 @@ def split_heaviest(
     cost: np.ndarray,
     slots: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split the cell of the largest summed cost, once for every free slot.
+    """Split the cell of the largest summed cost once for each free slot.
 
     Parameters
     ----------
@@ -159,7 +160,7 @@ def split_heaviest(
     cost : ndarray of shape (n_samples,)
         Weighted distance of each sample from its codeword.
     slots : ndarray of int
-        Rows of the codebook that take the second halves.
+        Rows of the codebook that receive the second halves.
 
     Returns
     -------
@@ -175,7 +176,7 @@ def split_heaviest(
         while heap and halves is None:
             negative_cost, code = heapq.heappop(heap)
             if not negative_cost < 0:
-                heap.clear()  # nothing left that a split would improve
+                heap.clear()  # no split would improve what is left
             else:
                 rows = members[code]
                 w = None if weights is None else weights[rows]

@@ -1,4 +1,4 @@
-"""Rows that are not finite: the first of them is named."""
+"""The check that rows are finite, which names the first one that is not."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from skvq.learning.rows import Block, Learner, Rows
 
 
 def check_finite(X: Any) -> Learner[None]:
-    """Raise a ValueError that names the first row of X which is not finite."""
+    """Raise a ValueError that names the first row of X that is not finite."""
     be = nearest.backend_of(X)
     if be.numpy_dtype(X).kind != "f":
         return
@@ -22,7 +22,7 @@ def check_finite(X: Any) -> Learner[None]:
 
 
 def refusal(row: int, values: np.ndarray) -> str:
-    """Return what to say of a row that is not finite, from its values as given."""
+    """Return the message about a row that is not finite, from its values as given."""
     column = int(np.argmin(np.isfinite(values.astype(np.float64))))
     what = "a value too large for float64, the widest dtype that is computed in"
     if not np.isfinite(values[column]):
@@ -31,7 +31,7 @@ def refusal(row: int, values: np.ndarray) -> str:
 
 
 def first_infinite(block: Block) -> float:
-    """Return the number of the first row that is not finite; infinity, if all are."""
+    """Return the number of the first row that is not finite; infinity if all are."""
     be = block.be
     if be.is_finite(block.x):
         return math.inf

@@ -1,4 +1,4 @@
-"""Improve the tables of a sum of codewords together: encode, solve, repeat."""
+"""Joint refinement of the tables of a sum of codewords: encode, solve, repeat."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -11,7 +11,7 @@ from skvq.learning.random_rows import first_distinct, first_of_block, new_key, r
 from skvq.learning.rows import Block, Learner, Rows
 from skvq.learning.start import distinct, weights_of
 
-# Samples held out of all learning, on which the strength of the ridge is chosen.
+# Share of the samples held out of learning, which choose the strength of the ridge.
 HELD_OUT_SHARE = 0.1
 MAX_HELD_OUT = 4096
 # Strengths of the ridge, in mean weights of a codeword, from weak to strong.
@@ -27,7 +27,7 @@ class Stack(NamedTuple):
     """Tables that are solved for together: those of the same features."""
 
     features: slice
-    columns: Sequence[int]  # of the codes, one for each stage
+    columns: Sequence[int]  # code columns, one for each stage
     starts: list[int]  # where each stage's table begins in the stacked one
     sizes: Sequence[int]
 
@@ -35,62 +35,62 @@ class Stack(NamedTuple):
     def of(
         cls, features: slice, columns: Any, sizes: Sequence[int], shared: bool
     ) -> "Stack":
-        """Return the stack of tables of these sizes, or of the one that all share."""
+        """Return the stack of tables of these sizes, or of one that all share."""
         starts = [0] * len(sizes) if shared else np.cumsum([0, *sizes[:-1]]).tolist()
         return cls(features, columns, starts, sizes)
 
     def split(self, stacked: np.ndarray) -> list[np.ndarray]:
-        """Return each stage's table."""
+        """Return the table of each stage."""
         pairs = zip(self.starts, self.sizes, strict=True)
         return [stacked[start : start + size] for start, size in pairs]
 
 
-# Codes (n, m) of rows under the stacked tables, and the loss of each row; it is sent to
-# where the rows are.
+# Gives codes (n, m) of rows under the stacked tables, and the loss of each row.  It may
+# run where the rows are stored.
 Encode = Callable[[Any, list[np.ndarray]], tuple[Any, Any]]
 
 
-class Problem(NamedTuple):
-    """What a refinement minimises, and over what."""
+class JointProblem(NamedTuple):
+    """The loss that a refinement minimises, and the tables it minimises over."""
 
     stacks: Sequence[Stack]
     encode: Encode
     stage_weights: np.ndarray | None  # of the partial sums in the loss
-    fixed: np.ndarray | None  # (n_codewords,), bool: those of a stack that stay
+    fixed: np.ndarray | None  # (n_codewords,), bool: rows of a stack that stay
 
 
 class HeldOut(NamedTuple):
-    """Rows to judge by what is learned from the others."""
+    """Rows to learn from, and rows to judge the result by."""
 
-    rows: Rows  # the others
-    X: Any  # (n_held, n_features), distinct
-    weights: np.ndarray  # (n_held,), of all rows that equal each
-    n_distinct: int  # of all rows; an estimate where they are many
+    rows: Rows  # rows to learn from
+    X: Any  # (n_held, n_features), distinct rows that are held out
+    weights: np.ndarray  # (n_held,), summed over all rows that equal each
+    n_distinct: int  # number of distinct rows; an estimate where they are many
 
 
 def hold_out(
     rows: Rows, share: float, most: int, rng: np.random.RandomState
 ) -> Learner[HeldOut]:
-    """Choose rows to judge by what is learned from the others.
+    """Choose rows that judge what is learned from the others.
 
-    Equal rows stay together, and are one to the choice: what has been learned from its
-    twin is no judge, and a row of weight two has the place of two rows.
+    Equal rows stay together and count as one in the choice: a row cannot judge what was
+    learned from its twin.  A row of weight two is treated as two rows.
 
     Parameters
     ----------
     rows : Rows
         The samples.
     share : float
-        How many of the distinct rows to hold out.
+        Share of the distinct rows to hold out.
     most : int
-        Their largest number.
+        The most distinct rows to hold out.
     rng : RandomState
         Source of the choice.
 
     Notes
     -----
-    A row's lot is a hash of what is in it.  That of the k-th of so many distinct rows
-    is k over their number, on average, which is how they are counted.
+    The lot of a row is a hash of its content.  The k-th smallest of n lots is k / n on
+    average, which gives the number of distinct rows.
 
     References
     ----------
@@ -130,45 +130,45 @@ def _lots_above(block: Block, key: int, limit: float) -> np.ndarray:
 
 
 class Refined(NamedTuple):
-    """What rounds of least squares give."""
+    """The result of rounds of least squares."""
 
-    tables: list[np.ndarray]  # of each stack
+    tables: list[np.ndarray]  # one for each stack
     strengths: list[float]  # of the ridge, in each round
-    loss: np.ndarray  # (2,), summed over the rows, and their weight
+    loss: np.ndarray  # (2,), the loss summed over the rows, and their weight
 
 
 def choose_strengths(
     held_out: HeldOut,
     tables: list[np.ndarray],
-    problem: Problem,
+    problem: JointProblem,
     n_rounds: int,
     tol: float,
 ) -> Learner[Refined]:
-    """Refine tables on some rows, as long as others gain.
+    """Refine tables on some rows for as long as the rows held out gain.
 
     Parameters
     ----------
     held_out : HeldOut
-        The rows that the tables were learned from, and others.
+        The rows that the tables were learned from, and those held out.
     tables : list of ndarray
         The tables of each stack.
-    problem : Problem
-        The loss.
+    problem : JointProblem
+        The loss and what it is minimised over.
     n_rounds : int
-        Largest number of rounds.
+        The most rounds.
     tol : float
-        Stop when a round lowers the loss of the rows by this share of it or less.
+        Stop when a round lowers the loss of the rows by at most this share of it.
 
     Returns
     -------
     Refined
-        The loss is that of all rows, those held out included.
+        Its loss is that of all rows, including those held out.
 
     Notes
     -----
-    In each round the strength of the ridge grows as long as that helps the rows held
-    out.  The one of the round before is the weakest that is tried: what was too weak
-    once would be so again, with tables that fit better.
+    In each round the strength of the ridge grows for as long as that helps the rows
+    held out.  A round starts from the strength of the round before: what was too weak
+    once would be too weak again for tables that fit better.
     """
     be = held_out.rows.be
     X, weights = be.like(held_out.X), be.like(held_out.weights)
@@ -211,13 +211,13 @@ def choose_strengths(
 def refine(
     rows: Rows,
     tables: list[np.ndarray],
-    problem: Problem,
+    problem: JointProblem,
     strengths: Iterable[float],
     tol: float = 0.0,
 ) -> Learner[Refined]:
-    """Alternate between the codes and one least-squares solve for all tables.
+    """Alternate between encoding and one least-squares solve for all tables.
 
-    The ridge draws the tables towards those at hand.
+    The ridge draws the solution towards the current tables.
 
     Parameters
     ----------
@@ -231,7 +231,7 @@ def refine(
     Returns
     -------
     Refined
-        The tables of least loss over the samples; the given ones are among them.
+        The tables of least loss on the samples, possibly those given.
     """
     taken: list[float] = []
     loss, systems = yield from _systems(rows, tables, problem)
@@ -255,7 +255,7 @@ def refine(
 def share(
     rows: Rows, table: np.ndarray, n_stages: int, encode: Encode, fixed: np.ndarray
 ) -> Learner[np.ndarray]:
-    """Alternate between the codes and the one table that all stages share.
+    """Alternate between encoding and solving for the one table that all stages share.
 
     Parameters
     ----------
@@ -264,21 +264,21 @@ def share(
     table : ndarray of shape (n_codewords, n_features)
         The start.
     n_stages : int
-        How many codewords of it are added.
+        Number of codewords that are added up.
     encode : callable
-        Gives codes and losses of rows under a table.
+        Returns codes and losses of rows under a table.
     fixed : ndarray of shape (n_codewords,), dtype bool
         Codewords that stay as they are.
 
     Returns
     -------
     table : ndarray of shape (n_codewords, n_features)
-        The one of least loss.
+        The table of least loss.
     """
     best, best_loss = table, np.inf
     features, sizes = slice(0, rows.n_features), [len(table)] * n_stages
     stack = Stack.of(features, range(n_stages), sizes, shared=True)
-    problem = Problem([stack], encode, None, fixed)
+    problem = JointProblem([stack], encode, None, fixed)
 
     def shared() -> np.ndarray:
         return best
@@ -296,9 +296,9 @@ def share(
 
 
 def _systems(
-    rows: Rows, tables: list[np.ndarray], problem: Problem
+    rows: Rows, tables: list[np.ndarray], problem: JointProblem
 ) -> Learner[tuple[np.ndarray, list[NormalEquations]]]:
-    """Return loss and weight of all rows, and the linear systems of the codes."""
+    """Return loss and weight of all rows, and the normal equations for their codes."""
     loss, weight, *parts = yield rows.fold(_system, tables, problem)
     n = len(NormalEquations._fields)
     return np.array([loss, weight]), [
@@ -307,7 +307,7 @@ def _systems(
 
 
 def _system(
-    block: Block, tables: list[np.ndarray], problem: Problem
+    block: Block, tables: list[np.ndarray], problem: JointProblem
 ) -> tuple[Any, ...]:
     be = block.be
     codes, losses = problem.encode(block.x, tables)
@@ -331,7 +331,7 @@ def _solve(
     systems: list[NormalEquations],
     tables: list[np.ndarray],
     strength: float,
-    problem: Problem,
+    problem: JointProblem,
 ) -> list[np.ndarray]:
     return [
         ridge(system, table, strength, problem.fixed).astype(table.dtype)

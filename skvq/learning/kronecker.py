@@ -1,16 +1,16 @@
 """Tables whose Kronecker products stand for the samples.
 
-With the codes given, and all factors but one held, a sample's codeword is linear in the
+With the codes given and all factors but one held, a sample's codeword is linear in the
 row of the free table.  Let a be the product of the other rows, and X_j the sample as a
-matrix with the free factor's index first.  Then
+matrix whose first index is that of the free factor.  Then
 
     |x - w (x) a|^2 = |a|^2 |X_j a / |a|^2 - w|^2 + const,
 
 so each table in turn is a weighted k-means problem for the targets X_j a / |a|^2: its
-best rows are means of cells, and cells left empty are repaired as they are there.
-Alternating finds what is near its start, so that the start decides.  The leading
-singular vectors of each sample, as a matrix, say what its factors are up to sign and
-scale; clusters of these lines recover tables that the samples were made from.
+best rows are means of cells, and empty cells are repaired as in k-means.  Alternating
+only improves on its start, so the start decides the result.  The leading singular
+vectors of each sample, as a matrix, give its factors up to sign and scale.  Clusters of
+these lines recover the tables that samples were made from.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from sklearn.utils.extmath import randomized_svd
 from skvq import nearest
 from skvq.codes import smallest_dtype
 from skvq.learning.cells import best_codewords, split_heaviest, unit_rows
-from skvq.learning.lloyd import Learned, lloyd
+from skvq.learning.lloyd import LearnedCodebook, lloyd
 from skvq.learning.random_rows import some_rows
 from skvq.learning.repair import drawn_by_cost
 from skvq.learning.rows import Block, Learner, Rows, add, in_memory, run
@@ -32,54 +32,54 @@ from skvq.learning.start import few_distinct, initialise, repeat_cyclically
 Tables = list[np.ndarray]
 Shape = Sequence[int]
 
-# Alternations over all tables between two assignments, which cost far more.
+# Alternations over all tables between two assignments.  An assignment costs far more.
 _SWEEPS = 2
-# Steps towards the best shared table: all slots move at once, so the whole may be too
-# far.
+# Steps towards the best shared table, tried in turn: all slots move at once, so the
+# whole step may be too long.
 _STEPS = (1.0, 0.5, 0.25, 0.125)
-# The start looks at so many samples, fewer if they are large.
+# The start looks at this many samples, or fewer if they are large.
 _START_ROWS = 2**14
 _START_ELEMENTS = 2**24
 _START_WORK = 2**26
 _START_ROWS_PER_CODEWORD = 32
-# Rounds of the power method for the parts of samples with three factors and more, and
-# of the fit of the scales.
+# Rounds of the power method for samples with three or more factors, and rounds of the
+# fit of the scales.
 _POWER_ROUNDS = 4
 _SCALE_ROUNDS = 30
-# Lines are clustered as their d (d + 1) / 2 products; wide ones in a subspace.
+# Lines are clustered as their d (d + 1) / 2 products; wide lines in a subspace.
 _MAX_LINE_WIDTH = 24
 _LINE_ITERATIONS = 10
-# A codeword moves to another place if that lowers the distortion by this share; so many
-# in a row that do not end the search.
+# A codeword moves to another place if that lowers the distortion by this share.  The
+# search ends after this many failures in a row.
 _MOVE_GAIN = 1e-3
 _MOVE_ITERATIONS = 5
 _MOVE_FAILURES = 3
 
 
 class LearnedTables(NamedTuple):
-    """What alternating least squares returns."""
+    """The result of alternating least squares."""
 
     tables: Tables
     distortion: float  # weighted mean distance of the samples, under these tables
     n_iter: int
 
 
-class Problem(NamedTuple):
-    """What is sought for samples."""
+class KroneckerProblem(NamedTuple):
+    """The shape of the tables to learn, and which of them are fixed."""
 
     shape: tuple[int, ...]  # (d_1, ..., d_m)
     sizes: tuple[int, ...]  # (V_1, ..., V_m)
-    fixed: list[np.ndarray | None]  # tables that stay as they are
+    fixed: list[np.ndarray | None]  # given tables, which stay; None: to be learned
     share: bool  # whether one table serves all factors
 
     @property
     def free(self) -> list[int]:
-        """Factors that are learned."""
+        """The factors whose tables are learned."""
         return [j for j, table in enumerate(self.fixed) if table is None]
 
     @property
     def free_tables(self) -> list[list[int]]:
-        """Factors of each table that is learned."""
+        """For each table that is learned, the factors it serves."""
         return [self.free] if self.share else [[j] for j in self.free]
 
 
@@ -87,38 +87,38 @@ class Problem(NamedTuple):
 
 
 class _Assigned(NamedTuple):
-    """Samples with the codes of their nearest products."""
+    """Samples and the codes of their nearest products."""
 
-    value: float  # their weighted mean distance
-    counts: list[np.ndarray]  # how many have each code of each table
+    value: float  # weighted mean distance of the samples
+    counts: list[np.ndarray]  # number of samples with each code of each table
     codes: Any  # state of the rows, (n_rows, n_factors)
 
 
 def alternate(
-    rows: Rows, problem: Problem, tables: Tables, *, max_iter: int, tol: float
+    rows: Rows, problem: KroneckerProblem, tables: Tables, *, max_iter: int, tol: float
 ) -> Learner[LearnedTables]:
-    """Improve tables by assigning all samples and solving for one table at a time.
+    """Improve tables: assign all samples, then solve for one table at a time.
 
     Parameters
     ----------
     rows : Rows
         The samples.
-    problem : Problem
-        What is sought.
+    problem : KroneckerProblem
+        The shape and the fixed tables.
     tables : list of ndarray of shape (V_j, d_j)
-        The start.
+        The first tables.
     max_iter : int
-        Largest number of rounds.
+        The most rounds.
     tol : float
-        Stop when a round lowers the distortion by this share of it or less.
+        Stop when a round lowers the distortion by at most this share of it.
 
     Returns
     -------
     LearnedTables
-        Balanced.  A round that would raise the distortion, which only rounding can
-        bring about, ends the iteration and is discarded.
+        Normalised.  A round that raises the distortion, which only rounding can cause,
+        is discarded and ends the iteration.
     """
-    tables, n_iter = balance(problem, tables, 0), 0
+    tables, n_iter = normalised(problem, tables, 0), 0
     now = yield from _assign(rows, tables)
 
     def learned() -> LearnedTables:
@@ -132,7 +132,7 @@ def alternate(
             improve = _improve_shared if problem.share else _improve_each
             candidate = yield from improve(rows, problem, candidate, now.codes)
         candidate = yield from _repaired(rows, problem, candidate, now)
-        candidate = balance(problem, candidate, 0)
+        candidate = normalised(problem, candidate, 0)
         after = yield from _assign(rows, candidate)
         fall = now.value - after.value
         if fall >= 0:
@@ -152,7 +152,7 @@ def _assign(rows: Rows, tables: Tables) -> Learner[_Assigned]:
 def _encode(
     block: Block, tables: nearest.Tables
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Return sums of distances, of weights, and of each code; and codes, to be kept."""
+    """Return summed distances, weights and code counts, and the codes to be kept."""
     be, sizes = block.be, [len(table) for table in tables]
     codes, found = nearest.nearest_kronecker(block.x, tables, return_distances=True)
     own = be.to_host(codes)
@@ -163,9 +163,9 @@ def _encode(
 
 
 def _improve_each(
-    rows: Rows, problem: Problem, tables: Tables, codes: Any
+    rows: Rows, problem: KroneckerProblem, tables: Tables, codes: Any
 ) -> Learner[Tables]:
-    """Return the best tables one after the other."""
+    """Return the tables, each solved for in turn."""
     tables = list(tables)
     for j in problem.free:
         tables[j] = yield from _best_table(rows, problem, tables, [j], codes)
@@ -173,9 +173,9 @@ def _improve_each(
 
 
 def _improve_shared(
-    rows: Rows, problem: Problem, tables: Tables, codes: Any
+    rows: Rows, problem: KroneckerProblem, tables: Tables, codes: Any
 ) -> Learner[Tables]:
-    """Move the one table towards the best for each factor, as far as it helps."""
+    """Move the shared table towards the best one for each factor, while it helps."""
     best = yield from _best_table(rows, problem, tables, problem.free, codes)
     moves = [tables[0] + step * (best - tables[0]) for step in (0.0, *_STEPS)]
     trials = [nearest.Tables([move] * len(tables)) for move in moves]
@@ -184,15 +184,19 @@ def _improve_shared(
 
 
 def _best_table(
-    rows: Rows, problem: Problem, tables: Tables, factors: list[int], codes: Any
+    rows: Rows,
+    problem: KroneckerProblem,
+    tables: Tables,
+    factors: list[int],
+    codes: Any,
 ) -> Learner[np.ndarray]:
-    """Return the best rows for the codes in some factors, whose table it is."""
+    """Return the best table for the codes of the factors that it serves."""
     sums, counts = yield rows.fold(
         _sums, problem.shape, nearest.Tables(tables), factors, state=codes
     )
     result, masses = tables[factors[0]].copy(), sums[:, -1]
     means = masses / np.maximum(counts, np.finfo(float).tiny)
-    # What the free table cannot reach says nothing about it.
+    # Samples whose other factors vanish say nothing about the free table.
     used = means > np.finfo(result.dtype).eps ** 2 * means.max()
     result[used] = sums[used, :-1] / masses[used, None]
     return result
@@ -201,7 +205,7 @@ def _best_table(
 def _sums(
     block: Block, shape: Shape, tables: nearest.Tables, factors: list[int]
 ) -> tuple[Any, ...]:
-    """Return sums of X_j a and of |a|^2, (V, d_j + 1), and of weights, by codes."""
+    """Return, for each code, sums of X_j a and |a|^2, (V, d_j + 1), and of weights."""
     be, (codes,), found = block.be, block.state, []
     with nearest.single_threaded_blas():
         for j in factors:
@@ -219,12 +223,12 @@ def _terms(shape: Shape, tables: nearest.Tables, j: int, x: Any, codes: Any) -> 
 
 
 def _chosen(tables: nearest.Tables, codes: Any) -> list[Any]:
-    """Return the rows of the codes, of each table."""
+    """Return the rows that the codes choose from each table."""
     return [table.rows(codes[:, j]) for j, table in enumerate(tables)]
 
 
 def _contract(x: Any, shape: Shape, chosen: Sequence[Any], j: int) -> tuple[Any, Any]:
-    """Return X_j a and a, in float64, for the rows chosen of all factors but j."""
+    """Return X_j a and a in float64, a the product of all chosen rows but the j-th."""
     be = nearest.backend_of(x)
     xp = be.xp
     others = [be.cast(rows, np.float64) for k, rows in enumerate(chosen) if k != j]
@@ -236,7 +240,7 @@ def _contract(x: Any, shape: Shape, chosen: Sequence[Any], j: int) -> tuple[Any,
 
 
 def _values(block: Block, trials: list[nearest.Tables]) -> tuple[Any, ...]:
-    """Return the summed distances for given codes, under each of several tables."""
+    """Return the summed distances for the given codes under each of several tables."""
     return tuple(block.be.xp.sum(_costs(block, tables)) for tables in trials)
 
 
@@ -246,11 +250,11 @@ def _costs(block: Block, tables: nearest.Tables) -> Any:
 
 
 def _repaired(
-    rows: Rows, problem: Problem, tables: Tables, assigned: _Assigned
+    rows: Rows, problem: KroneckerProblem, tables: Tables, assigned: _Assigned
 ) -> Learner[Tables]:
-    """Give rows of tables that no sample uses halves of the heaviest cells.
+    """Give unused rows of tables halves of the heaviest cells.
 
-    The other rows stay, and so does the distance for the codes at hand.
+    The other rows stay, and so does the distance for the current codes.
     """
     unused = [
         np.all([assigned.counts[j] == 0 for j in factors], axis=0)
@@ -283,7 +287,7 @@ def targets(
     codes: np.ndarray,
     j: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the rows of one table should be, sample by sample.
+    """Return the target of the free table's row for each sample.
 
     Parameters
     ----------
@@ -294,9 +298,9 @@ def targets(
     shape : sequence of int
         (d_1, ..., d_m).
     tables : list of ndarray of shape (V_j, d_j)
-        The tables, of which all but one are held.
+        The tables; the j-th is not used.
     codes : ndarray of shape (n_samples, n_factors)
-        The rows in use.
+        The code of each sample in each table.
     j : int
         The factor that is free.
 
@@ -311,7 +315,7 @@ def targets(
     with nearest.single_threaded_blas():
         terms = nearest.HOST.map_rows(X, 3 * X.shape[1], work, codes)
     products, mass = terms[:, :-1], terms[:, -1]
-    # What the free table cannot reach says nothing about it.
+    # Samples whose other factors vanish say nothing about the free table.
     mass = np.where(mass > np.finfo(X.dtype).eps ** 2 * mass.max(), mass, 0.0)
     goal = np.zeros_like(products)
     np.divide(products, mass[:, None], out=goal, where=mass[:, None] > 0)
@@ -321,20 +325,22 @@ def targets(
 # -- scale and sign --------------------------------------------------------------------
 
 
-def with_ordinary_factors(problem: Problem, scale: float) -> tuple[Problem, int]:
+def with_ordinary_factors(
+    problem: KroneckerProblem, scale: float
+) -> tuple[KroneckerProblem, int]:
     """Scale fixed tables by powers of two, so that no square overflows.
 
     Parameters
     ----------
-    problem : Problem
-        As it is posed.
+    problem : KroneckerProblem
+        The problem with the tables as given.
     scale : float
         Power of two that the samples are multiplied by.
 
     Returns
     -------
-    problem : Problem
-        With fixed tables of ordinary size.
+    problem : KroneckerProblem
+        The problem with fixed tables of ordinary size.
     exponent : int
         The products of free tables for the given problem are 2**exponent times those
         for the returned one.
@@ -350,20 +356,20 @@ def with_ordinary_factors(problem: Problem, scale: float) -> tuple[Problem, int]
     return problem._replace(fixed=fixed), exponent
 
 
-def balance(problem: Problem, tables: Tables, exponent: int) -> Tables:
-    """Fix what products leave open, and multiply them by 2**exponent.
+def normalised(problem: KroneckerProblem, tables: Tables, exponent: int) -> Tables:
+    """Normalise what products leave open, and multiply the products by 2**exponent.
 
-    The tables that were learned get the same root mean square, and in all but the first
-    of them the entry of largest size is positive.
+    The learned tables get the same root mean square.  In all but the first of them the
+    entry of largest magnitude is positive.
 
     Parameters
     ----------
-    problem : Problem
-        Says which tables are free.
+    problem : KroneckerProblem
+        Says which tables were learned.
     tables : list of ndarray of shape (V_j, d_j)
         The tables.
     exponent : int
-        Power of two by which the products grow.
+        Power of two by which the products are multiplied.
 
     Returns
     -------
@@ -414,24 +420,25 @@ def _with_signs(tables: Tables) -> Tables:
 
 
 def spectral_start(
-    rows: Rows, problem: Problem, rng: np.random.RandomState
+    rows: Rows, problem: KroneckerProblem, rng: np.random.RandomState
 ) -> Learner[Tables]:
     """Return first tables from the leading singular vectors of the samples.
 
-    Each sample, as a matrix (tensor) of shape (d_1, ..., d_m), has a best approximation
-    sigma u_1 (x) ... (x) u_m by unit vectors.  The lines through the u_j, which have no
-    sign, are clustered for each factor as u_j u_j^T, weighted by sigma^2.  Signs and
-    lengths of the directions found follow from a rank-one fit of the samples' products
-    with them; a few steps of k-means for each factor, the others held, end the start.
-    That finds tables that the samples were made from, which k-means++ or chance do not.
+    Each sample, as a tensor of shape (d_1, ..., d_m), has a best approximation
+    sigma u_1 (x) ... (x) u_m by unit vectors.  The sign of a u_j is arbitrary, so the
+    lines through them are clustered for each factor, as u_j u_j^T weighted by sigma^2.
+    A rank-one fit of the samples' products with the directions found gives these signs
+    and lengths.  A few steps of k-means for each factor, the others held, end the
+    start.  It recovers tables that the samples were made from, which neither k-means++
+    nor random starts do.
 
     Parameters
     ----------
     rows : Rows
-        The samples; of many, the start looks at some, on the host: eigenvectors and the
-        search for places of codewords need LAPACK and short loops.
-    problem : Problem
-        What is sought.
+        The samples.  If they are many, the start looks at some of them, on the host:
+        eigenvectors and the moves of codewords need LAPACK and short loops.
+    problem : KroneckerProblem
+        The shape and the fixed tables.
     rng : RandomState
         Source of all random numbers.
 
@@ -459,12 +466,12 @@ def spectral_start(
 
 
 def _refined(
-    X: Any, weights: Any, problem: Problem, tables: Tables, codes: np.ndarray
+    X: Any, weights: Any, problem: KroneckerProblem, tables: Tables, codes: np.ndarray
 ) -> Tables:
-    """Improve each table by k-means with the codes of the others as they are.
+    """Improve each table by k-means, holding the codes of the other tables.
 
-    Directions do not say how many lengths a factor needs, least of all one of a single
-    feature.
+    Directions do not tell how many lengths a factor needs, in particular one with a
+    single feature.
     """
     tables, codes = list(tables), codes.copy()
     if problem.share:
@@ -481,7 +488,7 @@ def _refined(
 
 
 def _n_products(width: int) -> int:
-    """Return how many products u_i u_j there are."""
+    """Return the number of distinct products u_i u_j."""
     return width * (width + 1) // 2
 
 
@@ -498,10 +505,10 @@ def rank_one_parts(X: np.ndarray, shape: Shape) -> tuple[Tables, np.ndarray]:
     Returns
     -------
     units : list of ndarray of shape (n_samples, d_j), float64
-        The unit vectors; the best ones for one or two factors, for more what the power
-        method finds from the leading vectors of every mode.
+        The unit vectors.  They are the best ones for one or two factors; for more, the
+        power method finds them from the leading vectors of every mode.
     sizes : ndarray of shape (n_samples,)
-        The product of x with them, not negative.
+        The product of x with them, never negative.
 
     References
     ----------
@@ -529,13 +536,13 @@ def _parts(shape: Shape, x: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def _directions(
-    problem: Problem,
+    problem: KroneckerProblem,
     units: Tables,
     mass: np.ndarray,
     dtype: Any,
     rng: np.random.RandomState,
 ) -> tuple[Any, Any]:
-    """Return unit rows for each table, and the code of each sample in each."""
+    """Return unit rows for each table, and the code of each sample in it."""
     if problem.share:
         stacked, mass = np.concatenate(units), np.tile(mass, len(units))
         axes, codes = _cluster_lines(stacked, mass, problem.sizes[0], dtype, rng)
@@ -559,7 +566,7 @@ def _nearest_lines(units: np.ndarray, axes: np.ndarray) -> np.ndarray:
 def _cluster_lines(
     units: Any, mass: Any, n_lines: int, dtype: Any, rng: np.random.RandomState
 ) -> tuple[Any, Any]:
-    """Cluster vectors without regard to sign; return unit vectors, and the codes."""
+    """Cluster vectors regardless of sign; return unit vectors and codes."""
     narrow = units
     if units.shape[1] > _MAX_LINE_WIDTH:
         rows = units * np.sqrt(mass)[:, None]
@@ -585,8 +592,8 @@ def _cluster_lines(
     )
     means, _ = nearest.accumulate(lines, codes, n_lines, mass)
     leading = _leading_vectors(means, narrow.shape[1])
-    # All of a cluster's vectors on one side, their mean is a step of the power method
-    # in the full space.
+    # Once all vectors of a cluster are on one side, their mean is a step of the power
+    # method in the full space.
     along = np.einsum("ij,ij->i", narrow, leading[codes])
     sums, _ = nearest.accumulate(units * along[:, None], codes, n_lines, mass)
     none = ~sums.any(axis=1)
@@ -595,7 +602,7 @@ def _cluster_lines(
 
 
 def _leading_vectors(lines: np.ndarray, width: int) -> np.ndarray:
-    """Return the leading eigenvectors of matrices given by their products."""
+    """Return the leading eigenvectors of matrices that are given by their products."""
     i, j = np.triu_indices(width)
     matrices = np.zeros((len(lines), width, width))
     matrices[:, i, j] = lines * np.where(i == j, 1.0, np.sqrt(0.5))
@@ -606,9 +613,9 @@ def _leading_vectors(lines: np.ndarray, width: int) -> np.ndarray:
 def _move_codewords(X: np.ndarray, codebook: np.ndarray, weights: Any) -> np.ndarray:
     """Improve a table by k-means, and by moving codewords to where they help more.
 
-    k-means from any start leaves some pairs of clusters with one codeword, and single
-    ones with two.  So the two cells that lose least by it are merged, and the heaviest
-    is split, as long as that pays.
+    From any start, k-means leaves some pairs of clusters with one codeword and single
+    clusters with two.  So the two cells whose merger costs least are merged and the
+    heaviest cell is split, for as long as that pays.
 
     References
     ----------
@@ -627,8 +634,10 @@ def _move_codewords(X: np.ndarray, codebook: np.ndarray, weights: Any) -> np.nda
     return best.codebook
 
 
-def _move_one(X: Any, learned: Learned, weights: Any, which: int) -> Learned:
-    """Merge the pair of cells that comes so many places behind the best to merge."""
+def _move_one(
+    X: Any, learned: LearnedCodebook, weights: Any, which: int
+) -> LearnedCodebook:
+    """Merge the pair of cells of the given rank, the cheapest first, and split one."""
     table, size = learned.codebook, len(learned.codebook)
     codes, _ = nearest.nearest(X, table, return_distances=False)
     counts = np.bincount(codes, weights, minlength=size)
@@ -645,9 +654,13 @@ def _move_one(X: Any, learned: Learned, weights: Any, which: int) -> Learned:
 
 
 def _with_lengths(
-    X: Any, weights: Any, problem: Problem, directions: Tables, codes: np.ndarray
+    X: Any,
+    weights: Any,
+    problem: KroneckerProblem,
+    directions: Tables,
+    codes: np.ndarray,
 ) -> Tables:
-    """Give directions the lengths and signs that fit the samples best."""
+    """Return directions with the lengths and signs that fit the samples best."""
 
     def work(x: np.ndarray, own: np.ndarray) -> np.ndarray:
         chosen = [axes[own[:, k]] for k, axes in enumerate(directions)]
@@ -655,7 +668,7 @@ def _with_lengths(
 
     along = nearest.HOST.map_rows(X, 2 * X.shape[1], work, codes)
     weights = np.ones(len(codes)) if weights is None else weights
-    # A fixed table's rows are its unit vectors times their lengths.
+    # The rows of a fixed table are its unit vectors times its lengths.
     lengths = [
         np.ones(size) if table is None else np.sqrt(np.square(table).sum(axis=1))
         for size, table in zip(problem.sizes, problem.fixed, strict=True)
@@ -702,17 +715,19 @@ def _rank_one_lengths(
     return lengths
 
 
-def start_from_tables(problem: Problem, tables: Tables, exponent: int) -> Tables:
-    """Return given tables at the scale of the problem, the fixed ones in their places.
+def start_from_tables(
+    problem: KroneckerProblem, tables: Tables, exponent: int
+) -> Tables:
+    """Return given tables at the scale of the problem, with the fixed ones inserted.
 
     Parameters
     ----------
-    problem : Problem
-        What is sought.
+    problem : KroneckerProblem
+        The shape and the fixed tables.
     tables : list of ndarray of shape (V_j, d_j)
         The tables.
     exponent : int
-        Power of two by which the products of the free ones grow.
+        Power of two by which the products of the free tables are to be multiplied.
 
     Returns
     -------
@@ -726,23 +741,23 @@ def start_from_tables(problem: Problem, tables: Tables, exponent: int) -> Tables
     ]
 
 
-def start_from_few(problem: Problem, rows: np.ndarray) -> Tables | None:
-    """Return tables that hold the parts of each of a few samples; no random numbers.
+def start_from_few(problem: KroneckerProblem, rows: np.ndarray) -> Tables | None:
+    """Return tables that hold the parts of each of a few samples, deterministically.
 
-    Nothing is better for two factors: each sample gets the product nearest to it.
+    For two factors nothing is better: each sample gets the product nearest to it.
 
     Parameters
     ----------
-    problem : Problem
-        What is sought.
+    problem : KroneckerProblem
+        The shape and the fixed tables.
     rows : ndarray of shape (n_rows, prod shape)
         The distinct samples.
 
     Returns
     -------
     tables : list of ndarray of shape (V_j, d_j), or None
-        The parts in the order of the rows, repeated; None if they are too many, or some
-        table is fixed.
+        The parts in the order of the rows, repeated; None if there are too many parts
+        or if a table is fixed.
     """
     n_parts = len(rows) * (len(problem.shape) if problem.share else 1)
     if n_parts > min(problem.sizes) or len(problem.free) < len(problem.shape):

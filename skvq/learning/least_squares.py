@@ -4,13 +4,13 @@ A reconstruction that is a sum of codewords is linear in them.  For given codes,
 tables that minimise
 
 .. math:: \sum_i u_i \sum_s w_s \| x_i - \sum_{j \le s} W_j[c_{ij}] \|^2
-
-solve one linear system.  With the tables stacked to one of K rows, its matrix has the
-block :math:`(j, k)` of the weighted counts of the pairs :math:`(c_{ij}, c_{ik})` times
-:math:`\sum_{s \ge \max(j, k)} w_s`, and its right side the block j of the weighted sums
-of the samples of each code times :math:`\sum_{s \ge j} w_s`.  The matrix has no full
-rank: a vector may move from one table to another.  A ridge towards tables at hand makes
-the solution unique, and keeps rarely used codewords from fitting noise.
+solve one linear system.  With the tables stacked to one of K rows, the block
+:math:`(j, k)` of its matrix holds the weighted counts of the pairs
+:math:`(c_{ij}, c_{ik})` times :math:`\sum_{s \ge \max(j, k)} w_s`.  Block j of the
+right side holds the weighted sums of the samples of each code times
+:math:`\sum_{s \ge j} w_s`.  The matrix does not have full rank, since a vector may move
+from one table to another.  A ridge towards the current tables makes the solution unique
+and keeps rarely used codewords from fitting noise.
 """
 
 from collections.abc import Sequence
@@ -23,25 +23,25 @@ import scipy.sparse
 from skvq import nearest
 from skvq._arrays import to_host, total
 
-# Beyond so many codewords the matrix is kept sparse and the system solved by conjugate
-# gradients: a dense factor would take K^2 numbers and K^3 / 3 multiply-adds.
+# Beyond this many codewords the matrix is kept sparse and the system is solved by
+# conjugate gradients: a dense factor would take K^2 numbers and K^3 / 3 multiply-adds.
 _MAX_DENSE_CODEWORDS = 4096
 _MAX_STEPS = 200
 _TOLERANCE = 1e-8
 
 
 class NormalEquations(NamedTuple):
-    """The linear system of the stacked tables; those of chunks of rows add up."""
+    """The linear system of the stacked tables; systems of chunks of rows add up."""
 
     gram: np.ndarray | scipy.sparse.csr_array  # (K, K)
     moments: np.ndarray  # (K, d)
-    # (K,), what samples would add to the diagonal that weigh as much as falls to a
-    # codeword of its table on average
+    # (K,), the diagonal that a ridge of strength one adds: that of samples which weigh
+    # as much as a codeword of the table does on average
     curvature: np.ndarray
 
 
 def system_bytes(n_codewords: int, n_features: int, n_pairs: int) -> int:
-    """Bound the memory of the system of some codewords, for so many pairs of codes."""
+    """Return a bound on the memory of the system for this many pairs of codes."""
     entries = n_codewords**2
     if n_codewords > _MAX_DENSE_CODEWORDS:
         entries = min(entries, n_pairs)
@@ -49,7 +49,7 @@ def system_bytes(n_codewords: int, n_features: int, n_pairs: int) -> int:
 
 
 def cumulated_weights(stage_weights: Any, n_stages: int) -> np.ndarray:
-    """Sum of the weights of each stage and those after it; None: the last counts."""
+    """Return each stage's weight plus all later ones; None: only the last counts."""
     if stage_weights is None:
         return np.ones(n_stages)
     return np.cumsum(np.asarray(stage_weights, dtype=np.float64)[::-1])[::-1]
@@ -68,12 +68,12 @@ def normal_equations(
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
-        What the sums of codewords are to approximate; may be of any library.
+        What the sums of codewords approximate; of any library.
     codes : ndarray of shape (n_samples, n_stages)
-        One code of each table.
+        One code for each table.
     starts, sizes : sequence of int
-        First row of each stage's table in the stacked one, and its number of rows; a
-        table that several stages share has one place.
+        First row of each stage's table in the stacked one, and its number of rows.
+        Stages that share a table have the same place.
     weights : ndarray of shape (n_samples,), optional
         Sample weights, u.
     stage_weights : array-like of shape (n_stages,), optional
@@ -102,7 +102,7 @@ def normal_equations(
 def _gram(
     codes: Any, starts: Any, sizes: Sequence[int], weights: Any, above: Any
 ) -> Any:
-    """Weighted counts of the pairs of codewords that occur together."""
+    """Return the weighted counts of pairs of codewords that occur together."""
     n_rows = max(start + size for start, size in zip(starts, sizes, strict=True))
     dense = n_rows <= _MAX_DENSE_CODEWORDS
     empty = np.zeros if dense else scipy.sparse.csr_array
@@ -130,7 +130,7 @@ def ridge(
     strength: float,
     fixed: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Solve the system with a ridge towards tables at hand.
+    """Solve the system with a ridge towards given tables.
 
     Parameters
     ----------
@@ -139,9 +139,9 @@ def ridge(
     prior : ndarray of shape (K, n_features)
         The stacked tables towards which the solution is drawn.
     strength : float
-        Positive; a codeword is drawn as by samples that lie on it and weigh this many
-        times what falls to a codeword of its table on average.  So it depends neither
-        on the scale of the weights nor on how often all samples are repeated.
+        Positive.  It acts like samples that lie on each codeword of the prior and weigh
+        this many times what a codeword of the table weighs on average.  It depends
+        neither on the scale of the weights nor on how often all samples are repeated.
     fixed : ndarray of shape (K,), dtype bool, optional
         Rows that stay as they are.
 
@@ -153,7 +153,7 @@ def ridge(
     gram, curvature = equations.gram, equations.curvature
     free = slice(None) if fixed is None else np.flatnonzero(~fixed)
     with nearest.single_threaded_blas():
-        # For the step from the prior, so that rounding is relative to the step.
+        # Solve for the step from the prior, so that rounding is relative to the step.
         right = (equations.moments - gram @ prior)[free]
         if fixed is not None:
             gram = gram[free][:, free]
@@ -173,7 +173,7 @@ def ridge(
 
 
 def _conjugate_gradients(gram: Any, diagonal: Any, right: Any) -> np.ndarray:
-    """Solve (gram + diag(diagonal)) step = right, all columns side by side."""
+    """Solve (gram + diag(diagonal)) step = right, all columns at once."""
     scale = 1.0 / (gram.diagonal() + diagonal)
     step = np.zeros_like(right)
     rest = right.copy()

@@ -1,16 +1,15 @@
 """Levels of least squared error for the samples of one feature, or of many at once.
 
-On a line the cells of the best codebook are runs of the sorted values, and the best
-ones can be found exactly, by dynamic programming over the borders between them: k-means
-in one dimension (Wang and Song 2011, Gronlund et al. 2017).
+On a line, the cells of the best codebook are runs of the sorted values.  The best runs
+can be found exactly, by dynamic programming over the borders between them: k-means in
+one dimension (Wang and Song 2011, Gronlund et al. 2017).
 
-Beyond a thousand distinct values that would take too long.  There, borders are chosen
-by the same method among a thousand or fewer: those of a fine partition, which splits
-the cells of largest error, and those to which Lloyd's iterations lead from equal cells.
-The latter is how scikit-learn's ``KBinsDiscretizer(strategy="kmeans")`` learns, than
-which the levels found here are hence never worse.  Quantiles would not do as a fine
-partition: the few far values of a long tail, which make most of the error, would share
-a cell.
+Beyond a thousand distinct values that would take too long.  There, the same method
+chooses among at most a thousand borders: those of a fine partition, which splits the
+cells of largest error, and those that Lloyd's iterations reach from equal cells.  The
+latter are what scikit-learn's ``KBinsDiscretizer(strategy="kmeans")`` learns, so the
+levels found here are never worse.  Quantiles would not do as a fine partition: the few
+far values of a long tail, which cause most of the error, would share a cell.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,20 +19,20 @@ import numpy as np
 
 from skvq.nearest import map_jobs
 
-# Up to so many distinct values the levels are the best there are.
+# Up to this many distinct values the levels are optimal.
 _MOST_EXACT = 1024
 # Cells of the fine partition for each level.
 _CELLS_PER_LEVEL = 8
-# Beyond so many levels no choice is left among a thousand borders.
+# Beyond this many levels, a thousand borders leave nothing to choose.
 _MOST_CHOSEN = 512
-# Values of the features that are held at the same time, and worked at together.
+# Number of feature values that are held and processed together.
 _ELEMENTS = 2**21
 _TOGETHER = 2**14
-# Up to so many candidates for a border on average, halving their range does not pay.
+# Up to this many candidates per border on average, halving their range does not pay.
 _FEW_CANDIDATES = 6
 _MAX_ITER = 500
-# Where only the error is wanted: so many levels are chosen among so many cells, and
-# more found in so many rounds.
+# If only the error is wanted: up to this many levels are chosen among this many cells;
+# more levels are found by this many rounds of Lloyd's iteration.
 _FEW_LEVELS, _FINE_CELLS, _FEW_ITER = 64, 512, 60
 
 
@@ -42,22 +41,21 @@ def best_levels(
 ) -> list[np.ndarray]:
     """Return the levels of least squared error of each feature.
 
-    Up to 1024 distinct values no other levels have a smaller error.  Of equally good
-    ones those are taken whose last cell begins lowest, then the one before it, and so
-    on.
+    Up to 1024 distinct values no other levels have a smaller error.  Among equally good
+    ones, the last cell begins as low as possible, then the one before it, and so on.
 
     Parameters
     ----------
     columns : iterable of (values, weights)
-        The distinct values of each feature, ascending, in float64, and what each value
-        weighs.  They are asked for as they are needed.
+        The distinct values of each feature, ascending, in float64, and the weight of
+        each value.  Columns are taken from the iterable as they are needed.
     sizes : sequence of int
-        V of each.
+        Number of levels V for each column.
 
     Returns
     -------
     levels : list of 1-d ndarrays of float64, ascending
-        V levels of each feature, or its values if they are no more than V.
+        V levels of each feature; its distinct values if they are at most V.
 
     References
     ----------
@@ -85,12 +83,13 @@ def best_levels(
 def level_errors(
     columns: Iterable[tuple[np.ndarray, np.ndarray]], sizes: Sequence[int]
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield what each feature errs with the best levels, for several numbers of them.
+    """Yield the error of each feature with its best levels, for several numbers.
 
     Few levels are chosen among the borders of a fine partition, for all numbers at
-    once; of up to 512 distinct values no others have a smaller error.  Many come from
-    a partition that splits the cells of largest error, by some rounds of Lloyd's: some
-    percent more than what `best_levels` finds, at a small part of its cost.
+    once; for up to 512 distinct values no other levels have a smaller error.  Many
+    levels come from a partition that splits the cells of largest error, by some of
+    Lloyd's iterations.  Their error is some percent above that of `best_levels`, at a
+    small part of the cost.
 
     Parameters
     ----------
@@ -102,9 +101,9 @@ def level_errors(
     Yields
     ------
     errors : ndarray of shape (n_sizes,)
-        Mean squared errors; more levels never have more.
+        Mean squared errors; they never rise with the number of levels.
     exponent : int
-        They are in units of 4**exponent.
+        The errors are in units of 4**exponent.
     """
     for values, weights in columns:
         line = _line(0, values, weights, 1)
@@ -121,7 +120,7 @@ def level_errors(
 
 
 def _few_errors(line: "_Line", sizes: Sequence[int]) -> list[float]:
-    """Return the errors of line with few levels."""
+    """Return the errors of one feature for small numbers of levels."""
     if not sizes:
         return []
     n = len(line.x)
@@ -135,7 +134,7 @@ def _few_errors(line: "_Line", sizes: Sequence[int]) -> list[float]:
 
 
 class _Line(NamedTuple):
-    """The values of one feature, and sums over them from the first on."""
+    """The values of one feature, and cumulative sums over them."""
 
     place: int
     size: int
@@ -160,7 +159,7 @@ def _line(place: Any, values: Any, weights: Any, size: int) -> _Line:
 
 
 def _learn(lines: list[_Line], levels: list[np.ndarray]) -> None:
-    """Put the levels of some features in their places."""
+    """Find the levels of some features and write them to their places in `levels`."""
     exact = [line for line in lines if len(line.x) <= _MOST_EXACT]
     all_borders = [np.arange(len(line.x) + 1) for line in exact]
     for line, chosen in zip(exact, _choose(exact, all_borders), strict=True):
@@ -175,8 +174,8 @@ def _learn(lines: list[_Line], levels: list[np.ndarray]) -> None:
 def _local_optima(lines: list[_Line], size: int) -> list[np.ndarray]:
     """Return borders of V cells of each feature, at least as good as from equal cells.
 
-    What is chosen from them and others cannot be worse; of many levels, for which there
-    is no choice, the better of two is taken.
+    The result is never worse than these borders; for many levels, where there is no
+    choice of borders, the better of two results is taken.
     """
     equal = _improve(lines, [_middles(line) for line in lines])
     if size > _MOST_CHOSEN:
@@ -195,11 +194,11 @@ def _local_optima(lines: list[_Line], size: int) -> list[np.ndarray]:
 
 def _levels(line: Any, borders: Any) -> np.ndarray:
     levels = np.ldexp(_means(line, borders), line.exponent)
-    return np.unique(levels)  # which rounding may have made equal
+    return np.unique(levels)  # rounding may have made some equal
 
 
 def _means(line: Any, borders: Any) -> np.ndarray:
-    """Return the mean of each cell, summed from its first value: it loses no digit."""
+    """Return the mean of each cell, summed from its first value, to keep all digits."""
     first, count = borders[:-1], np.diff(borders)
     base = line.x[first]
     gaps = np.add.reduceat(line.weights * (line.x - np.repeat(base, count)), first)
@@ -215,7 +214,7 @@ def _error(line: Any, borders: Any) -> float:
 
 
 def _choose(lines: Sequence[_Line], borders: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return the V + 1 of each feature's borders, the two ends among them, to keep."""
+    """For each feature, return the V + 1 of its borders to keep, both ends included."""
     found: list[np.ndarray] = [*borders]
     batches = list(_batches([len(cuts) - 1 for cuts in borders]))
 
@@ -241,7 +240,7 @@ def _choose(lines: Sequence[_Line], borders: Sequence[np.ndarray]) -> list[np.nd
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield places of similar lengths, so many that calls cost little beside work."""
+    """Yield batches of places of similar lengths, so large that calls are cheap."""
     order = np.argsort(-np.asarray(lengths, dtype=np.intp), kind="stable")
     while order.size:
         count = max(1, _TOGETHER // int(lengths[order[0]]))
@@ -250,27 +249,27 @@ def _batches(lengths: Sequence[int]) -> Iterator[np.ndarray]:
 
 
 def _first_cells(x: Any, w: Any, n_cells: int) -> np.ndarray:
-    """Return where the last of 1, 2, ... cells begins, for all numbers of values.
+    """Return where the last of 1, 2, ... cells begins, for the first j values, all j.
 
     Parameters
     ----------
     x, w : ndarray of shape (n_features, n)
-        Values, ascending, and their weights; behind those of a feature may follow
-        others of weight zero.
+        Ascending values and their weights.  A feature may be padded with values of
+        weight zero.
     n_cells : int
         The largest number of cells.
 
     Returns
     -------
     firsts : ndarray of int32, shape (n_cells, n_features, n)
-        At [k, f, j]: the first value of the last of k + 1 cells of the values 0..j; of
-        equally good ones the lowest.
+        At [k, f, j]: the first value of the last of k + 1 cells of the values 0..j; the
+        lowest among equally good ones.
     """
     return np.array([firsts for firsts, _ in _layers(x, w, n_cells)])
 
 
 def _layers(x: Any, w: Any, n_cells: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield where the last of 1, 2, ... cells begins, and what all of them err.
+    """Yield where the last of 1, 2, ... cells begins, and the error of all these cells.
 
     Yields
     ------
@@ -283,7 +282,7 @@ def _layers(x: Any, w: Any, n_cells: int) -> Iterator[tuple[np.ndarray, np.ndarr
     costs = _Costs(x, w)
     ends = np.arange(n)
     firsts = np.zeros((n_features, n), dtype=np.int32)
-    errors = np.zeros((n_features, n + 1))  # at [f, j], of the first j values
+    errors = np.zeros((n_features, n + 1))  # at [f, j]: of the first j values
     rows = np.repeat(np.arange(n_features), n)
     one_cell = costs(rows, np.zeros_like(rows), np.tile(ends, n_features))
     errors[:, 1:] = one_cell.reshape(n_features, n)
@@ -299,13 +298,13 @@ def _layers(x: Any, w: Any, n_cells: int) -> Iterator[tuple[np.ndarray, np.ndarr
 
 
 class _Costs:
-    """Squared errors of cells, of any run of values at once.
+    """Squared errors of cells, for many runs of values at once.
 
-    The halves of blocks of 2, 4, 8, ... values are summed from the middle of the block.
-    Every run crosses the middle of one block, and is put together from its two parts
-    there.  Nothing is subtracted that is large beside the result, so that no digits are
-    lost, however far a cell is from zero or from others; as they would be by sums from
-    the first value on.
+    The halves of blocks of 2, 4, 8, ... values are summed outwards from the middle of
+    the block.  Every run crosses the middle of one block, and is put together there
+    from its two parts.  Nothing is subtracted that is large compared to the result, so
+    no digits are lost, however far a cell is from zero or from other cells.  Sums that
+    start at the first value would lose them.
 
     Parameters
     ----------
@@ -319,7 +318,7 @@ class _Costs:
         self._width = 1 << n_levels
         padding = ((0, 0), (0, self._width - n))
         x, w = np.pad(x, padding, "edge"), np.pad(w, padding)
-        self._level = np.zeros(self._width, dtype=np.intp)  # of the highest bit
+        self._level = np.zeros(self._width, dtype=np.intp)  # index of the highest bit
         parts = np.zeros((3, n_features, n_levels, self._width))
         for level in range(n_levels):
             half = 1 << level
@@ -333,14 +332,14 @@ class _Costs:
                 ],
                 axis=3,
             ).reshape(3, n_features, self._width)
-            # Counted from the last value of the left half, which no mean is above.
+            # Relative to the last value of the left half, which no mean exceeds.
             step = y[:, :, 1, :1] - y[:, :, 0, -1:]
             parts[1, :, level].reshape(blocks)[:, :, 1] += step
         self._mass, self._mean, self._error = parts.reshape(3, -1)
         self._rows = np.arange(n_features) * n_levels * self._width
 
     def __call__(self, row: Any, first: Any, last: Any) -> np.ndarray:
-        """Return the errors of the values first..last of features."""
+        """Return the errors of the runs of values first..last of some features."""
         level = self._level[first ^ last]
         level *= self._width
         level += self._rows[row]
@@ -362,7 +361,7 @@ class _Costs:
 def _from_first(y: Any, w: Any) -> np.ndarray:
     """Return masses, means and errors of the first 1, 2, ... values, (3, ...).
 
-    Means are counted from the first one.
+    Means are relative to the first value.
     """
     gaps = y - y[..., :1]
     mass = np.cumsum(w, axis=-1)
@@ -372,16 +371,16 @@ def _from_first(y: Any, w: Any) -> np.ndarray:
 
 
 class _Layer:
-    """The step from k to k + 1 cells: where the new one begins, for each last value.
+    """The step from k to k + 1 cells: where the new cell begins, for each last value.
 
     Parameters
     ----------
     costs : _Costs
-        Of n_features.
+        Errors of runs of values.
     before : ndarray of shape (n_features, n + 1)
         Errors of the first j values in k cells.
     low : ndarray of int, shape (n_features, n)
-        The lowest place to begin: one cell more, and the last of them begins no lower.
+        Lowest possible begin: with one cell more, the last one begins no lower.
     """
 
     def __init__(self, costs: Any, before: Any, low: Any) -> None:
@@ -391,10 +390,10 @@ class _Layer:
         self.firsts = np.zeros_like(low)
 
     def halve(self) -> None:
-        """Solve for every second value between those that are solved, and so on.
+        """Solve for every second value between those already solved, and so on.
 
-        The more values, the higher the place where the last cell begins: it lies
-        between those of the neighbours.
+        The last cell begins no lower when there are more values, so its begin lies
+        between those of the two neighbours.
         """
         n = self.low.shape[1]
         stride = 1 << (n - 1).bit_length()
@@ -411,7 +410,7 @@ class _Layer:
             stride //= 2
 
     def solve(self, ends: Any, low: Any, high: Any) -> None:
-        """Find the best place from low to high for each of some last values."""
+        """Find the best begin between low and high for some last values."""
         n = self.low.shape[1]
         length = (high - low + 1).ravel()
         stops = np.cumsum(length)
@@ -433,19 +432,19 @@ class _Layer:
 
 
 def _split(line: _Line, n_cells: int) -> np.ndarray:
-    """Return borders (n_cells + 1,): cells of large error are split, round by round."""
+    """Return borders (n_cells + 1,) from rounds of splitting cells of large error."""
     borders = np.array([0, len(line.x)])
     while len(borders) <= n_cells:
         begin, end = borders[:-1], borders[1:]
         mass, moment, square = (
             sums[end] - sums[begin] for sums in (line.mass, line.moment, line.square)
         )
-        # Sums from the first value on lose what is light beside it: a cell of such
-        # values has no mass and no error, and is cut in any place.
+        # Sums from the first value on lose values that are light compared to them: a
+        # cell of such values has no mass and no error, and may be cut anywhere.
         gap = np.divide(moment, mass, out=np.zeros_like(mass), where=mass > 0)
         error = np.where(end - begin > 1, np.maximum(square - moment * gap, 0.0), -1.0)
         heaviest = np.argsort(-error, kind="stable")[: n_cells + 1 - len(borders)]
-        # Halves of a cell have an eighth of its error each, if its values lie evenly.
+        # If its values lie evenly, each half of a cell has an eighth of its error.
         heavy = heaviest[error[heaviest] >= 0.125 * error.max()]
         middle = np.searchsorted(line.x, gap[heavy] + line.mean)
         middle = np.clip(middle, begin[heavy] + 1, end[heavy] - 1)
@@ -462,10 +461,10 @@ def _middles(line: _Line) -> np.ndarray:
 def _improve(
     lines: Sequence[_Line], starts: Sequence[np.ndarray], max_iter: int = _MAX_ITER
 ) -> list[np.ndarray]:
-    """Return the borders of the cells that Lloyd's iterations lead to, all V used.
+    """Return the borders that Lloyd's iterations reach, with all V cells in use.
 
-    Means and borders are moved in turn (Lloyd 1982) until no border moves.  With sums
-    from the first value on, a turn costs a search for each border.
+    Means and borders are updated in turn (Lloyd 1982) until no border moves.  Thanks to
+    cumulative sums, an iteration costs one binary search per border.
     """
     if not lines:
         return []
@@ -500,7 +499,7 @@ def _improve(
 
 
 def _refilled(line: _Line, borders: Any, levels: Any) -> np.ndarray:
-    """Return the means of cells, the empty ones moved to the values farthest off."""
+    """Return the means of cells; empty cells take the values of the largest error."""
     count = np.diff(borders)
     cell = np.repeat(np.arange(len(levels)), count)
     empty = np.flatnonzero(count == 0)

@@ -9,39 +9,39 @@ from skvq import nearest
 from skvq.codes import smallest_dtype
 from skvq.coding.charges import Charge, Prices, even_bits, ideal_bits
 from skvq.learning.cells import best_codewords, cell_means
-from skvq.learning.moments import Moments, moments
+from skvq.learning.moments import RowMoments, moments
 from skvq.learning.repair import repaired
 from skvq.learning.rows import Block, Learner, Rows, in_memory
 
 logger: logging.Logger = logging.getLogger("skvq.learning")
 
 
-class Learned(NamedTuple):
-    """What a learner returns."""
+class LearnedCodebook(NamedTuple):
+    """A learned codebook, and what is known of it."""
 
     codebook: np.ndarray
     distortion: float  # weighted mean distance of the samples, under this codebook
     n_iter: int
-    counts: np.ndarray | None = None  # of the rows of each code, in the mean weight
+    counts: np.ndarray | None = None  # rows of each code, in units of the mean weight
     charge: Charge | Prices | None = None  # what the search adds for each code
-    bits: float = 0.0  # weighted mean of what the codes of the samples cost
-    nearest: float = np.nan  # distortion of the nearest codewords, beside prices
+    bits: float = 0.0  # weighted mean cost of the samples' codes
+    nearest: float = np.nan  # distortion of nearest codewords, if there are prices
 
     @property
     def objective(self) -> float:
-        """Distortion, and what the bits cost."""
+        """Distortion plus the cost of the bits."""
         price = self.charge.price if isinstance(self.charge, Charge) else 0.0
         return self.distortion + price * self.bits
 
 
 class _Assigned(NamedTuple):
-    """Rows in the cells of a codebook."""
+    """Statistics of the rows in the cells of a codebook."""
 
     sums: np.ndarray  # (n_codewords, n_features), weighted
     counts: np.ndarray  # (n_codewords,), weights
     distance: float  # summed distance of the rows from their codewords
-    bits: float  # summed bits of their codes, where these have a price
-    value: float  # what falls from one update to the next
+    bits: float  # summed bits of the rows' codes, if bits have a price
+    value: float  # the objective, which falls from update to update
     codes: Any  # state of the rows
 
 
@@ -55,43 +55,43 @@ def lloyd(
     dead_codes: str = "split",
     rate_weight: float = 0.0,
     bits: np.ndarray | None = None,
-) -> Learner[Learned]:
+) -> Learner[LearnedCodebook]:
     """Improve a codebook until its distortion no longer falls.
 
-    With a price of bits, codebook and frequencies of codes are improved in turn, until
-    the distortion and what the bits cost no longer fall together.
+    If bits have a price, codebook and code frequencies are improved in turn, until the
+    sum of distortion and cost of the bits no longer falls.
 
     Parameters
     ----------
     rows : Rows
         Samples; unit vectors if the metric is the cosine.
     codebook : ndarray of shape (n_codewords, n_features)
-        The start.
+        The first codebook.
     metric : {"sqeuclidean", "cosine", "cityblock"}
         The distance.  For the Manhattan distance the rows are taken into memory, since
-        medians within cells are not sums.
+        medians do not follow from sums over cells.
     max_iter : int
-        Largest number of updates.
+        The most updates.
     tol : float
-        Stop when an update lowers the distortion by this share of it or less.
+        Stop when an update lowers the distortion by at most this share of it.
     dead_codes : {"split", "farthest", "keep"}
-        Repair of empty cells, see `repair.repaired`; where bits have a price, there is
-        none, since cells are empty for that.
+        Repair of empty cells, see `repair.repaired`.  There is none if bits have a
+        price, since that price is what empties cells.
     rate_weight : float
-        Squared distance per bit; zero: bits have no price.
+        Squared distance that one bit costs; zero: bits have no price.
     bits : ndarray of shape (n_codewords,), optional
-        What codes cost at the start, where bits have a price; None: all the same.
+        Cost of each code at the start, if bits have a price; None: all equal.
 
     Returns
     -------
-    Learned
+    LearnedCodebook
         The codebook, its distortion and the number of updates; each is an iteration,
         which the task of the rows tells of.
 
     Notes
     -----
-    What is minimised never rises from one update to the next: an update that would
-    raise it, which only rounding can bring about, ends the iteration and is discarded.
+    The objective never rises from one update to the next: an update that would raise
+    it, which only rounding can cause, is discarded and ends the iteration.
 
     References
     ----------
@@ -100,12 +100,12 @@ def lloyd(
     IEEE Trans. ASSP 37(1).
     """
     about = weights = None
-    X: Any = None  # all rows, and the codes of all: where sums do not do
+    X: Any = None  # all rows, and below all codes, for metrics that need more than sums
     if metric == "cityblock":
         X, weights = yield from in_memory(rows)
     else:
         about = yield from moments(rows)
-    # What is minimised: a codebook, and what its codes cost.
+    # What the codes cost in the search; None: nothing.
     charge = None
     if rate_weight > 0:
         bits = even_bits(len(codebook)) if bits is None else bits
@@ -114,10 +114,10 @@ def lloyd(
     total, n_iter = float(now.counts.sum()), 0
     mean = total / rows.n_rows
 
-    def learned() -> Learned:
+    def learned() -> LearnedCodebook:
         counts = now.counts if mean == 1 else now.counts / mean
         distortion, cost = now.distance / total, now.bits / total
-        return Learned(codebook, distortion, n_iter, counts, charge, cost)
+        return LearnedCodebook(codebook, distortion, n_iter, counts, charge, cost)
 
     while n_iter < max_iter:
         n_iter += 1
@@ -151,12 +151,12 @@ def _assign(
     rows: Rows,
     codebook: np.ndarray,
     metric: nearest.Metric,
-    about: Moments | None,
+    about: RowMoments | None,
     charge: Charge | None,
 ) -> Learner[_Assigned]:
     """Encode the rows, and add up the cells.
 
-    For the mean-type metrics the value follows from the cells' sums, so that no
+    For mean-type metrics the objective follows from the sums of the cells, so that no
     distance is computed: sum ||x||^2 - 2 <sums, C> + <counts, c^2>, in float64 and
     about the mean of the rows.
     """
@@ -187,7 +187,7 @@ def _encode(
     bias: np.ndarray | None,
     with_distances: bool,
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Return sums, counts and the sum of the distances; and codes, to be kept."""
+    """Return sums and counts of cells, summed distances, and the codes to be kept."""
     be = block.be
     codes, found = nearest.nearest(
         block.x, table, metric, bias=bias, return_distances=with_distances

@@ -7,22 +7,22 @@ import numpy as np
 from skvq import nearest
 from skvq.learning.rows import Block, Learner, Rows, in_memory
 
-# Rows whose products are added up at a time, in float64.
+# Number of rows whose products are added up at a time, in float64.
 _PRODUCT_ROWS = 16384
 
 
-class Moments(NamedTuple):
-    """What rows are together, in float64."""
+class RowMoments(NamedTuple):
+    """Weight, mean and spread of rows, in float64."""
 
-    weight: float  # of all rows
+    weight: float  # summed over all rows
     mean: np.ndarray  # (n_features,)
     squares: float  # weighted sum of the squared distances from the mean
 
 
-def moments(rows: Rows) -> Learner[Moments]:
-    """Return weight, mean and spread.
+def moments(rows: Rows) -> Learner[RowMoments]:
+    """Return weight, mean and summed squared distance from the mean.
 
-    In one pass, and yet about the mean: each block has its own, and two of them are
+    This takes one pass: each block is measured about its own mean, and two blocks are
     joined by the distance of their means.
 
     References
@@ -31,7 +31,7 @@ def moments(rows: Rows) -> Learner[Moments]:
     The American Statistician 37(3), eq. 2.1.
     """
     sums, weight, squares = yield rows.fold(_moments, join=_join_moments)
-    return Moments(float(weight[0]), sums[0] / weight[0], float(squares[0]))
+    return RowMoments(float(weight[0]), sums[0] / weight[0], float(squares[0]))
 
 
 def _moments(block: Block) -> tuple[Any, ...]:
@@ -56,13 +56,14 @@ class Principal(NamedTuple):
 
     mean: np.ndarray  # (n_features,)
     axes: np.ndarray  # (n_features, n_axes), orthonormal columns
-    variances: np.ndarray  # (n_axes,), falling, times the weight of all rows
+    variances: np.ndarray  # (n_axes,), descending, times the weight of all rows
 
 
 def principal_components(rows: Rows) -> Learner[Principal]:
     """Return mean, principal axes and variances, the first two in the rows' dtype.
 
-    Of fewer rows than features, as many axes as rows: they span all rows.
+    If there are fewer rows than features, there are as many axes as rows: they span
+    all rows.
     """
     mean = (yield from moments(rows)).mean.astype(rows.dtype)
     if rows.n_rows < rows.n_features:
@@ -88,8 +89,7 @@ def principal_axes(rows: Rows) -> Learner[tuple[np.ndarray, np.ndarray]]:
     mean : ndarray of shape (n_features,)
         The weighted mean.
     axes : ndarray of shape (n_features, n_axes)
-        Orthonormal columns, those of largest variance first; see
-        `principal_components`.
+        Orthonormal columns in order of falling variance; see `principal_components`.
     """
     found = yield from principal_components(rows)
     return found.mean, found.axes

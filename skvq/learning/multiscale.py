@@ -1,11 +1,11 @@
-"""One codebook for all scales of a pyramid, and its convolutions.
+"""The codebook that all scales of a pyramid share, and its convolutions.
 
-k-means over the tokens of all scales has no objective here: a codeword that moves for
-one scale changes what all later ones see.  For given codes, though, the reconstruction
-is linear in the codewords, and in the convolutions, so that the squared error of all
-samples has its minimum where a linear system is solved.  Its matrix, interpolation
-times one-hot codes, is applied and never built: conjugate gradients.  Coding anew after
-that may raise the error again; then a part of the step is taken, or none, so that no
+k-means over the tokens of all scales minimises nothing here: a codeword that moves for
+one scale changes what all later scales see.  For given codes, however, the
+reconstruction is linear in the codewords and in the convolutions, so the squared error
+of all samples is least where a linear system is solved.  Its matrix, interpolation
+times one-hot codes, is applied by conjugate gradients and never built.  Encoding anew
+may then raise the error again; if so, only a part of the step is taken, or none.  So no
 round ends worse than it began.
 """
 
@@ -24,19 +24,19 @@ from skvq.learning.random_rows import some_rows
 from skvq.learning.rows import Block, Learner, Rows, add, everything
 from skvq.learning.start import k_means
 
-# Parts of a step that are tried in turn.
+# Fractions of a step, tried in turn.
 _STEPS = (1.0, 0.5, 0.25, 0.125)
-# The ridge towards the tables at hand, as a share of the diagonal.
+# Strength of the ridge towards the current tables, as a share of the diagonal.
 _RIDGE = 1e-2
 _MAX_GRADIENTS = 12
-_ENOUGH = 1e-4  # of the squared length of the first gradient
+_ENOUGH = 1e-4  # end at this share of the first gradient's squared length
 _START_ITERATIONS = 10
-# Tokens that starts and repairs look at, for each codeword.
+# Number of tokens per codeword that starts and repairs look at.
 _TOKENS_PER_CODEWORD = 256
 
 
 class LearnedPyramid(NamedTuple):
-    """What was learned."""
+    """The result of learning a pyramid."""
 
     table: np.ndarray  # (V, C)
     pyramid: Pyramid
@@ -45,7 +45,7 @@ class LearnedPyramid(NamedTuple):
 
 
 class _State(NamedTuple):
-    """A table, a pyramid, and what they make of the samples."""
+    """A table, a pyramid, and their statistics over the samples."""
 
     table: np.ndarray
     pyramid: Pyramid
@@ -53,7 +53,7 @@ class _State(NamedTuple):
     pull: (
         np.ndarray
     )  # (V, C), sum of what is left, as the tokens of each codeword see it
-    mass: np.ndarray  # (V,), weighted squares of what one in each codeword grows to
+    mass: np.ndarray  # (V,), weighted squared norms of what one unit of each grows to
     error: float
 
 
@@ -80,7 +80,7 @@ def _pulled(
     size: int,
     maps_of: Callable[[slice], Any],
 ) -> tuple[Any, ...]:
-    """Return sums of maps as the tokens of each codeword see them, and its mass."""
+    """Return sums of maps as the tokens of each codeword see them, and their masses."""
     be = block.be
 
     def tile(rows: slice) -> tuple[Any, ...]:
@@ -103,7 +103,7 @@ def _pulled(
 def _over_tiles(
     block: Block, copies: int, tile: Callable[[slice], tuple[Any, ...]]
 ) -> tuple[Any, ...]:
-    """Add up what a function returns for tiles of rows that take so many copies."""
+    """Add up the results of `tile` for tiles of rows, of which it makes some copies."""
     with nearest.single_threaded_blas():
         elements = copies * block.x.shape[1]
         return reduce(add, block.be.tiles(block.n_rows, elements, tile))
@@ -118,27 +118,27 @@ def learn(
     max_iter: int,
     tol: float,
 ) -> Learner[LearnedPyramid]:
-    """Alternate between codes and least squares.
+    """Alternate between encoding and least squares.
 
     Parameters
     ----------
     rows : Rows
         Flattened maps.
     pyramid : Pyramid
-        Scales, and the first convolutions, if any.
+        The scales, and the first convolutions, if any.
     table : ndarray of shape (V, C)
-        The start; its first row is zero and stays so.
+        The first table; its first row is zero and stays so.
     rng : RandomState
         Chooses the samples that repairs look at.
     max_iter : int
-        Largest number of rounds.
+        The most rounds.
     tol : float
-        Stop when a round lowers the error by this share of it or less.
+        Stop when a round lowers the error by at most this share of it.
 
     Returns
     -------
     LearnedPyramid
-        Never worse on the samples than the start.
+        Its error on the samples is never above that of the start.
     """
     state = yield from _encoded(rows, pyramid, table)
     n_iter = 0
@@ -161,7 +161,7 @@ def learn(
 
 
 def _better_table(rows: Rows, state: _State) -> Learner[_State]:
-    """Step towards the best codewords for the codes, as far as it helps."""
+    """Step towards the best codewords for the codes, while it helps."""
     step = yield from _table_step(rows, state)
     for share in _STEPS:
         table = (state.table + share * step).astype(state.table.dtype)
@@ -174,7 +174,7 @@ def _better_table(rows: Rows, state: _State) -> Learner[_State]:
 def _table_step(rows: Rows, state: _State) -> Learner[np.ndarray]:
     """Solve for the change of the codewords, by conjugate gradients."""
     pyramid, codes, diagonal = state.pyramid, state.codes, state.mass[:, None].copy()
-    diagonal[0] = 0  # the codeword that stays zero
+    diagonal[0] = 0  # this codeword stays zero
     inverse = np.divide(1, diagonal, where=diagonal > 0, out=np.zeros_like(diagonal))
 
     rest, step = state.pull, np.zeros_like(state.pull)
@@ -198,7 +198,7 @@ def _table_step(rows: Rows, state: _State) -> Learner[np.ndarray]:
 
 
 def _image(block: Block, pyramid: Pyramid, table: nearest.Table) -> tuple[Any, ...]:
-    """Return what the tokens of each codeword see of what codes stand for."""
+    """Return reconstructions' images as the tokens of each codeword see them."""
     (codes,) = block.state
 
     def maps(rows: slice) -> Any:
@@ -212,7 +212,7 @@ def _image(block: Block, pyramid: Pyramid, table: nearest.Table) -> tuple[Any, .
 
 
 def _better_kernels(rows: Rows, state: _State, smoothing: Smoothing) -> Learner[_State]:
-    """Step towards the best convolutions for the codes, as far as it helps."""
+    """Step towards the best convolutions for the codes, while it helps."""
     step = yield from _kernel_step(rows, state, smoothing)
     for share in _STEPS:
         kernels = smoothing.kernels + share * step
@@ -231,7 +231,7 @@ def _kernel_step(
     gram, moments = yield rows.fold(
         _equations, state.pyramid, smoothing, table, state=state.codes
     )
-    # Places of the window that see nothing but zeros keep their weights.
+    # Places of the window that see only zeros keep their weights.
     diagonal = gram.diagonal()
     ridge = _RIDGE * diagonal + 1e-12 * diagonal.max() + 1e-300
     with nearest.single_threaded_blas():
@@ -279,18 +279,18 @@ def greedy_start(
     init: str,
     rng: np.random.RandomState,
 ) -> Learner[np.ndarray]:
-    """Return the zero codeword, and a small table of each scale, one after the other.
+    """Return the zero codeword followed by a small table for each scale, in order.
 
     Parameters
     ----------
     rows : Rows
-        Flattened maps; of many, it looks at some.
+        Flattened maps; if they are many, the start looks at some of them.
     pyramid : Pyramid
         The scales.
     n_codewords : int
         V.
     init : str
-        Start of each small table.
+        How each small table is initialised.
     rng : RandomState
         Chooses tokens to look at, and starts.
 
@@ -302,7 +302,7 @@ def greedy_start(
     zero = np.zeros((1, pyramid.n_channels), dtype=pyramid.dtype)
     tables = [zero]
     shares = np.array_split(np.arange(n_codewords - 1), len(pyramid.scales))
-    # Where there are fewer codewords than scales, the last ones have most tokens.
+    # With fewer codewords than scales, the last scales get one: they have most tokens.
     for scale, share in enumerate(sorted(shares, key=len)):
         tokens = pyramid.shrink(rest, scale).reshape(-1, pyramid.n_channels)
         if len(share):
@@ -319,7 +319,7 @@ def greedy_start(
 def start_from_few(
     rows: Rows, pyramid: Pyramid, n_codewords: int, rng: np.random.RandomState
 ) -> Learner[np.ndarray]:
-    """Return a start without chance, for samples of fewer tokens than codewords.
+    """Return a deterministic start, for samples with fewer tokens than codewords.
 
     Parameters
     ----------
@@ -329,8 +329,8 @@ def start_from_few(
     Returns
     -------
     table : ndarray of shape (V, C)
-        On a grid, so that codewords that are equal but for rounding are equal: the
-        last scales of such samples have nothing but rounding to code; and sorted.
+        Sorted, and rounded to a grid so that codewords that differ only by rounding are
+        equal: the last scales of such samples have only rounding errors to code.
     """
     table = yield from greedy_start(rows, pyramid, n_codewords, "splitting", rng)
     digits = np.finfo(table.dtype).nmant * 2 // 3
@@ -351,7 +351,7 @@ def _some_maps(
 
 
 def _repaired(rows: Rows, state: _State, rng: np.random.RandomState) -> Learner[_State]:
-    """Give unused codewords halves of the heaviest cells, if that helps."""
+    """Give unused codewords halves of the heaviest cells, if that lowers the error."""
     if (state.mass[1:] > 0).all():
         return state
     pyramid, table = state.pyramid, nearest.Table(state.table)

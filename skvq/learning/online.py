@@ -10,7 +10,7 @@ import numpy as np
 from skvq import nearest
 from skvq._arrays import average, like, to_host
 from skvq.learning.cells import cell_sums, unit_rows
-from skvq.learning.lloyd import Learned, mean_distance
+from skvq.learning.lloyd import LearnedCodebook, mean_distance
 from skvq.learning.random_rows import new_key, uniforms
 from skvq.learning.rows import Block, Learner, Rows, run
 from skvq.learning.start import (
@@ -24,24 +24,25 @@ logger: logging.Logger = logging.getLogger("skvq.learning")
 
 ONLINE_METRICS = frozenset({"sqeuclidean", "cosine"})
 
-# Codewords whose squared distance float64 may not hold.
+# Codewords beyond this may have squared distances that float64 cannot hold.
 _FAR = 1e150
 # A codeword that none of the last 10 V rows has used may be moved.
 _IDLE_ROWS = 10
-# The search for what a codeword's loss would cost takes no longer than that of V rows.
+# Repairs are at least V rows apart, so that they cost no more than the search itself.
 _ROWS_BETWEEN_REPAIRS = 1
-# It is moved if its loss costs less than this share of what another cell gains: that is
-# a bound which no split reaches, and a move for little gain unsettles two cells.
+# A codeword is moved if its loss costs less than this share of what another cell gains.
+# That gain is a bound which no split reaches, and a move for little gain would unsettle
+# two cells.
 _MARGIN = 0.05
-# Passes without a fall of the distortion that end the learning.
+# The number of passes without a fall of the distortion that end the learning.
 _PATIENCE = 2
-# A pass comes to each of several blocks so many times, and learns from some batches.
+# A pass visits each of several blocks this often, for some batches each time.
 _VISITS = 4
 
 
 @dataclass(frozen=True)
 class OnlineSettings:
-    """What stays the same from batch to batch."""
+    """Settings that stay the same from batch to batch."""
 
     learning: str  # "minibatch", "ema" or "sgd"
     metric: nearest.Metric
@@ -51,13 +52,13 @@ class OnlineSettings:
 
     @property
     def memory(self) -> tuple[float, float]:
-        """Factors of what has been learned so far and of the batch at hand."""
+        """Factors of the past and of the current batch in the running sums."""
         return (self.decay, 1.0 - self.decay) if self.learning == "ema" else (1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class StreamState:
-    """What a stream has taught so far; never changed in place.
+    """What a stream has taught so far; a state is never changed in place.
 
     Attributes
     ----------
@@ -66,13 +67,13 @@ class StreamState:
     sums, counts : ndarray
         Running (minibatch) or decayed (ema) sums and weights of each cell.
     support : ndarray of shape (n_codewords,)
-        Weight of the rows of each cell: of all of them, or decayed ("ema").
+        Weight of the rows of each cell: of all rows, or decayed ("ema").
     costs : ndarray of shape (n_codewords,)
-        Summed distance of the same rows, since the cell was last given a codeword more.
+        Summed distance of the same rows since the cell was last split.
     idle : ndarray of int, shape (n_codewords,)
         Rows that have come since each codeword was last used.
     waited : int
-        Rows since codewords were last looked at for a repair.
+        Rows since the last look for codewords to repair.
     seeds : ndarray of shape (n_seeds, n_features) or None
         The distinct rows so far, while they are fewer than the codewords.
     seed_weights : ndarray of shape (n_seeds,) or None
@@ -101,8 +102,8 @@ def start(codebook: np.ndarray, weight: float = 0.0) -> StreamState:
     codebook : ndarray of shape (n_codewords, n_features)
         The table.
     weight : float
-        Weight with which each codeword enters the averages.  It counts for no support:
-        a codeword that no row has used can be moved.
+        Weight with which each codeword enters the averages.  It is not support: a
+        codeword that no row has used can be moved.
     """
     size = len(codebook)
     return StreamState(
@@ -118,7 +119,7 @@ def start(codebook: np.ndarray, weight: float = 0.0) -> StreamState:
 def resumed(
     codebook: np.ndarray, counts: np.ndarray, sums: np.ndarray | None
 ) -> StreamState:
-    """Return the state of a stream that has gone on elsewhere.
+    """Return the state of a stream that has been learned elsewhere.
 
     Parameters
     ----------
@@ -127,7 +128,7 @@ def resumed(
     counts : ndarray of shape (n_codewords,)
         Running, or decayed, weight of the rows of each cell.
     sums : ndarray of shape (n_codewords, n_features) or None
-        Their sums; None: the codewords times the weights.
+        Their sums; None: the codewords times the counts.
     """
     state = start(codebook)
     if sums is None:
@@ -136,9 +137,10 @@ def resumed(
 
 
 def moved(state: StreamState, codebook: np.ndarray) -> StreamState:
-    """Return the state after its codewords have moved, with the weights they had.
+    """Return the state with moved codewords, which keep their weights.
 
-    A table of another size, or in place of the rows themselves, starts from nothing.
+    A table of another size starts from nothing, and so does one for a state that still
+    collects its first rows.
     """
     if state.seeds is not None or len(codebook) != len(state.codebook):
         return start(codebook)
@@ -155,14 +157,14 @@ def reordered(state: StreamState, order: np.ndarray) -> StreamState:
 def start_from_few(
     rows: Rows, distinct: np.ndarray, n_codewords: int
 ) -> Learner[StreamState]:
-    """Return the state of a stream of fewer distinct rows than there are codewords.
+    """Return the state of a stream with fewer distinct rows than codewords.
 
     Parameters
     ----------
     rows : Rows
         The samples.
     distinct : ndarray of shape (n_distinct, n_features)
-        All their distinct rows, from `start.few_distinct`.
+        All distinct rows, from `start.few_distinct`.
     n_codewords : int
         Number of codewords.
     """
@@ -182,13 +184,13 @@ def start_from_batch(
 ) -> tuple[StreamState, np.ndarray, np.ndarray | None]:
     """Start a stream whose table comes from its first rows.
 
-    While fewer distinct rows have come than there are codewords, they are kept, with
-    their weights, and are the codebook; then the initialisation sees all of them.
+    Until there are as many distinct rows as codewords, the rows are kept with their
+    weights and serve as the codebook; then the initialisation sees all of them.
 
     Returns
     -------
     state : StreamState
-        The state, with seeds while there are too few.
+        The state, with seeds while there are too few rows.
     X, weights : ndarray
         Rows that the table has yet to learn from: the seeds and the batch.
     """
@@ -224,7 +226,7 @@ def learn_batch(
     weights : ndarray of shape (n_samples,) or None
         Positive sample weights.
     settings : OnlineSettings
-        The rule.
+        The learning rule and its constants.
 
     Returns
     -------
@@ -288,17 +290,17 @@ def learn_batch(
     return after, average(found, weights)
 
 
-# Sums of distances may leave the range where the distances do not: they are infinite
-# then, and no loss is less than that.
+# Sums of distances may overflow where the distances do not.  They are infinite then,
+# and no loss exceeds them.
 @np.errstate(over="ignore")
 def _repair(
     state: Any, X: Any, weights: Any, codes: Any, distances: Any, settings: Any
 ) -> StreamState:
-    """Move codewords that no row has used for long to where they are worth more.
+    """Move codewords that no row has used for long to where they help more.
 
-    The loss of a codeword costs the weight behind it times the distance to its nearest
-    neighbour, which inherits its cell.  A cell of the batch gains, at most, what its
-    rows' distances add up to.
+    Losing a codeword costs its support times the distance to its nearest neighbour,
+    which inherits its cell.  A cell of the batch gains at most the summed distance of
+    its rows.
     """
     size = len(state.codebook)
     dead = np.flatnonzero(state.idle >= _IDLE_ROWS * size)
@@ -307,7 +309,7 @@ def _repair(
         return state
     state = replace(state, waited=0)
     heirs, losses = _losses(state, dead, settings.metric)
-    # A batch is small: what remains is bookkeeping, for the host.
+    # A batch is small: the rest is bookkeeping on the host.
     codes, cost = to_host(codes), to_host(distances)
     w = np.ones(len(cost)) if weights is None else to_host(weights)
     cost = cost / (cost.max() or 1.0)
@@ -324,12 +326,12 @@ def _repair(
     for at in np.argsort(losses, kind="stable"):
         slot, heir = dead[at], heirs[at]
         if support[slot] > 0 and not touched.isdisjoint((slot, heir)):
-            continue  # its loss is no longer what it was: another batch will see
+            continue  # its loss has changed: a later batch will look at it again
         place = next(fresh, None)
         if place is None or not losses[at] < _MARGIN * gains[place]:
             break
         touched.update((slot, heir))
-        # As if the rows of the one had come to the other, and this row to its own cell.
+        # As if the rows of the moved codeword had come to its heir, and this row to it.
         inherited = new * support[slot]
         sums[heir] += inherited * codebook[slot].astype(np.float64)
         counts[heir] += inherited
@@ -352,17 +354,17 @@ def _repair(
 
 
 def _losses(state: Any, dead: np.ndarray, metric: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nearest neighbours of codewords, and what the loss of each costs."""
+    """Return the nearest neighbours of codewords, and the cost of losing each."""
     table = state.codebook
     found, _ = nearest.nearest_best(
         table[dead], [table], 2, n_best=2, return_distances=False
     )
     first, last = found[:, 0, 0], found[:, -1, 0]
-    # One of equal codewords is found for all of them.
+    # The search returns the first of equal codewords for all of them.
     heirs = np.where(first == dead, last, first)
     wide = table.astype(np.float64)
     support = state.support[dead]
-    losses = np.full(len(dead), np.inf)  # of those without a neighbour, or a near one
+    losses = np.full(len(dead), np.inf)  # without a neighbour that is near enough
     near = np.abs(wide[dead] - wide[heirs]).max(axis=1) < _FAR
     near &= heirs != dead
     distances = nearest.paired(wide[dead[near]], wide, metric, codes=heirs[near])
@@ -374,11 +376,11 @@ def _losses(state: Any, dead: np.ndarray, metric: Any) -> tuple[np.ndarray, np.n
 def _worst_rows(
     costs: Any, codes: Any, cost: Any, how: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Order the rows by what a codeword is worth there; return rows and gains.
+    """Order the rows by the gain of a codeword there; return rows and gains.
 
-    In a cell the farthest row comes first, and is worth all that the cell has cost.  A
-    second codeword for the same cell is worth half of that, without the share of the
-    rows that are farther, a third one a third, and so on.
+    In a cell the farthest row comes first, and gains all that the cell has cost.  A
+    second codeword for the same cell gains half of the cost, without the share of the
+    rows that are farther; a third one gains a third, and so on.
     """
     by_cell = np.lexsort((-cost, codes))
     by_cell = by_cell[cost[by_cell] > 0]
@@ -387,7 +389,7 @@ def _worst_rows(
     length = np.diff(np.append(begins, len(codes)))
     rank = np.arange(len(codes)) - np.repeat(begins, length)
     upto = np.cumsum(cost)
-    # Of the farthest row and all behind it, of this row and all behind it.
+    # Costs of the farthest row and all behind it, and of this row and all behind it.
     whole = np.repeat(upto[begins + length - 1] - upto[begins] + cost[begins], length)
     left = np.repeat(upto[begins + length - 1], length) - upto + cost
     gains = costs[codes] * (left / whole / (rank + 1))
@@ -398,7 +400,7 @@ def _worst_rows(
 def _distinct_rows(
     X: Any, rows: np.ndarray, codes: Any, codebook: Any
 ) -> Iterator[int]:
-    """Yield places in `rows` of such as differ from each other and their codewords."""
+    """Yield indices into `rows` of distinct rows that differ from their codewords."""
     seen: set[bytes] = set()
     for place, row in enumerate(rows):
         key = (X[row] + 0.0).tobytes()
@@ -416,14 +418,14 @@ def learn_epochs(
     batch_size: int,
     max_iter: int,
     tol: float,
-) -> Learner[tuple[StreamState, Learned]]:
+) -> Learner[tuple[StreamState, LearnedCodebook]]:
     """Pass over rows in shuffled batches until the distortion no longer falls.
 
-    A block is shuffled, and cut in batches; a quarter of them at a time, blocks come in
-    random order, so that of rows that are sorted not all of a kind come together.  The
-    distortion of a pass is that of its batches, each before it was learned from.
-    Batches differ, and the first passes may move codewords that later ones profit from:
-    hence the second chance.
+    A block is shuffled and cut into batches.  Blocks come in random order, a quarter of
+    the batches of each at a time, so that similar rows of sorted data do not all come
+    together.  The distortion of a pass is that of its batches, each measured before it
+    is learned from.  Batches differ, and the first passes may move codewords in ways
+    that only later passes profit from: hence the second chance.
 
     Parameters
     ----------
@@ -434,26 +436,26 @@ def learn_epochs(
     rng : RandomState
         Shuffles.
     batch_size, max_iter : int
-        Rows of a batch; largest number of passes.
+        Rows of a batch; the most passes.
     tol : float
-        Stop when two passes, one after the other, have not lowered the distortion by
-        more than this share of it.
+        Stop when two consecutive passes have lowered the distortion by at most this
+        share of it.
 
     Returns
     -------
     state : StreamState
-        To go on with more batches.
-    learned : Learned
+        The state, to go on with more batches.
+    learned : LearnedCodebook
         The codebook, its distortion over the rows, and the number of passes.
     """
     best, n_iter, waited = np.inf, 0, 0
     blocks = rows.filled_blocks()
     n_visits = 1 if len(blocks) == 1 else _VISITS
 
-    def learned() -> Learner[tuple[StreamState, Learned]]:
+    def learned() -> Learner[tuple[StreamState, LearnedCodebook]]:
         table = state.codebook
         distortion = yield from mean_distance(rows, table, settings.metric)
-        return state, Learned(table, distortion, n_iter)
+        return state, LearnedCodebook(table, distortion, n_iter)
 
     while n_iter < max_iter and waited < _PATIENCE:
         n_iter += 1

@@ -1,13 +1,13 @@
-"""Rows of a Dask array: looked at where they are, so that sums alone come back.
+"""Rows of a Dask array: passes run where the rows are, and only sums come back.
 
-A partition is some consecutive blocks, as many as one of the array's own chunks has
-room for.  In a pass, one task for each partition gives what its blocks do, tasks above
-these join siblings, and the last one closes the sums: what reaches the client is as
-large as a sum is, however many partitions there are.  What stays beside the rows stays
-on the workers.  Tasks compute on one thread, since Dask runs several of them at a time.
+A partition is a run of consecutive blocks, as many as fit one of the array's own
+chunks.  In a pass, one task per partition evaluates its blocks, tasks above these join
+siblings, and the last one closes the sums.  What reaches the client is as large as one
+sum, however many partitions there are.  States of rows stay on the workers.  Tasks
+compute on one thread, since Dask runs several of them at a time.
 
 Functions and arguments of a pass, tables for example, are one value of the graph, on
-which all of its tasks depend.  Names of tasks are numbers: nothing is hashed for them.
+which all of its tasks depend.  Tasks are named by numbers, so nothing is hashed.
 """
 
 import math
@@ -50,17 +50,17 @@ from skvq.learning.rows import (
     merge,
 )
 
-# How many results one task joins.
+# Number of results that one task joins.
 _FAN_IN = 8
-# Tables may be as large as they are: a pass has one of each.
+# Dask's warning about large graphs is switched off: a pass holds each table only once.
 _LARGE_TABLES = {"distributed.admin.large-graph-warning-threshold": "1TB"}
 
 
 class _LargeTables:
-    """Lets graphs be large while passes run, in any threads.
+    """Lets graphs be large while passes run, in any thread.
 
-    Dask's configuration is one for all of them: what a thread puts back while another
-    is in its own pass, that one would put back again.
+    Dask's configuration is global.  A thread that restored it while another thread is
+    in its own pass would disturb that pass, so the last one to leave restores it.
     """
 
     def __init__(self) -> None:
@@ -84,13 +84,13 @@ _large_tables = _LargeTables()
 
 
 def dask_rows(X: Any, sample_weight: Any = None) -> tuple[Rows, WeightUnit]:
-    """Return the rows of a Dask array, and what counts as one of their weights.
+    """Return the rows of a Dask array, and the unit that their weights are counted in.
 
     Parameters
     ----------
     X : dask.array.Array of shape (n_samples, n_features)
-        Real numbers, in chunks of NumPy's of known lengths.  That they are finite is
-        seen in the first pass.
+        Real numbers, in chunks that are NumPy arrays of known lengths.  The first pass
+        checks that they are finite.
     sample_weight : dask.array.Array or array-like of shape (n_samples,), optional
         Weights of the samples.
 
@@ -111,7 +111,7 @@ def dask_rows(X: Any, sample_weight: Any = None) -> tuple[Rows, WeightUnit]:
     if nearest.is_dask(sample_weight):
         weights = weights.rechunk((X.chunks[0],))
     else:
-        # Those of the client travel once, not in each pass; and are not hashed.
+        # Arrays of the client travel once, not in each pass, and are not hashed.
         with _large_tables:
             weights = dask.array.from_array(weights, (X.chunks[0],), name=False)
             weights = weights.persist()
@@ -128,7 +128,7 @@ def dask_rows(X: Any, sample_weight: Any = None) -> tuple[Rows, WeightUnit]:
 
 
 def _look_at_all(chunks: Any, X: Any, exponent: int | None) -> Sequence[WeightsSeen]:
-    """Return what is seen of weights, in chunks like those of X."""
+    """Return what is known of the weights, in chunks like those of X."""
     lengths, size = X.chunks[0], block_rows(X.shape[1])
     look = dask.delayed(look_at_weights, pure=False)
     tasks = [
@@ -147,7 +147,7 @@ def _look_at_all(chunks: Any, X: Any, exponent: int | None) -> Sequence[WeightsS
 
 
 def _in_whole_blocks(X: Any) -> Any:
-    """Return the array in chunks of whole blocks, of about the size of its own."""
+    """Return the array in chunks of whole blocks, about as large as its own chunks."""
     n_features = X.shape[1]
     size = block_rows(n_features)
     if X.numblocks[1] == 1 and not any(start % size for start in _starts(X.chunks[0])):
@@ -164,7 +164,7 @@ def _starts(lengths: Sequence[int]) -> list[int]:
 class _Scale(NamedTuple):
     """How weights are counted."""
 
-    exponent: int  # of all of them
+    exponent: int  # power of two that all weights are scaled by
     unit: WeightUnit
     differ: bool  # whether there are others than zero and one
 
@@ -179,11 +179,11 @@ class _Weights(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """What a partition is told of itself."""
+    """Where a partition lies, and what its array declares of it."""
 
-    sample: int  # number of its first row, those of weight zero counted
-    block: int  # of its first block
-    first: int  # of its first row that weighs something
+    sample: int  # number of its first row, rows of weight zero included
+    block: int  # number of its first block
+    first: int  # number of its first row, rows of weight zero left out
     shape: tuple[int, int]
     dtype: np.dtype
     weights: _Scale | None
@@ -199,29 +199,29 @@ class _Partition(NamedTuple):
 
 
 class _Pass(NamedTuple):
-    """What all partitions are asked, without sources and states."""
+    """The requests of a pass, without sources and states."""
 
     backend: str
     requests: tuple[Request, ...]
 
 
-class _Found(NamedTuple):
-    """What some partitions have given."""
+class _PassResult(NamedTuple):
+    """The results of some partitions."""
 
-    stacks: list[list[Piece]]  # of each request
-    wrong: tuple[float, str]  # the first row that is not finite; what to say of it
+    stacks: list[list[Piece]]  # one for each request
+    wrong: tuple[float, str]  # the first row that is not finite, and the message
     engines: frozenset[str]
 
 
-class _Kept(NamedTuple):
-    """What stays beside the rows."""
+class _KeptState(NamedTuple):
+    """A state that stays beside the rows."""
 
-    parts: dict[int, Any]  # of all requests of a pass, by the number of the partition
-    place: int  # which of them it is
+    parts: dict[int, Any]  # states of all requests of a pass, by partition
+    place: int  # index of this state among the requests
 
 
 class Partitions:
-    """The rows of a Dask array, a source of `Rows` as `Part` is.
+    """The rows of a Dask array; a source of `Rows`, like `Part`.
 
     Parameters
     ----------
@@ -242,7 +242,7 @@ class Partitions:
     def __init__(self, X: Any, weights: _Weights | None = None) -> None:
         n_samples, self.n_features = X.shape
         self.dtype = nearest.compute_dtype(X.dtype)
-        # Chunks do not keep what was persisted; these do: sample_weight, and X itself.
+        # These references keep persisted chunks alive, which the delayed chunks do not.
         self._arrays = X, None if weights is None else weights.array
         self.weighted = weights is not None and weights.scale.differ
         size = block_rows(self.n_features)
@@ -274,7 +274,7 @@ class Partitions:
 
     @property
     def be(self) -> nearest.Backend:
-        """Who computes with what comes back."""
+        """The backend that works on the results."""
         return nearest.HOST
 
     def room(self, n_bytes: int) -> int:
@@ -282,7 +282,7 @@ class Partitions:
         return 0
 
     def is_ready(self) -> bool:
-        """Whether the rows are as they are learned from."""
+        """Whether the rows need no further computation before learning."""
         return True
 
     def execute(self, requests: Sequence[Request]) -> list[Any]:
@@ -313,7 +313,7 @@ class Partitions:
         self._unchecked -= set(looked_at)
         self._compare(engines)
         return [
-            request.result(value, _Kept(kept, i))
+            request.result(value, _KeptState(kept, i))
             for i, (request, value) in enumerate(zip(requests, values, strict=True))
         ]
 
@@ -342,9 +342,9 @@ class Partitions:
             )
 
     def held(self, views: tuple[View, ...], like: Rows) -> "Partitions | None":
-        """Return other rows, made once by views, on the workers; None if they are many.
+        """Return the rows that views make, held by the workers; None if they are many.
 
-        Of many rows it is for the user to say what is to be in memory, by `persist`.
+        With many rows, the user decides what is in memory, by `persist`.
         """
         if like.n_bytes > HELD_BYTES:
             return None
@@ -369,17 +369,17 @@ class Partitions:
 
 
 def _bare(request: Request) -> Request:
-    """Return a request without what only the client has."""
+    """Return a request without the fields that only the client has."""
     views = tuple(view._replace(state=None) for view in request.views)
     return request._replace(source=None, state=None, views=views)
 
 
 def _states(request: Request, j: int) -> list[Any] | None:
-    """Return what a partition has kept for a request, and for its views."""
+    """Return the states that a partition has kept for a request and its views."""
     states = [request.state, *(view.state for view in request.views)]
     if all(state is None for state in states):
         return None
-    # The lists of a pass as they are: one task less for each.
+    # The lists of a pass are passed whole, which saves a task for each.
     return [None if own is None else (own.parts[j], own.place) for own in states]
 
 
@@ -393,7 +393,7 @@ def _with_states(request: Request, states: list[Any] | None) -> Request:
 
 
 def _shared(value: Any) -> Any:
-    """Return a value that the tasks of a pass have in common."""
+    """Return a value that all tasks of a pass share."""
     name = f"skvq-asked-{uuid4().hex}"
     return dask.delayed(value, name=name, pure=False, traverse=False)
 
@@ -407,22 +407,22 @@ def _part_of(x: Any, w: Any, place: _Place) -> Part:
     if w is not None and place.weights is not None:
         exponent, unit, differ = place.weights
         w = in_units(w, exponent, unit)
-        # What is equal but for rounding is one; what is too small beside it is zero.
+        # Weights that are equal up to rounding become one; negligible ones zero.
         w = w if differ else (w > 0).astype(np.float64)
         return Part(x, w, place.block, place.first, weighted=differ)
     return Part(x, None, place.block, place.first)
 
 
 def _as_declared(x: Any, place: _Place) -> Any:
-    """Return rows in the dtype that their array has said they are in.
+    """Return rows in the dtype that their array has declared.
 
     Raises
     ------
     TypeError
-        If they are no array of NumPy's, or of a dtype whose values would be changed by
-        more than rounding.
+        If a chunk is not a NumPy array, or of a dtype whose values would change by more
+        than rounding.
     ValueError
-        If they are more, or fewer, or wider than the array has said.
+        If the chunk's shape differs from what the array has declared.
     """
     if isinstance(x, Part):
         return x
@@ -453,7 +453,7 @@ def _look(
     check: bool,
     keep: bool,
 ) -> Any:
-    """Return what a partition gives, and what stays beside its rows."""
+    """Return the results of a partition, and the states that stay beside its rows."""
     with nearest.using(asked.backend), nearest.one_thread():
         x = _as_declared(x, place)
         wrong = _first_wrong(x, place) if check else _RIGHT
@@ -464,11 +464,11 @@ def _look(
             requests = [_with_states(request, own) for request, own in pairs]
             stacks = _part_of(x, w, place).stacks(requests)
             pieces, kept = ([found[i] for found in stacks] for i in (0, 1))
-        found = _Found(pieces, wrong, frozenset([_engine(asked.backend)]))
+        found = _PassResult(pieces, wrong, frozenset([_engine(asked.backend)]))
         return (found, kept) if keep else found
 
 
-# No row, and nothing to say of it.
+# The value of `_PassResult.wrong` if all rows are finite.
 _RIGHT = (math.inf, "")
 
 
@@ -485,29 +485,29 @@ def _first_wrong(x: Any, place: _Place) -> tuple[float, str]:
 
 
 def _hold(x: Any, w: Any, place: _Place, asked: _Pass, states: list[Any]) -> Part:
-    """Return a partition of other rows, in memory."""
+    """Return the rows that views make of a partition, in memory."""
     with nearest.using(asked.backend), nearest.one_thread():
         (request,) = map(_with_states, asked.requests, states)
         part = _part_of(_as_declared(x, place), w, place).stored_as(request.views)
-    # A few rows do not keep all those that they were chosen from in memory.
+    # Without these, a few chosen rows would keep all rows in memory.
     part.X = part.weights = part.heavy = None
     return part
 
 
-def _join(joins: Sequence[Any], *found: _Found) -> _Found:
-    """Join what neighbours have given."""
+def _join(joins: Sequence[Any], *found: _PassResult) -> _PassResult:
+    """Join the results of neighbouring partitions."""
     stacks = [
         merge(*(one.stacks[i] for one in found), join=join)
         for i, join in enumerate(joins)
     ]
     engines = frozenset().union(*(one.engines for one in found))
-    return _Found(stacks, min(one.wrong for one in found), engines)
+    return _PassResult(stacks, min(one.wrong for one in found), engines)
 
 
 def _close(
-    found: _Found, joins: Sequence[Any], counts: Sequence[int]
+    found: _PassResult, joins: Sequence[Any], counts: Sequence[int]
 ) -> tuple[Any, ...]:
-    """Return the sums over all partitions, and what there is to say of them."""
+    """Return the sums over all partitions, and what to report about them."""
     if found.wrong != _RIGHT:
         return None, found.wrong, found.engines
     values = [
@@ -531,7 +531,7 @@ def _nothing(block: Block) -> tuple[Any, ...]:
 
 @cache
 def _engine(backend: str) -> str:
-    """Return what the bits of a result depend on, here."""
+    """Return the names of the engine here on which the bits of a result depend."""
     return nearest.engine_of(np.empty(0)).fingerprint()
 
 

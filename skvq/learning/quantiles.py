@@ -1,8 +1,8 @@
-"""Quantiles of features, exactly, of rows that no machine can sort together.
+"""Exact quantiles of features, for rows that no machine can sort together.
 
-A float is an integer whose order is the float's.  The highest bits of the quantile are
-found from how much weight has each value of these bits; the next ones from the rows
-that have the ones found, and so on: a pass for some bits at a time.
+A float can be mapped to an integer in the same order.  The highest bits of a quantile's
+integer follow from the weight of the rows with each value of these bits, the next bits
+from the rows that share the bits found so far, and so on: each pass finds some bits.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ import numpy as np
 
 from skvq.learning.rows import Block, Learner, Rows
 
-# Most numbers of all histograms of a pass, and bits of a digit.
+# The most bins in all histograms of a pass, and the most bits found per pass.
 _MOST_BINS = 2**20
 _MOST_BITS = 16
-# Numbers whose bits are looked at together.
+# Number of values whose bits are looked at together.
 _TILE_ELEMENTS = 2**19
 
 
 def quantiles(rows: Rows, shares: Sequence[float]) -> Learner[np.ndarray]:
-    """Return the smallest values that shares of the weight do not exceed.
+    """Return the smallest values up to which at least these shares of the weight lie.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def quantiles(rows: Rows, shares: Sequence[float]) -> Learner[np.ndarray]:
     Returns
     -------
     values : ndarray of shape (n_shares, n_features), in the dtype of the rows
-        Each is one of the values of its feature.  A row of weight two counts as two.
+        Each is one of the values of its feature.  A row of weight two counts twice.
 
     Examples
     --------
@@ -46,7 +46,7 @@ def quantiles(rows: Rows, shares: Sequence[float]) -> Learner[np.ndarray]:
     n_bits = 8 * rows.dtype.itemsize
     shape = len(shares), rows.n_features
     digit = _digit_bits(shape[0] * shape[1], rows.n_rows)
-    # What is known of the key: all bits above `low`.
+    # Known so far: all bits of the key above `low`, and the weight below these keys.
     known, below = np.zeros(shape, np.uint64), np.zeros(shape)
     wanted: np.ndarray | None = None
     low = n_bits
@@ -55,9 +55,9 @@ def quantiles(rows: Rows, shares: Sequence[float]) -> Learner[np.ndarray]:
         (found,) = yield rows.fold(_histograms, known, high, low)
         reached = np.cumsum(found, axis=2) + below[:, :, None]
         if wanted is None:
-            # A sum of floats may fall short of a share that it reaches in truth.
+            # Rounding may leave a sum of floats just below a share that it reaches.
             wanted = np.asarray(shares)[:, None] * reached[:, :, -1] * (1 - 1e-12)
-        # The first that reaches it, and has any weight.
+        # The first bin that reaches it and has any weight.
         is_there = (reached >= wanted[:, :, None]) & (found > 0)
         last = found.shape[2] - 1 - np.argmax(found[:, :, ::-1] > 0, axis=2)
         place = np.where(is_there.any(axis=2), is_there.argmax(axis=2), last)
@@ -69,7 +69,7 @@ def quantiles(rows: Rows, shares: Sequence[float]) -> Learner[np.ndarray]:
 
 
 def _digit_bits(n_histograms: int, n_rows: int) -> int:
-    """Return how many bits to find at a time: fewer passes, or smaller histograms."""
+    """Return how many bits to find at a time, for few passes and small histograms."""
     most = max(1, _MOST_BINS // n_histograms).bit_length() - 1
     # Histograms of many more bins than rows take longer than more passes.
     return max(1, min(_MOST_BITS, most, n_rows.bit_length() + 2))
@@ -79,7 +79,7 @@ def _histograms(
     block: Block, known: np.ndarray, high: int, low: int
 ) -> tuple[Any, ...]:
     """Return the weight of each value of some bits, where the bits above are known."""
-    # Counting is for the host, as no library reads the bits of a float elsewhere.
+    # Counting runs on the host: no other library exposes the bits of a float.
     x, weights = block.be.to_host(block.x), None
     if block.w is not None:
         weights = np.broadcast_to(block.host_weights()[:, None], x.shape)
@@ -90,7 +90,7 @@ def _histograms(
         cut = slice(start, start + tile)
         keys = _keys(x[cut])
         digits = (keys >> _of(keys, low)) & _of(keys, shape[2] - 1)
-        # Places of the bins, feature by feature.
+        # Indices of the bins, feature by feature.
         digits = digits.astype(np.intp) + np.arange(shape[1]) * shape[2]
         w = None if weights is None else weights[cut]
         is_first = high == 8 * keys.itemsize

@@ -1,7 +1,7 @@
 """The length of a vector as code columns, for the schemes that code directions.
 
-A direction and a length are two things: quantizers of directions leave the length
-away, or code it in one of three ways, each a few code columns behind their own.
+A quantizer of directions can leave the length of a vector away or code it in one of
+three ways, each by a few code columns after its own.
 
 ==============  ====================================================================
 ``"unit"``      no code: every reconstruction has length 1
@@ -25,26 +25,26 @@ RADII = frozenset({"unit", "uniform", "learned", "float32"})
 
 
 def check_radius_memory(how: str, n_levels: int, x_bytes: int) -> None:
-    """Raise if levels of the length are out of proportion to X; see `fit_radius`."""
+    """Raise if levels of the length take too much memory for X; see `fit_radius`."""
     if how == "learned":
         check_memory(f"Levels of radius_levels={n_levels}", 3 * 8 * n_levels, x_bytes)
 
 
 def radius_in_memory(how: str) -> str | None:
-    """Return why the lengths of a Dask array's rows are not learned from."""
+    """Return why the lengths of a Dask array's rows cannot be learned from; or None."""
     return all_in_memory("radius", how) if how == "learned" else None
 
 
 def fit_radius(how: str, rows: Rows, n_levels: int) -> Learner[RadiusCode]:
-    """Set up the code of the lengths of rows; warn if there are too few for it.
+    """Set up the code of the lengths of rows; warn if there are too few distinct ones.
 
     Parameters
     ----------
     how : {"unit", "uniform", "learned", "float32"}
-        See the table of this module.
+        One of the module's table.
     rows : Rows
         The samples.
-    n_levels : int
+        Number of levels V of "uniform" and "learned".
         V of "uniform" and "learned".
 
     Returns

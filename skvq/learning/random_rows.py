@@ -1,7 +1,7 @@
-"""Random numbers by the number of the row, and rows that are drawn by them.
+"""Random numbers that belong to row numbers, and rows that are drawn by them.
 
-A row has the same random number whatever block it comes in, so that the same rows are
-drawn however the rows are cut.
+A row has the same random number in whatever block it comes, so the same rows are drawn
+however the rows are cut.
 """
 
 from functools import partial
@@ -12,7 +12,7 @@ import numpy as np
 from skvq.learning.rows import Block, Learner, Rows, chain
 from skvq.nearest.distinct import unique_rows
 
-# Up to so many numbers are gathered from each block without a threshold.
+# Up to this many numbers are gathered from each block without a threshold.
 _FEW_ELEMENTS = 2**18
 
 
@@ -22,9 +22,9 @@ def uniforms(key: int, first: int, n_rows: int) -> np.ndarray:
     Parameters
     ----------
     key : int
-        What makes one sequence of random numbers differ from others.
+        Selects the sequence of random numbers.
     first, n_rows : int
-        Number of the first row, and how many there are.
+        Number of the first row, and the number of rows.
 
     Returns
     -------
@@ -42,25 +42,25 @@ def uniforms(key: int, first: int, n_rows: int) -> np.ndarray:
     True
     """
     bits = np.random.Philox(key=key)
-    # It makes four numbers at a time.
+    # The generator makes four numbers at a time.
     before = first % 4
     bits.advance(first // 4)
     return np.random.Generator(bits).random(before + n_rows)[before:]
 
 
 def new_key(rng: np.random.RandomState) -> int:
-    """Draw the key of a sequence."""
+    """Draw the key of a sequence of random numbers."""
     return int(rng.randint(2**31 - 1))
 
 
 def some_places(block: Block, key: int, share: float, times: int = 1) -> np.ndarray:
-    """Return a random share of the places of rows, each of which has several."""
+    """Return a random share of the places of rows that have several places each."""
     numbers = uniforms(key, times * block.first, times * block.n_rows)
     return np.flatnonzero(numbers < share)
 
 
 def some_rows(rows: Rows, most: int, rng: np.random.RandomState) -> Learner[Rows]:
-    """Return all rows, or about so many of them."""
+    """Return all rows, or a random sample of about `most` of them."""
     if rows.n_rows <= most:
         return rows
     return (yield from rows.chosen(some_places, new_key(rng), most / rows.n_rows))
@@ -88,17 +88,17 @@ def row_lots(block: Block, key: int) -> np.ndarray:
 def draw_distinct(
     rows: Rows, n_drawn: int, rng: np.random.RandomState
 ) -> Learner[np.ndarray]:
-    """Draw rows no two of which are equal, one after the other, by weight.
+    """Draw distinct rows one after the other, with probability by weight.
 
-    Equal rows are drawn as one that weighs what they do together.
+    Equal rows are drawn as one row of their summed weight.
 
     Parameters
     ----------
     rows : Rows
-        At least n_drawn of them distinct.  Where scaling has made too many equal, the
-        rest is drawn among equals.
+        At least n_drawn of them distinct.  If scaling has made too many equal, the rest
+        is drawn among equal rows.
     n_drawn : int
-        How many to draw.
+        Number of rows to draw.
     rng : RandomState
         Source of the key of their random numbers.
 
@@ -110,9 +110,9 @@ def draw_distinct(
     Notes
     -----
     Exponential times, divided by the weights, put the rows in the order of drawing
-    without replacement; the first time of several equal rows is distributed as that of
-    one of their summed weight.  So of equal rows the first counts.  Many rows are
-    fetched in a second pass, when it is known which times come into question.
+    without replacement.  The first time among equal rows is distributed as that of one
+    row of their summed weight, so only the first of equal rows counts.  Many rows are
+    fetched in a second pass, once it is known which times can matter.
 
     References
     ----------
@@ -154,9 +154,9 @@ def draw_distinct(
 
 
 def times_of(block: Block, key: int) -> np.ndarray:
-    """Return the time at which each row comes: exponential, at the rate of its weight.
+    """Return the time at which each row arrives, exponential at the rate of its weight.
 
-    Of rows that come first, each was drawn with probability by weight.
+    The rows that arrive first are a sample drawn with probability by weight.
     """
     times = -np.log1p(-uniforms(key, block.first, block.n_rows))
     if block.w is None:
@@ -186,24 +186,24 @@ def _others(block: Block, key: int, most: int, taken: np.ndarray) -> tuple[Any, 
     return block.be.take(block.x, places), times[places], numbers[places]
 
 
-# -- the first of many, by a value of each ---------------------------------------------
+# -- the rows of the smallest values ---------------------------------------------------
 
 
 def first_of_block(
     block: Block, values: np.ndarray, places: np.ndarray, most: int
 ) -> tuple[Any, Any, Any]:
-    """Return distinct rows of the smallest values: rows, values and numbers.
+    """Return rows, values and numbers of the distinct rows of smallest values.
 
     Parameters
     ----------
     block : Block
         The rows.
     values : ndarray of shape (n_rows,)
-        Of equal ones the first counts.
+        A value for each row; the first of equal ones counts.
     places : ndarray of int
-        The rows that come into question, ascending.
+        Indices of the candidate rows, ascending.
     most : int
-        How many to return; no more of them are looked at than it takes.
+        Number of rows to return; no more candidates are looked at than that takes.
     """
     looked_at = most
     while True:

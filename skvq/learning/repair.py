@@ -1,4 +1,4 @@
-"""The repair of cells that are left empty, for rows wherever they are."""
+"""The repair of empty cells, for rows wherever they are stored."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,7 @@ from skvq.learning.cells import split_heaviest
 from skvq.learning.random_rows import first_distinct, first_of_block, uniforms
 from skvq.learning.rows import Block, Learner, Rows, block_rows
 
-# Of the random numbers by which rows are chosen.
+# Key of the random numbers by which rows are chosen.
 _KEY = 0
 
 
@@ -23,11 +23,11 @@ def repaired(
     metric: nearest.Metric,
     how: str,
 ) -> Learner[np.ndarray]:
-    """Give the codewords that no row uses something to do.
+    """Move the codewords that no row uses to where they help.
 
-    Never raises the distance summed over rows: "split" cuts the cell of the largest sum
-    in two and takes the best codeword of each half, "farthest" moves the codeword onto
-    the row farthest from its own.  Deterministic, and without a search.
+    This never raises the summed distance: "split" cuts the cell of the largest sum in
+    two and takes the best codeword of each half; "farthest" moves the codeword onto the
+    row farthest from its own.  It is deterministic and needs no search.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def repaired(
     codes : state of the rows
         Their codes.
     codebook : ndarray of shape (n_codewords, n_features)
-        The best one for the codes.
+        The best codebook for the codes.
     counts : ndarray of shape (n_codewords,)
         Weight of each cell.
     metric : {"sqeuclidean", "cosine", "cityblock"}
@@ -51,10 +51,10 @@ def repaired(
 
     Notes
     -----
-    Rows that are more than a block has are split by a sample of so many, drawn with
-    probability by distance and by number in equal parts, and weighted by its inverse.
-    The codewords of cells that are split stay where they are then, so that nothing
-    hangs on what the sample leaves out.
+    If there are more rows than in one block, cells are split by a sample of that size,
+    drawn half with probability by distance and half uniformly, and weighted by the
+    inverse probability.  The codewords of split cells then stay where they are, so that
+    rows outside the sample lose nothing.
 
     References
     ----------
@@ -91,7 +91,7 @@ def repaired(
 def drawn_by_cost(
     rows: Rows, codes: Any, costs: Callable[..., Any], *args: Any
 ) -> Learner[tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray, bool]]:
-    """Return rows to split cells of: all, or about as many as a block has.
+    """Return rows to split cells of: all rows, or about as many as a block has.
 
     Parameters
     ----------
@@ -102,24 +102,24 @@ def drawn_by_cost(
     costs : callable
         ``costs(block, *args)`` is the weighted distance of each row.
     *args : object
-        What it needs beside the block.
+        Further arguments of `costs`.
 
     Returns
     -------
     X, weights, cost, codes : ndarray
-        Rows, their weights and weighted distances, by the inverse of the chance to be
-        drawn, and their codes; no weights where all are one.
+        Rows; their weights and weighted distances, both divided by the probability of
+        being drawn; and their codes.  Weights are None where all are one.
     is_whole : bool
         Whether they are all rows.
     """
-    # Of each row: the chance to be drawn, and how much of it a distance adds.
+    # The probability of a row to be drawn is even + by_cost * its distance.
     even, by_cost, most = 1.0, 0.0, block_rows(rows.n_features)
     is_whole = rows.n_rows <= most
     if not is_whole:
         (total,) = yield rows.fold(_total, costs, args, state=codes)
         even = 0.5 * most / rows.n_rows
         by_cost = 0.5 * most / float(total) if total > 0 else 0.0
-    # Their number is nearly that of a Poisson distribution.
+    # The number of rows drawn is nearly Poisson distributed.
     X, weights, cost, own = yield rows.gather(
         _sample, costs, args, even, by_cost, state=codes, most=2 * most + 64
     )

@@ -1,9 +1,9 @@
-"""Codebooks in subspaces of their own, in a rotation learned with them.
+"""Codebooks in orthogonal subspaces, and the rotation that is learned with them.
 
-Tables whose rows lie in orthogonal subspaces can be searched one by one: since
+Tables whose rows lie in orthogonal subspaces can be searched one by one.  Since
 ||x - w||^2 = ||P x - w||^2 + ||x - P x||^2 for w in the range of the projector P, the
-nearest row of a table to x is the nearest to x's part in its subspace, and the sum of
-the rows found is the reconstruction of a product quantizer in a rotated space.
+table row nearest to x is the one nearest to P x.  The sum of the rows found is the
+reconstruction of a product quantizer in a rotated space.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,25 +21,25 @@ from skvq.learning.repair import repaired
 from skvq.learning.rows import Block, Learner, Rows, rotated, scaled, together, turned
 from skvq.learning.start import k_means, ordinary_scale
 
-# Of the starts in rotated slices, of which the best is improved.
+# Iterations of each start in rotated slices; the best start is then improved.
 _STAGE_ITERATIONS = 10
 _STAGE_TOL = 1e-3
-# Turns of the best of these, as a multiple of those that each of them gets: before its
-# tables are learned anew, and after.
-_MORE_TURNS = 5
-# Turns of a rotation that is learned for itself end when one gains less than this.
+# Iterations of the best start, as a multiple of those of each start: before its tables
+# are learned anew, and again after.
+_MORE_ITERATIONS = 5
+# Learning a rotation by itself ends when an iteration gains less than this share.
 _LEARNED_TOL = 1e-5
 
 
-class Rotated(NamedTuple):
+class RotatedTables(NamedTuple):
     """A product codebook in a rotated space."""
 
-    # (r, d), rows orthonormal, r the width of the rows; rows times this are cut in
-    # slices
+    # (r, d), orthonormal rows, r the width of the rows.  Rows times this matrix are cut
+    # in slices.
     rotation: np.ndarray
     tables: list[np.ndarray]  # (V_j, d_j)
     loss: float = np.inf  # summed squared distance of the rows, if it is known
-    n_turns: int = 0  # that have led to it
+    n_iter: int = 0  # iterations that led here
 
 
 def in_slices(product_tables: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -61,7 +61,7 @@ def in_rotated_slices(
     max_iter: int,
     tol: float,
 ) -> Learner[list[np.ndarray]]:
-    """Learn tables in orthogonal subspaces that are learned with them.
+    """Learn tables in orthogonal subspaces, and the subspaces with them.
 
     Parameters
     ----------
@@ -70,12 +70,12 @@ def in_rotated_slices(
     product_tables : sequence of ndarray of shape (V_j, d_j)
         Tables of a product quantizer of the rows, one of the starts.
     rng : RandomState
-        For the tables of the other starts.
+        Source of the tables of the other starts.
     max_iter : int
-        Turns for each start; the best gets up to ten times as many again.
+        Iterations of each start; the best one gets up to ten times as many in addition.
     tol : float
-        A start is left when ten turns gain less than this share, the best when a
-        thousand do.
+        A start ends when an iteration gains at most this share, the best one at a
+        thousandth of it.
 
     Returns
     -------
@@ -83,13 +83,13 @@ def in_rotated_slices(
 
     Notes
     -----
-    The starts are the slices as they are, and two ways to share out the principal axes
-    among the slices: in order, and evening out the products of their variances.  All
-    are improved, and the best of them for several times as long, the second half of it
-    with tables learned anew in the rotation that it has reached.
+    The starts are the given slices, and two assignments of the principal axes to
+    slices: in order, and such that the products of the variances become even.  All are
+    improved, the best of them for several times as long; for the second half of that
+    its tables are learned anew in the rotation reached so far.
 
-    A rotation counts only as far as it turns the span of the rows: they are looked at
-    along those of their principal axes that have any variance.
+    A rotation matters only within the span of the rows, so the rows are expressed in
+    those of their principal axes that have any variance.
     """
     d, dtype = rows.n_features, rows.dtype
     borders, sizes = _borders(product_tables), [len(table) for table in product_tables]
@@ -110,15 +110,17 @@ def in_rotated_slices(
         (table * scale - part).astype(dtype)
         for table, part in zip(product_tables, parts, strict=True)
     ]
-    starts = [Rotated(basis.T, slices)]
+    starts = [RotatedTables(basis.T, slices)]
     for order in (np.arange(d), balanced_order(variances, np.diff(borders).tolist())):
         rotation = np.eye(rank, d)[:, order]
         fresh = yield from _fresh_tables(rows, rotation, sizes, borders, rng)
-        starts.append(Rotated(rotation, fresh))
+        starts.append(RotatedTables(rotation, fresh))
     about = yield from moments(rows)
     squares = about.squares + about.weight * float(about.mean @ about.mean)
 
-    def improve(start: Rotated, max_iter: int, tol: float) -> Learner[Rotated]:
+    def improve(
+        start: RotatedTables, max_iter: int, tol: float
+    ) -> Learner[RotatedTables]:
         task = rows.task.begin("rotation", max_iter)
         found = yield from improve_rotation(
             rows.under(task), start, squares, max_iter=max_iter, tol=tol
@@ -126,18 +128,18 @@ def in_rotated_slices(
         task.end()
         return found
 
-    # A turn gains little, and gains it for long: the best start is not the best end.
+    # Iterations gain little each but for long: the best start need not end as the best.
     trials = yield from together(
         [improve(start, max_iter=max_iter, tol=0.1 * tol) for start in starts]
     )
-    improve = partial(improve, max_iter=_MORE_TURNS * max_iter, tol=1e-3 * tol)
+    improve = partial(improve, max_iter=_MORE_ITERATIONS * max_iter, tol=1e-3 * tol)
     best = yield from improve(min(trials, key=_loss))
-    # Its tables have followed the rotation all the way; others fit where it now is.
+    # These tables have followed the rotation; new ones may fit better where it is now.
     fresh = yield from _fresh_tables(rows, best.rotation, sizes, borders, rng)
-    other = yield from improve(Rotated(best.rotation, fresh))
+    other = yield from improve(RotatedTables(best.rotation, fresh))
     best = min(best, other, key=_loss)
-    # Each table bears the part of the mean in its own subspace: distances within it
-    # are as they were, and the parts add up to the mean.
+    # Each table takes the part of the mean in its own subspace: distances within it do
+    # not change, and the parts add up to the mean.
     with nearest.single_threaded_blas():
         there, back = whole_rotation(basis, best.rotation)
         parts = np.split(there(mean.astype(np.float64)), borders[1:-1])
@@ -146,11 +148,11 @@ def in_rotated_slices(
 
 
 def _borders(tables: Sequence[np.ndarray]) -> list[int]:
-    """Return where the slices of tables begin, and where the last one ends."""
+    """Return where the slices of tables begin, and where the last slice ends."""
     return np.cumsum([0, *(table.shape[1] for table in tables)]).tolist()
 
 
-def _loss(one: Rotated) -> float:
+def _loss(one: RotatedTables) -> float:
     return one.loss
 
 
@@ -161,10 +163,10 @@ def _squares(block: Block) -> tuple[Any, ...]:
 
 
 def balanced_order(variances: np.ndarray, widths: Sequence[int]) -> np.ndarray:
-    """Order of axes of falling variance that evens out the slices' variances.
+    """Return an order of axes, of falling variance, that evens the slices' variances.
 
-    Each axis in turn goes to the slice whose variances have the smallest product so
-    far and that has room (Ge et al. 2013, section 3.2).
+    Each axis in turn goes to the slice that has room and whose variances have the
+    smallest product so far (Ge et al. 2013, section 3.2).
     """
     slices: list[list[int]] = [[] for _ in widths]
     logs = np.zeros(len(widths))
@@ -173,7 +175,7 @@ def balanced_order(variances: np.ndarray, widths: Sequence[int]) -> np.ndarray:
         open_slices = [j for j, width in enumerate(widths) if len(slices[j]) < width]
         chosen = min(open_slices, key=lambda j: (logs[j], j))
         slices[chosen].append(axis)
-        # Relative to the smallest, so that every axis adds to its slice.
+        # Relative to the smallest variance, so that every axis adds to its slice.
         logs[chosen] += np.log(max(float(variance), floor) / floor)
     return np.concatenate([np.array(axes, dtype=np.intp) for axes in slices])
 
@@ -181,17 +183,17 @@ def balanced_order(variances: np.ndarray, widths: Sequence[int]) -> np.ndarray:
 def principal_rotation(
     found: Principal, n_components: int, widths: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Return the first principal axes as rows, in an order that serves slices.
+    """Return the first principal axes as rows, in an order that suits slices.
 
     Parameters
     ----------
     found : Principal
-        Of the samples.
+        Principal components of the samples.
     n_components : int
-        How many; those in which the samples have no variance are completed.
+        Number of axes; beyond those in which the samples vary, the basis is completed.
     widths : sequence of int, optional
-        Of the slices that variances are to be spread over, see `balanced_order`; None:
-        those of large variance come first.
+        Widths of the slices over which variances are balanced, see `balanced_order`.
+        None: axes in order of falling variance.
 
     Returns
     -------
@@ -203,7 +205,7 @@ def principal_rotation(
     variances[: len(found.variances)] = np.maximum(found.variances, 0.0)
     with nearest.single_threaded_blas():
         axes = _completed(axes)[:, :n_components]
-    # Their signs are those of chance, which rounding may decide.
+    # The signs of axes are arbitrary, so that rounding might decide them.
     largest = np.take_along_axis(axes, abs(axes).argmax(axis=0)[None], axis=0)
     axes = axes * np.where(largest < 0, -1.0, 1.0)
     variances = variances[:n_components]
@@ -213,7 +215,7 @@ def principal_rotation(
 
 
 def random_rotation(n_features: int, rng: np.random.RandomState) -> np.ndarray:
-    """Return a rotation drawn from all of them alike, by Haar's measure.
+    """Return a rotation drawn uniformly from all rotations, by Haar's measure.
 
     References
     ----------
@@ -230,9 +232,9 @@ def mixing_rounds(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw the signs and the orders of the rounds of a `HadamardTurn`.
 
-    What has been outside of the widest block comes into it in the next round, where it
-    has room, as that block is more than half of all: after two rounds each feature has
-    been mixed with many.
+    Features outside the widest block move into it in the next round as far as it has
+    room.  That block is wider than half of all features, so after two rounds each
+    feature has been mixed with many others.
 
     Returns
     -------
@@ -255,28 +257,28 @@ def mixing_rounds(
 
 def improved_components(
     rows: Rows, components: np.ndarray, tables: Sequence[np.ndarray], max_iter: int
-) -> Learner[Rotated]:
-    """Turn components, in which rows have been turned, on to where tables fit better.
+) -> Learner[RotatedTables]:
+    """Improve components, in which rows have been turned, to fit tables better.
 
     Parameters
     ----------
     rows : Rows
         Turned samples, about their mean.
     components : ndarray of shape (n_components, n_features)
-        What has turned them.
+        The matrix that has turned them.
     tables : sequence of ndarray of shape (V_j, d_j)
-        Of a product quantizer of the turned rows.
+        Tables of a product quantizer of the turned rows.
     max_iter : int
-        Largest number of turns, see `improve_rotation`.
+        The most iterations, see `improve_rotation`.
 
     Returns
     -------
-    Rotated
-        New tables, and as `rotation` the new components, in float64.
+    RotatedTables
+        New tables; its `rotation` holds the new components, in float64.
     """
     about = yield from moments(rows)
     squares = about.squares + about.weight * float(about.mean @ about.mean)
-    start = Rotated(np.eye(len(components)), list(tables))
+    start = RotatedTables(np.eye(len(components)), list(tables))
     found = yield from improve_rotation(
         rows, start, squares, max_iter=max_iter, tol=_LEARNED_TOL
     )
@@ -291,7 +293,7 @@ def _fresh_tables(
     borders: Any,
     rng: np.random.RandomState,
 ) -> Learner[list[np.ndarray]]:
-    """Return tables of the slices of rotated rows, each learned from its own."""
+    """Return tables of the slices of rotated rows, each learned from its own slice."""
     tables = []
     for size, cut in zip(sizes, pairwise(borders), strict=True):
         axes = rotation[:, slice(*cut)].astype(rows.dtype)
@@ -303,45 +305,45 @@ def _fresh_tables(
 
 def improve_rotation(
     rows: Rows,
-    start: Rotated,
+    start: RotatedTables,
     squares: float,
     *,
     max_iter: int,
     tol: float,
-) -> Learner[Rotated]:
-    """Improve tables and rotation in turns.
+) -> Learner[RotatedTables]:
+    """Improve tables and rotation alternately.
 
     Parameters
     ----------
     rows : Rows
         Samples about their mean, in coordinates of their span.
-    start : Rotated
-        Where to start; its loss is found here.
+    start : RotatedTables
+        Tables and rotation to start from; their loss is computed here.
     squares : float
         Weighted sum of the squared norms of the rows.
     max_iter : int
-        Largest number of turns.
+        The most iterations.
     tol : float
-        Stop when a turn lowers the distortion by this share of it or less.
+        Stop when an iteration lowers the distortion by at most this share of it.
 
     Returns
     -------
-    Rotated
-        Of a distortion no higher than the start's.
+    RotatedTables
+        Its distortion is no higher than that of the start.
 
     Notes
     -----
-    A turn is one of Lloyd's iterations in every slice, then the rotation that brings
-    the samples nearest to their reconstructions: U V^T with U S V^T = X^T Y, Y the
+    An iteration is one of Lloyd's in every slice, then the rotation that brings the
+    samples nearest to their reconstructions: U V^T with U S V^T = X^T Y, Y the
     reconstructions in the rotated space (Ge et al. 2013, section 3.1, without
     parameters; Schonemann 1966).  X^T Y follows from the sums of the samples of each
-    code, and the distortion with it: ||X||^2 - 2 <X R, Y> + ||Y||^2.
+    code, and so does the distortion: ||X||^2 - 2 <X R, Y> + ||Y||^2.
     """
     best = start
     rotation, tables, value, _ = start
     borders = _borders(tables)
 
-    def improved() -> Rotated:
+    def improved() -> RotatedTables:
         return best
 
     for turn in range(max(1, max_iter)):
@@ -373,7 +375,7 @@ def improve_rotation(
                     part, codes, tables[j], counts[j], "sqeuclidean", "split"
                 )
         if new < best.loss:
-            best = Rotated(rotation, tables, new, turn + 1)
+            best = RotatedTables(rotation, tables, new, turn + 1)
         if task.end(improved) or value - new <= tol * value:
             break
         value = new
@@ -383,7 +385,7 @@ def improve_rotation(
 def _cells(
     block: Block, rotation: np.ndarray, tables: nearest.Tables
 ) -> tuple[Any, ...]:
-    """Return sums and counts of the rows of each code of each slice."""
+    """Return sums and counts of the rows with each code, for each slice."""
     be = block.be
     found: list[Any] = []
     codes = nearest.nearest_product(turned(block, rotation), tables)
@@ -400,7 +402,7 @@ def _codes(
 
 
 def _products(sums: Sequence[np.ndarray], tables: Sequence[np.ndarray]) -> np.ndarray:
-    """Return X^T Y, from the sums of the rows of each code."""
+    """Return X^T Y, from the sums of the rows with each code."""
     return np.hstack([own.T @ table for own, table in zip(sums, tables, strict=True)])
 
 
@@ -424,18 +426,18 @@ def _completed(frame: np.ndarray) -> np.ndarray:
 def whole_rotation(
     basis: np.ndarray, rotation: np.ndarray
 ) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
-    """Return functions that turn rows of all features by a rotation, and back.
+    """Return functions that rotate rows of all features, and rotate them back.
 
-    The rotation is given as far as it turns the rows of a span.  Of those that turn
-    them so, the one that turns nothing but the span and what it is turned into: that
-    takes no matrix of (n_features, n_features).
+    The rotation is given by what it makes of the rows of a span.  Among the rotations
+    that agree, the one returned moves only the span and its image, which takes no
+    matrix of shape (n_features, n_features).
 
     Parameters
     ----------
     basis : ndarray of shape (n_features, rank)
-        Of the span, in orthonormal columns.
+        Basis of the span, in orthonormal columns.
     rotation : ndarray of shape (rank, n_features)
-        What the columns are turned into.
+        The images of the columns.
     """
     both = np.linalg.qr(np.hstack([basis, rotation.T]))[0]
     there = _completed(both.T @ basis) @ _completed(both.T @ rotation.T).T

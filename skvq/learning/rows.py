@@ -1,27 +1,27 @@
-"""Rows, wherever they are: learners ask for sums over blocks and never see all of X.
+"""Rows, wherever they are stored: learners ask for sums over blocks, never for X.
 
-A block is some consecutive rows of X: a power of two of them, which depends on the
-width of X alone.  What is found in the blocks is joined two by two, by their numbers:
-block 2i with block 2i + 1, pairs of blocks in the same way, and so on.  So the bits of
-a sum depend neither on where the blocks are, nor on how many of them a machine holds,
-nor on the order in which they are done.
+A block is a run of consecutive rows of X; their number is a power of two that depends
+on the width of X alone.  Results of blocks are joined in pairs by number: block 2i with
+block 2i + 1, pairs of blocks in the same way, and so on.  So the bits of a sum depend
+neither on where the blocks are, nor on how many of them a machine holds, nor on the
+order in which they are computed.
 
 ====================  ==============================================================
 `Rows.fold`           asks for sums over all blocks, on the host
 `Rows.map`            asks for arrays of a block's rows, which stay beside them
 `Rows.gather`         asks for rows, a stated number at most, on the host
-`Rows.view`           the rows as a function of each block makes them; lazy
+`Rows.view`           rows that a function makes of each block, lazily
 `Rows.held`           the same rows, made once for many passes
 `Rows.under`          the same rows, for a learner whose progress is told of elsewhere
 `run`                 runs a learner
-`together`            one of several, with one pass for what all of them ask at a time
+`together`            runs learners side by side, sharing passes over the rows
 ====================  ==============================================================
 
-A learner is a generator.  It yields requests, which `fold`, `map` and `gather` make,
-and receives their results; ``yield from`` runs one within another.  Between its
-requests others may run in the same thread, so no ``with`` statement may hold a context
-across one.  The functions of a request are named at the top of a module and get all
-they need as arguments, so that they can be sent to where the blocks are.
+A learner is a generator.  It yields requests, made by `fold`, `map` and `gather`, and
+receives their results; ``yield from`` runs one learner within another.  Between its
+requests other learners may run in the same thread, so no ``with`` statement may hold a
+context across a ``yield``.  The functions of a request are defined at the top level of
+a module and get all they need as arguments, so that they can be sent to the blocks.
 
 Rows of weight zero are left out of their block and have no number.  A function never
 sees an empty block.
@@ -44,33 +44,33 @@ from skvq.learning.tasks import SILENT, Task
 
 R = TypeVar("R")
 
-# Numbers of a block: a few times as many are in memory while it is worked on.
+# Numbers in a block: the memory in use while it is worked on is a few times as many.
 BLOCK_ELEMENTS = 2**22
-# Bytes of all rows together that are held in memory beside those that the user has.
+# Bytes of rows that may be held in memory in addition to the user's own rows.
 HELD_BYTES = 2**27
 
 
 def block_rows(n_features: int) -> int:
-    """Return how many rows a block has, a power of two."""
+    """Return the number of rows in a block, a power of two."""
     return 1 << max(0, (BLOCK_ELEMENTS // n_features).bit_length() - 1)
 
 
 class Block(NamedTuple):
-    """Some consecutive rows, on their device, in the dtype to compute in."""
+    """Consecutive rows, on their device, in the dtype to compute in."""
 
     x: Any  # (n, d), contiguous
     w: Any  # (n,), positive weights in float64, or None: all are one
     first: int  # number of the first row
-    state: tuple[Any, ...]  # arrays of n rows, which `map` has left
+    state: tuple[Any, ...]  # arrays of n rows that `map` has left
 
     @property
     def be(self) -> nearest.Backend:
-        """Who computes with them."""
+        """The backend of the rows."""
         return nearest.engine_of(self.x)
 
     @property
     def n_rows(self) -> int:
-        """How many rows it has."""
+        """The number of rows."""
         return self.x.shape[0]
 
     def host_weights(self) -> np.ndarray:
@@ -78,22 +78,22 @@ class Block(NamedTuple):
         return np.ones(self.n_rows) if self.w is None else self.be.to_host(self.w)
 
     def weighted(self, values: Any) -> Any:
-        """Return values of the rows times their weights."""
+        """Return values of the rows, multiplied by their weights."""
         return values if self.w is None else values * self.w
 
 
 class View(NamedTuple):
-    """What makes other rows of a block's, or chooses some."""
+    """A function that makes other rows of a block's rows, or chooses some of them."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
     state: Any
     times: int
-    # Number of the first row that is chosen, by the number of the first of its block.
+    # Number of the first chosen row, by the number of the first row of the block.
     firsts: dict[int, int] | None = None
 
     def of(self, block: Block, place: int) -> Block | None:
-        """Return the block of other rows; None if none are chosen."""
+        """Return the block of the rows made; None if none are chosen."""
         be = block.be
         if self.state is not None:
             block = block._replace(state=self.state[place])
@@ -104,7 +104,7 @@ class View(NamedTuple):
         elif len(found) == 0:
             return None
         else:
-            # Of each of several of a row, its state; the row itself of all of them.
+            # With several places per row, each place has its state and its row.
             state = tuple(be.take(_unfolded(each), found) for each in block.state)
             found, first = found // self.times, self.firsts[block.first]
             x = be.take(block.x, found)
@@ -113,7 +113,7 @@ class View(NamedTuple):
 
 
 def seen(block: Block | None, views: Sequence[View], place: int) -> Block | None:
-    """Return the block that views make of one."""
+    """Return the block that a sequence of views makes of one."""
     for view in views:
         block = None if block is None else view.of(block, place)
     return block
@@ -130,24 +130,24 @@ def _repeated(be: nearest.Backend, w: Any, times: int) -> Any:
     return be.xp.reshape(be.xp.broadcast_to(w[:, None], (w.shape[0], times)), (-1,))
 
 
-# -- joining what blocks give ----------------------------------------------------------
+# -- joining the results of blocks -----------------------------------------------------
 
 
 class Piece(NamedTuple):
-    """What 2**level blocks give together, the first of which is place * 2**level."""
+    """The joint result of 2**level blocks, the first of which is place * 2**level."""
 
     level: int
     place: int
-    value: Any  # None: they have no rows
+    value: Any  # None: these blocks have no rows
 
     @property
     def first(self) -> int:
-        """The first of its blocks."""
+        """The number of the first block."""
         return self.place << self.level
 
 
 def add(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Add tuples of arrays."""
+    """Add tuples of arrays elementwise."""
     return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
@@ -157,24 +157,24 @@ def chain(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def merge(*stacks: Sequence[Piece], join: Callable[..., Any] = add) -> list[Piece]:
-    """Join pieces with their siblings, as long as there are any.
+    """Join pieces with their siblings for as long as there are any.
 
     Parameters
     ----------
     *stacks : sequence of Piece
-        What has been found in disjoint sets of blocks, in any order.
+        Results of disjoint sets of blocks, in any order.
     join : callable
-        ``join(a, b)`` of what blocks give, and of what the blocks right after them do.
+        ``join(a, b)`` joins results, b being that of the blocks right after those of a.
 
     Returns
     -------
     stack : list of Piece
-        As few pieces as there can be, in the order of their blocks.
+        As few pieces as possible, in the order of their blocks.
 
     Raises
     ------
     ValueError
-        If a block is in two of the pieces.
+        If two pieces hold the same block.
     """
     result: list[Piece] = []
     for piece in sorted((p for s in stacks for p in s), key=lambda piece: piece.first):
@@ -200,7 +200,7 @@ def _joined(a: Any, b: Any, join: Callable[..., Any]) -> Any:
 def close(
     stack: Sequence[Piece], n_blocks: int, join: Callable[..., Any] = add
 ) -> tuple[Any, ...]:
-    """Join all pieces of what is found in so many blocks; on the host."""
+    """Join all pieces of the results of n_blocks blocks, on the host."""
     found = sum(1 << piece.level for piece in stack)
     if found != n_blocks:
         raise ValueError(f"Of {n_blocks} blocks {found} have been found.")
@@ -214,22 +214,22 @@ def close(
 
 
 class Request(NamedTuple):
-    """What a learner asks of rows.
+    """A learner's question about rows.
 
-    What is sent to other machines is all but the source and the states.
+    All but the source and the states may be sent to other machines.
     """
 
     source: Any
     views: tuple[View, ...]
-    function: Callable[..., Any]  # of a block and the arguments
+    function: Callable[..., Any]  # called with a block and the arguments
     args: tuple[Any, ...]
     state: Any
-    join: Callable[..., Any] | None  # of what two blocks give; None: nothing is joined
-    keeps: bool  # whether the function also returns what stays beside the rows
-    blocks: Sequence[int] | None  # their numbers; None: all
+    join: Callable[..., Any] | None  # joins the results of two blocks; None: no joining
+    keeps: bool  # whether the function also returns arrays that stay beside the rows
+    blocks: Sequence[int] | None  # numbers of the blocks to look at; None: all
 
     def of(self, block: Block | None, place: int) -> tuple[Any, Any]:
-        """Return what a block gives, and what stays beside its rows."""
+        """Return the result of a block, and the arrays that stay beside its rows."""
         block = seen(block, self.views, place)
         if block is None:
             return None, None
@@ -240,17 +240,17 @@ class Request(NamedTuple):
         return found if self.keeps else (found, None)
 
     def of_blocks(self, n_blocks: int) -> int:
-        """Return how many blocks it looks at, where there are so many."""
+        """Return how many of n_blocks blocks the request looks at."""
         return n_blocks if self.blocks is None else len(self.blocks)
 
     def result(self, value: Any, state: Any) -> Any:
-        """Return what the learner gets of sums over all blocks, and of a state."""
+        """Return what the learner receives, from sums over all blocks and a state."""
         if self.join is None:
             return state
         return (value, state) if self.keeps else value
 
 
-# A learner that returns R; it asks for one thing, or for several in one pass.
+# A learner that returns R.  It yields one request, or several for one pass.
 Learner = Generator[Request | list[Request], Any, R]
 
 
@@ -280,10 +280,10 @@ def run(learner: Learner[R]) -> R:
 
 
 def together(learners: Sequence[Learner[R]]) -> Learner[list[R]]:
-    """Run learners side by side; return what each returns.
+    """Run learners side by side; return the result of each.
 
-    What all of them ask at a time is done in one pass over the blocks of a source that
-    they have in common.  The results are the same as of one after the other.
+    Requests that are pending at the same time share a pass over the blocks of a common
+    source.  The results are the same as if the learners ran one after the other.
     """
     results: list[Any] = [None] * len(learners)
     asked: dict[int, Any] = {}
@@ -311,18 +311,18 @@ def together(learners: Sequence[Learner[R]]) -> Learner[list[R]]:
 
 
 class Part:
-    """Consecutive rows on one machine, an array of any library, or a memory map.
+    """Consecutive rows on one machine: an array of any library, or a memory map.
 
     Parameters
     ----------
     X : array of shape (n_samples, n_features)
         The samples, finite.
     weights : array of shape (n_samples,), optional
-        Weights, not negative, one of them positive.
+        Weights, none negative, at least one positive.
     place : int
         Number of the first block.
     first : int
-        Number of the first row that weighs something.
+        Number of the first row of positive weight.
     weighted : bool
         Whether there are weights other than one, here or in other parts.
     """
@@ -360,20 +360,20 @@ class Part:
             heavy = host > 0
             counts = np.add.reduceat(heavy, starts, dtype=np.intp)
             self.heavy = None if heavy.all() else heavy
-            # Equal weights are none, so that they are the same to the last bit.
+            # Equal weights are dropped, so that they give the same bits as no weights.
             if weighted or not (host[heavy] == 1).all():
                 self.weights = be.like(weights, np.float64)
         self.firsts = first + np.append(0, np.cumsum(counts))
 
     @property
     def be(self) -> nearest.Backend:
-        """Who computes with the rows."""
+        """The backend of the rows."""
         stored = next((block for block in self.stored or () if block is not None), None)
         return nearest.backend_of(self.X) if stored is None else stored.be
 
     @property
     def n_rows(self) -> int:
-        """How many rows weigh something."""
+        """The number of rows of positive weight."""
         return int(self.firsts[-1] - self.firsts[0])
 
     @property
@@ -382,7 +382,7 @@ class Part:
         return self.weights is not None
 
     def blocks(self, only: set[int] | None = None) -> Iterator[tuple[int, Any]]:
-        """Yield places within the part, and blocks; None where there are no rows."""
+        """Yield blocks by their places in the part; None for a block without rows."""
         for place in range(self.n_blocks):
             if only is None or self.place + place in only:
                 yield place, self.stored[place] if self.stored else self._cut(place)
@@ -392,7 +392,7 @@ class Part:
         if self.firsts[place + 1] == first:
             return None
         start = place * self.size
-        # Bounds that lie within X: the array API knows no others.
+        # The array API only defines slices whose bounds lie within X.
         rows = slice(start, min(start + self.size, self.X.shape[0]))
         be = nearest.backend_of(self.X)
         x = self.X[rows, :]
@@ -405,7 +405,7 @@ class Part:
     def stacks(
         self, requests: Sequence[Request]
     ) -> list[tuple[list[Piece], list[Any]]]:
-        """Return the pieces and the states that the blocks give each request."""
+        """Return, for each request, the pieces and the states that the blocks give."""
         asked = [request.blocks for request in requests]
         only = None if None in asked else {n for some in asked for n in some or ()}
         found: list[tuple[list[Piece], list[Any]]] = [([], []) for _ in requests]
@@ -432,20 +432,20 @@ class Part:
         return results
 
     def _taken(self) -> int:
-        """Return the bytes of rows that are in memory already."""
+        """Return the number of bytes of these rows that are in memory already."""
         if self.stored is not None or is_mapped(self.X):
             return 0
         item = nearest.backend_of(self.X).numpy_dtype(self.X).itemsize
         return math.prod(self.X.shape) * item
 
     def room(self, n_bytes: int) -> int:
-        """Return how many times so many bytes there is memory for."""
+        """Return how many times n_bytes still fit in memory."""
         return (_held.left() + self._taken()) // max(1, n_bytes)
 
     def held(self, views: tuple[View, ...], like: "Rows") -> "Part | None":
-        """Return other rows, made once by views; None if there is no memory for them.
+        """Return the rows that views make, in memory; None if there is no room.
 
-        Rows of the user's that are in memory already have taken as much.
+        User rows that are in memory already count towards the room.
         """
         n_bytes = max(0, like.n_bytes - self._taken())
         if not _held.take(n_bytes):
@@ -456,17 +456,17 @@ class Part:
         return part
 
     def stored_as(self, views: Sequence[View]) -> "Part":
-        """Return other rows, made by views, in memory."""
+        """Return the rows that views make, in memory."""
         part = copy(self)
         part.stored = [seen(block, views, place) for place, block in self.blocks()]
         return part
 
     def __getstate__(self) -> dict[Any, Any]:
-        # What is stored is all that another process needs.
+        # Another process needs no more than what is stored.
         return {**vars(self), "X": None if self.stored else self.X}
 
     def is_ready(self) -> bool:
-        """Whether making the blocks takes no time."""
+        """Whether the blocks can be had without computation."""
         if self.stored is not None or self.n_blocks == 0:
             return True
         be, rows = nearest.backend_of(self.X), self.X[: min(2, self.X.shape[0]), :]
@@ -475,14 +475,14 @@ class Part:
 
 
 class _Budget:
-    """Bytes that rows may be held in, of all parts and threads together."""
+    """The bytes of rows that may be held, over all parts and threads."""
 
     def __init__(self) -> None:
-        # Re-entrant, since a garbage collection inside may give some back.
+        # The lock is re-entrant: a garbage collection inside may give bytes back.
         self._lock, self._taken = threading.RLock(), 0
 
     def take(self, n_bytes: int) -> bool:
-        """Take so many bytes, if there are; or give some back."""
+        """Take n_bytes if they are left; a negative number gives them back."""
         with self._lock:
             enough = n_bytes <= 0 or self._taken + n_bytes <= HELD_BYTES
             if enough:
@@ -490,7 +490,7 @@ class _Budget:
         return enough
 
     def left(self) -> int:
-        """Return how many bytes there are."""
+        """Return how many bytes are left."""
         return HELD_BYTES - self._taken
 
 
@@ -498,7 +498,7 @@ _held = _Budget()
 
 
 def is_mapped(X: Any) -> bool:
-    """Whether an array is a file's memory, also behind views of it."""
+    """Return whether an array is a memory map, or a view of one."""
     while X is not None and not isinstance(X, mmap):
         X = getattr(X, "base", getattr(X, "obj", None))
     return X is not None
@@ -508,25 +508,25 @@ def is_mapped(X: Any) -> bool:
 
 
 class Rows:
-    """Rows of an array of any library, in memory or mapped; what learners learn from.
+    """Rows of an array of any library, in memory or mapped, for learners to learn from.
 
     Parameters
     ----------
     X : array of shape (n_samples, n_features)
         Finite real numbers of any dtype.  Neither copied nor converted as a whole.
     weights : array of shape (n_samples,), optional
-        Not negative, one of them positive; rows of weight zero play no part.
+        None negative, at least one positive; rows of weight zero play no part.
 
     Attributes
     ----------
     n_features : int
         Number of features.
     dtype : numpy.dtype
-        That of the blocks, `nearest.compute_dtype` of X's.
+        The dtype of the blocks, `nearest.compute_dtype` of X's.
     weighted : bool
         Whether there are weights other than one.
     firsts : ndarray of int, shape (n_blocks + 1,)
-        Number of the first row of each block; at the end, how many rows there are.
+        Number of the first row of each block, then the total number of rows.
     task : Task
         What the learner of these rows tells of its progress.
 
@@ -554,7 +554,7 @@ class Rows:
 
     @classmethod
     def of(cls, source: Any) -> "Rows":
-        """Return the rows of a source, which is a `Part` or does as one."""
+        """Return the rows of a source: a `Part`, or an object with its interface."""
         rows = object.__new__(cls)
         rows._set(source)
         return rows
@@ -567,17 +567,17 @@ class Rows:
 
     @property
     def n_rows(self) -> int:
-        """How many rows weigh something."""
+        """The number of rows of positive weight."""
         return int(self.firsts[-1])
 
     @property
     def be(self) -> nearest.Backend:
-        """Who computes with the rows."""
+        """The backend of the rows."""
         return self.source.be
 
     @property
     def n_bytes(self) -> int:
-        """What the rows take, in the dtype of the blocks."""
+        """The size of the rows in the dtype of the blocks."""
         return self.n_rows * self.n_features * self.dtype.itemsize
 
     def fold(
@@ -589,21 +589,21 @@ class Rows:
         keep: bool = False,
         blocks: Sequence[int] | None = None,
     ) -> Request:
-        """Ask for the sums of the tuples of arrays that ``function(block, *args)`` are.
+        """Ask for sums over blocks of the tuples of arrays ``function(block, *args)``.
 
         Parameters
         ----------
         function : callable
-            Its sums are float64.
+            Returns a tuple of arrays; sums are to be float64.
         *args : object
-            What it needs beside the block.
+            Further arguments of the function.
         state : object, optional
-            What `map` has left, for ``block.state``.
+            A state that `map` has left, for ``block.state``.
         join : callable
-            What is done in place of adding; the same for any order of pairs only if the
-            blocks are its pairs in the tree.
+            Used in place of adding.  Results are joined in the order of the tree of
+            blocks.
         keep : bool
-            Whether the function returns sums and, as `map` does, what to keep; the
+            Whether the function returns sums and, as for `map`, arrays to keep; the
             learner then receives both.
         blocks : sequence of int, optional
             Numbers of the blocks to look at; all, if not given.
@@ -617,7 +617,7 @@ class Rows:
     ) -> Request:
         """Ask to keep the tuples of arrays ``function(block, *args)`` beside the rows.
 
-        The learner receives what stands for them, to be a request's or view's state.
+        The learner receives a token for them: the state of later requests and views.
         """
         return Request(self.source, self.views, function, args, state, None, True, None)
 
@@ -630,18 +630,18 @@ class Rows:
         state: Any = None,
         blocks: Sequence[int] | None = None,
     ) -> Request:
-        """Ask for rows: tuples of arrays ``function(block, *args)``, on the host.
+        """Ask for rows, as tuples of arrays ``function(block, *args)``, on the host.
 
         Parameters
         ----------
         function : callable
             Returns arrays of equally many rows.
         *args : object
-            What it needs beside the block.
+            Further arguments of the function.
         most : int
-            How many rows there may be; more are a ValueError, as they come together.
+            The most rows that may come together; more are a ValueError.
         join : callable
-            ``join(a, b)`` chooses among the rows of two neighbours; all, by default.
+            ``join(a, b)`` chooses among the rows of two neighbours; by default, all.
         state, blocks : optional
             As in `fold`.
         """
@@ -669,15 +669,15 @@ class Rows:
         function : callable
             ``function(block, *args)`` returns x.
         *args : object
-            What it needs beside the block.
+            Further arguments of the function.
         width : int, optional
-            Features of the result, if they are other than those of the rows.
+            Number of features of the result, if it differs.
         times : int
-            Rows that it makes of each; they have its weight each.
+            Number of rows made of each row; each has its weight.
         state : object, optional
-            What `map` has left, for the function's ``block.state``.
+            A state that `map` has left, for the function's ``block.state``.
         dtype : dtype, optional
-            Of the result, if it is another.
+            Dtype of the result, if it differs.
         """
         other = copy(self)
         other.dtype = self.dtype if dtype is None else np.dtype(dtype)
@@ -693,20 +693,20 @@ class Rows:
         times: int = 1,
         state: Any = None,
     ) -> "Learner[Rows]":
-        """Return some of the rows, which have numbers of their own.
+        """Return some of the rows, renumbered.
 
         Parameters
         ----------
         function : callable
-            ``function(block, *args)`` returns their ascending places in the block, on
-            the host; row i has those from ``i * times`` on.
+            ``function(block, *args)`` returns ascending places in the block, on the
+            host; row i has the places from ``i * times`` on.
         *args : object
-            What it needs beside the block.
+            Further arguments of the function.
         times : int
-            How many places each row has.
+            Number of places of each row.
         state : object, optional
-            What `map` has left, arrays (n_rows, times, ...); the next view has that of
-            the places chosen as its ``block.state``.
+            A state that `map` has left, arrays (n_rows, times, ...).  The next view
+            gets that of the chosen places as its ``block.state``.
         """
         begins, counts = yield self.gather(
             _how_many, function, args, most=len(self.firsts), state=state
@@ -720,7 +720,7 @@ class Rows:
         return other
 
     def held(self) -> "Rows":
-        """Return the same rows, for many passes: made once, where memory allows it."""
+        """Return the same rows, computed once for many passes if memory allows it."""
         if not self.views and self.source.is_ready():
             return self
         source = self.source.held(self.views, self)
@@ -737,7 +737,7 @@ class Rows:
         return other
 
     def room(self) -> int:
-        """Return how many times as many rows there is memory for to hold."""
+        """Return how many times as many rows could be held in memory."""
         return self.source.room(self.n_bytes)
 
     def filled_blocks(self) -> list[int]:
@@ -745,7 +745,7 @@ class Rows:
         return np.flatnonzero(np.diff(self.firsts)).tolist()
 
     def blocks_between(self, start: int, stop: int) -> list[int]:
-        """Return the numbers of the blocks that hold the rows of numbers in a range."""
+        """Return the numbers of the blocks that hold rows start..stop."""
         low, high = np.searchsorted(self.firsts, [start, stop - 1], side="right") - 1
         return list(range(low, high + 1))
 
@@ -784,7 +784,7 @@ def everything(block: Block) -> tuple[Any, ...]:
 
 
 def in_memory(rows: Rows) -> Learner[tuple[np.ndarray, np.ndarray | None]]:
-    """Return all rows and their weights on the host; where there is no other way."""
+    """Return all rows and their weights on the host, for learners that need all."""
     if not rows.source.is_local and rows.n_bytes > HELD_BYTES:
         raise ValueError(
             f"All of {rows.n_rows} rows are needed in memory, which is not done with a "
@@ -795,25 +795,25 @@ def in_memory(rows: Rows) -> Learner[tuple[np.ndarray, np.ndarray | None]]:
 
 
 def picked(block: Block, numbers: np.ndarray) -> tuple[Any, ...]:
-    """Return rows by their ascending numbers."""
+    """Return the rows of the given ascending numbers."""
     low, high = np.searchsorted(numbers, [block.first, block.first + block.n_rows])
     return (block.be.take(block.x, numbers[low:high] - block.first),)
 
 
 def extremes(block: Block) -> tuple[Any, ...]:
-    """Return least and largest values of the features, which `wider` joins."""
+    """Return the least and the largest values of the features, for `wider` to join."""
     xp = block.be.xp
     return xp.min(block.x, axis=0), xp.max(block.x, axis=0)
 
 
 def wider(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Join what `extremes` gives."""
+    """Join the results of `extremes`."""
     xp = nearest.backend_of(a[0]).xp
     return xp.minimum(a[0], b[0]), xp.maximum(a[1], b[1])
 
 
 def no_zero_rows(block: Block) -> tuple[Any, ...]:
-    """Raise a ValueError if a row is zero, which has no direction."""
+    """Raise a ValueError if a row is zero and so has no direction."""
     nearest.check_no_zero_rows(block.x, start=block.first)
     return ()
 
@@ -822,12 +822,12 @@ def no_zero_rows(block: Block) -> tuple[Any, ...]:
 
 
 def columns(block: Block, start: int, stop: int) -> Any:
-    """Return some of the features."""
+    """Return a range of the features."""
     return block.x[:, start:stop]
 
 
 def stacked(block: Block, width: int) -> Any:
-    """Return slices of so many features, those of each row under each other."""
+    """Return slices of `width` features, those of each row below each other."""
     return block.be.xp.reshape(block.x, (-1, width))
 
 
@@ -837,7 +837,7 @@ def scaled(block: Block, factor: float) -> Any:
 
 
 def lengths(block: Block) -> Any:
-    """Return the norms of the rows, in float64, as a feature."""
+    """Return the norms of the rows, in float64, as a single feature."""
     return nearest.row_norms(block.x)[:, None]
 
 
@@ -847,27 +847,27 @@ def unit(block: Block) -> Any:
 
 
 def shifted(block: Block, origin: np.ndarray) -> Any:
-    """Return the rows from an origin on."""
+    """Return the rows relative to an origin."""
     return block.x - block.be.send(origin)
 
 
 def turned(block: Block, axes: np.ndarray) -> Any:
-    """Return what the rows are along some axes."""
+    """Return the coordinates of the rows along some axes."""
     with nearest.single_threaded_blas():
         return block.be.xp.matmul(block.x, block.be.send(axes))
 
 
 def rotated(block: Block, mean: np.ndarray, axes: np.ndarray) -> Any:
-    """Return what the rows are along some axes, from the mean on."""
+    """Return the coordinates of the rows, relative to the mean, along some axes."""
     return turned(block._replace(x=shifted(block, mean)), axes)
 
 
 def along(block: Block, turn: Any) -> Any:
-    """Return the rows as a `Turn` turns them."""
+    """Return the rows turned by a `Turn`."""
     return turn.there(block.x)
 
 
 def less(block: Block, table: np.ndarray) -> Any:
-    """Return the rows less the codewords of their codes, which are the state."""
+    """Return the rows minus the codewords of their codes, which are the state."""
     codes = block.be.cast(block.state[0], np.intp)
     return block.x - block.be.look_up(block.be.send(table), codes)

@@ -1,11 +1,11 @@
 """Scalar codebooks: levels matched to a density, and statistics of columns.
 
-A scalar codebook cuts one feature in intervals, so that the argmin is a place in a
-sorted list, and the best codebook a problem in one dimension.  Here are
+A scalar codebook cuts one feature in intervals.  Its search is a place in a sorted
+list, and the best codebook solves a problem in one dimension.  This module has
 
 - `lloyd_max`, the levels of least squared error for a density (Lloyd 1982, Max 1960),
-  and `uniform_reach`, the best equal cells; those for samples are found in `levels`;
-- the statistics of columns that ranges are taken from.
+  and `uniform_reach`, the best equal cells; levels for samples are found in `levels`;
+- the statistics of columns from which ranges are set.
 
 `skvq.coding.levels` encodes and decodes.
 """
@@ -33,27 +33,27 @@ from skvq.learning.rows import (
     wider,
 )
 
-# Numbers that are in memory, of each one, when a mean is taken.
+# Number of copies of a tile in memory while a mean is taken.
 _COPIES = 8
 
 
 def per_column(
     name: str, value: Any, n_columns: int, column: str, smallest: int, largest: int
 ) -> tuple[int, ...]:
-    """Return a parameter that is an int, or one for each column, as a tuple of ints.
+    """Return a parameter, an int or one int for each column, as a tuple of ints.
 
     Parameters
     ----------
     name : str
         The parameter, named in the messages.
     value : int or sequence of int
-        What it was given.
+        The value that was given.
     n_columns : int
-        How many there must be.
+        Number of columns.
     column : str
-        What a column is called.
+        What a column is called in the messages.
     smallest, largest : int
-        Limits.
+        Limits of each entry.
 
     Returns
     -------
@@ -76,16 +76,16 @@ def per_column(
 
 
 def positive_per_column(name: str, value: Any, n_columns: int) -> np.ndarray:
-    """Return a parameter that is a positive number, or one for each column, in float64.
+    """Return a parameter, a positive number or one for each column, as float64.
 
     Parameters
     ----------
     name : str
         The parameter, named in the messages.
     value : float or sequence of float
-        What it was given.
+        The value that was given.
     n_columns : int
-        How many there must be.
+        Number of columns.
 
     Returns
     -------
@@ -115,10 +115,10 @@ def positive_per_column(name: str, value: Any, n_columns: int) -> np.ndarray:
 
 
 def distinct(column: Any, weights: Any | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct values of a column, ascending, and how much each weighs.
+    """Return the distinct values of a column, ascending, and the weight of each.
 
-    Weights that are repeats give the same arrays as the repeated values.  The column
-    of another library comes to the host.
+    Integer weights give the same arrays as repeated values do.  Arrays of other
+    libraries are taken to the host.
     """
     be = nearest.backend_of(column)
     weights = None if weights is None else be.to_host(weights)
@@ -129,17 +129,17 @@ def distinct(column: Any, weights: Any | None) -> tuple[np.ndarray, np.ndarray]:
 
 
 def distinct_of_all(rows: Rows, most: int) -> Learner[tuple[np.ndarray, np.ndarray]]:
-    """Return the values of all features together, ascending, and what each weighs.
+    """Return the distinct values of all features together, and the weight of each.
 
-    Memory is that of a block.  Where there are more distinct values than may be kept,
-    neighbours are merged that make the least error: far values of a tail stay.
+    This takes the memory of a block.  If there are more distinct values than may be
+    kept, neighbours are merged where that adds least error: far values of a tail stay.
 
     Parameters
     ----------
     rows : Rows
         The samples.
     most : int
-        How many values may be kept.
+        The most values to keep.
     """
     values, weights = yield rows.fold(_few_values, most, join=partial(_merged, most))
     return values, weights
@@ -154,21 +154,21 @@ def _few_values(block: Block, most: int) -> tuple[np.ndarray, np.ndarray]:
 def _merged(
     most: int, one: tuple[Any, ...], other: tuple[Any, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values that either holds."""
+    """Return the union of two sets of weighted values."""
     values, weights = map(np.concatenate, zip(one, other, strict=True))
     return _thinned(*distinct(values, weights), most)
 
 
 def _thinned(values: Any, weights: Any, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Merge pairs of neighbours, of least squared error, until there are few values."""
+    """Merge pairs of neighbours, least squared error first, until few values remain."""
     while len(values) > most:
         first = np.arange(0, len(values) - 1, 2)
         a, b = weights[first], weights[first + 1]
-        # Halves, in parts of the whole range, neither overflow nor vanish.
+        # Half gaps, relative to the whole range, neither overflow nor vanish.
         gaps = 0.5 * values[first + 1] - 0.5 * values[first]
         gaps = gaps / (0.5 * values[-1] - 0.5 * values[0])
         errors = a * b / (a + b) * gaps**2
-        # No more than half of the pairs at a time: the others may have nearer ones.
+        # At most half of the pairs at a time: the others may get nearer neighbours.
         count = min(len(values) - most, -(-len(first) // 2))
         first = first[errors <= np.partition(errors, count - 1)[count - 1]]
         share = weights[first + 1] / (weights[first] + weights[first + 1])
@@ -184,11 +184,11 @@ def _thinned(values: Any, weights: Any, most: int) -> tuple[np.ndarray, np.ndarr
 def equal_shares(values: np.ndarray, weights: np.ndarray, n_cells: int) -> np.ndarray:
     """Return the n_cells - 1 edges between cells of equal weight, ascending.
 
-    An edge lies halfway between the two values that it parts.  Where one value weighs
-    more than a cell, edges coincide.
+    An edge lies halfway between the two values that it separates.  Edges coincide where
+    one value weighs more than a cell.
     """
     reached, shares = np.cumsum(weights), np.arange(1, n_cells) / n_cells
-    # A sum of floats may fall short of a share that it reaches in truth.
+    # Rounding may leave a sum of floats just below a share that it reaches.
     wanted = shares * reached[-1] * (1 - 1e-12)
     below = np.minimum(np.searchsorted(reached, wanted), len(weights) - 1)
     above = np.minimum(below + 1, len(values) - 1)
@@ -200,7 +200,7 @@ def of_distinct(
 ) -> Learner[list[Any]]:
     """Return what a function makes of the distinct values of each feature.
 
-    They have to be in memory, but of some features at a time.
+    All values of some features at a time are taken into memory.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def of_distinct(
         The samples.
     function : callable
         ``function(columns, features)`` returns a list with an entry for each of the
-        features, a slice; of each, columns yields what `distinct` gives.
+        features, a slice; columns yields what `distinct` returns for each.
     """
     found: list[Any] = []
     step = max(1, rows.n_features * HELD_BYTES // (2 * rows.n_bytes))
@@ -229,7 +229,7 @@ def column_range(rows: Rows) -> Learner[tuple[np.ndarray, np.ndarray]]:
 def weighted_mean(
     rows: Rows, function: Callable[..., Any] | None = None, *args: Any
 ) -> Learner[np.ndarray]:
-    """Return the mean of function(backend, x, *args) over rows, in float64.
+    """Return the mean over rows of function(backend, x, *args), in float64.
 
     The weights are scaled to sum 1 first, so that no sum exceeds the largest value.
     """
@@ -251,7 +251,7 @@ def _mean(block: Block, share: float, function: Any, args: Any) -> tuple[Any, ..
 
 
 def _share_of_one(rows: Rows) -> Learner[float]:
-    """Return what weights are multiplied by to sum 1."""
+    """Return the factor that scales the weights to sum 1."""
     return 1.0 / (yield from total_weight(rows))
 
 
@@ -272,7 +272,7 @@ def _shares(block: Block, share: float) -> Any:
 
 
 def spread(rows: Rows, mean: np.ndarray) -> Learner[np.ndarray]:
-    """Return the root mean square of the rows less their mean, in float64."""
+    """Return the root mean square of the rows minus their mean, in float64."""
     low, high = yield from column_range(rows)
     largest = np.maximum(np.maximum(-low, high), np.abs(mean))
     scale = np.where(largest > 0, largest, 1.0)  # no square overflows or vanishes
@@ -288,22 +288,22 @@ def _squared_gaps(be: nearest.Backend, x: Any, scale: Any, shift: Any) -> Any:
 def level_shares(
     rows: Rows, codec: Any, sizes: tuple[int, ...]
 ) -> Learner[tuple[np.ndarray, np.ndarray]]:
-    """Return of each code of each column its part of the mean, and its share of rows.
+    """Return, for each code of each column, its part of the mean and its share of rows.
 
     Parameters
     ----------
     rows : Rows
         The samples.
     codec : object
-        Its method `encode` gives their codes.
+        Its method `encode` returns the codes of rows.
     sizes : tuple of int
         V of each column.
 
     Returns
     -------
     parts, shares : ndarray of float64, shape (sum V,)
-        Column by column.  Over the codes of a column the parts sum to its mean, and the
-        shares to one.
+        Concatenated over columns.  The parts of a column sum to its mean, its shares
+        to one.
     """
     share = yield from _share_of_one(rows)
     parts, shares = yield rows.fold(_level_sums, codec, share, sizes)
@@ -315,13 +315,13 @@ def level_means(
 ) -> tuple[np.ndarray, ...]:
     """Return the mean of the values of each code of each column.
 
-    Codes that have none lie on the line between the means of the nearest codes that
-    have some, and at the ends equal the nearest.
+    Codes without values lie on the line between the means of the nearest codes that
+    have values; at the ends they equal the nearest one.
 
     Parameters
     ----------
     parts, shares : ndarray of float64, shape (sum V,)
-        As `level_shares` gives them.
+        The results of `level_shares`.
     sizes : tuple of int
         V of each column.
 
@@ -354,9 +354,9 @@ def mean_squares(rows: Rows, codecs: Sequence[Any], unit: float) -> Learner[np.n
     rows : Rows
         The samples.
     codecs : sequence of object
-        Their methods `encode` and `decode` give codes, and levels.
+        Their methods `encode` and `decode` return codes, and levels.
     unit : float
-        What errors are divided by before they are squared, lest a square overflow.
+        Errors are divided by it before they are squared, so that no square overflows.
 
     Returns
     -------
@@ -380,7 +380,7 @@ def _mean_squares(
 
 
 def unit_of(rows: Rows, *others: np.ndarray) -> Learner[float]:
-    """Return the power of two that no value of rows, or of others, exceeds."""
+    """Return the least power of two that bounds the values of rows, and the others."""
     ends = yield from column_range(rows)
     largest = max(float(np.abs(each).max()) for each in (*ends, *others))
     return float(2.0 ** min(int(np.frexp(largest)[1]), 1023)) if largest > 0 else 1.0
@@ -390,21 +390,21 @@ def unit_of(rows: Rows, *others: np.ndarray) -> Learner[float]:
 
 
 class Averages(NamedTuple):
-    """Weighted means of what has been seen of a stream.
+    """Weighted means over the part of a stream seen so far.
 
     Parameters
     ----------
     weight : float
-        Of all rows.
+        Weight of all rows.
     means : tuple of ndarray
-        Of whatever is averaged.
+        The quantities that are averaged.
     """
 
     weight: float
     means: tuple[np.ndarray, ...]
 
     def joined(self, other: "Averages") -> "Averages":
-        """Return the means over what both have seen."""
+        """Return the means over both parts of the stream."""
         weight = self.weight + other.weight
         share = other.weight / weight
         pairs = zip(self.means, other.means, strict=True)
@@ -424,7 +424,7 @@ class Spans(NamedTuple):
     high: np.ndarray
 
     def joined(self, other: "Spans") -> "Spans":
-        """Return those of what both have seen."""
+        """Return the least and largest values over both parts of the stream."""
         return Spans(*wider(self, other))
 
 
@@ -434,7 +434,7 @@ class Moments(NamedTuple):
     Parameters
     ----------
     weight : float
-        Of all rows.
+        Weight of all rows.
     mean, spread : ndarray of float64, shape (n_columns,)
         The moments.
     """
@@ -444,7 +444,7 @@ class Moments(NamedTuple):
     spread: np.ndarray
 
     def joined(self, other: "Moments") -> "Moments":
-        """Return those of what both have seen; no square overflows or vanishes."""
+        """Return the moments over both parts; no square overflows or vanishes."""
         weight = self.weight + other.weight
         share = other.weight / weight
         gap = other.mean - self.mean
@@ -459,14 +459,14 @@ class Moments(NamedTuple):
 
 
 class Density(NamedTuple):
-    """A log-concave density on an interval, up to a factor.
+    """A log-concave density on an interval, up to a constant factor.
 
     Parameters
     ----------
     pdf : callable
-        The density of an array of places.
+        The density at an array of places.
     low, high : float
-        Bounds beyond which nothing worth counting lies.
+        Bounds beyond which the density is negligible.
     """
 
     pdf: Callable[[np.ndarray], np.ndarray]
@@ -474,7 +474,7 @@ class Density(NamedTuple):
     high: float
 
 
-# Of mean 0 and standard deviation 1.
+# Densities of mean 0 and standard deviation 1.
 GAUSSIAN = Density(lambda x: np.exp(-0.5 * x * x), -12.0, 12.0)
 LAPLACIAN = Density(lambda x: np.exp(-np.sqrt(2.0) * np.abs(x)), -48.0, 48.0)
 DENSITIES = {"gaussian": GAUSSIAN, "laplacian": LAPLACIAN}
@@ -492,10 +492,10 @@ def lloyd_max(
 ) -> np.ndarray:
     """Return the levels of least squared error for a density.
 
-    Every level is the mean of its cell, and every edge halfway between two levels.
-    For log-concave densities there is one solution (Fleischer 1964).  It is found by
-    Newton's method, the equations being tridiagonal, from the levels that are best as
-    V grows (Panter and Dite 1951).
+    Every level is the mean of its cell, and every edge lies halfway between two levels.
+    For log-concave densities there is one solution (Fleischer 1964).  Newton's method,
+    whose equations are tridiagonal, finds it from the levels that are asymptotically
+    best as V grows (Panter and Dite 1951).
 
     Parameters
     ----------
@@ -504,7 +504,7 @@ def lloyd_max(
     n_levels : int
         V.
     start : ndarray of shape (n_levels,), optional
-        Levels known to be close, ascending.
+        Levels that are known to be close to the solution, ascending.
 
     Returns
     -------
@@ -529,7 +529,7 @@ def lloyd_max(
 
 
 def _cells(density: Any, levels: Any) -> tuple[Any, Any, Any, Any]:
-    """Return the edges, the masses and the means of cells, and the error in all."""
+    """Return the edges, the masses and means of cells, and the total error."""
     edges = 0.5 * (levels[:-1] + levels[1:])
     mass, mean, error = cell_moments(density, edges, levels)
     return edges, mass, mean, float(error.sum())
@@ -547,8 +547,8 @@ def _panter_dite(density: Any, n_levels: Any) -> Any:
 def _newton_step(density: Any, edges: Any, levels: Any, mass: Any, gap: Any) -> Any:
     """Solve for the step that closes the gaps between the levels and the cell means."""
     height = density.pdf(edges)
-    # How a cell's mean follows its upper and its lower edge; an edge follows each of
-    # its two levels by half.
+    # Derivatives of a cell's mean by its upper and its lower edge; an edge moves half
+    # as far as each of its two levels.
     by_upper = 0.5 * height * (edges - levels[:-1]) / mass[:-1]
     by_lower = 0.5 * height * (levels[1:] - edges) / mass[1:]
     bands = np.zeros((3, len(levels)))
@@ -598,7 +598,7 @@ def cell_moments(
 def quadrature(
     density: Density, edges: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return points to integrate over cells with: no panel crosses an edge.
+    """Return points and weights for integrals over cells; no panel crosses an edge.
 
     Parameters
     ----------
@@ -612,7 +612,7 @@ def quadrature(
     places : ndarray of shape (n_panels, n_nodes)
         Points in each panel.
     weights : ndarray of shape (n_panels, n_nodes)
-        The density there, times the weight of the point.
+        The density at each point, times the weight of the point.
     cell : ndarray of int, shape (n_panels,)
         The cell in which each panel lies.
     """

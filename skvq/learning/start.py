@@ -1,4 +1,4 @@
-"""A first table for the learners, from rows wherever they are."""
+"""The first table of a learner, from rows wherever they are stored."""
 
 from functools import partial
 from typing import Any
@@ -25,14 +25,14 @@ from skvq.nearest.distinct import unique_rows
 
 INITS = ("k-means++", "random", "splitting", "progressive", "normal")
 
-# Rows per codeword up to which k-means++ looks at every row for every codeword.
+# Up to this many rows per codeword, k-means++ looks at every row for every codeword.
 _EXACT_ROWS_PER_CODEWORD = 8
-# Up to so many candidates, all distances between them are computed at once.
+# Up to this many candidates, all distances between them are computed at once.
 _MAX_ALL_PAIRS = 2048
-# Each draws about V rows: two rounds of V end where five of V/2 do, sooner.
+# Each round draws about V rows: two of these end where five of V/2 do, but sooner.
 _ROUNDS = 2
 _LBG_ITERATIONS = 5
-# Growing numbers of principal components, and iterations in each.
+# Steps in which the number of principal components grows, and iterations in each.
 _PROGRESSIVE_STEPS = 10
 _PROGRESSIVE_ITERATIONS = 5
 
@@ -41,7 +41,7 @@ _HOMOGENEOUS = frozenset({"sqeuclidean", "inner_product", "cityblock"})
 
 
 def few_distinct(rows: Rows, n_codewords: int) -> Learner[np.ndarray | None]:
-    """Return the distinct rows in lexicographic order if fewer than n_codewords."""
+    """Return the distinct rows, sorted lexicographically, if fewer than n_codewords."""
     start, stop = 0, 2 * n_codewords
     found = np.empty((0, rows.n_features), rows.dtype)
     while start < rows.n_rows:
@@ -53,7 +53,7 @@ def few_distinct(rows: Rows, n_codewords: int) -> Learner[np.ndarray | None]:
             n_codewords,
             join=partial(_join_distinct, n_codewords),
             most=n_codewords,
-            # Most often the first few rows are enough.
+            # The first few rows are enough in most cases.
             blocks=rows.blocks_between(start, stop),
         )
         if len(found):
@@ -85,7 +85,7 @@ def distinct(rows: np.ndarray) -> np.ndarray:
 
 
 def weights_of(block: Block, distinct: np.ndarray) -> tuple[Any, ...]:
-    """Return how much the rows weigh that equal each of all distinct ones."""
+    """Return, for each distinct row, the weight of all rows that equal it."""
     # The distinct rows come first, in their order, and so do their groups.
     both = np.concatenate([distinct, block.be.to_host(block.x) + 0.0])
     group = unique_rows(both)[1][len(distinct) :]
@@ -93,7 +93,7 @@ def weights_of(block: Block, distinct: np.ndarray) -> tuple[Any, ...]:
 
 
 def repeat_cyclically(rows: np.ndarray, n_codewords: int) -> np.ndarray:
-    """Fill a table of n_codewords rows with the given ones, over and over."""
+    """Fill a table of n_codewords rows by repeating the given rows cyclically."""
     return rows[np.arange(n_codewords) % len(rows)]
 
 
@@ -135,7 +135,7 @@ def initialise(
     elif init == "progressive":
         table = yield from progressive(rows, n_codewords, rng)
     else:
-        # A product is no distance, and cannot say which rows are far from each other.
+        # An inner product is no distance and cannot tell how far rows are apart.
         spread = "sqeuclidean" if metric == "inner_product" else metric
         table = yield from k_means_plus_plus(rows, n_codewords, spread, rng)
     return table if scale == 1 else table / scale
@@ -144,7 +144,7 @@ def initialise(
 def ordinary_scale(
     rows: Rows, metric: nearest.Metric = "sqeuclidean"
 ) -> Learner[float]:
-    """1 for ordinary values; else the power of two that keeps their squares finite."""
+    """Return 1 for ordinary values, else a power of two that keeps squares finite."""
     if metric not in _HOMOGENEOUS:
         return 1
     (largest,) = yield rows.fold(_largest, join=_larger)
@@ -152,12 +152,12 @@ def ordinary_scale(
     limit = np.finfo(rows.dtype).maxexp
     if abs(exponent) <= limit // 4:
         return 1
-    # A Python number, which is of any library's dtype.
+    # A Python number works with the dtypes of all libraries.
     return 2.0 ** float(np.clip(-exponent, 2 - limit, limit - 2))
 
 
 def _largest(block: Block) -> tuple[Any, ...]:
-    # Not through xp.abs, which would take memory for another such array.
+    # xp.abs would take memory for another array of this size.
     xp = block.be.xp
     return (np.array([max(float(xp.max(block.x)), -float(xp.min(block.x)))]),)
 
@@ -174,12 +174,12 @@ def k_means(
     tol: float = 1e-4,
     init: str = "k-means++",
 ) -> Learner[np.ndarray]:
-    """Return the table of a start and Lloyd's iteration; of few distinct rows, these.
+    """Return a table by a start and Lloyd's iteration, or the rows if few are distinct.
 
     Parameters
     ----------
     rows, n_codewords, rng
-        As in `initialise`, but the rows may be too few.
+        As in `initialise`, but fewer rows than codewords may be distinct.
     max_iter, tol
         As in `lloyd.lloyd`.
     init
@@ -203,10 +203,10 @@ def k_means_plus_plus(
 ) -> Learner[np.ndarray]:
     """Choose rows far from each other, with probability by distance.
 
-    Up to 8 rows per codeword: greedy k-means++, which tries 2 + log(V) rows for each
-    codeword and keeps the best.  Beyond: k-means||, two rounds that each draw about V
-    rows at once; the 2 V candidates, weighted by the samples nearest to them, are then
-    reduced to V by greedy k-means++.
+    With up to 8 rows per codeword this is greedy k-means++, which tries 2 + log(V) rows
+    for each codeword and keeps the best.  With more it is k-means||: two rounds each
+    draw about V rows at once; the 2 V candidates, weighted by the samples nearest to
+    them, are then reduced to V by greedy k-means++.
 
     References
     ----------
@@ -227,12 +227,12 @@ def greedy(
     metric: nearest.Metric,
     rng: np.random.RandomState,
 ) -> np.ndarray:
-    """Return the indices of rows, chosen by greedy k-means++."""
+    """Return the indices of rows that greedy k-means++ chooses."""
     weights = np.ones(len(X)) if weights is None else weights
     weights = weights.astype(X.dtype)
     trials = 2 + int(np.log(n_codewords))
-    # BLAS's kernels may raise the flag for what lies beside the operands; sums that are
-    # not finite are caught where distances are.
+    # BLAS kernels may raise this flag for memory beside the operands.  Sums that are
+    # not finite are caught where distances are computed.
     with nearest.single_threaded_blas(), np.errstate(invalid="ignore"):
         table_of = nearest.DistanceTable(X, metric)
         pairs = table_of(X) if len(X) <= _MAX_ALL_PAIRS else None
@@ -246,7 +246,7 @@ def greedy(
         while len(chosen) < n_codewords:
             potential = closest * weights
             if not potential.any():
-                # What is left differs by less than distances can tell.
+                # The remaining rows differ by less than distances can resolve.
                 fresh = _first_of_equal(np.concatenate([X[chosen], X])) - len(chosen)
                 potential = np.ones(len(X))
                 potential[chosen] = 0
@@ -263,7 +263,7 @@ def greedy(
 
 
 def _draw(potential: np.ndarray, rng: np.random.RandomState, size: int) -> np.ndarray:
-    """Draw indices with probability by potential."""
+    """Draw indices with probability in proportion to the potential."""
     cumulated = np.cumsum(potential, dtype=np.float64)
     points = rng.random_sample(size) * cumulated[-1]
     found = np.searchsorted(cumulated, points, side="right")
@@ -289,7 +289,7 @@ def _oversample(
         if len(fresh) == 0:
             if n_rounds <= _ROUNDS:
                 continue
-            # What is left differs by less than distances can tell.
+            # The remaining rows differ by less than distances can resolve.
             (fresh,) = yield rows.gather(
                 _distinct_between,
                 0,
@@ -302,7 +302,7 @@ def _oversample(
             _approach, fresh, len(candidates), metric, state=state, keep=True
         )
         candidates = np.concatenate([candidates, fresh])
-        # Equal rows may be drawn together in one round; they count once.
+        # Equal rows may be drawn together in one round but count once.
         first = _first_of_equal(candidates)
     (counts,) = yield rows.fold(_owned, len(candidates), state=state)
     return candidates[first], np.maximum(counts[first], np.finfo(float).tiny)
@@ -311,7 +311,7 @@ def _oversample(
 def _draw_one(rows: Rows, rng: np.random.RandomState) -> Learner[np.ndarray]:
     if rows.weighted:
         return (yield from draw_distinct(rows, 1, rng))
-    # Without a pass.
+    # This takes no pass over the rows.
     number = int(rng.randint(rows.n_rows))
     blocks = rows.blocks_between(number, number + 1)
     (drawn,) = yield rows.gather(picked, np.array([number]), most=1, blocks=blocks)
@@ -321,10 +321,10 @@ def _draw_one(rows: Rows, rng: np.random.RandomState) -> Learner[np.ndarray]:
 def _draw_about(
     rows: Rows, expected: int, potential: float, state: Any, rng: np.random.RandomState
 ) -> Learner[np.ndarray]:
-    """Draw each row on its own, `expected` on average; none if all potentials are 0."""
+    """Draw each row independently, `expected` in the mean; none if all are 0."""
     if not potential > 0:
         return np.empty((0, rows.n_features), rows.dtype)
-    # Their number is nearly that of a Poisson distribution.
+    # The number of rows drawn is nearly Poisson distributed.
     (drawn,) = yield rows.gather(
         _drawn,
         new_key(rng),
@@ -340,7 +340,7 @@ def _draw_about(
 def _approach(
     block: Block, fresh: np.ndarray, before: int, metric: Any
 ) -> tuple[Any, ...]:
-    """Return the sum of the distances from the nearest candidates, and these."""
+    """Return the summed distance from the nearest candidates, and the distances."""
     be, xp = block.be, block.be.xp
     codes, closest = nearest.nearest(block.x, fresh, metric)
     owner = be.cast(codes, np.int32) + before
@@ -382,9 +382,9 @@ def _owned(block: Block, n_candidates: int) -> tuple[Any, ...]:
 def splitting(
     rows: Rows, n_codewords: int, metric: nearest.Metric
 ) -> Learner[np.ndarray]:
-    """Grow a table from one codeword by splitting cells; no random numbers.
+    """Grow a table from one codeword by splitting cells; deterministic.
 
-    Each round splits every cell, or the heaviest ones in the last round, across its
+    Each round splits every cell, or in the last round the heaviest ones, across its
     longest axis, and improves the table by a few of Lloyd's iterations.  The rows are
     taken into memory.
 
@@ -415,7 +415,7 @@ def splitting(
 
 
 def _fill_with_distinct(X: Any, codebook: np.ndarray, n_codewords: int) -> np.ndarray:
-    """Complete a table with rows that differ by less than distances can tell."""
+    """Complete a table with rows that differ by less than distances can resolve."""
     taken = {row.tobytes() for row in codebook + 0.0}
     fresh = [row for row in distinct(X) if row.tobytes() not in taken]
     return np.concatenate([codebook, fresh[: n_codewords - len(codebook)]])
@@ -426,9 +426,9 @@ def progressive(
 ) -> Learner[np.ndarray]:
     """Learn a table in the first principal components, then in more and more of them.
 
-    Starts from random samples.  What the leading components settle, the rest can no
-    longer upset: cells follow the directions of large variance, which few samples
-    suffice to learn.  Returns the table before the last step, in all components.
+    The start is random samples.  The leading components, which few samples suffice to
+    learn, settle cells along the directions of large variance, and later components
+    refine them.  Returned is the table before the last step, in all components.
 
     References
     ----------

@@ -1,8 +1,8 @@
-"""One step for all features: cells as wide as it, and the step of a given rate.
+"""Equal cells of one width (the step) for all features, and the step of a given rate.
 
-Of features whose codes are entropy coded, equal cells are all but the best at every
-rate, and one step for all spreads the bits over them as they should be (Gish and Pierce
-1968): a feature whose spread is below the step takes next to none.
+If the codes of features are entropy coded, equal cells are nearly optimal at every
+rate, and one step for all features allocates the bits well among them (Gish and Pierce
+1968): a feature whose spread is below the step takes hardly any.
 
 References
 ----------
@@ -21,23 +21,23 @@ from skvq.coding.rates import code_lengths
 from skvq.learning.rows import Block, Learner, Rows
 from skvq.learning.scalar import column_range, level_shares, spread, weighted_mean
 
-# Numbers of cells beyond this are those of no code, and cells about numbers beyond that
-# are narrower than these are apart.
+# No code has more cells than the first number.  Cells about numbers of more steps than
+# the second are narrower than the spacing of floats.
 MOST_CELLS, _MOST_PLACES = 2**32, 2**52
-# Cells of all features that are counted, at one of several steps in a pass.
+# The most cells, over all features, that are counted for one of the steps in a pass.
 _MOST_COUNTED = 2**22
-# How near a rate is to come, of its own; and in how many passes.
+# Relative tolerance of the rate reached, and the most passes to reach it.
 _TOLERANCE, MOST_PASSES = 1e-4, 12
-# How far from the first guess the first steps lie, in factors of two.
+# Distances of the first steps from the first guess, as powers of two.
 _FIRST = (-1.5, -0.75, 0.0, 0.75, 1.5)
-# Where a pass looks about the best guess, in parts of what is between the bounds.
+# Places around the best guess that a pass tries, as shares of the bracket.
 _AROUND = (-0.1, -0.02, 0.0, 0.02, 0.1)
 
 
 def cells_of_step(
     low: np.ndarray, high: np.ndarray, step: float, *, spare: bool = False
 ) -> Grid | None:
-    """Return the cells [(k - 1/2) step, (k + 1/2) step) that a range reaches into.
+    """Return the cells [(k - 1/2) step, (k + 1/2) step) that a range reaches.
 
     Parameters
     ----------
@@ -46,15 +46,15 @@ def cells_of_step(
     step : float
         The width of a cell.
     spare : bool, default=False
-        Whether there is a cell more at either end of several: other samples will reach
-        further than some have, and a code that is hardly ever used costs next to
+        Whether columns of several cells get one more at either end.  Other samples will
+        reach further than those seen, and a code that is hardly ever used costs next to
         nothing.
 
     Returns
     -------
     cells : Grid or None
-        None, if there are more than 2**32 in a column, or they are narrower than
-        numbers are apart.
+        None if a column would have more than 2**32 cells, or if the cells are narrower
+        than the spacing of floats.
     """
     with np.errstate(over="ignore"):
         first, last = (np.floor(end / step + 0.5) for end in (low, high))
@@ -72,7 +72,7 @@ def cells_of_step(
 def means_of_step(rows: Rows, step: float, what: str) -> Learner[CellMeans]:
     """Return the cells of a step, decoded to the means of their samples.
 
-    Cells that have none are decoded to their middles.
+    Cells without samples are decoded to their midpoints.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def means_of_step(rows: Rows, step: float, what: str) -> Learner[CellMeans]:
     step : float
         The width of a cell.
     what : str
-        The parameter and its value, for the messages.
+        The parameter and its value, named in the messages.
 
     Raises
     ------
@@ -109,23 +109,23 @@ def means_of_step(rows: Rows, step: float, what: str) -> Learner[CellMeans]:
 
 
 def coded_rate(shares: np.ndarray, sizes: Sequence[int], n_rows: int) -> float:
-    """Return the bits of a row, if each code takes -log2 of its share of a column.
+    """Return the bits of a row if each code takes -log2 of its share of a column.
 
     Parameters
     ----------
     shares : ndarray of shape (sum V,)
-        Of the codes, column after column.
+        Shares of the codes, column after column.
     sizes : sequence of int
-        V of each column.
+        Number of codes V of each column.
     n_rows : int
-        What the counts of a column sum to, to which `code_lengths` adds.
+        The sum of the counts of a column, to which `code_lengths` adds.
     """
     columns = np.split(shares, np.cumsum(sizes)[:-1])
     return float(sum(share @ code_lengths(share * n_rows) for share in columns))
 
 
 def step_of_rate(rows: Rows, rate: float) -> Learner[tuple[float, float]]:
-    """Return the step whose codes take so many bits a row, and what they do take.
+    """Return the step whose codes take about `rate` bits a row, and the bits they take.
 
     Each pass counts the codes of several steps.
 
@@ -144,7 +144,7 @@ def step_of_rate(rows: Rows, rate: float) -> Learner[tuple[float, float]]:
     # At the largest step every feature has one cell.
     upper, lower = (np.log2(largest) + 1.001, 0.0), None
     guess = np.log2(_gaussian_step(deviation, largest, rate))
-    # Below the least steps whose cells are counted there is no rate to be known.
+    # Below the smallest steps whose cells are counted, the rate is unknown.
     guess = max(guess, _least_counted(low, high, upper[0]) - min(_FIRST))
     places, found = [guess + shift for shift in _FIRST], [upper]
     for _ in range(MOST_PASSES):
@@ -183,7 +183,7 @@ def step_of_rate(rows: Rows, rate: float) -> Learner[tuple[float, float]]:
 
 
 def _counted_cells(low: np.ndarray, high: np.ndarray, place: float) -> Grid | None:
-    """Return the cells of a step, two to a power, unless they are too many."""
+    """Return the cells of the step 2**place; None if they are too many to count."""
     step = float(np.exp2(place))
     cells = cells_of_step(low, high, step, spare=True) if step > 0 else None
     if cells is None or sum(cells.sizes) > _MOST_COUNTED + len(low):
@@ -192,7 +192,7 @@ def _counted_cells(low: np.ndarray, high: np.ndarray, place: float) -> Grid | No
 
 
 def _least_counted(low: np.ndarray, high: np.ndarray, most: float) -> float:
-    """Return about the least power of two whose cells are not too many."""
+    """Return about the smallest power of two whose cells are not too many to count."""
     least = most - 2 - np.log2(_MOST_PLACES)
     for _ in range(12):
         middle = (least + most) / 2
@@ -212,16 +212,15 @@ def _counts(block: Block, grids: Sequence[Grid]) -> tuple[Any, ...]:
 
 
 def _gaussian_step(deviation: np.ndarray, largest: float, rate: float) -> float:
-    """Return about the step of a rate, were features Gaussian.
+    """Return about the step of a rate, as if features were Gaussian.
 
-    Features that are wider than the step take log2 of its number of times in their
-    spread, and two bits.
+    Features wider than the step take log2(spread / step) + 2 bits.
     """
     used = np.log2(np.sort(deviation[deviation > 0])[::-1] * 4.1327)
     if not used.size:
         return largest
     counts = np.arange(1, len(used) + 1)
     steps = (np.cumsum(used) - rate) / counts
-    # Of so many of the widest features, that take some bits each, the most.
+    # Among the numbers of widest features that would take bits, the largest.
     wide = np.flatnonzero(steps <= used)
     return float(np.exp2(steps[wide[-1]] if wide.size else steps[0]))

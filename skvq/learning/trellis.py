@@ -1,9 +1,10 @@
-"""Alphabets of trellises: levels that paths, and not single values, choose among.
+"""Alphabets of trellises: the levels that paths choose among.
 
 Alphabets begin as the Lloyd-Max levels of a sample of the rows.  Then paths and levels
-are found in turn: each level becomes the mean of the values on whose path it is, and
-those of a trellis of subsets are put in order again.  As the search is not told which
-levels would suit the next round, the error may rise; the round of least error counts.
+are found in turn: each level becomes the mean of the values whose path takes it, and
+the levels of a trellis of subsets are sorted again.  The search does not know which
+levels would suit the next round, so the error may rise.  The round of least error
+counts.
 
 References
 ----------
@@ -24,20 +25,20 @@ from skvq.learning.rows import Block, Learner, Rows, in_memory
 from skvq.learning.scalar import distinct, total_weight
 from skvq.nearest import Trellis
 
-# Rows of the sample, about, and the key of the numbers that choose them; values of all
-# features together for levels that these share.
+# The number of rows in the sample, about; the key of the numbers that choose them; and
+# the number of values, over all features, for levels that features share.
 _SAMPLE_ROWS, _KEY, _SHARED_VALUES = 4096, 0, 2**17
-# Up to so many bits errors are those of the sample.  Beyond, a bit more is taken to
-# leave a quarter of the error.
+# Up to this many bits errors are measured on the sample.  Each bit beyond is assumed to
+# quarter the error.
 _SAMPLED_BITS = 5
-# Up to so many levels alphabets begin as those of the sample; more lie between these.
+# Up to this many levels are learned from the sample; more levels lie between these.
 _SAMPLED_LEVELS = 64
-# The most bits of a feature that are given to it from a total.
+# The most bits that one feature gets from a total.
 _MOST_BITS = 12
 
 
 class Sample(NamedTuple):
-    """Some rows of all, or all of few."""
+    """A sample of the rows, or all rows if they are few."""
 
     X: np.ndarray  # (n_samples, n_features), float64
     weights: np.ndarray | None
@@ -59,12 +60,12 @@ class Sample(NamedTuple):
 
 
 def _of_number(levels: np.ndarray, n_levels: int) -> np.ndarray:
-    """Return so many levels, ascending; where there are fewer they are repeated."""
+    """Return n_levels ascending levels, by repeating them where there are fewer."""
     return np.sort(np.resize(levels, n_levels))
 
 
 def sample(rows: Rows) -> Learner[Sample]:
-    """Return some thousand rows, chosen by their numbers; all, if there are no more."""
+    """Return some thousand rows, chosen by their numbers, or all of fewer."""
     some = rows
     if rows.n_rows > _SAMPLE_ROWS:
         share = _SAMPLE_ROWS / rows.n_rows
@@ -76,21 +77,21 @@ def sample(rows: Rows) -> Learner[Sample]:
 def allocated_rates(
     found: Sample, spread: np.ndarray, total_bits: int, trellis: Trellis
 ) -> tuple[int, ...]:
-    """Return the bits of each feature, for the errors of Lloyd-Max levels.
+    """Return the bits of each feature that suit the errors of Lloyd-Max levels.
 
-    Bits that no feature gains from go to the first ones without, as far as paths need
-    them: those of constant features.
+    Bits from which no feature gains go to the first features without bits, such as
+    constant ones, if paths need more steps.
 
     Parameters
     ----------
     found : Sample
-        What errors are measured on.
+        The sample on which errors are measured.
     spread : ndarray of shape (n_features,)
         Standard deviations of the features.
     total_bits : int
-        What all features may have together.
+        The most bits that all features may have together.
     trellis : Trellis
-        That the features with bits are steps of.
+        The trellis, whose steps are the features with bits.
     """
     step = trellis.step_bits
     bits = np.arange(0, (_MOST_BITS if trellis.has_subsets else step) + 1, step)
@@ -108,12 +109,12 @@ def allocated_rates(
 
 
 def _errors(found: Sample, variances: np.ndarray, bits: np.ndarray) -> np.ndarray:
-    """Return the mean squared errors (n_features, n_rates) at some rates."""
+    """Return the mean squared errors (n_features, n_rates) at several rates."""
     columns = [distinct(column, found.weights) for column in found.X.T]
     sampled, places = np.unique(np.minimum(bits, _SAMPLED_BITS), return_inverse=True)
     curves = level_errors(columns, [2**rate for rate in sampled.tolist()])
     errors = np.array([np.ldexp(curve, 2 * exponent) for curve, exponent in curves])
-    # That of no bits is known of all rows.
+    # The error at zero bits is known from all rows.
     ratios = np.divide(
         variances, errors[:, 0], out=np.zeros_like(variances), where=errors[:, 0] > 0
     )
@@ -123,25 +124,25 @@ def _errors(found: Sample, variances: np.ndarray, bits: np.ndarray) -> np.ndarra
 def start_levels(
     found: Sample, rates: Sequence[int], mean: Any, spread: Any, shared: bool
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return alphabets of subsets to begin with, and which of them each feature has.
+    """Return the first alphabets of subsets, and which of them each feature has.
 
     Parameters
     ----------
     found : Sample
-        What they are found on.
+        The sample to find them on.
     rates : sequence of int
         Bits of each feature.
     mean, spread : ndarray of shape (n_features,)
-        Of the features.
+        Mean and standard deviation of each feature.
     shared : bool
         Whether features of the same rate have one alphabet.
 
     Returns
     -------
     alphabets : list of ndarray of float64
-        Ascending; one of one level for each feature that has no bits.
+        Ascending; a feature without bits has an alphabet of one level.
     numbers : ndarray of int, shape (n_features,)
-        Place of each feature's.
+        Index of each feature's alphabet.
     """
     alphabets: list[np.ndarray] = []
     numbers = np.zeros(len(rates), dtype=np.intp)
@@ -167,7 +168,7 @@ def start_levels(
 
 
 def _refined(levels: np.ndarray, n_levels: int) -> np.ndarray:
-    """Return as many levels, as dense everywhere as some ascending ones are."""
+    """Return n_levels levels that are distributed like the given ascending ones."""
     if n_levels == len(levels):
         return levels
     places = (np.arange(n_levels) + 0.5) * (len(levels) / n_levels) - 0.5
@@ -185,7 +186,7 @@ def pooled(mean: np.ndarray, spread: np.ndarray) -> tuple[float, float]:
 
 
 class Alphabets(NamedTuple):
-    """Levels of all features, some of which are others moved and stretched.
+    """Levels of all features, where features may share a table up to shift and scale.
 
     Parameters
     ----------
@@ -194,11 +195,11 @@ class Alphabets(NamedTuple):
     rates : tuple of int
         Bits of each feature.
     tables : list of ndarray of float64
-        Levels.
+        Levels before shift and scale.
     numbers : ndarray of int, shape (n_features,)
-        Place of each feature's table.
+        Index of each feature's table.
     middle, width : ndarray of float64, shape (n_features,)
-        What its levels are moved by, after they have been multiplied.
+        Shift and scale of each feature's levels: middle + width * level.
     """
 
     trellis: Trellis
@@ -225,7 +226,7 @@ class Alphabets(NamedTuple):
         return TrellisCode(self.trellis, self.rates, arrays)
 
     def moved(self, sums: list[np.ndarray], counts: list[np.ndarray]) -> "Alphabets":
-        """Return the levels of least squared error for what has chosen them."""
+        """Return the levels of least squared error for the values that chose them."""
         tables = [
             np.divide(total, count, out=table.copy(), where=count > 0)
             for table, total, count in zip(self.tables, sums, counts, strict=True)
@@ -238,25 +239,25 @@ class Alphabets(NamedTuple):
 def trained(
     rows: Rows, alphabets: Alphabets, max_iter: int
 ) -> Learner[tuple[TrellisCode, float, int]]:
-    """Return the best code that rounds of paths and means lead to.
+    """Return the best code found by alternating between paths and means of levels.
 
     Parameters
     ----------
     rows : Rows
         The samples.
     alphabets : Alphabets
-        Those of the start.
+        The first alphabets.
     max_iter : int
-        How many rounds there are at most.
+        The most rounds.
 
     Returns
     -------
     code : TrellisCode
-        That of least error on the rows.
+        The code of least error on the rows.
     distortion : float
         Its mean squared distance.
     n_iter : int
-        The rounds there were: no more follow where nothing has changed.
+        The number of rounds; they end early once nothing changes.
     """
     weight = yield from total_weight(rows)
     rows = rows.held()
@@ -287,7 +288,7 @@ def _are_equal(one: TrellisCode, other: TrellisCode) -> bool:
 
 
 def _sums(block: Block, code: TrellisCode, alphabets: Alphabets) -> tuple[Any, ...]:
-    """Return the error, and for each table the sums over its levels, and their weights.
+    """Return the error and, for each table, sums over its levels and their weights.
 
     A level t stands for middle + width t, so a value x asks for (x - middle) / width,
     and its error counts width^2 times.

@@ -1,7 +1,7 @@
 """The engine: how the argmin is computed.
 
 Every estimator, learner and score of skvq finds its nearest codewords, its distances
-and its sums here; nobody else computes a distance.
+and its sums here: no other module computes distances.
 
 ========================  ==========================================================
 `nearest`                 code and distance of the nearest codeword of each row
@@ -16,22 +16,24 @@ and its sums here; nobody else computes a distance.
 `scan`                    rows of packed codes with the smallest sums of look-ups
 `paired`                  distance of each row to its own reconstruction
 `accumulate`              sums and counts of the rows of each code
-`equal_cells`             cells of scalars in equal parts of a range; `equal_levels`
-                          gives their middles
+`equal_cells`             cells of scalars in equal parts of a range;
+                          `equal_levels` gives their midpoints
 `cells_between`           cells of scalars between any edges; `entries` looks levels up
 `row_norms`               lengths of rows
-`Table`, `Tables`         codebooks, with what searches have made ready of them;
+`Table`, `Tables`         codebooks, and what searches have prepared of them;
                           `Columns`: edges and levels of scalars; `Packed`: codes
-`backend_of`              who computes with an array; `register_backend` adds one
-`compute_dtype`           the precision that a dtype is computed in
-`map_jobs`                independent jobs, each on a thread where there are enough
+`backend_of`              the backend that computes with an array;
+                          `register_backend` adds one
+`compute_dtype`           the precision in which input of a dtype is computed
+`map_jobs`                independent jobs, on threads if there are enough of them
 `single_threaded_blas`    holds BLAS to one thread, for the linear algebra of learners
 ========================  ==========================================================
 
-Here are the public functions, which check what they are given, once.  `searches` has
-each search, written once over what a backend does (`backends.base.Backend`); `tables`
-makes codebooks ready for them.  An array of another library than NumPy stays where it
-is, and so does what is returned; `backends.choice` says what computes with it.
+The public functions below validate their input once.  `searches` holds each search,
+written once over the interface of a backend (`backends.base.Backend`); `tables`
+prepares codebooks for them.  Arrays of libraries other than NumPy stay in their library
+and on their device, and so do the results; `backends.choice` says which backend
+computes.
 """
 
 from __future__ import annotations
@@ -167,29 +169,29 @@ def nearest(
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
-        Real numbers of any dtype, contiguous or not; read a tile at a time, so it may
-        be a memory map.
+        Real numbers of any dtype, contiguous or not.  They are read a tile at a time,
+        so X may be a memory map.
     codebook : array-like of shape (n_codewords, n_features), or Table
-        The codewords.  Of equal ones, the first is found.  What a `Table` was made
-        ready for is not done again.
+        The codewords.  Among equal codewords the first is found.  A `Table` keeps what
+        searches have prepared for later calls.
     metric : str or callable, default="sqeuclidean"
         "sqeuclidean", "cosine", "inner_product" (distance: minus the product),
         "manhattan", another name that `scipy.spatial.distance.cdist` takes, or a
         callable of two vectors; the last three are slower.
     bias : array-like of shape (n_codewords,), optional
-        Added to the distances of each codeword, in their units, where the nearest is
-        looked for: codes are argmin_k dist(x, W_k) + b_k.  Equal codewords compete by
-        it; one with +inf is never chosen.
+        Added to the distances of each codeword, in their units, during the search:
+        codes are argmin_k dist(x, W_k) + b_k.  Equal codewords compete by their bias;
+        one with +inf is never chosen.
     return_distances : bool, default=True
-        Whether to compute the distances as well, without the bias.
+        Whether to compute the distances as well; they do not include the bias.
 
     Returns
     -------
     codes : ndarray of shape (n_samples,), dtype intp
         Index of the nearest codeword.
     distances : ndarray of shape (n_samples,), dtype float64, or None
-        Distance to it, in the units of the metric, computed from the difference of row
-        and codeword; None if `return_distances` is False.
+        Distance to that codeword, in the units of the metric, computed from the
+        difference of row and codeword; None if `return_distances` is False.
 
     Raises
     ------
@@ -200,12 +202,12 @@ def nearest(
 
     Notes
     -----
-    Computed in the wider of the dtypes that `compute_dtype` gives for both arrays.
-    Where the two nearest codewords differ in distance by more than 2^-18 of it (2^-46
-    in float64), the code is the one that exact distances give, whatever else is in the
-    table.  Rows for which the scores are too coarse for that, since they are far from
-    the table's centre beside their distance, are searched again with care.  Extra
-    memory is a few MB a thread.
+    The computation runs in the wider of the dtypes that `compute_dtype` gives for both
+    arrays.  If the two smallest distances differ by more than 2^-18 of their value
+    (2^-46 in float64), the code is that of exact distances, whatever else is in the
+    table.  Scores are too coarse for that in rows whose distance is small compared to
+    how far they are from the table's centre; such rows are searched again with care.
+    Extra memory is a few MB per thread.
 
     Examples
     --------
@@ -244,7 +246,7 @@ def nearest_product(
     X : array-like of shape (n_samples, n_features)
         Real numbers; read a tile at a time.
     codebooks : sequence of arrays of shape (n_codewords_j, n_features_j), or Tables
-        One table per subspace.  The widths add up to n_features; subspace j is the next
+        One table per subspace.  The widths sum to n_features; subspace j is the next
         n_features_j columns of X.
     bias : sequence of arrays of shape (n_codewords_j,), optional
         As in `nearest`, for each table.
@@ -254,12 +256,12 @@ def nearest_product(
     Returns
     -------
     codes : ndarray of shape (n_samples, n_codebooks)
-        Index of the codeword nearest in squared Euclidean distance.
+        Index of the codeword of least squared Euclidean distance in each subspace.
 
     Raises
     ------
     ValueError
-        If the widths do not add up, or values are not finite or overflow.
+        If the widths do not sum to n_features, or values are not finite or overflow.
 
     Examples
     --------
@@ -299,27 +301,27 @@ def nearest_best(
     return_distances: bool = True,
     dtype: DTypeLike = np.intp,
 ) -> tuple[Any, Any]:
-    """Find codes whose codewords add up to nearly each row, by beam search.
+    """Find codes whose codewords nearly add up to each row, by beam search.
 
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
         Real numbers; read a tile at a time.
     codebooks : sequence of arrays of shape (n_codewords_j, n_features)
-        Tables that each give one codeword, in the order of the search.
+        Tables that contribute one codeword each, in the order of the search.
     beam_size : int
-        Partial sums of each row that are kept from one table to the next.  With one, a
-        code is the nearest codeword of what the codes before it have left.
+        Number of partial sums per row that are kept from one table to the next.  With
+        one, each code is the codeword nearest to the residual of the codes before it.
     n_best : int, default=1
-        Sums of each row to return.
+        Number of sums to return per row.
     begin : array-like of shape (n_samples, n_sums, n_begun), optional
-        Codes in the first n_begun tables, from which the search goes on.
+        Codes in the first n_begun tables, from which the search continues.
     stage_weights : array-like of shape (n_codebooks,), optional
-        Weights of the errors of the partial sums in the loss that ranks; the last one
-        positive.  None: only the last error counts.
+        Weights of the errors of the partial sums in the loss that ranks sums; the last
+        one must be positive.  None: only the last error counts.
     bias : sequence of arrays of shape (n_codewords_j,), optional
-        As in `nearest`, for each table; what is added to the loss of a sum is what its
-        codewords have together.
+        As in `nearest`, for each table; the biases of a sum's codewords add to its
+        loss.
     return_distances : bool, default=True
         Whether to compute the distances as well.
     dtype : dtype, default=intp
@@ -329,7 +331,7 @@ def nearest_best(
     -------
     codes : ndarray of shape (n_samples, n_found, n_codebooks)
         Codes of the sums, best first; `n_found` is `n_best`, or the number of sums if
-        there are fewer.
+        that is smaller.
     distances : ndarray of shape (n_samples, n_found), dtype float64, or None
         Squared Euclidean distance of each row from its sums, computed from their
         difference; with `stage_weights`, the weighted sum of the distances from all
@@ -342,9 +344,9 @@ def nearest_best(
 
     Notes
     -----
-    The weight of the stages to come counts for the error at hand: without weights, and
-    with all of it on the last stage, this is the order by the last error.  Of equal
-    codewords the first is found.  Extra memory is a few MB a thread.
+    The error of a partial sum also bears the weights of all later stages.  If all
+    weight is on the last stage, sums are thus ranked by their current error.  Among
+    equal codewords the first is found.  Extra memory is a few MB per thread.
 
     Examples
     --------
@@ -402,17 +404,17 @@ def level_distances(
     levels : sequence of ndarray of shape (V_j,)
         The levels of each feature.
     metric : {"sqeuclidean", "inner_product"}, default="sqeuclidean"
-        Minus the product is the distance of the second.
+        The distance; for "inner_product", minus the product.
 
     Returns
     -------
     distances : ndarray of float64, shape (n_samples, V_1 + ... + V_d)
-        Those to the levels of the first feature, of the second, and so on.
+        Distances to the levels of the first feature, then the second, and so on.
 
     Raises
     ------
     ValueError
-        If there are not as many features, or the metric is another.
+        If the number of features or the metric is not as above.
 
     Examples
     --------
@@ -432,7 +434,7 @@ def level_distances(
 
 
 def _checked_weights(weights: Any, n_tables: int) -> np.ndarray | None:
-    """Return weights of stages, in float64; raise unless there is one for each."""
+    """Return stage weights in float64; raise unless there is a valid one per table."""
     if weights is None:
         return None
     with naming("stage_weights"):
@@ -470,25 +472,26 @@ def improve_sums(
     X : array-like of shape (n_samples, n_features)
         Real numbers; read a tile at a time.
     codebooks : sequence of arrays of shape (n_codewords_j, n_features)
-        Tables that each give one codeword.
+        Tables that contribute one codeword each.
     codes : array-like of shape (n_samples, n_codebooks)
-        Where to start.
+        The codes to start from.
     n_rounds : int
-        Rounds of replacing codes at random and improving all.  The first replaces none.
+        Number of rounds, each replacing codes at random and then improving all codes.
+        The first round replaces none.
     n_replaced : int, default=1
-        Codes replaced in each round after the first.
+        Number of codes replaced in each round after the first.
     n_sweeps : int, default=2
         How often a round goes through all tables.
     seed : int, default=0
-        Of the tables, orders and offsets of the rounds, which are the same for all
-        rows.  Fewer rounds do what the first of more rounds do.
+        Determines the tables, orders and offsets of the rounds, which are the same for
+        all rows.  The first rounds do not depend on how many follow.
     dtype : dtype, default=intp
         Integer dtype of the codes.
 
     Returns
     -------
     codes : ndarray of shape (n_samples, n_codebooks)
-        Of each row the best codes seen, the given ones included.
+        The best codes seen for each row, those given included.
     distances : ndarray of shape (n_samples,), dtype float64
         Squared Euclidean distance of each row from its sum, computed from their
         difference.
@@ -551,11 +554,11 @@ def nearest_kronecker(
     Returns
     -------
     codes : ndarray of shape (n_samples, n_codebooks), dtype intp
-        Row of each table in the nearest product.  Of equal rows of a table the first
-        is found, and of the codes of the zero vector the lowest.
+        Row of each table in the nearest product.  Among equal rows of a table the first
+        is found, and among codes of the zero vector the lowest.
     distances : ndarray of shape (n_samples,), dtype float64, or None
-        Squared Euclidean distance to it, computed from the difference of row and
-        product; None unless `return_distances`.
+        Squared Euclidean distance to the product, computed from the difference of row
+        and product; None unless `return_distances`.
 
     Raises
     ------
@@ -565,9 +568,9 @@ def nearest_kronecker(
 
     Notes
     -----
-    With V = prod V_j and d_m the least of the widths, a row takes about V (d_m + 3)
-    multiplications, where the dense search takes V (d + 1), and as many comparisons.
-    Extra memory is a few MB a thread: beyond 2^20 products they take turns.
+    With V = prod V_j and d_m the smallest width, a row takes about V (d_m + 3)
+    multiplications and V comparisons; the dense search takes V (d + 1) multiplications.
+    Extra memory is a few MB per thread: beyond 2^20 products they are scored in turns.
 
     Examples
     --------
@@ -581,7 +584,7 @@ def nearest_kronecker(
     ([[1, 0]], [1.0])
     """
     tables = as_tables(codebooks)
-    # One product of the narrowest factor for each codeword.
+    # One product with the narrowest factor for each codeword.
     narrowest = min((table.shape[1] for table in tables), default=1)
     be = backend_for(X, math.prod(map(len, tables)) * narrowest)
     X = be.matrix(X, "X")
@@ -623,21 +626,21 @@ def viterbi(
     X : array-like of shape (n_samples, n_features)
         Real numbers; read a tile at a time.
     alphabets : sequence of 1-d arrays, or Columns
-        The levels of each feature: one where its rate is 0; else as many as
+        The levels of each feature: one if its rate is 0, otherwise
         ``trellis.alphabet_size(rate)``, ascending if the trellis has subsets.  Features
-        may share an array.  What `Columns` were made ready for is not done again.
+        may share an array.  `Columns` keep what searches have prepared.
     rates : sequence of int
-        Bits of each feature, R: any number up to 16; in a bitshift trellis, those of a
-        step or none.  A feature without bits plays no part in the path.
+        Bits of each feature, R: any number up to 16; in a bitshift trellis, the bits of
+        a step or 0.  A feature without bits plays no part in the path.
     trellis : Trellis
-        Which levels may follow each other.
+        The trellis, which says which levels may follow each other.
     ends : {"tail_biting", "free"} or array of shape (n_samples,), default="tail_biting"
-        "free": a path begins in state 0 and ends in any.  An array: it begins and ends
-        in the row's state.  "tail_biting": it ends where it begins, so the bits of its
-        codes are all there is to say, and the state is the one that the best path
-        through the sequence with its halves exchanged has at the seam.
+        "free": a path begins in state 0 and ends in any state.  An array: the path of
+        each row begins and ends in the given state.  "tail_biting": it ends where it
+        begins, so the bits of its codes describe it fully.  That state is the one at
+        the seam of the best path through the sequence with its halves exchanged.
     as_levels : bool, default=False
-        Whether codes are places in the alphabets, as `trellis_levels` gives them.
+        Whether codes are indices into the alphabets, as `trellis_levels` gives them.
     return_distances : bool, default=True
         Whether to compute the distances as well.
     dtype : dtype, default=intp
@@ -646,8 +649,8 @@ def viterbi(
     Returns
     -------
     codes : ndarray of shape (n_samples, n_features)
-        Integers below 2^R: the bits of the step, and in a trellis of subsets below
-        them, as R - 1 bits, which level of the subset.
+        Integers below 2^R: the bits of the step; in a trellis of subsets, followed by
+        R - 1 bits that select the level within the subset.
     distances : ndarray of shape (n_samples,), dtype float64, or None
         Squared Euclidean distance of each row from its levels, computed from their
         difference; None if `return_distances` is False.
@@ -655,24 +658,24 @@ def viterbi(
     Raises
     ------
     ValueError
-        If shapes do not fit, the trellis cannot give a rate, an alphabet has not the
-        levels that it needs, a path has fewer steps than it takes to come to any state
-        (but for "free" ends), values are not finite, or they or the distances, if these
-        are asked for, overflow.
+        If shapes do not fit, the trellis cannot give a rate, an alphabet does not have
+        the levels that it needs, a path has too few steps to reach every state (except
+        for "free" ends), values are not finite, or values or requested distances
+        overflow.
 
     Notes
     -----
-    Computed in the wider of the dtypes that `compute_dtype` gives for the arrays: the
-    path is the best up to the rounding of a sum of so many squares; with tail-biting
-    ends, the best through the state that was found.  Each operation is rounded by
-    itself, so that every engine on the host finds the same path.  Of two levels of a
-    subset that are equally near, the upper is taken; of two paths, the one through the
-    lower of the windows that lead to a state, and the one to the lower last state.
+    The computation runs in the wider of the dtypes that `compute_dtype` gives for the
+    arrays.  The path is optimal up to the rounding of the sum of squares; with
+    tail-biting ends it is optimal among those through the state that was found.  Each
+    operation is rounded by itself, so that every engine on the host finds the same
+    path.  Of two equally near levels of a subset the upper is taken; of two equal
+    paths, the one through the lower window into a state, and the lower last state.
 
-    A row takes a few operations for each step and window, and twice as many where it is
-    tail-biting.  On the host, a thread remembers which window survives at each step and
-    state: in NumPy as a byte, of as many rows at a time as take 4 MB, but of one at
-    least; compiled as k bits, of the 2 to 16 rows that share a register.
+    A row takes a few operations per step and window, twice as many with tail-biting
+    ends.  On the host, each thread remembers the surviving window of each step and
+    state: in NumPy as a byte, for as many rows at a time as take 4 MB, but at least
+    one; compiled as k bits, for the 2 to 16 rows that share a register.
 
     References
     ----------
@@ -715,21 +718,21 @@ def trellis_levels(
     ends: Any = "tail_biting",
     dtype: DTypeLike = np.intp,
 ) -> Any:
-    """Follow paths through a trellis, from their codes to their levels.
+    """Follow paths through a trellis from their codes to their levels.
 
     Parameters
     ----------
     codes : array-like of shape (n_samples, n_features)
-        Codes as `viterbi` gives them.
+        Codes as `viterbi` returns them.
     rates, trellis, ends : object
-        As there.
+        As in `viterbi`.
     dtype : dtype, default=intp
         Integer dtype of the result.
 
     Returns
     -------
     levels : ndarray of shape (n_samples, n_features)
-        Places in the alphabets of the features.
+        Indices into the alphabets of the features.
 
     Raises
     ------
@@ -759,52 +762,53 @@ def scan(
     """Find the rows of packed codes with the smallest sums of table entries.
 
     The score of row i is ``factor[i] * (t_1[c_i1] + ... + t_m[c_im]) + offset[i]``,
-    where t_j is the part of a table that belongs to column j.  With what the codewords
-    of a product, residual or additive quantizer contribute to the distance from a
-    query, that is the distance, up to a constant of the query.
+    where t_j is the part of a table that belongs to column j.  If the table holds what
+    the codewords of a product, residual or additive quantizer contribute to the
+    distance from a query, that is the distance, up to a constant of the query.
 
     Parameters
     ----------
     packed : array-like of uint8, shape (n_samples, n_bytes), or Packed
-        As `skvq.codes.pack` packs codes in rows: each in ceil(log2 V_j) bits.  Read a
-        chunk at a time, so it may be a memory map.  A `Packed` is checked and put in
-        order once, for many scans.
+        Codes packed in rows by `skvq.codes.pack`, each in ceil(log2 V_j) bits.  They
+        are read a chunk at a time, so this may be a memory map.  A `Packed` is checked
+        and put in order once, for many scans.
     sizes : sequence of int
-        Number of codewords V_j of each column; or None beside a `Packed`.
+        Number of codewords V_j of each column; None beside a `Packed`.
     tables : array-like of shape (n_queries, V_1 + ... + V_m)
         One table for each query: the entries of the codes of the first column, then
         those of the second, and so on.
     k : int
+        Number of rows to find.
         How many rows to find.
     factor, offset : array-like of shape (n_samples,), optional
-        Of any sign; None stands for ones and zeros.  A `Packed` has its own.
+        Numbers of any sign; None stands for ones and zeros.  A `Packed` has its own.
 
     Returns
     -------
     indices : ndarray of shape (n_queries, n_found), dtype intp
-        The rows with the smallest scores, the smallest first; of equal ones the lower
-        index.  `n_found` is `k`, or the number of rows if there are fewer.
+        The rows with the smallest scores, in ascending order; among equal scores the
+        lower index.  `n_found` is `k`, or the number of rows if that is smaller.
     scores : ndarray of shape (n_queries, n_found), dtype float64
         Their scores.
 
     Raises
     ------
     TypeError
-        If packed has another dtype than uint8.
+        If the dtype of packed is not uint8.
     ValueError
-        If shapes do not fit, a code is out of range, numbers are not finite, or what
-        the largest of them would add up to is more than an eighth of the largest number
-        of their dtype.
+        If shapes do not fit, a code is out of range, numbers are not finite, or the
+        largest of them might add up to more than an eighth of the largest number of
+        their dtype.
 
     Notes
     -----
     Scores are computed in the widest of the dtypes that `compute_dtype` gives for the
-    tables, the factor and the offset.  Entries are added in the order of the columns,
-    and rounded at each step, so are the product with the factor and the sum with the
-    offset: the result is exactly that of these scores, with every backend.  Rows that
-    are compared are not all added up: a lower bound in bytes leaves most of them out,
-    where no code crosses the border of a byte.  Extra memory is a few MB a thread, and
-    that of a few results.
+    tables, the factor and the offset.  Entries are added in the order of the columns;
+    each sum, the product with the factor and the sum with the offset are rounded one by
+    one.  The result is exactly that of these scores, with every backend.  Most rows are
+    never summed in full: where no code crosses the border of a byte, a lower bound
+    computed in bytes excludes them.  Extra memory is a few MB per thread, plus that of
+    a few results.
 
     Examples
     --------
@@ -849,11 +853,11 @@ def paired(
     X : array-like of shape (n_samples, n_features)
         Samples.
     Y : array-like of shape (n_samples, n_features), or (n_codewords, n_features)
-        Their reconstructions; with `codes`, the codebook that these are looked up in.
+        Their reconstructions; with `codes`, the codebook in which to look them up.
     metric : str or callable, default="sqeuclidean"
         As in `nearest`.
     codes : array-like of shape (n_samples,), optional
-        Row of Y that belongs to each row of X.
+        Index into Y for each row of X.
 
     Returns
     -------
@@ -904,7 +908,7 @@ def accumulate(
     sums : ndarray of shape (n_codewords, n_features), dtype float64
         Weighted sum of the rows of each code.
     counts : ndarray of shape (n_codewords,), dtype float64
-        Sum of their weights.
+        Sum of the weights of the rows of each code.
 
     Raises
     ------
@@ -913,8 +917,8 @@ def accumulate(
 
     Notes
     -----
-    The rows are cut at borders that depend on the shapes alone, and the parts are added
-    in order: the same bits come out whatever the number of threads.
+    Rows are cut at borders that depend on the shapes alone, and the parts are added in
+    order: the bits of the result do not depend on the number of threads.
 
     Examples
     --------
@@ -953,20 +957,20 @@ def equal_cells(X: MatrixLike, cells: EqualCells, dtype: DTypeLike = np.intp) ->
     X : array of shape (n_samples, n_columns)
         Floating values.
     cells : EqualCells
-        The ranges, and how many cells each is cut in.
+        The ranges, and the number of cells in each.
     dtype : dtype, default=intp
         Integer dtype of the result.
 
     Returns
     -------
     codes : ndarray of shape (n_samples, n_columns)
-        A value on an edge is in the cell above it, one beyond the range in the first
-        or in the last cell.
+        A value on an edge is in the cell above it; a value beyond the range is in the
+        first or the last cell.
 
     Notes
     -----
-    Where the dtype of X is too coarse for the place of a value, the float64 edge
-    between two cells decides.  Extra memory is a few MB a thread.
+    Where the dtype of X is too coarse to place a value, the float64 edge between two
+    cells decides.  Extra memory is a few MB per thread.
 
     Examples
     --------
@@ -984,14 +988,14 @@ def equal_cells(X: MatrixLike, cells: EqualCells, dtype: DTypeLike = np.intp) ->
 
 
 def equal_levels(codes: Any, cells: EqualCells, dtype: DTypeLike = np.float64) -> Any:
-    """Return the middles of cells.
+    """Return the midpoints of cells.
 
     Parameters
     ----------
     codes : array of shape (n_samples, n_columns)
-        Codes as `equal_cells` gives them.
+        Codes as `equal_cells` returns them.
     cells : EqualCells
-        The ranges, and how many cells each is cut in.
+        The ranges, and the number of cells in each.
     dtype : dtype, default=float64
         Floating dtype of the result.
 
@@ -1022,10 +1026,10 @@ def cells_between(
     Parameters
     ----------
     X : array of shape (n_samples, n_columns)
-        Real numbers; of NaN, any cell is found.
+        Real numbers; NaN may get any cell.
     edges : sequence of 1-d ndarrays, or Columns
-        Of each column, ascending; they may be equal, or none at all.  What `Columns`
-        were made ready for is not done again.
+        Edges of each column, ascending; some may be equal, and a column may have none.
+        `Columns` keep what searches have prepared.
     dtype : dtype, default=intp
         Integer dtype of the result.
 
@@ -1052,21 +1056,21 @@ def cells_between(
 def entries(
     codes: Any, tables: Columns | Sequence[Any], dtype: DTypeLike = np.float64
 ) -> Any:
-    """Look codes up in one table of numbers for each column.
+    """Look codes up in a table of numbers for each column.
 
     Parameters
     ----------
     codes : array of shape (n_samples, n_columns)
-        Integers within the tables.
+        Integers within the size of each table.
     tables : sequence of 1-d ndarrays, or Columns
-        Of each column.
+        One for each column.
     dtype : dtype, default=float64
         Floating dtype of the result.
 
     Returns
     -------
     values : ndarray of shape (n_samples, n_columns)
-        What the codes stand for.
+        The table entries of the codes.
 
     Examples
     --------
@@ -1134,7 +1138,7 @@ def _check_trellis(trellis: Any) -> Trellis:
 def _check_ends(
     be: Backend, ends: Any, n_rows: int, n_steps: int, trellis: Trellis
 ) -> list[Any]:
-    """Return what paths there are, and the states that are given with them."""
+    """Return the kind of path ends, and the states that are given with it."""
     found = [ends]
     if not isinstance(ends, str):
         with naming("ends"):
@@ -1159,7 +1163,7 @@ def _check_ends(
 
 
 def _check_width(X: Any, table: Table, name: str) -> None:
-    """Raise unless there are codewords, as wide as the rows are."""
+    """Raise unless there are codewords, and they are as wide as the rows."""
     if table.shape[1] != X.shape[1]:
         raise ValueError(
             f"X has {X.shape[1]} features, the {name} has {table.shape[1]}."
@@ -1180,9 +1184,9 @@ def _check_biases(bias: Any, tables: Tables) -> list[Any] | None:
 
 
 def _check_codes(be: Backend, codes: Any, sizes: Sequence[int], name: str) -> None:
-    """Raise unless codes, along the last axis, are rows of tables of these sizes.
+    """Raise unless codes, along the last axis, index tables of these sizes.
 
-    Some libraries look up any index, modulo the size.
+    Some libraries accept any index when looking up, and reduce it modulo the size.
     """
     if 0 in codes.shape:
         return
@@ -1205,9 +1209,9 @@ def _size(table: Any) -> int:
 
 
 def _beam_work(tables: Tables, beam_size: int, begin: Any) -> int:
-    """Return the multiply-adds of a beam search for a row."""
+    """Return the multiply-adds of a beam search per row."""
     shape: tuple[int, ...] = () if begin is None else np.shape(begin)
-    # Of a shape that does not fit, the search tells.
+    # The search itself raises for a shape that does not fit.
     n_sums, n_begun = (shape[1], shape[2]) if len(shape) == 3 else (1, 0)
     per_row = 0
     for table in tables[n_begun:]:

@@ -1,14 +1,14 @@
-"""The distinct rows of a matrix of the host."""
+"""The distinct rows of a matrix on the host."""
 
 import numpy as np
 
 
 def unique_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find the distinct rows, in lexicographic order, of NumPy's real finite numbers.
+    """Find the distinct rows, in lexicographic order, of a real finite NumPy matrix.
 
-    NumPy's own search makes a structured row of the columns.  To compare such rows it
-    calls Python, and takes any error there, an interrupt also, for a TypeError.  Rows
-    as words of bytes are compared in C.
+    `numpy.unique` makes a structured row of the columns.  To compare such rows it calls
+    Python, and takes any error there, even an interrupt, for a TypeError.  Here rows
+    are compared in C, as words of bytes.
 
     Returns
     -------
@@ -19,7 +19,7 @@ def unique_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     rows = np.ascontiguousarray(rows)
     if rows.dtype.kind == "f":
-        # The same bits for both zeros; and no longer than a word of the processor.
+        # This gives both zeros the same bits, in at most one word of the processor.
         rows = (rows + 0.0).astype(min(rows.dtype, np.dtype(np.float64)), copy=False)
     unsigned = np.dtype(f"u{rows.dtype.itemsize}")
     bits, sign = rows.view(unsigned), unsigned.type(1 << (8 * unsigned.itemsize - 1))
@@ -27,7 +27,7 @@ def unique_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         bits = np.where(bits & sign, ~bits, bits | sign)
     elif rows.dtype.kind == "i":
         bits = bits ^ sign
-    # The highest byte first: words are in the order of the numbers then.
+    # With the highest byte first, words are in the order of the numbers.
     ordered = np.ascontiguousarray(bits, dtype=unsigned.newbyteorder(">"))
     words = ordered.view(f"V{ordered[:1].nbytes}").reshape(-1)
     _, first, group = np.unique(words, return_index=True, return_inverse=True)

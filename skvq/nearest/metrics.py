@@ -1,4 +1,4 @@
-"""Names of metrics, and what each of them asks of the engine."""
+"""Names of metrics, and what each of them requires of the engine."""
 
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -6,13 +6,13 @@ from typing import Any, TypeAlias
 
 Metric: TypeAlias = str | Callable[..., Any]
 
-# Metrics that become one matrix product over the tile.
+# Metrics for which the search is one matrix product per tile.
 PRODUCT_METRICS = frozenset({"sqeuclidean", "cosine", "inner_product"})
 
-# Those that are computed from the differences themselves.
+# Metrics that are computed from the differences themselves.
 DIRECT_METRICS = frozenset({"cityblock", "chebyshev"})
 
-# The other names that `scipy.spatial.distance.cdist` knows.
+# Other names that `scipy.spatial.distance.cdist` knows.
 CDIST_METRICS = frozenset(
     {
         "braycurtis",
@@ -34,13 +34,13 @@ CDIST_METRICS = frozenset(
     }
 )
 
-# cdist estimates the scales of these from the rows that it is given: the codes of a row
-# would depend on the rows beside it.
+# cdist estimates scales for these from the rows that it is given, so that the code of a
+# row would depend on the rows beside it.
 BATCH_DEPENDENT_METRICS = frozenset({"mahalanobis", "seuclidean"})
 
 METRICS = PRODUCT_METRICS | CDIST_METRICS
 
-# What others call them; distance and squared distance find the same codewords.
+# Aliases; distance and squared distance find the same codewords.
 _OTHER_NAMES = {
     "sqeuclidean": ("euclid", "l2", "l2_squared", "squared_euclidean", "mse"),
     "manhattan": ("l1", "taxicab", "absolute"),
@@ -51,21 +51,21 @@ _OTHER_NAMES = {
 _KNOWN_BY = {other: name for name, others in _OTHER_NAMES.items() for other in others}
 
 
-# Those that are finite for all finite rows, as long as nothing overflows.
+# Metrics that are finite for all finite rows unless something overflows.
 _DEFINED_EVERYWHERE = frozenset(
     {"sqeuclidean", "inner_product", "cityblock", "euclidean", "chebyshev", "minkowski"}
 )
 
 
 def why_undefined(metric: Metric, largest: float) -> str:
-    """Return why a distance came out as no number, for the message.
+    """Return why a distance came out as NaN, for the message.
 
     Parameters
     ----------
     metric : str or callable
-        The distance, without aliases.
+        The metric, without aliases.
     largest : float
-        The largest magnitude in X; NaN if there is one.
+        The largest magnitude in X; NaN if X has a NaN.
     """
     if not largest < float("inf"):
         return "X contains NaN or infinity."
@@ -98,13 +98,12 @@ def check_metric(metric: Metric) -> Metric:
     Returns
     -------
     metric : str or callable
-        "cityblock" for "manhattan"; all else is its own name.
+        "cityblock" for "manhattan"; other metrics unchanged.
 
     Raises
     ------
     ValueError
-        If the name is unknown, or stands for a distance whose scales depend on the
-        batch.
+        If the name is unknown, or the metric takes its scales from the batch.
     """
     if callable(metric):
         return metric
@@ -128,7 +127,7 @@ def check_metric(metric: Metric) -> Metric:
 
 
 def _suggestion(name: str) -> str:
-    """Return which name may have been meant, as the end of a sentence."""
+    """Return a suggestion for a misspelt name, as the end of a sentence."""
     lowered = name.lower().replace("-", "_").replace(" ", "_")
     names = {**_KNOWN_BY, **{metric: metric for metric in METRICS}}
     near = get_close_matches(lowered, names, n=1, cutoff=0.75)

@@ -1,4 +1,4 @@
-"""Codebooks made ready for the searches, and kept with the table that they are of.
+"""Codebooks prepared for the searches; the prepared forms are kept with the table.
 
 For the metrics that are a matrix product, a row tile x and a table C share one form.
 With a centre m taken from the table alone,
@@ -9,9 +9,9 @@ which is one GEMM of the tile, extended by a column of ones, with the table
 [-(C - m)^T; 1/2 ||c - m||^2], and one argmin over each row of the result.  Without the
 centre, data far from the origin would lose every digit that matters.
 
-The rounding of a score is a small share of ||x - m||^2, not of the distance.  So a code
-is sure where the distance is no small share of that norm, or where the second best
-score is not near; the few other rows are searched again with care (`careful`).
+The rounding error of a score is relative to ||x - m||^2, not to the distance.  So a
+code is sure if the distance is not small compared to that norm, or if the second best
+score is not near.  The few other rows are searched again with care (`careful`).
 """
 
 import math
@@ -37,55 +37,55 @@ from skvq.nearest.backends.host_scan import check_codes, columns_of
 from skvq.nearest.distinct import unique_rows
 from skvq.nearest.metrics import Metric
 
-# 2^64 over the golden ratio: an odd multiplier that spreads the bits of a hash.
+# 2^64 divided by the golden ratio: an odd multiplier that spreads the bits of a hash.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
-# Where the largest square of a distance from the mean is so many times their median,
-# the centre is one of the rows that are within so many times the median from theirs.
+# If the largest squared distance from the mean is this many times their median, the
+# centre is the mean of the rows within this many times the median from theirs.
 _FAR = 16
 
-# Standard deviation of the rounding of a product of d terms, over sqrt(d) roundings of
-# the result, where its terms have one sign: partial sums grow towards it, and each
-# rounding is uniform in its last bit.  It is less where the terms cancel.
+# Standard deviation of the rounding error of a product of d terms, in units of sqrt(d)
+# roundings of the result, for terms of one sign: partial sums grow towards the result,
+# and each rounding is uniform in its last bit.  It is smaller if terms cancel.
 _ROUNDING = 0.17
-# ... and as if it had so many terms more: what it is a product of is rounded as well,
-# and sums of few terms are no sums of many small errors.
+# Terms to add to d: the factors are rounded as well, and sums of few terms are not sums
+# of many small errors.
 _MORE_TERMS = 6
-# Standard deviations of a difference of scores: a row that exceeds them, with a gap
-# between its codewords that is as small as the tolerance, is one in some 10^8 of
-# ordinary data (of rows with gaps of one or two tolerances, one in some thousands).
-# Candidates for the careful search, which costs few rows a second look, take more.
+# Standard deviations of a difference of scores that count as sure.  Among rows whose
+# gap between codewords is as small as the tolerance, one in some 10^8 of ordinary data
+# exceeds them (one in some thousands for gaps of one or two tolerances).  The careful
+# search looks at candidates within more, which costs few rows a second look.
 _SURE, _NEAR = 2.5, 6.0
-# Forms that are kept of a table: a search for each of many beams would have its own.
+# Number of forms kept for a table: searches for many beams would each have their own.
 _MOST_FORMS = 16
-# Rows of packed codes that are checked at a time.
+# Number of rows of packed codes that are checked at a time.
 _CHECKED_ROWS = 2**16
-# Distances that differ by a smaller share of the larger are the same to the searches.
+# Searches treat distances as equal that differ by less than this share of the larger.
 TOLERANCE: dict[np.dtype[Any], float] = {
     np.dtype(np.float32): 2.0**-18,
     np.dtype(np.float64): 2.0**-46,
 }
 
 
-# The dtypes that are computed in as they are: asked for by every search.
+# The dtypes that are computed in unchanged; every search asks for them.
 _COMPUTED = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
 def compute_dtype(dtype: DTypeLike) -> np.dtype:
-    """Return the floating dtype that input of `dtype` is computed in.
+    """Return the floating dtype in which input of `dtype` is computed.
 
-    float16 and integers of 8 and 16 bits: float32; float32: itself; all else: float64.
-    Neither the values nor the order of the bytes play a part in the choice.
+    It is float32 for float16, float32 and integers of 8 and 16 bits, and float64
+    otherwise.  The choice depends neither on the values nor on the byte order.
 
     Parameters
     ----------
     dtype : dtype-like
-        That of the input.
+        The dtype of the input.
 
     Returns
     -------
     dtype : numpy.dtype
-        That of the computation.
+        The dtype of the computation.
 
     Examples
     --------
@@ -103,33 +103,33 @@ def compute_dtype(dtype: DTypeLike) -> np.dtype:
 
 
 class _Kept:
-    """What is made of a table once, and not pickled or copied with it."""
+    """An object that keeps what is made from it; copies and pickles leave that out."""
 
     _forms: dict[Hashable, Any]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # As it was made: what is read back may be written to.
+        # Run __init__ again, since arrays that were read back may be writable.
         self.__init__(**state)  # type: ignore[misc]
 
     def form(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Return what was made of the table once.
+        """Return a form of the object, made at the first call.
 
         Parameters
         ----------
         key : hashable
-            What it is.
+            Identifies the form.
         make : callable
-            Makes it, at the first call with this key.
+            Makes the form; called at the first call with this key.
 
         Returns
         -------
         form : object
-            What `make` has returned.
+            The result of `make`.
         """
         try:
             return self._forms[key]
         except KeyError:
-            # Of two threads that both make it, one wins.
+            # If two threads both make it, one result is kept.
             found = self._forms.setdefault(key, make())
         for old in list(self._forms)[:-_MOST_FORMS]:
             self._forms.pop(old, None)
@@ -137,18 +137,18 @@ class _Kept:
 
 
 class Table(_Kept):
-    """A codebook, with what searches have made ready of it.
+    """A codebook that keeps what searches have prepared of it.
 
-    Every search takes one in place of an array, and makes nothing anew.
+    Every search takes one in place of an array, and then prepares nothing twice.
 
     Parameters
     ----------
     codewords : array-like of shape (n_codewords, n_features)
-        Of any library; what is kept is the host's, and read-only.
+        An array of any library; a read-only copy is kept on the host.
     exact : bool, default=True
-        Whether codes are those of exact distances, as `nearest` says.  A table that is
-        learned is searched many times on the way: there it is enough if distances that
-        differ by 2^-14 of the second are told apart (2^-42 in float64).
+        Whether codes are those of exact distances, as `nearest` says.  Tables that are
+        being learned are searched many times; for them it is enough to tell distances
+        apart that differ by 2^-14 of the larger (2^-42 in float64).
 
     Attributes
     ----------
@@ -180,7 +180,7 @@ class Table(_Kept):
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the codewords."""
+        """The dtype of the codewords."""
         return self.codewords.dtype
 
     def __len__(self) -> int:
@@ -196,27 +196,27 @@ class Table(_Kept):
         return np.array(self.codewords, dtype=dtype, copy=True)
 
     def on(self, be: Backend) -> Any:
-        """Return the codewords where a backend computes.
+        """Return the codewords in the library and on the device of a backend.
 
         Parameters
         ----------
         be : Backend
-            NumPy's gives the array that is kept.
+            The backend; NumPy's returns the array that is kept.
 
         Returns
         -------
         codewords : array of shape (n_codewords, n_features)
-            In the library of the backend, sent there once.
+            The codewords, which are sent there once.
         """
         return self.form(("rows", be.key), lambda: be.send(self.codewords))
 
     def rows(self, codes: Any) -> Any:
-        r"""Return the codewords of codes, in the library of these.
+        r"""Return the codewords of codes, in the library of the codes.
 
         Parameters
         ----------
         codes : array of int
-            Of any shape.
+            Codes of any shape.
 
         Returns
         -------
@@ -231,7 +231,7 @@ class Table(_Kept):
 
 
 class Tables(_Kept):
-    """Several codebooks, with what the searches in all of them have made ready.
+    """Several codebooks that keep what searches in all of them have prepared.
 
     Parameters
     ----------
@@ -260,23 +260,23 @@ class Tables(_Kept):
 
     @cached_property
     def dtype(self) -> np.dtype:
-        """What searches compute in, but for rows of a wider dtype."""
+        """The dtype that searches compute in, except for rows of a wider dtype."""
         dtypes = (compute_dtype(table.dtype) for table in self)
         return np.result_type(np.float32, *dtypes)
 
     @cached_property
     def widths(self) -> list[int]:
-        """Number of features of each."""
+        """Number of features of each table."""
         return [table.shape[1] for table in self]
 
     @cached_property
     def n_numbers(self) -> int:
-        """How many numbers all of them have."""
+        """Number of values in all tables together."""
         return sum(math.prod(table.shape) for table in self)
 
     @cached_property
     def most_codewords(self) -> int:
-        """Number of codewords of the largest."""
+        """Number of codewords of the largest table."""
         return max(map(len, self), default=1)
 
     def __iter__(self) -> Iterator[Table]:
@@ -287,25 +287,25 @@ class Tables(_Kept):
 
 
 class Columns(_Kept):
-    """Edges or levels of columns of scalars, and what has been made ready of them.
+    """Edges or levels of columns of scalars, which keep what is prepared of them.
 
     Parameters
     ----------
     arrays : sequence of 1-d arrays
-        One for each column, of any library; columns may share one.  What is kept is the
-        host's, and read-only.
+        One for each column, of any library; columns may share one.  Read-only copies
+        are kept on the host.
 
     Attributes
     ----------
     arrays : tuple of ndarrays
-        The same.
+        These copies.
     """
 
     arrays: tuple[Any, ...]
 
     def __init__(self, arrays: Sequence[Any]) -> None:
         self._set(arrays, "arrays")
-        # One that columns share stays one.
+        # An array that columns share is copied once.
         kept: dict[int, np.ndarray] = {}
         for array in self.arrays:
             if id(array) not in kept:
@@ -340,25 +340,25 @@ class Columns(_Kept):
 
 
 class Packed(_Kept):
-    """Packed codes, with what scans have made ready of them.
+    """Packed codes that keep what scans have prepared of them.
 
-    `scan` takes one in place of an array, and checks and makes nothing anew.
+    `scan` takes one in place of an array, and then checks and prepares nothing twice.
 
     Parameters
     ----------
     packed : array-like of uint8, shape (n_samples, n_bytes)
-        As `skvq.codes.pack` packs codes in rows: each in ceil(log2 V_j) bits, the
-        highest first, and each row from a byte of its own on.  It is not copied, and
-        must not be changed afterwards.
+        Codes packed in rows by `skvq.codes.pack`: each in ceil(log2 V_j) bits, highest
+        bits first, and each row from a new byte on.  The array is not copied and must
+        not be changed afterwards.
     sizes : sequence of int
         Number of codewords V_j of each column.
     factor, offset : array-like of shape (n_samples,), optional
-        Of each row's score; see `scan`.
+        Terms of the rows' scores; see `scan`.
 
     Raises
     ------
     TypeError
-        If packed has another dtype than uint8.
+        If the dtype of packed is not uint8.
     ValueError
         If shapes do not fit, codes are out of range, or numbers are not finite.
 
@@ -413,7 +413,7 @@ class Packed(_Kept):
         self.offset, self.most_offset = self._term(offset, "offset", 0.0)
 
     def _term(self, term: Any, name: str, most: float) -> tuple[Any, ...]:
-        """Return numbers of the rows, and their largest magnitude."""
+        """Return a factor or an offset for the rows, and its largest magnitude."""
         if term is None:
             return None, most
         with naming(name):
@@ -446,7 +446,7 @@ class Packed(_Kept):
 
     @property
     def dtypes(self) -> list[np.dtype]:
-        """Of the factor and the offset, where there are."""
+        """The dtypes of the factor and the offset, if there are any."""
         terms = self.factor, self.offset
         return [compute_dtype(term.dtype) for term in terms if term is not None]
 
@@ -458,7 +458,7 @@ class Packed(_Kept):
         rows : slice
             The rows.
         dtype : dtype
-            What they are returned in.
+            The dtype to return them in.
 
         Returns
         -------
@@ -473,14 +473,14 @@ class Packed(_Kept):
 
 
 def as_packed(packed: Any, sizes: Sequence[int], factor: Any, offset: Any) -> Packed:
-    """Return packed codes that are checked when they are read; or as they are given.
+    """Return codes as `Packed`, which are checked when they are read.
 
     Parameters
     ----------
     packed : array-like of uint8, or Packed
         The codes.
     sizes, factor, offset : optional
-        As in `Packed`; of one, nothing but its own sizes.
+        As in `Packed`; beside a `Packed`, only sizes equal to its own.
     """
     if not isinstance(packed, Packed):
         codes = Packed.__new__(Packed)
@@ -494,7 +494,7 @@ def as_packed(packed: Any, sizes: Sequence[int], factor: Any, offset: Any) -> Pa
 
 
 def as_columns(arrays: Any, name: str) -> Columns:
-    """Return columns of a sequence of arrays, not copied; itself if it is one."""
+    """Return `Columns` of a sequence of arrays, not copied; or the given `Columns`."""
     if isinstance(arrays, Columns):
         return arrays
     columns = Columns.__new__(Columns)
@@ -503,7 +503,7 @@ def as_columns(arrays: Any, name: str) -> Columns:
 
 
 def as_table(codebook: Any, name: str = "codebook") -> Table:
-    """Return a table of an array-like of any library; itself if it is one."""
+    """Return a `Table` of an array-like of any library; or the given `Table`."""
     if isinstance(codebook, Table):
         return codebook
     table = Table.__new__(Table)
@@ -513,7 +513,7 @@ def as_table(codebook: Any, name: str = "codebook") -> Table:
 
 
 def as_tables(codebooks: Any) -> Tables:
-    """Return tables of a sequence of array-likes; itself if it is one."""
+    """Return `Tables` of a sequence of array-likes; or the given `Tables`."""
     tables = codebooks
     if not isinstance(codebooks, Tables):
         tables = Tables.__new__(Tables)
@@ -528,12 +528,12 @@ def _named(codebooks: Sequence[Any]) -> Iterator[Table]:
 
 
 def fetched(array: Any) -> Any:
-    """Return an array of another library as one of NumPy's; all else as it is."""
+    """Return an array of another library as a NumPy array; anything else unchanged."""
     return backend_of(array).to_host(array)
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
-    """Return an array that nobody can write into; a copy of one that somebody can."""
+    """Return the array if nobody can write to it, else a read-only copy."""
     owner: Any = array
     while getattr(owner, "flags", None) is not None:
         if owner.flags.writeable:
@@ -544,41 +544,41 @@ def read_only(array: np.ndarray) -> np.ndarray:
     return array
 
 
-# -- what all forms share --------------------------------------------------------------
+# -- parts of all forms ----------------------------------------------------------------
 
 
 class Margin(NamedTuple):
-    """What a code is sure by; see `Backend.judged`."""
+    """The tolerances within which a code is not sure; see `Backend.judged`."""
 
-    share: float  # of the norms, that the distance exceeds where a code is sure
-    slack: float  # of thrice the norms and the distance, that near scores differ by
-    coarse: float  # as the share, of a choice among several, which need not be exact
-    # Added to the norms: squares among the smallest numbers are rounded by an amount.
+    share: float  # of the norms: a code is sure if the distance exceeds it
+    slack: float  # near scores differ by less than this times 3 * norm + distance
+    coarse: float  # as `share`, for a choice of several, which need not be exact
+    # Added to the norms, since squares near the smallest numbers have absolute errors.
     least: float
-    # As coarse, of a choice among what is left of rows, which is exact but for their
-    # rounding.
+    # As `coarse`, for a choice among residuals, which are exact up to the rounding of
+    # the rows.
     left: float
 
     @classmethod
     def of(cls, n_features: int, dtype: np.dtype) -> "Margin":
-        """Return the margin of products of so many terms."""
+        """Return the margin for products of n_features terms."""
         unit = float(np.finfo(dtype).eps) / 2
-        # The scores are half the distances, and two of them differ.
+        # Scores are half the distances, and two of them are compared.
         terms = n_features + _MORE_TERMS
         deviation = math.sqrt(2 * terms) * _ROUNDING * unit
         part = 2 * _SURE * deviation / TOLERANCE[np.dtype(dtype)]
-        # ||y|| (||y|| + r), what a product may reach, is at most (3 ||y||^2 + r^2) / 2.
+        # A product may reach ||y|| (||y|| + r), which is at most (3 ||y||^2 + r^2) / 2.
         least = 16 * n_features * float(np.finfo(dtype).tiny)
         left = (4 * unit / (16 * TOLERANCE[np.dtype(dtype)])) ** 2
         slack = 0.5 * _NEAR * deviation
         return cls(_share(part), slack, _share(part / 16), least, left)
 
     def of_unit_rows(self, dtype: np.dtype) -> float:
-        """Return what stands for the rounding of unit rows beside the norms.
+        """Return the rounding of unit rows, as an addition to the norms.
 
-        Or, times a squared norm, for that of rows that are what is left of others.  A
-        row that is off by e changes a difference of squared distances, of codewords
-        that are both D away, by 4 e sqrt(D) at most.
+        Multiplied by a squared norm, it also holds for rows that are residuals.  If a
+        row is off by e, a difference of squared distances to codewords at distance D
+        changes by at most 4 e sqrt(D).
         """
         unit = float(np.finfo(dtype).eps) / 2
         return (4 * unit / TOLERANCE[np.dtype(dtype)]) ** 2 / min(1.0, self.share)
@@ -589,12 +589,12 @@ def _share(part: float) -> float:
 
 
 class Core(NamedTuple):
-    """Distinct codewords, about a centre and scaled, in float64."""
+    """Distinct codewords, relative to a centre and scaled, in float64."""
 
     rows: np.ndarray  # (V', d)
     centre: np.ndarray  # (d,), in the dtype to compute in
-    scale: float  # power of two that keeps squares away from over- and underflow
-    spread: float  # the largest |entry| of the rows
+    scale: float  # power of two that keeps squares from over- and underflowing
+    spread: float  # largest magnitude in the rows
     half_norms: np.ndarray  # (V',)
     first: np.ndarray | None  # (V',), index of each row in the codebook; None: all
 
@@ -602,16 +602,16 @@ class Core(NamedTuple):
 def make_core(
     codebook: np.ndarray, dtype: np.dtype, scale: float | None = None, unit: Any = False
 ) -> Core:
-    """Return what every form of a codebook is made of.
+    """Return the parts that every form of a codebook is made from.
 
     Parameters
     ----------
     codebook : ndarray of shape (n_codewords, n_features)
         The codewords.
     dtype : dtype
-        To compute in.
+        The dtype to compute in.
     scale : float, optional
-        That of several tables; None: what the table's own spread asks for.
+        A scale that several tables share; None: chosen for this table.
     unit : bool, default=False
         Whether codewords are divided by their norms.
     """
@@ -633,7 +633,7 @@ def make_core(
         if scale is None:
             scale = power_of_two_scale(spread, dtype)
         if scale != 1.0:
-            # In this order: the centre, in its dtype, is what rows are shifted by.
+            # In this order, since rows are shifted by the centre in its dtype.
             about *= scale
             half_norms = _half_norms(about)
     if not np.isfinite(half_norms).all():
@@ -645,13 +645,14 @@ def make_core(
 
 
 def first_of_distinct(codebook: np.ndarray) -> np.ndarray | None:
-    """Ascending indices of the first of each group of equal rows; None if all differ.
+    """Return ascending indices of the first of each group of equal rows; or None.
 
-    Equal columns of a GEMM need not come out equal, since its edges run through other
-    kernels.  The search over distinct codewords gives the lowest index always.
+    None means that all rows differ.  Equal columns of a GEMM need not come out equal,
+    since its edges use other kernels.  A search over distinct codewords always finds
+    the lowest index.
     """
-    # Equal rows have equal hashes; different hashes settle the usual case cheaply.
-    # Adding zero makes -0.0 and 0.0 the same bits.
+    # Equal rows have equal hashes, so different hashes settle the usual case cheaply.
+    # Adding zero gives -0.0 and 0.0 the same bits.
     plain = np.ascontiguousarray(codebook) + 0.0
     wide = plain.shape[1] * plain.itemsize % 8 == 0
     bits = plain.view(np.uint64 if wide else f"u{plain.itemsize}")
@@ -667,7 +668,7 @@ def first_of_distinct(codebook: np.ndarray) -> np.ndarray | None:
 def without_far_rows(rows: np.ndarray) -> np.ndarray:
     """Return the rows without outliers.
 
-    A far codeword, which no sample need be near, would pull the centre along, and cost
+    A far codeword, which no sample need be near, would pull the centre along and cost
     the digits of all others.
     """
     gaps = np.abs(rows - np.median(rows, axis=0)).max(axis=1)
@@ -675,16 +676,16 @@ def without_far_rows(rows: np.ndarray) -> np.ndarray:
 
 
 def coarse_centre(rows: np.ndarray) -> np.ndarray:
-    """Mean on a grid so coarse that differences from it stay short.
+    """Return the mean, rounded to a grid so coarse that differences stay short.
 
     Integers stay integers and dyadic fractions stay short, so that ties in such data
-    stay exact ties.  The centre depends on the table alone: were it taken from X, a
-    row's code would depend on its batch.
+    stay exact.  The centre depends on the table alone: if it depended on X, the code of
+    a row would depend on its batch.
     """
     centre = rows.mean(axis=0, dtype=np.float64)
     spread = 0.0
     if rows.size:
-        # The largest |row - centre|, without so large an array.
+        # This finds the largest |row - centre| without an array of that size.
         above, below = rows.max(axis=0) - centre, centre - rows.min(axis=0)
         spread = float(max(above.max(), below.max()))
     if not 0.0 < spread < np.inf:
@@ -700,7 +701,7 @@ def _are_integers(rows: np.ndarray) -> bool:
 
 
 def power_of_two_scale(spread: float, dtype: np.dtype) -> float:
-    """1 for ordinary tables; else what brings the spread near 1, exactly."""
+    """Return 1 for ordinary tables, else the power of two that brings spread near 1."""
     ordinary, most = (30, 100) if dtype == np.float32 else (400, 900)
     exponent = int(np.frexp(spread)[1])
     if spread == 0.0 or abs(exponent) < ordinary:
@@ -709,10 +710,10 @@ def power_of_two_scale(spread: float, dtype: np.dtype) -> float:
 
 
 def unit_rows(rows: np.ndarray, name: str) -> np.ndarray:
-    """Rows divided by their norms, or a ValueError that names the first zero row."""
+    """Return rows divided by their norms; raise and name the first zero row if any."""
     check_no_zero_rows(rows, name)
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
-    # Through the largest entry, so that neither tiny nor huge rows lose their norm.
+    # Dividing by the largest entry first keeps the norms of tiny and huge rows.
     scaled = rows / largest
     scaled /= np.sqrt(np.einsum("ij,ij->i", scaled, scaled))[:, None]
     return scaled
@@ -726,14 +727,14 @@ def check_no_zero_rows(rows: np.ndarray, name: str = "X", start: int = 0) -> Non
     rows : array of shape (n_rows, n_features)
         The rows, of any library.
     name : str, default="X"
-        What the message calls them.
+        The name of the rows in the message.
     start : int, default=0
         Number of the first row.
 
     Raises
     ------
     ValueError
-        That names the first zero row.
+        If there is a zero row; the message names the first one.
     """
     be = backend_of(rows)
     zero = be.flagged(~be.xp.any(rows != 0, axis=1))
@@ -749,27 +750,27 @@ def check_no_zero_rows(rows: np.ndarray, name: str = "X", start: int = 0) -> Non
 
 
 class Flat(NamedTuple):
-    """A codebook made ready for a matrix product."""
+    """A codebook prepared for a matrix product."""
 
     weights: np.ndarray  # (d + 1, V'), [-(C - m)^T; 1/2 ||c - m||^2]
     rows: np.ndarray  # (V', d), the distinct codewords, shifted and scaled
     centre: np.ndarray  # (d,), m
     scale: float
     first: np.ndarray | None  # (V',), index of each row in the codebook; None: all
-    limit: float  # the largest |x| whose scores stay finite
+    limit: float  # scores are finite for |x| up to this
     margin: Margin
-    # Of inner products alone: what is added to the scores for the product of a row.
+    # For inner products only: added to the scores to give the product of a row.
     offset: np.ndarray | None  # (d,), m, scaled
     level: float
-    reach: float  # the largest squared norm of the rows
-    rounded: float  # what is added to norms, for the rounding of unit rows
-    near: float  # distances below which that shows in them
-    exact: np.ndarray  # (V', d), as they were given, or unit rows
-    bias: np.ndarray | None  # (V',), what was added to the scores
-    packed: Any = None  # what a backend has made of it for itself
+    reach: float  # largest squared norm of the rows
+    rounded: float  # added to norms, for the rounding of unit rows
+    near: float  # that rounding shows in distances below this
+    exact: np.ndarray  # (V', d), as given, or unit rows
+    bias: np.ndarray | None  # (V',), added to the scores
+    packed: Any = None  # the backend's own form
 
     def between(self, x: np.ndarray, row: Any, codeword: Any) -> np.ndarray:
-        """Return what scores stand for, of pairs of rows of x and codewords."""
+        """Return the exact values behind scores, for pairs of rows and codewords."""
         rows, codewords = x[row], self.exact[codeword]
         if self.offset is not None:
             found = -np.einsum("ij,ij->i", rows, codewords) * self.scale * self.scale
@@ -783,7 +784,7 @@ def _half_norms(gaps: np.ndarray) -> np.ndarray:
 
 
 def flat_form(table: Table, metric: Metric, dtype: np.dtype, bias: Any = None) -> Flat:
-    """Return a codebook made ready, with a constant for each codeword if given.
+    """Return a prepared codebook, with a bias for each codeword if given.
 
     Parameters
     ----------
@@ -792,7 +793,7 @@ def flat_form(table: Table, metric: Metric, dtype: np.dtype, bias: Any = None) -
     metric : {"sqeuclidean", "cosine", "inner_product"}
         The distance.
     dtype : dtype
-        To compute in.
+        The dtype to compute in.
     bias : ndarray of shape (n_codewords,), optional
         In the units of the distance.
     """
@@ -807,7 +808,7 @@ def _make_flat(table: Table, metric: Metric, dtype: np.dtype) -> Flat:
     core = make_core(codebook, dtype, unit=metric == "cosine")
     rows, scale, constants, offset = core.rows, core.scale, core.half_norms, None
     if metric == "inner_product":
-        # -x.c is sought, up to what is the same for all c: -(x - m).(c - m) - m.(c - m)
+        # -x.c is needed up to a constant: -(x - m).(c - m) - m.(c - m)
         offset = scale * core.centre.astype(np.float64)
         constants = -rows @ offset
     weights = np.empty((rows.shape[1] + 1, len(rows)), dtype=dtype)
@@ -838,14 +839,14 @@ def _make_flat(table: Table, metric: Metric, dtype: np.dtype) -> Flat:
 
 
 def _limit(core: Core, dtype: np.dtype) -> float:
-    """Return what |x| may reach before a score, a sum of d products, overflows."""
+    """Return the bound on |x| below which no score, a sum of d products, overflows."""
     largest = float(np.finfo(dtype).max)
     reach = largest / (4 * max(1.0, core.spread * core.rows.shape[1]))
     return min(reach / core.scale, largest) - float(np.abs(core.centre).max(initial=0))
 
 
 def check_bias(bias: Any, n_codewords: int, name: str = "bias") -> np.ndarray:
-    """Return constants of codewords in float64; raise unless there is one for each."""
+    """Return the biases of codewords in float64; raise unless there is one for each."""
     bias = np.asarray(fetched(bias), dtype=np.float64)
     if bias.shape != (n_codewords,):
         raise ValueError(f"{name} has shape {bias.shape}; expected ({n_codewords},).")
@@ -859,7 +860,7 @@ def check_bias(bias: Any, n_codewords: int, name: str = "bias") -> np.ndarray:
 def distinct_bias(
     codebook: np.ndarray, first: Any, bias: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the constant and the index of the best of each group of equal codewords.
+    """Return bias and index of the best in each group of equal codewords.
 
     Parameters
     ----------
@@ -868,7 +869,7 @@ def distinct_bias(
     first : ndarray of shape (n_distinct,) or None
         The first of each group; None: all are different.
     bias : ndarray of shape (n_codewords,)
-        Their constants.
+        The bias of each codeword.
     """
     if first is None:
         return bias, np.arange(len(bias))
@@ -879,19 +880,19 @@ def distinct_bias(
 
 
 def scaled_bias(bias: np.ndarray, scale: float, dtype: np.dtype) -> np.ndarray:
-    """Return constants less the least, in the scale of a table.
+    """Return biases minus the least one, in the scale of a table.
 
-    The differences alone decide, so a large common part takes no digits.  Those that
-    are out of all proportion are cut where sums of them are still numbers.
+    Only differences matter, so a large common part must not cost digits.  Excessive
+    ones are cut to a value whose sums are still finite.
 
     Parameters
     ----------
     bias : ndarray of shape (n_codewords,)
-        The constants; +inf stays.
+        The biases; +inf stays.
     scale : float
-        That of the table.
+        The scale of the table.
     dtype : dtype
-        To compute in.
+        The dtype to compute in.
     """
     with np.errstate(over="ignore"):
         rest = (bias - bias.min()) * scale * scale
@@ -900,7 +901,7 @@ def scaled_bias(bias: np.ndarray, scale: float, dtype: np.dtype) -> np.ndarray:
 
 
 def place_of_equals(codebook: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Return for each codeword the place of its equal among the first ones."""
+    """Return, for each codeword, the index of its equal among the first ones."""
     kept, group = unique_rows(codebook + 0 if codebook.dtype != bool else codebook)
     return np.searchsorted(first, kept)[group]
 
@@ -931,12 +932,12 @@ class Run(NamedTuple):
     scale: np.ndarray  # (m,)
     first: np.ndarray | None  # (m, V'), index of each row in its codebook; None: all
     margin: Margin
-    tables: tuple[Any, ...]  # what it is made of
+    tables: tuple[Any, ...]  # the forms that it is made of
     packed: Any = None
 
     @property
     def width(self) -> int:
-        """Features of each subspace."""
+        """Number of features of each subspace."""
         return self.weights.shape[1] - 1
 
 

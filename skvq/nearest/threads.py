@@ -1,9 +1,9 @@
-"""Threads of the engine: one per core that BLAS would use, BLAS held to one inside.
+"""Threads of the engine: one per core that BLAS would use, while BLAS is held to one.
 
 Matrix products over small tiles do not scale inside BLAS, and `argmin` does not use
-BLAS at all.  So the engine puts whole tiles on its own threads.  How many there may
-be is read from BLAS, because that is where joblib's workers and
-`threadpoolctl.threadpool_limits` leave their wish.
+BLAS at all.  So the engine distributes whole tiles over its own threads.  The allowed
+number of threads is read from BLAS, because joblib's workers and
+`threadpoolctl.threadpool_limits` state it there.
 """
 
 import _thread
@@ -28,36 +28,37 @@ T = TypeVar("T")
 # Below this many multiply-adds the start of a thread costs more than it saves.
 MIN_WORK_PER_CALL = 20_000_000
 
-# So few rows, of less work than that, are not cut for two threads.
+# Up to this many rows, of less work than this, are not cut for two threads.
 _FEW_ROWS, _LITTLE_WORK = 256, MIN_WORK_PER_CALL
 
 
 class _BlasGuard:
-    """Holds BLAS at one thread while anyone is inside, whichever thread that is.
+    """Holds BLAS at one thread while any thread is inside.
 
-    The limits of threadpoolctl are process-wide.  Entered by several threads at once,
-    each would save the count that the one before it has set, and the process would be
-    left at one thread.  This guard knows its users: the first saves and limits, the
-    last restores.
+    The limits of threadpoolctl are process-wide.  If several threads entered them, each
+    would save the count that the one before it has set, and the process would be left
+    at one thread.  This guard knows its users: the first one saves and limits, the last
+    one restores.
 
-    An interrupt may strike anywhere, in the first line of ``__exit__`` as well.  So a
-    user is no number, but a weak reference to what the ``with`` statement alone holds:
-    however the block ends, that is gone, and its end sets the counts right.
+    An interrupt may occur anywhere, even in the first line of ``__exit__``.  A user is
+    therefore not a count but a weak reference to an object that only the ``with``
+    statement holds: when the block ends, however it ends, the object dies and the
+    counts are restored.
     """
 
     def __init__(self) -> None:
-        # Re-entrant, since a garbage collection inside may end a block.
+        # The lock is re-entrant, since a garbage collection inside may end a block.
         self._lock = threading.RLock()
         self._users: list[weakref.ref[Any]] = []
-        # What the libraries had before; until the last of them has it again.
+        # The libraries' counts before, kept until all of them are restored.
         self._counts: list[int] | None = None
         self._controller: ThreadpoolController | None = None
 
     def __reduce__(self) -> str:
-        return "single_threaded_blas"  # there is one in each process
+        return "single_threaded_blas"  # there is one guard in each process
 
     def __call__(self) -> "_Hold":
-        """Return a context: BLAS at one thread; as its value, how many it had."""
+        """Return a context that holds BLAS to a thread; its value is the old count."""
         return _Hold(self)
 
     def enter(self, user: weakref.ref[Any]) -> int:
@@ -66,11 +67,11 @@ class _BlasGuard:
             libraries = self._found().lib_controllers
             was_left = self._counts is not None and not self._has_users()
             self._users.append(user)
-            # Saved before the first is limited.
+            # The counts are saved before the first library is limited.
             if self._counts is None:
                 self._counts = [library.num_threads for library in libraries]
             elif was_left:
-                # An interrupt has kept some from being restored.
+                # An interrupt has kept some counts from being restored.
                 pairs = zip(self._counts, libraries, strict=True)
                 self._counts = [
                     had if library.num_threads == 1 else library.num_threads
@@ -88,7 +89,7 @@ class _BlasGuard:
             self.settle()
 
     def settle(self, _: object = None) -> None:
-        """Restore BLAS if nobody is inside."""
+        """Restore BLAS if no thread is inside."""
         with self._lock:
             if self._counts is not None and not self._has_users():
                 pairs = zip(self._found().lib_controllers, self._counts, strict=True)
@@ -107,20 +108,20 @@ class _BlasGuard:
 
 
 class _Hold:
-    """One ``with`` statement's time inside the guard."""
+    """The object behind one ``with`` statement on the guard."""
 
     def __init__(self, guard: _BlasGuard) -> None:
         self._guard = guard
         self._user: weakref.ref[Any] | None = None
 
     def __enter__(self) -> int:
-        assert self._user is not None  # looked up first, as the language has it
+        assert self._user is not None  # Python looks up __exit__ before it enters
         return self._guard.enter(self._user)
 
     @property
     def __exit__(self) -> Callable[..., None]:
-        # A bound method is made anew at each look-up, so that the statement's is its
-        # own.  A traceback holds frames and their variables, but not this.
+        # A bound method is created at each look-up, so only the statement holds this
+        # one.  A traceback holds frames and their variables, but not this.
         leave = self._leave
         self._user = weakref.ref(leave, self._guard.settle)
         return leave
@@ -128,11 +129,11 @@ class _Hold:
     def _leave(self, *_: object) -> None:
         assert self._user is not None
         self._guard.leave(self._user)
-        self._user = None  # nobody need be told any more
+        self._user = None  # there is nothing left to restore
 
 
 def _available_cores() -> int:
-    """Cores of this process, for a BLAS that threadpoolctl cannot ask."""
+    """Return the cores of this process, for a BLAS that threadpoolctl cannot ask."""
     limit = os.environ.get("OMP_NUM_THREADS", "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     cores = cores or os.cpu_count() or 1
@@ -145,7 +146,7 @@ single_threaded_blas: _BlasGuard = _BlasGuard()
 def blas() -> str:
     """Return which BLAS computes for NumPy, and for which kind of processor."""
     found = single_threaded_blas._found().lib_controllers
-    # NumPy's, where it brings its own: of others it depends on who has loaded them.
+    # Prefer the BLAS that NumPy ships; which others are loaded depends on imports.
     found = [one for one in found if "numpy" in one.filepath] or found
     facts = ("internal_api", "version", "architecture")
     each = {" ".join(str(getattr(one, fact, "")) for fact in facts) for one in found}
@@ -153,11 +154,12 @@ def blas() -> str:
 
 
 class _Pool:
-    """Threads that wait between calls: starting them anew costs 0.1 ms each time.
+    """Threads that wait between calls: starting one costs 0.1 ms.
 
-    They are made of primitives in C, which an interrupt of the caller does not split.
-    One in a condition of `threading`, on which the executors of the standard library
-    are built, could leave its lock held, and a thread of the pool waiting for ever.
+    They use primitives in C, which an interrupt of the caller does not split.  An
+    interrupt in a condition of `threading`, on which the executors of the standard
+    library are built, could leave its lock held and a thread of the pool waiting
+    forever.
     """
 
     def __init__(self) -> None:
@@ -165,9 +167,9 @@ class _Pool:
         self._size = 0
 
     def start(self, job: Callable[[], None], copies: int) -> None:
-        """Let so many threads do a job, which must not raise, and wait for none."""
+        """Let `copies` threads do a job, which must not raise; do not wait for them."""
         while self._size < copies:
-            # Ends with the process; what it does for a caller has ended before.
+            # This thread ends with the process; jobs of a caller end before that.
             _thread.start_new_thread(_serve, (self._jobs,))
             self._size += 1
         for _ in range(copies):
@@ -198,10 +200,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def even_chunk(n_rows: int, most: int, work_per_row: float) -> int:
-    """Rows of a chunk, at most `most`, that cuts the rows in an even number of chunks.
+    """Return a chunk size of at most `most` that gives an even number of chunks.
 
-    An odd chunk at the end would leave one of two threads waiting.  Few rows of little
-    work are one chunk: none of it would go to another thread.
+    An odd chunk at the end would leave one of two threads waiting.  A few rows of
+    little work are one chunk, since none of it would go to another thread.
     """
     if n_rows <= min(most, _FEW_ROWS) and n_rows * work_per_row < _LITTLE_WORK:
         return max(1, n_rows)
@@ -210,14 +212,14 @@ def even_chunk(n_rows: int, most: int, work_per_row: float) -> int:
 
 
 class _Scratch(threading.local):
-    """Memory of one thread that waits between calls: fresh pages cost a fault each."""
+    """Memory of one thread, kept between calls: fresh pages cost a fault each."""
 
     def __init__(self) -> None:
         self.buffers: dict[str, np.ndarray] = {}
         self.addresses: dict[str, int] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """Return an array, of arbitrary values, that the next call may overwrite."""
+        """Return an array of arbitrary values, which the next call may overwrite."""
         dtype = np.dtype(dtype)
         n_bytes = math.prod(shape) * dtype.itemsize
         buffer = self.buffers.get(name)
@@ -227,7 +229,7 @@ class _Scratch(threading.local):
         return buffer[:n_bytes].view(dtype).reshape(shape)
 
     def address(self, name: str, n_bytes: int) -> int:
-        """Return where so many bytes are, of which the same holds."""
+        """Return the address of n_bytes of memory, under the same rule."""
         buffer = self.buffers.get(name)
         if buffer is None or buffer.nbytes < n_bytes:
             self(name, (n_bytes,), np.uint8)
@@ -241,7 +243,7 @@ Worker = Callable[[int, int], None]
 
 
 class _Share(threading.local):
-    """How many threads the calls of this one may use, where several run at once."""
+    """How many threads the calls of a thread may use while several calls run."""
 
     def __init__(self) -> None:
         self.most = sys.maxsize
@@ -251,9 +253,9 @@ _share = _Share()
 
 
 class one_thread(AbstractContextManager[None]):
-    """Let the engine compute on the calling thread alone, inside the block.
+    """A context in which the engine computes on the calling thread alone.
 
-    For callers that run several such blocks at a time.
+    It is for callers that run several such blocks at a time.
     """
 
     def __enter__(self) -> None:
@@ -274,10 +276,10 @@ def map_tiles(
         Called once in each thread; makes the scratch memory and returns the function
         that does one tile.
     n_rows, tile : int
-        Rows in all, and in a tile.  The borders depend on these two alone, so what a
-        tile computes does not depend on the number of threads.
+        Number of rows, and rows in a tile.  The borders depend on these two alone, so
+        results do not depend on the number of threads.
     work_per_row : float
-        Multiply-adds for a row; small jobs stay on the calling thread.
+        Multiply-adds per row; small jobs stay on the calling thread.
     """
     starts = range(0, n_rows, tile)
     with single_threaded_blas() as n_threads:
@@ -290,7 +292,7 @@ def map_tiles(
         errors: list[BaseException] = []
 
         def drain() -> None:
-            # Overflow is looked for by the caller, not reported by a warning.
+            # The caller checks for overflow, so warnings are off.
             with np.errstate(all="ignore"):
                 worker = make_worker()
                 while not stopped:
@@ -304,7 +306,7 @@ def map_tiles(
             nonlocal stopped
             busy = threading.Lock()
             with busy:
-                # In this order: who starts too late to be waited for does nothing.
+                # Append first: a thread that starts too late to be waited for stops.
                 running.append(busy)
                 if stopped:
                     return
@@ -318,15 +320,15 @@ def map_tiles(
             try:
                 if n_threads > 1:
                     _pool.start(assist, n_threads - 1)
-                # In a context of its own, which no interrupt leaves with other flags.
+                # A context of its own keeps interrupts from leaving other flags behind.
                 copy_context().run(drain)
             finally:
-                # What has not started by now is not needed, and must not be waited
-                # for: the threads may be busy with a call that waits for this one.
+                # Helpers that have not started by now are not needed, and must not be
+                # waited for: they may be busy with a call that waits for this one.
                 stopped = True
                 _wait_for(running)
         except BaseException:
-            # Again, since a second interrupt may have struck on the way.
+            # Repeated, since a second interrupt may have skipped the line above.
             stopped = True
             _wait_for(running)
             raise
@@ -338,9 +340,9 @@ def map_tiles(
 def map_plain_tiles(
     make_worker: Callable[[], Worker], n_rows: int, tile: int, work_per_row: float
 ) -> None:
-    """Do the same for work without linear algebra: one tile then needs no BLAS held.
+    """Do the same for work without linear algebra, where one tile needs no BLAS held.
 
-    That takes half of the time of a few rows.
+    That saves half of the time of a few rows.
     """
     if n_rows > tile:
         map_tiles(make_worker, n_rows, tile, work_per_row)
@@ -349,18 +351,18 @@ def map_plain_tiles(
 
 
 def alone(work: Callable[[], T]) -> T:
-    """Return what one tile of it returns; overflow is not reported by a warning."""
+    """Return the result of work that is a single tile, without overflow warnings."""
 
     def quietly() -> T:
         with np.errstate(all="ignore"):
             return work()
 
-    # In a context of its own, as above.
+    # A context of its own, as above.
     return copy_context().run(quietly)
 
 
 def _wait_for(running: list[threading.Lock]) -> None:
-    """Wait until no thread works any more, whatever strikes meanwhile."""
+    """Wait until no thread is working any more, even if interrupts occur meanwhile."""
     try:
         for busy in running:
             with busy:
@@ -370,24 +372,24 @@ def _wait_for(running: list[threading.Lock]) -> None:
         raise
 
 
-# What another thread is to have of the caller, beside its context variables: functions
-# that are called here, and return what makes a context there.
+# State of the caller that threads need besides context variables: functions that are
+# called in the caller, each returning a function that makes a context in the thread.
 carried: list[Callable[[], Callable[[], AbstractContextManager[Any]]]] = []
 
 
 def map_jobs(job: Callable[[int], None], n_jobs: int) -> None:
-    """Call ``job(i)`` for all i, several at a time, on as many threads as there may be.
+    """Call ``job(i)`` for all i on as many threads as are allowed.
 
-    What a job does in the engine has what threads are left for it: many small jobs,
-    whose tiles are too few to keep all threads busy, take a thread each.  They see the
-    caller's context variables, floating-point flags, and GPU.
+    Calls of the engine inside a job use the threads that are left for it.  Many small
+    jobs, whose tiles are too few to keep all threads busy, take a thread each.  Jobs
+    see the caller's context variables, floating-point flags and GPU.
 
     Parameters
     ----------
     job : callable
         Takes the number of the job.
     n_jobs : int
-        How many there are.
+        Number of jobs.
     """
     flags, entered = np.geterr(), [function() for function in carried]
     with single_threaded_blas() as n_threads:

@@ -1,9 +1,9 @@
 """Trellises: which levels may follow each other.
 
-Through a trellis goes a stream of bits.  A step shifts k of them into a window: window
-w = (s << k) | u has the state s that was there before and the k new bits u, and leaves
-the state w mod S.  So to each window leads one state, and to each state t lead the 2^k
-windows t + j S.
+A stream of bits passes through a trellis.  A step shifts k of them into a window:
+window w = (s << k) | u consists of the state s before the step and the k new bits u,
+and leads to the state w mod S.  So each window comes from one state, and the 2^k
+windows t + j S lead to state t.
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ import numpy as np
 
 from skvq._checks import check_count, check_counts
 
-# Parity checks by the bits of the state (Ungerboeck 1982, table I), octal as there.
-# The first begins and ends in a one, the second in zeros: of the windows 2i, 2i + 1,
-# 2i + S and 2i + 1 + S, the outer two have one subset and the inner two another, which
-# the first check tells from it.  The compiled search relies on that.
+# Parity checks on the bits of the state (Ungerboeck 1982, table I), in octal as there.
+# The first begins and ends in a one, the second in zeros.  Therefore, of the windows
+# 2i, 2i + 1, 2i + S and 2i + 1 + S, the outer two share one subset and the inner two
+# another, told apart by the first check.  The compiled search relies on that.
 _CHECKS = {
     2: (0o5, 0o2),
     3: (0o13, 0o4),
@@ -32,7 +32,7 @@ _MOST_WINDOW_BITS, _MOST_STEP_BITS, _MOST_RATE = 16, 4, 16
 
 @dataclass(frozen=True)
 class Trellis:
-    """Which levels may follow each other; made by `ungerboeck` or `bitshift`.
+    """A trellis, made by `ungerboeck` or `bitshift`: which levels may follow which.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class Trellis:
         if subsets:
             fewest, most = min(_CHECKS), max(_CHECKS)
         state = check_count("state_bits", self.state_bits, fewest, most)
-        # As Python's, of which no power wraps around.
+        # Python's integers, whose powers do not wrap around.
         object.__setattr__(self, "state_bits", state)
         object.__setattr__(self, "step_bits", step)
         object.__setattr__(self, "has_subsets", bool(subsets))
@@ -84,8 +84,8 @@ class Trellis:
         -------
         trellis : Trellis
             Each feature of rate R >= 1 has an alphabet of 2^(R + 1) ascending levels,
-            level i in subset i mod 4.  A step takes one bit, and R - 1 bits say which
-            level of the window's subset is meant.
+            level i in subset i mod 4.  A step takes one bit; R - 1 bits select a level
+            of the window's subset.
 
         References
         ----------
@@ -109,9 +109,9 @@ class Trellis:
         Parameters
         ----------
         window_bits : int
-            L, from 2 k to 16.  The source calls the 2^L windows states.
+            L, from 2 k to 16.  The paper calls the 2^L windows states.
         step_bits : int, default=2
-            k, the rate of every feature that has one: from 1 to 4.
+            k, the rate of every feature that has bits: from 1 to 4.
 
         Returns
         -------
@@ -139,7 +139,7 @@ class Trellis:
 
     @property
     def n_forgetting(self) -> int:
-        """Steps after which nothing of a state is left: any may follow any."""
+        """Number of steps after which any state can be reached from any other."""
         return -(-self.state_bits // self.step_bits)
 
     @cached_property
@@ -154,24 +154,24 @@ class Trellis:
         return found
 
     def rates(self, rates: Any, n_features: int) -> tuple[int, ...]:
-        """Return the rates of features as Python's integers.
+        """Return the rates of features as Python integers.
 
         Parameters
         ----------
         rates : sequence of int
             Bits of each feature.
         n_features : int
-            How many there should be.
+            Number of features.
 
         Returns
         -------
         rates : tuple of int
-            The same.
+            The same rates.
 
         Raises
         ------
         ValueError
-            If the trellis cannot give a feature so many bits.
+            If the trellis does not support a rate.
         """
         rates = tuple(check_counts("rates", rates, 0, _MOST_RATE))
         if len(rates) != n_features:
@@ -186,17 +186,17 @@ class Trellis:
         return rates
 
     def alphabet_size(self, rate: int) -> int:
-        """Return how many levels a feature of some rate has.
+        """Return the number of levels of a feature with a given rate.
 
         Parameters
         ----------
         rate : int
-            Its bits.
+            Bits of the feature.
 
         Returns
         -------
         size : int
-            1 where there are no bits.
+            1 if there are no bits.
         """
         rate = check_count("rate", rate, 0, _MOST_RATE)
         if rate == 0:

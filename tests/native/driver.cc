@@ -446,7 +446,7 @@ void run_look_up(int64_t n, int64_t size, int d, int64_t width, double slack) {
     char *scratch = zeros<char>(skvq_choose_scratch(stage, n_sums, j));
     skvq_errors(stage, n, n_sums, &paths, asked.costs, scratch);
     asked.find_least();
-    skvq_look_up(stage, &asked.choice, &paths, scratch);
+    skvq_choose_by_look_up(stage, &asked.choice, &paths, scratch);
     int32_t *next = zeros<int32_t>(n * kept * (j + 1));
     skvq_extend(n, n_sums, j, kept, codes, asked.parent, asked.code, next);
     asked.add_to(hash);

@@ -1,4 +1,4 @@
-"""Who computes a block: a class for each array library.
+"""Backends: a class for each array library, which computes blocks of rows.
 
-`choice` says which one takes an array, and `register_backend` adds one.
+`choice` says which backend computes with an array, and `register_backend` adds one.
 """

@@ -1,8 +1,8 @@
-"""Arrays of any library, for functions that serve them all.
+"""Functions for arrays of any library.
 
-scikit-learn carries array-api-compat from 1.7 on, without promising to keep it; before
-that it is a package of its own.  Where there is neither, NumPy's arrays still do, and
-those that name their namespace themselves.
+scikit-learn carries array-api-compat from 1.7 on, without promising to keep it; it is
+also a package of its own.  Without either, NumPy's arrays still work, and so do arrays
+that name their namespace themselves.
 """
 
 import importlib
@@ -31,7 +31,7 @@ def array_namespace(*arrays: Any) -> Any:
     Raises
     ------
     TypeError
-        If one of them is no array, or they belong to different namespaces.
+        If one of them is not an array, or they belong to different namespaces.
     """
     if _compat is not None:
         return _compat.array_namespace(*arrays)
@@ -55,27 +55,27 @@ def array_namespace(*arrays: Any) -> Any:
 
 
 def is_floating(xp: Any, dtype: Any) -> bool:
-    """Whether a dtype is one of real floating numbers."""
+    """Return whether a dtype is a real floating dtype."""
     return any(dtype == getattr(xp, name) for name in _FLOATING if hasattr(xp, name))
 
 
 def astype(xp: Any, array: Any, dtype: Any) -> Any:
-    """Return the array in another dtype, itself if it has it already."""
+    """Return the array in another dtype; the array itself if it has it already."""
     if array.dtype == dtype:
         return array
-    # The function came with NumPy 2.
+    # NumPy has had this function since version 2.
     return xp.astype(array, dtype) if hasattr(xp, "astype") else array.astype(dtype)
 
 
 def concat(xp: Any, arrays: list[Any], axis: int) -> Any:
     """Join arrays along an axis."""
-    # The name came with NumPy 2.
+    # NumPy has had this name since version 2.
     join = xp.concat if hasattr(xp, "concat") else xp.concatenate
     return arrays[0] if len(arrays) == 1 else join(arrays, axis=axis)
 
 
 def stop_gradient(array: Any) -> Any:
-    """Return the array as a constant to automatic differentiation: sg[x]."""
+    """Return the array as a constant for automatic differentiation: sg[x]."""
     if hasattr(array, "detach"):
         return array.detach()
     if _compat is not None and _compat.is_jax_array(array):
@@ -85,13 +85,13 @@ def stop_gradient(array: Any) -> Any:
     return array
 
 
-# Makes of backends, by the class of array that they take, or by its name, so that no
-# library is imported for it; an array's class is looked up as methods are.
+# Functions that make backends, by class of array or its name; with names, no library
+# has to be imported.  Classes are looked up in method resolution order.
 _MAKERS: dict[type[Any] | str, Callable[[Any], Any]] = {}
 
 
 def register_backend(array_type: type[Any] | str, make: Callable[[Any], Any]) -> None:
-    """Let arrays of a class be computed with by a backend.
+    """Register the backend that computes with the arrays of a class.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def register_backend(array_type: type[Any] | str, make: Callable[[Any], Any]) ->
 
 
 def maker_of(array: Any) -> Callable[[Any], Any] | None:
-    """Return what makes the backend of an array; None if none is registered."""
+    """Return the function that makes the backend of an array; None if there is none."""
     for each in type(array).__mro__:
         make = _MAKERS.get(each) or _MAKERS.get(f"{each.__module__}.{each.__name__}")
         if make is not None:
@@ -113,7 +113,7 @@ def maker_of(array: Any) -> Callable[[Any], Any] | None:
 
 
 def is_dask(value: Any) -> bool:
-    """Whether this is a collection of Dask's, which is not imported for that.
+    """Return whether a value is a Dask collection, without importing Dask.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def is_dask(value: Any) -> bool:
     Returns
     -------
     is_dask : bool
-        Arrays, dataframes, bags and delayed values are.
+        True for Dask's arrays, dataframes, bags and delayed values.
     """
     if isinstance(value, np.ndarray):
         return False
@@ -135,8 +135,8 @@ def is_dask(value: Any) -> bool:
 
 
 def is_foreign(array: Any) -> bool:
-    """Whether this is an array of another library than NumPy."""
-    # NumPy's own arrays, lists, classes and dataframes leave by the first doors.
+    """Return whether a value is an array of a library other than NumPy."""
+    # NumPy's own arrays, lists, classes and dataframes are recognised first.
     if isinstance(array, np.ndarray | np.generic | list | tuple | type):
         return False
     if hasattr(array, "__array_namespace__"):
@@ -152,7 +152,7 @@ def library_of_namespace(xp: Any) -> str:
 
 
 def moved(array: Any, xp: Any, device: Any) -> Any:
-    """Return a library's own array on a device; None if it is another library's."""
+    """Return a library's own array on a device; None for arrays of other libraries."""
     if not is_foreign(array) or array_namespace(array) is not xp:
         return None
     there = device_of(array) == device
@@ -160,14 +160,14 @@ def moved(array: Any, xp: Any, device: Any) -> Any:
 
 
 def import_namespace(name: str) -> Any:
-    """Return a namespace by the name of its library; None if there is no such thing.
+    """Return the namespace of a library by name; None if it cannot be used.
 
     A library that is installed but has no device to work on counts as missing.
     """
     try:
         return array_namespace(importlib.import_module(name).asarray(0))
     except Exception:
-        # What a library raises when it finds no driver is its own invention.
+        # The exception that a library raises without a driver is not standardised.
         return None
 
 
@@ -177,7 +177,7 @@ def device_of(array: Any) -> Any:
 
 
 def to_host(array: Any) -> np.ndarray:
-    """Return any array as one of NumPy, itself if it is one."""
+    """Return any array as a NumPy array; the array itself if it is one."""
     make = maker_of(array)
     if make is not None:
         return make(array).to_host(array)
@@ -185,7 +185,7 @@ def to_host(array: Any) -> np.ndarray:
 
 
 def standard_to_host(array: Any) -> np.ndarray:
-    """Do the same of an array of which no backend knows more."""
+    """Return an array as a NumPy array by means of the standard alone."""
     try:
         return np.asarray(array)
     except (TypeError, RuntimeError, ValueError):

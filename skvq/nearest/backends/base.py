@@ -1,12 +1,11 @@
-"""What the searches ask of an array library; here, of any that follows the standard.
+"""The interface between searches and array libraries, for any that follow the standard.
 
-A search is written once, over these methods.  A subclass says how its library does one
-of them better: on threads (NumPy), by index (PyTorch), by kernels
-of its own (CuPy).
+A search is written once, over these methods.  Subclasses do one or another better for
+their library: on threads (NumPy), by index (PyTorch), by kernels of their own (CuPy).
 
-Of a tile of rows a search returns arrays, which `over_rows` joins; nothing is written
-in place, and no array is asked for its truth before the end, so that a device is never
-waited for in between.
+For a tile of rows a search returns arrays, which `over_rows` joins.  Nothing is written
+in place, and no array is tested for truth before the end, so that the host never waits
+for a device in between.
 """
 
 import operator
@@ -27,10 +26,10 @@ from skvq.nearest.metrics import DIRECT_METRICS
 
 # Scores of a tile, in elements.
 TILE_ELEMENTS = 2**21
-# Up to so many smallest are found one after the other.
+# Up to this many smallest entries are found one after the other.
 MAX_ROUNDS = 8
 
-# What a tile says of each of its rows; 0 of those that are sure.
+# States of a row after a search; 0 is sure.
 COARSE, DOUBTFUL, OUT_OF_REACH = 1, 2, 3
 
 
@@ -38,13 +37,13 @@ class Plan(NamedTuple):
     """How the rows of a search are cut."""
 
     chunk: int  # rows that a thread of the host takes at a time
-    elements: int  # numbers that a row has in memory, elsewhere
-    work: float  # multiply-adds of a row
-    plain: bool = False  # whether there is no linear algebra in it
+    elements: int  # numbers that a row takes in memory, on devices
+    work: float  # multiply-adds per row
+    plain: bool = False  # whether the work is free of linear algebra
 
 
 class RowTooLargeError(MemoryError):
-    """There is no memory for a single row."""
+    """The memory does not suffice for a single row."""
 
 
 class Backend:
@@ -53,21 +52,21 @@ class Backend:
     Parameters
     ----------
     xp : module
-        The library's namespace, as the array API standard has it.
+        The library's namespace, as in the array API standard.
     device : object
-        Where its arrays are.
+        The device that holds its arrays.
     """
 
     device: Any
     xp: Any
 
-    # Whether arrays are NumPy's.
+    # Whether arrays are NumPy arrays.
     on_host = False
     # Whether nearest codewords are found without linear algebra.
     is_compiled = False
-    # Metrics other than products that it computes by itself, and not by SciPy.
+    # Metrics, apart from products, that the backend computes itself instead of SciPy.
     direct_metrics = DIRECT_METRICS
-    # The number of the first of the rows that a search is given.
+    # Number of the first row that a search is given.
     first_row = 0
 
     def __init__(self, xp: Any, device: Any) -> None:
@@ -75,7 +74,7 @@ class Backend:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What tells this backend's arrays from those of others."""
+        """A key that distinguishes this backend's arrays from those of others."""
         return self.name, str(self.device)
 
     @property
@@ -84,13 +83,13 @@ class Backend:
         return library_of_namespace(self.xp)
 
     def fingerprint(self) -> str:
-        """Return what the bits of results depend on, in words."""
+        """Return, in words, what the bits of results depend on."""
         return f"{self.name} on {self.device}"
 
     # -- where and how ---------------------------------------------------------------
 
     def call(self, search: Callable[..., Any], X: Any, *beside: Any) -> Any:
-        """Return ``search(self, X, *beside)``; rows of the host may come in parts."""
+        """Return ``search(self, X, *beside)``; rows on the host may come in parts."""
         return search(self, X, *beside)
 
     def map_jobs(self, job: Callable[[int], None], n_jobs: int) -> None:
@@ -99,7 +98,7 @@ class Backend:
             job(i)
 
     def ran_out_of_memory(self, error: Exception) -> bool:
-        """Whether this is what the library raises when it finds no memory."""
+        """Return whether the library raises this error when it runs out of memory."""
         return isinstance(error, MemoryError)
 
     def tile_elements(self) -> int:
@@ -107,29 +106,29 @@ class Backend:
         return TILE_ELEMENTS
 
     def release(self) -> None:
-        """Give back memory that the library keeps for itself."""
+        """Free the memory that the library keeps for itself."""
 
     def tiles(
         self, n_rows: int, elements: float, work: Callable[[slice], Any]
     ) -> Iterator[Any]:
         """Yield ``work(rows)`` for every tile of rows, a slice.
 
-        A tile that finds no memory is halved, and so are those after it: what the work
-        does for a tile must not be seen elsewhere before it returns.
+        A tile that runs out of memory is halved, and so are those after it; the work on
+        a tile must therefore have no visible effect before it returns.
 
         Parameters
         ----------
         n_rows : int
-            Rows in all.
+            Number of rows.
         elements : float
-            Numbers that the work has in memory for a row.
+            Numbers that the work holds in memory per row.
         work : callable
-            Takes the rows' slice.
+            Takes a slice of rows.
 
         Raises
         ------
         RowTooLargeError
-            If there is no memory for a single row.
+            If the memory does not suffice for a single row.
         """
         rows = max(1, int(self.tile_elements() / max(elements, 2**-20)))
         start = 0
@@ -142,7 +141,7 @@ class Backend:
                     raise
                 if stop - start == 1:
                     if isinstance(error, RowTooLargeError):
-                        raise  # of tiles within tiles, the innermost know their size
+                        raise  # in nested tiles, the innermost know their size
                     raise RowTooLargeError(
                         f"The device has no memory for one row of {elements:.0f} "
                         "numbers: free some, or use fewer codewords."
@@ -152,7 +151,7 @@ class Backend:
                 start = stop
                 yield found
                 continue
-            # Not before the error is gone, which holds what the work had allocated.
+            # Only now, since the error keeps the memory of the work alive.
             self.release()
 
     def over_rows(
@@ -162,25 +161,25 @@ class Backend:
         tile: Callable[[slice], tuple[Any, ...]],
         outputs: Sequence[Any],
     ) -> list[Any]:
-        """Join what ``tile(rows)`` returns for all rows.
+        """Join the results of ``tile(rows)`` for all rows.
 
         Parameters
         ----------
         n_rows : int
-            Rows in all.
+            Number of rows.
         plan : Plan
             How to cut them.
         tile : callable
             Returns a tuple of arrays with an entry for each row of the slice.
         outputs : sequence of (shape, dtype)
-            Shape of an entry, and NumPy's dtype, of each of the arrays.
+            Shape of an entry and NumPy dtype, for each of the arrays.
         """
 
         def in_their_dtypes(rows: slice) -> list[Any]:
             pairs = zip(tile(rows), outputs, strict=True)
             return [self.cast(part, dtype) for part, (_, dtype) in pairs]
 
-        # Overflow is looked for at the end, not reported by a warning.
+        # Overflow is checked at the end and not reported by warnings.
         with np.errstate(all="ignore"):
             parts = list(self.tiles(n_rows, plan.elements, in_their_dtypes))
         empty = [self.zeros((0, *shape), dtype) for shape, dtype in outputs]
@@ -188,16 +187,16 @@ class Backend:
         return [self.concat(list(column), axis=0) for column in columns]
 
     def gathered(self, n_rows: int, parts: Iterator[Any], dtype: Any = None) -> Any:
-        """Join arrays of the rows that stand beside them.
+        """Join arrays for consecutive slices of rows.
 
         Parameters
         ----------
         n_rows : int
-            Rows in all.
+            Number of rows.
         parts : iterator of (slice, array)
-            In the order of the rows; those of no rows at all are one part.
+            In the order of the rows; if there are no rows, there is one empty part.
         dtype : dtype, optional
-            NumPy's; None: that of the first part.
+            A NumPy dtype; None: that of the first part.
         """
         arrays = [part for _, part in parts]
         dtype = self.numpy_dtype(arrays[0]) if dtype is None else dtype
@@ -206,16 +205,16 @@ class Backend:
     def map_rows(
         self, X: Any, elements: int, work: Callable[..., Any], *beside: Any
     ) -> Any:
-        """Join what ``work(X[rows], ...)`` returns, an array or several, for all rows.
+        """Join ``work(X[rows], ...)``, one array or several, over all rows.
 
         Parameters
         ----------
         X, *beside : arrays
-            Cut in the same tiles.
+            Arrays that are cut into the same tiles.
         elements : int
-            Numbers that the work has in memory for a row.
+            Numbers that the work holds in memory per row.
         work : callable
-            Sees an empty tile if there are no rows.
+            Gets an empty tile if there are no rows.
         """
 
         def tile(rows: slice) -> tuple[Any, ...]:
@@ -231,7 +230,7 @@ class Backend:
     # -- arrays ----------------------------------------------------------------------
 
     def matrix(self, X: Any, name: str) -> np.ndarray:
-        """Return a matrix of real numbers as an array; raise if it is none."""
+        """Return a matrix of real numbers as an array; raise if it is not one."""
         if X.ndim != 2:
             raise ValueError(
                 f"{name} has shape {tuple(X.shape)}; expected two dimensions."
@@ -242,39 +241,39 @@ class Backend:
         return X
 
     def dtype(self, dtype: Any) -> Any:
-        """Return the library's dtype for one of NumPy's, or for its own."""
+        """Return the library's dtype for one of NumPy's or its own."""
         if not isinstance(dtype, type | np.dtype | str):
             return dtype
         dtype = np.dtype(dtype)
         return self.xp.int64 if dtype == np.intp else getattr(self.xp, dtype.name)
 
     def code_dtype(self, dtype: Any) -> np.dtype:
-        """Return the dtype, or the next wider one that the library computes in."""
+        """Return the dtype, or the next wider one with which the library computes."""
         dtype = np.dtype(dtype)
         if hasattr(self.xp, dtype.name):
             return dtype
         return np.dtype({"uint16": "int32", "uint32": "int64"}.get(dtype.name, dtype))
 
     def numpy_dtype(self, array: Any) -> np.dtype:
-        """Return NumPy's dtype of the same name as an array's; float32 for bfloat16."""
+        """Return the NumPy dtype of the same name; float32 for bfloat16."""
         name = str(array.dtype).rpartition(".")[2]
         return np.dtype(np.float32 if name == "bfloat16" else name)
 
     def send(self, array: np.ndarray) -> Any:
-        """Return an array of the host as one of the library, on the device."""
-        # A copy of its own, since some libraries would share the memory, and complain
-        # if it may not be written.
+        """Return an array of the host as an array of the library, on the device."""
+        # Send a copy, since some libraries would share the memory, and complain if it
+        # is not writable.
         return self.xp.asarray(np.array(array, order="C"), device=self.device)
 
     def sent(self, form: Any, kind: str = "") -> Any:
-        """Return a named tuple with its arrays of the host sent to the device.
+        """Return a named tuple whose host arrays have been sent to the device.
 
         Parameters
         ----------
         form : named tuple
-            A table made ready.
+            A prepared table.
         kind : {"flat", "run", "stage", "factor"}
-            For which search: a backend may put what it packs for itself into
+            The search that it is for; a backend may put data of its own into
             ``form.packed``.
         """
         fields = form._asdict().items()
@@ -282,25 +281,25 @@ class Backend:
         return form._replace(**{name: self.send(v) for name, v in arrays.items()})
 
     def to_host(self, array: Any) -> np.ndarray:
-        """Return an array of the library as one of NumPy's."""
+        """Return an array of the library as a NumPy array."""
         return standard_to_host(array)
 
     def remedy(self, array: Any, name: str) -> str:
-        """Return what to do with an array that NumPy cannot read, for messages."""
+        """Return advice, for messages, about an array that NumPy cannot read."""
         return "copy it to the host"
 
     def like(self, array: Any, dtype: Any = None) -> Any:
-        """Return an array of any library as one of this, on the device."""
+        """Return an array of any library as one of this library, on the device."""
         here = self.on_device(array)
         array = self.send(to_host(array)) if here is None else here
         return array if dtype is None else self.cast(array, dtype)
 
     def on_device(self, array: Any) -> Any:
-        """Return an array of the library on the device; None if it is another's."""
+        """Return an array of the library on the device; None for other libraries'."""
         return moved(array, self.xp, self.device)
 
     def cast(self, array: Any, dtype: Any) -> Any:
-        """Return an array in another dtype, one of NumPy's; itself if it has it."""
+        """Return an array in a NumPy dtype; the array itself if it has it already."""
         dtype = self.dtype(dtype)
         return array if array.dtype == dtype else self.xp.astype(array, dtype)
 
@@ -313,7 +312,7 @@ class Backend:
         return parts[0] if len(parts) == 1 else self.xp.concat(parts, axis=axis)
 
     def contiguous(self, array: Any) -> Any:
-        """Return an array with its rows one after the other in memory."""
+        """Return an array whose rows are consecutive in memory."""
         return array
 
     def take(self, array: Any, rows: Any) -> Any:
@@ -335,26 +334,26 @@ class Backend:
         return self.look_up(rows, self.cast(index, np.int64) + starts[:, None])
 
     def replaced(self, array: Any, rows: np.ndarray, values: Any) -> Any:
-        """Return an array in which some rows, by indices of the host, are others."""
+        """Return an array with some rows, given by indices on the host, replaced."""
         place = np.arange(array.shape[0])
         place[rows] = array.shape[0] + np.arange(len(rows))
         values = self.cast(self.like(values), self.numpy_dtype(array))
         return self.take(self.concat([array, values], axis=0), place)
 
     def flagged(self, state: Any) -> np.ndarray:
-        """Return, on the host, where entries of a vector are not zero."""
-        # Whether there are any costs a device less to say than where they are.
+        """Return, on the host, the indices of the nonzero entries of a vector."""
+        # Testing whether there are any costs a device less than finding them.
         if not bool(self.xp.any(self.cast(state, np.bool_))):
             return np.empty(0, dtype=np.intp)
         return np.flatnonzero(self.to_host(state))
 
     def permuted(self, array: Any, axes: tuple[int, ...]) -> Any:
-        """Return an array with its axes in another order."""
+        """Return an array with its axes permuted."""
         return self.xp.permute_dims(array, axes)
 
     def times_power(self, array: Any, exponent: int) -> Any:
         """Return a floating array multiplied by 2**exponent."""
-        # In steps of which each is a number, also in single precision.
+        # In steps, each of which is a finite number in single precision too.
         while exponent:
             step = max(-100, min(exponent, 100))
             array = array * 2.0**step
@@ -370,20 +369,20 @@ class Backend:
         return xp.reshape(spread, tuple(shape))
 
     def squared_norms(self, rows: Any) -> Any:
-        """Return the sums of squares along the last axis, added up in float64."""
+        """Return the sums of squares along the last axis, summed in float64."""
         rows = self.cast(rows, np.float64)
         return self.xp.sum(rows * rows, axis=-1)
 
     def stable_order(self, values: Any) -> Any:
-        """Return the order of the entries of each row; equals stay in theirs."""
+        """Return the indices that sort each row; equal entries keep their order."""
         return self.xp.argsort(values, axis=1, stable=True)
 
     def unit_rows(self, x: Any) -> Any:
-        """Return rows divided by their norms; those of zeros become NaN."""
+        """Return rows divided by their norms; zero rows become NaN."""
         xp = self.xp
         largest = xp.max(xp.abs(x), axis=1, keepdims=True)
         one = xp.ones_like(largest)
-        # Through the largest entry, so that neither tiny nor huge rows lose their norm.
+        # Dividing by the largest entry first keeps the norms of tiny and huge rows.
         scaled = x / xp.where(largest > 0, largest, one)
         norms = xp.sqrt(xp.sum(scaled * scaled, axis=1, keepdims=True))
         return scaled / xp.where(norms > 0, norms, one * xp.nan)
@@ -393,7 +392,7 @@ class Backend:
         return self.cast(self.xp.sum(x, axis=-1), np.float64)
 
     def row_products(self, x: Any, y: Any) -> Any:
-        """Return the product of each row with its own."""
+        """Return the product of each row of x with the same row of y."""
         return self.xp.sum(x * y, axis=1)
 
     def total(self, values: Any, weights: Any = None) -> float:
@@ -406,47 +405,47 @@ class Backend:
         return self.total(values, weights) / whole
 
     def is_finite(self, x: Any) -> bool:
-        """Whether there is neither NaN nor infinity."""
+        """Return whether an array has neither NaN nor infinity."""
         if not self.xp.isdtype(x.dtype, "real floating"):
             return True
         return bool(self.xp.all(self.xp.isfinite(x)))
 
     def largest(self, x: Any) -> Any:
-        """Return the largest magnitude of each row; NaN if there is one."""
-        # Not through xp.abs, which would take memory for another such array.
+        """Return the largest magnitude of each row; NaN if the row has one."""
+        # xp.abs would take memory for another array of this size.
         xp = self.xp
         return xp.maximum(xp.max(x, axis=-1), -xp.min(x, axis=-1))
 
-    # -- the searches' own -----------------------------------------------------------
+    # -- for the searches ------------------------------------------------------------
 
     def rows_at_a_time(self, n_features: int, n_codewords: int) -> int:
-        """Return how many rows a thread of the host takes of a search at a time."""
-        # A chunk shares one pass of everything but the scores.  Long ones, since each
-        # call into NumPy hands the interpreter's lock over, but not so long that they
+        """Return how many rows of a search a thread of the host takes at a time."""
+        # All work but the scores is done once per chunk.  Chunks are long, since each
+        # call into NumPy hands over the interpreter's lock, but not so long that they
         # leave the cache.
         return max(16, min(2**19 // n_features, 2**14))
 
     def product_rows_at_a_time(self, work: float) -> int:
-        """Return the same of a search in subspaces, of so many multiply-adds a row."""
+        """Return the same for a search in subspaces with this work per row."""
         return 1024
 
     def nearest_rows(
         self, x: Any, form: Any, metric: str, dtype: np.dtype, distances: bool
     ) -> tuple[Any, ...]:
-        """Return codes and state of a tile of rows, and distances if asked for.
+        """Return codes and state of a tile of rows, and distances if wanted.
 
         Parameters
         ----------
         x : array of shape (n_rows, n_features)
-            As they were given.
+            The rows as given.
         form : Flat
-            The codebook, made ready and sent.
+            The prepared codebook, on the device.
         metric : {"sqeuclidean", "cosine", "inner_product"}
             The distance.
         dtype : dtype
-            To compute in.
+            The dtype to compute in.
         distances : bool
-            Whether they are asked for.
+            Whether distances are wanted.
         """
         if metric == "cosine":
             x = self.unit_rows(self.cast(x, dtype))
@@ -462,10 +461,10 @@ class Backend:
         return code, state, found
 
     def distances_of(self, x: Any, form: Any, metric: str, code: Any) -> Any:
-        """Return the distances of rows, as given, to codewords, as given."""
+        """Return the distances from rows to codewords, both as given."""
         exact, scale = form.exact, form.scale
         if scale != 1.0:
-            # In float64 no digit is lost to the scale.
+            # float64 loses no digit to the scale.
             x, exact = (self.cast(each, np.float64) for each in (x, exact))
             exact = exact * scale
         if metric == "inner_product":
@@ -476,27 +475,27 @@ class Backend:
         return self.gap_norms(x, exact, code) * half / scale / scale
 
     def centred(self, x: Any, table: Any, dtype: np.dtype) -> "Centred":
-        """Return rows less the centre of a table, in its scale."""
+        """Return rows minus the centre of a table, in its scale."""
         rest = self.cast(x, dtype) - table.centre
         return Centred(x, rest * table.scale if table.scale != 1.0 else rest)
 
     def argmin(self, scores: Any) -> Any:
-        """Return where the smallest of each row is, along the last axis; the first."""
+        """Return the first index of the smallest entry along the last axis."""
         return self.cast(self.xp.argmin(scores, axis=-1), np.int64)
 
     def smallest(self, scores: Any) -> tuple[Any, Any]:
-        """Return where the smallest of each row is, the first, and which it is."""
+        """Return the first index of the smallest entry of each row, and the entry."""
         return self.argmin(scores), self.xp.min(scores, axis=-1)
 
     def argmin_product(self, rows: "Centred", table: Any) -> tuple[Any, Any]:
-        """Return argmin_k of [x 1] W of each centred row, and what is sure of it."""
+        """Return argmin_k of [x 1] W for each centred row, and its state."""
         scores = self.xp.matmul(self.with_one(rows.rest), table.weights)
         codes, best = self.smallest(scores)
         norms = self.row_products(rows.rest, rows.rest)
         if table.offset is None:
             distances, norms = norms + 2 * best, norms + table.rounded
         else:
-            # The product that was asked for, before the centre was taken.
+            # The product as asked for, without the centre.
             product = self.xp.matmul(rows.rest, table.offset) + table.level - best
             distances, norms = self.xp.abs(product), 0.5 * (norms + table.reach)
         between = partial(table.between, rows.x)
@@ -511,30 +510,30 @@ class Backend:
         table: Any,
         between: Callable[..., Any] | None,
     ) -> tuple[Any, Any]:
-        """Return codes and state of rows of which all scores are at hand.
+        """Return codes and state of rows from their complete scores.
 
         Parameters
         ----------
         scores : array of shape (n_rows, n_codewords)
-            Half the distances, less the halves of the norms.
+            Half the distances, minus half the squared norms of the rows.
         codes, norms, distances : arrays of shape (n_rows,)
-            Where the best are; what the rounding of the scores is a share of; the
+            The best codes; the quantities to which rounding of scores is relative; the
             distances found.
         table : named tuple
-            The codewords made ready.
+            The prepared codewords.
         between : callable
-            ``between(rows, codewords)`` returns what scores stand for, of pairs of the
-            host: for the careful search.
+            ``between(rows, codewords)`` returns the exact values behind the scores of
+            pairs, on the host; for the careful search.
         """
         return codes, self.judged(scores, codes, norms, distances, table)
 
     def judged(
         self, scores: Any, codes: Any, norms: Any, distances: Any, table: Any
     ) -> Any:
-        """Return whether the argmin of each row of scores is sure.
+        """Return the state of the argmin of each row of scores.
 
-        It is where the distance is no small share of the norms, whose rounding the
-        scores have, or where no other score comes near.
+        It is sure if the distance is not small compared to the norms, to which the
+        rounding of scores is relative, or if no other score is near.
         """
         xp, margin = self.xp, table.margin
         out = ~(xp.isfinite(norms) & xp.isfinite(distances))
@@ -555,16 +554,16 @@ class Backend:
         return self.replaced(state, rows, found)
 
     def with_one(self, x: Any) -> Any:
-        """Return rows, along the last axis, that end in a one."""
+        """Return rows, along the last axis, with a one appended."""
         return self.concat([x, self.xp.ones_like(x[..., :1])], axis=-1)
 
     def gap_norms(self, x: Any, rows: Any, codes: Any) -> Any:
-        """Return ||c - x||^2, as float64, of each x and the row c of its code."""
+        """Return ||c - x||^2, as float64, for each x and its codeword c."""
         gap = self.look_up(rows, codes) - self.cast(x, self.numpy_dtype(rows))
         return self.row_sums(gap * gap)
 
     def argmin_run(self, x: Any, run: Any) -> tuple[Any, Any]:
-        """Return codes (n_rows, m) in consecutive subspaces, and which are not sure."""
+        """Return codes (n_rows, m) in consecutive subspaces, and their state."""
         xp, m = self.xp, run.weights.shape[0]
         x = xp.reshape(x[:, run.start : run.stop], (-1, m, run.width))
         rest = (x - run.centre[None, :, :]) * run.scale[None, :, None]
@@ -578,16 +577,16 @@ class Backend:
         return codes.T, self.far(norms, norms + 2 * best, run).T
 
     def far(self, norms: Any, distances: Any, form: Any) -> Any:
-        """Return which rows are too far beside their distance to be sure."""
+        """Return which rows are too far from the centre, relative to their distance."""
         sure = distances > form.margin.share * (norms + form.margin.least)
         return ~(sure & self.xp.isfinite(norms) & self.xp.isfinite(distances))
 
     def product_tile(self, x: Any, dtype: np.dtype) -> Any:
-        """Return rows as `argmin_run` takes them."""
+        """Return rows in the form that `argmin_run` takes."""
         return self.cast(x, dtype)
 
     def most_run_scores(self, n_codewords: int) -> int:
-        """Return the most scores of a row in a run of subspaces."""
+        """Return the most scores per row in a run of subspaces."""
         return max(n_codewords, self.tile_elements() // 64)
 
     def product_rows(self, block: Any) -> int:
@@ -597,19 +596,19 @@ class Backend:
     def argmin_products(
         self, y: Any, norms: Any, block: Any, between: Callable[..., Any]
     ) -> tuple[Any, Any, Any]:
-        """Return index and score of the best product of each row, and state.
+        """Return index and score of the best product for each row, and state.
 
         Parameters
         ----------
         y : array of shape (n_rows, d)
-            Scaled samples less the centre.
+            Scaled samples minus the centre.
         norms : array of shape (n_rows,)
             Their squared norms.
-        block : Block
+        block : CodewordBlock
             The codewords.
         between : callable
-            ``between(rows, codewords)`` returns what scores stand for, of pairs of the
-            host: for the careful search.
+            ``between(rows, codewords)`` returns the exact values behind the scores of
+            pairs, on the host; for the careful search.
         """
         scores = products.scores(self, y, block)
         index, best = self.smallest(scores)
@@ -618,36 +617,38 @@ class Backend:
         return index + block.first, best, state
 
     def residuals(self, x: Any, n_sums: int, search: Any) -> "Residuals":
-        """Return what so many empty sums leave of a tile of rows."""
+        """Return the residuals of a tile of rows after n_sums empty partial sums."""
         return Residuals(self, x, n_sums, search)
 
     def pairs(self, factors: list[Any]) -> Any:
-        """Return what a backend makes of several tables that are improved in turn."""
+        """Return what a backend prepares from several tables improved in turn."""
         return None
 
     def products(self, search: Any, stages: list[Any], tables: Any) -> Any:
-        """Return what a backend looks up in a beam search; None: nothing."""
+        """Return what a backend looks up in a beam search; None if nothing."""
         return None
 
     def sums(
         self, x: Any, factors: list[Any], centre: list[Any], search: Any
     ) -> "Sums":
-        """Return sums of codewords for a tile of rows, to be improved."""
+        """Return one sum of codewords per row of a tile, to be improved."""
         return Sums(self, x, factors, centre, search)
 
     def trellis_search(self, form: Any) -> Any:
-        """Return what finds paths through a trellis, a tile of rows at a time."""
+        """Return an object that finds paths through a trellis, a tile at a time."""
         return trellis.TrellisSearch(self, form)
 
     def smallest_few(self, scores: Any, k: int) -> Any:
-        """Return where the k smallest of each row are, ascending; of equals the first.
+        """Return the indices of the k smallest entries of each row, ascending.
+
+        Among equal entries the first are taken.
 
         Parameters
         ----------
         scores : array of shape (n_rows, n_scores)
             Finite numbers.
         k : int
-            How many; at most n_scores.
+            Number of entries, at most n_scores.
 
         Returns
         -------
@@ -655,7 +656,7 @@ class Backend:
         """
         xp = self.xp
         if k > MAX_ROUNDS:
-            # The standard knows no partial sort.
+            # The standard has no partial sort.
             return xp.argsort(scores, axis=1, stable=True)[:, :k]
         places = xp.arange(scores.shape[1], dtype=xp.int64, device=self.device)
         found = []
@@ -677,7 +678,7 @@ class Backend:
             chosen = self.cast(codes[rows][:, None] == places, np.float64)
             return xp.matmul(chosen.T, self.weighted_rows(X, weights, rows))
 
-        # A product with zeros and ones, and not atomics: the same bits every time.
+        # A product with zeros and ones, not atomics, gives the same bits each time.
         result = self.zeros((n_codewords, X.shape[1] + 1))
         for part in self.tiles(X.shape[0], n_codewords + X.shape[1], work):
             result = result + part
@@ -686,11 +687,11 @@ class Backend:
     # -- cells of scalar levels ------------------------------------------------------
 
     def equal_cells(self, X: Any, cells: levels.EqualCells, dtype: Any) -> Any:
-        """Return the cells (n_rows, n_columns) of floating X in equal cells."""
+        """Return the cells (n_rows, n_columns) of floating X among equal cells."""
         return levels.equal_cells(self, X, cells, dtype)
 
     def edges(self, edges: Sequence[np.ndarray]) -> Any:
-        """Return edges of columns, each ascending, as `cells_between` takes them."""
+        """Return the ascending edges of columns in the form that searches take."""
         return levels.Edges(self, edges)
 
     def cells_between(self, X: Any, edges: Any, dtype: Any) -> Any:
@@ -698,13 +699,13 @@ class Backend:
         return levels.cells_between(self, X, edges, dtype)
 
     def entries(self, table: Any, codes: Any, begins: Any) -> Any:
-        """Return the entries that codes name in their columns' parts of a table."""
+        """Return the entries of codes in their columns' parts of a table."""
         return levels.entries(self, table, codes, begins)
 
     def level_sums(
         self, X: Any, codes: Any, shares: Any, sizes: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return weighted sums of the values of each code of each column, and weights.
+        """Return weighted sums of values, and of weights, by code and column.
 
         Parameters
         ----------
@@ -713,7 +714,7 @@ class Backend:
         shares : array of float64, shape (n_rows,)
             Weights of the rows.
         sizes : sequence of int
-            V of each column.
+            Number of codes V of each column.
 
         Returns
         -------
@@ -723,18 +724,19 @@ class Backend:
         return levels.level_sums(self, X, codes, shares, sizes)
 
     def scaled_rows(self, rows: Any) -> tuple[Any, Any]:
-        """Return rows in float64, divided by powers of two, and exponents (n_rows,).
+        """Return float64 rows divided by powers of two, and the exponents (n_rows,).
 
-        The largest entry of each is then in [1/2, 1): no square overflows or vanishes.
+        The largest entry of each row is then in [1/2, 1): no square overflows or
+        vanishes.
         """
         return levels.scaled_rows(self, rows)
 
     def ldexp(self, values: Any, exponents: Any) -> Any:
-        """Return values times two to the power of integers; exact, if they fit."""
+        """Return values times powers of two; exact if the results are in range."""
         return levels.ldexp(self, values, exponents)
 
     def float32_bits(self, values: Any) -> Any:
-        """Return the bits (n,), int64, of numbers, at least 0 and at most float32's."""
+        """Return the bits (n,), int64, of non-negative numbers within float32."""
         return levels.float32_bits(self, values)
 
     def from_float32_bits(self, bits: Any) -> Any:
@@ -754,7 +756,7 @@ class Backend:
         return levels.running(self, x, operator.mul)
 
     def weighted_rows(self, X: Any, weights: Any, rows: slice) -> Any:
-        """Return rows in float64, each extended by one and times its weight."""
+        """Return float64 rows, each extended by one and multiplied by its weight."""
         x = self.with_one(self.cast(X[rows, :], np.float64))
         return x if weights is None else x * weights[rows][:, None]
 
@@ -762,7 +764,7 @@ class Backend:
 def less(high: Any, low: Any, rows: Any) -> tuple[Any, Any]:
     """Return high + low - rows as a rounded difference, and the digits it has lost.
 
-    Without an error (Knuth 1997, section 4.2.2), but for the rounding of what is lost.
+    Both together are exact (Knuth 1997, section 4.2.2) but for rounding what is lost.
     """
     left = high - rows
     part = left - high
@@ -770,14 +772,14 @@ def less(high: Any, low: Any, rows: Any) -> tuple[Any, Any]:
 
 
 class Centred(NamedTuple):
-    """A tile of rows."""
+    """A tile of rows, as given and centred."""
 
-    x: Any  # (n, d), as they were given, or unit rows
-    rest: Any  # (n, d), less the centre, and scaled
+    x: Any  # (n, d), as given, or unit rows
+    rest: Any  # (n, d), minus the centre, and scaled
 
 
 class Residuals:
-    """What partial sums have left of a tile of rows, (n, b, d)."""
+    """Residuals of a tile of rows after several partial sums, (n, b, d)."""
 
     rest: Any
     weighted: Any
@@ -792,21 +794,21 @@ class Residuals:
         self.most: Any = None
 
     def subtract(self, rows: Any, codes: Any) -> None:
-        """Take codewords, by codes (n, b), from the residuals."""
+        """Subtract codewords, by codes (n, b), from the residuals."""
         self.rest = self.rest - self.be.look_up(rows, codes)
 
     def shift(self, centre: Any) -> None:
-        """Take a centre from all of them."""
+        """Subtract a centre from all residuals."""
         self.rest = self.rest - centre
 
     def norms(self) -> Any:
-        """Return their squared norms (n, b), as float64."""
+        """Return the squared norms (n, b) of the residuals, as float64."""
         return self.be.row_sums(self.rest * self.rest)
 
     def choose(self, loss: Any, stage: Any) -> tuple[Any, Any, Any]:
         """Return sum and codeword (n, width) of the best candidates, and state (n,).
 
-        Of several the state is not known before `doubtful` is asked.
+        If several are chosen, `doubtful` gives the state.
         """
         be, xp = self.be, self.be.xp
         scores, least = self.scores(self.rest, loss, stage)
@@ -826,7 +828,7 @@ class Residuals:
         norms = be.row_sums(rest * rest)
         self.most = xp.max(norms, axis=1)
         costs = norms if loss is None else norms + loss / (stage.weight + stage.ahead)
-        # Only differences within a row count: this keeps them from drowning.
+        # Only differences within a row count: subtracting the least keeps their digits.
         least = xp.min(costs, axis=1)
         costs = be.cast(0.5 * (costs - least[:, None]), be.numpy_dtype(rest))
         extended = be.concat([be.with_one(rest), costs[:, :, None]], axis=2)
@@ -834,12 +836,12 @@ class Residuals:
         return xp.reshape(xp.matmul(extended, stage.weights), (n, -1)), least
 
     def advance(self, parent: Any, code: Any, stage: Any) -> None:
-        """Put the residuals of the chosen sums in place of those before."""
+        """Replace the residuals by those of the chosen sums."""
         chosen = self.be.take_along(self.rest, parent)
         self.rest = chosen - self.be.look_up(stage.rows, code)
 
     def doubtful(self, stage: Any) -> Any:
-        """Return the state of the rows of which several sums were chosen."""
+        """Return the state of rows for which several sums were chosen."""
         xp, best = self.be.xp, self.norms()[:, 0]
         out = ~(xp.isfinite(self.most) & xp.isfinite(best))
         margin = stage.margin
@@ -848,7 +850,7 @@ class Residuals:
 
 
 class Sums:
-    """What sums of codewords, one of each table, leave of a tile of rows, (n, d)."""
+    """Residuals of a tile of rows for sums of one codeword per table, (n, d)."""
 
     factors: Any
     half_norms: Any
@@ -869,14 +871,14 @@ class Sums:
         self.half_norms = 0.5 * be.row_products(self.target, self.target)
 
     def reach(self, codes: list[Any]) -> Any:
-        """Return what the rounding of what codewords leave is a share of, (n,)."""
+        """Return the quantity (n,) to which the rounding of residuals is relative."""
         half = self.half_norms
         for factor, column in zip(self.factors, codes, strict=True):
             half = half + self.be.look_up(factor.weights[-1, :], column)
         return 2 * half
 
     def leave(self, codes: list[Any]) -> Any:
-        """Set what the codewords leave of the rows; return its squared norms."""
+        """Set the residuals of the given codes; return their squared norms."""
         self.left = self.target
         for factor, column in zip(self.factors, codes, strict=True):
             self.left = self.left - self.be.look_up(factor.rows, column)
@@ -885,18 +887,18 @@ class Sums:
     def improved(
         self, codes: list[Any], order: Any, n_sweeps: int, size: Any
     ) -> tuple[Any, ...]:
-        """Return codes after so many sweeps over tables, and the state of the rows.
+        """Return codes after some sweeps over the tables, and the state of the rows.
 
         Parameters
         ----------
         codes : list of arrays of shape (n_rows,)
-            A column for each table.
+            One column for each table.
         order : sequence of int
-            The tables, in the order of the steps of a sweep.
+            The tables in the order of the steps of a sweep.
         n_sweeps : int
-            What sweeps before the last have chosen is only where that one starts.
+            Number of sweeps; only choices of the last one need be sure.
         size : array of shape (n_rows,)
-            The reach of the codes with which they begin.  Nothing since is larger.
+            The reach of the codes at the start; later ones are no larger.
         """
         codes, state = list(codes), self.be.zeros(codes[0].shape, np.uint8)
         for sweep in range(n_sweeps):
@@ -908,10 +910,10 @@ class Sums:
         return codes, state
 
     def step(self, j: int, column: Any, size: Any) -> tuple[Any, Any]:
-        """Return the nearest codes to what the other tables leave.
+        """Return the codes of table j that are nearest to the others' residuals.
 
-        And their state, if it is the last step of the round in this table: then `size`
-        is the reach of the codes with which it began.
+        In the last step of a round in this table, also return their state: `size` is
+        then the reach of the codes at the start of the round.
         """
         factor = self.factors[j]
         left = self.left + self.be.look_up(factor.rows, column)
@@ -922,7 +924,7 @@ class Sums:
     def chosen(
         self, left: Any, factor: Any, size: Any, between: Any = None
     ) -> tuple[Any, ...]:
-        """Return the nearest codes to what is left, and their state if it is asked."""
+        """Return the codes nearest to residuals, and their state if `size` is given."""
         be = self.be
         scores = be.xp.matmul(be.with_one(left), factor.weights)
         if size is None:

@@ -1,4 +1,4 @@
-"""The host, for the few rows whose best scores are too near to each other."""
+"""The host backend for the few rows whose best scores are too near to each other."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,15 +10,15 @@ from skvq.nearest.backends.host import NumpyBackend, doubtful
 
 
 class CarefulBackend(NumpyBackend):
-    """The host, for the few rows whose best scores are too near to each other.
+    """The host backend for the few rows whose best scores are too near to each other.
 
-    It computes in float64, and decides between near scores by the distances themselves,
-    from the differences of what was given: their rounding is a share of the distance.
+    It computes in float64 and decides between near scores by the distances themselves,
+    from differences of the given numbers: their rounding is relative to the distance.
     """
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What tells this backend's arrays from those of others."""
+        """A key that distinguishes this backend's arrays from those of others."""
         return ("careful",)
 
     def settled(
@@ -30,7 +30,7 @@ class CarefulBackend(NumpyBackend):
         table: Any,
         between: Any,
     ) -> tuple[Any, Any]:
-        """Decide by distances between all scores within the room of the best."""
+        """Choose by exact distances among all scores near enough to the best."""
         few, room, state = doubtful(norms, distances, table)
         scores = scores[few]
         best = scores[np.arange(len(few)), codes[few]]
@@ -39,7 +39,7 @@ class CarefulBackend(NumpyBackend):
         row, codeword = (each[several[row]] for each in (row, codeword))
         if row.size:
             found = between(few[row], codeword)
-            # By row, then by distance; of equals the first.
+            # By row, then by distance; the first of equal codewords.
             order = np.lexsort((codeword, found, row))
             chosen, at = np.unique(row[order], return_index=True)
             codes[few[chosen]] = codeword[order][at]
@@ -48,19 +48,19 @@ class CarefulBackend(NumpyBackend):
     def argmin_products(
         self, y: Any, norms: Any, block: Any, between: Callable[..., Any]
     ) -> tuple[Any, Any, Any]:
-        """Return index and score of the best product of each row, and state."""
+        """Return index and score of the best product for each row, and state."""
         index, _, state = super().argmin_products(y, norms, block, between)
-        # As exact as they are compared, also with those of other blocks.
+        # Scores are recomputed exactly, since they are compared with other blocks' too.
         return index, between(np.arange(len(y)), index - block.first), state
 
     def residuals(self, x: Any, n_sums: int, search: Any) -> "Residuals":
-        """Return what so many empty sums leave of a tile of rows."""
+        """Return the residuals of a tile of rows after n_sums empty partial sums."""
         return _CarefulResiduals(self, x, n_sums, search)
 
     def sums(
         self, x: Any, factors: list[Any], centre: list[Any], search: Any
     ) -> "Sums":
-        """Return sums of codewords for a tile of rows, to be improved."""
+        """Return one sum of codewords per row of a tile, to be improved."""
         return _CarefulSums(self, x, factors, centre, search)
 
 
@@ -70,7 +70,7 @@ class _CarefulResiduals(Residuals):
     centre: Any = 0.0
 
     def shift(self, centre: Any) -> None:
-        """Take a centre from all of them, for the next choice alone."""
+        """Subtract a centre from all residuals, for the next choice only."""
         self.centre = centre
 
     def choose(self, loss: Any, stage: Any) -> tuple[Any, Any, Any]:
@@ -100,7 +100,7 @@ class _CarefulResiduals(Residuals):
         return *np.divmod(best, n_codewords), np.zeros(n, np.uint8)
 
     def advance(self, parent: Any, code: Any, stage: Any) -> None:
-        """Put the residuals of the chosen sums in place of those before."""
+        """Replace the residuals by those of the chosen sums."""
         super().advance(parent, code, stage._replace(rows=stage.exact))
 
     def doubtful(self, stage: Any) -> np.ndarray:
@@ -109,7 +109,7 @@ class _CarefulResiduals(Residuals):
 
 
 class _CarefulSums(Sums):
-    """Sums anew from what was given in every step, and without an error."""
+    """Sums that are recomputed exactly from the given numbers in every step."""
 
     def __init__(
         self, be: Backend, x: Any, factors: Any, centre: list[Any], search: Any
@@ -119,7 +119,7 @@ class _CarefulSums(Sums):
         self.codes: list[Any] = []
 
     def _less(self, but: int | None) -> tuple[Any, ...]:
-        """Return what all codewords but one leave, and the digits that it has lost."""
+        """Return the residual of all codewords but one, and the digits that it lost."""
         left = self.given, np.zeros_like(self.given)
         for j, factor in enumerate(self.factors):
             if j != but:
@@ -127,20 +127,20 @@ class _CarefulSums(Sums):
         return left
 
     def leave(self, codes: list[Any]) -> Any:
-        """Set what the codewords leave of the rows; return its squared norms."""
+        """Set the residuals of the given codes; return their squared norms."""
         self.codes = list(codes)
         left = np.add(*self._less(None))
         return np.einsum("ij,ij->i", left, left)
 
     def step(self, j: int, column: Any, size: Any) -> tuple[Any, Any]:
-        """Return the nearest codes to what the other tables leave, and their state."""
+        """Return the codes nearest to the other tables' residuals, and their state."""
         factor, (high, low) = self.factors[j], self._less(j)
 
         def between(row: Any, codeword: Any) -> Any:
             gaps = (high[row] - factor.exact[codeword]) + low[row]
             return 0.5 * np.einsum("ij,ij->i", gaps, gaps)
 
-        # Nothing of what is left has been rounded away.
+        # Residuals are exact here, so nothing was lost to rounding.
         size = None if size is None else 0.0
         left = (high - factor.centre) + low
         self.codes[j], state = self.chosen(left, factor, size, between)

@@ -1,20 +1,20 @@
-"""Where the engine computes.  This is the one place of the rule.
+"""The one place that decides which backend computes.
 
-An array of another library than NumPy is computed with that library, on the device
-that holds it, and so is the answer.  For NumPy's arrays a backend is named:
+An array of a library other than NumPy is computed with in that library, on the device
+that holds it, and the result stays there.  For NumPy arrays a backend is named:
 
 ============ =======================================================================
-``"auto"``   The compiled library where it was built, or else NumPy; but CuPy, in
-             chunks, for a search of `GPU_WORK` multiply-adds or more, if CuPy is
-             installed and sees a device.  If not, nothing is said.
-``"numpy"``  NumPy.  Arrays of another library are refused: they would have to be
+``"auto"``   The compiled library if it was built, otherwise NumPy.  A search of
+             `GPU_WORK` multiply-adds or more uses CuPy, in chunks, if CuPy is
+             installed and sees a device; if not, there is no message.
+``"numpy"``  NumPy.  Arrays of other libraries are refused: they would have to be
              copied to the host without having been asked for.
-``"native"`` The compiled library, and NumPy for what it does not do.  Where it was not
-             built, an error that says why.  Other arrays are refused as by "numpy".
-``"cupy"``   CuPy, in chunks, for every search by a metric that the device knows;
-             sums and paired distances do little with a row, and stay with NumPy.
-             Without CuPy or a device, an error before any work.  Arrays of a
-             library other than NumPy and CuPy are refused.
+``"native"`` The compiled library, and NumPy for what it does not do.  If it was not
+             built, an error says why.  Other arrays are refused as by "numpy".
+``"cupy"``   CuPy, in chunks, for every search by a metric that the device knows.
+             Sums and paired distances do little work per row and stay with NumPy.
+             Without CuPy or a device, an error is raised before any work.  Arrays of
+             libraries other than NumPy and CuPy are refused.
 ============ =======================================================================
 
 The multiply-adds of a search in n rows of d features, in tables of V_j codewords:
@@ -22,14 +22,14 @@ The multiply-adds of a search in n rows of d features, in tables of V_j codeword
 ===================  ===============================================================
 `nearest`            n V d
 `nearest_product`    n sum_j V_j d_j, where d_j is the width of a table
-`nearest_best`       n sum_j S_j V_j d, where S_j sums are there when stage j begins,
+`nearest_best`       n sum_j S_j V_j d, where S_j sums exist when stage j begins,
                      without the stages that are given
 `improve_sums`       n_rounds n_sweeps n sum_j V_j d
 `nearest_kronecker`  n prod_j V_j min_j d_j, the product with the narrowest factor
 ===================  ===============================================================
 
 CuPy is neither imported nor looked for until a search is large enough or a CuPy array
-comes.  The device is the one of CuPy's own context.
+arrives.  The device is CuPy's current one.
 """
 
 import importlib
@@ -63,15 +63,15 @@ from skvq.nearest.backends.native import NativeBackend
 BACKENDS = frozenset({"auto", "numpy", "native", "cupy"})
 
 # Multiply-adds from which "auto" takes a NumPy array to the device.  An estimate, not
-# measured: about a second of two CPU cores, beside which both the transfer and the
-# import of CuPy are short.  `benchmarks/gpu.py` prints where the two are level.
+# measured: about a second of two CPU cores, compared to which the transfer and the
+# import of CuPy are short.  `benchmarks/gpu.py` prints where both take equally long.
 GPU_WORK = 2e11
 
 _chosen: ContextVar[str] = ContextVar("skvq_backend", default="auto")
 
 
 class using(AbstractContextManager[None]):
-    """Let the engine compute in a backend inside the block, in this thread.
+    """A context in which the engine computes with a backend, in this thread.
 
     Parameters
     ----------
@@ -90,25 +90,25 @@ class using(AbstractContextManager[None]):
 
 
 def check_backend(backend: str, be: Backend) -> None:
-    """Raise if a backend cannot be had, or does not take arrays of another.
+    """Raise if a backend is not available, or does not take arrays of another.
 
     Parameters
     ----------
     backend : {"auto", "numpy", "native", "cupy"}
-        Where the engine is to compute.
+        The backend to compute with.
     be : Backend
-        That of the array.
+        The backend of the array.
 
     Raises
     ------
     ImportError
-        If the backend is "cupy" and CuPy is not installed; if it is "native" and the
-        compiled library is not there.
+        If the backend is "cupy" and CuPy is not installed, or if it is "native" and the
+        compiled library is missing.
     RuntimeError
-        If it sees no device.
+        If CuPy finds no device.
     ValueError
-        If the backend is named, and the array is of a library that it does not take;
-        if the array is on another GPU than the one in use.
+        If the array belongs to a library that the backend does not take, or is on
+        another GPU than the current one.
     """
     if be.name == "cupy":
         in_use = importlib.import_module("cupy").cuda.Device()
@@ -135,7 +135,7 @@ def check_backend(backend: str, be: Backend) -> None:
 
 @cache
 def _native() -> Backend | None:
-    """Return the host with the compiled library; None if that is not there."""
+    """Return the backend of the compiled library; None if it is missing."""
     library = native.library()
     return None if library is None else NativeBackend(library)
 
@@ -151,12 +151,12 @@ def _demand_native() -> Backend:
 
 
 def on_host() -> Backend:
-    """Return the backend that computes with NumPy's arrays here.
+    """Return the backend that computes with NumPy arrays in this context.
 
     Returns
     -------
     backend : Backend
-        The compiled library's, where it is there and NumPy is not asked for.
+        That of the compiled library, if it is there and NumPy was not asked for.
     """
     chosen = _chosen.get()
     if chosen == "numpy":
@@ -170,13 +170,13 @@ def engine_of(array: Any) -> Backend:
     Parameters
     ----------
     array : array-like
-        Of any library.
+        An array of any library.
 
     Returns
     -------
     backend : Backend
-        As `backend_of` gives, but for NumPy's arrays, which the compiled library may
-        compute with.
+        As from `backend_of`, except that the compiled library may compute with NumPy
+        arrays.
     """
     be = backend_of(array)
     return on_host() if be is HOST else be
@@ -191,7 +191,7 @@ def _demand_cupy() -> None:
             "for your CUDA version; backend='auto' does without."
         ) from error
     except Exception as error:
-        # CuPy's own errors have no common class that is known without importing it.
+        # CuPy's errors have no common class that could be named without importing it.
         raise RuntimeError(f"backend='cupy': CuPy finds no device: {error}") from error
     if n_devices == 0:
         raise RuntimeError("backend='cupy': CuPy finds no device.")
@@ -204,20 +204,20 @@ def _count_devices() -> int:
 
 @cache
 def cupy_has_device() -> bool:
-    """Whether CuPy is there, sees a device, and can compute on it; silent if not."""
-    # Looking for the package costs microseconds, importing it about a second.
+    """Return whether CuPy is installed and can compute on a device; never raise."""
+    # Looking for the package takes microseconds, importing it about a second.
     if _is_forked or importlib.util.find_spec("cupy") is None:
         return False
     try:
         return _count_devices() > 0 and _computes()
     except Exception:
-        # An installation without a driver, or without compiler or cuBLAS, fails in many
-        # ways, all meaning no device.
+        # Installations without a driver, a compiler or cuBLAS fail in many ways, all of
+        # which mean that there is no device.
         return False
 
 
 def _computes() -> bool:
-    """Whether a search works: it needs the compiler of kernels, and cuBLAS."""
+    """Return whether a search works: it needs the kernel compiler and cuBLAS."""
     return importlib.import_module("skvq.nearest.backends.cupy").computes()
 
 
@@ -225,7 +225,7 @@ _is_forked = False
 
 
 def _lose_device() -> None:
-    """In a forked process: it cannot go on with what its parent began on a device."""
+    """Give up the device in a forked process, which cannot go on with its parent's."""
     global _is_forked
     _is_forked = "cupy" in sys.modules
     cupy_has_device.cache_clear()
@@ -236,21 +236,21 @@ if hasattr(os, "register_at_fork"):
 
 
 def settle(backend: str, X: Any, per_row: float) -> str:
-    """Return the backend for all of a search that comes in parts.
+    """Return one backend for all parts of a search.
 
     Parameters
     ----------
     backend : {"auto", "numpy", "native", "cupy"}
         As in `check_backend`.
     X : array
-        The rows; but for NumPy's, the backend is what it is.
+        The rows; only for NumPy arrays does the backend change.
     per_row : float
-        About how many multiply-adds the parts have together for a row.
+        Approximate number of multiply-adds per row over all parts.
 
     Returns
     -------
     backend : {"auto", "numpy", "native", "cupy"}
-        "cupy" in place of "auto" where a device is worth it.
+        "cupy" instead of "auto" if a device is worth it.
     """
     if backend == "auto" and backend_of(X) is HOST and _is_worth_it(len(X) * per_row):
         return "cupy"
@@ -269,12 +269,12 @@ def chosen() -> str:
 
 
 def goes_to_device() -> bool:
-    """Tell whether all searches in NumPy's rows go to a device here.
+    """Return whether all searches in NumPy rows go to a device here.
 
     Returns
     -------
     goes : bool
-        If so, rows are best given in large blocks.
+        If so, rows are best passed in large blocks.
     """
     return _chosen.get() == "cupy"
 
@@ -296,22 +296,22 @@ register_backend("cupy.ndarray", _in_module("cupy"))
 
 
 def backend_of(array: Any) -> Backend:
-    """Return the backend that computes where an array is.
+    """Return the backend that computes with an array where it is stored.
 
     Parameters
     ----------
     array : array-like
-        Of any library; what is no array is made one of NumPy's.
+        An array of any library; anything else is made a NumPy array.
 
     Returns
     -------
     backend : Backend
-        Of the library and the device that hold it.
+        The backend of the library and device that hold the array.
 
     Raises
     ------
     TypeError
-        If it is a collection of Dask's, which the engine does not compute.
+        If it is a Dask collection, with which the engine does not compute.
     """
     if isinstance(array, np.ndarray | np.generic):
         return HOST
@@ -330,7 +330,7 @@ def backend_of(array: Any) -> Backend:
 
 
 def is_array(value: Any) -> bool:
-    """Whether it is an array of any library.
+    """Return whether a value is an array of any library.
 
     Parameters
     ----------
@@ -340,7 +340,7 @@ def is_array(value: Any) -> bool:
     Returns
     -------
     is_array : bool
-        Lists and numbers are none.
+        False for lists and numbers.
     """
     return isinstance(value, np.ndarray) or backend_of(value) is not HOST
 
@@ -351,7 +351,7 @@ def default_backend(name: str) -> Backend | None:
     Parameters
     ----------
     name : str
-        Under which the library is imported.
+        The name under which the library is imported.
 
     Returns
     -------
@@ -368,25 +368,25 @@ def backend_in(xp: Any, device: Any = None) -> Backend:
     Parameters
     ----------
     xp : module
-        The library, or its namespace.
+        The library or its namespace.
     device : object, optional
-        As the library names it; None: where it puts arrays by default.
+        The library's name of it; None: where the library puts arrays by default.
 
     Returns
     -------
     backend : Backend
-        Of arrays that are there.
+        The backend of arrays on that device.
 
     Raises
     ------
     ValueError
-        If it is no library of arrays, or has no such device.
+        If `xp` is not a library of arrays, or has no such device.
     """
     name = getattr(xp, "__name__", repr(xp))
     try:
         be = backend_of(xp.asarray(0.0))
     except Exception as error:
-        # What a library raises when it finds no driver is its own invention.
+        # The exception that a library raises without a driver is not standardised.
         raise ValueError(
             f"xp={name}; expected a library of arrays that works here, such as "
             "numpy, torch or cupy."
@@ -407,13 +407,13 @@ def backend_for(X: Any, per_row: float) -> Backend:
     X : array-like
         The rows.
     per_row : float
-        Multiply-adds for each, which may make it worth taking NumPy's to a device.
+        Multiply-adds per row; enough of them make taking NumPy rows to a device pay.
     """
     be = backend_of(X)
     if be is not HOST:
         return be
     chosen = _chosen.get()
-    # Whatever has no rows is refused later.
+    # What has no rows is refused later.
     n = math.prod(X.shape[:1]) if is_array(X) else 0
     if chosen == "auto" and _is_worth_it(n * per_row):
         chosen = "cupy"

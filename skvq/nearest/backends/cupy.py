@@ -1,14 +1,14 @@
 """CuPy, with kernels of its own where they pay.
 
-- A search in subspaces, and a flat one in narrow rows, is one kernel: the table in
-  shared memory, some rows in the registers of each thread, no scores in memory at all.
+- A search in subspaces, and a flat one in narrow rows, is one kernel: the table is in
+  shared memory, some rows in the registers of each thread, and no scores in memory.
 - A flat search in wide rows is one cuBLAS product per tile, whose scores stay in the
-  device's cache, and a warp per row that looks for the smallest.
-- Distances are summed up by a warp per row, from the differences.
-- Sums are added up in pieces of the rows sorted by code, then the pieces in order: no
-  atomics, the same bits every time.
+  device's cache, and one warp per row that finds the smallest.
+- One warp per row sums up distances from the differences.
+- Sums by code are added up in pieces of the rows sorted by code, then the pieces in
+  order: without atomics, the bits are the same every time.
 
-Rows of NumPy come in chunks, the next one copied while this one is computed.  Sizes of
+NumPy rows come in chunks; one is copied while the one before it is computed.  Sizes of
 tiles and chunks follow the device's free memory.
 """
 
@@ -30,24 +30,24 @@ from skvq.nearest.backends.base import Backend, Centred
 from skvq.nearest.backends.host import HOST, NumpyBackend
 from skvq.nearest.threads import carried
 
-# Scores of a tile: 32 MB of float32, which is less than the cache of large devices.
+# Scores of a tile: 32 MB of float32, less than the cache of large devices.
 _TILE_ELEMENTS = 2**23
-# Bytes of a table in shared memory that every device has without being asked.
+# Bytes of shared memory that every device has without special settings.
 _SHARED_BYTES = 48 * 1024
-# Widths of rows that fit in the registers of a thread, and registers for all its rows.
+# The largest width of rows kept in a thread's registers, and registers for its rows.
 _MAX_WIDTH = 32
 _REGISTERS = 64
 _THREADS = 256
-# Rows of NumPy that go to the device at once.
+# Bytes of NumPy rows that go to the device at once.
 _CHUNK_BYTES = 2**28
-# What CUDA and cuBLAS raise when they find no memory.
+# The errors that CUDA and cuBLAS raise when they run out of memory.
 _CUDA_ERRORS = frozenset({"CUDARuntimeError", "CUDADriverError", "CUBLASError"})
 _NO_MEMORY = ("out of memory", "MEMORY_ALLOCATION", "OUT_OF_MEMORY", "ALLOC_FAILED")
-# Memory that sorting a row takes, with what its place in the order is made from.
+# Bytes that sorting takes per row, including those that its order is made from.
 _SORT_BYTES = 48
-# Scores of a row from which a block looks for the smallest, and not a warp.
+# Number of scores per row from which a block, not a warp, finds the smallest.
 _LONG_ROW = 2048
-# Rows of a code that one block adds up.
+# Number of rows of a code that one block adds up.
 _PIECE = 256
 
 
@@ -56,18 +56,18 @@ def _cupy() -> Any:
 
 
 class CupyBackend(Backend):
-    """CuPy on the device of its own context."""
+    """CuPy on its current device."""
 
     def ran_out_of_memory(self, error: Exception) -> bool:
-        """Whether this is what CuPy, or what it is built on, raises without memory."""
-        if isinstance(error, MemoryError):  # that of CuPy's pool among them
+        """Return whether CuPy, or what it is built on, raises this without memory."""
+        if isinstance(error, MemoryError):  # includes that of CuPy's pool
             return True
-        # Errors of CUDA and cuBLAS, whose classes tell no more than their names.
+        # Classes of CUDA's and cuBLAS's errors can only be told by their names.
         of_cuda = type(error).__name__ in _CUDA_ERRORS
         return of_cuda and any(word in str(error) for word in _NO_MEMORY)
 
     def free_bytes(self) -> int:
-        """Return the device's free memory, and what CuPy's pool holds unused."""
+        """Return the device's free memory plus the unused memory of CuPy's pool."""
         cupy = _cupy()
         free, _ = cupy.cuda.runtime.memGetInfo()
         return int(free + cupy.get_default_memory_pool().free_bytes())
@@ -77,26 +77,26 @@ class CupyBackend(Backend):
         return max(1, min(_TILE_ELEMENTS, self.free_bytes() // 64))
 
     def release(self) -> None:
-        """Give back memory that CuPy keeps for itself."""
+        """Free the memory that CuPy keeps for itself."""
         _cupy().get_default_memory_pool().free_all_blocks()
 
     def to_host(self, array: Any) -> np.ndarray:
-        """Return an array of the device as one of NumPy's."""
+        """Return an array of the device as a NumPy array."""
         return array.get()
 
     def remedy(self, array: Any, name: str) -> str:
-        """Return what to do with an array that NumPy cannot read, for messages."""
+        """Return advice, for messages, about an array that NumPy cannot read."""
         return f"give {name}.get()"
 
     def contiguous(self, array: Any) -> Any:
-        """Return an array with its rows one after the other in memory.
+        """Return an array whose rows are consecutive in memory.
 
-        Views of columns are slow: CuPy reduces them in a single block.
+        CuPy reduces views of columns slowly, in a single block.
         """
         return _cupy().ascontiguousarray(array)
 
     def argmin(self, scores: Any) -> Any:
-        """Return where the smallest of each row is, along the last axis; the first."""
+        """Return the first index of the smallest entry along the last axis."""
         cupy = _cupy()
         if scores.dtype.name not in kernels.TOP:
             return super().argmin(scores)
@@ -105,7 +105,7 @@ class CupyBackend(Backend):
         return codes
 
     def smallest_few(self, scores: Any, k: int) -> Any:
-        """Return where the k smallest of each row are, ascending."""
+        """Return the indices of the k smallest entries of each row, ascending."""
         cupy = _cupy()
         if scores.dtype.name not in kernels.TOP:
             return super().smallest_few(scores, k)
@@ -128,7 +128,7 @@ class CupyBackend(Backend):
             part = None if weights is None else weights[rows]
             return _added_up(cupy, X[rows], codes[rows], n_codewords, part)
 
-        # What a row takes is its place in the order, and where it is converted, a copy.
+        # A row takes memory for its place in the order, and for a copy if converted.
         there = X.flags.c_contiguous and X.dtype.name in kernels.TOP
         per_row = 1 if there else 1 + 2 * X.shape[1]
         for part in self.tiles(X.shape[0], per_row, work):
@@ -138,7 +138,7 @@ class CupyBackend(Backend):
     # -- searches without scores in memory -------------------------------------------
 
     def argmin_product(self, rows: Centred, table: Any) -> tuple[Any, Any]:
-        """Return argmin_k of [x 1] W of each centred row, and what is sure of it."""
+        """Return argmin_k of [x 1] W for each centred row, and its state."""
         if rows.rest.shape[1] <= _MAX_WIDTH and table.offset is None:
             codes = self._in_registers(rows.rest, table)
         else:
@@ -160,7 +160,7 @@ class CupyBackend(Backend):
         def work(cut: slice) -> tuple[Any, ...]:
             return again(Centred(*(self.take(each, few[cut]) for each in rows)))
 
-        # By a search that has scores.
+        # Doubtful rows are decided by a search that computes scores.
         parts = list(self.tiles(len(few), math.prod(table.weights.shape), work))
         found = [self.concat(list(part), axis=0) for part in zip(*parts, strict=True)]
         return self.replaced(codes, few, found[0]), self.replaced(state, few, found[1])
@@ -174,8 +174,8 @@ class CupyBackend(Backend):
     def _by_product(self, rest: Any, table: Any) -> Any:
         cupy, n_codewords = _cupy(), table.weights.shape[1]
         codes = cupy.empty(rest.shape[0], dtype=cupy.int64)
-        # Rows and constants of the scores' table, which a product of cuBLAS reads
-        # better apart: its sums then have a round number of terms.
+        # The factors and the constants of the scores are passed apart: the terms of
+        # cuBLAS's product then have a round number, for which it is faster.
         factors, constants = table.weights[:-1, :], table.weights[-1, :]
         most = 4 * self.tile_elements() // rest.dtype.itemsize
         rows = max(1, min(rest.shape[0], most // n_codewords))
@@ -188,7 +188,7 @@ class CupyBackend(Backend):
         return codes
 
     def gap_norms(self, x: Any, rows: Any, codes: Any) -> Any:
-        """Return ||c - x||^2, as float64, of each x and the row c of its code."""
+        """Return ||c - x||^2, as float64, for each x and its codeword c."""
         cupy, x = _cupy(), _cupy().ascontiguousarray(x, dtype=rows.dtype)
         n, d = x.shape
         distances = cupy.empty(n, dtype=cupy.float64)
@@ -198,7 +198,7 @@ class CupyBackend(Backend):
         return distances
 
     def argmin_run(self, x: Any, run: Any) -> tuple[Any, Any]:
-        """Return codes (n_rows, m) in consecutive subspaces, and which are not sure."""
+        """Return codes (n_rows, m) in consecutive subspaces, and their state."""
         if run.width > _MAX_WIDTH or run.weights.shape[0] >= 2**16:
             return super().argmin_run(x, run)
         xp, (m, _, n_codewords) = self.xp, run.weights.shape
@@ -224,7 +224,7 @@ def _added_up(cupy: Any, X: Any, codes: Any, n_codewords: int, weights: Any) -> 
     pieces = cupy.empty((begin.size, n_columns))
     threads = min(_THREADS, 32 * -(-n_columns // 32))
     weighted = np.int32(weights is not None)
-    # Without weights the kernel reads none, but wants a pointer.
+    # Without weights the kernel reads none, but it wants a pointer.
     given = pieces if weights is None else cupy.ascontiguousarray(weights)
     kernels.kernel("add_pieces", dtype)(
         (begin.size,),
@@ -239,33 +239,33 @@ def _added_up(cupy: Any, X: Any, codes: Any, n_codewords: int, weights: Any) -> 
 
 
 def _groups(n_rows: int, size: int = 32) -> tuple[tuple[int], tuple[int]]:
-    """Return grid and block of a kernel in which so many threads serve a row."""
+    """Return grid and block of a kernel that serves each row by `size` threads."""
     return (-(-size * n_rows // _THREADS),), (_THREADS,)
 
 
 def _smallest(scores: Any, bias: Any, codes: Any) -> None:
-    """Write to codes where the smallest of each row of scores + bias is."""
+    """Write the index of the smallest of each row of scores + bias to codes."""
     if not codes.size:
         return
     width = scores.shape[-1]
     group = _THREADS if width >= _LONG_ROW else 32
     kernel = kernels.kernel("smallest", scores.dtype.name, GROUP=group)
     biased, n = np.int32(bias is not None), np.int64(codes.size)
-    # Without a bias the kernel reads none, but wants a pointer.
+    # Without a bias the kernel reads none, but it wants a pointer.
     given = scores if bias is None else bias
     arguments = scores, given, biased, n, np.int32(width), codes
     kernel(*_groups(codes.size, group), arguments)
 
 
 def _pieces(cupy: Any, codes: Any, n_codewords: int) -> tuple[Any, Any, Any, Any]:
-    """Cut the rows, sorted by code, in pieces of one code each.
+    """Cut the rows, sorted by code, into pieces of one code each.
 
-    Returns the order of rows, where each piece begins and ends in it, and the first
-    piece of each code, with their number at the end.
+    Returns the order of the rows, the begin and end of each piece in it, and the first
+    piece of each code, followed by the number of pieces.
     """
-    # If there is no memory for the sort, this says so, in a way that can be caught.
+    # If there is no memory for the sort, this raises an error that can be caught.
     cupy.empty(_SORT_BYTES * codes.size, dtype=cupy.uint8)
-    # A radix sort takes as many passes as keys have bytes.
+    # A radix sort takes one pass per byte of the keys.
     narrow = codes.astype(np.min_scalar_type(max(1, n_codewords - 1)), copy=False)
     order = cupy.argsort(narrow).astype(cupy.int64, copy=False)
     every = cupy.arange(n_codewords, dtype=cupy.int64)
@@ -285,7 +285,7 @@ def _pieces(cupy: Any, codes: Any, n_codewords: int) -> tuple[Any, Any, Any, Any
 
 
 def _in_fours(x: Any) -> bool:
-    """Whether each row begins where four floats can be read at once."""
+    """Return whether four floats can be read at once from the start of each row."""
     return x.shape[1] % 4 == 0 and x.data.ptr % 16 == 0
 
 
@@ -300,7 +300,7 @@ def product_constants(width: int, dtype: str) -> dict[str, Any]:
 
 
 def _in_registers(x: Any, start: int, weights: Any, centre: Any, scale: Any) -> Any:
-    """Return codes (n_rows, m) of rows in the columns from `start` on, in one kernel.
+    """Return codes (n_rows, m) of rows, from column `start` on, by one kernel.
 
     weights: (m, width + 1, n_codewords); centre: (m, width); scale: (m,).
     """
@@ -336,11 +336,11 @@ def _in_registers(x: Any, start: int, weights: Any, centre: Any, scale: Any) -> 
     return codes
 
 
-# -- NumPy's rows, in chunks -----------------------------------------------------------
+# -- NumPy rows, in chunks -------------------------------------------------------------
 
 
 class _Chunk(NamedTuple):
-    """Rows on their way to the device."""
+    """Rows that are being copied to the device."""
 
     rows: slice
     device: Any
@@ -348,7 +348,7 @@ class _Chunk(NamedTuple):
 
 
 class _Loader:
-    """Copies rows to the device, by way of pinned memory, in a stream of its own."""
+    """Copies rows to the device, through pinned memory, in a stream of its own."""
 
     def __init__(self, be: CupyBackend, X: np.ndarray) -> None:
         cupy = _cupy()
@@ -356,17 +356,17 @@ class _Loader:
         self.place = cupy.cuda.Device(cupy.cuda.Device().id)
         self.stream = _copying_stream(self.place.id)
         row = max(1, X.dtype.itemsize * X.shape[1])
-        # What is computed from a row takes a few times its memory.
+        # Computing with a row takes a few times its memory.
         most = min(_CHUNK_BYTES, be.free_bytes() // 16) // row
         self.n_rows = max(1, min(most, len(X)))
-        # Memory of the host, in turns: who asks for a chunk is done with the one before
-        # the last, so that nothing reads what is written here.
+        # Two buffers of the host take turns: whoever asks for a chunk is done with the
+        # one before the last, so nothing still reads what is overwritten.
         self.staging: list[Any] = [None, None]
         self.turn = 0
 
     def load(self, start: int) -> _Chunk | None:
-        """Begin to copy the rows from `start` on; None if there are no more."""
-        # This runs in a thread that knows nothing of the device in use.
+        """Start to copy the rows from `start` on; return None if there are no more."""
+        # This runs in a thread that does not know the current device.
         with self.place, self.stream:
             while start < len(self.X):
                 stop = min(start + self.n_rows, len(self.X))
@@ -399,7 +399,7 @@ _streams = threading.local()
 
 
 def _copying_stream(device: int) -> Any:
-    """Return this thread's stream for copies: memory stays with the stream it had."""
+    """Return this thread's stream for copies, to which its memory stays bound."""
     known = vars(_streams)
     key = f"of_device_{device}"
     if key not in known:
@@ -408,16 +408,16 @@ def _copying_stream(device: int) -> Any:
 
 
 def _pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return memory that the device reads by itself, or what there is."""
+    """Return memory that the device can read directly, or ordinary memory."""
     try:
         return importlib.import_module("cupyx").empty_pinned(shape, dtype=dtype)
     except Exception:
-        # The host's limits on such memory are not known before; copies then wait.
+        # The host limits such memory in ways not known before; copies then wait.
         return np.empty(shape, dtype=dtype)
 
 
 def _chunks(be: CupyBackend, X: np.ndarray) -> Generator[tuple[slice, Any], None, None]:
-    """Yield the rows on the device, the next ones on their way meanwhile."""
+    """Yield the rows on the device; the next ones are copied meanwhile."""
     loader = _Loader(be, X)
     stream = _cupy().cuda.get_current_stream()
     try:
@@ -427,22 +427,22 @@ def _chunks(be: CupyBackend, X: np.ndarray) -> Generator[tuple[slice, Any], None
                 ahead = thread.submit(loader.load, chunk.rows.stop)
                 stream.wait_event(chunk.copied)
                 yield chunk.rows, chunk.device
-                # Its memory goes back to the pool: nothing may still be reading it.
+                # The chunk's memory returns to the pool: nothing may still read it.
                 stream.synchronize()
                 chunk = ahead.result()
     finally:
-        # Also after an error: nothing may outlive the memory that it reads.
+        # After errors too: nothing may outlive the memory that it reads.
         loader.stream.synchronize()
         stream.synchronize()
 
 
 class FromHost(NumpyBackend):
-    """The device, for NumPy's rows, which come in chunks."""
+    """The backend that computes with NumPy rows on the device, chunk by chunk."""
 
     def call(
         self, search: Callable[..., Any], X: np.ndarray, *beside: np.ndarray
     ) -> Any:
-        """Return what a search makes of the rows on the device, on the host."""
+        """Return the result of a search on the device, on the host."""
         if not len(X):
             return search(HOST, X, *beside)
         be = CupyBackend(*_namespace())
@@ -477,19 +477,19 @@ def _namespace() -> tuple[Any, Any]:
 
 
 def backend_of(array: Any) -> CupyBackend:
-    """Return the backend of an array of CuPy."""
+    """Return the backend of a CuPy array."""
     return CupyBackend(array_namespace(array), array.device)
 
 
 def computes() -> bool:
-    """Whether a search works: it needs the compiler of kernels, and cuBLAS."""
+    """Return whether a search works: it needs the kernel compiler and cuBLAS."""
     be, wide = CupyBackend(*_namespace()), np.zeros((1, 128), dtype=np.float32)
     codes = be.argmin(be.xp.matmul(be.send(wide), be.send(wide.T)))
     return be.to_host(codes).tolist() == [0]
 
 
 def _callers_device() -> Callable[[], AbstractContextManager[Any]]:
-    """Return what makes other threads use the GPU that this one does."""
+    """Return a function that makes other threads use this thread's GPU."""
     if "cupy" not in sys.modules or not choice.cupy_has_device():
         return nullcontext
     cupy = _cupy()

@@ -1,4 +1,4 @@
-"""NumPy, on threads."""
+"""The NumPy backend, on threads."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -27,24 +27,24 @@ from skvq.nearest.threads import (
     map_tiles,
 )
 
-# Numbers of a tile of what is no search.
+# Numbers in a tile of work other than searches.
 _TILE_ELEMENTS = 2**19
-# Scores of one tile, in elements: what a core's cache holds, with enough rows in it
-# that the calls into NumPy do not show (benchmarks/native.py).
+# Scores in a tile: as many as fit a core's cache, with enough rows that the overhead of
+# calls into NumPy is negligible (benchmarks/native.py).
 _TILE_SCORES = 2**18
 _MAX_TILE_SCORES = 2**21
 _MIN_GOOD_ROWS = 512
 
-# Rows of a tile of a search in subspaces, which has scores in all of them.
+# Rows in a tile of a search in subspaces, which has scores for all of them.
 _PRODUCT_TILE_ROWS = 128
 
-# `cell_sums` cuts the rows in at most this many chunks, whatever the threads.
+# `cell_sums` cuts the rows into at most this many chunks, whatever the threads.
 _MAX_CHUNKS = 16
 _MIN_CHUNK_ROWS = 16384
 
 
 class NumpyBackend(Backend):
-    """The host.  Nothing here is needed but for speed, and for older NumPys."""
+    """NumPy on the host.  Overrides are for speed, and for old versions of NumPy."""
 
     on_host = True
     direct_metrics: frozenset[str] = frozenset()
@@ -53,13 +53,13 @@ class NumpyBackend(Backend):
         super().__init__(np, None)
 
     def fingerprint(self) -> str:
-        """Return what the bits of results depend on, in words."""
+        """Return, in words, what the bits of results depend on."""
         return f"NumPy {np.__version__} with {blas()}"
 
     # -- where and how ---------------------------------------------------------------
 
     def map_jobs(self, job: Callable[[int], None], n_jobs: int) -> None:
-        """Call ``job(i)`` for all i, on as many threads as there may be."""
+        """Call ``job(i)`` for all i, on as many threads as are allowed."""
         map_jobs(job, n_jobs)
 
     def tile_elements(self) -> int:
@@ -67,7 +67,7 @@ class NumpyBackend(Backend):
         return _TILE_ELEMENTS
 
     def gathered(self, n_rows: int, parts: Iterator[Any], dtype: Any = None) -> Any:
-        """Join arrays of the rows that stand beside them."""
+        """Join arrays for consecutive slices of rows."""
         whole: Any = None
         for rows, part in parts:
             if whole is None:
@@ -84,7 +84,7 @@ class NumpyBackend(Backend):
         tile: Callable[[slice], tuple[Any, ...]],
         outputs: Sequence[Any],
     ) -> list[Any]:
-        """Copy what tiles return into arrays; on threads."""
+        """Copy the results of tiles into arrays, on threads."""
         if plan.plain and n_rows <= plan.chunk:
             parts = alone(partial(tile, slice(0, n_rows)))
             return [
@@ -104,7 +104,7 @@ class NumpyBackend(Backend):
     # -- arrays ----------------------------------------------------------------------
 
     def matrix(self, X: Any, name: str) -> np.ndarray:
-        """Return a matrix of real numbers as an array; raise if it is none."""
+        """Return a matrix of real numbers as an array; raise if it is not one."""
         if type(X) is not np.ndarray:
             with naming(name):
                 X = np.asarray(check_unmasked(X, name))
@@ -115,7 +115,7 @@ class NumpyBackend(Backend):
         return X
 
     def like(self, array: Any, dtype: Any = None) -> Any:
-        """Return an array of any library as one of NumPy's."""
+        """Return an array of any library as a NumPy array."""
         return np.asarray(to_host(array), dtype=dtype)
 
     def dtype(self, dtype: Any) -> Any:
@@ -123,7 +123,7 @@ class NumpyBackend(Backend):
         return np.dtype(dtype)
 
     def code_dtype(self, dtype: Any) -> np.dtype:
-        """Return the dtype, in which NumPy computes."""
+        """Return the dtype, with which NumPy computes."""
         return np.dtype(dtype)
 
     def numpy_dtype(self, array: Any) -> np.dtype:
@@ -143,7 +143,7 @@ class NumpyBackend(Backend):
         return array
 
     def cast(self, array: Any, dtype: Any) -> Any:
-        """Return the array in a dtype; itself if it has it."""
+        """Return the array in a dtype; the array itself if it has it already."""
         if array.dtype == np.bool_ and dtype == np.uint8:
             return array.view(np.uint8)  # the same bytes
         return array.astype(dtype, copy=False)
@@ -157,7 +157,7 @@ class NumpyBackend(Backend):
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis)
 
     def contiguous(self, array: Any) -> Any:
-        """Return an array with its rows one after the other in memory."""
+        """Return an array whose rows are consecutive in memory."""
         return np.ascontiguousarray(array)
 
     def take(self, array: Any, rows: Any) -> Any:
@@ -174,16 +174,16 @@ class NumpyBackend(Backend):
         return np.take_along_axis(array, index, axis=1)
 
     def replaced(self, array: Any, rows: Any, values: Any) -> Any:
-        """Return the array, in which some rows are others now."""
+        """Return the array, with some of its rows overwritten."""
         array[rows] = values
         return array
 
     def flagged(self, state: Any) -> Any:
-        """Return where entries of a vector are not zero."""
+        """Return the indices of the nonzero entries of a vector."""
         return np.flatnonzero(state)
 
     def permuted(self, array: Any, axes: tuple[int, ...]) -> Any:
-        """Return an array with its axes in another order."""
+        """Return an array with its axes permuted."""
         return array.transpose(axes)
 
     def repeat(self, array: Any, times: int, axis: int) -> Any:
@@ -191,15 +191,15 @@ class NumpyBackend(Backend):
         return np.repeat(array, times, axis=axis)
 
     def squared_norms(self, rows: Any) -> Any:
-        """Return the sums of squares along the last axis, added up in float64."""
+        """Return the sums of squares along the last axis, summed in float64."""
         return np.einsum("...j,...j->...", rows, rows, dtype=np.float64)
 
     def stable_order(self, values: Any) -> Any:
-        """Return the order of the entries of each row; equals stay in theirs."""
+        """Return the indices that sort each row; equal entries keep their order."""
         return np.argsort(values, axis=1, kind="stable")
 
     def unit_rows(self, x: Any) -> Any:
-        """Return rows divided by their norms; those of zeros become NaN."""
+        """Return rows divided by their norms; zero rows become NaN."""
         largest = np.abs(x).max(axis=1, keepdims=True, initial=0.0)
         scaled = x / np.where(largest > 0, largest, 1)
         norms = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))[:, None]
@@ -219,35 +219,35 @@ class NumpyBackend(Backend):
         return float(np.average(values, weights=weights))
 
     def is_finite(self, x: Any) -> bool:
-        """Whether there is neither NaN nor infinity."""
+        """Return whether an array has neither NaN nor infinity."""
         return bool(np.isfinite(x).all())
 
     def row_products(self, x: Any, y: Any) -> Any:
-        """Return the product of each row with its own."""
+        """Return the product of each row of x with the same row of y."""
         return np.einsum("ij,ij->i", x, y)
 
     # -- searches --------------------------------------------------------------------
 
     def rows_at_a_time(self, n_features: int, n_codewords: int) -> int:
-        """Return how many rows a thread takes of a search at a time."""
+        """Return how many rows of a search a thread takes at a time."""
         good = min(_MIN_GOOD_ROWS, _MAX_TILE_SCORES // n_codewords)
         most = max(_TILE_SCORES // n_codewords, good)
         return max(16, min(_TILE_ELEMENTS // n_features, most))
 
     def product_rows_at_a_time(self, work: float) -> int:
-        """Return the same of a search in subspaces."""
+        """Return the same for a search in subspaces."""
         return _PRODUCT_TILE_ROWS
 
     def smallest(self, scores: Any) -> tuple[Any, Any]:
-        """Return where the smallest of each row is, the first, and which it is."""
+        """Return the first index of the smallest entry of each row, and the entry."""
         codes = scores.argmin(axis=-1)
-        # By index: a second pass would take as long as the first.
+        # Indexing is cheaper than a second pass for the minimum.
         flat = scores.reshape(-1, scores.shape[-1])
         best = flat[np.arange(len(flat)), codes.ravel()]
         return codes, best.reshape(codes.shape)
 
     def with_one(self, x: Any) -> Any:
-        """Return rows, along the last axis, that end in a one."""
+        """Return rows, along the last axis, with a one appended."""
         extended = np.empty((*x.shape[:-1], x.shape[-1] + 1), x.dtype)
         extended[..., :-1], extended[..., -1] = x, 1
         return extended
@@ -255,7 +255,7 @@ class NumpyBackend(Backend):
     def judged(
         self, scores: Any, codes: Any, norms: Any, distances: Any, table: Any
     ) -> Any:
-        """Return whether the argmin of each row of scores is sure."""
+        """Return the state of the argmin of each row of scores."""
         few, room, state = doubtful(norms, distances, table)
         if few.size:
             others, every = scores[few], np.arange(len(few))
@@ -265,7 +265,7 @@ class NumpyBackend(Backend):
         return state
 
     def gap_norms(self, x: Any, rows: Any, codes: Any) -> Any:
-        """Return ||c - x||^2, as float64, of each x and the row c of its code."""
+        """Return ||c - x||^2, as float64, for each x and its codeword c."""
         gaps = rows[codes]
         np.subtract(gaps, x, out=gaps, casting="same_kind")
         gaps *= gaps
@@ -274,7 +274,7 @@ class NumpyBackend(Backend):
     # -- smallest of many, and sums --------------------------------------------------
 
     def argmin(self, scores: Any) -> Any:
-        """Return where the smallest of each row is, along the last axis; the first."""
+        """Return the first index of the smallest entry along the last axis."""
         return scores.argmin(axis=-1)
 
     def product_rows(self, block: Any) -> int:
@@ -284,7 +284,7 @@ class NumpyBackend(Backend):
     def argmin_products(
         self, y: Any, norms: Any, block: Any, between: Callable[..., Any]
     ) -> tuple[Any, Any, Any]:
-        """Return index and score of the best product of each row, and state."""
+        """Return index and score of the best product for each row, and state."""
         n = len(y)
         index, best = np.empty(n, np.intp), np.empty(n, block.dtype)
         state = np.zeros(n, np.uint8)
@@ -302,9 +302,9 @@ class NumpyBackend(Backend):
         return index + block.first, best, state
 
     def smallest_few(self, scores: Any, k: int) -> Any:
-        """Return where the k smallest of each row are, ascending; of equals the first.
+        """Return the indices of the k smallest entries of each row, ascending.
 
-        Changes the scores.
+        Among equal entries the first are taken.  The scores are overwritten.
         """
         if k == 1:
             return scores.argmin(axis=1)[:, None]
@@ -342,9 +342,9 @@ class NumpyBackend(Backend):
     def added_up(
         self, rows: np.ndarray, codes: Any, n_codewords: Any, weights: Any
     ) -> tuple[Any, ...]:
-        """Return float64 sums and counts by code, added up in the order of the rows."""
+        """Return float64 sums and counts by code, added in the order of the rows."""
         values = np.ones(len(rows)) if weights is None else weights
-        # Column i of this matrix has one entry, in the row of sample i's code.
+        # Column i of this matrix has one entry: row codes[i].
         chosen = csc_array(
             (values, codes, np.arange(len(rows) + 1)), shape=(n_codewords, len(rows))
         )
@@ -354,7 +354,7 @@ class NumpyBackend(Backend):
     # -- packed codes ----------------------------------------------------------------
 
     def scanner(self, codes: Any, tables: Any) -> Any:
-        """Return what makes what lets rows of packed codes into the best so far.
+        """Return an object that lets rows of packed codes compete for the best.
 
         Parameters
         ----------
@@ -366,23 +366,23 @@ class NumpyBackend(Backend):
         Returns
         -------
         scanner : callable
-            ``scanner(best)``, called once in each thread, returns a function that lets
-            the rows from `start`, a multiple of 256, to `stop` in.  Rows ascend, and
-            the order of the best is the scanner's own affair.
+            ``scanner(best)``, called once in each thread, returns a function of
+            `start`, a multiple of 256, and `stop` that lets these rows compete.  Rows
+            ascend from call to call.  The order within `best` is up to the scanner.
         """
         return partial(partial, host_scan.scan_rows, codes, tables)
 
     def pack_words(self, words: Any, widths: Sequence[int], row_aligned: bool) -> Any:
-        """Return words as bytes, each in so many bits, the highest bits first.
+        """Return words packed into bytes, each in so many bits, highest bits first.
 
         Parameters
         ----------
         words : ndarray of int, shape (n_rows, n_words)
-            Not negative, and no longer than their widths.
+            Not negative, and within their widths.
         widths : sequence of int
-            Bits of the words of each column, up to 32.
+            Number of bits of the words of each column, up to 32.
         row_aligned : bool
-            Whether a row begins with a byte of its own.
+            Whether each row begins with a new byte.
         """
         return host_bits.pack_words(words, widths, row_aligned)
 
@@ -400,11 +400,11 @@ class NumpyBackend(Backend):
     # -- cells of scalar levels ------------------------------------------------------
 
     def equal_cells(self, X: Any, cells: EqualCells, dtype: Any) -> Any:
-        """Return the cells (n_rows, n_columns) of floating X in equal cells."""
+        """Return the cells (n_rows, n_columns) of floating X among equal cells."""
         return host_levels.equal_cells(self, X, cells, dtype)
 
     def edges(self, edges: Sequence[np.ndarray]) -> Any:
-        """Return edges of columns, each ascending, as `cells_between` takes them."""
+        """Return the ascending edges of columns in the form that searches take."""
         return edges
 
     def cells_between(self, X: Any, edges: Any, dtype: Any) -> Any:
@@ -412,27 +412,27 @@ class NumpyBackend(Backend):
         return host_levels.cells_between(X, edges, dtype)
 
     def entries(self, table: Any, codes: Any, begins: Any) -> Any:
-        """Return the entries that codes name in their columns' parts of a table."""
+        """Return the entries of codes in their columns' parts of a table."""
         return host_levels.entries(table, codes, begins)
 
     def level_sums(
         self, X: Any, codes: Any, shares: Any, sizes: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return weighted sums of the values of each code, and of the weights."""
+        """Return weighted sums of values, and of weights, by code and column."""
         return host_levels.level_sums(X, codes, shares, sizes)
 
     def scaled_rows(self, rows: Any) -> tuple[Any, Any]:
-        """Return rows in float64, divided by a power of two, and its exponent."""
+        """Return float64 rows divided by powers of two, and the exponents."""
         rows = rows.astype(np.float64)
         exponent = np.frexp(np.abs(rows).max(axis=1, initial=0.0))[1]
         return np.ldexp(rows, -exponent[:, None]), exponent
 
     def ldexp(self, values: Any, exponents: Any) -> Any:
-        """Return values times two to the power of integers; exact, if they fit."""
+        """Return values times powers of two; exact if the results are in range."""
         return np.ldexp(values, exponents)
 
     def float32_bits(self, values: Any) -> Any:
-        """Return the bits (n,), int64, of numbers, at least 0 and at most float32's."""
+        """Return the bits (n,), int64, of non-negative numbers within float32."""
         values = np.minimum(values, np.finfo(np.float32).max)
         return values.astype(np.float32).view(np.uint32).astype(np.int64)
 
@@ -454,23 +454,23 @@ class NumpyBackend(Backend):
 
 
 def _of_rows(between: Any, rows: np.ndarray, row: Any, codeword: Any) -> Any:
-    """Return what scores stand for, of pairs of some of the rows and codewords."""
+    """Return the exact values behind scores, for pairs of some rows and codewords."""
     return between(rows[row], codeword)
 
 
 def doubtful(norms: Any, distances: Any, form: Any) -> tuple[Any, ...]:
-    """Return which rows may not be sure of their best scores, as `Backend.judged` says.
+    """Return the rows whose best scores may not be sure, as for `Backend.judged`.
 
     Returns
     -------
     few : ndarray of shape (n_few,)
-        The rows.
+        Indices of these rows.
     room : ndarray of shape (n_few,)
-        What two scores of each may differ by and be taken for each other.
+        For each, the difference of two scores up to which either may be the better.
     state : ndarray of shape (n_rows,)
-        In which those are marked that cannot be compared.
+        Marks rows that cannot be compared at all.
     """
-    # NaN is not larger: whatever cannot be compared is looked at.
+    # Comparisons are written so that NaN counts as doubtful.
     margin, state = form.margin, np.zeros(len(norms), np.uint8)
     norms = norms + norms.dtype.type(margin.least)
     sure = distances > norms.dtype.type(margin.share) * norms
@@ -485,7 +485,7 @@ def doubtful(norms: Any, distances: Any, form: Any) -> tuple[Any, ...]:
 
 
 def _smallest_by_bound(scores: np.ndarray, k: int) -> np.ndarray:
-    """Sort only what the k-th smallest of each row bounds."""
+    """Sort only the entries of each row that do not exceed its k-th smallest."""
     bound = np.partition(scores, k - 1, axis=1)[:, k - 1]
     rows, where = np.nonzero(scores <= bound[:, None])
     order = np.lexsort((where, scores[rows, where], rows))

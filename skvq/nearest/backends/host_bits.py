@@ -1,4 +1,4 @@
-"""Words of some bits each, one after the other in bytes; the highest bit first."""
+"""Words of a few bits each, packed into consecutive bytes, highest bits first."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def _loose(widths: Sequence[int]) -> tuple[np.dtype, np.ndarray]:
-    """Return a dtype for the words, high bits first, and which of the bits are kept."""
+    """Return a dtype for the words, high bits first, and which of its bits are kept."""
     word = np.dtype(f">u{next(n for n in (1, 2, 4) if max(widths) <= 8 * n)}")
     ends = 8 * word.itemsize * np.arange(1, len(widths) + 1)
     pairs = zip(ends, widths, strict=True)

@@ -1,4 +1,4 @@
-"""Cells of scalar levels in NumPy's arrays, on threads."""
+"""Cells of scalar levels in NumPy arrays, on threads."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from skvq.nearest.backends import levels
 from skvq.nearest.backends.levels import tile_rows
 from skvq.nearest.threads import map_plain_tiles, scratch
 
-# What an element costs, in multiply-adds, for the choice of threads.
+# Cost of an element in multiply-adds, for the choice of threads.
 _WORK = 40.0
 
 
@@ -22,7 +22,7 @@ def equal_cells(
     def work(begin: int, end: int) -> None:
         codes[begin:end] = levels.equal_cells(be, X[begin:end], cells, dtype)
 
-    # It has some copies of a tile in memory.
+    # The search holds some copies of a tile in memory.
     tile = tile_rows(4 * X.shape[1], len(X))
     map_plain_tiles(lambda: work, len(X), tile, _WORK * X.shape[1])
     return codes

@@ -1,4 +1,4 @@
-"""Sums of table entries by packed codes, and the rows with the smallest of them."""
+"""Scans of packed codes for the rows with the smallest sums of table entries."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -7,37 +7,37 @@ import numpy as np
 
 from skvq.nearest.threads import scratch
 
-# Numbers of a tile: the entries' places of all columns, and sums.
+# Numbers in a tile: the table indices of all columns, and the sums.
 _TILE_ELEMENTS = 2**17
 _MIN_TILE_ROWS, _MAX_TILE_ROWS = 256, 2**14
 _NO_ROW = 2**63 - 1
 
 
 class Best(NamedTuple):
-    """The k best rows of each query so far; infinity and the largest number: none."""
+    """The k best rows of each query; free places hold infinity and the largest int."""
 
     scores: np.ndarray  # (n_queries, k), float64
     rows: np.ndarray  # (n_queries, k), int64
 
     @classmethod
     def none(cls, n_queries: int, k: int) -> "Best":
-        """Return what there is at first."""
+        """Return the start, in which all places are free."""
         shape = n_queries, k
         return cls(np.full(shape, np.inf), np.full(shape, _NO_ROW, np.int64))
 
 
 class Column(NamedTuple):
-    """Where the codes of a column are in the bytes of a row."""
+    """The place of a column's codes in the bytes of a row."""
 
-    begin: int  # the first bit; the highest of a byte is its first
-    width: int  # bits
-    size: int  # codes are below
-    start: int  # of its table in the tables of all columns
+    begin: int  # the first bit, counted from the highest of the first byte
+    width: int  # number of bits
+    size: int  # bound of the codes
+    start: int  # begin of its entries in the table of all columns
 
     def codes(self, byte: Callable[[int], np.ndarray]) -> np.ndarray:
-        """Return the codes, given a function that returns a byte of all rows."""
+        """Return the codes, given a function that returns a byte for all rows."""
         first, end = self.begin // 8, -(-(self.begin + self.width) // 8)
-        if first == end:  # no bits of any byte: there is one codeword
+        if first == end:  # a single codeword takes no bits
             return np.zeros(1, np.uint8)
         found = byte(first)
         if end > first + 1:
@@ -51,7 +51,7 @@ class Column(NamedTuple):
 
 
 def columns_of(sizes: Sequence[int]) -> tuple[Column, ...]:
-    """Return where columns are, one after the other, in as few bits as each needs."""
+    """Return the places of columns that follow each other in as few bits as needed."""
     columns, begin, start = [], 0, 0
     for size in sizes:
         width = (size - 1).bit_length()
@@ -61,16 +61,16 @@ def columns_of(sizes: Sequence[int]) -> tuple[Column, ...]:
 
 
 def check_codes(codes: Any, byte: Callable[[int], np.ndarray], first: int) -> None:
-    """Raise unless all codes of some rows, and the bits after them, are as packed.
+    """Raise unless the codes of some rows, and the padding after them, are valid.
 
     Parameters
     ----------
     codes : Packed
-        What they are of.
+        The codes that they belong to.
     byte : callable
-        Returns a byte of all rows.
+        Returns a byte for all rows.
     first : int
-        The number of the first row.
+        Number of the first row.
     """
     unused = -codes.n_bits % 8
     if unused:
@@ -83,7 +83,7 @@ def check_codes(codes: Any, byte: Callable[[int], np.ndarray], first: int) -> No
             )
     for j, column in enumerate(codes.columns):
         if column.size == 1 << column.width:
-            continue  # these bits can't say too large a code
+            continue  # these bits cannot hold a code that is too large
         found = column.codes(byte)
         bad = np.flatnonzero(found >= column.size)
         if bad.size:
@@ -97,7 +97,7 @@ def check_codes(codes: Any, byte: Callable[[int], np.ndarray], first: int) -> No
 def scan_rows(
     codes: Any, tables: np.ndarray, best: Best, start: int, stop: int
 ) -> None:
-    """Let some rows into the best, which are sorted; see `NumpyBackend.scanner`."""
+    """Let rows start..stop compete for the best, sorted; see `NumpyBackend.scanner`."""
     n_columns, dtype = len(codes.columns), tables.dtype
     most = _TILE_ELEMENTS // (n_columns + 3)
     most = min(max(most, _MIN_TILE_ROWS), _MAX_TILE_ROWS)
@@ -122,7 +122,7 @@ def scan_rows(
             for place in places[1:]:
                 np.take(table, place, out=part, mode="clip")
                 sums += part
-            # Two roundings, as the compiled library has them.
+            # Product and sum are rounded separately, as in the compiled library.
             if factor is not None:
                 sums *= factor
             if offset is not None:
@@ -131,7 +131,7 @@ def scan_rows(
 
 
 def _let_in(sums: np.ndarray, first: int, scores: np.ndarray, rows: np.ndarray) -> None:
-    """Let rows, which come after those that are there, into the best of a query."""
+    """Let rows, which follow those seen, compete for the best of one query."""
     k = len(scores)
     near = np.flatnonzero(sums < scores[-1])
     if not near.size:
@@ -142,4 +142,4 @@ def _let_in(sums: np.ndarray, first: int, scores: np.ndarray, rows: np.ndarray) 
     order = np.argsort(found, kind="stable")[:k]
     rows[:] = np.append(rows, near + first)[order]
     scores[:] = found[order]
-    scores += 0.0  # -0 is 0
+    scores += 0.0  # turns -0 into 0

@@ -1,10 +1,10 @@
-"""CUDA kernels of the engine on CuPy, as their source.
+"""CUDA sources of the engine's kernels for CuPy.
 
-T is the type of the numbers, TOP a number above all scores.  Pieces of a kernel that
-depend on a size are compiled for it: the constants stand in capitals.
+T is the type of the numbers and TOP a number above all scores.  Kernels that depend on
+sizes are compiled for them: these constants stand in capitals.
 
-They were written without a device at hand.  The tests compile them for the CPU and run
-them thread by thread, which shows that they are right, and not how fast they are.
+The kernels were written without a device at hand.  The tests compile them for the CPU
+and run them thread by thread, which shows that they are right, not how fast they are.
 """
 
 import importlib
@@ -251,22 +251,22 @@ _SOURCES = {
     "add_cells": _ADD,
 }
 C_TYPES = {"float32": "float", "float64": "double"}
-# Above all scores, which the search keeps below the range of their dtype.
+# Numbers above all scores, which the search keeps within the range of their dtype.
 TOP = {"float32": 3.4e38, "float64": 1.7e308}
 
 
 def source(name: str, dtype: str, **constants: int | str) -> str:
-    """Return the source of a kernel for a dtype, its constants defined.
+    """Return the source of a kernel for a dtype, with its constants defined.
 
     Parameters
     ----------
     name : str
-        One of the kernels.
+        The name of the kernel.
     dtype : {"float32", "float64"}
-        That of its numbers.
+        The dtype of its numbers.
     **constants : int or str
-        GROUP of "smallest"; W, ROWS, FOURS (whether four numbers of the table are read
-        at once) and ALIGNED (whether of the rows, too) of "product".
+        GROUP for "smallest"; for "product" W, ROWS, FOURS (whether four numbers of the
+        table are read at once) and ALIGNED (whether four numbers of the rows are).
     """
     defined = {
         "T": C_TYPES[dtype],
@@ -279,6 +279,6 @@ def source(name: str, dtype: str, **constants: int | str) -> str:
 
 @cache
 def kernel(name: str, dtype: str, **constants: int | str) -> Any:
-    """Return a kernel, as `source` gives it, ready to be called; compiled once."""
+    """Return the kernel that `source` describes, compiled once and ready to call."""
     cupy = importlib.import_module("cupy")
     return cupy.RawKernel(source(name, dtype, **constants), name)

@@ -1,11 +1,11 @@
 """Cells of scalar levels, lengths and running sums, by the array API standard.
 
-The same cells from the same edges as `host_levels` finds, evaluated in the same order,
-so that codes are equal at the edges also.  Tables and ranges are made ready on the
-host; rows are taken a tile at a time, and stay on their device.
+This finds the same cells from the same edges as `host_levels`, evaluated in the same
+order, so that codes agree at the edges too.  Tables and ranges are prepared on the
+host; rows are taken a tile at a time and stay on their device.
 
-The standard has no access to the bits of a float.  Powers of two stand for it: they are
-looked up in a table, by the search that finds the cells, and products with them are
+The standard gives no access to the bits of a float.  Powers of two replace them: they
+are looked up in a table by the search that finds cells, and products with them are
 exact.
 """
 
@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-# Elements of a tile: a dozen calls into NumPy cost little beside their work on it, and
-# what they hand on is still in a cache of 1 MB (benchmarks/fixed.py).
+# Elements in a tile: many enough that a dozen calls into NumPy cost little, and few
+# enough that intermediate results stay in a cache of 1 MB (benchmarks/fixed.py).
 _TILE_ELEMENTS = 2**16
 
 
 def tile_rows(n_columns: int, n_rows: int = _TILE_ELEMENTS) -> int:
-    """Return the rows of a tile that stays in cache, no more than there are."""
+    """Return the number of rows in a tile that stays in cache, at most n_rows."""
     return max(1, min(n_rows, _TILE_ELEMENTS // max(1, n_columns)))
 
 
@@ -32,10 +32,10 @@ def tile_rows(n_columns: int, n_rows: int = _TILE_ELEMENTS) -> int:
 
 @dataclass(frozen=True)
 class EqualCells:
-    """Each column's [low, high) cut in equal cells.
+    """Each column's [low, high) cut into equal cells.
 
     Edge j is ``low + j * (high - low) / V``, evaluated in float64 in this order, which
-    makes the edges of integer and decimal grids exact; values beyond the range belong
+    makes the edges of integer and decimal grids exact.  Values beyond the range belong
     to the end cells.
 
     Parameters
@@ -43,7 +43,7 @@ class EqualCells:
     low, high : ndarray of float64, shape (n_columns,)
         The range.  Where it is empty, every value is in the first cell.
     sizes : tuple of int
-        V of each column.
+        Number of cells V of each column.
     """
 
     low: np.ndarray
@@ -51,7 +51,7 @@ class EqualCells:
     sizes: tuple[int, ...]
 
     def __getstate__(self) -> dict[str, Any]:
-        # What follows from these is found again.
+        # Everything else follows from these.
         return {"low": self.low, "high": self.high, "sizes": self.sizes}
 
     @cached_property
@@ -61,28 +61,28 @@ class EqualCells:
 
     @cached_property
     def last(self) -> np.ndarray:
-        """The last cell that values of each column are in."""
+        """The last cell of each column that can hold values."""
         return np.where(self.width > 0, np.asarray(self.sizes) - 1.0, 0.0)
 
     @cached_property
     def per_unit(self) -> np.ndarray:
-        """How many cells of each column there are to the unit."""
+        """The number of cells per unit in each column."""
         with np.errstate(over="ignore"):  # infinite where the range must be scaled
             width = self.width
             cut = (width > 0) & (np.asarray(self.sizes) > 1)
             return np.divide(self.sizes, width, out=np.zeros_like(width), where=cut)
 
     def doubt(self, dtype: Any) -> float:
-        """Bound the rounding of a place, in cells, on twice its worst."""
+        """Return twice the worst rounding error of a value's place, in cells."""
         largest = np.maximum(np.abs(self.low), np.abs(self.high))
         errors = largest * self.per_unit + 4.0 * np.asarray(self.sizes)
         return float(np.finfo(dtype).eps * errors.max())
 
     def start(self, dtype: Any) -> np.ndarray:
-        """Return from where on cells are counted: below the range, by the doubt.
+        """Return the origin from which cells are counted: below the range by the doubt.
 
-        No value then comes out above its cell, and none more than one below it, unless
-        cells are narrower than numbers are apart.
+        No value is then placed above its cell, and none more than one cell below,
+        unless cells are narrower than the spacing of numbers.
         """
         per_cell = self.per_unit
         return self.low + np.divide(
@@ -93,7 +93,7 @@ class EqualCells:
         )
 
     def precision(self, dtype: np.dtype) -> Any:
-        """Return the dtype to compute cells in; None: scaled, nothing else will do."""
+        """Return the dtype to compute cells in; None if only scaling will do."""
         per_cell = self.per_unit
         per_cell = per_cell[per_cell > 0]
         largest = max(np.abs(self.low).max(), np.abs(self.high).max())
@@ -105,10 +105,10 @@ class EqualCells:
 
     @cached_property
     def scaled(self) -> tuple[np.ndarray, "EqualCells"]:
-        """A power of two for each column, and the cells of columns times it.
+        """A power of two for each column, and the cells of the columns times it.
 
-        At most 1 in absolute value, nothing overflows, and denormal ranges are cut as
-        finely as any.  The scaling itself is exact.
+        With absolute values of at most 1, nothing overflows, and denormal ranges are
+        cut as finely as any.  The scaling itself is exact.
         """
         largest = np.maximum(np.abs(self.low), np.abs(self.high))
         factor = np.ldexp(1.0, -np.clip(np.frexp(largest)[1], -1000, 1024))
@@ -130,21 +130,21 @@ def equal_cells(be: Any, X: Any, cells: EqualCells, dtype: Any) -> Any:
     def work(x: Any) -> Any:
         x = be.cast(x, np.float64) * factor
         place = (x - start) * per_cell
-        # Written so that a product of infinity and zero is in the first cell.
+        # This form puts NaN, from infinity times zero, into the first cell.
         place = xp.where(place > 0, xp.minimum(place, last), xp.zeros_like(place))
         upper = xp.floor(place) + 1.0
         below = be.cast(x < low + upper * width / size, np.float64)
         return be.cast(xp.minimum(upper - below, last), dtype)
 
-    with np.errstate(over="ignore", invalid="ignore"):  # array-api-strict's, NumPy's
+    with np.errstate(over="ignore", invalid="ignore"):  # for array-api-strict and NumPy
         return be.map_rows(X, 6 * X.shape[1], work)
 
 
 class Edges:
-    """The edges of all columns, in which a binary search is done at once.
+    """The edges of all columns, for one binary search over all values at once.
 
-    The edges are filled up with infinities, which nothing reaches, to one less than a
-    power of two: the steps are the same for all values, and there is no branch.
+    The edges are padded with infinities, which nothing reaches, to one less than a
+    power of two: the steps are then the same for all values, without branches.
     """
 
     def __init__(self, be: Any, edges: Sequence[np.ndarray]) -> None:
@@ -158,7 +158,7 @@ class Edges:
         self._begins = be.send(width * np.arange(len(edges)))
 
     def __call__(self, x: Any) -> Any:
-        """Return the numbers of edges reached, int64, of the shape of x."""
+        """Return how many edges each value has reached, int64, in the shape of x."""
         be = self.be
         found = be.xp.zeros_like(x, dtype=be.xp.int64)
         for level in reversed(range(self._depth)):
@@ -198,12 +198,12 @@ def level_sums(
 
 # -- powers of two, and the bits of numbers --------------------------------------------
 
-# 2**k is at k + _ZERO: half of any exponent of a float64.
+# 2**k is at index k + _ZERO, for k up to half the exponent of any float64.
 _ZERO = 540
 _POWERS = np.ldexp(1.0, np.arange(-_ZERO, _ZERO + 1))
-# Powers of two from the smallest float64 on: so many are reached by a number.
+# Powers of two from the smallest float64 on; how many a number reaches is its exponent.
 _ALL_POWERS = np.ldexp(1.0, np.arange(-1074, 1024))
-# The same of normal float32: what is reached is the exponent as it is stored.
+# The same for normal float32: the number reached is the exponent as it is stored.
 _FLOAT32_POWERS = np.ldexp(1.0, np.arange(-126, 128))
 _MANTISSA = 2**23
 
@@ -218,10 +218,10 @@ def scaled_rows(be: Any, rows: Any) -> tuple[Any, Any]:
 
 
 def ldexp(be: Any, values: Any, exponents: Any) -> Any:
-    """Return values times two to the power of exponents; exact, as far as they fit."""
+    """Return values times powers of two; exact if the results are in range."""
     table = be.send(_POWERS)
     half = be.xp.floor_divide(exponents, be.xp.full_like(exponents, 2))
-    # In two steps, since 2**1073 alone overflows.
+    # Two steps are needed, since 2**1073 alone overflows.
     values = values * be.look_up(table, half + _ZERO)
     return values * be.look_up(table, exponents - half + _ZERO)
 
@@ -238,7 +238,7 @@ def float32_bits(be: Any, values: Any) -> Any:
 
 
 def from_float32_bits(be: Any, bits: Any) -> Any:
-    """Return the numbers of such bits; see `Backend.from_float32_bits`."""
+    """Return the numbers that have these bits; see `Backend.from_float32_bits`."""
     xp, stored = be.xp, bits // _MANTISSA
     exponent = xp.where(stored > 0, stored, xp.ones_like(stored))
     units = be.cast(bits - (exponent - 1) * _MANTISSA, np.float64)
@@ -249,10 +249,10 @@ def from_float32_bits(be: Any, bits: Any) -> Any:
 
 
 def running(be: Any, x: Any, add: Callable[[Any, Any], Any]) -> Any:
-    """Return what the first 1, 2, ... entries of each row are together.
+    """Return the combination of the first 1, 2, ... entries of each row.
 
-    Column by column: not all libraries have running products, and in this order they
-    round as NumPy's do.
+    It goes column by column: not all libraries have running products, and this order
+    rounds as NumPy does.
     """
     columns = [x[:, k] for k in range(x.shape[1])]
     return be.xp.stack(list(accumulate(columns, add)), axis=1)

@@ -1,7 +1,7 @@
-"""The host, with the compiled library: searches and sums in one pass over the rows.
+"""The host backend with the compiled library: searches and sums in one pass over rows.
 
-The library (`skvq/nearest/native`) knows nothing of Python: it is given addresses.
-What belongs to a table is packed once, by `NativeBackend.sent`, and kept with it.
+The library (`skvq/nearest/native`) knows nothing of Python: it is passed addresses.
+`NativeBackend.sent` packs the data of a table once, and they are kept with it.
 """
 
 import ctypes
@@ -19,23 +19,23 @@ from skvq.nearest.backends.native_trellis import NativeTrellisSearch
 from skvq.nearest.native import TYPES, sources_of
 from skvq.nearest.threads import scratch
 
-# The library's numbers of types, of dtypes in the order of this machine's bytes.
+# The library's type numbers for dtypes in the byte order of this machine.
 _TYPES = {np.dtype(name): number for name, number in TYPES.items()}
 
-# Multiply-adds of a call into the library: a few milliseconds, so that an interrupt is
-# not waited for, and many times what a call costs.
+# Multiply-adds in a call into the library: a few milliseconds, so that interrupts are
+# handled soon, and many times the cost of a call.
 _CALL_WORK = 2**27
 _MAX_CALL_ROWS = 2**17
 
-# So narrow rows are compared by the squared differences themselves, which are exact as
-# they stand and cost no more there than a product and the centre.
+# Up to this width, rows are compared by the squared differences themselves.  These are
+# exact and cost no more at that width than products and a centre.
 _DIRECT = 2
 
-# Products of codewords are looked up where all of them take no more bytes.
+# Products of codewords are looked up if all of them take at most this many bytes.
 _PRODUCT_BYTES = 2**26
 _MOST_TABLES = 64
-# What the products that a sum looks up cost for each codeword, in multiply-adds.  Most
-# of them are those of the sum before.
+# Cost per codeword, in multiply-adds, of the products that a sum looks up.  Most of
+# them are those of the sum before.
 _LOOK_UP = 24
 
 
@@ -142,18 +142,18 @@ class _Pairs(NamedTuple):
 
     pairs: _PairsStruct
     arrays: tuple[Any, ...]
-    stages: list[Any]  # of the scores that a row has alone
+    stages: list[Any]  # for the scores that depend on the row
     starts: np.ndarray
     slack: float
     least: float
 
 
 class _LookUps(NamedTuple):
-    """Addresses of what the tables of a beam search look up."""
+    """Addresses of the data that a beam search looks up."""
 
     products: list[
         Any
-    ]  # for each, those of the codewords of the tables before with its own
+    ]  # for each table, products of its codewords with those before it
     rows: np.ndarray  # the tables
     arrays: list[Any]
 
@@ -162,12 +162,12 @@ class _Book(NamedTuple):
     """Tables of one shape, packed for the library."""
 
     codebook: _Codebook
-    arrays: tuple[Any, ...]  # whose addresses it holds
+    arrays: tuple[Any, ...]  # keeps the memory behind the addresses
     scratch_bytes: int
     dtype: np.dtype
     n_tables: int
-    code_dtype: np.dtype  # the narrowest that holds all codes
-    # Where codewords of the first table are among the distinct ones; None: all are.
+    code_dtype: np.dtype  # the narrowest dtype that holds all codes
+    # Index of each codeword of the first table among the distinct ones; None: its own.
     place: np.ndarray | None
 
 
@@ -180,14 +180,14 @@ class _Panels(NamedTuple):
 
 
 class NativeBackend(NumpyBackend):
-    """The host, where the library was built."""
+    """The host, with the compiled library."""
 
     group: Any
 
     is_compiled = True
 
     def fingerprint(self) -> str:
-        """Return what the bits of results depend on, in words."""
+        """Return, in words, what the bits of results depend on."""
         return f"the compiled engine {self._sources} and {super().fingerprint()}"
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -211,7 +211,7 @@ class NativeBackend(NumpyBackend):
             ("unit", ctypes.c_int32, [ctypes.c_int32]),
             ("choose_scratch", integer, [pointer, integer, integer]),
             ("choose", None, [pointer] * 4),
-            ("look_up", None, [pointer] * 4),
+            ("choose_by_look_up", None, [pointer] * 4),
             ("errors", None, [pointer, integer, integer, *[pointer] * 3]),
             ("extend", None, [*[integer] * 4, *[pointer] * 4]),
             ("advance", None, [pointer, integer, integer, integer, *[pointer] * 5]),
@@ -245,13 +245,13 @@ class NativeBackend(NumpyBackend):
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What tells this backend's tables from those of others."""
+        """A key that distinguishes this backend's tables from those of others."""
         return ("native",)
 
-    # -- tables and rows as the library takes them -----------------------------------
+    # -- tables and rows in the form of the library ----------------------------------
 
     def sent(self, form: Any, kind: str = "") -> Any:
-        """Return a form with what the library takes."""
+        """Return a form with the data that the library takes."""
         pack = getattr(self, f"_packed_{kind}", None)
         return form if pack is None else form._replace(packed=pack(form))
 
@@ -281,7 +281,7 @@ class NativeBackend(NumpyBackend):
             exact=_joined([table.exact for table in tables]),
             direct=direct,
             resolves=plain,
-            # Unit rows have a rounding of their own, and half the distance.
+            # Unit rows have their own rounding, and half the distance.
             halved=one.rounded > 0,
             rounded=one.rounded,
             near=one.near,
@@ -320,9 +320,9 @@ class NativeBackend(NumpyBackend):
         return stage, arrays
 
     def _products(self, rows: np.ndarray, others: Any, padded: int) -> list[Any]:
-        """Return the products (n, padded) of rows of each of others with a table's."""
+        """Return the products (n, padded) of each of others with a table's rows."""
         wide = rows.astype(np.float64)
-        # Scores without constants, negative: chains that no BLAS has a part in.
+        # Scores without constants, negated; no BLAS takes part in these chains of sums.
         plain, _kept = self._panels(wide, np.zeros(len(rows)), wide)
         found = []
         for other in others:
@@ -342,9 +342,10 @@ class NativeBackend(NumpyBackend):
         return found
 
     def products(self, search: Any, stages: list[Any], tables: Any) -> Any:
-        """Return what the tables of a beam search look up; None: nothing.
+        """Return the data that a beam search looks up; None if it does not.
 
-        Whether anything is does not depend on the rows, nor do codes on other rows.
+        The choice depends on the tables alone, so that codes do not depend on other
+        rows.
         """
         rows = [stage.rows for stage in stages]
         sizes = [len(each) for each in rows]
@@ -370,7 +371,7 @@ class NativeBackend(NumpyBackend):
         return tables.form(("products", search.dtype, self.key), make)
 
     def pairs(self, factors: list[Any]) -> Any:
-        """Return the products of all codewords; None if they are too many to keep."""
+        """Return the products of all codewords; None if they take too much memory."""
         dtype, n_tables = factors[0].rows.dtype, len(factors)
         sizes = np.array([len(factor.rows) for factor in factors], np.int64)
         unit = self.library.skvq_panel(TYPES[dtype.name])
@@ -414,7 +415,7 @@ class NativeBackend(NumpyBackend):
         dtype, n_tables = weights[0].dtype, len(weights)
         width, size = weights[0].shape[0] - 1, weights[0].shape[1]
         padded = -(-size // self.group) * self.group
-        # Eight lanes are read where a group is narrower.
+        # Where a group is narrower, eight lanes are read all the same.
         groups = np.zeros(n_tables * padded * width + 8, dtype)
         constants = np.full(n_tables * padded + 8, np.inf, dtype)
         for j, each in enumerate(map(np.ascontiguousarray, weights)):
@@ -470,12 +471,12 @@ class NativeBackend(NumpyBackend):
 
     @staticmethod
     def rows(x: np.ndarray) -> tuple[_Rows, np.ndarray]:
-        """Return rows as the library takes them, and the array that must stay."""
+        """Return rows in the form of the library, and the array to keep alive."""
         if x.dtype == np.bool_:
             x = x.view(np.uint8)
         number = _TYPES.get(x.dtype)
         if number is None:
-            # A copy of a tile alone.
+            # Only a tile is copied.
             native = x.dtype.newbyteorder("=")
             x = x.astype(native if native in _TYPES else np.float64)
             number = _TYPES[x.dtype]
@@ -489,17 +490,17 @@ class NativeBackend(NumpyBackend):
     # -- one table, and tables of subspaces ------------------------------------------
 
     def rows_at_a_time(self, n_features: int, n_codewords: int) -> int:
-        """Return how many rows a thread takes of a search at a time."""
+        """Return how many rows of a search a thread takes at a time."""
         return self.product_rows_at_a_time(n_features * n_codewords)
 
     def product_rows_at_a_time(self, work: float) -> int:
-        """Return the same of a search in subspaces."""
+        """Return the same for a search in subspaces."""
         return max(16, min(_CALL_WORK // max(1, int(work)), _MAX_CALL_ROWS))
 
     def nearest_rows(
         self, x: Any, form: Any, metric: str, dtype: np.dtype, distances: bool
     ) -> tuple[Any, ...]:
-        """Return codes and state of a tile of rows, and distances if asked for."""
+        """Return codes and state of a tile of rows, and distances if wanted."""
         if metric == "cosine":
             x = self._unit_rows(x, scratch("unit rows", x.shape, dtype))
         book, here = form.packed, metric != "inner_product"
@@ -513,7 +514,7 @@ class NativeBackend(NumpyBackend):
         return code, state[0], found
 
     def unit_rows(self, x: Any) -> Any:
-        """Return rows divided by their norms; those of zeros become NaN."""
+        """Return rows divided by their norms; zero rows become NaN."""
         if x.dtype not in (np.float32, np.float64):
             return super().unit_rows(x)
         return self._unit_rows(x, np.empty(x.shape, x.dtype))
@@ -529,7 +530,7 @@ class NativeBackend(NumpyBackend):
         return units
 
     def most_run_scores(self, n_codewords: int) -> int:
-        """Return the most scores of a row in a run of subspaces: there is no limit."""
+        """Return that the scores of a row in a run of subspaces have no limit."""
         return 2**62
 
     def product_tile(self, x: Any, dtype: np.dtype) -> Any:
@@ -537,7 +538,7 @@ class NativeBackend(NumpyBackend):
         return x
 
     def argmin_run(self, x: Any, run: Any) -> tuple[Any, Any]:
-        """Return codes (n_rows, m) in consecutive subspaces, and which are not sure."""
+        """Return codes (n_rows, m) in consecutive subspaces, and their state."""
         book = run.packed
         codes, state, *_ = self._search(
             x[:, run.start : run.stop], book, book.code_dtype
@@ -576,13 +577,13 @@ class NativeBackend(NumpyBackend):
         return codes, state, found, own
 
     def row_sums(self, x: Any) -> Any:
-        """Return sums along the last axis, as float64; no linear algebra."""
+        """Return sums along the last axis, as float64, without linear algebra."""
         return np.sum(x, axis=-1, dtype=np.float64)
 
     # -- sums of codewords -----------------------------------------------------------
 
     def residuals(self, x: Any, n_sums: int, search: Any) -> Any:
-        """Return what so many empty sums leave of a tile of rows."""
+        """Return the residuals of a tile of rows after n_sums empty partial sums."""
         if search.products is not None:
             return _LookedUp(self, x, search)
         return _Residuals(self, x, n_sums, search)
@@ -590,11 +591,11 @@ class NativeBackend(NumpyBackend):
     def sums(
         self, x: Any, factors: list[Any], centre: list[Any], search: Any
     ) -> "Sums":
-        """Return sums of codewords for a tile of rows, to be improved."""
+        """Return one sum of codewords per row of a tile, to be improved."""
         return _Sums(self, x, factors, centre, search)
 
     def move(self, x: np.ndarray, codewords: Any, codes: Any, sign: int) -> None:
-        """Add codewords, times 1 or -1, to rows where they are."""
+        """Add codewords, times 1 or -1, to rows in place."""
         codes = np.ascontiguousarray(codes, np.int64)
         self.library.skvq_move(
             TYPES[x.dtype.name],
@@ -606,18 +607,18 @@ class NativeBackend(NumpyBackend):
         )
 
     def trellis_search(self, form: Any) -> Any:
-        """Return what finds paths through a trellis."""
+        """Return an object that finds paths through a trellis."""
         return NativeTrellisSearch(self.library, form)
 
     # -- cells of scalar levels ------------------------------------------------------
 
     def equal_cells(self, X: Any, cells: EqualCells, dtype: Any) -> Any:
-        """Return the cells (n_rows, n_columns) of floating X in equal cells."""
+        """Return the cells (n_rows, n_columns) of floating X among equal cells."""
         found = native_levels.equal_cells(self, X, cells, dtype)
         return super().equal_cells(X, cells, dtype) if found is None else found
 
     def edges(self, edges: Sequence[np.ndarray]) -> Any:
-        """Return edges of columns, each ascending, as `cells_between` takes them."""
+        """Return the ascending edges of columns in the form that searches take."""
         is_wide = edges[0].itemsize > 8
         return super().edges(edges) if is_wide else native_levels.Edges(self, edges)
 
@@ -630,13 +631,13 @@ class NativeBackend(NumpyBackend):
     # -- packed codes ----------------------------------------------------------------
 
     def scanner(self, codes: Any, tables: Any) -> Any:
-        """Return what makes what lets rows of packed codes into the best so far."""
+        """Return an object that lets rows of packed codes compete for the best."""
         if native_scan.takes(codes):
             return native_scan.Scanner(self.library, codes, tables)
         return super().scanner(codes, tables)
 
     def pack_words(self, words: Any, widths: Sequence[int], row_aligned: bool) -> Any:
-        """Return words as bytes, each in so many bits, the highest bits first."""
+        """Return words packed into bytes, each in so many bits, highest bits first."""
         if not words.dtype.isnative:
             words = words.astype(words.dtype.newbyteorder("="))
         (n, m), n_bits = words.shape, sum(widths)
@@ -685,7 +686,7 @@ class NativeBackend(NumpyBackend):
     def added_up(
         self, rows: np.ndarray, codes: Any, n_codewords: Any, weights: Any
     ) -> tuple[Any, ...]:
-        """Return float64 sums and counts by code, added up in the order of the rows."""
+        """Return float64 sums and counts by code, added in the order of the rows."""
         d = rows.shape[1]
         sums, counts = np.zeros((n_codewords, d)), np.zeros(n_codewords)
         codes = np.ascontiguousarray(codes, np.int64)
@@ -706,19 +707,19 @@ class NativeBackend(NumpyBackend):
 
 
 def _addresses(arrays: list[Any]) -> np.ndarray:
-    """Return where arrays are."""
+    """Return the addresses of arrays."""
     return np.array([each.ctypes.data for each in arrays], np.uintp)
 
 
 def _joined(arrays: list[Any]) -> np.ndarray:
-    """Return arrays one after the other."""
+    """Return the concatenation of arrays."""
     return np.ascontiguousarray(arrays[0] if len(arrays) == 1 else np.stack(arrays))
 
 
 def _judged(
     best: Any, second: Any, norms: Any, distances: Any, form: Any
 ) -> np.ndarray:
-    """Return the state of the rows, as `Backend.judged` says."""
+    """Return the state of the rows, as for `Backend.judged`."""
     few, room, state = doubtful(norms, distances, form)
     near = ~(second[few] > best[few] + room)
     state[few[near]] = DOUBTFUL
@@ -726,7 +727,7 @@ def _judged(
 
 
 class _Residuals:
-    """What partial sums have left of a tile of rows, (n * b, d), in scratch memory."""
+    """Residuals of a tile of rows after partial sums, (n * b, d), in scratch memory."""
 
     def __init__(self, be: NativeBackend, x: Any, n_sums: int, search: Any) -> None:
         self.be, self.b, self.dtype = be, n_sums, search.dtype
@@ -745,17 +746,17 @@ class _Residuals:
         return scratch(name, (self.n * self.b, self.d), self.dtype)
 
     def subtract(self, rows: Any, codes: Any) -> None:
-        """Take codewords, by codes (n, b), from the residuals."""
+        """Subtract codewords, by codes (n, b), from the residuals."""
         self.be.move(self.rest, rows, codes.reshape(-1), -1)
         self.known = None
 
     def shift(self, centre: Any) -> None:
-        """Take a centre from all of them."""
+        """Subtract a centre from all residuals."""
         self.rest -= centre
         self.known = None
 
     def norms(self) -> np.ndarray:
-        """Return their squared norms (n, b), as float64."""
+        """Return the squared norms (n, b) of the residuals, as float64."""
         if self.known is None:
             squares = np.einsum("ij,ij->i", self.rest, self.rest)
             self.known = squares.reshape(self.n, self.b).astype(np.float64)
@@ -764,7 +765,8 @@ class _Residuals:
     def choose(self, loss: Any, stage: Any) -> tuple[Any, Any, Any]:
         """Return sum and codeword of the best candidates, and state of the rows.
 
-        Of several, in the order of sums and codewords, but after the last table.
+        If several are chosen they are in the order of sums and codewords, except after
+        the last table.
         """
         plain = loss is None and stage.bias is None
         if self.b == stage.width == 1 and plain:
@@ -776,10 +778,10 @@ class _Residuals:
         self.most = costs.max(axis=1)
         if loss is not None:
             costs = costs + loss / (stage.weight + stage.ahead)
-        # Narrow rows are added up in long columns.
+        # Narrow rows are summed along long columns.
         costs = np.asfortranarray(costs)
         least, reach = costs.min(axis=1), self._reach()
-        # Beside the best of all, the second says how sure it is.
+        # Beside the best candidate, the second tells how sure it is.
         width = min(max(2, stage.width), self.b * len(stage.rows))
         self.settled = plain and stage.ahead > 0 and stage.width > 1
         parent, code = (np.empty((self.n, width), np.int64) for _ in range(2))
@@ -802,14 +804,14 @@ class _Residuals:
         return parent[:, :1], code[:, :1], state
 
     def _reach(self) -> np.ndarray:
-        """Return what the rounding of scores is a share of."""
+        """Return the quantity to which the rounding of scores is relative."""
         return self.most
 
     def _find(self, stage: Any, choice: Any) -> None:
         self._call("choose", stage, choice, self.rest.ctypes.data)
 
     def _call(self, name: str, stage: Any, *arguments: object) -> None:
-        """Call a function of the library, with scratch memory."""
+        """Call a function of the library with scratch memory."""
         library, packed = self.be.library, ctypes.byref(stage.packed.stage)
         size = library.skvq_choose_scratch(packed, self.b, _MOST_TABLES)
         given = (
@@ -828,7 +830,7 @@ class _Residuals:
         return np.zeros_like(codes), codes, state[0]
 
     def advance(self, parent: Any, code: Any, stage: Any) -> None:
-        """Put the residuals of the chosen sums in place of those before."""
+        """Replace the residuals by those of the chosen sums."""
         before, self.b, old = self.b, parent.shape[1], self.rest
         self.turn = 1 - self.turn
         self.rest = self._memory()
@@ -846,11 +848,11 @@ class _Residuals:
             self.rest.ctypes.data,
             None if norms is None else norms.ctypes.data,
         )
-        # Of one sum, the distance that its choice has found: good enough to go on.
+        # With one sum, the distance that its choice has found is good enough to go on.
         self.known = self.found if one and stage.ahead else norms
 
     def doubtful(self, stage: Any) -> np.ndarray:
-        """Return the state of the rows of which several sums were chosen."""
+        """Return the state of rows for which several sums were chosen."""
         margin, best = stage.margin, self.norms().min(axis=1)
         few = margin.left * self.most if self.settled else margin.coarse * self._reach()
         sure = (best > few + margin.least) & (self.most < np.inf)
@@ -858,7 +860,7 @@ class _Residuals:
 
 
 class _LookedUp(_Residuals):
-    """Sums as their codes, int32 (n, b, j): products of codewords are looked up."""
+    """Sums in the form of their codes, int32 (n, b, j): products are looked up."""
 
     def __init__(self, be: NativeBackend, x: Any, search: Any) -> None:
         super().__init__(be, x, 1, search)
@@ -871,7 +873,7 @@ class _LookedUp(_Residuals):
         return _PartialSums(j, *(each.ctypes.data for each in pointers))
 
     def norms(self) -> Any:
-        """Return the squared norms (n, b) of what the sums leave, as float64."""
+        """Return the squared norms (n, b) of the residuals, as float64."""
         if self.known is None:
             self.known = np.empty((self.b, self.n)).T
             where = self._paths(), self.known.ctypes.data
@@ -884,16 +886,16 @@ class _LookedUp(_Residuals):
         return self._choose_few(loss, stage, loss is None and stage.bias is None)
 
     def _reach(self) -> Any:
-        # Products with the row, not with what is left of it; and costs may have been
-        # found from them.
+        # Scores hold products with the row, not with its residual, and costs may have
+        # been computed from them.
         self.largest = np.maximum(self.largest, self.most)
         return 2 * (self.largest if self.rough else np.sqrt(self.largest * self.most))
 
     def _find(self, stage: Any, choice: Any) -> None:
-        self._call("look_up", stage, choice, self._paths())
+        self._call("choose_by_look_up", stage, choice, self._paths())
 
     def advance(self, parent: Any, code: Any, stage: Any) -> None:
-        """Put the chosen sums in place of those before."""
+        """Replace the sums by those chosen."""
         before, self.b = self.b, parent.shape[1]
         old, j = self.codes, self.codes.shape[2]
         self.codes = np.empty((self.n, self.b, j + 1), np.int32)
@@ -901,13 +903,13 @@ class _LookedUp(_Residuals):
         arrays = (old, parent, code, self.codes)
         pointers = (each.ctypes.data for each in arrays)
         self.be.library.skvq_extend(self.n, before, j, self.b, *pointers)
-        # From the rows for the last table, of whose choice more is asked.
+        # The last table computes from the rows, since more is asked of its choice.
         self.rough = self.settled and j + 2 < len(self.products.products)
         self.known = self.found if self.rough else None
 
 
 class _Sums(Sums):
-    """What sums of codewords leave of a tile of rows, in scratch memory."""
+    """Residuals of a tile of rows for sums of codewords, in scratch memory."""
 
     def __init__(
         self, be: Backend, x: Any, factors: Any, centre: list[Any], search: Any
@@ -939,11 +941,11 @@ class _Sums(Sums):
                 )
         found = np.stack(codes, axis=1).astype(np.int64, copy=False)
         steps = np.array(order, np.int64)
-        # Scores are sums of what is as large as the squares that are reached.
+        # Scores are sums of terms as large as the squares that are reached.
         pairs = self.pairs
         room = (pairs.slack * (4 * size + 3 * pairs.least)).astype(dtype, copy=False)
         state = np.zeros(n, np.uint8)
-        for sweep in range(n_sweeps):  # a call each: an interrupt waits for it
+        for sweep in range(n_sweeps):  # one call each, so that interrupts are handled
             library.skvq_improve(
                 ctypes.byref(pairs.pairs),
                 n,
@@ -958,14 +960,14 @@ class _Sums(Sums):
         return list(found.T), state
 
     def leave(self, codes: list[Any]) -> Any:
-        """Set what the codewords leave of the rows; return its squared norms."""
+        """Set the residuals of the given codes; return their squared norms."""
         self.left[...] = self.target
         for factor, column in zip(self.factors, codes, strict=True):
             self.be.move(self.left, factor.rows, column, -1)
         return np.einsum("ij,ij->i", self.left, self.left).astype(np.float64)
 
     def step(self, j: int, column: Any, size: Any) -> tuple[Any, Any]:
-        """Return the nearest codes to what the other tables leave, and their state."""
+        """Return the codes nearest to the other tables' residuals, and their state."""
         factor = self.factors[j]
         self.be.move(self.left, factor.rows, column, 1)
         codes, _, _, own = self.be._search(

@@ -1,4 +1,4 @@
-"""Cells of scalars by the compiled library: what `native/cells.cc` is given."""
+"""Cells of scalars by the compiled library: the arguments of `native/cells.cc`."""
 
 import ctypes
 import math
@@ -11,13 +11,13 @@ from skvq.nearest.backends.levels import EqualCells
 from skvq.nearest.native import TYPES
 from skvq.nearest.threads import even_chunk, map_plain_tiles
 
-# Numbers of a call: some milliseconds.
+# Numbers per call into the library: some milliseconds.
 _CALL_NUMBERS = 2**20
-# What a number costs, in multiply-adds, for the choice of threads.
+# Cost of a number in multiply-adds, for the choice of threads.
 _WORK = 10.0
-# Up to so many edges of a column, comparing with each is faster than looking them up.
+# Up to this many edges, comparing with each edge is faster than buckets.
 _FEW_EDGES = 32
-# Buckets of a column for each of its edges: most have one edge at most.
+# Buckets per edge of a column: most buckets have at most one edge.
 _BUCKETS = 4
 
 _POINTERS = "edges begin start per_unit last buckets first".split()
@@ -45,7 +45,7 @@ class _EqualCells(ctypes.Structure):
 
 
 def declare(library: ctypes.CDLL) -> None:
-    """Say what the library's functions take and return."""
+    """Declare the arguments and results of the library's functions."""
     integer, pointer = ctypes.c_int64, ctypes.c_void_p
     for name in ("lanes", "scratch"):
         function = getattr(library, f"skvq_cells_{name}")
@@ -56,14 +56,15 @@ def declare(library: ctypes.CDLL) -> None:
 
 
 class Edges:
-    """Edges of columns as the library takes them.
+    """Edges of columns in the form of the library.
 
     Parameters
     ----------
     be : NativeBackend
-        Whose library it is.
+        The backend of the library.
     arrays : sequence of 1-d ndarrays
-        Of each column, ascending, in the dtype of what is searched: up to float64.
+        Edges of each column, ascending, in the dtype of the values to be placed, at
+        most float64.
     """
 
     cut: _Edges
@@ -80,7 +81,7 @@ class Edges:
         else:
             step, places, tables = _bucketed(arrays, dtype)
         places, period = _repeated(be, places, dtype)
-        self._arrays = places | tables  # whose addresses the library has
+        self._arrays = places | tables  # keeps the memory behind the addresses
         self.cut = _Edges(
             type=TYPES[dtype.name],
             period=period,
@@ -95,12 +96,12 @@ def _bucketed(
 ) -> tuple[int, dict[Any, Any], dict[Any, Any]]:
     """Return equal buckets over the edges of each column, and the edges before each.
 
-    The bucket of a number is computed by steps that never fall as it grows, so edges
-    of the buckets below are below it for certain, whatever the rounding.
+    The bucket of a number is computed by monotone steps, so that edges in the buckets
+    below it are certainly below the number, whatever the rounding.
     """
     starts, scales = np.zeros((2, len(arrays)), dtype)
     sizes = np.array([_BUCKETS * (len(edge) + 1) for edge in arrays])
-    # Never rounded up: there is no bucket behind the last.
+    # These are never rounded up: there is no bucket behind the last.
     last = (sizes - 1).astype(dtype)
     last = np.where(last > sizes - 1, np.nextafter(last, dtype.type(0)), last)
     before, most = [], 0
@@ -137,7 +138,7 @@ def _bucketed(
 def _repeated(
     be: Any, rows: dict[Any, Any], dtype: np.dtype
 ) -> tuple[dict[Any, Any], int]:
-    """Return what belongs to columns so often that whole registers are full of it."""
+    """Return the data of columns, repeated so often that they fill whole registers."""
     lanes = be.library.skvq_cells_lanes(TYPES[dtype.name])
     n_columns = next(iter(rows.values())).shape[-1]
     times = lanes // math.gcd(lanes, n_columns)
@@ -150,7 +151,7 @@ def cells_between(be: Any, X: np.ndarray, edges: Edges, dtype: np.dtype) -> np.n
 
 
 def equal_cells(be: Any, X: np.ndarray, cells: EqualCells, dtype: np.dtype) -> Any:
-    """Return the cells of X; see `Backend.equal_cells`.  None: not these."""
+    """Return the cells of X, see `Backend.equal_cells`; None if that cannot be done."""
     precision = cells.precision(X.dtype)
     if precision is None or X.itemsize > 8 or max(cells.sizes) >= 2**31:
         return None

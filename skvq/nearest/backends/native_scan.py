@@ -1,4 +1,4 @@
-"""Scans of packed codes by the compiled library, which `native/scan.cc` describes."""
+"""Scans of packed codes by the compiled library, as `native/scan.cc` describes them."""
 
 import ctypes
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from skvq.nearest.backends.host_scan import Best, Column, check_codes
 from skvq.nearest.native import TYPES
 from skvq.nearest.threads import scratch
 
-# Rows of a block.
+# Rows in a block.
 _BLOCK = 256
-# What a call does at most: look-ups, if it has to make all of them, and for each row
-# the work of so many in the heap; or bytes that change places.  Some 20 ms.
+# Limits of a call, some 20 ms: look-ups, if all have to be made, where each row's work
+# in the heap counts as so many; or bytes that are transposed.
 _CALL_WORK, _HEAP_WORK = 2**24, 64
 
 
@@ -39,7 +39,7 @@ class _Task(ctypes.Structure):
 
 
 class _Memory(NamedTuple):
-    """An array, or nothing, and where it is."""
+    """An array, or nothing, and its address."""
 
     array: np.ndarray | None = None
     address: int | None = None
@@ -49,12 +49,12 @@ class _Memory(NamedTuple):
         return cls(array, array.ctypes.data)
 
     def past(self, n_bytes: int) -> int | None:
-        """Return an address so many bytes after the first."""
+        """Return the address n_bytes after the first."""
         return None if self.address is None else self.address + n_bytes
 
 
 def declare(library: ctypes.CDLL) -> None:
-    """Say what the library's functions take and return."""
+    """Declare the arguments and results of the library's functions."""
     integer, pointer = ctypes.c_int64, ctypes.c_void_p
     library.skvq_scan.argtypes = [ctypes.POINTER(_Task)]
     library.skvq_scan.restype = None
@@ -65,20 +65,20 @@ def declare(library: ctypes.CDLL) -> None:
 
 
 def takes(codes: Any) -> bool:
-    """Whether the library scans these codes: no column crosses the end of a byte."""
+    """Return whether the library scans these codes: no column crosses a byte border."""
     within = (column.begin % 8 + column.width <= 8 for column in codes.columns)
     return codes.n_bytes > 0 and all(within)
 
 
 class Scanner:
-    """Makes what lets rows of packed codes into the best: heaps, the worst at the top.
+    """Lets rows of packed codes compete for the best, kept as heaps, worst at the top.
 
     Parameters
     ----------
     library : CDLL
         The library.
     codes : Packed
-        Codes that `takes` says it scans.
+        Codes that `takes` accepts.
     tables : ndarray of shape (n_queries, n_entries)
         Contiguous, in the dtype to compute in.
     """
@@ -95,18 +95,20 @@ class Scanner:
             )
 
     def __call__(self, best: Best) -> Callable[[int, int], None]:
-        """Return what lets rows from the first, which begins a block, to the last in.
+        """Return a function of `start`, which begins a block, and `stop`.
+
+        It lets the rows in between compete.
 
         Parameters
         ----------
         best : Best
-            Of one thread, whose rows ascend.
+            The best rows of one thread, whose rows ascend.
         """
         codes, tables, scan_rows = self._codes, self._tables, self._library.skvq_scan
         n_columns, n_queries = len(codes.columns), len(tables)
         n_bytes = self._library.skvq_scan_scratch(codes.n_bytes, n_columns)
         memory = _Memory.of(np.empty(n_bytes, np.uint8))
-        # Of each query: its table, and its best.
+        # For each query: its table, its best scores and its best rows.
         own = [(_Memory.of(each), each.strides[0]) for each in (tables, *best)]
         task = _Task(
             n_bytes=codes.n_bytes,
@@ -117,12 +119,12 @@ class Scanner:
             scratch=memory.address,
             type=TYPES[tables.dtype.name],
         )
-        # Rows are cut first, so that those of a call stay in cache for all queries.
+        # Rows are cut first, so that the rows of a call stay in cache for all queries.
         most = max(1, _CALL_WORK // (n_columns + _HEAP_WORK))
         rows_each = max(_BLOCK, most // _BLOCK * _BLOCK)
         queries_each = max(1, most // min(rows_each, len(codes)))
 
-        # The memory is kept for as long as its address is.
+        # This argument keeps the memory alive for as long as its address is used.
         def worker(start: int, stop: int, memory: _Memory = memory) -> None:
             whole, first = self._whole, 0
             if whole is None:
@@ -145,7 +147,7 @@ class Scanner:
         return worker
 
     def _blocks(self, start: int, stop: int, memory: Callable[..., Any]) -> _Memory:
-        """Return rows in blocks, (n_blocks, n_bytes, 256), whose codes are checked."""
+        """Return rows in blocks, (n_blocks, n_bytes, 256), with checked codes."""
         codes, n_rows = self._codes, stop - start
         shape = -(-n_rows // _BLOCK), codes.n_bytes, _BLOCK
         blocks = memory("blocks", shape, np.uint8)
@@ -161,16 +163,16 @@ class Scanner:
                 codes.n_bytes,
                 blocks.ctypes.data + row * codes.n_bytes,
             )
-        # Here, and not before, since the library trusts what it looks up.
+        # The check belongs here, since the library trusts the codes that it looks up.
         check_codes(codes, blocks.swapaxes(0, 1).__getitem__, start)
         return _Memory.of(blocks)
 
     def _terms(
         self, start: int, stop: int, memory: Callable[..., Any]
     ) -> tuple[Any, ...]:
-        """Return factor and offset of the rows, with room for whole blocks; or nothing.
+        """Return factor and offset of the rows, padded to whole blocks; or nothing.
 
-        A factor has an offset, of zeros at least.
+        If there is a factor, there is an offset, if only of zeros.
         """
         dtype, n_rows = self._tables.dtype, stop - start
         factor, offset = self._codes.terms(slice(start, stop), dtype)
@@ -188,7 +190,7 @@ class Scanner:
 
 
 def _columns(codes: Any) -> np.ndarray:
-    """Return the columns as the library takes them."""
+    """Return the columns in the form of the library."""
 
     def row(column: Column) -> tuple[Any, ...]:
         byte = min(column.begin // 8, codes.n_bytes - 1)
@@ -200,7 +202,7 @@ def _columns(codes: Any) -> np.ndarray:
 
 
 def _aligned(_: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Return memory that begins with a line of the cache."""
+    """Return memory that begins on a cache line."""
     n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.empty(n_bytes + 64, np.uint8)
     start = -memory.ctypes.data % 64

@@ -1,4 +1,4 @@
-"""Viterbi's search, compiled: what `native/trellis.cc` is given, in what parts."""
+"""Viterbi's search, compiled: the arguments of `native/trellis.cc`, and its parts."""
 
 import ctypes
 from typing import Any
@@ -8,10 +8,10 @@ import numpy as np
 from skvq.nearest.native import TYPES
 from skvq.nearest.threads import scratch
 
-# Windows that a call of the library looks at, of all steps and groups of rows: some
-# milliseconds, so that an interrupt need not wait.
+# Windows that a call of the library looks at, over all steps and groups of rows: some
+# milliseconds, so that interrupts are handled soon.
 _MOST_WINDOWS = 5 * 10**6
-# What a step costs beside its windows, in windows.
+# Cost of a step beside its windows, in windows.
 _STEP = 32
 _MOST_ROWS = 1024
 
@@ -49,14 +49,14 @@ class _Task(ctypes.Structure):
 
 
 class NativeTrellisSearch:
-    """What `TrellisSearch` is, compiled.
+    """The compiled counterpart of `TrellisSearch`.
 
     Parameters
     ----------
     lib : CDLL
         The compiled library.
     form : TrellisForm
-        The alphabets.
+        The prepared alphabets.
     """
 
     group: Any
@@ -80,7 +80,7 @@ class NativeTrellisSearch:
             "edges": form.edges,
             "edge_begin": form.edge_begins,
         }
-        self._arrays = arrays  # kept, as the library has their addresses
+        self._arrays = arrays  # keeps the memory behind the addresses
         self._trellis = _Trellis(
             n_features=len(form.rates),
             n_steps=len(form.steps),
@@ -98,7 +98,7 @@ class NativeTrellisSearch:
         self.group = lib.skvq_viterbi_rows(number)
         self._per_step = trellis.n_windows + _STEP
         self.work = len(form.rates) * (self._per_step / 2)
-        # As if every path were tail-biting.
+        # Counted as if every path were tail-biting.
         groups = _MOST_WINDOWS // max(1, 2 * len(form.rates) * self._per_step)
         self.tile_rows = min(max(1, groups) * self.group, _MOST_ROWS)
 
@@ -136,7 +136,7 @@ class NativeTrellisSearch:
 
 
 def _by_state(form: Any) -> np.ndarray:
-    """Return levels; those of the windows that lead to a state one after the other."""
+    """Return levels such that the windows into a state are consecutive."""
     trellis, levels = form.trellis, form.levels
     if trellis.has_subsets:
         return levels

@@ -1,4 +1,4 @@
-"""Scores of Kronecker products: of any library, and of the host in scratch memory."""
+"""Scores of Kronecker products: for any library, and in scratch memory for the host."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -7,14 +7,14 @@ import numpy as np
 
 from skvq.nearest.threads import scratch
 
-# Scores of one tile, in elements: fewer than in the dense search, whose products are
-# longer, so that they are still in the inner caches when `argmin` reads them.
+# Scores in a tile: fewer than in the dense search, whose products are longer, so that
+# they are still in the inner caches when `argmin` reads them.
 _TILE_SCORES = 2**17
 _MAX_TILE_ROWS = 4096
-# A matrix product for each sample, of this many rows; where the tables are small, one
-# for several samples.
+# Each sample has a matrix product with this many rows; if the tables are small, several
+# samples share one.
 _PRODUCT_ROWS = 64
-# Rows that blocks of codewords are prepared for, and tiles that are shifted at once.
+# Rows for which blocks of codewords are prepared, and tiles that are shifted at once.
 _MIN_CHUNK_ROWS = 64
 _CHUNK_TILES = 16
 
@@ -41,7 +41,7 @@ def _columns(xp: Any, y: Any, width: int) -> Any:
 
 
 def _contracted(xp: Any, y: Any, table: Any) -> Any:
-    """Replace the leading factor of each row by its products, which come last."""
+    """Replace the leading factor of each row by its products, along the last axis."""
     y = xp.matmul(_columns(xp, y, table.shape[0]), table)
     return xp.reshape(y, (y.shape[0], -1))
 
@@ -52,7 +52,7 @@ def _shorter(xp: Any, y: Any, centre: Any) -> Any:
 
 
 def _common_terms(xp: Any, y: Any, block: Any) -> Any:
-    """Return what the scores of all v have in common, for every row and u."""
+    """Return the terms that the scores of all v have in common, for each row and u."""
     shorter = _shorter(xp, y, block.last_centre)
     return block.half_norms - _inner(xp, shorter, block.inner)
 
@@ -75,7 +75,7 @@ def _inner(xp: Any, y: Any, factors: Sequence[Any]) -> Any:
 
 
 def tile_shape(block: Any) -> tuple[int, int, int]:
-    """Return samples of a group, groups of a tile, and samples of a chunk."""
+    """Return samples per group, groups per tile, and samples per chunk."""
     n_codewords = block.n_prefix * block.n_last
     rows = int(np.clip(_TILE_SCORES // n_codewords, 2, _MAX_TILE_ROWS))
     group = int(np.clip(_PRODUCT_ROWS // block.n_prefix, 1, rows))
@@ -85,16 +85,16 @@ def tile_shape(block: Any) -> tuple[int, int, int]:
 
 
 def host_tiles(y: np.ndarray, block: Any) -> Iterator[Any]:
-    """Yield slices of the rows, and their scores, in memory that the next ones take.
+    """Yield slices of the rows and their scores, in memory that is reused.
 
-    The scores of a group of samples are one matrix product, whose factor is what the
-    contraction has written: no copy.
+    The scores of a group of samples are one matrix product, one factor of which is what
+    the contraction has written: nothing is copied.
 
     Parameters
     ----------
     y : ndarray of shape (n_rows, d)
         Shifted samples.
-    block : Block
+    block : CodewordBlock
         The codewords.
     """
     group, tile, _ = tile_shape(block)
@@ -104,7 +104,7 @@ def host_tiles(y: np.ndarray, block: Any) -> Iterator[Any]:
     if n % group:
         y = np.concatenate([y, np.zeros((-n % group, d), y.dtype)])
     common = _common_terms(np, y, block).reshape(-1, group * block.n_prefix)
-    # Samples side by side: the columns of each group's matrix.
+    # Samples lie side by side, as the columns of each group's matrix.
     y = np.ascontiguousarray(y.reshape(-1, group, d).swapaxes(1, 2))
     views = None
     for low in range(0, len(y), tile):

@@ -1,4 +1,4 @@
-"""PyTorch, which finds few of many by itself, and adds rows up by index on the CPU."""
+"""The PyTorch backend: its own search for few of many, and sums by index on the CPU."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ class TorchBackend(Backend):
     """PyTorch on one of its devices."""
 
     def ran_out_of_memory(self, error: Exception) -> bool:
-        """Whether this is what the library raises when it finds no memory."""
+        """Return whether the library raises this error when it runs out of memory."""
         return isinstance(error, MemoryError | self.xp.OutOfMemoryError)
 
     def tile_elements(self) -> int:
@@ -23,25 +23,25 @@ class TorchBackend(Backend):
         return int(min(2**24, max(TILE_ELEMENTS, free // 64)))
 
     def release(self) -> None:
-        """Give back memory that the library keeps for itself."""
+        """Free the memory that the library keeps for itself."""
         if self.device.type == "cuda":
             self.xp.cuda.empty_cache()
 
     def code_dtype(self, dtype: Any) -> np.dtype:
         """Return the dtype, or the next wider signed one.
 
-        torch has uint16 and uint32 by name only.
+        torch cannot compute with its uint16 and uint32.
         """
         return np.dtype(_COMPUTED_IN.get(np.dtype(dtype).name, dtype))
 
     def to_host(self, array: Any) -> Any:
-        """Return an array of the library as one of NumPy's."""
-        if array.dtype == self.xp.bfloat16:  # which NumPy does not have
+        """Return an array of the library as a NumPy array."""
+        if array.dtype == self.xp.bfloat16:  # NumPy does not have it
             array = array.float()
         return array.detach().cpu().numpy()
 
     def remedy(self, array: Any, name: str) -> str:
-        """Return what to do with an array that NumPy cannot read, for messages."""
+        """Return advice, for messages, about an array that NumPy cannot read."""
         calls = {
             ".detach()": array.requires_grad,
             ".cpu()": array.device.type != "cpu",
@@ -51,15 +51,15 @@ class TorchBackend(Backend):
         return f"give {name}{needed}" if needed else super().remedy(array, name)
 
     def contiguous(self, array: Any) -> Any:
-        """Return an array with its rows one after the other in memory."""
+        """Return an array whose rows are consecutive in memory."""
         return array.contiguous()
 
     def smallest_few(self, scores: Any, k: int) -> Any:
-        """Return where the k smallest of each row are, ascending."""
+        """Return the indices of the k smallest entries of each row, ascending."""
         if k == 1:
             return self.argmin(scores)[:, None]
         places = self.xp.topk(scores, k, dim=1, largest=False, sorted=False).indices
-        # Which of equals come within k is up to torch; those that do are in order.
+        # torch decides which of several equal entries are among the k; sort those.
         places = self.xp.sort(places, axis=1)
         order = self.stable_order(self.take_along(scores, places))
         return self.take_along(places, order)

@@ -1,7 +1,7 @@
-"""Viterbi's search by the array API standard, and so NumPy's.
+"""Viterbi's search by the array API standard, also used for NumPy.
 
 States lie along the first axis and rows along the second.  Every operation is rounded
-by itself, and they have the order of the compiled search: both find the same paths.
+by itself, in the order of the compiled search, so that both find the same paths.
 """
 
 from typing import Any
@@ -9,31 +9,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Memory of a tile of rows: a byte of what survives for each state and step, and a few
-# numbers for each step.
+# Bytes of a tile of rows: for each state and step a byte that says what survives, and
+# for each step a few numbers.
 _TILE_BYTES, _STEP_BYTES = 2**22, 64
 _MOST_ROWS = 512
-# Fewer rows than that are no faster together than one by one.
+# Fewer rows than this are no faster together than one by one.
 _FEW_ROWS = 16
-# Multiply-adds of a window, for the choice of threads.
+# Cost of a window in multiply-adds, for the choice of threads.
 _WORK = 4.0
 
 
 class TrellisSearch:
-    """Alphabets made ready for paths through a trellis.
+    """Alphabets prepared for paths through a trellis.
 
     Parameters
     ----------
     be : Backend
-        Who computes.
+        The backend that computes.
     form : TrellisForm
-        The alphabets.
+        The prepared alphabets.
 
     Attributes
     ----------
     tile_rows, group, elements : int
-        Rows that a thread takes at a time, of which so many are searched together, and
-        numbers that a row has in memory.
+        Rows that a thread takes at a time, rows among these that are searched together,
+        and numbers that a row takes in memory.
     """
 
     be: Any
@@ -56,12 +56,12 @@ class TrellisSearch:
         self.levels = be.send(form.levels)
         self.begins = be.send(form.begins)
         self.step_begins = be.send(form.begins[steps])
-        # Where each feature is among those that take part; the place after the last one
-        # is that of all others.
+        # The place of each feature among those that take part; all other features have
+        # the place after the last one.
         self.places = np.full(len(form.rates), len(steps))
         self.places[steps] = np.arange(len(steps))
         if trellis.has_subsets:
-            # Of the windows t, and t + S, of each state t.
+            # The subsets of the windows t and t + S, for each state t.
             subsets = trellis.subsets.astype(np.int64).reshape(2, -1)
             self.subsets = be.send(trellis.subsets.astype(np.int64))
             self.windows = [be.send(each) for each in subsets]
@@ -89,24 +89,24 @@ class TrellisSearch:
         Parameters
         ----------
         x : array of shape (n_rows, n_features)
-            Rows in the dtype to compute in.
+            Rows, in the dtype to compute in.
         states : array of shape (n_rows,), or None
             Where paths begin and end, if `ends` is "given".
         ends : {"free", "tail_biting", "given"}
-            What paths there are.
+            The kind of path ends.
         as_levels : bool
-            Whether codes are places in the alphabets.
+            Whether codes are indices into the alphabets.
         exact : bool
-            Whether distances are asked for; else they are finite if the search's are.
+            Whether distances are wanted; if not, they are only finite or infinite.
         dtype : dtype
-            Of the codes.
+            The dtype of the codes.
 
         Returns
         -------
         codes : array of shape (n_rows, n_features)
-            Of the best path of each row.
+            Codes of the best path of each row.
         distances : array of shape (n_rows,), dtype float64
-            In the units of the scaled alphabets; no number where costs are none.
+            In the units of the scaled alphabets; NaN where costs are NaN.
         """
         be, xp, form = self.be, self.be.xp, self.form
         x = x if form.scale == 1.0 else x * form.scale
@@ -147,10 +147,10 @@ class TrellisSearch:
         return self.be.send(np.arange(n, dtype=np.int64))
 
     def _branches(self, active: Any) -> tuple[Any, ...]:
-        """Return, for each step, what a window costs and, of subsets, their levels.
+        """Return, for each step, the costs of windows and the levels behind them.
 
-        Of subsets, costs (n_steps, 4, n) and which level of each is the nearest; of
-        windows, the values (n_steps, n) themselves.
+        With subsets, these are costs (n_steps, 4, n) and the nearest level of each
+        subset; without, the values (n_steps, n) themselves.
         """
         be, form = self.be, self.form
         if not form.trellis.has_subsets or not len(form.steps):
@@ -167,7 +167,7 @@ class TrellisSearch:
         return be.concat(nearest, axis=1), be.concat(costs, axis=1)
 
     def _forward(self, branches: Any, order: Any, cost: Any) -> tuple[Any, ...]:
-        """Return which windows survive at each step, and the sums of costs (S, n)."""
+        """Return the survivors at each step and state, and the summed costs (S, n)."""
         be, xp, trellis = self.be, self.be.xp, self.form.trellis
         k, apart = trellis.step_bits, trellis.n_states >> trellis.step_bits
         survivors = []
@@ -187,7 +187,7 @@ class TrellisSearch:
         return survivors, cost
 
     def _branch(self, branch: Any, place: int, j: int) -> Any:
-        """Return what the windows t + j S, (S, n), cost at a step."""
+        """Return the costs (S, n) of the windows t + j S at a step."""
         form = self.form
         if form.trellis.has_subsets:
             return self.be.xp.take(branch, self.windows[j], axis=0)
@@ -197,7 +197,7 @@ class TrellisSearch:
         return gaps * gaps
 
     def _back(self, survivors: list[Any], state: Any) -> tuple[Any, ...]:
-        """Return the windows of the paths to states (n,), by step, and their first."""
+        """Return the windows, by step, of the paths that end in states (n,)."""
         be, trellis = self.be, self.form.trellis
         n = state.shape[0]
         lanes = self._numbers(n)
@@ -211,7 +211,7 @@ class TrellisSearch:
         return windows[::-1], state
 
     def _named(self, windows: list[Any], nearest: Any, n: int) -> tuple[Any, ...]:
-        """Return codes and places in the alphabets, (n_features, n), of windows."""
+        """Return codes and alphabet indices, (n_features, n), of windows."""
         be, form = self.be, self.form
         steps, trellis = form.steps, form.trellis
         if not len(steps):
@@ -237,7 +237,7 @@ class TrellisSearch:
         return codes, levels
 
     def _distances(self, features: Any, levels: Any) -> Any:
-        """Return squared distances, from the last feature to the first."""
+        """Return squared distances, summed from the last feature to the first."""
         be = self.be
         values = be.look_up(self.levels, levels + self.begins[:, None])
         gaps = be.cast(features, np.float64) - be.cast(values, np.float64)

@@ -1,11 +1,11 @@
 """The compiled engine: its sources, its libraries, and which of them is loaded.
 
-The sources beside this file are compiled once for each set of instructions, by
-``hatch_build.py`` when skvq is installed: ``_v3`` (x86-64 with AVX2 and FMA), ``_v4``
-(AVX-512 with VBMI), ``_neon`` (arm64).  All have the same functions.  One of them is
-loaded, at its first use; where there is none that this machine runs, NumPy computes.
+``hatch_build.py`` compiles the sources beside this file when skvq is installed, once
+for each set of instructions: ``_v3`` (x86-64 with AVX2 and FMA), ``_v4`` (AVX-512 with
+VBMI), ``_neon`` (arm64).  All libraries have the same functions.  One of them is loaded
+at its first use; if none runs on this machine, NumPy computes.
 
-``hatch_build.py`` runs this file too, without skvq: it needs Python alone.
+``hatch_build.py`` also runs this file without skvq: it needs Python alone.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-# The libraries of a processor, best first, with what they ask of it.
+# The libraries for each processor, best first, and the instructions that they need.
 LEVELS = {
     "x86_64": {
         "v4": "AVX-512 F, BW, CD, DQ, VL and VBMI",
@@ -28,7 +28,7 @@ LEVELS = {
     },
     "aarch64": {"neon": "nothing"},
 }
-# Its numbers of types, see rows.h.
+# The library's numbers of types, see rows.h.
 TYPES = {
     name: number
     for number, name in enumerate(
@@ -41,7 +41,7 @@ _CHOICES = [*(level for levels in LEVELS.values() for level in levels), "numpy"]
 
 _FOLDER = Path(__file__).parent
 _SUFFIX = ".dll" if os.name == "nt" else ".so"
-# Written by the build: why there is no library.
+# The file in which the build notes why there is no library.
 NOTE = "_build.json"
 
 
@@ -60,15 +60,15 @@ def library() -> ctypes.CDLL | None:
     Returns
     -------
     library : CDLL or None
-        None if NumPy is to compute.
+        None if NumPy is to compute instead.
 
     Raises
     ------
     ValueError
-        If `SKVQ_NATIVE` names no library.
+        If the value of `SKVQ_NATIVE` is not a library.
     ImportError
-        If the library that it names was not built, does not match its sources, or this
-        machine does not run it.
+        If the library it names was not built, does not match its sources, or does not
+        run on this machine.
     """
     return _choose()[0]
 
@@ -79,8 +79,8 @@ def status() -> Status:
     Returns
     -------
     status : Status
-        The level ("v3", "v4", "neon"), path and compiler of the library; or the
-        reason that there is none.
+        The level ("v3", "v4", "neon"), path and compiler of the library, or the reason
+        why there is none.
     """
     try:
         return _choose()[1]
@@ -89,8 +89,8 @@ def status() -> Status:
 
 
 def machine() -> str:
-    """Return the processor that this Python was compiled for."""
-    if sys.platform == "darwin":  # "universal2" is two
+    """Return the processor for which this Python was compiled."""
+    if sys.platform == "darwin":  # "universal2" stands for two processors
         name = platform.machine()
     else:
         name = sysconfig.get_platform().rpartition("-")[2]
@@ -105,7 +105,7 @@ def digest(folder: Path) -> str | None:
         sorted([*folder.glob("*.cc"), *folder.glob("*.h")]),
     )
     for path in found:
-        # Git may have written other ends of lines.
+        # Git may have changed the line endings.
         text = path.read_bytes().replace(b"\r\n", b"\n")
         joined.update(b"%s %d " % (path.name.encode(), len(text)) + text)
     return joined.hexdigest()[:16] if found else None
@@ -116,7 +116,7 @@ _chosen: tuple[ctypes.CDLL | None, Status] | None = None
 
 
 def _renew_after_fork() -> None:
-    """Start with an open lock: who held it is not in the child."""
+    """Replace the lock in a forked child, where its holder does not exist."""
     global _lock
     _lock = threading.Lock()
 
@@ -137,21 +137,21 @@ def _choose() -> tuple[ctypes.CDLL | None, Status]:
                 stale = error if isinstance(error, _StaleError) else None
         chosen = _chosen
     if stale is not None:
-        # Once it is settled: where warnings are errors, one call raises.
+        # The choice is settled by now: where warnings are errors, one call raises.
         warnings.warn(f"NumPy computes. {stale}", RuntimeWarning, stacklevel=4)
     return chosen
 
 
 class _NoLibraryError(ImportError):
-    """Why the compiled engine cannot be used."""
+    """The compiled engine cannot be used; the message says why."""
 
 
 class _StaleError(_NoLibraryError):
-    """It was compiled from other sources than those beside it."""
+    """The library was compiled from other sources than those beside it."""
 
 
 def _load(wanted: str) -> tuple[ctypes.CDLL | None, Status]:
-    """Load the library of that name; the best that runs here, if there is no name."""
+    """Load the named library, or, if there is no name, the best that runs here."""
     if wanted not in ("", *_CHOICES):
         raise ValueError(
             f"{VARIABLE} has to be one of {', '.join(_CHOICES)}, or not set; got "
@@ -181,7 +181,7 @@ def _runnable(wanted: str) -> str:
     built = [x for x in levels if _path(x).exists() and wanted in ("", x)]
     if not built:
         raise _NoLibraryError(_why_not_built())
-    # arm64 has no levels: all of it has the vectors of _neon.
+    # arm64 has no levels: every such processor has the vectors of _neon.
     best = _cpu_level() if here == "x86_64" else 0
     level = next((x for x in built if x == "neon" or int(x[1:]) <= best), None)
     if level is None:
@@ -197,7 +197,7 @@ def _path(level: str) -> Path:
 
 
 def _cpu_level() -> int:
-    """Return which level of x86-64 runs here: 4, 3, or 0."""
+    """Return the level of x86-64 that runs here: 4, 3, or 0."""
     return _open(_path("cpu")).skvq_cpu_level()
 
 
@@ -207,7 +207,7 @@ def _open(path: Path) -> ctypes.CDLL:
     except OSError as error:
         raise _NoLibraryError(f"{path.name} cannot be loaded: {error}.") from None
     sources = digest(_FOLDER)
-    # An installed wheel has no sources.
+    # Installed wheels have no sources.
     if sources is not None and sources_of(library) != sources:
         raise _StaleError(
             f"{path.name} was compiled from other sources than those beside it in "
@@ -222,7 +222,7 @@ def sources_of(library: ctypes.CDLL) -> str:
 
 
 def _said(library: ctypes.CDLL, name: str) -> str:
-    """Return what the library says of itself, which is nothing if it is too old."""
+    """Return a text from the library; empty if the library is too old to have it."""
     try:
         function = library[name]
     except AttributeError:

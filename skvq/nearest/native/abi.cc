@@ -1,4 +1,4 @@
-// What a library says of itself: the loader asks before it calls any kernel.
+// The library's description of itself, which the loader reads before any other call.
 
 #include "api.h"
 

@@ -1,4 +1,4 @@
-// What every file of the engine that exports something includes.
+// Included by every file of the engine that exports functions.
 
 #pragma once
 

@@ -1,19 +1,19 @@
 // Beam search: of all sums of a row's partial sums and codewords, the best few.
 //
 // Codewords lie in the lanes here, since all scores are kept: the best few of a row are
-// looked for among them.  A score is what a partial sum has cost so far, and a half
-// norm of the codeword, less its product with what the sum has left of the row.  That is
-// a chain of multiply-adds in the order of the features.  Or, by look-up, the chain is
-// made once for a row, with what all its sums have left of it, and the products with
-// their further codewords are looked up and added, in the order of the tables.
+// looked for among them.  A score is the cost of a partial sum so far, plus half the
+// squared norm of the codeword, minus its product with the residual of the sum.  That is
+// a chain of multiply-adds in the order of the features.  With look-up, the chain is
+// computed once for a row, with the residual that all its sums have in common, and the
+// products of their further codewords are looked up and added in the order of the tables.
 //
 // Sums stay in the order of their codes, so that neighbours begin with the same ones,
-// and what these have in common is added once: of 8 x 256 codewords and 32 sums, two
-// fifths of the additions are left.
+// and their common part is added once: for 8 x 256 codewords and 32 sums, two fifths of
+// the additions remain.
 
 #include "rows.h"
 
-// A table made ready.  See backends/native.py.
+// A prepared table.  See backends/native.py.
 struct Stage {
   int32_t type;
   int32_t d;
@@ -24,7 +24,7 @@ struct Stage {
   const void *rows;       // [n_codewords][d]
 };
 
-// What is asked of some rows, and what is found.
+// Input and output of a choice for some rows.
 struct Choice {
   int64_t n;
   int64_t n_sums;
@@ -130,7 +130,7 @@ struct Bounds {
       if (found == k) low = middle;
     }
   }
-  // Replaces a lower bound that is none.
+  // Replaces a lower bound that does not hold.
   SKVQ_INLINE_MEMBER void lower(const T *values, int64_t n, int64_t k, T least) {
     if (count_up_to(values, n, low) < k) return;
     high = low;
@@ -147,7 +147,7 @@ SKVQ_INLINE Bounds<T> pick(T *values, int64_t n, int64_t k, T least, Bounds<T> b
   for (int64_t i = n; i < padded; i++) values[i] = infinity<T>;
   int64_t ties = k;
   if (n > k) {
-    // Twice: the least may be enough by itself, too.
+    // Set for both bounds: the least may be enough by itself, too.
     bounds.lower(values, padded, k, least);
     bounds.lower(values, padded, k, least);
     bounds.narrow(values, padded, k, 1 << 12);
@@ -165,7 +165,7 @@ SKVQ_INLINE Bounds<T> pick(T *values, int64_t n, int64_t k, T least, Bounds<T> b
     picked[m] = i;
     m += is_taken;
   }
-  // What is no number is not taken; such rows are searched again.
+  // NaN is not taken; such rows are searched again.
   for (; m < k; m++) picked[m] = 0;
   return found;
 }
@@ -254,7 +254,7 @@ struct Candidates {
     for (int64_t at = 0; at < n; at += lanes<T>) {
       V v = load(lows + at);
       lowest = smaller(v, lowest);
-      // But for those of the padding.
+      // Except for the scores of the padding.
       highest = larger(v < all<V>(infinity<T>) ? v : highest, highest);
     }
     T least = infinity<T>, bound = largest<T>;
@@ -286,7 +286,7 @@ struct Candidates {
         }
       }
     }
-    // Of a row that is no numbers.
+    // The row holds NaN.
     if (!m) places[0] = 0, values[0] = infinity<T>;
     bounds.high = bound;
     return pick(values, m, k, least, bounds, picked);
@@ -323,7 +323,7 @@ struct Candidates {
                                const Distance &distance) {
     const int64_t k = choice.width;
     T room = T(choice.slack * choice.reach[i]);
-    // What is no number leaves no room.
+    // NaN leaves no room.
     room = room > 0 && room < largest<T> ? room : T(0);
     Bounds<T> found = gather(k, room);
     Bounds<T> edge = {found.high - room, found.low + room};
@@ -339,14 +339,14 @@ struct Candidates {
   }
 };
 
-// Half of what a sum costs more than the best of its row: the costs themselves would
-// drown what is added.
+// Half of a sum's cost above the best of its row: the full costs would swamp the terms
+// that are added.
 template <class T>
 SKVQ_INLINE T cost_of(const Choice &choice, int64_t i, int64_t s) {
   return T(0.5 * (choice.costs[s * choice.n + i] - choice.least[i]));
 }
 
-// Rows whose sums are several times as many as meet a panel at a time.
+// Number of rows whose sums are several times the residuals that meet a panel.
 SKVQ_INLINE int64_t some_rows(int64_t n_sums) {
   return 1 + (4 * kResiduals - 1) / n_sums;
 }
@@ -453,8 +453,8 @@ SKVQ_INLINE void combine(const T *a, const T *b, T *to, int64_t n) {
   for (; k < n; k++) to[k] = is_sum ? a[k] + b[k] : a[k] - b[k];
 }
 
-// Writes what is left of a row by the first `end` codes of a path, from one on; one
-// after the other, each in d numbers.  Returns the last.
+// Writes the residuals of a row after 1, 2, ..., `end` codes of a path, d numbers each.
+// Returns the last.
 template <class T>
 SKVQ_INLINE const T *leave(const PartialSums &paths, int64_t i, const int32_t *path,
                            int64_t begin, int64_t end, int d, T *left) {
@@ -475,7 +475,7 @@ SKVQ_INLINE const T *products_of(const PartialSums &paths, const int32_t *path,
   return static_cast<const T *>(paths.products[o]) + path[o] * size;
 }
 
-// Asks for what a path is about to look up: it is far apart.
+// Prefetches the products that a path is about to look up, which are far apart.
 template <class T>
 SKVQ_INLINE void prefetch(const PartialSums &paths, const int32_t *path, int64_t begin,
                           int64_t size) {
@@ -488,12 +488,12 @@ SKVQ_INLINE void prefetch(const PartialSums &paths, const int32_t *path, int64_t
 
 // Rows whose scores are made at a time, for all of their sums.
 constexpr int64_t kScoredRows = 4 * kResiduals;
-// Sums ahead whose products are asked for.
+// Number of sums ahead whose products are prefetched.
 constexpr int64_t kAhead = 8;
 
 template <class T>
-void look_up(const Stage &stage, const Choice &choice, const PartialSums &paths,
-             Scratch scratch) {
+void choose_by_look_up(const Stage &stage, const Choice &choice,
+                       const PartialSums &paths, Scratch scratch) {
   const int d = stage.d;
   const int64_t n_sums = choice.n_sums, size = scores_of<T>(stage), j = paths.n_tables;
   const T *codewords = static_cast<const T *>(stage.rows);
@@ -505,7 +505,7 @@ void look_up(const Stage &stage, const Choice &choice, const PartialSums &paths,
   candidates.scores = sums;
   for (int64_t first = 0; first < choice.n; first += kScoredRows) {
     int64_t m = choice.n - first < kScoredRows ? choice.n - first : kScoredRows;
-    // What the first codes leave, with which all sums of a row begin.
+    // The residual of the first codes, with which all sums of a row begin.
     for (int64_t r = 0; r < m; r++) {
       const int32_t *path = paths.codes + (first + r) * n_sums * j;
       common[r] = shared(path, path + (n_sums - 1) * j, j);
@@ -584,8 +584,8 @@ SKVQ_API int64_t skvq_choose_scratch(const Stage *stage, int64_t n_sums,
                     : Candidates<float>::bytes(n_sums, size));
 }
 
-// Finds the best of each row's partial sums, continued by a codeword each, from what
-// they have left of the rows, (n, n_sums, d).
+// Finds the best sums of each row, its partial sums continued by one codeword, from
+// their residuals (n, n_sums, d).
 SKVQ_API void skvq_choose(const Stage *stage, const Choice *choice, const void *rest,
                           void *scratch) {
   FloatMode mode;
@@ -595,17 +595,17 @@ SKVQ_API void skvq_choose(const Stage *stage, const Choice *choice, const void *
     choose(*stage, *choice, static_cast<const float *>(rest), Scratch(scratch));
 }
 
-// Finds them by look-up.
-SKVQ_API void skvq_look_up(const Stage *stage, const Choice *choice,
-                           const PartialSums *paths, void *scratch) {
+// Finds the same from the products that it looks up.
+SKVQ_API void skvq_choose_by_look_up(const Stage *stage, const Choice *choice,
+                                     const PartialSums *paths, void *scratch) {
   FloatMode mode;
   if (stage->type == kFloat64)
-    look_up<double>(*stage, *choice, *paths, Scratch(scratch));
+    choose_by_look_up<double>(*stage, *choice, *paths, Scratch(scratch));
   else
-    look_up<float>(*stage, *choice, *paths, Scratch(scratch));
+    choose_by_look_up<float>(*stage, *choice, *paths, Scratch(scratch));
 }
 
-// Writes the squared norms (n_sums, n) of what sums leave of rows.
+// Writes the squared norms (n_sums, n) of the residuals of sums.
 SKVQ_API void skvq_errors(const Stage *stage, int64_t n, int64_t n_sums,
                           const PartialSums *paths, double *norms, void *scratch) {
   FloatMode mode;

@@ -16,7 +16,7 @@ struct Int<uint8_t> {
 };
 
 using Bytes = Vector<uint8_t>::type;
-// Of 16, whatever the registers.
+// 16 bytes, whatever the registers.
 using Sixteen = Vector<uint8_t, 16>::type;
 
 // a + b, or 255.
@@ -32,7 +32,7 @@ SKVQ_INLINE Bytes add_saturating(Bytes a, Bytes b) {
 #endif
 }
 
-// A bit for each byte: whether a <= b.
+// One bit for each byte: whether a <= b.
 SKVQ_INLINE uint64_t at_most(Bytes a, Bytes b) {
 #if defined(__AVX512F__)
   return _mm512_cmple_epu8_mask(__m512i(a), __m512i(b));
@@ -44,7 +44,7 @@ SKVQ_INLINE uint64_t at_most(Bytes a, Bytes b) {
   for (int i = 0; i < kVectorBytes; ++i) bits |= uint64_t(a[i] <= b[i]) << i;
   return bits;
 #else
-  // A bit of its own for each byte of a half, then the sum of the half.
+  // Each byte of a half gets a bit of its own; their sum has all bits of the half.
   typedef uint64_t Halves __attribute__((vector_size(16)));
   const Sixteen bits = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
   Halves both = Halves(Sixteen(a <= b) & bits);
@@ -68,7 +68,7 @@ SKVQ_INLINE Bytes table_16(const uint8_t *table) {
 #endif
 }
 
-// Its entries, by bytes below 16; AVX gives zeros for those of 128 and above.
+// Looks up entries by bytes below 16; AVX gives zeros for bytes of 128 and above.
 SKVQ_INLINE Bytes look_up_16(Bytes table, Bytes index) {
 #if defined(__AVX512F__)
   return Bytes(_mm512_shuffle_epi8(__m512i(table), __m512i(index)));
@@ -88,10 +88,10 @@ SKVQ_INLINE Bytes look_up_16(Bytes table, Bytes index) {
 #endif
 
 // AVX2 looks up 16 entries, and gives 0 where the index is negative.  An index less 16
-// j is not from j = index / 16 + 1 on: what is looked up until then is combined by
-// exclusive or.  So the table is kept as what each 16 entries differ by from the 16
-// before them, and the upper half, of indices that are negative bytes, by itself.
-// Others look up what there is.
+// j is negative from j = index / 16 + 1 on, and everything looked up before that is
+// combined by exclusive or.  So the table holds the exclusive or of each 16 entries and
+// the 16 before them, and a separate upper half, for indices that are negative bytes.
+// Other instruction sets look entries up directly.
 SKVQ_INLINE void prepare_256(uint8_t *table) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
   for (int i = 240; i > 0; i -= 16) {
@@ -103,7 +103,7 @@ SKVQ_INLINE void prepare_256(uint8_t *table) {
 #endif
 }
 
-// Replaces N vectors of bytes by their entries of a table of 256, made ready before.
+// Replaces N vectors of bytes by their entries in a prepared table of 256.
 template <int N>
 SKVQ_INLINE void look_up_256(const uint8_t *table, Bytes *x) {
 #if defined(__AVX512F__)
@@ -139,7 +139,7 @@ SKVQ_INLINE void look_up_256(const uint8_t *table, Bytes *x) {
     uint8x16_t index = uint8x16_t(x[i]);
     uint8x16_t found = vqtbl4q_u8(vld1q_u8_x4(table), index);
     for (int j = 64; j < 256; j += 64) {
-      // An index that is not of these 64 leaves what was found.
+      // An index outside of these 64 keeps what was found before.
       const uint8x16_t rest = vsubq_u8(index, vdupq_n_u8(uint8_t(j)));
       found = vqtbx4q_u8(found, vld1q_u8_x4(table + j), rest);
     }

@@ -1,13 +1,13 @@
 // Cells of numbers, each among the edges of its own column.
 //
 // Rows are taken as one run of numbers, whatever their width, so that all lanes are full.
-// What belongs to a column is repeated until a whole number of registers holds it: a
-// period of positions, over and over.  Codes are computed as 32-bit integers in scratch
+// The data of columns are repeated until they fill a whole number of registers: a
+// period of positions.  Codes are computed as 32-bit integers in scratch
 // memory and narrowed from there.
 //
-// Which edges a number has reached is the same question for any processor: comparisons
-// decide.  Arithmetic only says where to begin to compare, and by steps that never fall
-// as the number grows.
+// Comparisons decide which edges a number has reached, so all processors agree.
+// Arithmetic only finds where to begin to compare, by steps that are monotone in the
+// number.
 
 #include "rows.h"
 
@@ -56,7 +56,7 @@ SKVQ_INLINE typename Vector<T>::type place(const T *x, const void *start,
   typedef typename Vector<T>::type V;
   V v = load(x) - load(static_cast<const T *>(start) + at);
   v *= load(static_cast<const T *>(per_unit) + at);
-  // In this order: a product of infinity and zero is in the first.
+  // This order puts NaN, a product of infinity and zero, into the first cell.
   return smaller(larger(v, V{}), load(static_cast<const T *>(last) + at));
 }
 
@@ -161,7 +161,7 @@ void find(const Cut &cut, const Rows &rows, void *codes, int64_t code_bytes,
       x = reinterpret_cast<const T *>(rows.x + first * rows.row);
     else
       copy_rows(rows, first, int(m), 0, int(d), memory);
-    // What the last register has beyond the rows.
+    // The part of the last register beyond the rows.
     for (int64_t i = n; i % lanes<T>; i++) memory[i] = 0;
     find_tile(cut, x, n, d, found);
     switch (code_bytes) {

@@ -2,8 +2,8 @@
 // all others are held, for many steps.
 //
 // The score of codeword c of a table, 1/2 ||c||^2 - (x - sum of the others).c, is a part
-// that the row alone decides, made once, plus the products of c with each of the others,
-// which are looked up: m - 1 additions a codeword in place of d multiplications.
+// that depends on the row alone, computed once, plus the products of c with each of the
+// others, which are looked up: m - 1 additions per codeword instead of d products.
 
 #include "rows.h"
 
@@ -55,7 +55,7 @@ SKVQ_INLINE int64_t best_of_table(const Pairs &pairs, int j, const T *own,
       best[e] = smaller(score[e], best[e]);
     }
   }
-  // The least of all; of equals the first.
+  // The least of all, the first among equals.
   for (int e = 1; e < kSets; e++) {
     M place = at[e] + typename Int<T>::type(e * lanes<T>);
     M is_less = (best[e] < best[0]) | ((best[e] == best[0]) & (place < at[0]));
@@ -79,11 +79,11 @@ SKVQ_INLINE int64_t best_of_table(const Pairs &pairs, int j, const T *own,
     code = better ? place : code;
   }
   *gap = next - found;
-  // Scores that are no numbers are the caller's to find.
+  // The caller checks for scores that are NaN.
   return code < pairs.sizes[j] ? code : 0;
 }
 
-// Asks for the products that a row is about to look up: they are far apart.
+// Prefetches the products that a row is about to look up, which are far apart.
 template <class T>
 SKVQ_INLINE void prefetch(const Pairs &pairs, int j, const int64_t *codes) {
   const int64_t width = pairs.starts[j + 1] - pairs.starts[j];
@@ -112,7 +112,7 @@ void improve(const Pairs &pairs, int64_t n, const T *scores, int64_t *codes,
         if (i + 1 < last) prefetch<T>(pairs, j, own + pairs.n_tables);
         T gap;
         own[j] = best_of_table(pairs, j, scores + i * width + pairs.starts[j], own, &gap);
-        // NaN is not larger.
+        // This is false for NaN.
         if (s >= first_judged && !(gap > room[i])) state[i] = 2;
       }
     }

@@ -7,7 +7,7 @@
 
 #pragma once
 
-// C headers alone: those of C++ would have to be compiled first, or be there.
+// Only C headers are used: those of C++ would have to be installed, or compiled first.
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -38,7 +38,7 @@ constexpr int kVectorBytes = 16;
 #endif
 
 // Accumulators of a search: so many codewords for each of so many vectors of rows.
-// They fill the registers but for the rows themselves and a codeword.
+// They fill the registers, except for the rows themselves and one codeword.
 #if defined(__AVX2__) && !defined(__AVX512F__)
 constexpr int kGroup = 6;
 constexpr int kVectors = 2;
@@ -129,7 +129,7 @@ SKVQ_INLINE V subtract_product(V a, V b, V c) {
   return multiply_add(-a, b, c);
 }
 
-// Each in one instruction; GCC makes a comparison and a blend of the smaller of two.
+// Each is one instruction; GCC would compile a minimum as a comparison and a blend.
 #define SKVQ_ONE_INSTRUCTION(T, n, M, prefix, suffix)                                  \
   SKVQ_INLINE Vector<T, n>::type smaller(Vector<T, n>::type a, Vector<T, n>::type b) { \
     return Vector<T, n>::type(prefix##_min_##suffix(M(a), M(b)));                      \
@@ -220,7 +220,7 @@ struct Bits<true> {
   using type = uint16_t;
 };
 
-// A bit for each lane.
+// One bit for each lane.
 template <class T>
 using LaneBits = typename Bits<(lanes<T> > 8)>::type;
 

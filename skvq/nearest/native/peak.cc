@@ -1,4 +1,4 @@
-// What the processor could do: fused multiply-adds between registers, and nothing else.
+// The peak of the processor: fused multiply-adds between registers, and nothing else.
 //
 // The benchmark of the kernels divides by it.
 

@@ -1,4 +1,4 @@
-// The caller's rows, of any type and strides, as tiles of one feature after the other.
+// The caller's rows, of any type and strides, copied to tiles feature by feature.
 
 #pragma once
 
@@ -152,7 +152,7 @@ SKVQ_INLINE void transpose_block(const double *from, int64_t stride, double *to,
   }
 }
 
-// Writes m rows into a tile, [k][tile_rows]; rows that are not there become zeros.
+// Writes m rows into a tile, [k][tile_rows]; missing rows become zeros.
 template <class T>
 __attribute__((noinline)) void transpose(const T *from, int64_t stride, int m, int d, T *tile) {
   constexpr int n = tile_rows<T>, side = sizeof(T) == 4 ? 8 : 4;
@@ -170,7 +170,7 @@ __attribute__((noinline)) void transpose(const T *from, int64_t stride, int m, i
       tile[int64_t(k) * n + r] = r < m ? from[r * stride + k] : T(0);
 }
 
-// Takes the centre from the rows of a tile, scales them, and returns their squared norms.
+// Subtracts the centre from the rows of a tile, scales them, returns squared norms.
 template <class T>
 __attribute__((noinline)) void centre_tile(T *tile, int d, const T *centre, T scale, T *norms) {
   typedef typename Vector<T>::type V;

@@ -2,8 +2,8 @@
 //
 // The score of row i is factor_i * (t_0[c_i0] + t_1[c_i1] + ...) + offset_i, added in
 // this order and rounded at each step, in the tables' type, as NumPy does it.  Few rows
-// need it: a sum of bytes that stops at 255, each entry rounded down, is a lower bound,
-// and only the rows that it lets pass are added up.
+// need that: a sum of bytes that saturates at 255, each entry rounded down, is a lower
+// bound, and only the rows that pass it are added up.
 //
 // Codes lie in blocks of 256 rows, byte by byte: (n_blocks, n_bytes, 256).  Each column
 // is within a byte.  A byte is looked up whole in a table of 256 bytes, or, where no
@@ -37,14 +37,14 @@ struct Column {
   int32_t byte, shift, mask, start, size;
 };
 
-// What a caller wants, who has an equal structure (backends/native_scan.py).
+// The arguments of a scan; Python has the same structure (backends/native_scan.py).
 struct Task {
   const uint8_t *blocks;
   // Rows have the numbers `first`, `first` + 1, ...
   int64_t n_rows, first, n_bytes;
   const Column *columns;
   int64_t n_columns;
-  // Of each row, with room for whole blocks; or null.  No factor without an offset.
+  // Terms of each row, padded to whole blocks, or null.  A factor needs an offset.
   const void *factor, *offset;
   const void *tables;  // (n_queries, n_entries)
   int64_t n_entries, n_queries, k;
@@ -66,7 +66,7 @@ struct Best {
 
   double bound() const { return scores[0]; }
 
-  // Takes the place of the worst, if it is better.
+  // Replaces the worst entry by a better one.
   void offer(double score, int64_t row) {
     if (!is_worse(0, score, row)) return;
     int64_t at = 0;
@@ -202,8 +202,8 @@ void make_tables(const Scan<T> &scan, double scale) {
   }
 }
 
-// How much a sum of so many terms may be off, as a share of what they may come to; with
-// it, what is made of it below.  Rows come in order, so that only a score below the
+// The rounding error of a sum of so many terms, as a share of their reach, and of the
+// quantities computed from it below.  Rows come in order, so that only a score below the
 // bound is better, and what is rounded to less is less.  So the exact sum of a better
 // row is at most (bound - offset) / factor and n + 10 roundings of the reach: n in the
 // sum and the product, and those of this quotient, which is no more than twice the
@@ -341,7 +341,7 @@ void scan_tile(const Scan<T> &scan, int64_t begin, int64_t end, int64_t first,
 template <class T>
 void scan_rows(const Scan<T> &scan, int64_t n_rows, int64_t first, Best &best) {
   int64_t row = 0;
-  // Until there are k, every row is one of them.
+  // Until there are k rows, every row is among the best.
   const bool is_new = best.bound() == infinity<double>;
   for (; row < n_rows && (row % kStep || best.bound() == infinity<double>); ++row)
     best.offer(double(score_of(scan, row)), first + row);

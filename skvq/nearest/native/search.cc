@@ -5,7 +5,7 @@
 
 #include "search.h"
 
-// What is found.  Codes are integers of `code_bytes`, (n, n_tables).
+// The results.  Codes are integers of `code_bytes`, (n, n_tables).
 struct Found {
   char *codes;
   int64_t code_row;     // strides in bytes
@@ -26,7 +26,7 @@ constexpr int64_t kBlockBytes = 128 * 1024;
 // Tiles of a block, at most; of several tables, since each comes back to the rows.
 constexpr int64_t kMostTiles = 256;
 constexpr int64_t kMostTilesOfSeveral = 4;
-// So few rows are searched one by one.
+// Up to this many rows are searched one by one.
 constexpr int kFewRows = sizeof(Vector<float>::type) == 64 ? 12 : 8;
 
 template <class T>
@@ -59,12 +59,12 @@ struct OneTable {
   }
 };
 
-// Squares below have lost digits to the range of the type; of float64, no wider type
-// would have them.
+// Squares below this have lost digits to the range of the type; for float64, no wider
+// type would keep them.
 template <class T>
 constexpr T tiny = sizeof(T) == 4 ? T(1e-31) : T(0);
 
-// What is known of the rows of a tile.
+// Data of the rows of a tile.
 template <class T>
 struct Tile {
   int64_t first;   // number of its first row
@@ -77,8 +77,8 @@ struct Tile {
   int64_t *code;
 };
 
-// What the scores of a row have lost to rounding is a share of a norm; and of what it
-// must be a small share for the code to be sure: the distance that was found.
+// The norm to which the rounding error of a row's scores is relative, and the distance
+// found, compared to which it must be small for the code to be sure.
 template <class T>
 struct Weighed {
   T norm, distance;
@@ -172,7 +172,7 @@ __attribute__((noinline)) int finish(const Codebook &book, const OneTable<T> &ta
       auto [norm, distance] = weighed(book, table, tile, r);
       T room = slack * (3 * norm + distance);
       bool sure = distance > share * norm || tile.second[r] > tile.best[r] + room;
-      // Also false of what is not a number.
+      // This is also false for NaN.
       bool within =
           norm < infinity<T> && distance < infinity<T> && distance > -infinity<T>;
       state[r] = within ? (sure ? kSure : kDoubtful) : kOutOfReach;
@@ -181,7 +181,7 @@ __attribute__((noinline)) int finish(const Codebook &book, const OneTable<T> &ta
   }
   if (n_near)
     for (int r = 0; r < m; r++) {
-      // What is no number has no code: one that is in the table, until it is refused.
+      // A row with NaN has no code; it gets one within the table until it is refused.
       if (state[r] == kOutOfReach) tile.code[r] = 0;
       if (state[r] == kDoubtful && book.resolves) {
         T limit = 2 * tiny<T>;
@@ -336,7 +336,7 @@ int search_row(const Codebook &book, int64_t j, const Rows &rows, int64_t i,
         best[p] = smaller(v, best[p]);
       }
   }
-  // Of the lanes, those beyond the group hold nothing of it.
+  // Lanes beyond the group hold nothing of it.
   T least_found = infinity<T>, next = infinity<T>;
   int64_t code = 0;
   for (int p = 0; p < parts; p++)

@@ -1,10 +1,10 @@
 // The nearest codeword of a tile of rows, and the second best score.
 //
 // The score of a codeword c is 1/2 ||c - m||^2 - (x - m).(c - m), where m is the centre of
-// the table; half its squared distance, up to what is the same for all c.  Rows lie in
-// the lanes, and each codeword is broadcast.  A group of codewords takes part as the
-// least of its scores; which of the group it was, and how near the others came, is
-// found out for the best group of each row alone, by the same chain of multiply-adds.
+// the table: half its squared distance, up to a term that is the same for all c.  Rows
+// lie in the lanes, and each codeword is broadcast.  A group of codewords competes by
+// the least of its scores.  Only for the best group of each row, the same chain of
+// multiply-adds finds which codeword it was and how near the others came.
 
 #pragma once
 
@@ -12,12 +12,12 @@
 
 namespace {
 
-// What a tile says of each of its rows, as in backends/base.py.
+// States of the rows of a tile, as in backends/base.py.
 enum State : uint8_t { kSure = 0, kCoarse = 1, kDoubtful = 2, kOutOfReach = 3 };
 
 }  // namespace
 
-// Tables of equally many codewords, made ready.  See backends/native.py.
+// Prepared tables of equally many codewords.  See backends/native.py.
 struct Codebook {
   int32_t type;
   int32_t width;         // features of a table
@@ -142,7 +142,7 @@ SKVQ_INLINE Eight<T> load_eight(const T *from) {
   return found;
 }
 
-// Adds to scores what a feature contributes.
+// Adds the contribution of a feature to scores.
 template <bool Direct, class T>
 SKVQ_INLINE void add_feature(Eight<T> &score, T x, const T *codewords) {
   typedef typename Eight<T>::V V;
@@ -180,7 +180,7 @@ SKVQ_INLINE int settled(const Eight<float> &score, float best, float *second) {
   int at = __builtin_ctz((unsigned(_mm256_movemask_ps(is_best)) & group) | 1u << (kGroup - 1));
   const __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   __m256i here = _mm256_cmpeq_epi32(places, _mm256_set1_epi32(at));
-  // What is beyond the group is no score.
+  // Lanes beyond the group hold no scores.
   here = _mm256_or_si256(here, _mm256_cmpgt_epi32(places, _mm256_set1_epi32(kGroup - 1)));
   __m256 others = _mm256_blendv_ps(s, _mm256_set1_ps(*second), _mm256_castsi256_ps(here));
   __m128 v = _mm_min_ps(_mm256_castps256_ps128(others), _mm256_extractf128_ps(others, 1));

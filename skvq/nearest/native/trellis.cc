@@ -24,7 +24,7 @@
 
 extern "C" {
 
-// What all rows share; Python has the same structure.
+// Data that all rows share; Python has the same structure.
 struct SkvqTrellis {
   int64_t n_features;
   int64_t n_steps;          // features that have bits
@@ -33,7 +33,7 @@ struct SkvqTrellis {
   int64_t has_subsets;      // whether windows have these, or levels of their own
   const int64_t *feature;   // (n_steps,) in order
   const int64_t *rate;      // (n_features,) in bits
-  // Of all features; those of windows t + j S by t, and then by j.
+  // Levels of all features; those of windows t + j S by t, and then by j.
   const void *levels;
   const int64_t *level_begin;  // (n_features,)
   // With subsets: between levels i and i + 4, the value from which on the second is
@@ -44,7 +44,7 @@ struct SkvqTrellis {
   int32_t type;               // of levels, edges and rows
 };
 
-// What is asked about some rows.
+// The arguments for some rows.
 struct SkvqViterbi {
   const void *x;
   int64_t n_rows, row_stride, column_stride;  // in bytes
@@ -62,8 +62,8 @@ namespace {
 
 enum Ends { kFree, kTailBiting, kGiven };
 
-// What a step takes: so many bits in a trellis of subsets, any number of them, those of
-// a window with a level of its own, or none.
+// The kind of a step: bits in a trellis of subsets, a known number or any; bits of a
+// window with a level of its own; or none.
 enum Kind { kAnyRate = 0, kWindow = -1, kNoBits = -2 };
 
 // Parity checks by the bits of the state (Ungerboeck 1982, table I), as in Python.
@@ -199,7 +199,7 @@ struct Paths {
       const V a0 = a + outer, a1 = a + inner, b0 = b + inner, b1 = b + outer;
       store(to + 2 * z * W, smaller(b0, a0));
       store(to + (2 * z + 1) * W, smaller(b1, a1));
-      // At once, since stores are what takes longest.
+      // Stored at once, since stores take longest.
       const Word which[2] = {less<T>(b0, a0), less<T>(b1, a1)};
       memcpy(survived + 2 * z, which, sizeof(which));
       butterflies<state_bits, z + 1, n>(from, to, survived, cost);
@@ -398,7 +398,7 @@ struct Paths {
       trace<true, Code>(task, first, n, state, sum);
     else
       trace<false, Code>(task, first, n, state, sum);
-    // Where costs overflow, what was found is no path.
+    // If costs overflow, the result is not a path.
     for (int lane = 0; lane < n; ++lane) {
       const double cost = task.exact ? 0 * reached[lane] : reached[lane];
       task.distances[first + lane] = cost + sum[lane];

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kUnitRows = 16;
 
-// A power of two, times which a number is near to one; of denormals, as large as can be.
+// A power of two that brings a number near one; for denormals, the largest there is.
 SKVQ_INLINE float power_beside(float largest) {
   uint32_t bits;
   memcpy(&bits, &largest, sizeof(bits));
@@ -50,7 +50,7 @@ void divide(const T *__restrict x, int d, T *__restrict unit) {
   const T scale = power_beside(largest_of(x, d));
   for (int k = 0; k < d; k++) unit[k] = x[k] * scale;
   const T norm = T(__builtin_sqrt(squared_distance(unit, static_cast<T *>(nullptr), d)));
-  // Zero by zero is no number.
+  // Zero divided by zero gives NaN.
   for (int k = 0; k < d; k++) unit[k] /= norm;
 }
 

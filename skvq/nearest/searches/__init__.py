@@ -1,1 +1,1 @@
-"""The searches, each written once over what a backend does."""
+"""The searches, each written once over the interface of a backend."""

@@ -1,10 +1,10 @@
 """The best sums of codewords, one from each of several tables: a beam search.
 
 A tile of rows passes through all tables before the next tile begins.  After each table
-the B partial sums with the least error stay, per row: the beam.  One GEMM of the tile's
-B residuals, extended by a column of ones and by one with what each partial sum has
-cost so far, with the table [-(C - m)^T; 1/2 ||c - m||^2; 1] scores all B V_j candidates
-of a row, whose k smallest are the next beam.
+the B partial sums of least error stay for each row: the beam.  The B residuals of each
+row, extended by a one and by the cost of their partial sum, are multiplied with the
+table [-(C - m)^T; 1/2 ||c - m||^2; 1].  This GEMM scores all B V_j candidates of a row,
+the k smallest of which are the next beam.
 """
 
 import math
@@ -29,21 +29,21 @@ from skvq.nearest.tables import (
 )
 from skvq.nearest.threads import even_chunk
 
-# Candidates of one tile: what a core's cache holds, and the most where that would leave
-# too few rows for a good GEMM.
+# Candidates in a tile: as many as a core's cache holds, and the most where that would
+# leave too few rows for a good GEMM.
 _TILE_SCORES = 2**18
 _MAX_TILE_SCORES = 2**21
 _MIN_GOOD_ROWS = 512
 _MAX_TILE_ROWS = 1024
-# Numbers of the residuals of a tile, where no scores of them all are kept, and
-# multiply-adds of one of its stages: an interrupt waits for it.
+# Limits of a tile where not all scores are kept: numbers in its residuals, and
+# multiply-adds of one stage, which an interrupt has to wait for.
 _TILE_NUMBERS, _TILE_WORK = 2**19, 2**28
-# Numbers of rows whose errors are computed from what was given.
+# Numbers in rows whose errors are computed from the given numbers at a time.
 _EXACT_ELEMENTS = 2**15
 
 
 class Options(NamedTuple):
-    """What `skvq.nearest.nearest_best` is asked for."""
+    """The arguments of `skvq.nearest.nearest_best`."""
 
     beam_size: int
     n_best: int
@@ -54,23 +54,23 @@ class Options(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A table made ready for the search."""
+    """A table prepared for the search."""
 
     weights: np.ndarray  # (d + 2, V'), [-(C - m)^T; 1/2 ||c - m||^2; 1]
     rows: np.ndarray  # (V', d), the distinct codewords, shifted and scaled
-    centre: np.ndarray | None  # (d,), m, to be taken from a residual; None: nothing
+    centre: np.ndarray | None  # (d,), m, to subtract from residuals; None: nothing
     first: np.ndarray | None  # (V',), index of each row in the codebook; None: all
     bias: np.ndarray | None  # (V',), scaled
     margin: Margin
-    exact: np.ndarray | None  # (V', d), as given but for the scale, in float64 alone
-    width: int  # sums that are kept after this stage
-    weight: float  # of the error after this stage in the loss
-    ahead: float  # weight that this error bears for the stages to come
-    packed: Any = None  # what a backend has made of it for itself
+    exact: np.ndarray | None  # (V', d), as given but scaled; only in float64
+    width: int  # number of sums kept after this stage
+    weight: float  # weight in the loss of the error after this stage
+    ahead: float  # sum of the weights of later stages, which this error also bears
+    packed: Any = None  # the backend's own form
 
 
-class Search:
-    """What all tiles share: the tables, made ready, and the sizes of a tile."""
+class PreparedStages:
+    """The prepared tables and the sizes of tiles, which all tiles share."""
 
     begun: list[NDArray[Any]]
     begun_biases: list[Any]
@@ -121,7 +121,7 @@ class Search:
             self.most_work = max(self.most_work, width * stage.weights.size)
             most, width = max(most, width * len(stage.rows)), stage.width
         self.n_found = width
-        # What is left by the stages before is taken to the centre of the next.
+        # A residual of one stage is relative to the centre of the next.
         self.shifted = sum(
             float(stage.centre @ stage.centre)
             for stage in self.stages[not n_begun :]
@@ -129,8 +129,8 @@ class Search:
         )
         self.most_sums = max([n_sums, *(stage.width for stage in self.stages)])
         self.most_scores = most
-        self.products: Any = None  # what a backend looks up
-        # Residuals may reach the sum of all that is subtracted; squares must be finite.
+        self.products: Any = None  # what the backend looks up
+        # Residuals may reach the sum of all codewords; their squares must be finite.
         self.width = d = codebooks[0].shape[1]
         reach = math.sqrt(float(np.finfo(dtype).max) / (16 * max(1, d)))
         largest = [float(np.abs(codebook).max(initial=0.0)) for codebook in codebooks]
@@ -140,7 +140,7 @@ class Search:
     def tile_rows(self, n_rows: int, be: Backend = CAREFUL) -> int:
         """Return how many rows a thread of the host takes at a time."""
         if be.is_compiled:
-            # Residuals of the sums, or their codes.
+            # A tile holds residuals of the sums, or their codes.
             size = self.width if self.products is None else len(self.stages)
             most = min(_TILE_NUMBERS // (self.most_sums * size), 8192)
             most = max(1, min(max(16, most), _TILE_WORK // int(self.most_work)))
@@ -152,7 +152,7 @@ class Search:
         return min(rows, even_chunk(n_rows, rows, self.work))
 
     def check_memory(self, n: int, d: int, beam_size: int) -> None:
-        """Raise if the beam is out of proportion to the rows."""
+        """Raise if the beam takes too much memory for the rows."""
         size = self.dtype.itemsize
         per_row = self.most_scores + 3 * self.most_sums * (d + 2)
         found_bytes = n * self.n_found * (len(self.stages) + len(self.begun) + 1)
@@ -234,10 +234,10 @@ def nearest_best(
 def _prepared(
     be: Backend, tables: Any, n_sums: int, n_begun: int, options: Any, dtype: Any
 ) -> tuple[Any, ...]:
-    """Return the search, and its tables and stages on the device."""
+    """Return the prepared stages, and tables and stages on the device."""
 
     def make() -> tuple[Any, ...]:
-        search = Search(tables, n_sums, n_begun, options, dtype)
+        search = PreparedStages(tables, n_sums, n_begun, options, dtype)
         begun = [
             (be.send(rows), None if bias is None else be.send(bias))
             for rows, bias in zip(search.begun, search.begun_biases, strict=True)
@@ -256,7 +256,7 @@ def _prepared(
 def _again(
     be: Backend, begun: Any, tables: Any, options: Any, limit: Any, x: Any, rows: slice
 ) -> tuple[Any, ...]:
-    """Search some rows of the host with care."""
+    """Search some rows again, on the host and with care."""
     check_reach(x, limit)
     x, given = x.astype(np.float64), be.to_host(be.take(begun, rows))
     shape = given.shape[1:]
@@ -272,7 +272,7 @@ def _again(
 
 
 def _tile(
-    be: Backend, x: Any, begun: Any, search: Search, here: Any, distances: bool
+    be: Backend, x: Any, begun: Any, search: PreparedStages, here: Any, distances: bool
 ) -> tuple[Any, ...]:
     """Return codes and state of a tile, and the distances if they are asked for."""
     n, b = begun.shape[:2]

@@ -1,4 +1,4 @@
-"""Distances from many rows to a few codewords, or to the levels of scalars."""
+"""Distances from many rows to a few codewords, or to levels of scalars."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +16,8 @@ from skvq.nearest.tables import coarse_centre, compute_dtype, unit_rows
 class DistanceTable:
     """Distances from many rows to a few codewords at a time.
 
-    Keeps what does not depend on the codewords, for learners that ask again and again
-    about the same rows.
+    The table keeps what does not depend on the codewords, for learners that ask
+    repeatedly about the same rows.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class DistanceTable:
     def __call__(self, codebook: Any) -> np.ndarray:
         """Return the distances, (n_codewords, n_samples), never negative.
 
-        Under "inner_product", minus the products, of any sign.
+        Under "inner_product" they are minus the products, of any sign.
         """
         if self.metric not in PRODUCT_METRICS:
             table = cdist(np.asarray(codebook, np.float64), self.rows, self.metric)

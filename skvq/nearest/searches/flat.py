@@ -23,9 +23,9 @@ from skvq.nearest.tables import (
 )
 from skvq.nearest.threads import even_chunk
 
-# Distances of a tile that are computed one by one.
+# Distances in a tile that are computed one by one.
 _DIRECT_ELEMENTS = 2**16
-# Numbers of a block of rows that are searched again.
+# Numbers in a block of rows that are searched again.
 _AGAIN_ELEMENTS = 2**20
 
 
@@ -68,7 +68,7 @@ def _by_product(
 
 
 def _exact_cosines(table: Table, x: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Return distances of unit rows of float64."""
+    """Return cosine distances of rows in float64."""
     rows = (x, table.codewords[codes])
     x, y = (CAREFUL.unit_rows(each.astype(np.float64)) for each in rows)
     return 0.5 * CAREFUL.row_products(x - y, x - y)
@@ -84,7 +84,7 @@ def _again(
     x: Any,
     rows: np.ndarray,
 ) -> tuple[Any, ...]:
-    """Search some rows of the host with care."""
+    """Search some rows again, on the host and with care."""
     if metric == "cosine":
         for place in np.flatnonzero(~x.any(axis=1)):
             check_no_zero_rows(x[[place]], "X", first_row + rows[place])
@@ -109,24 +109,24 @@ def finished(
     again: Any,
     exact: Any,
 ) -> list[Any]:
-    """Return codes, and distances if they are asked for, as good as they are to be.
+    """Return codes, and distances if wanted, after repeating what was too coarse.
 
     Parameters
     ----------
     be : Backend
-        Of the arrays.
+        The backend of the arrays.
     X : array of shape (n_samples, n_features)
         All rows.
     codes, state : arrays
-        What tiles have found.
+        The results of all tiles.
     found : list of arrays
-        The distances; none if they are not asked for.
+        The distances; empty if they are not wanted.
     again : callable
-        ``again(x, rows)`` returns codes, and distances if they are asked for, of rows
-        of the host that are doubtful.
+        ``again(x, rows)`` returns codes, and distances if wanted, of doubtful rows, on
+        the host.
     exact : callable
-        ``exact(x, codes)`` returns distances of rows of the host from what was given,
-        where those that were found are too coarse.
+        ``exact(x, codes)`` returns distances of rows from the given numbers, on the
+        host, where those that were found are too coarse.
     """
     outputs = [codes, *found]
     if not be.flagged(state).size:
@@ -148,20 +148,20 @@ def finished(
 def searched_again(
     be: Backend, X: Any, rows: np.ndarray, outputs: list[Any], again: Any
 ) -> list[Any]:
-    """Return outputs in which some rows are what is made of them on the host.
+    """Return outputs in which some rows are replaced by what the host computes.
 
     Parameters
     ----------
     be : Backend
-        Of the outputs.
+        The backend of the outputs.
     X : array of shape (n_samples, n_features)
         All rows.
     rows : ndarray of shape (n_again,)
-        Which of them.
+        Indices of the rows to replace.
     outputs : list of arrays
-        With an entry for each row of X.
+        Arrays with an entry for each row of X.
     again : callable
-        ``again(x, rows)`` returns those of some rows, on the host.
+        ``again(x, rows)`` returns the entries of some rows, on the host.
     """
     step = max(1, _AGAIN_ELEMENTS // X.shape[1])
     chunks = [rows[low : low + step] for low in range(0, len(rows), step)]
@@ -182,20 +182,20 @@ def searched_again(
 
 
 def check_reach(x: np.ndarray, limit: float) -> None:
-    """Raise unless all |x| are below the limit of a table; NaN fails too."""
+    """Raise unless all |x| are below the limit of a table; NaN raises too."""
     largest = max(x.max(initial=0.0), -float(x.min(initial=0.0)))
     if not largest < limit:
         raise ValueError(why_out_of_reach(float(largest)))
 
 
 def check_finite(be: Backend, found: Any, what: str) -> None:
-    """Raise if distances of finite rows came out as no numbers."""
+    """Raise if distances of finite rows are not finite."""
     if not bool(be.xp.all(be.xp.isfinite(found))):
         raise ValueError(f"Distances between X and the {what} overflow: scale X.")
 
 
 def check_defined(be: Backend, values: Any, metric: Metric, X: Any) -> None:
-    """Raise unless distances of the rows of X are numbers."""
+    """Raise if distances of the rows of X are NaN."""
     if not bool(be.xp.all(be.xp.isfinite(values))):
         largest = max(float(be.xp.max(X)), -float(be.xp.min(X)))
         raise ValueError(why_undefined(metric, largest))
@@ -204,7 +204,7 @@ def check_defined(be: Backend, values: Any, metric: Metric, X: Any) -> None:
 def _by_distances(
     be: Backend, X: Any, table: Any, metric: Any, bias: Any, distances: Any
 ) -> tuple[Any, ...]:
-    """Search by the distances themselves, in float64; on the host if it must be."""
+    """Search by the distances themselves, in float64; on the host where necessary."""
     host = table.codewords.astype(np.float64)
     on_device = metric in be.direct_metrics
     codebook = be.send(host) if on_device else host
@@ -225,7 +225,7 @@ def _by_distances(
         check_defined(be, found, metric, x)
         return (code, found)[: 1 + distances]
 
-    # Python code holds the interpreter's lock: threads would only wait.
+    # Python code holds the interpreter's lock, so that threads would only wait.
     work = 0 if callable(metric) else 8 * host.size
     per_row = 2 * host.size if on_device else sum(host.shape)
     chunk = max(16, _DIRECT_ELEMENTS // len(host))

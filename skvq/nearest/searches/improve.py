@@ -1,16 +1,16 @@
 """Better sums of codewords, one table at a time: iterated conditional modes.
 
-With all other codes held, the best code of one table is the nearest of its codewords to
-what the others leave of the row: a search in one table.  Going round the tables until
-nothing changes ends in a local minimum; a few codes replaced at random, and round
-again, may end in a better one (Martinez et al. 2016).  Each row keeps the best sum that
-it has seen.
+With all other codes held, the best code of one table is its codeword nearest to the
+residual of the others: a search in one table.  Going round the tables until nothing
+changes ends in a local minimum.  Replacing a few codes at random and going round again
+may end in a better one (Martinez et al. 2016).  Each row keeps the best sum that it has
+seen.
 
-What the others leave is kept as a vector, moved by one codeword before and after each
-step.  The compiled engine looks up the scalar products of codewords instead, m - 1 rows
-of V numbers a step.  In NumPy that takes 690 ns a row and step for eight tables of 256,
-whatever d, on two cores of a server, against 490 ns at d = 64 and 880 ns at d = 128 as
-it is done here.
+The residual is kept as a vector, changed by one codeword before and after each step.
+The compiled engine instead looks up the scalar products of codewords, m - 1 rows of V
+numbers per step.  In NumPy that takes 690 ns per row and step for eight tables of 256,
+whatever d, on two cores of a server; the method here takes 490 ns at d = 64 and 880 ns
+at d = 128.
 """
 
 import math
@@ -33,14 +33,14 @@ from skvq.nearest.tables import (
 )
 from skvq.nearest.threads import even_chunk
 
-# Scores of one tile, and the fewest rows for a good matrix product.
+# Scores in a tile, and the fewest rows for a good matrix product.
 _TILE_SCORES = 2**17
 _MIN_TILE_ROWS = 64
 _MAX_TILE_ROWS = 1024
 
 
 class Options(NamedTuple):
-    """What `skvq.nearest.improve_sums` is asked for."""
+    """The arguments of `skvq.nearest.improve_sums`."""
 
     n_rounds: int
     n_replaced: int
@@ -50,31 +50,31 @@ class Options(NamedTuple):
 
 
 class _Round(NamedTuple):
-    """What is done to every row alike, so that no code depends on other rows."""
+    """The same replacements for every row, so that no code depends on other rows."""
 
-    order: np.ndarray  # tables in the order of the steps, those replaced last
+    order: np.ndarray  # tables in the order of the steps, replaced ones last
     replaced: np.ndarray  # tables whose codes are replaced first
-    offsets: np.ndarray  # what is added to these codes, modulo the table's size
+    offsets: np.ndarray  # added to these codes, modulo the sizes of the tables
 
 
-class _Factor(NamedTuple):
-    """A table made ready for the search."""
+class _PreparedTable(NamedTuple):
+    """A table prepared for the search."""
 
     weights: np.ndarray  # (d + 1, V'), [-(C - m)^T; 1/2 ||c - m||^2]
     rows: np.ndarray  # (V', d), the distinct codewords about the centre
     first: np.ndarray | None  # (V',), index of each row in the codebook; None: all
-    place: np.ndarray | None  # (V,), row of each codeword; None: its own
+    place: np.ndarray | None  # (V,), row of each codeword; None: its own index
     margin: Margin
-    # What the rounding of rows is beside their norms, see `Margin.of_unit_rows`.
+    # Rounding of the rows relative to their norms, see `Margin.of_unit_rows`.
     rounded: float
-    # In float64 alone, for the careful search.
-    exact: np.ndarray | None  # (V', d), as given but for the scale
+    # These two are for the careful search, in float64 only.
+    exact: np.ndarray | None  # (V', d), as given but scaled
     centre: np.ndarray | None  # (d,), scaled
-    packed: Any = None  # what a backend has made of it for itself
+    packed: Any = None  # the backend's own form
 
 
-class _Search:
-    """What all tiles share: the tables, made ready."""
+class _PreparedSums:
+    """The prepared tables, which all tiles share."""
 
     def __init__(self, tables: Tables, dtype: np.dtype) -> None:
         codebooks = [table.codewords for table in tables]
@@ -84,7 +84,7 @@ class _Search:
         high, low = np.zeros(codebooks[0].shape[1]), 0.0
         for centre in centres:
             high, low = less(high, low, -centre)
-        # In two parts: the dtype may be too coarse for the sum.
+        # The sum is kept in two parts, since the dtype may be too coarse for it.
         centre = high.astype(dtype)
         parts = [centre, ((high - centre) + low).astype(dtype)]
         self.centre = [part for part in parts if part.any()]
@@ -98,22 +98,22 @@ class _Search:
             if dtype == np.float64:
                 exact = each if core.first is None else each[core.first]
                 exact = exact.astype(np.float64) * self.scale
-            factor = _Factor(
+            factor = _PreparedTable(
                 weights.astype(dtype, order="C"),
                 core.rows.astype(dtype, order="C"),
                 core.first,
                 place,
                 margin,
-                # What is lost seldom points from one codeword to another.
+                # The rounding error seldom points from one codeword to another.
                 margin.of_unit_rows(dtype) / min(each.shape[1], 4),
                 exact,
                 None if exact is None else centre,
             )
             self.factors.append(factor)
-        self.pairs: Any = None  # what a backend has made of the tables together
+        self.pairs: Any = None  # the backend's own form of all tables together
         self.sizes = [len(factor.rows) for factor in self.factors]
         self.work = float(sum(factor.weights.size for factor in self.factors))
-        # As in `nearest_best`: squares of what may be left must be finite.
+        # As in `nearest_best`, squares of residuals must be finite.
         largest = float(np.finfo(dtype).max)
         reach = math.sqrt(largest / (16 * max(1, codebooks[0].shape[1])))
         self.limit = min(reach / self.scale, largest) - sum(
@@ -122,7 +122,7 @@ class _Search:
 
 
 def _schedule(sizes: Sequence[int], n_replaced: int, seed: int) -> Iterator[Any]:
-    """Yield the rounds; how many are taken changes none of them."""
+    """Yield rounds; the first ones do not depend on how many are taken."""
     rng = np.random.default_rng(seed)
     free = np.flatnonzero(np.array(sizes) > 1)
     yield _Round(free, free[:0], free[:0])
@@ -166,10 +166,10 @@ def improve_sums(
 
 
 def _prepared(be: Backend, tables: Tables, dtype: np.dtype) -> tuple[Any, ...]:
-    """Return the search; on the device its tables and their centre."""
+    """Return the prepared sums, and tables and centre on the device."""
 
     def make() -> tuple[Any, ...]:
-        search = _Search(tables, dtype)
+        search = _PreparedSums(tables, dtype)
         factors = [be.sent(factor, "factor") for factor in search.factors]
         search.pairs = be.pairs(factors)
         return search, factors, [be.send(part) for part in search.centre]
@@ -187,7 +187,7 @@ def _again(
     x: Any,
     rows: slice,
 ) -> tuple[Any, ...]:
-    """Improve the codes of some rows of the host with care."""
+    """Improve the codes of some rows again, on the host and with care."""
     check_reach(x, limit)
     x, given = x.astype(np.float64), be.to_host(be.take(given, rows))
     prepared = _prepared(CAREFUL, tables, x.dtype)
@@ -203,7 +203,7 @@ def _again(
 def _tile(
     be: Backend, x: Any, given: Any, prepared: Any, rounds: Any, n_sweeps: int
 ) -> tuple[Any, ...]:
-    """Return the best codes of a tile that were seen, state, and distances."""
+    """Return the best codes seen for a tile, state, and distances."""
     search, factors, centre = prepared
     sums = be.sums(x, factors, centre, search)
     best = [be.cast(given[:, j], np.intp) for j in range(len(factors))]
@@ -224,7 +224,7 @@ def _tile(
             reach = be.xp.maximum(reach, begun)
         codes, doubt = sums.improved(codes, each.order, n_sweeps, begun)
         state = be.xp.maximum(state, doubt)
-        # Anew from the codes: rounding does not build up from step to step.
+        # Starting anew from the codes keeps rounding errors from building up.
         new = sums.leave(codes)
         better = new < error
         best = [be.xp.where(better, *pair) for pair in zip(codes, best, strict=True)]

@@ -8,11 +8,12 @@ centres a and b of the two tables, with u' = u - a, v' = v - b and y = x - a (x)
     y . (c - a (x) b)   = v' . (Y^T u) + u' . (Y b),      Y the matrix that y flattens,
 
 so that the scores of all pairs are one matrix product with d_m + 3 terms each, where
-the dense search has d + 1: Y^T u above the three products of what depends on u alone
-and what depends on v alone.  Y^T u is built up factor by factor in the same way.  The
-centres cost nothing that shows, and keep the digits of data far from the origin.  But
-the two terms of a codeword may be far longer than their sum, whose score then has the
-rounding of the terms: where centres are short beside the rows, they are zero.
+the dense search has d + 1: Y^T u, and below it three products of a part that depends on
+u alone and a part that depends on v alone.  Y^T u is built up factor by factor in the
+same way.  The centres cost next to nothing and keep the digits of data far from the
+origin.  However, the two terms of a codeword may be far longer than their sum, whose
+score then has the rounding of the terms.  Where centres are short compared to the rows,
+they are therefore zero.
 """
 
 import math
@@ -35,13 +36,13 @@ from skvq.nearest.tables import (
     without_far_rows,
 )
 
-# Codewords that are scored at once.  Of more, the first factors take turns.
+# Number of codewords scored at once.  If there are more, the first factors take turns.
 _MAX_AT_ONCE = 2**20
 _TURN = 2**17
 
 
 def kronecker_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Multiply row by row: the i-th is the Kronecker product of all i-th rows.
+    """Return the Kronecker product of corresponding rows, for all rows.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ def kronecker_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
     Returns
     -------
     products : ndarray of shape (n_samples, prod d_j)
-        With the last factor's index running fastest.
+        The index of the last factor runs fastest.
     """
     xp = backend_of(rows[0]).xp
 
@@ -63,9 +64,9 @@ def kronecker_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _exact_rows(rows: Sequence[Any]) -> tuple[Any, Any]:
-    """Return the same products in float64, and the digits that they have lost.
+    """Return Kronecker products of rows in float64, and the digits that they lost.
 
-    By halves of the numbers, whose products are exact (Dekker 1971).
+    The numbers are split in halves, whose products are exact (Dekker 1971).
     """
     high, low = rows[0], rows[0] * 0.0
     for right in rows[1:]:
@@ -80,17 +81,17 @@ def _exact_rows(rows: Sequence[Any]) -> tuple[Any, Any]:
 
 
 def _halves(rows: Any) -> tuple[Any, Any]:
-    """Return numbers as sums of two with half the digits."""
+    """Return numbers as sums of two parts with half the digits each."""
     large = rows * (2.0**27 + 1)
     high = large - (large - rows)
     return high, rows - high
 
 
 class _Factor(NamedTuple):
-    """A table and its centre, or the table of all products of some of them."""
+    """A table and its centre; or all products of several tables."""
 
     rows: np.ndarray  # (V, d), w
-    shifted: np.ndarray  # (V, d), w less the centre
+    shifted: np.ndarray  # (V, d), w minus the centre
     centre: np.ndarray  # (d,)
 
     @classmethod
@@ -102,7 +103,7 @@ class _Factor(NamedTuple):
 
 
 class _Norms(NamedTuple):
-    """What the norms of products follow from; of each row w, with w' = w - centre."""
+    """Terms of the norms of products; for each row w, with w' = w - centre."""
 
     full: np.ndarray  # |w|^2
     mixed: np.ndarray  # w.w'
@@ -140,8 +141,8 @@ class _Norms(NamedTuple):
         )
 
 
-class Block:
-    """Consecutive codewords, ready to be scored on a backend's device."""
+class CodewordBlock:
+    """Consecutive codewords, prepared for scoring on a backend's device."""
 
     constants: Any
     contract: list[Any]
@@ -180,16 +181,16 @@ class Block:
         self.margin, self.rounded = self._margin(norms, ends)
 
     def _margin(self, norms: _Norms, ends: _Norms) -> tuple[Margin, float]:
-        """Return the margin, and what is added to the norms for the rounding."""
+        """Return the margin, and the addition to the norms that covers rounding."""
         d = math.prod(len(factor.centre) for factor in self.factors)
         plain = Margin.of(d, self.dtype)
-        # The codeword about the centre is a sum of two terms, which may cancel.
+        # A codeword relative to the centre is a sum of two terms, which may cancel.
         terms = [
             norms.full.max() * ends.shifted.max(),
             norms.parts.max() * ends.centre,
         ]
         both = sum(map(math.sqrt, terms)) / math.sqrt(max(*map(float, terms), 1e-300))
-        # What the squared sum of their lengths is more than so often the codeword's.
+        # How much the squared sum of the terms' lengths exceeds a multiple of the norm.
         most, square = ends.centre, 2 * both * both
         left = [
             (1 - square) * norms.full,
@@ -204,8 +205,8 @@ class Block:
         return margin, max(0.0, rounded)
 
 
-class _Search:
-    """Tables made ready: distinct rows, scaled, in the order in which they contract."""
+class _PreparedFactors:
+    """Prepared tables: distinct rows, scaled, in the order in which they contract."""
 
     def __init__(self, be: Backend, tables: Tables, dtype: np.dtype) -> None:
         self.be, self.dtype = be, dtype
@@ -215,7 +216,7 @@ class _Search:
         self.firsts = [None if each is None else be.send(each) for each in firsts]
         scaled, self.exponent = _scale_tables(codebooks, firsts, dtype)
         centres = _centres([without_far_rows(table) for table in scaled])
-        # The last factor's width is the length of the many products: the least is best.
+        # The narrowest factor comes last: its width is the length of the many products.
         self.order = sorted(range(len(scaled)), key=lambda j: -self.widths[j])
         self.factors = [_Factor.about(scaled[j], centres[j]) for j in self.order]
         if len(scaled) == 1:
@@ -229,7 +230,7 @@ class _Search:
         self.zero_codes = _first_zero(zero_rows)
         self.zero_rows = [be.send(zero) for zero in zero_rows]
         self.blocks = [next(self._prepare_blocks())]
-        # What bounds the values of scores: no product of the scaled tables exceeds 1.
+        # A bound for scores: no product of the scaled tables exceeds 1.
         self.limit = float(np.finfo(dtype).max) / (16 * math.prod(self.widths))
 
     def _how_many_take_turns(self) -> int:
@@ -241,13 +242,13 @@ class _Search:
             n_leading += 1
         return n_leading
 
-    def all_blocks(self) -> Iterable[Block]:
-        """Give all codewords in the order of their indices."""
+    def all_blocks(self) -> Iterable[CodewordBlock]:
+        """Return blocks of all codewords in the order of their indices."""
         return self._prepare_blocks() if self.n_leading else self.blocks
 
-    def _prepare_blocks(self) -> Iterator[Block]:
+    def _prepare_blocks(self) -> Iterator[CodewordBlock]:
         if not self.n_leading:
-            yield Block(self.be, self.factors, 0, self.dtype)
+            yield CodewordBlock(self.be, self.factors, 0, self.dtype)
             return
         leading, rest = self.factors[: self.n_leading], self.factors[self.n_leading :]
         sizes = self.sizes[: self.n_leading]
@@ -261,10 +262,10 @@ class _Search:
                 [factor.rows[i] for factor, i in zip(leading, index, strict=True)]
             )
             factors = [_Factor.about(rows, centre), *rest]
-            yield Block(self.be, factors, start * n_rest, self.dtype)
+            yield CodewordBlock(self.be, factors, start * n_rest, self.dtype)
 
     def shift(self, x: Any) -> tuple[Any, Any]:
-        """Return scaled samples, the factors in order, and those less the centre."""
+        """Return scaled samples with their factors in order, and minus the centre."""
         be, (n, d) = self.be, x.shape
         scaled = be.times_power(be.cast(x, np.float64), -self.exponent)
         scaled = be.xp.reshape(scaled, (n, *self.widths))
@@ -278,7 +279,7 @@ class _Search:
     def between(
         self, scaled: np.ndarray, first: int, row: Any, codeword: Any
     ) -> np.ndarray:
-        """Return half the distances of pairs of scaled rows and a block's codewords."""
+        """Return half the distances between scaled rows and codewords of a block."""
         index = np.unravel_index(first + codeword, self.sizes)
         rows = [f.rows[i] for f, i in zip(self.factors, index, strict=True)]
         high, low = _exact_rows(rows)
@@ -286,9 +287,9 @@ class _Search:
         return 0.5 * np.einsum("ij,ij->i", gaps, gaps)
 
     def codes(self, index: Any) -> Any:
-        """Turn indices of codewords into codes of the caller's tables."""
+        """Return the codes, in the caller's tables, of indices of codewords."""
         be, columns = self.be, [index] * len(self.order)
-        # Of a single table, the first factor is a one that is no table of the caller's.
+        # A single table got a factor of one in front, which the caller does not have.
         idle = len(self.sizes) - len(self.order)
         none = None
         for place in reversed(range(len(self.order))):
@@ -311,7 +312,7 @@ class _Search:
 def _scale_tables(
     codebooks: Any, firsts: Any, dtype: Any
 ) -> tuple[list[np.ndarray], int]:
-    """Return distinct rows in float64, at most 1, and the exponent of the product."""
+    """Return distinct rows, scaled to at most 1, and the exponent of their product."""
     scaled, exponent = [], 0
     for table, first in zip(codebooks, firsts, strict=True):
         rows = (table if first is None else table[first]).astype(np.float64)
@@ -327,9 +328,9 @@ def _scale_tables(
 
 
 def _centres(tables: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return a centre of each table; zeros where a centre takes too little away.
+    """Return a centre for each table; zeros if the centres take too little away.
 
-    About zero, codewords are products, and no sums of terms that may cancel.
+    Relative to zero, codewords are products instead of sums whose terms may cancel.
     """
     centres = [coarse_centre(table) for table in tables]
     shares = [
@@ -340,7 +341,7 @@ def _centres(tables: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _first_zero(zero_rows: Sequence[np.ndarray]) -> tuple[int, ...] | None:
-    """Return the lowest codes whose product is the zero vector; None if none is."""
+    """Return the lowest codes whose product is zero; None if there are none."""
     found = []
     for j, zero in enumerate(zero_rows):
         if zero.any():
@@ -379,22 +380,22 @@ def nearest_kronecker(
     return codes, found[0] if distances else None
 
 
-def _prepared(be: Backend, tables: Tables, dtype: np.dtype) -> _Search:
+def _prepared(be: Backend, tables: Tables, dtype: np.dtype) -> _PreparedFactors:
     key = ("kronecker", dtype, be.key)
-    return tables.form(key, lambda: _Search(be, tables, dtype))
+    return tables.form(key, lambda: _PreparedFactors(be, tables, dtype))
 
 
 def _exact_distances(tables: Tables, x: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Return squared distances of rows to products that are not rounded."""
+    """Return squared distances of rows to products, computed without rounding these."""
     chosen = [t.codewords[codes[:, j]].astype(np.float64) for j, t in enumerate(tables)]
     high, low = _exact_rows(chosen)
     return CAREFUL.squared_norms((x.astype(np.float64) - high) - low)
 
 
 def _again(
-    tables: Tables, distances: bool, search: _Search, x: Any, rows: slice
+    tables: Tables, distances: bool, search: _PreparedFactors, x: Any, rows: slice
 ) -> tuple[Any, ...]:
-    """Search some rows of the host with care."""
+    """Search some rows again, on the host and with care."""
     check_reach(x, math.inf)
     with np.errstate(over="ignore"):
         check_reach(np.ldexp(x.astype(np.float64), -search.exponent), search.limit)
@@ -408,8 +409,10 @@ def _again(
     return codes, np.concatenate(found)
 
 
-def _tile(be: Backend, x: Any, search: _Search, tables: Any) -> tuple[Any, ...]:
-    """Return codes and state of a tile, and the distances if there are tables."""
+def _tile(
+    be: Backend, x: Any, search: _PreparedFactors, tables: Any
+) -> tuple[Any, ...]:
+    """Return codes and state of a tile, and distances if `tables` are given."""
     xp, (scaled, y) = be.xp, search.shift(x)
     norms = be.row_products(y, y)
     index = best = state = None
@@ -432,7 +435,7 @@ def _tile(be: Backend, x: Any, search: _Search, tables: Any) -> tuple[Any, ...]:
     x = be.cast(x, np.float64)
     gaps = x - kronecker_rows(rows)
     found = be.row_products(gaps, gaps)
-    # Products are rounded: of numbers of float32 by much less than shows.
+    # Products are rounded: those of float32 numbers by a negligible amount.
     share = 2.0**-60 if search.dtype == np.float32 else 2.0**-8
     coarse = be.cast(~(found > share * be.row_products(x, x)), np.uint8) * COARSE
     return codes, xp.maximum(state, coarse), found

@@ -1,4 +1,4 @@
-"""Scalar levels: the cells of values, the levels of codes, and the lengths of rows."""
+"""Cells of scalars, the levels of codes, and the lengths of rows."""
 
 from typing import Any
 
@@ -8,21 +8,21 @@ from skvq.nearest.backends.base import Backend, Plan
 from skvq.nearest.backends.levels import EqualCells, tile_rows
 from skvq.nearest.tables import Columns
 
-# What an element costs, in multiply-adds, for the choice of threads.
+# Cost of an element in multiply-adds, for the choice of threads.
 _WORK = 40.0
 
 
 def row_plan(n_columns: int, copies: int = 4, work: float = _WORK) -> Plan:
-    """Return how to cut rows of which a few copies, in float64, are worked at.
+    """Return how to cut rows for work with a few float64 copies of them.
 
     Parameters
     ----------
     n_columns : int
-        Of a row.
+        Number of columns.
     copies : int, default=4
-        How many are in memory at a time, elsewhere than on the host.
+        Number of copies in memory at a time, on devices.
     work : float, default=40
-        Multiply-adds of an element.
+        Multiply-adds per element.
     """
     return Plan(tile_rows(n_columns), copies * n_columns, work * n_columns, plain=True)
 
@@ -46,7 +46,7 @@ def cells_between(be: Backend, X: Any, edges: Columns, dtype: Any) -> Any:
 
 
 def rounded_up(edges: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Return edges in `dtype` that its numbers pass exactly if they pass these."""
+    """Return edges in `dtype` that its numbers reach exactly if they reach these."""
     with np.errstate(over="ignore"):
         rounded = edges.astype(dtype)
         low = rounded < edges
@@ -55,7 +55,7 @@ def rounded_up(edges: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def equal_levels(be: Backend, codes: Any, cells: EqualCells, dtype: Any) -> Any:
-    """Return the middles of cells; see `skvq.nearest.equal_levels`."""
+    """Return the midpoints of cells; see `skvq.nearest.equal_levels`."""
     factor, cells = cells.scaled
     rows = [factor, cells.low, cells.width, 2.0 * np.asarray(cells.sizes)]
     sent = be.send(np.stack(rows))
@@ -77,7 +77,7 @@ def equal_levels(be: Backend, codes: Any, cells: EqualCells, dtype: Any) -> Any:
 
 
 def entries(be: Backend, codes: Any, tables: Columns, dtype: np.dtype) -> Any:
-    """Return what codes stand for; see `skvq.nearest.entries`."""
+    """Return the entries of codes; see `skvq.nearest.entries`."""
 
     def make() -> tuple[Any, ...]:
         begins = np.cumsum([0, *map(len, tables.arrays)])[:-1]

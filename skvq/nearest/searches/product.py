@@ -25,7 +25,7 @@ def nearest_product(be: Backend, X: Any, tables: Tables, bias: Any, dtype: Any) 
     unsure, starts = be.to_host(unsure), np.cumsum(tables.widths)
     columns = [codes[:, j] for j in range(len(tables))]
     for j in np.flatnonzero(unsure.any(axis=0)):
-        # As a table of its own: that search looks closer.
+        # Unsure rows are searched again in this table alone, more carefully.
         rows, stop = np.flatnonzero(unsure[:, j]), int(starts[j])
         x = be.take(X, rows)[:, stop - tables[j].shape[1] : stop]
         constants = None if bias is None else bias[j]
@@ -37,7 +37,7 @@ def nearest_product(be: Backend, X: Any, tables: Tables, bias: Any, dtype: Any) 
 def _prepared(
     be: Backend, tables: Tables, dtype: np.dtype, bias: Any, n_features: int
 ) -> tuple[Any, ...]:
-    """Return how to cut the rows; and the runs of subspaces of one shape, sent."""
+    """Return how to cut the rows, and runs of equal subspaces, on the device."""
 
     def make() -> tuple[Any, ...]:
         every = [None] * len(tables) if bias is None else bias

@@ -8,9 +8,9 @@ from skvq.nearest.backends.host_scan import Best
 from skvq.nearest.tables import Packed
 from skvq.nearest.threads import even_chunk, map_plain_tiles
 
-# Rows of a chunk, of which a multiple begins a block of the compiled library.
+# Rows in a chunk: a multiple of the blocks of the compiled library.
 _CHUNK_ROWS, _BLOCK = 2**17, 256
-# What a look-up costs, in multiply-adds, for the choice of threads.
+# Cost of a look-up in multiply-adds, for the choice of threads.
 _WORK = 8.0
 
 
@@ -40,14 +40,14 @@ def scan(be: Any, codes: Packed, tables: np.ndarray, k: int) -> tuple[Any, ...]:
 
 
 def most_score(codes: Packed, tables: np.ndarray) -> float:
-    """Return what scores, and sums on the way to them, may reach at most.
+    """Return a bound on scores, and on the sums that lead to them.
 
     Parameters
     ----------
     codes : Packed
         The codes.
     tables : ndarray of shape (n_queries, n_entries)
-        Real numbers; of others than finite ones, neither is the result.
+        Real numbers; if one of them is not finite, neither is the result.
     """
     low, high = tables.min(initial=0), tables.max(initial=0)
     sums = len(codes.columns) * max(-float(low), float(high))

@@ -1,4 +1,4 @@
-"""The best paths through a trellis, and the levels that paths stand for."""
+"""The best paths through a trellis, and the levels of paths."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from skvq.nearest.trellis import Trellis
 
 
 class Options(NamedTuple):
-    """What `skvq.nearest.viterbi` is asked for."""
+    """The arguments of `skvq.nearest.viterbi`."""
 
     trellis: Trellis
     rates: tuple[int, ...]
@@ -26,18 +26,18 @@ class Options(NamedTuple):
 
 
 class TrellisForm(NamedTuple):
-    """Alphabets made ready for the search."""
+    """Alphabets prepared for the search."""
 
     trellis: Trellis
     rates: tuple[int, ...]
     steps: np.ndarray  # (n_steps,), the features that have bits
-    levels: np.ndarray  # of all alphabets, scaled
-    begins: np.ndarray  # (n_features,), where each feature's are
-    # If there are subsets: between levels i and i + 4 of an alphabet, the value from
-    # which on the second is nearer.
+    levels: np.ndarray  # levels of all alphabets, scaled
+    begins: np.ndarray  # (n_features,), begin of each feature's levels
+    # With subsets: the value between levels i and i + 4 of an alphabet from which on
+    # the second is nearer.
     edges: np.ndarray
     edge_begins: np.ndarray  # (n_features,)
-    scale: float  # power of two that keeps squares away from over- and underflow
+    scale: float  # power of two that keeps squares from over- and underflowing
     dtype: np.dtype
 
 
@@ -55,7 +55,7 @@ def viterbi(
         ("trellis", *asked, be.key), lambda: be.trellis_search(form)
     )
     n, d = X.shape
-    # In whole groups of rows that are searched together.
+    # A chunk is whole groups of rows that are searched together.
     chunk = even_chunk(n, search.tile_rows, search.work)
     chunk = -(-chunk // search.group) * search.group
     plan = Plan(chunk, search.elements, search.work, plain=True)
@@ -92,11 +92,11 @@ def _dtype(alphabets: Columns) -> np.dtype:
 def _make_form(
     arrays: Any, trellis: Trellis, rates: Any, dtype: np.dtype
 ) -> TrellisForm:
-    # An array that features share is checked and kept once.
+    # An array that features share is checked and kept once ...
     numbers: dict[int, int] = {}
     distinct: list[np.ndarray] = []
     for j, (array, rate) in enumerate(zip(arrays, rates, strict=True)):
-        # ... but its length for each of them, since their rates may differ.
+        # ... except for its length, since the features' rates may differ.
         levels = _checked(fetched(array), trellis, rate, f"alphabets[{j}]", dtype)
         if id(array) not in numbers:
             numbers[id(array)] = len(distinct)
@@ -120,7 +120,7 @@ def _make_form(
 
 
 def _edges(levels: np.ndarray) -> np.ndarray:
-    """Return where, between each level and the next of its subset, the next begins."""
+    """Return the edges between each level and the next one of its subset."""
     wide = levels.astype(np.float64)
     return rounded_up(0.5 * wide[:-4] + 0.5 * wide[4:], levels.dtype)
 
@@ -128,7 +128,7 @@ def _edges(levels: np.ndarray) -> np.ndarray:
 def _checked(
     levels: Any, trellis: Trellis, rate: int, name: str, dtype: Any
 ) -> np.ndarray:
-    """Return levels as an array; raise unless they are what the trellis needs."""
+    """Return levels as an array; raise unless they suit the trellis."""
     levels, size = np.asarray(levels), trellis.alphabet_size(rate)
     if levels.shape != (size,):
         raise ValueError(
@@ -136,7 +136,7 @@ def _checked(
         )
     if levels.dtype.kind not in "biuf":
         raise ValueError(f"{name} has dtype {levels.dtype}; expected real numbers.")
-    # Wider ones than float64 may be beyond its range.
+    # Wider dtypes than float64 may exceed its range.
     with np.errstate(over="ignore"):
         levels = levels.astype(dtype)
     if not np.isfinite(levels).all():
@@ -155,7 +155,7 @@ def trellis_levels(
     trellis: Any,
     dtype: Any,
 ) -> Any:
-    """Return places in the alphabets; see `skvq.nearest.trellis_levels`."""
+    """Return indices into the alphabets; see `skvq.nearest.trellis_levels`."""
     k, before = trellis.step_bits, trellis.n_forgetting
     steps = np.flatnonzero(rates)
     within = np.maximum(np.asarray(rates, dtype=np.int64)[steps] - 1, 0)
@@ -174,8 +174,8 @@ def trellis_levels(
         features = be.take(be.permuted(code, (1, 0)), steps)
         code = be.permuted(features, (1, 0))
         bits = code >> shifts
-        # What a window holds is what the last steps took; the first ones come after the
-        # bits of the state where the path begins.
+        # A window holds the bits of the last steps.  The first windows also hold bits
+        # of the state in which the path begins.
         if ends == "tail_biting":
             head = bits[:, len(steps) - before :]
         else:
