@@ -66,18 +66,20 @@ def assert_same(a, b):
 # One test, so that there is one cluster.
 @pytest.mark.filterwarnings("default")
 def test_workers_give_the_same_bits(monkeypatch, caplog):
-    vq = VectorQuantizer(5, max_iter=3, tol=0, random_state=0)
-    rq = ResidualQuantizer(2, 4, random_state=0, fit_beam_size=1)
+    vq = VectorQuantizer(5, init="random", max_iter=3, tol=0, random_state=0)
+    part = VectorQuantizer(max_iter=2, init="random", random_state=0)
+    rq = ResidualQuantizer(2, 4, quantizer=part, random_state=0, fit_beam_size=1)
     grid = GridSearchCV(
-        VectorQuantizer(max_iter=2, init="random", random_state=0),
+        VectorQuantizer(max_iter=1, init="random", random_state=0),
         {"n_codewords": [2, 4]},
         cv=2,
+        refit=False,
     )
     with dask.config.set(scheduler="synchronous"):
         X = samples().compute()
         codes = vq.fit(X).transform(X)
         expected = vq.codebooks_[0], vq.distortion_
-        residual = rq.fit(X).codebooks_
+        residual = clone(rq).fit(X).codebooks_
         scores = grid.fit(X).cv_results_["mean_test_score"]
     with (
         distributed.LocalCluster(
@@ -86,14 +88,14 @@ def test_workers_give_the_same_bits(monkeypatch, caplog):
         distributed.Client(cluster) as client,
     ):
         lazy = samples()
-        found = VectorQuantizer(5, max_iter=3, tol=0, random_state=0).fit(lazy)
+        found = clone(vq).fit(lazy)
         assert found.codebooks_[0].tobytes() == expected[0].tobytes()
         assert found.distortion_ == expected[1]
         # Nothing is left on the workers, once they have been told.
         while client.futures:
             time.sleep(0.05)
         assert (found.transform(lazy).compute() == codes).all()
-        found = ResidualQuantizer(2, 4, random_state=0, fit_beam_size=1).fit(lazy)
+        found = rq.fit(lazy)
         for one, other in zip(found.codebooks_, residual, strict=True):
             assert one.tobytes() == other.tobytes()
         assert (grid.fit(lazy).cv_results_["mean_test_score"] == scores).all()
@@ -111,7 +113,7 @@ def test_workers_give_the_same_bits(monkeypatch, caplog):
         monkeypatch.setattr(logger, "handlers", [kills])
         caplog.set_level(logging.DEBUG, logger.name)
         persisted = lazy.persist()
-        found = VectorQuantizer(5, max_iter=3, tol=0, random_state=0).fit(persisted)
+        found = clone(vq).fit(persisted)
         assert kills.killed
         assert found.codebooks_[0].tobytes() == expected[0].tobytes()
         assert found.distortion_ == expected[1]
