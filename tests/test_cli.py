@@ -1165,6 +1165,19 @@ def test_what_is_kept_is_of_the_same_rows_seed_and_sources(X, kept, monkeypatch)
     assert first.status == 0
 
 
+def test_another_engine_is_another_state_of_the_sources(tmp_path, monkeypatch):
+    for name in ("__init__.py", "engine/__init__.py", "engine/_cpu.so", "notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"1")
+    monkeypatch.setattr(skvq, "__file__", str(tmp_path / "__init__.py"))
+    first = cache._sources()
+    (tmp_path / "notes.txt").write_bytes(b"other")
+    assert cache._sources() == first
+    (tmp_path / "engine/_cpu.so").write_bytes(b"other")
+    assert cache._sources() != first
+
+
 @pytest.mark.parametrize(
     "damage",
     [
