@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from skvq._checks import check_count, check_counts, is_sequence
+from skvq._pipelines import plain
 from skvq._typing import MatrixLike, RandomState, Size, StackLike
 from skvq.vector import VectorQuantizer
 
@@ -206,7 +207,8 @@ def palette(
     quantizer = VectorQuantizer(n_colors, random_state=random_state).fit(pixels)
     colors = quantizer.full_codebook()
     order = np.argsort(colors.sum(axis=1), kind="stable")
-    codes = quantizer.transform(pixels)[:, 0]
+    # A data frame, if scikit-learn is set to give these.
+    codes = plain(quantizer.transform(pixels))[:, 0]
     places = np.empty(len(order), dtype=codes.dtype)
     places[order] = np.arange(len(order))
     colors = _as_dtype(colors[order], picture.dtype)

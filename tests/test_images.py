@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.testing import assert_array_equal
+from sklearn import config_context
 
 from skvq import VectorQuantizer
 from skvq.images import from_blocks, palette, to_blocks
@@ -114,3 +115,14 @@ def test_many_colours_have_wider_indices():
     colors, indices = palette(picture, 300, random_state=0)
     assert indices.dtype == np.uint16 and len(colors) == 300
     assert (np.diff(colors) >= 0).all()
+
+
+@pytest.mark.parametrize("container", ["pandas", "polars"])
+def test_palettes_are_arrays_whatever_transformers_return(container):
+    pytest.importorskip(container)
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    expected = palette(picture, 4, random_state=0)
+    with config_context(transform_output=container):
+        found = palette(picture, 4, random_state=0)
+    assert_array_equal(found[0], expected[0])
+    assert_array_equal(found[1], expected[1])
