@@ -981,6 +981,14 @@ def test_principal_axes_are_as_many_as_the_budget_has_bits_for(family, bits, exp
     assert compare._sized(family, bits, compare._facts(rows, None)) == expected
 
 
+def test_every_table_of_a_product_has_an_axis():
+    steep = 1e-30 ** np.arange(8)
+    facts = compare.Facts(8, 600, variances=lambda steps: steep)
+    assert compare._sized("pca+uniform", 24, facts).startswith("pca:1+")
+    assert compare._sized("pca+pq", 24, facts) == "pca:3+pq:3x256"
+    assert compare._sized("pca+opq", 8, facts) == "pca:2+opq:2x16"
+
+
 def test_the_number_of_axes_is_the_best_of_equal_shares():
     variances = 0.6 ** np.arange(12)
     for bits in (3, 8, 13, 24):
