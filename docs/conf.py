@@ -73,8 +73,8 @@ numpydoc_validation_exclude = {
 
 # Stored, so that no build needs the network: `inventories/make.py` writes them.
 intersphinx_mapping = {
-    project: (address, f"inventories/{project}.inv")
-    for project, address in {
+    library: (address, f"inventories/{library}.inv")
+    for library, address in {
         "sklearn": "https://scikit-learn.org/stable/",
         "numpy": "https://numpy.org/doc/stable/",
         "scipy": "https://docs.scipy.org/doc/scipy/",

@@ -30,6 +30,7 @@ from skvq import (
     UniformQuantizer,
     VectorQuantizer,
 )
+from skvq.images import from_blocks, to_blocks
 
 # Pale tints of a palette that colour-blind readers can tell apart (Okabe and Ito 2008).
 TINTS = ("#d5e8f5", "#fbe7cf", "#d6efe6", "#f3e1ec", "#fcf7d3", "#e6e6e6")
@@ -111,14 +112,13 @@ def picture_of(quantizer, path, samples):
 def photograph(path):
     """Draw a photograph, the right half of it from codes of one bit per pixel."""
     photo = load_sample_image("china.jpg")[:424, :640]
-    height, width, n_colours = photo.shape
-    blocks = photo.reshape(height // 8, 8, width // 8, 8, n_colours).swapaxes(1, 2)
+    height, width = photo.shape[:2]
     # Each block of 64 pixels is a sample, and has 8 codes of 8 bits.
-    codec = RotatedQuantizer(ProductQuantizer(8, 256), random_state=0)
-    decoded = codec.fit(blocks.reshape(-1, 192)).quantize(blocks.reshape(-1, 192))
-    after = decoded.reshape(blocks.shape).swapaxes(1, 2).reshape(photo.shape)
+    blocks = to_blocks(photo, 8)
+    codec = RotatedQuantizer(ProductQuantizer(8, 256), random_state=0).fit(blocks)
+    after = from_blocks(codec.quantize(blocks), photo.shape, 8, dtype=np.uint8)
     both = photo.copy()
-    both[:, width // 2 :] = np.clip(np.rint(after), 0, 255)[:, width // 2 :]
+    both[:, width // 2 :] = after[:, width // 2 :]
     figure = plt.figure(figsize=(width / 100, height / 100), dpi=150)
     ax = figure.add_axes((0, 0, 1, 1))
     ax.imshow(both)

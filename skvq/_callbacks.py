@@ -19,8 +19,9 @@ from skvq._compat import (
 from skvq.learning.rows import HELD_BYTES, Rows, in_memory, run
 from skvq.learning.tasks import SILENT, Task
 
-# Of what a learner would return, the state of an estimator that had stopped there.
-State = Callable[[Any], dict[str, Any]]
+# Returns the attributes of an estimator, given what its learner would return if it
+# stopped there.
+StateOf = Callable[[Any], dict[str, Any]]
 
 
 class _Data(NamedTuple):
@@ -76,7 +77,7 @@ class _Told(Task):
         context: Any,
         estimator: Any,
         data: _Data,
-        state: State | None = None,
+        state: StateOf | None = None,
         found: Callable[[], Any] | None = None,
     ):
         self._context, self._estimator = context, estimator

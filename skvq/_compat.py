@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from skvq._typing import Container, MatrixLike, NamesLike
+    from skvq._typing import MatrixLike, NamesLike, OutputContainer
 
     class BaseEstimator:
         """What estimators have of scikit-learn's class."""
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
             """Fit, and transform the same samples."""
             ...
 
-        def set_output(self, *, transform: Container = None) -> Self:
+        def set_output(self, *, transform: OutputContainer = None) -> Self:
             """Choose the container that `transform` answers in."""
             ...
 

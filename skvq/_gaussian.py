@@ -25,14 +25,16 @@ def principal_variances(
 
     Returns
     -------
-    variances : ndarray of shape (min(n_rows, n_features),)
-        Those of Gaussian features with the covariance of X, made independent.
+    variances : ndarray of shape (n_features,)
+        Those of Gaussian features with the covariance of X, made independent; zeros
+        along the axes in which fewer rows than features do not vary.
     """
     rows = X - np.average(X, axis=0, weights=weights).astype(np.float64)
     shares = np.full(len(X), 1 / len(X)) if weights is None else weights / weights.sum()
     rows *= np.sqrt(shares)[:, None]
     if len(rows) < rows.shape[1]:
-        return np.linalg.svd(rows, compute_uv=False) ** 2
+        found = np.linalg.svd(rows, compute_uv=False) ** 2
+        return np.pad(found, (0, rows.shape[1] - len(found)))
     return np.maximum(np.linalg.eigvalsh(rows.T @ rows)[::-1], 0.0)
 
 

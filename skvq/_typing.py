@@ -86,8 +86,8 @@ NamesLike: TypeAlias = NDArray[Any] | Sequence[str]
 RandomState: TypeAlias = SupportsIndex | np.random.RandomState | None
 
 # What scikit-learn's metadata routing may be told of a parameter of a method.
-Request: TypeAlias = bool | str | None
-Container: TypeAlias = Literal["default", "pandas", "polars"] | None
+RoutingRequest: TypeAlias = bool | str | None
+OutputContainer: TypeAlias = Literal["default", "pandas", "polars"] | None
 
 # -- options by name; that they are those of `_parameter_constraints` is tested --------
 

@@ -100,7 +100,7 @@ from skvq._elsewhere import is_set_by_fit, line_to_write
 from skvq._given import check_codebooks
 from skvq._match import check_names
 from skvq._sums import SumsOfCodes
-from skvq._typing import Matrices, MatrixLike, Request, Size, VectorLike
+from skvq._typing import Matrices, MatrixLike, RoutingRequest, Size, VectorLike
 from skvq._validation import (
     as_it_is_now,
     backend_of_samples,
@@ -216,15 +216,15 @@ class BaseQuantizer(
 
     if TYPE_CHECKING:
         # scikit-learn makes these, of the parameters that the methods have.
-        def set_fit_request(self, *, sample_weight: Request) -> Self:
+        def set_fit_request(self, *, sample_weight: RoutingRequest) -> Self:
             """Choose whether `fit` gets the weights that are routed."""
             ...
 
-        def set_partial_fit_request(self, *, sample_weight: Request) -> Self:
+        def set_partial_fit_request(self, *, sample_weight: RoutingRequest) -> Self:
             """Choose whether `partial_fit` gets the weights that are routed."""
             ...
 
-        def set_score_request(self, *, sample_weight: Request) -> Self:
+        def set_score_request(self, *, sample_weight: RoutingRequest) -> Self:
             """Choose whether `score` gets the weights that are routed."""
             ...
 

@@ -552,8 +552,6 @@ class RateDistortionDisplay:
             middle = np.average(samples, axis=0, weights=weights)
             variances = np.average((samples - middle) ** 2, axis=0, weights=weights)
         n_features = samples.shape[1]
-        # Rows fewer than features have no variance along the axes that are left.
-        variances = np.pad(variances, (0, n_features - len(variances)))
         return cls(
             bits / n_features,
             distortions / n_features,

@@ -20,7 +20,7 @@ from skvq._compat import (
     _fit_context,
 )
 from skvq._dask import check_container
-from skvq._typing import Frozen, MatrixLike, Request, VectorLike
+from skvq._typing import Frozen, MatrixLike, RoutingRequest, VectorLike
 from skvq._validation import (
     as_it_is_now,
     backend_of_samples,
@@ -84,7 +84,7 @@ class QuantizedFeatures(
 
     if TYPE_CHECKING:
         # scikit-learn makes it, of the parameters that the method has.
-        def set_fit_request(self, *, sample_weight: Request) -> Self:
+        def set_fit_request(self, *, sample_weight: RoutingRequest) -> Self:
             """Choose whether `fit` gets the weights that are routed."""
             ...
 

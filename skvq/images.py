@@ -11,20 +11,24 @@ any dtype: grey, colours, or any number of bands.
 """
 
 import math
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from skvq._checks import check_count, check_counts, is_sequence
+from skvq._pipelines import plain
+from skvq._typing import MatrixLike, RandomState, Size, StackLike
 from skvq.vector import VectorQuantizer
 
 __all__ = ["from_blocks", "palette", "to_blocks"]
 
-BlockShape = SupportsIndex | tuple[SupportsIndex, SupportsIndex]
+Picture: TypeAlias = MatrixLike | StackLike
+BlockShape: TypeAlias = Size | tuple[Size, Size]
 
 
 def to_blocks(
-    picture: NDArray[Any],
+    picture: Picture,
     block_shape: BlockShape,
     *,
     padding: Literal["edge", "none"] = "edge",
@@ -90,8 +94,8 @@ def to_blocks(
 
 
 def from_blocks(
-    rows: NDArray[Any],
-    shape: tuple[SupportsIndex, ...],
+    rows: MatrixLike,
+    shape: tuple[Size, ...],
     block_shape: BlockShape,
     *,
     dtype: DTypeLike | None = None,
@@ -155,10 +159,10 @@ def from_blocks(
 
 
 def palette(
-    picture: NDArray[Any],
-    n_colors: int = 16,
+    picture: Picture,
+    n_colors: Size = 16,
     *,
-    random_state: int | np.random.RandomState | None = None,
+    random_state: RandomState = None,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Find few colours for a picture; ``colors[indices]`` is the picture in them.
 
@@ -203,7 +207,8 @@ def palette(
     quantizer = VectorQuantizer(n_colors, random_state=random_state).fit(pixels)
     colors = quantizer.full_codebook()
     order = np.argsort(colors.sum(axis=1), kind="stable")
-    codes = quantizer.transform(pixels)[:, 0]
+    # A data frame, if scikit-learn is set to give these.
+    codes = plain(quantizer.transform(pixels))[:, 0]
     places = np.empty(len(order), dtype=codes.dtype)
     places[order] = np.arange(len(order))
     colors = _as_dtype(colors[order], picture.dtype)
@@ -222,30 +227,25 @@ def _check_picture(picture: Any) -> NDArray[Any]:
 
 
 def _check_shape(shape: Any) -> tuple[int, ...]:
-    if not _are_sizes(shape) or len(shape) not in (2, 3):
+    sides = check_counts("shape", shape)
+    if len(sides) not in (2, 3):
         raise ValueError(
-            f"shape={shape!r}; expected (height, width) or (height, width, "
-            "n_channels), all of them 1 or more."
+            f"shape={shape!r}; expected (height, width) or (height, width, n_channels)."
         )
-    return tuple(int(side) for side in shape)
+    return tuple(sides)
 
 
 def _check_block_shape(block_shape: Any) -> tuple[int, int]:
-    sides = (
-        (block_shape,) * 2 if isinstance(block_shape, int | np.integer) else block_shape
-    )
-    if not _are_sizes(sides) or len(sides) != 2:
+    if not is_sequence(block_shape):
+        side = check_count("block_shape", block_shape)
+        return side, side
+    sides = check_counts("block_shape", block_shape)
+    if len(sides) != 2:
         raise ValueError(
             f"block_shape={block_shape!r}; expected an int, or a pair of rows and "
-            "columns, of 1 or more."
+            "columns."
         )
-    return int(sides[0]), int(sides[1])
-
-
-def _are_sizes(values: Any) -> bool:
-    return isinstance(values, tuple | list) and all(
-        isinstance(value, int | np.integer) and value > 0 for value in values
-    )
+    return sides[0], sides[1]
 
 
 def _n_blocks(shape: tuple[int, ...], block: tuple[int, int]) -> tuple[int, int]:

@@ -387,7 +387,13 @@ def test_a_progress_bar_over_a_grid_over_a_pipeline_over_a_product():
     grid = GridSearchCV(
         pipeline, {"productquantizer__quantizer__n_codewords": [2, 4]}, cv=2
     )
-    grid.set_callbacks(callback.ProgressBar(max_propagation_depth=None))
+
+    class Ends(Propagated):
+        def on_fit_task_end(self, estimator, context):
+            self.events.append(("end", context))
+
+    told = Ends()
+    grid.set_callbacks(callback.ProgressBar(max_propagation_depth=None), told)
     with contextlib.redirect_stdout(io.StringIO()) as shown:
         grid.fit(X)
     lines = shown.getvalue().splitlines()
@@ -403,6 +409,15 @@ def test_a_progress_bar_over_a_grid_over_a_pipeline_over_a_product():
     starts = [line for line in lines if "VectorQuantizer - start" in line]
     assert len(starts) == 10
     assert all("100%" in line for line in starts)
+    # A bar that is done looks alike whether it moved or jumped: it moved twice.
+    iterations = told.named("iteration")
+    assert len(iterations) == 20
+    path = "GridSearchCV Pipeline ProductQuantizer VectorQuantizer".split()
+    for one in iterations:
+        above = [one.estimator_name]
+        while (one := one.parent) is not None:
+            above.insert(0, one.estimator_name)
+        assert list(dict.fromkeys(above)) == path
     # Threads that accept connections from workers end on their own.
     left = [one for one in set(threading.enumerate()) - before if not one.daemon]
     assert not left

@@ -981,6 +981,14 @@ def test_principal_axes_are_as_many_as_the_budget_has_bits_for(family, bits, exp
     assert compare._sized(family, bits, compare._facts(rows, None)) == expected
 
 
+def test_every_table_of_a_product_has_an_axis():
+    steep = 1e-30 ** np.arange(8)
+    facts = compare.Facts(8, 600, variances=lambda steps: steep)
+    assert compare._sized("pca+uniform", 24, facts).startswith("pca:1+")
+    assert compare._sized("pca+pq", 24, facts) == "pca:3+pq:3x256"
+    assert compare._sized("pca+opq", 8, facts) == "pca:2+opq:2x16"
+
+
 def test_the_number_of_axes_is_the_best_of_equal_shares():
     variances = 0.6 ** np.arange(12)
     for bits in (3, 8, 13, 24):
@@ -1163,6 +1171,19 @@ def test_what_is_kept_is_of_the_same_rows_seed_and_sources(X, kept, monkeypatch)
     assert "known" not in comparison("--no-cache").err
     assert len(list(kept.iterdir())) == n_files
     assert first.status == 0
+
+
+def test_another_engine_is_another_state_of_the_sources(tmp_path, monkeypatch):
+    for name in ("__init__.py", "engine/__init__.py", "engine/_cpu.so", "notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"1")
+    monkeypatch.setattr(skvq, "__file__", str(tmp_path / "__init__.py"))
+    first = cache._sources()
+    (tmp_path / "notes.txt").write_bytes(b"other")
+    assert cache._sources() == first
+    (tmp_path / "engine/_cpu.so").write_bytes(b"other")
+    assert cache._sources() != first
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sklearn
 from sklearn.base import clone
+from sklearn.cluster import KMeans
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -176,17 +177,30 @@ def test_names_of_others_are_told_what_to_write(vq, name):
 
 @pytest.mark.parametrize("name", sorted(_LINES))
 def test_each_line_runs(vq, name):
-    line = re.match(r"[^;,]*\([^;]*\)(\[.*?\])?(\.\w+\(\w+\))?|[^;,]*", _LINES[name])[0]
-    names = {"quantizer": vq, "X": X, "codes": vq.transform(X), "queries": X[:2]}
-    assert eval(line, {**names, "skvq": skvq, "len": len}) is not None
+    assert value_of(vq, name) is not None
 
 
-def test_lines_give_what_k_means_gives(vq):
-    labels = vq.transform(X)[:, 0]
-    centers = vq.codebooks_[0]
-    gaps = ((X[:, None] - centers) ** 2).sum(axis=2)
-    np.testing.assert_array_equal(labels, gaps.argmin(axis=1))
-    assert vq.distortion_ * len(X) == pytest.approx(gaps.min(axis=1).sum(), rel=1e-5)
+def value_of(quantizer, name):
+    """Return what the line gives that the error of a name has."""
+    said = error_of(quantizer, name).partition(": write ")[2]
+    line = re.match(r"[^;,]*\([^;]*\)(\[.*?\])?(\.\w+\(\w+\))?|[^;,]*", said)[0]
+    codes = quantizer.transform(X)
+    names = {"quantizer": quantizer, "X": X, "codes": codes, "queries": X[:2]}
+    return eval(line.removesuffix("."), {**names, "skvq": skvq, "len": len})
+
+
+def test_lines_give_what_k_means_gives():
+    kmeans = KMeans(4, init=X[:4], max_iter=300, tol=0).fit(X)
+    vq = VectorQuantizer(4, init=X[:4], max_iter=300, tol=0).fit(X)
+    for name, expected in {
+        "predict": kmeans.predict(X),
+        "labels_": kmeans.labels_,
+        "fit_predict": kmeans.labels_,
+        "cluster_centers_": kmeans.cluster_centers_,
+        "inertia_": kmeans.inertia_,
+        "n_clusters": [kmeans.n_clusters],
+    }.items():
+        np.testing.assert_allclose(value_of(vq, name), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("row", TABLE[::5], ids=lambda row: row.name)

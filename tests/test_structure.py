@@ -38,3 +38,20 @@ def test_only_backends_ask_of_which_library_an_array_is():
             asked[name] = len(found)
     assert asked == MAY_ASK
     assert sum(asked.values()) <= 10
+
+
+def test_the_page_of_the_design_and_the_import_contract_name_every_module():
+    modules = {
+        path.stem
+        for path in SOURCE.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    } - {"__init__"}
+    page = (SOURCE.parent / "docs" / "design.md").read_text(encoding="utf-8")
+    layers = page.partition("## Layers\n")[2].partition("\nImports point")[0]
+    # Words of the left column, or of a description that begins further to the right.
+    assert modules - set(re.findall(r"\w+", layers)) == set()
+    settings = (SOURCE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    contract = settings.partition('"imports point downward"')[2].partition("\n]")[0]
+    # `radius` only hands on names; `_cli` is what `__main__` is made of.
+    named = set(re.findall(r"skvq\.(\w+)", contract))
+    assert modules ^ named == {"radius", "_cli"}

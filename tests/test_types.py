@@ -14,9 +14,12 @@ from importlib.util import find_spec
 from inspect import getdoc
 from pathlib import Path
 from shutil import copytree
-from typing import Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pytest
+from table import LEARNERS, TABLE, each
 
 import skvq
 from skvq import nearest
@@ -154,6 +157,50 @@ def test_documented_attributes_have_a_type(cls):
     declared = get_type_hints(cls)
     for name in names - set(declared):
         assert "return" in get_type_hints(properties[name]), name
+
+
+def agrees(value, hint):
+    """Tell whether a value is of a type, as far as fitted attributes have types."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin is ClassVar:
+        return agrees(value, *arguments)
+    if origin in (Union, UnionType):
+        return any(agrees(value, one) for one in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin in (tuple, list):
+        if type(value) is not origin:
+            return False
+        if origin is list or arguments[-1] is Ellipsis:
+            return all(agrees(one, arguments[0]) for one in value)
+        return len(value) == len(arguments) and all(map(agrees, value, arguments))
+    if origin is np.ndarray:
+        (number,) = get_args(arguments[1])
+        numbers = np.generic if number is Any else number
+        return isinstance(value, np.ndarray) and issubclass(value.dtype.type, numbers)
+    if hint in (float, int, bool, str):
+        return type(value) is hint  # a scalar of NumPy's is another thing
+    return isinstance(value, origin or hint)
+
+
+@each(LEARNERS)
+def test_fitted_attributes_are_of_their_types(row):
+    check_types_of(row.fitted())
+
+
+@pytest.mark.thorough
+@each(TABLE)
+def test_fitted_attributes_of_all_parameters_are_of_their_types(row):
+    check_types_of(row.fitted())
+
+
+def check_types_of(fitted):
+    hints = get_type_hints(type(fitted))
+    for name, value in vars(fitted).items():
+        if name.endswith("_") and not name.startswith("_"):
+            assert agrees(value, hints[name]), (name, value)
 
 
 def test_declared_attributes_are_not_there_before_fit():

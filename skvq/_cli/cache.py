@@ -143,7 +143,10 @@ def _sources() -> str:
     """Return a hash that another state of the package's files does not have."""
     folder = Path(skvq.__file__).parent
     found = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        facts = path.stat()
-        found.update(f"{path.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    for path in sorted(folder.rglob("*")):
+        # The compiled engine is a part of it.
+        if path.suffix in (".py", ".so", ".dll"):
+            facts = path.stat()
+            name = path.relative_to(folder).as_posix()
+            found.update(f"{name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
     return found.hexdigest()

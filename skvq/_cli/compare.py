@@ -191,7 +191,8 @@ class Facts:
     settings: str = ""
 
 
-Size = Callable[[int, Facts], str]
+# Returns the specification of a family for a budget.
+Sizing = Callable[[int, Facts], str]
 
 
 def _vq(bits: int, facts: Facts) -> str:
@@ -201,7 +202,7 @@ def _vq(bits: int, facts: Facts) -> str:
     return f"vq:{2**bits}"
 
 
-def _tables(name: str, n_most: int | None = None) -> Size:
+def _tables(name: str) -> Sizing:
     """Tables of 256 codewords; the last ones smaller, if bits are left."""
 
     def size(bits: int, facts: Facts) -> str:
@@ -229,7 +230,7 @@ def _kronecker(bits: int, facts: Facts) -> str:
     return f"kronecker:{2 ** (bits // 2)}"
 
 
-def _levels(name: str) -> Size:
+def _levels(name: str) -> Sizing:
     """As many levels for each feature as fit into the budget."""
 
     def size(bits: int, facts: Facts) -> str:
@@ -243,7 +244,7 @@ def _levels(name: str) -> Size:
     return size
 
 
-def _allocated(name: str) -> Size:
+def _allocated(name: str) -> Sizing:
     """Bits that are spread over the features."""
 
     def size(bits: int, facts: Facts) -> str:
@@ -328,7 +329,7 @@ def _check_rows(n_codewords: int, n_rows: int) -> None:
         raise Unsuitable(f"{n_codewords} codewords are more than {n_rows} rows")
 
 
-_FAMILIES: dict[str, Size] = {
+_FAMILIES: dict[str, Sizing] = {
     "vq": _vq,
     "pq": _tables("pq"),
     "opq": _tables("opq"),

@@ -1,4 +1,4 @@
-"""Schemes in a few characters: ``pq:8x256``, ``pca:24+rq:4x256,beam=8``.
+"""Schemes in a few characters: ``pq:8x256``, ``pca:24+rq:4x256,beam_size=8``.
 
 ::
 

@@ -49,7 +49,8 @@ from skvq.codes import (
     unpack,
 )
 from skvq.display import CodebookDisplay, CodeUsageDisplay, RateDistortionDisplay
-from skvq.io import CodeReader, CodeWriter, load_codes, save_codes
+from skvq.images import from_blocks, palette, to_blocks
+from skvq.io import CodeReader, CodeWriter, load_codes, rows, save_codes
 from skvq.losses import commitment_loss, rotation_trick
 from skvq.metrics import (
     CodeReport,
@@ -218,6 +219,21 @@ with TemporaryDirectory() as folder:
     with CodeReader(Path(folder) / "more") as reader:
         assert_type(reader.read(), NDArray[Any])
         assert_type(len(reader), int)
+
+# -- data frames and pictures ----------------------------------------------------------
+
+lists = np.empty(2, dtype=object)
+lists[:] = [[0.0, 1.0], [2.0, 3.0]]
+assert_type(rows(lists), NDArray[Any])
+picture = np.zeros((6, 4, 3), dtype=np.uint8)
+blocks = to_blocks(picture, (2, np.int64(4)))
+assert_type(blocks, NDArray[Any])
+assert_type(from_blocks(blocks, picture.shape, (2, 4), dtype=np.uint8), NDArray[Any])
+assert_type(to_blocks(picture.tolist(), 2, padding="none"), NDArray[Any])
+assert_type(
+    palette(X[:, :2], 3, random_state=np.random.RandomState(0)),
+    tuple[NDArray[Any], NDArray[Any]],
+)
 
 # -- displays --------------------------------------------------------------------------
 

@@ -1,4 +1,8 @@
-"""What a user gets wrong: every marked line is an error for checkers, and no other."""
+"""What a user gets wrong: every marked line is an error for checkers, and no other.
+
+The mark is a part of the message that all checkers have in common, such as "verload" of
+"No overloads" and "No overload variant".
+"""
 
 import numpy as np
 
@@ -22,7 +26,8 @@ from skvq import (
 )
 from skvq.codes import EntropyCoder, pack, token_ids
 from skvq.display import CodebookDisplay
-from skvq.io import CodeReader
+from skvq.images import from_blocks, to_blocks
+from skvq.io import CodeReader, rows
 from skvq.metrics import distortion, perplexity
 
 X = np.zeros((10, 8))
@@ -70,6 +75,10 @@ print(VectorQuantizer(4).fit(X).codebook_)  # error: codebook_
 print(vq.cluster_centers_)  # error: cluster_centers_
 print(vq.quantizers_)  # error: quantizers_
 pq.predict(X)  # error: predict
+print(QuantizedFeatures(vq).fit(X).codebooks_)  # error: codebooks_
+print(QuantizedNeighbors(pq).fit(X).indices_)  # error: indices_
+print(EntropyCoder([4]).fit([[0], [3]]).codes_)  # error: codes_
+CodebookDisplay.from_estimator(vq, X).show()  # error: show
 vq.fit("data.npy")  # error: "fit"
 vq.transform("data.npy")  # error: "transform"
 vq.transform(["a", "b"])  # error: str
@@ -93,5 +102,9 @@ distortion(X, X, metric=2)  # error: metric
 perplexity("codes")  # error: "perplexity"
 CodebookDisplay.from_estimator(vq)  # error: X
 CodeReader(3)  # error: PathLike
+rows()  # error: column
+to_blocks(X, (2.0, 2.0))  # error: to_blocks
+to_blocks(X, 2, padding="zeros")  # error: padding
+from_blocks(X, 8, 2)  # error: from_blocks
 skvq.save(vq)  # error: path
 skvq.lod("codec.skvq")  # error: lod
