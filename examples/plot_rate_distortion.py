@@ -110,6 +110,6 @@ for name, estimators in schemes.items():
         # A wider search, over the tables that there are.
         wider = [one.set_params(beam_size=5) for one in estimators.values()]
         draw("residual, beam of 5", wider)
-ax.set_title("The error of every scheme falls with its bits, at its own pace")
+ax.set_title("What each scheme makes of its bits, on blocks of two photographs")
 ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()

@@ -128,7 +128,7 @@ PHOTOGRAPHERS = {"china.jpg": "danielbuechele", "flower.jpg": "vultilion"}
     ids=lambda page: page.name,
 )
 def test_photographs_have_their_credit(page):
-    """What shows a photograph names its author, its licence, and what was done to it."""
+    """What loads a photograph names its author and licence, and what was done to it."""
     text = " ".join(page.read_text().split())
     both = "load_sample_images(" in text
     for photograph, author in PHOTOGRAPHERS.items():
