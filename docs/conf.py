@@ -157,6 +157,7 @@ sphinx_gallery_conf = {
 # -- HTML ----------------------------------------------------------------------------
 
 html_theme = "pydata_sphinx_theme"
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 html_title = "skvq"
 html_show_sourcelink = False
 html_static_path = ["_static"]

@@ -92,6 +92,7 @@ def draw_ratios(table, path, head):
     ax.grid(axis="x", color="#ececec")
     ax.set_axisbelow(True)
     ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
     figure.savefig(path, bbox_inches="tight")
     plt.close(figure)
 

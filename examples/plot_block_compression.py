@@ -98,7 +98,10 @@ schemes = {
 # What comes out
 # --------------
 
-figure, axes = plt.subplots(3, 4, figsize=(13, 8.5), layout="constrained")
+figure, axes = plt.subplots(3, 4, figsize=(13, 9), layout="constrained")
+figure.suptitle(
+    "A detail as it was, and from one bit per pixel by each scheme", fontsize=16
+)
 axes = axes.ravel()
 axes[0].imshow(photograph[130:290, 20:220])
 axes[0].set_title("24 bits per pixel")

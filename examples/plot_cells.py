@@ -74,7 +74,10 @@ schemes = [
 
 n_columns = 5
 n_rows = -(-len(schemes) // n_columns)
-figure, axes = plt.subplots(n_rows, n_columns, figsize=(15, 3.2 * n_rows))
+figure, axes = plt.subplots(n_rows, n_columns, figsize=(15, 3.2 * n_rows + 0.4))
+figure.suptitle(
+    "How each scheme cuts the plane into cells, on the same samples", fontsize=16
+)
 for ax, (title, quantizer) in zip(axes.flat, schemes, strict=False):
     quantizer.fit(X)
     CodebookDisplay.from_estimator(

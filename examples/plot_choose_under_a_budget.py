@@ -1,6 +1,6 @@
 """
-Choosing a scheme, a size and a scaler under a budget of bits
-=============================================================
+Choosing under a budget of bits
+===============================
 
 Which codec makes the least error within 24 bits per sample?  A grid search over whole
 pipelines answers that, if both numbers are measured in the space of the original
@@ -52,14 +52,14 @@ kinds = [
     )
     for params in results["params"]
 ]
-figure, ax = plt.subplots(figsize=(7, 5))
-for kind in sorted(set(kinds)):
+figure, ax = plt.subplots(figsize=(7, 5.5), layout="constrained")
+for kind, marker in zip(sorted(set(kinds)), "os^D", strict=True):
     chosen = np.array([other == kind for other in kinds])
-    ax.plot(bits[chosen], error[chosen], "o", label=kind)
-ax.axvline(24, color="0.6", linestyle=":")
+    ax.plot(bits[chosen], error[chosen], marker, label=kind)
+ax.axvline(24, color="0.4", linestyle=":", label="the budget")
 best = search.best_index_
 ax.plot(bits[best], error[best], "o", ms=14, mfc="none", mec="k", label="the winner")
 ax.set(xlabel="bits per sample", ylabel="mean squared error of a test sample")
-ax.legend()
-figure.tight_layout()
+ax.set_title("The winner has the least error left of the budget")
+figure.legend(loc="outside lower center", ncols=2)
 plt.show()

@@ -20,7 +20,10 @@ from skvq.metrics import distortion
 
 photograph = load_sample_image("flower.jpg")[::2, ::2]
 
-figure, axes = plt.subplots(2, 3, figsize=(10, 5), height_ratios=[5, 1])
+figure, axes = plt.subplots(
+    2, 3, figsize=(10, 3.35), height_ratios=[7, 1], layout="constrained"
+)
+figure.suptitle("A flower in the colours that serve it best")
 for (top, bottom), n_colors in zip(axes.T, (4, 16, 64), strict=True):
     colors, indices = palette(photograph, n_colors, random_state=0)
     picture = colors[indices]
@@ -33,5 +36,4 @@ for (top, bottom), n_colors in zip(axes.T, (4, 16, 64), strict=True):
     bottom.imshow(colors[None], aspect="auto")
     top.axis("off")
     bottom.axis("off")
-figure.tight_layout()
 plt.show()

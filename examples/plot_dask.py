@@ -5,6 +5,10 @@ Rows on several workers
 A photograph is cut in patches, which are the chunks of a Dask array; a cluster of two
 workers learns a codebook for them, encodes them lazily, and decodes them.  The table is
 the one that a single process learns from all patches in memory, to the last bit.
+
+Photograph: flower.jpg of scikit-learn's samples, by vultilion
+(https://www.flickr.com/photos/vultilion/6056698931/), CC BY 2.0
+(https://creativecommons.org/licenses/by/2.0/), cut and quantized.
 """
 
 import dask.array as da
@@ -14,6 +18,7 @@ from dask.distributed import Client, LocalCluster
 from sklearn.datasets import load_sample_image
 
 from skvq import ProductQuantizer
+from skvq.images import from_blocks, to_blocks
 from skvq.metrics import psnr
 
 photograph = load_sample_image("flower.jpg")[:424, :640]
@@ -23,26 +28,11 @@ photograph = load_sample_image("flower.jpg")[:424, :640]
 # Chunks of zarr or Parquet files are read in the same way.
 
 SIDE = 4
-
-
-def to_patches(strip):
-    """Cut pixels in square patches, each a row."""
-    rows, columns, channels = strip.shape
-    cut = strip.reshape(rows // SIDE, SIDE, columns // SIDE, SIDE, channels)
-    return cut.swapaxes(1, 2).reshape(-1, SIDE * SIDE * channels)
-
-
-def to_image(patches, shape):
-    """Put patches together again."""
-    rows, columns, channels = shape
-    cut = patches.reshape(rows // SIDE, columns // SIDE, SIDE, SIDE, channels)
-    return cut.swapaxes(1, 2).reshape(shape).round().clip(0, 255).astype(np.uint8)
-
-
 strips = da.from_array(photograph, chunks=(40, -1, -1))
 n_patches = tuple(rows * 640 // SIDE**2 for rows in strips.chunks[0])
 patches = strips.map_blocks(
-    to_patches,
+    to_blocks,
+    SIDE,
     drop_axis=2,
     chunks=(n_patches, (SIDE * SIDE * 3,)),
     dtype=np.uint8,
@@ -71,11 +61,13 @@ assert all(same) and pq.distortion_ == alone.distortion_
 # %%
 # What the codes stand for, at 36 bits for 48 numbers of 8 bits.
 
-quantized = to_image(pq.inverse_transform(codes).compute(), photograph.shape)
+decoded = pq.inverse_transform(codes).compute()
+quantized = from_blocks(decoded, photograph.shape, SIDE, dtype=np.uint8)
 client.close()
 cluster.close()
 
-fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+figure.suptitle("A photograph, and what the codes of the workers' patches decode to")
 value = psnr(X, pq.quantize(X), data_range=255)
 for ax, image, title in (
     (axes[0], photograph, "24 bits per pixel"),
@@ -84,3 +76,4 @@ for ax, image, title in (
     ax.imshow(image)
     ax.set_title(title)
     ax.axis("off")
+plt.show()

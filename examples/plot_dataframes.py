@@ -1,6 +1,6 @@
 """
-Data frames: from a column of lists to a column of codes
-========================================================
+Embeddings in data frames
+=========================
 
 Data frames keep an embedding as a list in each row.  Here such a column of 256 bytes a
 row becomes one of eight bytes, which stays beside the other columns, and is decoded

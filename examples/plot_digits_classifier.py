@@ -52,6 +52,7 @@ for name, found in results.items():
     ax.plot(bits, found, "o-", label=name)
 ax.axhline(raw, color="0.5", linestyle=":", label="raw pixels, 512 bits")
 ax.set(xlabel="bits per digit", ylabel="accuracy on test digits", xscale="log")
+ax.set_title("Codes mislead a classifier as quantities, and serve it as names")
 ax.set_xticks(bits, bits)
 ax.minorticks_off()
 ax.legend()

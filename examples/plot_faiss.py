@@ -5,6 +5,10 @@ The same codec in faiss
 Blocks of a photograph are coded by a residual quantizer that is fitted here, stored and
 searched as codes in faiss, and decoded on either side: tables, codes and
 reconstructions are the same.
+
+Photograph: china.jpg of scikit-learn's samples, by danielbuechele
+(https://www.flickr.com/photos/danielbuechele/6061409035/), CC BY 2.0
+(https://creativecommons.org/licenses/by/2.0/), cut and quantized.
 """
 
 import faiss
@@ -13,12 +17,12 @@ import numpy as np
 from sklearn.datasets import load_sample_image
 
 from skvq import ResidualQuantizer
+from skvq.images import to_blocks
 from skvq.interop import from_faiss, to_faiss
 
 SIDE = 8
 grey = load_sample_image("china.jpg").mean(axis=2).astype(np.float32)[:424, :640]
-blocks = grey.reshape(424 // SIDE, SIDE, 640 // SIDE, SIDE).swapaxes(1, 2)
-X = blocks.reshape(-1, SIDE * SIDE)
+X = to_blocks(grey, SIDE)
 
 rq = ResidualQuantizer(4, 64, beam_size=4, random_state=0).fit(X)
 print(
@@ -49,7 +53,8 @@ print(f"{again}: {100 * same:.1f}% of rows have the same codes")
 queries = X[np.argsort(X.var(axis=1))[[-150, -1200]]]  # blocks with something in them
 exact = faiss.IndexFlatL2(X.shape[1])
 exact.add(X)
-figure, axes = plt.subplots(4, 9, figsize=(9, 4.6), layout="constrained")
+figure, axes = plt.subplots(4, 9, figsize=(9, 5), layout="constrained")
+figure.suptitle("Two queries, and the nearest blocks by pixels and by codes of 3 bytes")
 for i, query in enumerate(queries):
     for j, (name, rows) in enumerate((("pixels", exact), ("codes", index))):
         _, found = rows.search(query[None], 8)

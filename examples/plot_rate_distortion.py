@@ -1,6 +1,6 @@
 """
-Distortion against bits, for all schemes
-========================================
+Error against bits, for all schemes
+===================================
 
 What every scheme makes of the same samples at the same budgets: 8 x 8 blocks of two
 photographs, 64 numbers each.  Schemes are fitted on 4,000 blocks and judged on 2,000
@@ -110,5 +110,6 @@ for name, estimators in schemes.items():
         # A wider search, over the tables that there are.
         wider = [one.set_params(beam_size=5) for one in estimators.values()]
         draw("residual, beam of 5", wider)
+ax.set_title("What each scheme makes of its bits, on blocks of two photographs")
 ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()

@@ -123,6 +123,7 @@ figure, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
 mesh = ax.pcolormesh(shares.T, cmap="cividis", edgecolors="white", linewidth=0.3)
 figure.colorbar(mesh, label="share of the department")
 ax.set(xlabel="first token, in the order of departments", xticks=[])
+ax.set_title("Each first token belongs to one department, or nearly so")
 ax.set_yticks(np.arange(len(names)) + 0.5, labels=names)
 plt.show()
 
@@ -142,7 +143,8 @@ written = from_vocabulary(tokens, codec.codebook_sizes_)
 written[1] = (written[1] + 1) % 64
 print(f"rows of what was written: {ids.row_of(written)[:3].tolist()}, ...")
 
-figure, axes = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+figure.suptitle("Every codeword of the three tables is in use")
 for j, ax in enumerate(axes):
     column = ids.ids_[:, j : j + 1]
     CodeUsageDisplay.from_codes(column, [64], name=f"token {j + 1}", ax=ax)

@@ -1,11 +1,15 @@
 """
-Learning from a file that does not fit into memory
-==================================================
+Learning from a large file
+==========================
 
 Three learners of `VectorQuantizer` have `partial_fit`: they see one batch at a time,
 and keep a running state of the size of the codebook.  Here the samples are the 8 x 8
 blocks of a photograph at every position, in a file that is memory-mapped: 266,000 rows
 of 64 numbers, of which no more than 2,000 are in memory at a time.
+
+Photograph: china.jpg of scikit-learn's samples, by danielbuechele
+(https://www.flickr.com/photos/danielbuechele/6061409035/), CC BY 2.0
+(https://creativecommons.org/licenses/by/2.0/), cut and quantized.
 """
 
 import tempfile
@@ -72,6 +76,7 @@ for name, curve in errors.items():
     ax.plot(seen, curve, label=name)
 ax.axhline(reference, color="0.5", linestyle=":", label="k-means on 20,000 rows")
 ax.set(xlabel="rows seen", ylabel="mean squared error of a test block")
+ax.set_title("Learners that see each row once come close to k-means")
 ax.legend()
 plt.show()
 

@@ -85,6 +85,7 @@ def tokenize(name, tokenizer, pictures):
 
 
 figure, axes = plt.subplots(2, 3, figsize=(13, 8), layout="constrained")
+figure.suptitle("How often the words of five vocabularies come up")
 axes[1, 2].axis("off")
 for ax, (name, tokenizer) in zip(axes.flat, tokenizers.items(), strict=False):
     width = 64 if name == "multi-scale" else 16
@@ -132,7 +133,7 @@ def sequences(pictures):
 train_tokens, test_tokens = sequences(train), sequences(test)
 report = code_report(stages.transform(test.reshape(-1, 16)), sizes)
 print(report)
-CodeUsageDisplay.from_report(report, name="Three stages of a residual quantizer")
+CodeUsageDisplay.from_report(report, name="Three stages, all of whose words are in use")
 plt.show()
 
 # %%
@@ -151,7 +152,8 @@ print(f"bits of a token: {alone:.2f} drawn alone, {pairs:.2f} by a model of pair
 
 first = from_vocabulary(test_tokens[:1].reshape(-1, len(sizes)), sizes)
 patches = stages.inverse_transform(first).reshape(2, 2, 4, 4)
-figure, axes = plt.subplots(1, 2, figsize=(5, 2.6), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(5, 3), layout="constrained")
+figure.suptitle("A digit before and after its tokens")
 for ax, picture, title in (
     (axes[0], test[0].reshape(2, 2, 4, 4), "picture"),
     (axes[1], patches, "decoded from 12 tokens"),

@@ -75,8 +75,8 @@ class SphericalQuantizer(BaseQuantizer):
 
     Parameters
     ----------
+    n_levels : int or sequence of int, default=16
         Number of levels V of every angle, or of each.
-        V of every angle, or of each.
     angles : {"uniform", "density"}, default="uniform"
         "uniform": equal cells.  "density": the cells and levels of least squared error
         (Lloyd-Max) for the densities above; they are much better in high dimensions,

@@ -106,6 +106,38 @@ def test_public_names_are_documented():
             assert re.search(rf"^{section}\n-+$", text, re.M), (name, section)
 
 
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_parameter_is_described_under_its_name(name):
+    text = inspect.getdoc(getattr(skvq, name))
+    section = re.search(r"^Parameters\n-+\n(.*?)\n\n\S+\n-+\n", text, re.M | re.S)[1]
+    described = re.findall(r"^(\w[\w, ]*) : ", section, re.M)
+    parameters = list(inspect.signature(getattr(skvq, name)).parameters)
+    assert [one for names in described for one in names.split(", ")] == parameters
+
+
+PHOTOGRAPHERS = {"china.jpg": "danielbuechele", "flower.jpg": "vultilion"}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        page
+        for page in (*PAGES, *sorted(ROOT.glob("examples/*.py")))
+        if re.search(r"load_sample_image|china\.jpg|flower\.jpg", page.read_text())
+    ],
+    ids=lambda page: page.name,
+)
+def test_photographs_have_their_credit(page):
+    """What loads a photograph names its author and licence, and what was done to it."""
+    text = " ".join(page.read_text().split())
+    both = "load_sample_images(" in text
+    for photograph, author in PHOTOGRAPHERS.items():
+        if photograph in text or both:
+            for part in (photograph, f"flickr.com/photos/{author}", "licenses/by/2.0/"):
+                assert part in text
+    assert "quantized" in text
+
+
 # What has no identifier, or none that could be verified.
 WITHOUT_IDENTIFIER = (
     "The Art of Computer Programming",
