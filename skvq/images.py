@@ -11,6 +11,7 @@ any dtype: grey, colours, or any number of bands.
 """
 
 import math
+from operator import index
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
@@ -109,7 +110,8 @@ def from_blocks(
         Rows and columns of a block; an int for square ones.
     dtype : dtype, optional
         Type of the numbers of the picture; by default that of the rows.  Where it is
-        one of integers, numbers are rounded, and clipped to its range.
+        one of integers, numbers are rounded, and clipped to its range; where it is
+        bool, they are True from a half on.
 
     Returns
     -------
@@ -175,7 +177,7 @@ def palette(
     -------
     colors : ndarray of shape (n_colors,) or (n_colors, n_channels)
         The colours, by the sum of their channels from dark to bright, in the dtype of
-        the picture, rounded where that is one of integers.
+        the picture, rounded where that is one of integers or bool.
     indices : ndarray of int, shape (height, width)
         The colour of each pixel, in the smallest unsigned dtype.
 
@@ -227,25 +229,28 @@ def _check_shape(shape: Any) -> tuple[int, ...]:
             f"shape={shape!r}; expected (height, width) or (height, width, "
             "n_channels), all of them 1 or more."
         )
-    return tuple(int(side) for side in shape)
+    return tuple(index(side) for side in shape)
 
 
 def _check_block_shape(block_shape: Any) -> tuple[int, int]:
-    sides = (
-        (block_shape,) * 2 if isinstance(block_shape, int | np.integer) else block_shape
-    )
+    sides = block_shape if isinstance(block_shape, tuple | list) else (block_shape,) * 2
     if not _are_sizes(sides) or len(sides) != 2:
         raise ValueError(
             f"block_shape={block_shape!r}; expected an int, or a pair of rows and "
             "columns, of 1 or more."
         )
-    return int(sides[0]), int(sides[1])
+    return index(sides[0]), index(sides[1])
 
 
 def _are_sizes(values: Any) -> bool:
-    return isinstance(values, tuple | list) and all(
-        isinstance(value, int | np.integer) and value > 0 for value in values
-    )
+    return isinstance(values, tuple | list) and all(map(_is_size, values))
+
+
+def _is_size(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool | np.bool_) and index(value) > 0
+    except TypeError:
+        return False
 
 
 def _n_blocks(shape: tuple[int, ...], block: tuple[int, int]) -> tuple[int, int]:
@@ -254,6 +259,8 @@ def _n_blocks(shape: tuple[int, ...], block: tuple[int, int]) -> tuple[int, int]
 
 def _as_dtype(numbers: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return numbers in a dtype: rounded and clipped if it is one of integers."""
+    if dtype.kind == "b":  # to which Python's rule would turn all but zeros
+        return numbers >= 0.5
     if dtype.kind not in "iu":
         return numbers.astype(dtype)
     if numbers.dtype.kind == "f":
