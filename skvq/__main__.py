@@ -62,13 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt, Terminated) as error:
         if getattr(arguments, "traceback", False):
             traceback.print_exc()
-        status, message = _explain(error)
+        status, message = _explain(error, arguments)
         sys.stderr.write(f"{prefix}: {message}\n")
         return status
     return 0
 
 
-def _explain(error: BaseException) -> tuple[int, str]:
+def _explain(error: BaseException, arguments: argparse.Namespace) -> tuple[int, str]:
     """Return the exit status and the line for what went wrong."""
     if isinstance(error, Terminated):
         return 128 + signal.SIGTERM, "terminated"
@@ -80,10 +80,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return 1, f"error: {first_line(error)}"
     if isinstance(error, MemoryError):
         return 1, "error: not enough memory; --rows takes a sample"
-    return 1, (
-        f"error: {type(error).__name__}: {first_line(error)} (unexpected; --traceback "
-        "shows where)"
-    )
+    how = "; --traceback shows where" if hasattr(arguments, "traceback") else ""
+    return 1, f"error: {type(error).__name__}: {first_line(error)} (unexpected{how})"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skvq._checks import class_name, is_sequence
+from skvq._checks import check_unmasked, class_name, is_sequence
 
 # Rows that are looked at to tell a column of lists from one of other objects.
 _LOOKED_AT = 64
+# What stands for a row or a number that is missing, as text.
+_MISSING = "nan", "<NA>", "NaT"
 
 
 def rows_of(column: Any) -> NDArray[Any]:
     """Return the lists of a column as a matrix; see `skvq.io.rows`."""
-    if not hasattr(column, "__len__"):
-        how = ": collect() it first" if hasattr(column, "collect") else ""
+    how = _to_have_rows(column)
+    if how is not None:
         raise TypeError(
             f"column is a {class_name(type(column))}; expected a column that holds a "
             f"list of numbers in each row{how}."
@@ -63,10 +65,29 @@ def refuse_list_columns(X: Any, name: str) -> None:
         if column is None:
             return
         what = f"{name} has the column '{column}', which holds lists"
-    how = name if column is None else f'df["{column}"]'
+    how = name if column is None else f"df[{_quoted(column)}]"
     raise ValueError(
         f"{what}; expected a matrix of numbers, which skvq.io.rows({how}) makes of it."
     )
+
+
+def _to_have_rows(column: Any) -> str | None:
+    """Return what is to be done before a column has rows; None: it has rows."""
+    # The class is asked, since a delayed value of Dask's seems to have everything.
+    if hasattr(type(column), "__dask_graph__"):
+        return ": compute() it first"
+    try:
+        len(column)
+    except TypeError:  # which sparse matrices and arrays without dimensions have
+        return ": collect() it first" if hasattr(column, "collect") else ""
+    return None
+
+
+def _quoted(name: Any) -> str:
+    """Return the name of a column as it is written in Python."""
+    # As most people write it, unless that would end at a quote within the name.
+    plain = isinstance(name, str) and name.isprintable() and not set(name) & {*'"\\'}
+    return f'"{name}"' if plain else repr(name)
 
 
 # -- which columns hold lists ----------------------------------------------------------
@@ -126,6 +147,7 @@ def _columns_of_lists(table: Any, names: Sequence[Any]) -> Iterator[int]:
 def is_list_type(of_column: Any) -> bool:
     """Whether the type of a column says that it holds lists: Polars' and Arrow's do."""
     of_column = getattr(of_column, "pyarrow_dtype", of_column)
+    of_column = getattr(of_column, "storage_type", of_column)  # of an extension
     return any(hasattr(of_column, one) for one in ("inner", "value_field"))
 
 
@@ -148,8 +170,8 @@ def _holds_lists(column: Any) -> bool:
 
 
 def _is_missing(row: Any) -> bool:
-    # By what they are called, since NaN may be of any type, and NA of pandas' only.
-    return row is None or (not hasattr(row, "__len__") and str(row) in ("nan", "<NA>"))
+    # By what they are called, since NaN may be of any type, and the others are pandas'.
+    return row is None or (not hasattr(row, "__len__") and str(row) in _MISSING)
 
 
 # -- what libraries make of them -------------------------------------------------------
@@ -167,7 +189,7 @@ def _converted(column: Any, called: str) -> NDArray[Any]:
     if hasattr(column, "null_count") and hasattr(column, "type"):
         return _of_arrow(column, called)
     if getattr(column, "ndim", 1) == 2:
-        return _numbers(np.asarray(column), called)
+        return _numbers(np.asarray(check_unmasked(column, called)), called)
     return _of_objects(column, called)
 
 
@@ -192,7 +214,7 @@ def _of_polars(column: Any, called: str) -> NDArray[Any]:
     flat = column.explode() if width else column[:0].explode()
     if flat.null_count():
         _raise_null(called, flat.is_null().arg_max(), width)
-    return _numbers(flat.to_numpy().reshape(len(column), width), called)
+    return _numbers(flat.to_numpy().reshape(len(column), width), called, inner)
 
 
 def _of_arrow(column: Any, called: str) -> NDArray[Any]:
@@ -250,6 +272,7 @@ def _of_objects(column: Iterable[Any], called: str) -> NDArray[Any]:
             raise ValueError(
                 f"row {i} of {called} is {row!r}; expected a list of numbers."
             )
+    check_unmasked(found, called)
     width = _common_length(list(map(len, found)), called)
     try:
         flat = np.concatenate(found)
@@ -258,20 +281,22 @@ def _of_objects(column: Iterable[Any], called: str) -> NDArray[Any]:
     if flat.ndim != 1:
         _raise_nested(called)
     if flat.dtype.kind == "O":
-        nulls = [one is None for one in flat]
+        nulls = [_is_missing(one) for one in flat]
         if any(nulls):
             _raise_null(called, nulls.index(True), width)
     return _numbers(flat.reshape(len(found), width), called)
 
 
-def _numbers(found: NDArray[Any], called: str) -> NDArray[Any]:
-    """Return a matrix; raise unless it holds real numbers."""
+def _numbers(found: NDArray[Any], called: str, inner: Any = None) -> NDArray[Any]:
+    """Return a matrix; raise unless it holds real numbers.
+
+    The message tells the type that the library of the column has for them, if given.
+    """
     if not found.shape[1]:
         raise ValueError(f"{called} holds empty lists; expected numbers.")
     if found.dtype.kind not in "biuf":
-        raise ValueError(
-            f"{called} holds lists of {found.dtype}; expected real numbers."
-        )
+        held = found.dtype if inner is None else inner
+        raise ValueError(f"{called} holds lists of {held}; expected real numbers.")
     return found
 
 

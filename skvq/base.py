@@ -894,16 +894,18 @@ class BaseQuantizer(
         def __getattr__(self, name):
             """Raise the error that says what to write, of names that are not there."""
             cls, line = type(self), None
-            if not name.startswith("_"):  # nobody is told of those
+            # Nobody is told of private names, and what the class has, but has raised an
+            # error of its own, says why.
+            if not name.startswith("_") and not hasattr(cls, name):
                 line = line_to_write(cls, name)
                 if line is None and not self.__sklearn_is_fitted__():
-                    if is_set_by_fit(cls, name) and not hasattr(cls, name):
+                    if is_set_by_fit(cls, name):
                         line = (
                             f"{cls.__name__!r} object has no attribute {name!r}: call "
                             "fit first, which sets it."
                         )
             if line is None:
-                # Python's own error, or that of a property which has raised one.
+                # Python's own error, or that of the property.
                 return object.__getattribute__(self, name)
             raise AttributeError(line, name=name, obj=self)
 

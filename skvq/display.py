@@ -594,8 +594,8 @@ class RateDistortionDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If there are not as many rates as distortions and labels, or the bound is
-            none.
+            If there are not as many rates as distortions and labels, rates are not
+            finite, or the bound is none.
         """
         rates, distortions = (
             np.asarray(values, dtype=np.float64)
@@ -606,6 +606,9 @@ class RateDistortionDisplay:
                 f"rates has shape {rates.shape}, distortions {distortions.shape}; "
                 "expected one and the same length, above 0."
             )
+        # Distortions that are not are left out by matplotlib, but rates are the axis.
+        if not np.isfinite(rates).all():
+            raise ValueError(f"rates={self.rates!r}; expected finite numbers.")
         if self.labels is not None and len(self.labels) != len(rates):
             raise ValueError(
                 f"labels has {len(self.labels)} entries for {len(rates)} points."

@@ -113,7 +113,8 @@ def from_blocks(
         Rows and columns of a block; an int for square ones.
     dtype : dtype, optional
         Type of the numbers of the picture; by default that of the rows.  Where it is
-        one of integers, numbers are rounded, and clipped to its range.
+        one of integers, numbers are rounded, and clipped to its range; where it is
+        bool, they are True from a half on.
 
     Returns
     -------
@@ -179,7 +180,7 @@ def palette(
     -------
     colors : ndarray of shape (n_colors,) or (n_colors, n_channels)
         The colours, by the sum of their channels from dark to bright, in the dtype of
-        the picture, rounded where that is one of integers.
+        the picture, rounded where that is one of integers or bool.
     indices : ndarray of int, shape (height, width)
         The colour of each pixel, in the smallest unsigned dtype.
 
@@ -254,6 +255,8 @@ def _n_blocks(shape: tuple[int, ...], block: tuple[int, int]) -> tuple[int, int]
 
 def _as_dtype(numbers: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return numbers in a dtype: rounded and clipped if it is one of integers."""
+    if dtype.kind == "b":  # to which Python's rule would turn all but zeros
+        return numbers >= 0.5
     if dtype.kind not in "iu":
         return numbers.astype(dtype)
     if numbers.dtype.kind == "f":

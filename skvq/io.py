@@ -1322,11 +1322,11 @@ def rows(column: Any) -> NDArray[Any]:
     Raises
     ------
     TypeError
-        If it is no column.
+        If it is no column, or one that its library has not computed yet.
     ValueError
         If the column has no rows, the lists are empty or not of one length, a list or a
-        number is missing, or what they hold are not real numbers.  The message names
-        the column and the first such row, counted from zero.
+        number is missing or masked, or what they hold are not real numbers.  The
+        message names the column and the first such row, counted from zero.
 
     Examples
     --------

@@ -725,6 +725,26 @@ def test_every_parameter_has_its_own_name_alone():
     ]
 
 
+def test_what_has_no_parts_takes_no_scheme():
+    message = re.escape("'(vq:4)' is not a size; expected aq[:M | MxV | V1,V2,...]")
+    with pytest.raises(schemes.SpecError, match=message):
+        schemes.build("aq:2x(vq:4)", 0)
+
+
+@pytest.mark.parametrize(
+    "text", ["pq:1x(" * 400 + "pq" + ")" * 400, "vq:4,max_iter=" + "-" * 10**5 + "1"]
+)
+def test_what_is_too_deep_is_an_error_of_the_specification(text):
+    with pytest.raises(schemes.SpecError) as error:
+        schemes.build(text, 0)
+    assert "cannot read" in str(error.value) or "max_iter" in str(error.value)
+
+
+def test_a_hint_follows_a_sentence():
+    with pytest.raises(schemes.SpecError, match=r"Got 'EMA' instead; did you mean 'e"):
+        schemes.build("vq:16,learning=EMA", 0)
+
+
 def test_what_stands_in_front_takes_the_parameters_of_its_part():
     opq = schemes.build("opq:4x16,rotation=pca,max_iter=3,n_jobs=2", 7)
     assert (opq.rotation, opq.max_iter, opq.random_state) == ("pca", 3, 7)
@@ -778,7 +798,7 @@ def test_what_stands_in_front_takes_the_parameters_of_its_part():
         ("multiscale:8,shape=(2,2,1)", "did you mean 'map_shape'"),
         ("uniform,bits=64", "did you mean 'target_bits' or 'total_bits'"),
         ("tcq,states=8", "did you mean 'n_states'"),
-        ("vq:4,learning=loyd", "among .* Got 'loyd' instead.; did you mean 'lloyd'"),
+        ("vq:4,learning=loyd", "among .* Got 'loyd' instead; did you mean 'lloyd'"),
         ("vq:4,learning='emma'", "did you mean 'ema'"),
         ("vq:4,init='random", "the quotes in .* do not match"),
         ("kronecker:4,factor_sizes=[2,3)", "the parentheses in .* do not match"),
@@ -1297,6 +1317,50 @@ def test_interrupted_as_json(number, status, X, monkeypatch):
     facts = json.loads(outcome.out)
     assert [one["scheme"] for one in facts["results"]] == ["uniform:4"]
     assert facts["unfinished"] == ["vq:4", "vq:8"] and not Path("p.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OSError(28, "No space left on device"), 1),
+        (RuntimeError("unheard of"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("where", ["_plot", "_run_one"])
+def test_a_late_failure_shows_what_is_finished(error, status, where, X, monkeypatch):
+    def failing(*args):
+        # The second scheme fails, and what draws both.
+        if where == "_plot" or getattr(args[0], "scheme", "") == "vq:8":
+            raise error
+        return whole(*args)
+
+    pytest.importorskip("matplotlib")
+    whole = getattr(compare, where)
+    monkeypatch.setattr(compare, where, failing)
+    outcome = run("compare", "X.npy", "--plot", "p.png", "--schemes", "vq:4", "vq:8")
+    assert outcome.status == status
+    expected = {"vq:4", "vq:8"} if where == "_plot" else {"vq:4"}
+    assert set(table(outcome.out)) == expected
+    assert "Picture" not in outcome.out
+    assert ("Not finished: vq:8" in outcome.out) == (where == "_run_one")
+
+
+def test_the_table_is_written_before_a_second_signal():
+    stream = io.TextIOWrapper(io.BytesIO())
+    with contextlib.redirect_stdout(stream):
+        console.say("a table")
+        assert stream.buffer.getvalue() == b"a table\n"
+
+
+@pytest.mark.parametrize("folder", [Path("/100%s%d/of it"), None])
+def test_the_help_names_any_folder(folder, monkeypatch):
+    monkeypatch.setattr(compare, "default_folder", lambda: folder)
+    outcome = run("compare", "--help")
+    assert outcome.status == 0
+    expected = f"default: in {folder}" if folder else "default: they are not kept"
+    assert expected in " ".join(outcome.out.split())
 
 
 @pytest.mark.long

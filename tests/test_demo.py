@@ -322,6 +322,15 @@ def test_a_missing_extra_is_one_line_before_any_work(name, tmp_path, monkeypatch
     assert line.endswith("pip install 'skvq[demo]'")
 
 
+def test_what_is_unexpected_names_no_option_that_is_not_there(tmp_path, monkeypatch):
+    def photograph(crop):
+        raise KeyError("x")
+
+    monkeypatch.setattr(demo, "_photograph", photograph)
+    line = one_line(run("demo", "--output", tmp_path), status=1)
+    assert line.endswith("demo: error: KeyError: 'x' (unexpected)")
+
+
 def test_schemes_have_files_of_their_own():
     schemes = demo._demo_schemes()
     names = [name for scheme in schemes for name in scheme.file_names]

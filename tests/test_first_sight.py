@@ -227,6 +227,26 @@ def test_fitted_attributes_say_that_fit_sets_them(vq):
     assert "has no partial_fit with these" in error_of(vq, "partial_fit")
 
 
+class WithNamesOfOthers(VectorQuantizer):
+    """A quantizer that has some of them after all."""
+
+    @property
+    def cluster_centers_(self):
+        return self.codebooks_[0]
+
+    @property
+    def predict(self):
+        raise AttributeError("why it is not there")
+
+
+def test_properties_of_subclasses_keep_their_errors(vq):
+    one = WithNamesOfOthers(4)
+    assert error_of(one, "predict") == "why it is not there"
+    assert "not fitted" in error_of(one, "cluster_centers_")
+    assert error_of(one, "labels_").startswith("WithNamesOfOthers has no 'labels_'")
+    assert one.fit(X).cluster_centers_ is one.codebooks_[0]
+
+
 @pytest.mark.parametrize("one", [copy.copy, copy.deepcopy, clone])
 def test_copies_are_made_as_before(vq, one):
     assert repr(one(vq)) == repr(vq)

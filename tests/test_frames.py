@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import sklearn
 from numpy.testing import assert_array_equal
+from scipy import sparse
 from sklearn.base import clone
 
 from skvq import (
@@ -171,6 +172,14 @@ BAD_COLUMNS = [
     ("row 0 of column 'emb' is 1.5; expected a list", pd.Series([1.5], name="emb")),
     ("row 0 of the column is 'word'; expected a list", ["word"]),
     ("column 'emb' holds lists of <U1", pd.Series([["a"], ["b"]], name="emb")),
+    ("column 'emb' holds lists of String", pl.Series("emb", [["a"], ["b"]])),
+    ("row 1 of column 'emb' is missing", pd.Series([[1.0], pd.NaT], name="emb")),
+    ("missing value in place 1", pd.Series([[1, pd.NA], [1, 2]])),
+    ("the column is a masked array", np.ma.array(np.eye(2), mask=np.eye(2))),
+    (
+        "the column is a masked array",
+        pd.Series([np.ones(2), np.ma.array([1.0, 2.0], mask=[False, True])]),
+    ),
     ("row 1 of column 'emb' is missing", pd.Series([[1.0], pd.NA], name="emb")),
     (
         "a table of 2 columns, of which lists are in 'emb'",
@@ -213,6 +222,42 @@ def test_what_is_no_column():
         rows(3)
     with pytest.raises(TypeError, match=r"LazyFrame; .*: collect\(\) it first"):
         rows(pl.LazyFrame({"emb": [[1.0]]}))
+    for column in (np.array(3.0), sparse.csr_array(np.eye(2))):
+        with pytest.raises(TypeError, match="expected a column"):
+            rows(column)
+
+
+def test_collections_of_dask_are_not_computed():
+    da, dd = (pytest.importorskip(f"dask.{one}") for one in ("array", "dataframe"))
+    frame = dd.from_pandas(pd.DataFrame({"emb": [[1.0], [2.0]]}), npartitions=2)
+    for column in (da.ones((4, 2)), frame, frame["emb"]):
+        with pytest.raises(TypeError, match=r": compute\(\) it first"):
+            rows(column)
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [(0, "0"), (("a", "b"), "('a', 'b')"), ('5"', "'5\"'"), ("it's", '"it\'s"')],
+)
+def test_the_line_to_write_is_python(name, written):
+    # Of two columns, since pandas makes a table of the first of two names.
+    frame = pd.DataFrame([[[1.0], 2], [[3.0], 4]], columns=range(2))
+    frame.columns = pd.Index([name, ("a", "c")], tupleize_cols=False)
+    with pytest.raises(ValueError, match=re.escape(f"skvq.io.rows(df[{written}])")):
+        VectorQuantizer(2).fit(frame)
+
+
+def test_a_column_of_tensors_is_named():
+    pa = arrow()
+    lists = pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float32(), 2))
+    tensors = pa.ExtensionArray.from_storage(
+        pa.fixed_shape_tensor(pa.float32(), (2,)), lists
+    )
+    assert_array_equal(rows(tensors), [[1, 2], [3, 4]])
+    with pytest.raises(ValueError, match="X is a column of lists"):
+        VectorQuantizer(2).fit(tensors)
+    with pytest.raises(ValueError, match="the column 'emb', which holds lists"):
+        VectorQuantizer(2).fit(pa.table({"emb": tensors}))
 
 
 @each_column

@@ -68,6 +68,24 @@ def test_numbers_are_rounded_and_clipped_where_integers_are_wanted():
         from_blocks(rows * np.nan, (2, 2), 2, dtype=np.uint8)
 
 
+def test_bools_are_true_from_a_half_on():
+    rows = np.array([[0.1, 0.9, 0.5, -2.0]])
+    found = from_blocks(rows, (2, 2), 2, dtype=bool)
+    assert found.dtype == bool and found.ravel().tolist() == [False, True, True, False]
+    mask = np.array([[True, False], [False, False]])
+    colors, indices = palette(mask, 1, random_state=0)
+    assert colors.dtype == bool and not colors[indices].any()
+
+
+def test_sizes_are_integers_of_any_type():
+    picture = np.arange(24).reshape(4, 6)
+    expected = to_blocks(picture, 2)
+    for block in (np.uint8(2), (np.int64(2), np.uint8(2)), np.array([2, 2])):
+        assert_array_equal(to_blocks(picture, block), expected)
+    first = from_blocks(expected[:1], np.array([2, 2], np.int8), np.uint8(2))
+    assert_array_equal(first, picture[:2, :2])
+
+
 def test_bad_pictures_and_blocks():
     picture = np.zeros((4, 6))
     for bad in (np.zeros(3), np.zeros((2, 2, 2, 2)), np.zeros((0, 3))):
@@ -84,7 +102,7 @@ def test_bad_pictures_and_blocks():
     with pytest.raises(ValueError, match="4 x 6 without a rest; padding='edge'"):
         to_blocks(picture, 4, padding="none")
     assert to_blocks(picture, 2, padding="none").shape == (6, 4)
-    for shape in (4, (4,), (4, 0), (4, 6.0), (4, 6, 1, 1)):
+    for shape in (4, (4,), (4, 0), (4, 6.0), (4, 6, 1, 1), (True, 6)):
         with pytest.raises(ValueError, match=r"^shape(=| holds).*expected"):
             from_blocks(np.zeros((6, 4)), shape, 2)
     with pytest.raises(ValueError, match=r"rows has shape \(6, 4\); .* shape \(4, 4\)"):

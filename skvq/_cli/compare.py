@@ -26,7 +26,6 @@ from skvq._cli.codec import (
 from skvq._cli.console import (
     CommandError,
     Progress,
-    Terminated,
     first_line,
     markdown_table,
     say,
@@ -126,8 +125,8 @@ def add_command(commands: Any, common: argparse.ArgumentParser) -> None:
         "--cache",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="keep results for the next run, and take those of the last; default: in "
-        f"{default_folder()}",
+        help="keep results for the next run, and take those of the last; default: "
+        + _kept_in(default_folder()),
     )
     compare.add_argument(
         "--plot",
@@ -137,6 +136,13 @@ def add_command(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     sources.add_options(compare)
     compare.set_defaults(run=_compare)
+
+
+def _kept_in(folder: Path | None) -> str:
+    """Return where results are kept, for the help, in which % begins a placeholder."""
+    if folder is None:
+        return "they are not kept, since there is no home"
+    return f"in {folder}".replace("%", "%%")
 
 
 def _share(text: str) -> float:
@@ -561,13 +567,14 @@ def _compare(arguments: argparse.Namespace) -> None:
     run = _Run(arguments, train, test, skipped)
     try:
         _run_all(run, found, cache, progress)
-    except (KeyboardInterrupt, Terminated):
+        if arguments.plot is not None and run.results:
+            _plot(arguments.plot, run.results, test)
+            run.drawn = True
+    except BaseException:  # signals, a full disk, what nobody has thought of
         done = {*map(id, run.results), *map(id, run.failed)}
         run.unfinished = [one.scheme for one in found if id(one) not in done]
         _report(run)
         raise
-    if arguments.plot is not None and run.results:
-        _plot(arguments.plot, run.results, test)
     _report(run)
     if not run.results:
         raise CommandError("no scheme could be fitted", status=2)
@@ -584,6 +591,7 @@ class _Run:
     results: list[Candidate] = field(default_factory=list)
     failed: list[Candidate] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
+    drawn: bool = False
 
     def add(self, candidate: Candidate, reason: str | None) -> None:
         if reason is None:
@@ -817,7 +825,7 @@ def _report(run: _Run) -> None:
     lines += _describe_skipped(run.skipped)
     if run.unfinished:
         lines += ["", f"Not finished: {', '.join(run.unfinished)}"]
-    elif arguments.plot is not None and results:
+    elif run.drawn:
         lines += ["", f"Picture: {arguments.plot}"]
     say("\n".join(lines))
 

@@ -224,6 +224,8 @@ def say(text: str) -> None:
         The line, or several.
     """
     sys.stdout.write(text + "\n")
+    # Now: a second signal may end the process before it does so itself.
+    sys.stdout.flush()
 
 
 def say_json(value: Any) -> None:

@@ -146,8 +146,10 @@ def _each(parameter: str) -> Callable[[list[str]], dict[str, Any]]:
     return read
 
 
-def _tables(parts: str) -> Callable[[list[str]], dict[str, Any]]:
-    """``M``, ``MxV``, ``V1,V2,...``, or ``Mx(SCHEME)``."""
+def _tables(
+    parts: str, *, of_schemes: bool = True
+) -> Callable[[list[str]], dict[str, Any]]:
+    """``M``, ``MxV``, ``V1,V2,...``, or, of schemes, ``Mx(SCHEME)``."""
 
     def read(sizes: list[str]) -> dict[str, Any]:
         if len(sizes) > 1:
@@ -157,7 +159,7 @@ def _tables(parts: str) -> Callable[[list[str]], dict[str, Any]]:
             return {}
         number, times, what = sizes[0].partition("x")
         found: dict[str, Any] = {parts: _integer(number)}
-        if times and what.startswith("("):
+        if times and what.startswith("(") and of_schemes:
             found["quantizer"] = _nested(what)
         elif times:
             found["n_codewords"] = _integer(what)
@@ -203,7 +205,12 @@ SCHEMES = [
         fixed={"rotation": "learned"},
         part="ProductQuantizer",
     ),
-    Entry("aq", "AdditiveQuantizer", "M | MxV | V1,V2,...", _tables("n_codebooks")),
+    Entry(
+        "aq",
+        "AdditiveQuantizer",
+        "M | MxV | V1,V2,...",
+        _tables("n_codebooks", of_schemes=False),
+    ),
     Entry(
         "kronecker",
         "KroneckerQuantizer",
@@ -308,8 +315,14 @@ def build(text: str, seed: int | None) -> Any:
         If it cannot be read; the message says what would be accepted.
     """
     *before, last = split_steps(text)
-    steps = [_component(step, STEPS, "step", seed) for step in before]
-    quantizer = _component(last, SCHEMES, "scheme", seed)
+    try:
+        steps = [_component(step, STEPS, "step", seed) for step in before]
+        quantizer = _component(last, SCHEMES, "scheme", seed)
+    except (RecursionError, MemoryError) as error:
+        raise SpecError(
+            f"cannot read '{text[:40]}...': its brackets or signs are too deep in each "
+            "other"
+        ) from error
     return make_pipeline(*steps, quantizer) if steps else quantizer
 
 
@@ -488,10 +501,11 @@ def _checked(estimator: Any, text: str) -> Any:
                     caller_name=type(each).__name__,
                 )
             except ValueError as error:
-                hint = ""
+                message = f"'{text}': {first_line(error)}"
                 if isinstance(value, str):
                     hint = _did_you_mean(value, _words(constraints[name]))
-                raise SpecError(f"'{text}': {first_line(error)}{hint}") from error
+                    message = message.removesuffix(".") + hint if hint else message
+                raise SpecError(message) from error
     return estimator
 
 
