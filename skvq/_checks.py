@@ -254,3 +254,12 @@ def columns_in_words(sizes: Sequence[int]) -> str:
     else:
         named = f"{sizes[0]}" if n else "no"
     return f"{n} column{'s' * (n != 1)} of {named} codewords"
+
+
+def refusal(row: int, values: np.ndarray) -> str:
+    """Return the message about a row that is not finite, from its values as given."""
+    column = int(np.argmin(np.isfinite(values.astype(np.float64))))
+    what = "a value too large for float64, the widest dtype that is computed in"
+    if not np.isfinite(values[column]):
+        what = "NaN" if np.isnan(values[column]) else "infinity"
+    return f"Input X contains {what}: in row {row}, column {column}."

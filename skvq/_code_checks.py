@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skvq._checks import check_unmasked
+from skvq._columns import refuse_list_columns
 from skvq._validation import followed_backend
 from skvq.nearest import Backend
 
@@ -49,6 +50,7 @@ def sent(be: Backend, array: NDArray[Any]) -> Any:
 
 def check_code_array(codes: Any, name: str) -> tuple[Backend, NDArray[Any]]:
     """Return the backend of the result, and the codes as a matrix on the host."""
+    refuse_list_columns(codes, name)
     be = followed_backend(codes)
     codes = np.asarray(check_unmasked(be.to_host(codes), name))
     if codes.ndim != 2:

@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from typing import Any
 
 # What KMeans, faiss and nanopq have.  In the lines `quantizer` is the object.
 _LINES = {
@@ -31,14 +32,32 @@ _LINES = {
     ),
 }
 
+# Of several code columns, which tell samples apart only together.
+_LINES_OF_COLUMNS = {
+    "predict": (
+        "skvq.codes.token_ids(quantizer.transform(X), quantizer.codebook_sizes_), one "
+        "id of all code columns"
+    ),
+    "fit_predict": (
+        "skvq.codes.token_ids(quantizer.fit_transform(X), quantizer.codebook_sizes_), "
+        "one id of all code columns"
+    ),
+    "labels_": (
+        "skvq.codes.token_ids(quantizer.transform(X), quantizer.codebook_sizes_); "
+        "codes of training samples are not kept"
+    ),
+    "cluster_centers_": "quantizer.codebooks_, the tables of all code columns",
+}
 
-def line_to_write(cls: type, name: str) -> str | None:
+
+def line_to_write(cls: Any, name: str) -> str | None:
     """Return what to write in place of an attribute that other libraries have.
 
     Parameters
     ----------
     cls : type
-        The class of a quantizer, which has no such attribute.
+        The class of a quantizer, which has no such attribute; it says whether it always
+        has one code column.
     name : str
         The attribute.
 
@@ -48,6 +67,8 @@ def line_to_write(cls: type, name: str) -> str | None:
         The message of an error; None: no library that is known has such a name.
     """
     line = _LINES.get(name)
+    if not cls._has_one_column:
+        line = _LINES_OF_COLUMNS.get(name, line)
     return line and f"{cls.__name__} has no {name!r}: write {line}."
 
 

@@ -132,7 +132,7 @@ class DriftReport(Report):
 
     def _title(self) -> str:
         rows, trained = self["rows"], self["training_rows"]
-        against = "" if trained is None else f" against {_number(trained)} of the fit"
+        against = "" if trained is None else f" against {trained:,.10g} of the fit"
         return f"Drift of {rows:,} rows{against}"
 
     def _tables(self) -> list[list[list[str]]]:

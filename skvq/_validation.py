@@ -24,6 +24,7 @@ from skvq._checks import (
     check_unmasked,
     class_name,
     naming,
+    refusal,
 )
 from skvq._columns import refuse_list_columns
 from skvq._compat import is_library_followed
@@ -33,6 +34,8 @@ T = TypeVar("T")
 
 # Number of values up to which checking each of them takes no noticeable time.
 _FEW_NUMBERS = 2**14
+# Numbers that are looked at together where one that is not finite is to be named.
+_LOOKED_AT = 2**20
 
 
 def check_samples(
@@ -71,6 +74,8 @@ def check_samples(
             raise ValueError(f"{error} {_HOW_TO_FLATTEN}") from error
         if str(error).startswith("could not convert"):
             raise ValueError(f"X: {error}") from error
+        if str(error).startswith("Input X contains"):
+            raise ValueError(_where_not_finite(X) or str(error)) from error
         raise
     except TypeError as error:
         raise TypeError(f"X: {error}") from error
@@ -315,12 +320,31 @@ def all_in_memory(name: str, value: object) -> str:
     )
 
 
+def _where_not_finite(X: Any) -> str | None:
+    """Return the message of the first number of X that is not finite, if it has one."""
+    X = np.asarray(X)
+    if X.dtype.kind != "f":
+        return None
+    step = max(1, _LOOKED_AT // max(1, X.shape[1]))
+    for start in range(0, len(X), step):
+        bad = ~np.isfinite(X[start : start + step]).all(axis=1)
+        if bad.any():
+            row = start + int(np.argmax(bad))
+            return refusal(row, X[row])
+    return None
+
+
 def _refuse_streams(X: Any) -> None:
     """Raise if X is not a matrix but an iterator over parts of one."""
     what = None
     if isinstance(X, str | bytes | os.PathLike):
-        what = "a path"
-    elif isinstance(X, Iterator):
+        raise ValueError(
+            "Expected 2D array, got a path instead: "
+            f"numpy.load({os.fsdecode(X)!r}, mmap_mode='r') gives the rows of a .npy "
+            "file without reading them all, and dask.dataframe.read_parquet those of a "
+            ".parquet file."
+        )
+    if isinstance(X, Iterator):
         what = f"a {type(X).__name__}"
     elif isinstance(X, list | tuple) and X and getattr(X[0], "ndim", 0) > 1:
         what = f"a {type(X).__name__} of matrices"
@@ -393,6 +417,7 @@ def check_codes(
         On the host.
     """
     name = type(estimator).__name__
+    refuse_list_columns(codes, "codes")
     codes = nearest.backend_of(codes).to_host(codes)
     check_unmasked(codes, "codes")
     with naming("codes"):

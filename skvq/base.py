@@ -211,6 +211,8 @@ class BaseQuantizer(
 
     # Whether the hooks accept arrays of any library.
     _follows_namespace = False
+    # Whether there is one code column, whatever the parameters are.
+    _has_one_column = False
     # Fitted attributes that follow from others and are not pickled.
     _made_anew: tuple[str, ...] = ()
 
@@ -893,21 +895,28 @@ class BaseQuantizer(
 
         def __getattr__(self, name):
             """Raise the error that says what to write, of names that are not there."""
-            cls, line = type(self), None
-            # Nobody is told of private names, and what the class has, but has raised an
-            # error of its own, says why.
-            if not name.startswith("_") and not hasattr(cls, name):
-                line = line_to_write(cls, name)
-                if line is None and not self.__sklearn_is_fitted__():
-                    if is_set_by_fit(cls, name):
-                        line = (
-                            f"{cls.__name__!r} object has no attribute {name!r}: call "
-                            "fit first, which sets it."
-                        )
-            if line is None:
+            cls = type(self)
+            if not name.startswith("_"):  # nobody is told of private names
+                # What the class has, but has raised an error of its own, says why.
+                line = None if hasattr(cls, name) else line_to_write(cls, name)
+                if line is not None:
+                    raise AttributeError(line, name=name, obj=self)
+            try:
                 # Python's own error, or that of the property.
                 return object.__getattribute__(self, name)
-            raise AttributeError(line, name=name, obj=self)
+            except AttributeError as error:
+                # A property may have asked for another attribute, which fit sets.
+                its_own = hasattr(cls, name) and error.name in (name, None)
+                if its_own or name.startswith("_") or self.__sklearn_is_fitted__():
+                    raise
+                if not is_set_by_fit(cls, name):
+                    raise
+            raise AttributeError(
+                f"{cls.__name__!r} object has no attribute {name!r}: call fit first, "
+                "which sets it.",
+                name=name,
+                obj=self,
+            )
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

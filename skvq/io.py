@@ -118,7 +118,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, Self
+from typing import Any, BinaryIO, Literal, NamedTuple, Self, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +135,7 @@ from skvq._codec import (
     load_objects,
     save_objects,
 )
-from skvq._columns import rows_of
+from skvq._columns import refuse_list_columns, rows_of
 from skvq._files import (
     CODES_MAGIC,
     FormatError,
@@ -148,7 +148,7 @@ from skvq._files import (
     is_container,
 )
 from skvq._pipelines import find_codec
-from skvq._typing import MatrixLike, Sizes
+from skvq._typing import MatrixLike, Sizes, VectorLike
 from skvq.codes import (
     BitOrder,
     EntropyCoder,
@@ -192,6 +192,8 @@ _ALWAYS_LOADED = 2**30
 _MAX_EXPANSION = 1024
 # Number of bytes of packed codes that are read at a time.
 _CHUNK_BYTES = 2**22
+# Rows between two that are wanted, up to which it is quicker to read them as well.
+_NEAR_ROWS = 256
 
 
 # -- codecs ------------------------------------------------------------------------
@@ -800,6 +802,7 @@ class CodeWriter:
             _, found = check_codes(codes, self._header.sizes)
             self._put(self._coded.add(found))
             return
+        refuse_list_columns(codes, "codes")
         codes = np.asarray(codes)
         # Rows that do not fill whole bytes wait for those that share them.
         if len(self._rest):
@@ -1013,12 +1016,18 @@ class CodeReader:
             f"{self.method!r}{closed}>"
         )
 
-    def __getitem__(self, rows: int | slice) -> NDArray[Any]:
-        """Return the codes of a row, or of the rows of a slice, of any step."""
-        if not isinstance(rows, slice):
+    def __getitem__(self, rows: int | slice | VectorLike) -> NDArray[Any]:
+        """Return the codes of a row, of a slice of any step, of row numbers or a mask.
+
+        Row numbers may come in any order and several times; negative ones count from
+        the end.  Between rows that are near each other all are read.
+        """
+        if isinstance(rows, SupportsIndex) and np.ndim(rows) == 0:
             row = operator.index(rows)
             row += self.n_samples * (row < 0)
             return self.read(row, row + 1)[0]
+        if not isinstance(rows, slice):
+            return self._read_listed(self._row_numbers(rows))
         picked = range(*rows.indices(self.n_samples))
         forward = picked if picked.step > 0 else picked[::-1]
         if forward.step == 1:
@@ -1026,6 +1035,49 @@ class CodeReader:
         else:
             codes = self._read_apart(forward)
         return codes if forward is picked else codes[::-1]
+
+    def _row_numbers(self, rows: Any) -> NDArray[np.int64]:
+        """Return valid numbers of rows, none of them negative."""
+        numbers = np.asarray(rows)
+        if numbers.ndim == 1 and numbers.dtype.kind == "b":
+            if len(numbers) != self.n_samples:
+                raise IndexError(
+                    f"a mask of {len(numbers):,} rows, but the file has "
+                    f"{self.n_samples:,}"
+                )
+            return np.flatnonzero(numbers)
+        if not numbers.size:
+            numbers = numbers.astype(np.int64)
+        many = numbers.ndim == 1 and not isinstance(rows, tuple)
+        if not many or numbers.dtype.kind not in "iu":
+            raise TypeError(
+                "rows of a CodeReader are an int, a slice, a sequence of ints or a "
+                f"mask, not {rows!r}"
+            )
+        outside = (numbers < -self.n_samples) | (numbers >= self.n_samples)
+        if outside.any():
+            row = numbers[np.argmax(outside)]
+            raise IndexError(f"row {row:,} of a file of {self.n_samples:,} rows")
+        numbers = numbers.astype(np.int64)
+        return np.where(numbers < 0, numbers + self.n_samples, numbers)
+
+    def _read_listed(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """Read rows by their numbers: those near each other at once."""
+        wanted, places = np.unique(numbers, return_inverse=True)
+        shape = len(wanted), len(self.sizes)
+        codes = np.empty(shape, dtype=smallest_dtype(max(self.sizes)))
+        ends = np.append(np.flatnonzero(np.diff(wanted) > _NEAR_ROWS) + 1, len(wanted))
+        start = 0
+        while start < len(wanted):
+            last = wanted[start] + self._rows_of_piece()
+            stop = min(
+                ends[np.searchsorted(ends, start, "right")],
+                np.searchsorted(wanted, last),
+            )
+            found = self.read(int(wanted[start]), int(wanted[stop - 1]) + 1)
+            codes[start:stop] = found[wanted[start:stop] - wanted[start]]
+            start = int(stop)
+        return codes[places]
 
     def _read_apart(self, picked: range) -> NDArray[Any]:
         """Read rows that are not consecutive, in pieces of bounded size."""

@@ -67,6 +67,7 @@ from skvq._checks import (
     naming,
 )
 from skvq._code_checks import row_words
+from skvq._columns import refuse_list_columns
 from skvq._drift import drift
 from skvq._reports import CodeReport, DriftReport
 from skvq._typing import MatrixLike, MetricName, Number, Size, Sizes, VectorLike
@@ -1095,6 +1096,7 @@ def _check_use(
     The codes are integers (n_samples, n_codes) on the host.
     """
     be = followed_backend(codes)
+    refuse_list_columns(codes, "codes")
     codes = be.to_host(codes)
     codes = _check_numbers(codes, "codes", ensure_2d=False)
     if codes.dtype.kind not in "biuf":

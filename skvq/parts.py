@@ -559,6 +559,8 @@ class NestingQuantizer(_BaseComposition, BaseQuantizer):
         why = "."
         if isinstance(template.quantizer, BaseQuantizer):
             why = f": {template.quantizer._why_no_partial_fit()}"
+            if getattr(self, "quantizer", template) is None:
+                why += " quantizer=VectorQuantizer(learning='minibatch') has one."
         return f"its part, {template}, has none{why}"
 
     def _can_encode_best(self) -> bool:

@@ -224,6 +224,7 @@ class VectorQuantizer(BaseQuantizer):
         "backend": [StrOptions(set(nearest.BACKENDS))],
     }
     _follows_namespace = True
+    _has_one_column = True
     _charge_: Charge | Prices | None = None
 
     def __init__(

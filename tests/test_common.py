@@ -146,6 +146,7 @@ def test_every_public_estimator_is_in_the_table():
 # What a scheme writes; all else of the base class is the same for all.
 HOOKS = {
     "_follows_namespace",
+    "_has_one_column",
     "_score_metric",
     "_fit",
     "_encode",

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import warnings
 from contextlib import ExitStack
-from pathlib import Path
 
 import dask
 import dask.array as da
@@ -835,8 +834,6 @@ class Dataset:
     [
         ((x for x in np.ones((3, 2))), "a generator"),
         (iter([1]), "a list_iterator"),
-        ("X.npy", "a path"),
-        (Path("X.npy"), "a path"),
         ([np.ones((3, 2)), np.ones((3, 2))], "a list of matrices"),
         ((np.ones((3, 2)),), "a tuple of matrices"),
         (Dataset(), "Dataset"),

@@ -5,6 +5,7 @@ import email
 import inspect
 import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from skvq import (
     io,
     nearest,
 )
-from skvq._elsewhere import _LINES
+from skvq._elsewhere import _LINES, _LINES_OF_COLUMNS
 
 X = mixture(100)
 
@@ -171,7 +172,8 @@ def error_of(obj, name):
 def test_names_of_others_are_told_what_to_write(vq, name):
     for one in vq, clone(vq), ProductQuantizer(), UniformQuantizer(4).fit(X):
         assert not hasattr(one, name)
-        message = f"{type(one).__name__} has no {name!r}: write {_LINES[name]}."
+        lines = _LINES if type(one) is VectorQuantizer else _LINES | _LINES_OF_COLUMNS
+        message = f"{type(one).__name__} has no {name!r}: write {lines[name]}."
         assert error_of(one, name) == message
 
 
@@ -203,6 +205,15 @@ def test_lines_give_what_k_means_gives():
         np.testing.assert_allclose(value_of(vq, name), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_of_several_columns_all_are_told_of(pq):
+    codes = pq.transform(X)
+    ids = codes.astype(int) @ [64, 8, 1]
+    for name in ("predict", "labels_", "fit_predict"):
+        np.testing.assert_array_equal(value_of(clone(pq).fit(X), name), ids)
+    assert value_of(pq, "cluster_centers_") is not pq.codebooks_[0]
+    assert len(value_of(pq, "cluster_centers_")) == 3
+
+
 @pytest.mark.parametrize("row", TABLE[::5], ids=lambda row: row.name)
 def test_names_that_nobody_has_are_pythons_error(row):
     estimator = row.make()
@@ -214,7 +225,7 @@ def test_names_that_nobody_has_are_pythons_error(row):
 
 def test_fitted_attributes_say_that_fit_sets_them(vq):
     unfitted = clone(vq)
-    for name in "distortion_", "n_iter_", "codebook_sizes_":
+    for name in "distortion_", "n_iter_", "codebook_sizes_", "bits_per_sample_":
         assert error_of(unfitted, name) == (
             f"'VectorQuantizer' object has no attribute {name!r}: call fit first, "
             "which sets it."
@@ -299,3 +310,26 @@ def test_what_stands_first_is_what_the_scheme_is_made_of(estimator):
         ["n_stages", "n_codewords"],
         ["n_subspaces", "n_codewords"],
     )
+
+
+# -- input that is not rows of numbers -------------------------------------------------
+
+
+def test_a_path_is_told_how_to_be_read(vq):
+    message = re.escape("numpy.load('X.npy', mmap_mode='r')")
+    for call in (vq.fit, vq.transform):
+        for path in ("X.npy", Path("X.npy")):
+            with pytest.raises(ValueError, match=f"got a path instead: {message}"):
+                call(path)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_the_row_that_is_not_finite_is_named(vq, value):
+    bad = np.tile(X, (2000, 1))
+    bad[150_003, 2] = bad[199_000, 0] = float(value)
+    what = "NaN" if value == "nan" else "infinity"
+    for call in (vq.transform, vq.quantize, vq.score):
+        with pytest.raises(ValueError) as error:
+            call(bad)
+        message = f"Input X contains {what}: in row 150003, column 2."
+        assert str(error.value) == message

@@ -19,8 +19,8 @@ from skvq import (
     VectorQuantizer,
 )
 from skvq.codes import one_hot, pack, token_ids
-from skvq.io import rows
-from skvq.metrics import distortion
+from skvq.io import rows, save_codes
+from skvq.metrics import code_report, distortion
 
 X = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
 PQ = ProductQuantizer(2, 3, random_state=0).fit(X)
@@ -370,3 +370,27 @@ def test_codes_in_tables_without_an_adapter_are_arrays():
     table = arrow().table({"a": codes[:, 0], "b": codes[:, 1]})
     assert type(token_ids(table, sizes)) is np.ndarray
     assert type(one_hot(table, sizes, sparse=False)) is np.ndarray
+
+
+@pytest.mark.parametrize("make", [pd.Series, pl.Series])
+def test_a_column_of_codes_is_refused_by_its_name(make, tmp_path):
+    quantizer = ProductQuantizer(2, 4, random_state=0).fit(X)
+    codes = quantizer.transform(X)
+    column, sizes = make(name="codes", **_held(make, codes)), quantizer.codebook_sizes_
+    message = r"codes is the column 'codes', .* skvq.io.rows\(df\[\"codes\"\]\)"
+    for call in (
+        quantizer.inverse_transform,
+        lambda column: pack(column, sizes),
+        lambda column: token_ids(column, sizes),
+        lambda column: code_report(column, sizes),
+        lambda column: save_codes(tmp_path / "codes", column, sizes),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(column)
+    assert_array_equal(
+        quantizer.inverse_transform(rows(column)), quantizer.inverse_transform(codes)
+    )
+
+
+def _held(make, codes):
+    return {"data" if make is pd.Series else "values": list(codes)}

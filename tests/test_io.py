@@ -308,6 +308,31 @@ def test_slices_of_any_step(tmp_path, row_aligned, monkeypatch):
                 reader[row]
 
 
+@pytest.mark.parametrize("row_aligned", [False, True])
+@pytest.mark.parametrize("near", [0, 3, 1000])
+def test_rows_by_their_numbers(tmp_path, row_aligned, near, monkeypatch):
+    codes = codes_for((5, 9, 2), 43)
+    save_codes(tmp_path / "codes", codes, (5, 9, 2), row_aligned=row_aligned)
+    monkeypatch.setattr("skvq.io._CHUNK_BYTES", 30)
+    monkeypatch.setattr("skvq.io._NEAR_ROWS", near)
+    with CodeReader(tmp_path / "codes") as reader:
+        for rows in (
+            [5, 1, 1, -1, 42, 0],
+            np.array([[3]], np.uint8)[0],
+            np.arange(43)[::-1],
+            np.arange(43) % 3 == 1,
+            np.zeros(43, bool),
+        ):
+            np.testing.assert_array_equal(reader[rows], codes[rows])
+        assert reader[[]].shape == (0, 3) and reader[[]].dtype == np.uint8
+        for rows in ([0, 43], [-44], np.ones(42, bool)):
+            with pytest.raises(IndexError, match=r"\b43\b"):
+                reader[rows]
+        for rows in ([0.5], "a", (0, 1), (slice(0, 5), 0), [[0]], None):
+            with pytest.raises(TypeError, match="are an int, a slice, a sequence"):
+                reader[rows]
+
+
 LAYOUTS = [
     {"method": method, "row_aligned": row_aligned, "bitorder": bitorder}
     for method in ("columns", "radix")

@@ -3,9 +3,8 @@
 import math
 from typing import Any
 
-import numpy as np
-
 from skvq import nearest
+from skvq._checks import refusal
 from skvq.learning.rows import Block, Learner, Rows
 
 
@@ -19,15 +18,6 @@ def check_finite(X: Any) -> Learner[None]:
         raise ValueError(
             refusal(int(row), be.to_host(X[int(row) : int(row) + 1, :])[0])
         )
-
-
-def refusal(row: int, values: np.ndarray) -> str:
-    """Return the message about a row that is not finite, from its values as given."""
-    column = int(np.argmin(np.isfinite(values.astype(np.float64))))
-    what = "a value too large for float64, the widest dtype that is computed in"
-    if not np.isfinite(values[column]):
-        what = "NaN" if np.isnan(values[column]) else "infinity"
-    return f"Input X contains {what}: in row {row}, column {column}."
 
 
 def first_infinite(block: Block) -> float:

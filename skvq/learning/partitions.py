@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skvq import nearest
+from skvq._checks import refusal
 from skvq._validation import warn
 from skvq._weights import (
     ONE,
@@ -35,7 +36,7 @@ from skvq._weights import (
     unit_of_all,
     weights_as_given,
 )
-from skvq.learning.finite import first_infinite, refusal
+from skvq.learning.finite import first_infinite
 from skvq.learning.rows import (
     HELD_BYTES,
     Block,
