@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from functools import wraps
 from pathlib import Path
@@ -618,7 +618,10 @@ def collected() -> Iterator[list[Notice]]:
     try:
         yield notices
     finally:
-        _waiting.reset(token)
+        # A signal may have ended the block before it was entered: then this runs when
+        # it is thrown away, in another context, which knows nothing of it.
+        with suppress(ValueError):
+            _waiting.reset(token)
 
 
 @contextmanager

@@ -1354,6 +1354,24 @@ def test_the_table_is_written_before_a_second_signal():
         assert stream.buffer.getvalue() == b"a table\n"
 
 
+def test_a_signal_that_comes_twice_is_answered_once(X, monkeypatch):
+    def fit(self, *args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+
+    def table(results):
+        signal.raise_signal(signal.SIGTERM)
+        return drawn(results)
+
+    drawn = compare._table
+    monkeypatch.setattr(compare, "_table", table)
+    monkeypatch.setattr(VectorQuantizer, "fit", fit)
+    before = signal.getsignal(signal.SIGTERM)
+    outcome = run("compare", "X.npy", "--schemes", "uniform:4", "vq:4")
+    assert outcome.status == 143
+    assert "| uniform:4 " in outcome.out and "Not finished: vq:4" in outcome.out
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 @pytest.mark.parametrize("folder", [Path("/100%s%d/of it"), None])
 def test_the_help_names_any_folder(folder, monkeypatch):
     monkeypatch.setattr(compare, "default_folder", lambda: folder)

@@ -441,6 +441,9 @@ def test_bad_curves():
             RateDistortionDisplay(rates, distortions).plot()
     with pytest.raises(ValueError, match="labels has 1 entries for 2 points"):
         RateDistortionDisplay([1, 2], [1, 2], labels=["a"]).plot()
+    for rate in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"rates=.*; expected finite numbers"):
+            RateDistortionDisplay([1, rate], [1, 2], variances=1.0).plot()
 
 
 # -- use of codewords --------------------------------------------------------------

@@ -1,5 +1,6 @@
 """One ConvergenceWarning for a fit, at the user's line, which names what it is of."""
 
+import contextvars
 import inspect
 import sys
 import threading
@@ -27,6 +28,7 @@ from skvq import (
     UniformQuantizer,
     VectorQuantizer,
 )
+from skvq._validation import collected
 
 
 def warned(function):
@@ -343,3 +345,10 @@ def test_filters_by_module_see_the_users():
         warnings.filterwarnings("ignore", module=__name__.rpartition(".")[2])
         warnings.filterwarnings("ignore", module=sys.modules[__name__].__name__)
         ProductQuantizer(2, 8, random_state=0).fit(FEW)
+
+
+def test_a_block_that_is_left_behind_ends_in_any_context():
+    # As one does that a signal has kept from being entered.
+    left = collected()
+    contextvars.copy_context().run(left.__enter__)
+    assert left.__exit__(None, None, None) is False

@@ -30,6 +30,7 @@ from skvq._cli.console import (
     markdown_table,
     say,
     say_json,
+    undisturbed,
 )
 from skvq._gaussian import n_coded, principal_variances
 from skvq._pipelines import find_codec
@@ -571,9 +572,10 @@ def _compare(arguments: argparse.Namespace) -> None:
             _plot(arguments.plot, run.results, test)
             run.drawn = True
     except BaseException:  # signals, a full disk, what nobody has thought of
-        done = {*map(id, run.results), *map(id, run.failed)}
-        run.unfinished = [one.scheme for one in found if id(one) not in done]
-        _report(run)
+        with undisturbed():
+            done = {*map(id, run.results), *map(id, run.failed)}
+            run.unfinished = [one.scheme for one in found if id(one) not in done]
+            _report(run)
         raise
     _report(run)
     if not run.results:

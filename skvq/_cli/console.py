@@ -4,7 +4,9 @@ import argparse
 import json
 import logging
 import math
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -81,6 +83,24 @@ def user_errors(context: str) -> Iterator[None]:
         yield
     except (ValueError, TypeError) as error:
         raise CommandError(f"{context}: {first_line(error)}") from error
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ignore signals that ask to end, where one has done so and is being answered.
+
+    Launchers pass on what the terminal has sent already, so that it comes twice.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 # -- progress ----------------------------------------------------------------------
