@@ -793,7 +793,7 @@ class BaseQuantizer(
             return -run(mean_distortion(rows, self))
 
     @in_own_context
-    def full_codebook(self, max_size: Size = 2**20) -> NDArray[Any]:
+    def full_codebook(self, *, max_size: Size = 2**20) -> NDArray[Any]:
         """Build the single table that the scheme is equivalent to.
 
         Parameters

@@ -525,7 +525,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
 
     @in_own_context
     def inner_product_error_bound(
-        self, X: MatrixLike, queries: MatrixLike, eps0: Number = 1.9
+        self, X: MatrixLike, queries: MatrixLike, *, eps0: Number = 1.9
     ) -> NDArray[np.float64]:
         r"""Return bounds on the errors of inner products with reconstructions.
 
