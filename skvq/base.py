@@ -937,7 +937,7 @@ class BaseQuantizer(
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         version = state.pop("_skvq_version", None)
-        if not isinstance(version, str) or not re.match(r"\d+\.\d+", version):
+        if not isinstance(version, str) or not re.match(r"\d", version):
             raise pickle.UnpicklingError(
                 f"This {type(self).__name__} has _skvq_version={version!r}, where a "
                 "pickle of skvq has the version that wrote it: fit it again."
