@@ -198,6 +198,8 @@ class BaseQuantizer(
         have more than 2^20 together.
     n_features_in_ : int
         Number of features seen in `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if the training samples had them.
     """
 
     codebook_sizes_: tuple[int, ...]

@@ -19,6 +19,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,9 @@ def _of_class(name: str, cls: type[Any]) -> Iterator[str]:
         if member.startswith("_"):
             continue
         value = getattr(cls, member)
-        if isinstance(value, property):
-            if _is_own(value.fget):
+        if isinstance(value, (property, cached_property)):
+            getter = value.fget if isinstance(value, property) else value.func
+            if _is_own(getter):
                 yield f"{name}.{member}"
         elif inspect.isroutine(value) and _is_own(value):
             yield f"{name}.{member}{_signature(value)}"
