@@ -104,7 +104,9 @@ def catalogue():
 
 def asked(codec, X, **options):
     ids = UniqueIds(codec.codebook_sizes_, **options)
-    ids.assign(*codec.encode_best(X, 2), lambda rows, n: codec.encode_best(X[rows], n))
+    ids.assign(
+        *codec.encode_best(X, 2), widen=lambda rows, n: codec.encode_best(X[rows], n)
+    )
     return ids
 
 

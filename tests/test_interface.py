@@ -30,9 +30,14 @@ def differences(stored, found):
 
 
 def test_the_snapshot_is_that_of_the_code():
-    """Else: python tests/interface/write.py, and a line in CHANGELOG.md."""
-    stored = lines_of(CURRENT.read_text(encoding="utf-8"))
-    assert differences(stored, interface()) == []
+    changed = differences(lines_of(CURRENT.read_text(encoding="utf-8")), interface())
+    assert not changed, "\n".join(
+        [
+            "The interface is not that of tests/interface/current.txt.  If it is meant "
+            "to change, run python tests/interface/write.py and tell it in CHANGELOG.md:",
+            *changed,
+        ]
+    )
 
 
 def test_another_default_is_seen(monkeypatch):
@@ -72,7 +77,8 @@ def test_the_changelog_names_what_has_changed_since_the_release():
     released = lines_of(RELEASED.read_text(encoding="utf-8"))
     current = lines_of(CURRENT.read_text(encoding="utf-8"))
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert untold(released, current, changelog) == []
+    names = untold(released, current, changelog)
+    assert not names, f"Under Unreleased, CHANGELOG.md lacks {', '.join(names)}"
 
 
 def listed(page):
@@ -93,7 +99,9 @@ def missing(exported, page):
 def test_what_modules_export_is_what_the_reference_has():
     page = (ROOT / "docs" / "api.rst").read_text(encoding="utf-8")
     exported = write.public_names()
-    assert missing(exported, page) == ([], [])
+    lacks, has_more = missing(exported, page)
+    assert not lacks, f"docs/api.rst lacks {', '.join(lacks)}"
+    assert not has_more, f"docs/api.rst has {', '.join(has_more)}, which is not public"
     assert sorted(listed(page)[1]) == sorted(write.modules())
     assert missing([*exported, "skvq.nearest.settle"], page)[0] == [
         "skvq.nearest.settle"

@@ -259,7 +259,7 @@ def test_no_rows_and_no_queries(backend):
     packed, tables = np.zeros((0, 2), np.uint8), np.zeros((3, 512))
     for found in scan(packed, sizes, tables, k=5):
         assert found.shape == (3, 0)
-    for found in scan(np.zeros((9, 2), np.uint8), sizes, tables[:0], 5):
+    for found in scan(np.zeros((9, 2), np.uint8), sizes, tables[:0], k=5):
         assert found.shape == (0, 5)
 
 
@@ -399,7 +399,7 @@ def test_packed_is_pickled_with_its_terms(backend):
     offset = codes[:, 0].astype(np.float32)
     prepared = Packed(pack(codes, sizes), sizes, offset=offset)
     found = scan(prepared, None, tables, k=5)
-    again = scan(pickle.loads(pickle.dumps(prepared)), None, tables, 5)
+    again = scan(pickle.loads(pickle.dumps(prepared)), None, tables, k=5)
     assert_array_equal(again[0], found[0])
     assert_array_equal(again[1], found[1])
 
