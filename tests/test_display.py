@@ -156,7 +156,7 @@ def test_cells_have_borders():
     colours = np.asarray(display.image_.get_array())
     columns = colours[0]
     assert (colours == columns).all()
-    border = np.flatnonzero((columns == 0.45).all(axis=1))
+    border = np.flatnonzero((columns == 0.3).all(axis=1))
     assert border.tolist() == [200]
     assert_array_equal(columns[:200], columns[:1].repeat(200, axis=0))
     assert not np.allclose(columns[0], columns[-1])
