@@ -205,7 +205,10 @@ def _priced(train, test, bits):
 def _normal(n_bits):
     """Return Lloyd-Max levels for a normal density, the same for all features."""
     return skvq.UniformQuantizer(
-        2**n_bits, levels="lloyd-max", density="gaussian", share_levels=True
+        2**n_bits,
+        levels="lloyd-max",
+        feature_distribution="gaussian",
+        share_levels=True,
     )
 
 

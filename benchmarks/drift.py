@@ -75,7 +75,7 @@ def main():
     sizes = SIZES[:4] if options.quick else SIZES
 
     def grid(n_levels):
-        return UniformQuantizer(n_levels, feature_range=(-3, 3))
+        return UniformQuantizer(n_levels, clip_range=(-3, 3))
 
     def learned(n_levels):
         return UniformQuantizer(n_levels, levels="lloyd-max")

@@ -107,7 +107,7 @@ def there_and_back(table, data, arguments: argparse.Namespace):
         "product 8": ProductQuantizer(8, size, random_state=0),
         "residual 8, beam 1": ResidualQuantizer(8, size, random_state=0),
         "scalar 8 bits": UniformQuantizer(256),
-        "scalar 6 bits": UniformQuantizer(64, feature_range="quantile"),
+        "scalar 6 bits": UniformQuantizer(64, clip_range="quantile"),
         "scalar 4 bits": UniformQuantizer(16),
     }
     for name, estimator in fitted.items():

@@ -31,12 +31,12 @@ MOST_MEMORY = 64.0  # MiB
 # quantizer, how many times as long as the copy it may take (None: no claim)
 CASES = [
     (UniformQuantizer(), 3.0),
-    (UniformQuantizer(feature_range=(-4.0, 4.0)), 3.0),
+    (UniformQuantizer(clip_range=(-4.0, 4.0)), 3.0),
     (BinaryQuantizer(), 3.0),
     (FiniteScalarQuantizer(), 3.0),
-    (FiniteScalarQuantizer(bound="cdf"), 3.0),
-    (FiniteScalarQuantizer(bound="none"), 3.0),
-    (UniformQuantizer(levels="lloyd-max", density="gaussian"), None),
+    (FiniteScalarQuantizer(squash="cdf"), 3.0),
+    (FiniteScalarQuantizer(squash="none"), 3.0),
+    (UniformQuantizer(levels="lloyd-max", feature_distribution="gaussian"), None),
     (BinaryQuantizer(spherical=True, radius="uniform"), None),
     (SphericalQuantizer(), None),
     (SphericalQuantizer(angles="density"), None),

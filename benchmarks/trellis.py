@@ -65,7 +65,7 @@ def gaussian(quick: bool) -> None:
             2,
             n_states=2**window_bits,
             trellis="bitshift",
-            levels="gaussian",
+            alphabets="gaussian",
             share_alphabets=True,
         )
         name = f"bitshift, 2^{window_bits} windows"

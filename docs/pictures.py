@@ -54,7 +54,7 @@ def schemes():
         "fsq": FiniteScalarQuantizer(5),
         "trellis": TrellisQuantizer(2, n_states=4),
         "binary": BinaryQuantizer(),
-        "spherical": SphericalQuantizer(8, radius="learned", radius_levels=3),
+        "spherical": SphericalQuantizer(8, radius="learned", n_radius_levels=3),
     }
 
 

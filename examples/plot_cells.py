@@ -50,17 +50,17 @@ schemes = [
     ("equal cells", UniformQuantizer(4)),
     ("Lloyd-Max levels", UniformQuantizer(4, levels="lloyd-max")),
     ("finite scalars, tanh", FiniteScalarQuantizer(4)),
-    ("finite scalars, cdf", FiniteScalarQuantizer(4, bound="cdf")),
+    ("finite scalars, cdf", FiniteScalarQuantizer(4, squash="cdf")),
     ("angles, unit length", SphericalQuantizer(16)),
     (
         "angles and a length",
-        SphericalQuantizer(8, radius="learned", radius_levels=2),
+        SphericalQuantizer(8, radius="learned", n_radius_levels=2),
     ),
     ("signs", BinaryQuantizer()),
     ("signs on the sphere", BinaryQuantizer(spherical=True)),
     (
         "signs and a length",
-        BinaryQuantizer(spherical=True, radius="learned", radius_levels=4),
+        BinaryQuantizer(spherical=True, radius="learned", n_radius_levels=4),
     ),
     (
         "stages of signs",
@@ -68,7 +68,7 @@ schemes = [
     ),
     (
         "stages of finite scalars",
-        ResidualQuantizer(2, quantizer=FiniteScalarQuantizer(2, bound="cdf")),
+        ResidualQuantizer(2, quantizer=FiniteScalarQuantizer(2, squash="cdf")),
     ),
 ]
 

@@ -71,7 +71,7 @@ schemes = {
         for k in (3, 5, 11, 21)
     },
     "FSQ, behind PCA": {
-        k: make_pipeline(PCA(k, whiten=True), FiniteScalarQuantizer(8, bound="cdf"))
+        k: make_pipeline(PCA(k, whiten=True), FiniteScalarQuantizer(8, squash="cdf"))
         for k in (3, 5, 11, 21)
     },
     "signs, behind PCA": {

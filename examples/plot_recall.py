@@ -90,11 +90,11 @@ schemes = {
     ],
     "Kronecker": [KroneckerQuantizer((16, 8), V, **few, **seed) for V in (16, 64)],
     "levels, behind PCA": [
-        (k, UniformQuantizer(4, levels="lloyd-max", density="gaussian"))
+        (k, UniformQuantizer(4, levels="lloyd-max", feature_distribution="gaussian"))
         for k in (8, 16, 32, 64)
     ],
     "FSQ, behind PCA": [
-        (k, FiniteScalarQuantizer(4, bound="cdf")) for k in (8, 16, 32, 64)
+        (k, FiniteScalarQuantizer(4, squash="cdf")) for k in (8, 16, 32, 64)
     ],
     "signs, behind PCA": [(k, BinaryQuantizer()) for k in (16, 32, 64, 128)],
     "angles, behind PCA": [

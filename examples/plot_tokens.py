@@ -48,7 +48,7 @@ tokenizers = {
     "one table": VectorQuantizer(240, random_state=0),
     "FSQ, tanh": make_pipeline(PCA(3, whiten=True), FiniteScalarQuantizer(levels)),
     "FSQ, cdf": make_pipeline(
-        PCA(3, whiten=True), FiniteScalarQuantizer(levels, bound="cdf")
+        PCA(3, whiten=True), FiniteScalarQuantizer(levels, squash="cdf")
     ),
     "residual": ResidualQuantizer(2, 16, beam_size=4, random_state=0),
     "multi-scale": MultiScaleQuantizer((2, 2, 16), (1, 2), 240, random_state=0),

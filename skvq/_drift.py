@@ -124,8 +124,8 @@ def drift(
     expectation, by 14% with 16 per codeword.  Later reports are best compared with the
     report of rows that were held out.
 
-    For scalar schemes, "outside" means: beyond `feature_range_` of `UniformQuantizer`;
-    beyond the training samples, with ``bound`` "cdf" and "none" of
+    For scalar schemes, "outside" means: beyond `clip_range_` of `UniformQuantizer`;
+    beyond the training samples, with ``squash`` "cdf" and "none" of
     `FiniteScalarQuantizer`; where "clamp" clips; and for levels without a range, beyond
     the end levels by more than half a step.  "tanh" has no range.
 

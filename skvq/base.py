@@ -96,6 +96,7 @@ from skvq._dask import (
     dask_rows,
     lazily,
 )
+from skvq._deprecation import with_new_names
 from skvq._elsewhere import is_set_by_fit, line_to_write
 from skvq._given import check_codebooks
 from skvq._match import check_names
@@ -142,9 +143,6 @@ _ON_THE_HOST = ("code_counts_",)
 
 # Methods that accept Dask collections, besides fits.
 _OF_COLLECTIONS = ("transform", "quantize", "score")
-
-# The first version whose pickles have the current attributes.
-_FIRST_READ = (0, 2)
 
 
 def _reason_against_names(estimator: BaseQuantizer) -> str | None:
@@ -938,13 +936,11 @@ class BaseQuantizer(
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        version = state.pop("_skvq_version", "unknown")
-        if tuple(map(int, re.findall(r"\d+", version)[:2])) < _FIRST_READ:
+        version = state.pop("_skvq_version", None)
+        if not isinstance(version, str) or not re.match(r"\d+\.\d+", version):
             raise pickle.UnpicklingError(
-                f"This {type(self).__name__} was pickled by skvq {version}, whose "
-                f"fitted attributes are not those of skvq {__version__}: fit it again, "
-                f"or save it with skvq {version} and skvq.io.save_codec, and load that "
-                "file with skvq.load(path, allow_pickle=True), which converts it."
+                f"This {type(self).__name__} has _skvq_version={version!r}, where a "
+                "pickle of skvq has the version that wrote it: fit it again."
             )
         if version != __version__:
             warnings.warn(
@@ -955,6 +951,7 @@ class BaseQuantizer(
                 ),
                 stacklevel=2,
             )
+        state = with_new_names(type(self), state)
         # Parameters that were added after the pickle was written.
         for name, parameter in inspect.signature(type(self)).parameters.items():
             if name not in vars(self):

@@ -57,7 +57,7 @@ class BinaryQuantizer(ScalarQuantizer):
         reconstructions have length 1; "uniform": one more code, for equal cells between
         the smallest and the largest length; "learned": one more code, for the levels of
         least squared error; "float32": two more codes of 16 bits, exact.
-    radius_levels : int, default=256
+    n_radius_levels : int, default=256
         Number of levels V of the length, if it is "uniform" or "learned".
 
     Attributes
@@ -126,7 +126,7 @@ class BinaryQuantizer(ScalarQuantizer):
             NUMBERS,
         ],
         "radius": [StrOptions(set(RADII))],
-        "radius_levels": [SIZE],
+        "n_radius_levels": [SIZE],
     }
     _follows_namespace = True
 
@@ -136,18 +136,18 @@ class BinaryQuantizer(ScalarQuantizer):
         spherical: bool = False,
         scale: Literal["fit"] | Number | VectorLike = "fit",
         radius: Radius = "unit",
-        radius_levels: Size = 256,
+        n_radius_levels: Size = 256,
     ) -> None:
         self.spherical = spherical
         self.scale = scale
         self.radius = radius
-        self.radius_levels = radius_levels
+        self.n_radius_levels = n_radius_levels
 
     def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         radius = None
         if self.spherical:
-            check_radius_memory(self.radius, int(self.radius_levels), rows.n_bytes)
-            radius = yield from fit_radius(self.radius, rows, int(self.radius_levels))
+            check_radius_memory(self.radius, int(self.n_radius_levels), rows.n_bytes)
+            radius = yield from fit_radius(self.radius, rows, int(self.n_radius_levels))
         if self._learns_scale():
             averages = yield from _mean_magnitudes(rows)
             return self._of_magnitudes(averages, rows.dtype)
@@ -161,7 +161,7 @@ class BinaryQuantizer(ScalarQuantizer):
         if not self._learns_scale():
             radius = None
             if self.spherical:
-                radius = run(fit_radius(self.radius, rows, int(self.radius_levels)))
+                radius = run(fit_radius(self.radius, rows, int(self.n_radius_levels)))
             return self._of_scale(self._given_scale(rows.n_features), dtype, radius)
         seen, averages = self._seen_before(), run(_mean_magnitudes(rows))
         if seen is not None:
@@ -238,7 +238,7 @@ class BinaryQuantizer(ScalarQuantizer):
                 f"radius={self.radius!r}: the last of codebooks is expected to hold "
                 "lengths, ascending, behind a table of two rows for each feature."
             )
-        self._imply(radius_levels=len(levels))
+        self._imply(n_radius_levels=len(levels))
         return arrays[:-1], ScalarRadius(Levels.of_tables([levels]))
 
     def _fewest_rows(self) -> int:

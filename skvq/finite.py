@@ -14,13 +14,13 @@ from skvq._checks import check_count
 from skvq._compat import NUMBERS, SIZES, Interval, StrOptions
 from skvq._given import one_or_each
 from skvq._typing import (
-    Bound,
     DecodeTo,
-    Formula,
     MatrixLike,
     Number,
     Size,
     Sizes,
+    SquashFormula,
+    SquashName,
     VectorLike,
 )
 from skvq._validation import all_in_memory, as_it_is_now
@@ -53,7 +53,7 @@ from skvq.scalar import (
 )
 
 # Squashes with nothing to learn.
-_FIXED_BOUNDS = frozenset({"tanh", "clamp"})
+_FIXED_SQUASHES = frozenset({"tanh", "clamp"})
 _RECOMMENDED = {
     8: (8, 6, 5),
     10: (8, 5, 5, 5),
@@ -104,7 +104,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
     r"""Bound each feature, then round it to one of a few integers (FSQ).
 
     A feature z with L levels is squashed to a range that holds L integers, and rounded
-    (half to even).  With ``bound="tanh"``, as published and corrected,
+    (half to even).  With ``squash="tanh"``, as published and corrected,
 
     .. math:: b = h \tanh(z + \mathrm{artanh}(o / h)) - o,
         \quad h = (L - 1)(1 + 10^{-3}) / 2,
@@ -117,29 +117,29 @@ class FiniteScalarQuantizer(ScalarQuantizer):
 
     Parameters
     ----------
-    levels : int or sequence of int, default=8
+    n_levels : int or sequence of int, default=8
         L of every feature, or of each, 2 or more; see `recommended_levels`.
-    bound : {"tanh", "clamp", "cdf", "none"}, default="tanh"
-        The squash.  "tanh": fixed, made for features of about unit scale; "clamp": the
-        same formula with clipping to [-1, 1] in place of tanh; "cdf": the distribution
-        function of each feature in training, so that every level is used equally;
-        "none": linear, with the end levels at the smallest and the largest value in
-        training.
-    formula : {"corrected", "paper", "symmetric"}, default="corrected"
-        With ``bound`` "tanh" or "clamp": "corrected" is the formula above; "paper" is
+    squash : {"tanh", "clamp", "cdf", "none"}, default="tanh"
+        The function that features go through before they are rounded.  "tanh": fixed,
+        made for features of about unit scale; "clamp": the same formula with clipping
+        to [-1, 1] in place of tanh; "cdf": the distribution function of each feature in
+        training, so that every level is used equally; "none": linear, with the end
+        levels at the smallest and the largest value in training.
+    squash_formula : {"corrected", "paper", "symmetric"}, default="corrected"
+        With ``squash`` "tanh" or "clamp": "corrected" is the formula above; "paper" is
         the listing of the paper, which has :math:`1 - 10^{-3}` and tan for artanh;
         "symmetric" is the form used in residual FSQ.  The latter two are for models
         that were trained with them.
     scale : float or sequence of float, default=1.0
-        With ``bound`` "tanh" or "clamp": divisor of the samples before the squash; one
+        With ``squash`` "tanh" or "clamp": divisor of the samples before the squash; one
         for all features, or one for each.
     decode_to : {"means", "values"}, default="means"
         What a level is decoded to: the mean of its training samples; or its code value
         times `scale`, as in models that are trained with FSQ.  With the latter and
-        ``bound`` "tanh" or "clamp" nothing is learned.
+        ``squash`` "tanh" or "clamp" nothing is learned.
     total_bits : float, default=None
-        With ``bound="none"`` and ``decode_to="means"``: it replaces `levels`, and this
-        many bits are spread over the features such that the training error becomes
+        With ``squash="none"`` and ``decode_to="means"``: it replaces `n_levels`, and
+        this many bits are spread over the features such that the training error becomes
         small.  They are never exceeded.  A feature takes at most 16; a feature without
         bits is decoded to its mean.
     powers_of_two : bool, default=False
@@ -178,7 +178,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
     with "cdf" and rounding intervals with "none"; the codes are those of the uniform
     grid on [0, L) for the bounded value + floor(L/2) + 1/2.
 
-    With ``bound`` "tanh" or "clamp", `partial_fit` updates the means.
+    With ``squash`` "tanh" or "clamp", `partial_fit` updates the means.
 
     References
     ----------
@@ -199,7 +199,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
     [[0, 3, 4]]
     >>> fsq.code_values(codes).tolist()
     [[-1.0, 0.0, 1.0]]
-    >>> signs = FiniteScalarQuantizer(2, formula="symmetric", decode_to="values")
+    >>> signs = FiniteScalarQuantizer(2, squash_formula="symmetric", decode_to="values")
     >>> signs.fit_transform([[-0.3, 0.0, 5.0]]).tolist()
     [[0, 1, 1]]
     >>> signs.quantize([[-0.3, 0.0, 5.0]]).tolist()
@@ -211,9 +211,9 @@ class FiniteScalarQuantizer(ScalarQuantizer):
     _tables_: LevelTables
 
     _parameter_constraints = {  # noqa: RUF012
-        "levels": [Interval(Integral, 2, 2**16, closed="both"), SIZES],
-        "bound": [StrOptions({*_FIXED_BOUNDS, "cdf", "none"})],
-        "formula": [StrOptions({"corrected", "paper", "symmetric"})],
+        "n_levels": [Interval(Integral, 2, 2**16, closed="both"), SIZES],
+        "squash": [StrOptions({*_FIXED_SQUASHES, "cdf", "none"})],
+        "squash_formula": [StrOptions({"corrected", "paper", "symmetric"})],
         "scale": [Interval(Real, 0, None, closed="neither"), NUMBERS],
         "decode_to": [StrOptions({"means", "values"})],
         "total_bits": [Interval(Real, 0, 2**32, closed="both"), None],
@@ -223,18 +223,18 @@ class FiniteScalarQuantizer(ScalarQuantizer):
 
     def __init__(
         self,
-        levels: Size | Sizes = 8,
+        n_levels: Size | Sizes = 8,
         *,
-        bound: Bound = "tanh",
-        formula: Formula = "corrected",
+        squash: SquashName = "tanh",
+        squash_formula: SquashFormula = "corrected",
         scale: Number | VectorLike = 1.0,
         decode_to: DecodeTo = "means",
         total_bits: Number | None = None,
         powers_of_two: bool = False,
     ) -> None:
-        self.levels = levels
-        self.bound = bound
-        self.formula = formula
+        self.n_levels = n_levels
+        self.squash = squash
+        self.squash_formula = squash_formula
         self.scale = scale
         self.decode_to = decode_to
         self.total_bits = total_bits
@@ -281,13 +281,15 @@ class FiniteScalarQuantizer(ScalarQuantizer):
     def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         if self.total_bits is not None:
             return (yield from self._allocated(rows))
-        sizes = per_column("levels", self.levels, rows.n_features, "feature", 2, 2**16)
-        check_levels_memory("levels", self.levels, sizes, rows)
-        if self.bound in _FIXED_BOUNDS:
+        sizes = per_column(
+            "n_levels", self.n_levels, rows.n_features, "feature", 2, 2**16
+        )
+        check_levels_memory("n_levels", self.n_levels, sizes, rows)
+        if self.squash in _FIXED_SQUASHES:
             squash: Squash = self._fixed_squash(sizes)
-        elif self.bound == "none":
+        elif self.squash == "none":
             low, high = yield from column_range(rows)
-            warn_of_points("feature", low, high, sizes, "levels")
+            warn_of_points("feature", low, high, sizes, "n_levels")
             squash = Spread(sizes, low, high)
         else:
             squash = yield from _fit_distribution(rows, sizes)
@@ -321,7 +323,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
 
     def _check_allocates(self) -> None:
         """Raise if other parameters do not fit `total_bits`."""
-        for name, value in (("bound", "none"), ("decode_to", "means")):
+        for name, value in (("squash", "none"), ("decode_to", "means")):
             if self.total_bits is not None and getattr(self, name) != value:
                 raise ValueError(
                     f"total_bits={self.total_bits!r} with {name}="
@@ -331,7 +333,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
     def _partial_fit(self, X: Any, weights: Any) -> dict[str, Any]:
         self._check_allocates()
         rows, d = Rows(X, weights), X.shape[1]
-        sizes = per_column("levels", self.levels, d, "feature", 2, 2**16)
+        sizes = per_column("n_levels", self.n_levels, d, "feature", 2, 2**16)
         squash = self._fixed_squash(sizes)
         dtype = getattr(self, "_dtype_", rows.dtype)
         found = {"_squash_": squash, "_dtype_": dtype, "codebook_sizes_": sizes}
@@ -339,7 +341,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
             return {**found, "_tables_": LevelTables(self._scaled_values(squash))}
         seen, averages = self._seen_before(), run(_averages_of_levels(rows, squash))
         if seen is not None:
-            check_as_begun("levels", sizes, self.codebook_sizes_)
+            check_as_begun("n_levels", sizes, self.codebook_sizes_)
             self._check_cells_as_begun(squash)
             averages = seen.joined(averages)
         return {**found, **_decoded_to(averages, sizes)}
@@ -348,15 +350,15 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         """Raise if the cells differ from those of the samples behind the means."""
         if not all(map(np.array_equal, squash.edges, self._squash_.edges)):
             raise ValueError(
-                f"bound={self.bound!r}, formula={self.formula!r} and scale="
-                f"{self.scale!r} have other cells than the stream began with: fit anew "
-                "to change them."
+                f"squash={self.squash!r}, squash_formula={self.squash_formula!r} and "
+                f"scale={self.scale!r} have other cells than the stream began with: "
+                "fit anew to change them."
             )
 
     def _fixed_squash(self, sizes: tuple[int, ...]) -> Tanh:
         scales = positive_per_column("scale", self.scale, len(sizes))
-        make = Tanh if self.bound == "tanh" else Clamp
-        return make(sizes, self.formula, scales)
+        make = Tanh if self.squash == "tanh" else Clamp
+        return make(sizes, self.squash_formula, scales)
 
     def _scaled_values(self, squash: Any) -> list[np.ndarray]:
         """Return the code values of each feature in the unit of X."""
@@ -366,11 +368,12 @@ class FiniteScalarQuantizer(ScalarQuantizer):
 
     def _from_tables(self, tables: list[nearest.Table]) -> dict[str, Any]:
         self._check_allocates()
-        if self.bound not in _FIXED_BOUNDS:
+        if self.squash not in _FIXED_SQUASHES:
             raise ValueError(
                 "FiniteScalarQuantizer has no from_codebooks with "
-                f"bound={self.bound!r}, which is found from samples: give bound='tanh' "
-                "or 'clamp', or use UniformQuantizer, for the nearest levels."
+                f"squash={self.squash!r}, which is found from samples: give "
+                "squash='tanh' or 'clamp', or use UniformQuantizer, for the nearest "
+                "levels."
             )
         arrays = columns_of_tables(tables)
         sizes, dtype = tuple(map(len, arrays)), tables[0].dtype
@@ -384,7 +387,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
                 "decode_to='values': codebooks are not the code values times scale; "
                 "leave decode_to out to decode to any others."
             )
-        self._imply(levels=one_or_each(sizes))
+        self._imply(n_levels=one_or_each(sizes))
         # These settings let a later fit decode to the same values.
         self.decode_to = "values" if own else "means"
         return {
@@ -396,19 +399,20 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         }
 
     def _fewest_rows(self) -> int:
-        learns = self.bound not in _FIXED_BOUNDS or self.decode_to == "means"
+        learns = self.squash not in _FIXED_SQUASHES or self.decode_to == "means"
         return 2 if learns else 1
 
     def _can_partial_fit(self) -> bool:
-        return self.bound in _FIXED_BOUNDS
+        return self.squash in _FIXED_SQUASHES
 
     def _why_no_partial_fit(self) -> str:
         return (
-            f"bound={self.bound!r} does not learn from a stream; 'tanh' and 'clamp' do."
+            f"squash={self.squash!r} does not learn from a stream; 'tanh' and 'clamp' "
+            "do."
         )
 
     def _needs_rows_in_memory(self) -> str | None:
-        return all_in_memory("bound", self.bound) if self.bound == "cdf" else None
+        return all_in_memory("squash", self.squash) if self.squash == "cdf" else None
 
     def _encode(self, X: Any) -> Any:
         return self._squash_.encode(X)
@@ -471,7 +475,7 @@ def _fit_distribution(rows: Rows, sizes: tuple[int, ...]) -> Learner[Distributio
         "feature",
         used,
         sizes,
-        "{} levels have samples, fewer than levels={size}: edges between levels "
+        "{} levels have samples, fewer than n_levels={size}: edges between levels "
         "coincide, where too many samples are equal.",
     )
     return Distribution(sizes, edges, knots)

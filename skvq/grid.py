@@ -14,10 +14,10 @@ from skvq._checks import check_unmasked, is_sequence
 from skvq._compat import NUMBERS, SIZE, SIZES, Accepted, Interval, StrOptions
 from skvq._given import as_shared, one_or_each
 from skvq._typing import (
-    Density,
-    Ends,
+    FeatureDistribution,
     LevelsRule,
     Number,
+    RangeEnds,
     RangeRule,
     Size,
     Sizes,
@@ -81,17 +81,17 @@ class UniformQuantizer(ScalarQuantizer):
 
     The Cartesian codebook: [low, high) is cut into V cells, and level j is the midpoint
     of its cell, :math:`W_j = low + (2j + 1)(high - low) / (2V)`; or, with
-    ``ends="levels"``, low and high are levels themselves, with V - 1 steps between
-    them.  The nearest level is found by a formula without a table, so the cost does not
-    depend on V.  An edge belongs to the cell above it, and values beyond the range to
-    the end cells.  Several features are a concatenation of such grids.  The range
-    [0, N) with V = N rounds down and adds one half.
+    ``range_ends="levels"``, low and high are levels themselves, with V - 1 steps
+    between them.  The nearest level is found by a formula without a table, so the cost
+    does not depend on V.  An edge belongs to the cell above it, and values beyond the
+    range to the end cells.  Several features are a concatenation of such grids.  The
+    range [0, N) with V = N rounds down and adds one half.
 
     Parameters
     ----------
     n_levels : int or sequence of int, default=256
         Number of levels V of every feature, or of each.
-    feature_range : {"minmax", "quantile", "gaussian", "laplacian"} or (low, high), \
+    clip_range : {"minmax", "quantile", "gaussian", "laplacian"} or (low, high), \
             default="minmax"
         With ``levels="uniform"``: the range that is cut.  "minmax": that of the
         training samples; "quantile": that between two quantiles of them, which a few
@@ -99,16 +99,16 @@ class UniformQuantizer(ScalarQuantizer):
         squared error for such a density, fitted to the training samples; or two
         numbers, or two arrays with one number for each feature, low < high.
     quantile_range : (float, float), default=(0.1, 99.9)
-        The quantiles of ``feature_range="quantile"``, in percent.
+        The quantiles of ``clip_range="quantile"``, in percent.
     levels : {"uniform", "lloyd-max"} or sequence of arrays, default="uniform"
         "uniform": equal cells; "lloyd-max": the levels of least squared error; or the
         levels themselves, ascending: an array for each feature, or a single one with
         ``share_levels=True``.  Nothing is then learned, and `n_levels` plays no part.
-    density : {"data", "gaussian", "laplacian"}, default="data"
+    feature_distribution : {"data", "gaussian", "laplacian"}, default="data"
         With ``levels="lloyd-max"``: what the levels are fitted to, the training samples
         themselves or a density fitted to them.  A Gaussian has their mean and standard
         deviation, a Laplacian their median and mean absolute deviation.
-    ends : {"edges", "levels"}, default="edges"
+    range_ends : {"edges", "levels"}, default="edges"
         With ``levels="uniform"``: the meaning of low and high.  "edges": the outer
         edges of V equal cells; "levels": the first and the last level, with V - 1 equal
         steps between them.
@@ -137,7 +137,7 @@ class UniformQuantizer(ScalarQuantizer):
         The levels of each feature; features that share them have the same array.
     codebook_sizes_ : tuple of int
         V_1..V_d.
-    feature_range_ : tuple of two ndarrays of shape (n_features,)
+    clip_range_ : tuple of two ndarrays of shape (n_features,)
         With ``levels="uniform"``: low and high.
     step_ : float
         With `step` or `target_bits`: the width of the cells.
@@ -160,8 +160,8 @@ class UniformQuantizer(ScalarQuantizer):
     -----
     Edge j is ``low + j * (high - low) / V`` in float64; values of any dtype are
     compared with it.  A value in the range is off by at most (high - low) / (2V); with
-    ``ends="levels"`` by at most (high - low) / (2(V - 1)), and low and high themselves
-    are exact up to rounding.
+    ``range_ends="levels"`` by at most (high - low) / (2(V - 1)), and low and high
+    themselves are exact up to rounding.
 
     A `step` pays only if codes are entropy coded: no other scalar levels then have much
     less error at their rate.  `bits_per_sample_` remains the sum of log2 V_j, whatever
@@ -173,15 +173,15 @@ class UniformQuantizer(ScalarQuantizer):
 
     For Gaussian features, Lloyd-Max levels leave an error of .363, .1175, .0345 and
     .0095 of the variance at 1 to 4 bits, the best equal cells .363, .1188, .0374 and
-    .0115.  With ``density="data"``, a feature with fewer distinct samples than levels
-    gives a ConvergenceWarning, and repeats these samples as levels.  So does a range
-    that is a point, for a constant feature or between two equal quantiles.
+    .0115.  With ``feature_distribution="data"``, a feature with fewer distinct samples
+    than levels gives a ConvergenceWarning, and repeats these samples as levels.  So
+    does a range that is a point, for a constant feature or between two equal quantiles.
 
-    For up to 1024 distinct values, the levels of ``density="data"`` are optimal, found
-    by dynamic programming; for more, they are a local optimum, never worse than that of
-    scikit-learn's ``KBinsDiscretizer(strategy="kmeans")``.  With ``share_levels=True``,
-    near values are merged if there are more than 262,144 (or 16 per level, if that is
-    more), which bounds the memory to that of a block of rows.
+    For up to 1024 distinct values, the levels of ``feature_distribution="data"`` are
+    optimal, found by dynamic programming; for more, they are a local optimum, never
+    worse than that of scikit-learn's ``KBinsDiscretizer(strategy="kmeans")``.  With
+    ``share_levels=True``, near values are merged if there are more than 262,144 (or 16
+    per level, if that is more), which bounds the memory to that of a block of rows.
 
     References
     ----------
@@ -206,14 +206,14 @@ class UniformQuantizer(ScalarQuantizer):
     >>> import numpy as np
     >>> from skvq import UniformQuantizer
     >>> X = np.array([[0.0, -1.0], [2.5, 0.2], [7.9, 1.0]])
-    >>> grid = UniformQuantizer(8, feature_range=(0, 8)).fit(X)
+    >>> grid = UniformQuantizer(8, clip_range=(0, 8)).fit(X)
     >>> grid.transform(X).tolist()
     [[0, 0], [2, 0], [7, 1]]
     >>> grid.quantize(X).tolist()
     [[0.5, 0.5], [2.5, 0.5], [7.5, 1.5]]
     >>> grid.clipped_share_.round(2).tolist()
     [0.0, 0.33]
-    >>> steps = UniformQuantizer(3, feature_range=(-1, 1), ends="levels").fit(X)
+    >>> steps = UniformQuantizer(3, clip_range=(-1, 1), range_ends="levels").fit(X)
     >>> steps.quantize(X).tolist()
     [[0.0, -1.0], [1.0, 0.0], [1.0, 1.0]]
     >>> Z = np.random.default_rng(0).normal(size=(500, 3)) * [9.0, 3.0, 0.1]
@@ -225,7 +225,7 @@ class UniformQuantizer(ScalarQuantizer):
 
     levels: LevelsRule | Vectors
 
-    feature_range_: tuple[NDArray[Any], NDArray[Any]]
+    clip_range_: tuple[NDArray[Any], NDArray[Any]]
     step_: float
     clipped_share_: NDArray[Any]
     _codec_: Any
@@ -233,11 +233,11 @@ class UniformQuantizer(ScalarQuantizer):
 
     _parameter_constraints = {  # noqa: RUF012
         "n_levels": [SIZE, SIZES],
-        "feature_range": [StrOptions({"minmax", "quantile", *DENSITIES}), NUMBERS],
+        "clip_range": [StrOptions({"minmax", "quantile", *DENSITIES}), NUMBERS],
         "quantile_range": [NUMBERS],
         "levels": [StrOptions({"uniform", "lloyd-max"}), ARRAYS],
-        "density": [StrOptions({"data", *DENSITIES})],
-        "ends": [StrOptions({"edges", "levels"})],
+        "feature_distribution": [StrOptions({"data", *DENSITIES})],
+        "range_ends": [StrOptions({"edges", "levels"})],
         "share_levels": ["boolean"],
         "total_bits": [Interval(Real, 0, 2**32, closed="both"), None],
         "powers_of_two": ["boolean"],
@@ -250,11 +250,11 @@ class UniformQuantizer(ScalarQuantizer):
         self,
         n_levels: Size | Sizes = 256,
         *,
-        feature_range: RangeRule | VectorLike | Vectors = "minmax",
+        clip_range: RangeRule | VectorLike | Vectors = "minmax",
         quantile_range: VectorLike = (0.1, 99.9),
         levels: LevelsRule | Vectors = "uniform",
-        density: Density = "data",
-        ends: Ends = "edges",
+        feature_distribution: FeatureDistribution = "data",
+        range_ends: RangeEnds = "edges",
         share_levels: bool = False,
         total_bits: Number | None = None,
         powers_of_two: bool = False,
@@ -262,11 +262,11 @@ class UniformQuantizer(ScalarQuantizer):
         target_bits: Number | None = None,
     ) -> None:
         self.n_levels = n_levels
-        self.feature_range = feature_range
+        self.clip_range = clip_range
         self.quantile_range = quantile_range
         self.levels = levels
-        self.density = density
-        self.ends = ends
+        self.feature_distribution = feature_distribution
+        self.range_ends = range_ends
         self.share_levels = share_levels
         self.total_bits = total_bits
         self.powers_of_two = powers_of_two
@@ -314,7 +314,11 @@ class UniformQuantizer(ScalarQuantizer):
                     "choose; expected levels='uniform' or 'lloyd-max'."
                 )
         else:
-            needs |= {"levels": "uniform", "feature_range": "minmax", "ends": "edges"}
+            needs |= {
+                "levels": "uniform",
+                "clip_range": "minmax",
+                "range_ends": "edges",
+            }
         for name, value in needs.items():
             own = getattr(self, name)
             if not (isinstance(own, type(value)) and own == value):
@@ -339,7 +343,7 @@ class UniformQuantizer(ScalarQuantizer):
         found["codebook_sizes_"] = sizes = self._sizes(d)
         if self.levels == "lloyd-max":
             check_levels_memory("n_levels", self.n_levels, sizes, rows)
-        if self.levels == "lloyd-max" and self.density == "data":
+        if self.levels == "lloyd-max" and self.feature_distribution == "data":
             tables = yield from self._best_tables(rows, sizes)
             return {**found, "_codec_": Levels(_of_all(tables, d), sizes)}
         return {**found, **(yield from self._of_statistics(rows, sizes, seen))}
@@ -354,7 +358,8 @@ class UniformQuantizer(ScalarQuantizer):
             columns, own = rows.view(stacked, 1, width=1, times=d), sizes[:1]
         how, shared = self._statistic(), bool(self.share_levels)
         if seen is not None:
-            which = "density" if self.levels == "lloyd-max" else "feature_range"
+            learns = self.levels == "lloyd-max"
+            which = "feature_distribution" if learns else "clip_range"
             check_as_begun(which, how, seen.how)
             check_as_begun("share_levels", shared, seen.shared)
         statistics = yield from self._statistics(columns, self._quantile_shares())
@@ -386,21 +391,22 @@ class UniformQuantizer(ScalarQuantizer):
         return sizes
 
     def _grid(self, low: Any, high: Any, sizes: tuple[int, ...]) -> dict[str, Any]:
-        make = Grid if self.ends == "edges" else Grid.with_ends
+        make = Grid if self.range_ends == "edges" else Grid.with_ends
         codec = make(low, high, sizes)
         if not np.isfinite([codec.low, codec.high]).all():
             raise ValueError(
-                f"ends={self.ends!r}: the cells of the outermost levels would reach "
-                "beyond the numbers of float64; scale X, or use ends='edges'."
+                f"range_ends={self.range_ends!r}: the cells of the outermost levels "
+                "would reach beyond the numbers of float64; scale X, or use "
+                "range_ends='edges'."
             )
-        return {"_codec_": codec, "feature_range_": (low, high)}
+        return {"_codec_": codec, "clip_range_": (low, high)}
 
     # -- allocated bits, and one step -----------------------------------------------
 
     def _allocated(self, rows: Rows) -> Learner[dict[str, Any]]:
         """Return the fitted attributes with `total_bits`."""
         found: dict[str, Any] = {"_dtype_": rows.dtype}
-        if self.levels == "lloyd-max" and self.density == "data":
+        if self.levels == "lloyd-max" and self.feature_distribution == "data":
             sizes = yield from allocated_sizes(self, rows, _errors_of_data(rows))
             tables = yield from self._best_tables(rows, sizes)
             codec: Any = Levels(tables, sizes)
@@ -425,7 +431,7 @@ class UniformQuantizer(ScalarQuantizer):
         low, high = self._ends(statistics, sizes)
         clipped = yield from self._clipped(rows, low, high)
         (share,) = clipped.means
-        return {**found, "feature_range_": (low, high), "clipped_share_": share}
+        return {**found, "clip_range_": (low, high), "clipped_share_": share}
 
     def _codec_of(
         self, statistics: Any, mean: Any, sizes: tuple[int, ...]
@@ -433,7 +439,7 @@ class UniformQuantizer(ScalarQuantizer):
         """Return the codec for some numbers of levels; a single level is the mean."""
         one = np.asarray(sizes) == 1
         if self.levels == "lloyd-max":
-            tables = _density_tables(self.density, statistics, sizes)
+            tables = _density_tables(self.feature_distribution, statistics, sizes)
             pairs = zip(one, mean, tables, strict=True)
             return Levels([np.array([m]) if o else t for o, m, t in pairs], sizes)
         low, high = self._ends(statistics, sizes)
@@ -460,7 +466,7 @@ class UniformQuantizer(ScalarQuantizer):
             "codebook_sizes_": codec.sizes,
             "_codec_": codec,
             "step_": step,
-            "feature_range_": (codec.cells.low, codec.cells.high),
+            "clip_range_": (codec.cells.low, codec.cells.high),
             "clipped_share_": np.zeros(rows.n_features),
         }
 
@@ -469,8 +475,8 @@ class UniformQuantizer(ScalarQuantizer):
     def _statistic(self) -> str:
         """Return the name of the statistic that range or levels follow from."""
         if self.levels == "lloyd-max":
-            return self.density
-        return self.feature_range if isinstance(self.feature_range, str) else _GIVEN
+            return self.feature_distribution
+        return self.clip_range if isinstance(self.clip_range, str) else _GIVEN
 
     def _statistics(self, rows: Rows, shares: Any) -> Learner[Spans | Moments]:
         how = self._statistic()
@@ -499,9 +505,9 @@ class UniformQuantizer(ScalarQuantizer):
 
     def _reach(self, size: int) -> float:
         """Return the half width of the best range for a density."""
-        reach = uniform_reach(str(self.feature_range), size)
+        reach = uniform_reach(str(self.clip_range), size)
         outermost = max(size - 1, 1) / size
-        return reach if self.ends == "edges" else reach * outermost
+        return reach if self.range_ends == "edges" else reach * outermost
 
     def _clipped(self, rows: Rows, low: Any, high: Any) -> Learner[Averages]:
         """Return the share of the weight beyond the range of each column."""
@@ -513,9 +519,9 @@ class UniformQuantizer(ScalarQuantizer):
 
     def _given_range(self, n_columns: Any) -> tuple[Any, Any]:
         try:
-            given: Any = self.feature_range
+            given: Any = self.clip_range
             for end in (given, *given):
-                check_unmasked(end, "feature_range")
+                check_unmasked(end, "clip_range")
             low, high = (
                 np.broadcast_to(np.asarray(end, dtype=np.float64), (n_columns,)).copy()
                 for end in given
@@ -523,12 +529,12 @@ class UniformQuantizer(ScalarQuantizer):
         except (TypeError, ValueError) as error:
             arrays = "" if self.share_levels else f" or two arrays of {n_columns}"
             raise ValueError(
-                f"feature_range={self.feature_range!r}: expected (low, high), two "
+                f"clip_range={self.clip_range!r}: expected (low, high), two "
                 f"numbers{arrays and arrays + ' numbers'}."
             ) from error
         if not ((low < high) & np.isfinite(low) & np.isfinite(high)).all():
             raise ValueError(
-                f"feature_range={self.feature_range!r}: expected finite low < high."
+                f"clip_range={self.clip_range!r}: expected finite low < high."
             )
         return low, high
 
@@ -552,7 +558,7 @@ class UniformQuantizer(ScalarQuantizer):
         _, middle, scale = moments
         noun = self._column_noun()
         warn_of_points(noun, middle, middle + scale, sizes, "n_levels")
-        return _density_tables(self.density, moments, sizes)
+        return _density_tables(self.feature_distribution, moments, sizes)
 
     def _best_tables(
         self, rows: Rows, sizes: tuple[int, ...]
@@ -618,15 +624,15 @@ class UniformQuantizer(ScalarQuantizer):
             self._imply(n_levels=one_or_each(sizes))
         if not isinstance(self.levels, str):
             self._check_as_given(levels)
-        if self.levels == "uniform" and not isinstance(self.feature_range, str):
+        if self.levels == "uniform" and not isinstance(self.clip_range, str):
             low, high = ends = self._given_range(d)
             if how == "total_bits":  # a single level is the mean
                 means = np.array([table[0] for table in levels])
                 one = np.asarray(sizes) == 1
                 low, high = (np.where(one, means, end) for end in ends)
             found.update(self._grid(low, high, sizes))
-            found["feature_range_"] = ends
-            _check_middles(found["_codec_"].tables(dtype), levels, self.feature_range)
+            found["clip_range_"] = ends
+            _check_middles(found["_codec_"].tables(dtype), levels, self.clip_range)
             return {**found, "clipped_share_": np.full(d, np.nan)}
         if self.levels == "uniform":
             # Set to None, since it is unknown how the numbers were found.
@@ -676,7 +682,7 @@ class UniformQuantizer(ScalarQuantizer):
             "codebook_sizes_": cells.sizes,
             "_codec_": CellMeans(cells, levels),
             "step_": step,
-            "feature_range_": (cells.low, cells.high),
+            "clip_range_": (cells.low, cells.high),
             "clipped_share_": np.full(len(levels), np.nan),
         }
 
@@ -712,11 +718,11 @@ class UniformQuantizer(ScalarQuantizer):
             )
         if self.levels == "lloyd-max":
             return (
-                f"density={self.density!r} does not learn from a stream; 'gaussian' "
-                "does."
+                f"feature_distribution={self.feature_distribution!r} does not learn "
+                "from a stream; 'gaussian' does."
             )
         return (
-            f"feature_range={self.feature_range!r} does not learn from a stream; "
+            f"clip_range={self.clip_range!r} does not learn from a stream; "
             "'minmax', 'gaussian' and (low, high) do."
         )
 
@@ -736,7 +742,7 @@ class UniformQuantizer(ScalarQuantizer):
         return shared_tables(self._codec_.tables(self._dtype_))
 
     def _ranges(self) -> tuple[np.ndarray, np.ndarray] | None:
-        ends = getattr(self, "feature_range_", None)
+        ends = getattr(self, "clip_range_", None)
         if ends is None:
             return range_of_levels(table[:, 0] for table in self._codec_.tables())
         low, high = (nearest.backend_of(end).to_host(end) for end in ends)
@@ -805,7 +811,7 @@ def _as_levels(name: str, values: Any) -> np.ndarray:
     return levels
 
 
-def _check_middles(middles: Any, levels: Any, feature_range: Any) -> None:
+def _check_middles(middles: Any, levels: Any, clip_range: Any) -> None:
     """Raise unless given levels are those of a given range, up to rounding."""
     for j, (middle, table) in enumerate(zip(middles, levels, strict=True)):
         eps = np.finfo(middle.dtype).eps
@@ -813,8 +819,8 @@ def _check_middles(middles: Any, levels: Any, feature_range: Any) -> None:
         gap = np.abs(middle - table).max()
         if not gap <= 8 * eps * np.abs(middle).max():
             raise ValueError(
-                f"feature_range={feature_range!r}: codebooks[{j}] is off its levels by "
-                f"{gap:.3g}; expected those, or leave feature_range out."
+                f"clip_range={clip_range!r}: codebooks[{j}] is off its levels by "
+                f"{gap:.3g}; expected those, or leave clip_range out."
             )
 
 

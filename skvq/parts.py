@@ -836,9 +836,8 @@ def _set_size(part: Any, size: int) -> None:
     if "n_codewords" in parameters:
         part.set_params(n_codewords=size)
         return
-    own = sorted({"n_levels", "levels"} & set(parameters))
-    hint = f"set its {own[0]} instead" if own else "set its own parameters instead"
+    own = "n_levels" if "n_levels" in parameters else "own parameters"
     raise ValueError(
         f"n_codewords={size} cannot be set on the part {type(part).__name__}, which "
-        f"has no such parameter: {hint}, and leave n_codewords=None."
+        f"has no such parameter: set its {own} instead, and leave n_codewords=None."
     )

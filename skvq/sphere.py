@@ -94,7 +94,7 @@ class SphericalQuantizer(BaseQuantizer):
         "uniform": one more code, for equal cells between the smallest and the largest
         length; "learned": one more code, for the levels of least squared error;
         "float32": two more codes of 16 bits, exact.
-    radius_levels : int, default=256
+    n_radius_levels : int, default=256
         Number of levels V of the length, if it is "uniform" or "learned".
 
     Attributes
@@ -160,7 +160,7 @@ class SphericalQuantizer(BaseQuantizer):
         "total_bits": [Interval(Real, 0, 2**32, closed="both"), None],
         "coordinates": [StrOptions(set(COORDINATES))],
         "radius": [StrOptions(set(RADII))],
-        "radius_levels": [SIZE],
+        "n_radius_levels": [SIZE],
     }
     _follows_namespace = True
 
@@ -172,20 +172,20 @@ class SphericalQuantizer(BaseQuantizer):
         total_bits: Number | None = None,
         coordinates: Coordinates = "standard",
         radius: Radius = "unit",
-        radius_levels: Size = 256,
+        n_radius_levels: Size = 256,
     ) -> None:
         self.n_levels = n_levels
         self.angles = angles
         self.total_bits = total_bits
         self.coordinates = coordinates
         self.radius = radius
-        self.radius_levels = radius_levels
+        self.n_radius_levels = n_radius_levels
 
     def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         angles = _angles(rows.n_features, self.coordinates)
-        check_radius_memory(self.radius, int(self.radius_levels), rows.n_bytes)
+        check_radius_memory(self.radius, int(self.n_radius_levels), rows.n_bytes)
         cells = self._angle_cells(angles, rows.n_bytes)
-        radius = yield from fit_radius(self.radius, rows, int(self.radius_levels))
+        radius = yield from fit_radius(self.radius, rows, int(self.n_radius_levels))
         return {
             "_cells_": cells,
             "_radius_": radius,

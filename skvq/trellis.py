@@ -62,7 +62,7 @@ class TrellisQuantizer(ScalarQuantizer):
         code steers the state, and the others select a level of a subset.  "bitshift":
         the last L bits of all codes are the index into an alphabet of :math:`2^L`
         levels.
-    levels : {"trained", "gaussian"}, default="trained"
+    alphabets : {"trained", "gaussian"}, default="trained"
         With ``trellis="bitshift"``: whether the levels are means of training values, or
         the unchanged table for a Gaussian.  All features have the same levels, shifted
         by their means and multiplied by their standard deviations.
@@ -145,7 +145,7 @@ class TrellisQuantizer(ScalarQuantizer):
         "total_bits": [Interval(Integral, 1, None, closed="left"), None],
         "n_states": [Interval(Integral, 4, _MOST_WINDOWS, closed="both")],
         "trellis": [StrOptions({"ungerboeck", "bitshift"})],
-        "levels": [StrOptions({"trained", "gaussian"})],
+        "alphabets": [StrOptions({"trained", "gaussian"})],
         "share_alphabets": ["boolean"],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
     }
@@ -158,7 +158,7 @@ class TrellisQuantizer(ScalarQuantizer):
         total_bits: Size | None = None,
         n_states: Size = 8,
         trellis: TrellisName = "ungerboeck",
-        levels: AlphabetRule = "trained",
+        alphabets: AlphabetRule = "trained",
         share_alphabets: bool = False,
         max_iter: Size = 8,
     ) -> None:
@@ -166,7 +166,7 @@ class TrellisQuantizer(ScalarQuantizer):
         self.total_bits = total_bits
         self.n_states = n_states
         self.trellis = trellis
-        self.levels = levels
+        self.alphabets = alphabets
         self.share_alphabets = share_alphabets
         self.max_iter = max_iter
 
@@ -191,7 +191,7 @@ class TrellisQuantizer(ScalarQuantizer):
         return (yield from self._trained(rows, alphabets))
 
     def _trained(self, rows: Rows, alphabets: Alphabets) -> Learner[dict[str, Any]]:
-        if self.levels == "gaussian":
+        if self.alphabets == "gaussian":
             code = alphabets.code(rows.dtype)
             return {"_code_": code, "codebook_sizes_": code.sizes, "n_iter_": 0}
 
@@ -208,16 +208,16 @@ class TrellisQuantizer(ScalarQuantizer):
         return fitted((yield from trained(rows, alphabets, int(self.max_iter))))
 
     def _n_tasks(self) -> int | None:
-        return 0 if self.levels == "gaussian" else int(self.max_iter) + 1
+        return 0 if self.alphabets == "gaussian" else int(self.max_iter) + 1
 
     def _trellis(self) -> nearest.Trellis:
         """Return the trellis that the parameters name."""
         n_states = int(self.n_states)
         bits = n_states.bit_length() - 1
         if self.trellis == "ungerboeck":
-            if self.levels != "trained":
+            if self.alphabets != "trained":
                 raise ValueError(
-                    f"levels={self.levels!r} goes with trellis='bitshift'; the "
+                    f"alphabets={self.alphabets!r} goes with trellis='bitshift'; the "
                     "alphabets of trellis='ungerboeck' are trained."
                 )
             if n_states != 2**bits or n_states > 256:

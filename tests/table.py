@@ -793,7 +793,7 @@ TABLE = [
     _fixed(
         "rq-of-spherical",
         lambda: ResidualQuantizer(
-            2, quantizer=SphericalQuantizer(3, radius="learned", radius_levels=3)
+            2, quantizer=SphericalQuantizer(3, radius="learned", n_radius_levels=3)
         ),
         idempotent=False,
         learns=False,
@@ -810,7 +810,7 @@ TABLE = [
         lambda: rq(
             quantizer=[
                 ("direction", vq(metric="cosine")),
-                ("rest", UniformQuantizer(4, feature_range="quantile")),
+                ("rest", UniformQuantizer(4, clip_range="quantile")),
             ],
             n_codewords=None,
         ),
@@ -897,7 +897,7 @@ TABLE = [
     _trellis(
         "trellis-bitshift-gaussian",
         lambda: TrellisQuantizer(
-            1, total_bits=5, n_states=16, trellis="bitshift", levels="gaussian"
+            1, total_bits=5, n_states=16, trellis="bitshift", alphabets="gaussian"
         ),
         learns=False,
     ),
@@ -936,12 +936,12 @@ TABLE = [
     ),
     _fixed(
         "binary-spherical-uniform",
-        lambda: BinaryQuantizer(spherical=True, radius="uniform", radius_levels=5),
+        lambda: BinaryQuantizer(spherical=True, radius="uniform", n_radius_levels=5),
         learns=False,
     ),
     _fixed(
         "binary-spherical-learned",
-        lambda: BinaryQuantizer(spherical=True, radius="learned", radius_levels=5),
+        lambda: BinaryQuantizer(spherical=True, radius="learned", n_radius_levels=5),
         learns=False,
     ),
     _fixed(
@@ -983,7 +983,7 @@ TABLE = [
     ),
     _fixed(
         "uniform-two-bytes",
-        lambda: UniformQuantizer(300, feature_range=(-9.0, 9.0)),
+        lambda: UniformQuantizer(300, clip_range=(-9.0, 9.0)),
         exact="sqeuclidean",
         idempotent=True,
         learns=False,
@@ -993,22 +993,20 @@ TABLE = [
     ),
     _fixed(
         "uniform-quantile",
-        lambda: UniformQuantizer(
-            4, feature_range="quantile", quantile_range=(5.0, 95.0)
-        ),
+        lambda: UniformQuantizer(4, clip_range="quantile", quantile_range=(5.0, 95.0)),
         exact="sqeuclidean",
         learns=False,
     ),
     _fixed(
         "uniform-gaussian",
-        lambda: UniformQuantizer(4, feature_range="gaussian"),
+        lambda: UniformQuantizer(4, clip_range="gaussian"),
         exact="sqeuclidean",
         learns=False,
         streams=True,
     ),
     _fixed(
         "uniform-laplacian",
-        lambda: UniformQuantizer(3, feature_range="laplacian"),
+        lambda: UniformQuantizer(3, clip_range="laplacian"),
         exact="sqeuclidean",
         learns=False,
     ),
@@ -1020,20 +1018,24 @@ TABLE = [
     ),
     _fixed(
         "lloyd-max-gaussian",
-        lambda: UniformQuantizer(4, levels="lloyd-max", density="gaussian"),
+        lambda: UniformQuantizer(
+            4, levels="lloyd-max", feature_distribution="gaussian"
+        ),
         exact="sqeuclidean",
         learns=False,
         streams=True,
     ),
     _fixed(
         "lloyd-max-laplacian",
-        lambda: UniformQuantizer(4, levels="lloyd-max", density="laplacian"),
+        lambda: UniformQuantizer(
+            4, levels="lloyd-max", feature_distribution="laplacian"
+        ),
         exact="sqeuclidean",
         learns=False,
     ),
     _fixed(
         "uniform-steps",
-        lambda: UniformQuantizer(5, ends="levels"),
+        lambda: UniformQuantizer(5, range_ends="levels"),
         exact="sqeuclidean",
         learns=False,
         streams=True,
@@ -1048,7 +1050,7 @@ TABLE = [
     ),
     _fixed(
         "uniform-quantile-shared",
-        lambda: UniformQuantizer(3, feature_range="quantile", share_levels=True),
+        lambda: UniformQuantizer(3, clip_range="quantile", share_levels=True),
         exact="sqeuclidean",
         learns=False,
     ),
@@ -1075,7 +1077,10 @@ TABLE = [
     _fixed(
         "uniform-bits-given",
         lambda: UniformQuantizer(
-            feature_range=(-9.0, 9.0), total_bits=7, powers_of_two=True, ends="levels"
+            clip_range=(-9.0, 9.0),
+            total_bits=7,
+            powers_of_two=True,
+            range_ends="levels",
         ),
         exact="sqeuclidean",
     ),
@@ -1087,7 +1092,10 @@ TABLE = [
     _fixed(
         "lloyd-max-bits-gaussian",
         lambda: UniformQuantizer(
-            levels="lloyd-max", density="gaussian", total_bits=8, powers_of_two=True
+            levels="lloyd-max",
+            feature_distribution="gaussian",
+            total_bits=8,
+            powers_of_two=True,
         ),
         exact="sqeuclidean",
     ),
@@ -1115,7 +1123,9 @@ TABLE = [
     ),
     _fixed("fsq-5", lambda: FiniteScalarQuantizer(5), streams=True),
     _fixed(
-        "fsq-paper", lambda: FiniteScalarQuantizer(4, formula="paper"), streams=True
+        "fsq-paper",
+        lambda: FiniteScalarQuantizer(4, squash_formula="paper"),
+        streams=True,
     ),
     _fixed(
         "fsq-sizes",
@@ -1125,7 +1135,7 @@ TABLE = [
     ),
     _fixed(
         "fsq-symmetric",
-        lambda: FiniteScalarQuantizer(4, formula="symmetric", scale=2.0),
+        lambda: FiniteScalarQuantizer(4, squash_formula="symmetric", scale=2.0),
         streams=True,
     ),
     _fixed(
@@ -1140,8 +1150,8 @@ TABLE = [
         "fsq-clamp",
         lambda: FiniteScalarQuantizer(
             [2, 3, 4, 5, 2, 3],
-            bound="clamp",
-            formula="symmetric",
+            squash="clamp",
+            squash_formula="symmetric",
             scale=[1, 2, 3, 4, 5, 6],
             decode_to="values",
         ),
@@ -1151,11 +1161,11 @@ TABLE = [
         streams=True,
         sklearn_checks=False,
     ),
-    _fixed("fsq-cdf", lambda: FiniteScalarQuantizer(4, bound="cdf"), tables=False),
-    _fixed("fsq-none", lambda: FiniteScalarQuantizer(5, bound="none"), tables=False),
+    _fixed("fsq-cdf", lambda: FiniteScalarQuantizer(4, squash="cdf"), tables=False),
+    _fixed("fsq-none", lambda: FiniteScalarQuantizer(5, squash="none"), tables=False),
     _fixed(
         "fsq-bits",
-        lambda: FiniteScalarQuantizer(bound="none", total_bits=9),
+        lambda: FiniteScalarQuantizer(squash="none", total_bits=9),
         tables=False,
     ),
     _fixed(
@@ -1198,13 +1208,13 @@ TABLE = [
     ),
     _fixed(
         "spherical-uniform-radius",
-        lambda: SphericalQuantizer(4, radius="uniform", radius_levels=5),
+        lambda: SphericalQuantizer(4, radius="uniform", n_radius_levels=5),
         learns=False,
         tables=False,
     ),
     _fixed(
         "spherical-learned-radius",
-        lambda: SphericalQuantizer(3, radius="learned", radius_levels=5),
+        lambda: SphericalQuantizer(3, radius="learned", n_radius_levels=5),
         learns=False,
         tables=False,
     ),
@@ -1218,7 +1228,7 @@ TABLE = [
     _fixed(
         "pq-of-spherical",
         lambda: ProductQuantizer(
-            2, quantizer=SphericalQuantizer(4, radius="uniform", radius_levels=4)
+            2, quantizer=SphericalQuantizer(4, radius="uniform", n_radius_levels=4)
         ),
         learns=False,
         tables=False,
@@ -1261,7 +1271,7 @@ TABLE = [
     _rotated(
         "rotated-binary-length",
         lambda: rotated(
-            BinaryQuantizer(spherical=True, radius="learned", radius_levels=5),
+            BinaryQuantizer(spherical=True, radius="learned", n_radius_levels=5),
             rotation="pca",
         ),
         exact=None,

@@ -27,13 +27,13 @@ def square(quantizer, X):
 
 WAYS = {
     "minmax": UniformQuantizer(),
-    "ends": UniformQuantizer(ends="levels"),
-    "quantile": UniformQuantizer(feature_range="quantile"),
-    "given": UniformQuantizer(feature_range=(-9.0, 9.0)),
-    "gaussian": UniformQuantizer(feature_range="gaussian"),
+    "ends": UniformQuantizer(range_ends="levels"),
+    "quantile": UniformQuantizer(clip_range="quantile"),
+    "given": UniformQuantizer(clip_range=(-9.0, 9.0)),
+    "gaussian": UniformQuantizer(clip_range="gaussian"),
     "lloyd-max": UniformQuantizer(levels="lloyd-max"),
-    "laplacian": UniformQuantizer(levels="lloyd-max", density="laplacian"),
-    "fsq": FiniteScalarQuantizer(bound="none"),
+    "laplacian": UniformQuantizer(levels="lloyd-max", feature_distribution="laplacian"),
+    "fsq": FiniteScalarQuantizer(squash="none"),
 }
 
 
@@ -65,7 +65,7 @@ def test_features_without_bits_and_totals_of_nothing():
     none = UniformQuantizer(total_bits=0).fit(X)
     assert none.codebook_sizes_ == (1,) * X.shape[1]
     assert_allclose(none.distortion_, X.var(axis=0).sum())
-    low, high = none.feature_range_
+    low, high = none.clip_range_
     assert_array_equal(low, X.min(axis=0))
     assert_array_equal(high, X.max(axis=0))
     X[:, 1] = 5.0  # no bit helps a constant
@@ -147,7 +147,7 @@ def test_tables_of_a_step():
         UniformQuantizer.from_codebooks(est.codebooks_, step=0.5)
     with pytest.raises(ValueError, match=r"target_bits=3, .* give step="):
         UniformQuantizer.from_codebooks(est.codebooks_, target_bits=3)
-    bits = UniformQuantizer(total_bits=8, feature_range=(-9.0, 9.0)).fit(X)
+    bits = UniformQuantizer(total_bits=8, clip_range=(-9.0, 9.0)).fit(X)
     with pytest.raises(ValueError, match=r"total_bits=5, but .* take 7.9"):
         UniformQuantizer.from_codebooks(bits.codebooks_, total_bits=5)
     again = UniformQuantizer.from_codebooks(bits.codebooks_, total_bits=8)
@@ -213,14 +213,17 @@ def test_memory_maps_give_the_same_bits(tmp_path):
         ),
         (UniformQuantizer(total_bits=4, levels=[[1.0]] * 5), "nothing to choose"),
         (UniformQuantizer(step=1.0, levels="lloyd-max"), "with levels='lloyd-max'"),
-        (UniformQuantizer(step=1.0, ends="levels"), "step=1.0 with ends='levels'"),
         (
-            UniformQuantizer(target_bits=1.0, feature_range=(0, 1)),
-            "with feature_range=(0, 1)",
+            UniformQuantizer(step=1.0, range_ends="levels"),
+            "step=1.0 with range_ends='levels'",
         ),
-        (FiniteScalarQuantizer(total_bits=4), "total_bits=4 with bound='tanh'"),
         (
-            FiniteScalarQuantizer(total_bits=4, bound="none", decode_to="values"),
+            UniformQuantizer(target_bits=1.0, clip_range=(0, 1)),
+            "with clip_range=(0, 1)",
+        ),
+        (FiniteScalarQuantizer(total_bits=4), "total_bits=4 with squash='tanh'"),
+        (
+            FiniteScalarQuantizer(total_bits=4, squash="none", decode_to="values"),
             "total_bits=4 with decode_to='values'",
         ),
     ],

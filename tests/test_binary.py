@@ -97,8 +97,8 @@ def test_weights_equal_repeats():
     weights = np.random.default_rng(1).integers(0, 4, 200)
     for parameters in (
         {},
-        {"spherical": True, "radius": "uniform", "radius_levels": 4},
-        {"spherical": True, "radius": "learned", "radius_levels": 4},
+        {"spherical": True, "radius": "uniform", "n_radius_levels": 4},
+        {"spherical": True, "radius": "learned", "n_radius_levels": 4},
     ):
         a = BinaryQuantizer(**parameters).fit(X, sample_weight=weights)
         b = BinaryQuantizer(**parameters).fit(np.repeat(X, weights, axis=0))
@@ -114,8 +114,8 @@ def test_weights_equal_repeats():
         ({"scale": "one"}, "scale"),
         ({"spherical": 2}, "spherical"),
         ({"radius": "both"}, "radius"),
-        ({"radius_levels": 0}, "radius_levels"),
-        ({"radius_levels": 2.5}, "radius_levels"),
+        ({"n_radius_levels": 0}, "n_radius_levels"),
+        ({"n_radius_levels": 2.5}, "n_radius_levels"),
     ],
 )
 def test_bad_parameters(parameters, name):
@@ -183,12 +183,14 @@ def test_every_pair_of_float32_codes_is_a_length():
 def test_uniform_and_learned_radius():
     X = directions(1000, 4) * np.random.default_rng(1).gamma(2, size=(1000, 1))
     lengths = np.linalg.norm(X, axis=1)
-    grid = BinaryQuantizer(spherical=True, radius="uniform", radius_levels=4).fit(X)
+    grid = BinaryQuantizer(spherical=True, radius="uniform", n_radius_levels=4).fit(X)
     low, high = lengths.min(), lengths.max()
     assert_allclose(
         grid.codebooks_[-1][:, 0], low + (2 * np.arange(4) + 1) * (high - low) / 8
     )
-    learned = BinaryQuantizer(spherical=True, radius="learned", radius_levels=4).fit(X)
+    learned = BinaryQuantizer(spherical=True, radius="learned", n_radius_levels=4).fit(
+        X
+    )
     table = learned.codebooks_[-1]
     codes = learned.transform(X)[:, -1].astype(int)
     assert_array_equal(codes, first_argmin(lengths[:, None], table))
@@ -202,7 +204,7 @@ def test_few_lengths_are_repeated():
     X = np.array([[1.0, 2, 2], [2, 1, 2], [2, 4, 4], [4, 4, 2]])
     with pytest.warns(ConvergenceWarning, match="2 distinct lengths of samples"):
         quantizer = BinaryQuantizer(
-            spherical=True, radius="learned", radius_levels=5
+            spherical=True, radius="learned", n_radius_levels=5
         ).fit(X)
     assert_allclose(quantizer.codebooks_[-1][:, 0], [3, 6, 3, 6, 3])
     assert_array_equal(quantizer.transform(X)[:, -1], [0, 0, 1, 1])
@@ -212,7 +214,7 @@ def test_few_lengths_are_repeated():
 def test_zero_vectors_have_the_first_corner(radius):
     X = gaussian(20, 3)
     X[4] = 0
-    quantizer = BinaryQuantizer(spherical=True, radius=radius, radius_levels=4).fit(X)
+    quantizer = BinaryQuantizer(spherical=True, radius=radius, n_radius_levels=4).fit(X)
     assert_array_equal(quantizer.transform(X)[4, :3], 0)
     assert np.isfinite(quantizer.quantize(X)).all()
     assert np.linalg.norm(quantizer.quantize(X)[4]) <= 1 + 1e-6

@@ -635,12 +635,12 @@ def test_steps_before_a_scheme():
 
 OTHERS = {
     "uniform:16": ("UniformQuantizer", {"n_levels": 16}),
-    "uniform:16,4,feature_range=(0,1)": (
+    "uniform:16,4,clip_range=(0,1)": (
         "UniformQuantizer",
-        {"n_levels": [16, 4], "feature_range": (0, 1)},
+        {"n_levels": [16, 4], "clip_range": (0, 1)},
     ),
-    "fsq:8,6,5": ("FiniteScalarQuantizer", {"levels": [8, 6, 5]}),
-    "fsq:4,bound=none": ("FiniteScalarQuantizer", {"levels": 4, "bound": "none"}),
+    "fsq:8,6,5": ("FiniteScalarQuantizer", {"n_levels": [8, 6, 5]}),
+    "fsq:4,squash=none": ("FiniteScalarQuantizer", {"n_levels": 4, "squash": "none"}),
     "binary": ("BinaryQuantizer", {}),
     "binary,spherical=true": ("BinaryQuantizer", {"spherical": True}),
     "spherical:16": ("SphericalQuantizer", {"n_levels": 16}),
@@ -922,16 +922,16 @@ def test_compare_takes_families_and_schemes(X):
         ("uniform", 64, "uniform,total_bits=64,levels=lloyd-max"),
         ("uniform", 4, "uniform,total_bits=4,levels=lloyd-max"),
         (
-            "uniform,feature_range=quantile",
+            "uniform,clip_range=quantile",
             40,
-            "uniform,total_bits=40,feature_range=quantile",
+            "uniform,total_bits=40,clip_range=quantile",
         ),
         ("pca+tcq", 64, "pca+tcq,total_bits=64"),
         ("pca+step", 64, "pca+step:64"),
         ("opq", 64, "opq:8x256"),
         ("opq", 200, None),
-        ("fsq", 32, "fsq:4,bound=cdf"),
-        ("fsq,bound=none", 32, "fsq:4,bound=none"),
+        ("fsq", 32, "fsq:4,squash=cdf"),
+        ("fsq,squash=none", 32, "fsq:4,squash=none"),
         ("spherical", 38, "spherical:4,angles=density,radius=learned"),
         ("spherical", 20, None),
         ("binary", 16, "binary"),
@@ -949,7 +949,7 @@ def test_compare_takes_families_and_schemes(X):
         ("pca:4+pq", 64, None),
         ("pca+uniform", 32, "pca+uniform,total_bits=32,levels=lloyd-max"),
         ("standard+uniform", 32, "standard+uniform,total_bits=32,levels=lloyd-max"),
-        ("standard+fsq", 16, "standard+fsq:2,bound=cdf"),
+        ("standard+fsq", 16, "standard+fsq:2,squash=cdf"),
     ],
 )
 def test_families_are_sized_to_budgets(family, bits, expected):
@@ -977,8 +977,8 @@ def test_families_are_sized_to_budgets(family, bits, expected):
         ("pca+pq", 8, "pca:4+pq:2x16"),
         ("pca+kronecker", 10, "pca:4+kronecker:32"),
         # As many bits for each, so that the first axes have the most of them.
-        ("pca+fsq", 4, "pca:2+fsq:4,bound=cdf"),
-        ("pca+fsq", 20, "pca:4+fsq:32,bound=cdf"),
+        ("pca+fsq", 4, "pca:2+fsq:4,squash=cdf"),
+        ("pca+fsq", 20, "pca:4+fsq:32,squash=cdf"),
         (
             "pca+spherical",
             12,

@@ -244,7 +244,7 @@ def test_codebooks_can_be_given(row):
         assert getattr(given, name) == getattr(fitted, name), name
     assert_array_equal(given.get_feature_names_out(), fitted.get_feature_names_out())
     assert _places(tables_of(given)) == _places(tables_of(fitted))
-    of_samples = {"_weight_unit_", "_seen_", "feature_range_", "clipped_share_"}
+    of_samples = {"_weight_unit_", "_seen_", "clip_range_", "clipped_share_"}
     of_samples.add("code_counts_")
     assert set(vars(fitted)) - set(vars(given)) <= of_samples
 

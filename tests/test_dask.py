@@ -596,7 +596,7 @@ def test_scores(tiny_blocks):
         (lambda: pq(quantizer=vq(init="splitting")), "its part, .*init='splitting'"),
         (lambda: rq(quantizer=vq(learning="ema")), "its part, .*partial_fit"),
         (lambda: UniformQuantizer(4, levels="lloyd-max"), "levels='lloyd-max'"),
-        (lambda: FiniteScalarQuantizer(4, bound="cdf"), "bound='cdf'"),
+        (lambda: FiniteScalarQuantizer(4, squash="cdf"), "squash='cdf'"),
         (lambda: SphericalQuantizer(4, radius="learned"), "radius='learned'"),
         (
             lambda: BinaryQuantizer(spherical=True, radius="learned"),

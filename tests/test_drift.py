@@ -29,7 +29,7 @@ PQ = skvq.ProductQuantizer(4, 8, random_state=0).fit(TRAIN)
 
 def fixed_grid(n_levels):
     """Return a grid that is learned from nothing: rows of a fit only are counted."""
-    return skvq.UniformQuantizer(n_levels, feature_range=(-2, 2))
+    return skvq.UniformQuantizer(n_levels, clip_range=(-2, 2))
 
 
 # -- what is reported --------------------------------------------------------------
@@ -62,7 +62,7 @@ def test_figures_by_slow_formulas(weights):
 
 
 def test_new_cells_and_outside():
-    grid = skvq.UniformQuantizer(4, feature_range=(0, 4)).fit([[0.5, 0.5], [1.5, 3.5]])
+    grid = skvq.UniformQuantizer(4, clip_range=(0, 4)).fit([[0.5, 0.5], [1.5, 3.5]])
     report = drift(grid, [[0.5, 0.5], [2.5, 0.6], [9.0, -1.0], [1.0, 4.5]])
     assert [column["new_cells"] for column in report["columns"]] == [0.5, 0.0]
     assert report["new_rows"] == 0.5
@@ -72,14 +72,14 @@ def test_new_cells_and_outside():
 
 RANGES = {
     "minmax": (skvq.UniformQuantizer(4), [0, 1]),
-    "ends": (skvq.UniformQuantizer(5, ends="levels"), [0, 1]),
-    "given": (skvq.UniformQuantizer(4, feature_range=(-1, 3)), [-1, 3]),
+    "ends": (skvq.UniformQuantizer(5, range_ends="levels"), [0, 1]),
+    "given": (skvq.UniformQuantizer(4, clip_range=(-1, 3)), [-1, 3]),
     "levels": (skvq.UniformQuantizer(levels=([0.0, 0.5, 2.5],)), [-0.25, 3.5]),
     "one level": (skvq.UniformQuantizer(levels=([2.0],)), [-np.inf, np.inf]),
     "step": (skvq.UniformQuantizer(step=0.5), None),
-    "none": (skvq.FiniteScalarQuantizer(4, bound="none"), [0, 1]),
-    "cdf": (skvq.FiniteScalarQuantizer(4, bound="cdf"), [0, 1]),
-    "clamp": (skvq.FiniteScalarQuantizer(5, bound="clamp", scale=3.0), [-3, 3]),
+    "none": (skvq.FiniteScalarQuantizer(4, squash="none"), [0, 1]),
+    "cdf": (skvq.FiniteScalarQuantizer(4, squash="cdf"), [0, 1]),
+    "clamp": (skvq.FiniteScalarQuantizer(5, squash="clamp", scale=3.0), [-3, 3]),
 }
 
 
@@ -89,7 +89,7 @@ def test_ranges(quantizer, ends):
     quantizer.fit(rows)
     assert drift(quantizer, rows)["outside"] == [0.0]
     if ends is None:
-        ends = [end[0] for end in quantizer.feature_range_]
+        ends = [end[0] for end in quantizer.clip_range_]
     low, high = quantizer._ranges()
     assert_allclose([low[0], high[0]], ends)
     beyond = [[-1e9], [1e9], [0.5], [0.5]]

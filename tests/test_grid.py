@@ -43,10 +43,10 @@ def gaussian(n_samples, n_features=1, seed=0, dtype=np.float32):
     [
         UniformQuantizer(),
         UniformQuantizer(levels="lloyd-max"),
-        UniformQuantizer(5, feature_range="quantile"),
+        UniformQuantizer(5, clip_range="quantile"),
         FiniteScalarQuantizer(),
-        FiniteScalarQuantizer(bound="cdf"),
-        FiniteScalarQuantizer(bound="none"),
+        FiniteScalarQuantizer(squash="cdf"),
+        FiniteScalarQuantizer(squash="none"),
     ],
     ids=repr,
 )
@@ -73,17 +73,17 @@ def oracle(X, low, high, sizes):
 
 def test_integers_are_rounded_down_and_a_half_is_added():
     X = np.arange(-3.0, 15.0, 0.25)[:, None]
-    grid = UniformQuantizer(10, feature_range=(0, 10)).fit(X)
+    grid = UniformQuantizer(10, clip_range=(0, 10)).fit(X)
     expected = np.clip(np.floor(X), 0, 9) + 0.5
     assert_array_equal(grid.quantize(X), expected)
     assert_array_equal(grid.codebooks_[0][:, 0], np.arange(10) + 0.5)
 
 
 def test_levels_are_the_midpoints():
-    grid = UniformQuantizer([3, 4], feature_range=([-1, 0], [2, 1])).fit(gaussian(9, 2))
+    grid = UniformQuantizer([3, 4], clip_range=([-1, 0], [2, 1])).fit(gaussian(9, 2))
     assert_allclose(grid.codebooks_[0][:, 0], [-0.5, 0.5, 1.5])
     assert_allclose(grid.codebooks_[1][:, 0], [0.125, 0.375, 0.625, 0.875])
-    low, high = grid.feature_range_
+    low, high = grid.clip_range_
     assert_array_equal(low, [-1, 0])
     assert_array_equal(high, [2, 1])
 
@@ -134,7 +134,7 @@ def test_cells_are_exact_at_their_edges(kind, dtype):
 def test_integer_data_on_an_integer_grid():
     """Every value is on an edge."""
     X = np.random.default_rng(0).integers(0, 256, (5000, 4)).astype(np.float32)
-    grid = UniformQuantizer(256, feature_range=(0, 256)).fit(X)
+    grid = UniformQuantizer(256, clip_range=(0, 256)).fit(X)
     assert_array_equal(grid.transform(X), X)
     assert_array_equal(grid.transform(X.astype(np.uint8)), X)
     mixed = X.copy()
@@ -144,10 +144,10 @@ def test_integer_data_on_an_integer_grid():
 
 def test_values_beyond_the_range_go_to_the_end_cells():
     X = np.array([[-1e38], [-1.0], [1.0], [3e38]], dtype=np.float32)
-    grid = UniformQuantizer(4, feature_range=(-1, 1)).fit(X)
+    grid = UniformQuantizer(4, clip_range=(-1, 1)).fit(X)
     assert_array_equal(grid.transform(X)[:, 0], [0, 0, 3, 3])
     assert_allclose(grid.clipped_share_, 0.5)
-    weighted = UniformQuantizer(4, feature_range=(-1, 1))
+    weighted = UniformQuantizer(4, clip_range=(-1, 1))
     weighted.fit(X, sample_weight=[1, 2, 3, 4])
     assert_allclose(weighted.clipped_share_, 0.5)
     weighted.fit(X, sample_weight=[1, 5, 5, 0])
@@ -158,9 +158,11 @@ def test_codes_are_the_nearest_of_all_levels():
     X = gaussian(300, 3)
     for quantizer in (
         UniformQuantizer([3, 5, 7]),
-        UniformQuantizer([8, 2, 4], feature_range="gaussian"),
+        UniformQuantizer([8, 2, 4], clip_range="gaussian"),
         UniformQuantizer([3, 5, 20], levels="lloyd-max"),
-        UniformQuantizer([3, 5, 7], levels="lloyd-max", density="laplacian"),
+        UniformQuantizer(
+            [3, 5, 7], levels="lloyd-max", feature_distribution="laplacian"
+        ),
     ):
         quantizer.fit(X)
         ids = token_ids(quantizer.transform(X), quantizer.codebook_sizes_)
@@ -193,15 +195,15 @@ def test_constant_features():
     X = np.column_stack([np.full(20, 3.5), gaussian(20)[:, 0]]).astype(np.float32)
     for quantizer in (
         UniformQuantizer(4),
-        UniformQuantizer(4, feature_range="gaussian"),
-        UniformQuantizer(4, feature_range="quantile"),
-        UniformQuantizer(4, levels="lloyd-max", density="gaussian"),
-        UniformQuantizer(4, levels="lloyd-max", density="laplacian"),
-        FiniteScalarQuantizer(4, bound="cdf"),
-        FiniteScalarQuantizer(4, bound="none"),
+        UniformQuantizer(4, clip_range="gaussian"),
+        UniformQuantizer(4, clip_range="quantile"),
+        UniformQuantizer(4, levels="lloyd-max", feature_distribution="gaussian"),
+        UniformQuantizer(4, levels="lloyd-max", feature_distribution="laplacian"),
+        FiniteScalarQuantizer(4, squash="cdf"),
+        FiniteScalarQuantizer(4, squash="none"),
         FiniteScalarQuantizer(4),
     ):
-        if getattr(quantizer, "bound", "cdf") == "tanh":  # it learns no range
+        if getattr(quantizer, "squash", "cdf") == "tanh":  # it learns no range
             quantizer.fit(X)
         else:
             with pytest.warns(ConvergenceWarning, match=r"In 1 of 2 features \(0\): "):
@@ -214,23 +216,23 @@ def test_constant_features():
 def test_quantile_range():
     X = np.append(np.arange(1000.0), 1e9)[:, None]
     grid = UniformQuantizer(
-        4, feature_range="quantile", quantile_range=(10, 90), levels="uniform"
+        4, clip_range="quantile", quantile_range=(10, 90), levels="uniform"
     ).fit(X)
-    assert_array_equal(np.ravel(grid.feature_range_), [100, 900])
+    assert_array_equal(np.ravel(grid.clip_range_), [100, 900])
     assert_allclose(grid.clipped_share_, 200 / 1001)
     weights = np.random.default_rng(0).integers(0, 5, len(X))
-    a = UniformQuantizer(feature_range="quantile").fit(X, sample_weight=weights)
-    b = UniformQuantizer(feature_range="quantile").fit(np.repeat(X, weights, axis=0))
-    assert_array_equal(np.ravel(a.feature_range_), np.ravel(b.feature_range_))
+    a = UniformQuantizer(clip_range="quantile").fit(X, sample_weight=weights)
+    b = UniformQuantizer(clip_range="quantile").fit(np.repeat(X, weights, axis=0))
+    assert_array_equal(np.ravel(a.clip_range_), np.ravel(b.clip_range_))
 
 
 def test_memory_of_encoding_is_that_of_a_tile(two_threads):
     X = gaussian(200_000, 16)
     for quantizer in (
         UniformQuantizer(),
-        UniformQuantizer(64, levels="lloyd-max", density="gaussian"),
+        UniformQuantizer(64, levels="lloyd-max", feature_distribution="gaussian"),
         FiniteScalarQuantizer(),
-        FiniteScalarQuantizer(bound="none"),
+        FiniteScalarQuantizer(squash="none"),
     ):
         quantizer.fit(X[:1000])
         quantizer._encode(X[:1000])
@@ -263,19 +265,19 @@ def test_doubtful_places_of_many_tiles(n_columns):
         ({"n_levels": [2, 3, 0]}, "n_levels holds 0"),
         ({"n_levels": [2, 3, 4.5]}, r"n_levels holds 4\.5"),
         ({"n_levels": [2, 3, True]}, "n_levels holds True"),
-        ({"feature_range": "all"}, "'feature_range' parameter"),
-        ({"feature_range": (1, 0)}, r"feature_range=\(1, 0\): expected finite low"),
-        ({"feature_range": (0, 0)}, "low < high"),
-        ({"feature_range": (0, np.inf)}, "finite"),
-        ({"feature_range": (np.nan, 1)}, "finite"),
-        ({"feature_range": (0, 1, 2)}, "expected \\(low, high\\)"),
-        ({"feature_range": ([0, 0], [1, 1])}, "two arrays of 3"),
+        ({"clip_range": "all"}, "'clip_range' parameter"),
+        ({"clip_range": (1, 0)}, r"clip_range=\(1, 0\): expected finite low"),
+        ({"clip_range": (0, 0)}, "low < high"),
+        ({"clip_range": (0, np.inf)}, "finite"),
+        ({"clip_range": (np.nan, 1)}, "finite"),
+        ({"clip_range": (0, 1, 2)}, "expected \\(low, high\\)"),
+        ({"clip_range": ([0, 0], [1, 1])}, "two arrays of 3"),
         ({"quantile_range": (0, 101)}, "quantile_range"),
         ({"quantile_range": (5, 5)}, "quantile_range"),
         ({"quantile_range": (5,)}, "quantile_range"),
         ({"quantile_range": ("a", "b")}, "quantile_range"),
         ({"levels": "best"}, "'levels' parameter"),
-        ({"density": "beta"}, "'density' parameter"),
+        ({"feature_distribution": "beta"}, "'feature_distribution' parameter"),
     ],
 )
 def test_bad_parameters(parameters, message):
@@ -316,15 +318,17 @@ def test_gaussian_figures(bits):
 
     X = gaussian(400_000, dtype=np.float64)
     X = (X - X.mean()) / X.std()
-    matched = UniformQuantizer(2**bits, levels="lloyd-max", density="gaussian").fit(X)
+    matched = UniformQuantizer(
+        2**bits, levels="lloyd-max", feature_distribution="gaussian"
+    ).fit(X)
     assert_allclose(matched.codebooks_[0][2 ** (bits - 1) :, 0], table, atol=1e-4)
     assert matched.distortion_ == pytest.approx(error, rel=0.01)
     learned = UniformQuantizer(2**bits, levels="lloyd-max").fit(X)
     assert learned.distortion_ <= matched.distortion_
     assert_allclose(learned.codebooks_[0], matched.codebooks_[0], atol=0.05)
-    equal = UniformQuantizer(2**bits, feature_range="gaussian").fit(X)
+    equal = UniformQuantizer(2**bits, clip_range="gaussian").fit(X)
     assert equal.distortion_ == pytest.approx(uniform_error, rel=0.01)
-    low, high = equal.feature_range_
+    low, high = equal.clip_range_
     assert (high - low)[0] / 2**bits == pytest.approx(step, abs=1e-4)
 
 
@@ -334,12 +338,14 @@ def test_laplacian_figures(bits):
     levels = standard_levels("laplacian", 2**bits)
     assert_allclose(levels[2 ** (bits - 1) :], table, atol=1e-4)
     X = stats.laplace(3, 2).rvs((400_000, 1), random_state=0)
-    matched = UniformQuantizer(2**bits, levels="lloyd-max", density="laplacian").fit(X)
+    matched = UniformQuantizer(
+        2**bits, levels="lloyd-max", feature_distribution="laplacian"
+    ).fit(X)
     spread = np.sqrt(2) * 2
     expected = 3 + spread * levels
     assert_allclose(matched.codebooks_[0][:, 0], expected, atol=0.02 * spread)
     assert matched.distortion_ / spread**2 == pytest.approx(error, rel=0.015)
-    equal = UniformQuantizer(2**bits, feature_range="laplacian").fit(X)
+    equal = UniformQuantizer(2**bits, clip_range="laplacian").fit(X)
     assert matched.distortion_ <= equal.distortion_ * 1.001
 
 
@@ -378,8 +384,10 @@ def test_uniform_reach_at_many_levels_goes_on():
 def test_weights_of_levels_equal_repeats():
     X = np.random.default_rng(0).gamma(1, size=(500, 2))
     weights = np.random.default_rng(1).integers(0, 4, 500)
-    for density in ("data", "gaussian", "laplacian"):
-        quantizer = UniformQuantizer(7, levels="lloyd-max", density=density)
+    for fitted_to in ("data", "gaussian", "laplacian"):
+        quantizer = UniformQuantizer(
+            7, levels="lloyd-max", feature_distribution=fitted_to
+        )
         one = quantizer.fit(X, sample_weight=weights).codebooks_
         two = quantizer.fit(np.repeat(X, weights, axis=0)).codebooks_
         assert_allclose(one, two, rtol=1e-12, atol=1e-12)
@@ -522,10 +530,12 @@ class PublishedFSQ:
 
 
 @pytest.mark.parametrize("size", [2, 3, 8, 255, 2000])
-@pytest.mark.parametrize("formula", ["corrected", "paper"])
-def test_fsq_codes_are_not_rounded_by_the_dtype(formula, size):
-    published = PublishedFSQ([size], corrected=formula == "corrected")
-    fsq = FiniteScalarQuantizer(size, formula=formula).fit(gaussian(3000, 1))
+@pytest.mark.parametrize("squash_formula", ["corrected", "paper"])
+def test_fsq_codes_are_not_rounded_by_the_dtype(squash_formula, size):
+    published = PublishedFSQ([size], corrected=squash_formula == "corrected")
+    fsq = FiniteScalarQuantizer(size, squash_formula=squash_formula).fit(
+        gaussian(3000, 1)
+    )
     # Next to the borders, where tanh of float32 is not sure of the code.
     codes = fsq.transform(np.linspace(-9, 9, 10**5)[:, None])[:, 0]
     x = np.linspace(-9, 9, 10**5)[np.flatnonzero(np.diff(codes))]
@@ -539,11 +549,11 @@ def test_fsq_codes_are_not_rounded_by_the_dtype(formula, size):
 
 
 @pytest.mark.parametrize("levels", LEVEL_SETS, ids=str)
-@pytest.mark.parametrize("formula", ["corrected", "paper"])
-def test_fsq_is_the_published_one(levels, formula):
+@pytest.mark.parametrize("squash_formula", ["corrected", "paper"])
+def test_fsq_is_the_published_one(levels, squash_formula):
     z = gaussian(20_000, len(levels), dtype=np.float64) * 2
-    published = PublishedFSQ(levels, corrected=formula == "corrected")
-    fsq = FiniteScalarQuantizer(levels, formula=formula).fit(z)
+    published = PublishedFSQ(levels, corrected=squash_formula == "corrected")
+    fsq = FiniteScalarQuantizer(levels, squash_formula=squash_formula).fit(z)
     assert_array_equal(fsq.bounded_values(z), published.bound(z))
     codes = fsq.transform(z)
     assert_array_equal(fsq.code_values(codes), published.quantize(z))
@@ -577,7 +587,7 @@ def test_values_are_of_one_fit_if_another_ends_meanwhile(method, check, monkeypa
 
     def checked(*args, **kwargs):
         monkeypatch.undo()
-        fsq.set_params(levels=9).fit(X[:, :2].astype(np.float32))
+        fsq.set_params(n_levels=9).fit(X[:, :2].astype(np.float32))
         return original(*args, **kwargs)
 
     monkeypatch.setattr(f"skvq.{check}", checked)
@@ -589,7 +599,7 @@ def test_values_are_of_one_fit_if_another_ends_meanwhile(method, check, monkeypa
 def test_the_two_formulas_differ_in_few_ids():
     z = gaussian(100_000, 3, dtype=np.float64)
     one = FiniteScalarQuantizer((8, 6, 5)).fit(z).transform(z)
-    two = FiniteScalarQuantizer((8, 6, 5), formula="paper").fit(z).transform(z)
+    two = FiniteScalarQuantizer((8, 6, 5), squash_formula="paper").fit(z).transform(z)
     assert 0.001 < (one != two).any(axis=1).mean() < 0.05
 
 
@@ -601,14 +611,14 @@ def test_recommended_levels():
         recommended_levels([8])
 
 
-@pytest.mark.parametrize("bound", ["tanh", "cdf", "none"])
+@pytest.mark.parametrize("squash", ["tanh", "cdf", "none"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_fsq_is_a_grid_after_squash_and_shift(bound, dtype):
+def test_fsq_is_a_grid_after_squash_and_shift(squash, dtype):
     levels = (8, 6, 5, 2, 3)
     X = gaussian(3000, 5, dtype=dtype)
-    fsq = FiniteScalarQuantizer(levels, bound=bound).fit(X)
+    fsq = FiniteScalarQuantizer(levels, squash=squash).fit(X)
     place = fsq.bounded_values(X) + np.array(levels) // 2 + dtype(0.5)
-    grid = UniformQuantizer(levels, feature_range=(np.zeros(5), levels)).fit(place)
+    grid = UniformQuantizer(levels, clip_range=(np.zeros(5), levels)).fit(place)
     differs = (grid.transform(place) != fsq.transform(X)).any(axis=1)
     near = (np.abs(place - np.rint(place)) < 1e-5).any(axis=1)
     assert not differs[~near].any()
@@ -620,7 +630,7 @@ def test_fsq_of_half_way_values():
     for size in (4, 5, 6, 7):
         X = np.arange(0, size - 0.5, 0.5)[:, None]
         for dtype in (np.float32, np.float64):
-            fsq = FiniteScalarQuantizer(size, bound="none").fit(X.astype(dtype))
+            fsq = FiniteScalarQuantizer(size, squash="none").fit(X.astype(dtype))
             bounded = fsq.bounded_values(X.astype(dtype))
             assert_array_equal(bounded, X - size // 2)
             codes = fsq.transform(X.astype(dtype))
@@ -629,7 +639,7 @@ def test_fsq_of_half_way_values():
 
 def test_fsq_without_bound_spreads_the_levels_over_the_range():
     X = np.linspace(-3, 5, 4001)[:, None]
-    fsq = FiniteScalarQuantizer(5, bound="none").fit(X)
+    fsq = FiniteScalarQuantizer(5, squash="none").fit(X)
     codes = fsq.transform([[-9], [-3], [-2.1], [-1.9], [1], [4.1], [5], [99]])[:, 0]
     assert_array_equal(codes, [0, 0, 0, 1, 2, 4, 4, 4])
     assert_allclose(fsq.codebooks_[0][1:4, 0], [-1, 1, 3], atol=2e-3)
@@ -637,8 +647,8 @@ def test_fsq_without_bound_spreads_the_levels_over_the_range():
 
 def test_fsq_decodes_to_the_means_of_its_levels():
     X = gaussian(5000, 2)
-    for bound in ("tanh", "cdf", "none"):
-        fsq = FiniteScalarQuantizer((8, 5), bound=bound).fit(X)
+    for squash in ("tanh", "cdf", "none"):
+        fsq = FiniteScalarQuantizer((8, 5), squash=squash).fit(X)
         codes = fsq.transform(X)
         for j, table in enumerate(fsq.codebooks_):
             for code in np.unique(codes[:, j]):
@@ -663,7 +673,7 @@ def test_cdf_uses_every_token():
         ]
     )
     levels = recommended_levels(8)
-    fsq = FiniteScalarQuantizer(levels, bound="cdf").fit(X)
+    fsq = FiniteScalarQuantizer(levels, squash="cdf").fit(X)
     codes = fsq.transform(X)
     for j, size in enumerate(levels):
         counts = np.bincount(codes[:, j], minlength=size)
@@ -682,7 +692,7 @@ def test_cdf_uses_every_token():
 def test_cdf_of_weighted_samples():
     X = gaussian(400, 2, dtype=np.float64)
     weights = np.random.default_rng(1).integers(0, 4, 400)
-    fsq = FiniteScalarQuantizer(5, bound="cdf")
+    fsq = FiniteScalarQuantizer(5, squash="cdf")
     one = fsq.fit(X, sample_weight=weights).transform(X)
     two = fsq.fit(np.repeat(X, weights, axis=0)).transform(X)
     assert_array_equal(one, two)
@@ -691,7 +701,7 @@ def test_cdf_of_weighted_samples():
 def test_cdf_where_one_value_outweighs_a_level():
     X = np.array([0.0] * 90 + [1.0] * 5 + [2.0] * 5)[:, None]
     with pytest.warns(ConvergenceWarning, match="2 levels have samples, fewer than"):
-        fsq = FiniteScalarQuantizer(8, bound="cdf").fit(X)
+        fsq = FiniteScalarQuantizer(8, squash="cdf").fit(X)
     codes = fsq.transform([[-1], [0], [0.4], [0.6], [1], [2], [3]])[:, 0]
     assert (np.diff(codes.astype(int)) >= 0).all()
     assert_allclose(fsq.quantize(X[:90]), 0, atol=1e-12)
@@ -707,12 +717,12 @@ def test_thousands_of_levels_stay_in_range():
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"levels": 1}, "'levels' parameter"),
-        ({"levels": 2**17}, "'levels' parameter"),
-        ({"levels": (8, 6)}, "levels has 2 entries, but X has 3 features"),
-        ({"levels": (8, 6, 1)}, "levels holds 1"),
-        ({"bound": "sigmoid"}, "'bound' parameter"),
-        ({"formula": "mine"}, "'formula' parameter"),
+        ({"n_levels": 1}, "'n_levels' parameter"),
+        ({"n_levels": 2**17}, "'n_levels' parameter"),
+        ({"n_levels": (8, 6)}, "n_levels has 2 entries, but X has 3 features"),
+        ({"n_levels": (8, 6, 1)}, "n_levels holds 1"),
+        ({"squash": "sigmoid"}, "'squash' parameter"),
+        ({"squash_formula": "mine"}, "'squash_formula' parameter"),
     ],
 )
 def test_bad_fsq_parameters(parameters, message):
@@ -728,10 +738,10 @@ def test_bad_codes_have_no_values():
         fsq.bounded_values(gaussian(3, 3))
 
 
-@pytest.mark.parametrize("bound", ["tanh", "cdf", "none"])
-def test_the_number_of_threads_changes_nothing(bound, two_threads):
+@pytest.mark.parametrize("squash", ["tanh", "cdf", "none"])
+def test_the_number_of_threads_changes_nothing(squash, two_threads):
     X = gaussian(30_000, 8)
-    fsq = FiniteScalarQuantizer(bound=bound).fit(X)
+    fsq = FiniteScalarQuantizer(squash=squash).fit(X)
     expected = np.vstack([fsq.transform(X[i : i + 999]) for i in range(0, 30_000, 999)])
     assert_array_equal(fsq.transform(X), expected)
     bounded = [fsq.bounded_values(X[i : i + 999]) for i in range(0, 30_000, 999)]

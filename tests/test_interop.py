@@ -129,11 +129,11 @@ def test_additive(faiss):
 
 
 @pytest.mark.parametrize("size", [16, 64, 256])
-@pytest.mark.parametrize("feature_range", ["minmax", (-3.5, 4.25)])
-def test_scalar(faiss, size, feature_range):
+@pytest.mark.parametrize("clip_range", ["minmax", (-3.5, 4.25)])
+def test_scalar(faiss, size, clip_range):
     # Ends of ranges that both sides compute without rounding.
     rows = np.round(X * 16) / 16
-    grid = UniformQuantizer(size, feature_range=feature_range).fit(rows)
+    grid = UniformQuantizer(size, clip_range=clip_range).fit(rows)
     index = to_faiss(grid)
     off_the_edges = X + np.float32(0.0123)
     packed = index.sa_encode(off_the_edges)

@@ -1,10 +1,12 @@
 """Fitted estimators that versions before this one have stored.
 
-``data/codecs_before_0.2.npz.xz`` holds, for each version of codec files, small codecs
-of every scheme, fitted on X, as skvq 0.1 wrote them: the bytes of the file; the codes,
+``data/codecs_of_versions_1_and_2.npz.xz`` holds, for each of these versions of codec
+files, small codecs of every scheme, fitted on X: the bytes of the file; the codes,
 reconstructions and bounded values of the first rows; and the codebooks after one batch
 more of a stream.  ``data/codecs_of_version_3.npz.xz`` holds codecs of skvq before
 pickles were given up, on an X of their own: the files, codes and reconstructions.
+``data/codecs_of_old_names.npz.xz`` holds the same of codecs of version 4, from before
+some parameters were renamed.
 """
 
 import io
@@ -21,7 +23,8 @@ from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.pipeline import Pipeline
 
 import skvq
-from skvq import VectorQuantizer
+from skvq import FiniteScalarQuantizer, UniformQuantizer, VectorQuantizer
+from skvq._deprecation import IN_FILES
 from skvq.io import FormatError, codec_info, save
 from skvq.nearest import HOST
 
@@ -34,7 +37,7 @@ def stored(name):
         return dict(archive)
 
 
-STORED = stored("codecs_before_0.2.npz.xz")
+STORED = stored("codecs_of_versions_1_and_2.npz.xz")
 X = STORED["X"]
 NAMES = sorted(key.removesuffix("/codec") for key in STORED if key.endswith("/codec"))
 STREAMS = [name for name in NAMES if f"{name}/after" in STORED]
@@ -116,21 +119,8 @@ def test_a_shared_table_is_one(name, codec):
     assert len({id(table) for table in codec.codebooks_}) == 1
 
 
-@every_codec
-def test_old_pickles_are_refused(name):
-    content = kept(name)
-    bare = content[56 + struct.unpack_from("<I", content, 12)[0] :]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", InconsistentVersionWarning)  # scikit-learn's
-        with pytest.raises(
-            pickle.UnpicklingError,
-            match=r"skvq 0\.1\.0\.dev0.*fit it again.*load",
-        ):
-            pickle.loads(bare)
-
-
 def test_pickles_of_no_version_are_refused():
-    with pytest.raises(pickle.UnpicklingError, match="skvq unknown"):
+    with pytest.raises(pickle.UnpicklingError, match="_skvq_version=None"):
         VectorQuantizer().__setstate__({})
 
 
@@ -148,3 +138,55 @@ def test_codecs_of_version_3_load(tmp_path):
         np.testing.assert_array_equal(codes, later[f"{name}/codes"])
         found, expected = codec.inverse_transform(codes), later[f"{name}/X_quant"]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+# -- names of before -------------------------------------------------------------------
+
+NAMED = stored("codecs_of_old_names.npz.xz")
+OLD_NAMES = sorted(key.split("/")[0] for key in NAMED if key.endswith("/codec"))
+
+
+def test_the_files_have_every_old_name():
+    found = {name: set() for name in IN_FILES}
+    for name in OLD_NAMES:
+        header = NAMED[f"{name}/codec"].tobytes().decode("latin-1")
+        for cls in IN_FILES:
+            if f"skvq.{cls}" in header:
+                found[cls] |= {old for old in IN_FILES[cls] if f'"{old}\\"' in header}
+    assert found == {name: set(names) for name, names in IN_FILES.items()}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.InconsistentVersionWarning")
+@pytest.mark.parametrize("name", OLD_NAMES)
+def test_old_names_are_read(name, tmp_path):
+    path, later = tmp_path / "codec", tmp_path / "later"
+    path.write_bytes(NAMED[f"{name}/codec"].tobytes())
+    codec = skvq.load(path)
+    save(codec, later)
+    for one in (codec, skvq.load(later)):
+        codes = one.transform(NAMED["X"][:12])
+        np.testing.assert_array_equal(codes, NAMED[f"{name}/codes"])
+        found, expected = one.inverse_transform(codes), NAMED[f"{name}/X_quant"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    same = clone(codec).fit(NAMED["X"])
+    np.testing.assert_array_equal(same.transform(NAMED["X"][:12]), codes)
+
+
+def test_old_names_in_pickles_are_read():
+    new = FiniteScalarQuantizer(5, squash="cdf").fit(NAMED["X"])
+    state = new.__getstate__()
+    state |= {"levels": state.pop("n_levels"), "bound": state.pop("squash")}
+    again = object.__new__(FiniteScalarQuantizer)
+    again.__setstate__(state)
+    assert again.get_params() == new.get_params()
+
+    class Own(UniformQuantizer):
+        """With a parameter of an old name."""
+
+        def __init__(self, n_levels=3, *, density=2.0):
+            super().__init__(n_levels)
+            self.density = density
+
+    own = object.__new__(Own)
+    own.__setstate__(Own(density=3.0).__getstate__())
+    assert own.density == 3.0

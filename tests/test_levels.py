@@ -218,7 +218,7 @@ def test_features_do_not_depend_on_each_other(monkeypatch):
 
 def test_lengths_are_matched_exactly_too():
     X = np.array([[2.0, 0], [0, 4], [3, 4], [0, 7]])
-    quantizer = BinaryQuantizer(spherical=True, radius="learned", radius_levels=3)
+    quantizer = BinaryQuantizer(spherical=True, radius="learned", n_radius_levels=3)
     assert_array_equal(quantizer.fit(X).codebooks_[-1][:, 0], [2, 4.5, 7])
 
 

@@ -116,7 +116,7 @@ def test_rows_are_no_neighbours_of_their_own(row):
 
 
 def test_of_many_equal_rows_each_is_left_out_and_the_first_come_first():
-    grid = UniformQuantizer(4, feature_range=(-1.0, 1.0))
+    grid = UniformQuantizer(4, clip_range=(-1.0, 1.0))
     search = QuantizedNeighbors(grid, 3).fit(np.full((30, 2), 0.25))
     distances, indices = search.kneighbors()
     assert_array_equal(distances, 0)
@@ -413,7 +413,7 @@ def test_tables_of_samples_that_are_refused():
     with pytest.raises(ValueError, match="decodes 3"):
         residual.row_terms(codes[:, :2])
     assert residual.row_terms(codes[:0])[1].shape == (0,)
-    grid = UniformQuantizer(2**32, feature_range=(-1, 1)).fit(X)
+    grid = UniformQuantizer(2**32, clip_range=(-1, 1)).fit(X)
     with pytest.raises(ValueError, match="would take"):
         grid.distance_table(X)
 

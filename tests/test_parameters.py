@@ -88,14 +88,14 @@ SIZED = {
     "multiscale": (msq, {"n_codewords": 100, "max_iter": 2}),
     "uniform": (UniformQuantizer, {"n_levels": 120}),
     "lloyd-max": (UniformQuantizer, {"n_levels": 120, "levels": "lloyd-max"}),
-    "gaussian": (UniformQuantizer, {"n_levels": 120, "feature_range": "gaussian"}),
-    "fsq": (FiniteScalarQuantizer, {"levels": 120}),
-    "fsq-none": (FiniteScalarQuantizer, {"levels": 120, "bound": "none"}),
+    "gaussian": (UniformQuantizer, {"n_levels": 120, "clip_range": "gaussian"}),
+    "fsq": (FiniteScalarQuantizer, {"n_levels": 120}),
+    "fsq-none": (FiniteScalarQuantizer, {"n_levels": 120, "squash": "none"}),
     "spherical": (SphericalQuantizer, {"n_levels": 120, "angles": "density"}),
-    "radius": (SphericalQuantizer, {"radius": "learned", "radius_levels": 120}),
+    "radius": (SphericalQuantizer, {"radius": "learned", "n_radius_levels": 120}),
     "binary": (
         BinaryQuantizer,
-        {"spherical": True, "radius": "uniform", "radius_levels": 120},
+        {"spherical": True, "radius": "uniform", "n_radius_levels": 120},
     ),
 }
 
@@ -141,7 +141,7 @@ def _made(make, parameters, kind):
         (aq(max_iter=1), "n_codewords", 3),
         (kq(max_iter=1), "n_codewords", 2),
         (UniformQuantizer(), "n_levels", 6),
-        (FiniteScalarQuantizer(), "levels", 6),
+        (FiniteScalarQuantizer(), "n_levels", 6),
         (SphericalQuantizer(), "n_levels", 5),
     ],
     ids=lambda value: type(value).__name__ if hasattr(value, "fit") else str(value),
@@ -298,11 +298,11 @@ def test_no_numbers(estimator, parameter, limits):
         (MultiScaleQuantizer(), "n_codewords"),
         (MultiScaleQuantizer(), "n_smoothers"),
         (UniformQuantizer(), "n_levels"),
-        (FiniteScalarQuantizer(), "levels"),
+        (FiniteScalarQuantizer(), "n_levels"),
         (SphericalQuantizer(), "n_levels"),
         (SphericalQuantizer(), "total_bits"),
-        (SphericalQuantizer(), "radius_levels"),
-        (BinaryQuantizer(), "radius_levels"),
+        (SphericalQuantizer(), "n_radius_levels"),
+        (BinaryQuantizer(), "n_radius_levels"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
@@ -324,7 +324,7 @@ def test_sizes_have_an_end(estimator, parameter):
         (msq(), "map_shape"),
         (msq(), "scales"),
         (UniformQuantizer(), "n_levels"),
-        (FiniteScalarQuantizer(), "levels"),
+        (FiniteScalarQuantizer(), "n_levels"),
         (SphericalQuantizer(), "n_levels"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
@@ -404,17 +404,19 @@ def test_tables_of_a_wrong_shape_are_named(kind):
         (msq(None, n_codewords=4, n_smoothers=2**20), "n_smoothers=1048576"),
         (UniformQuantizer(2**31, levels="lloyd-max"), "n_levels=2147483648"),
         (
-            UniformQuantizer(2**31, levels="lloyd-max", density="gaussian"),
+            UniformQuantizer(
+                2**31, levels="lloyd-max", feature_distribution="gaussian"
+            ),
             "n_levels=2147483648",
         ),
         (SphericalQuantizer(2**31, angles="density"), "n_levels=2147483648"),
         (
-            SphericalQuantizer(radius="learned", radius_levels=2**31),
-            "radius_levels=2147483648",
+            SphericalQuantizer(radius="learned", n_radius_levels=2**31),
+            "n_radius_levels=2147483648",
         ),
         (
-            BinaryQuantizer(spherical=True, radius="learned", radius_levels=2**31),
-            "radius_levels=2147483648",
+            BinaryQuantizer(spherical=True, radius="learned", n_radius_levels=2**31),
+            "n_radius_levels=2147483648",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
@@ -430,7 +432,7 @@ def test_what_is_out_of_proportion_is_refused_before_it_is_made(estimator, names
 
 def test_levels_of_many_features():
     X = np.zeros((2, 3000), dtype=np.float32)
-    with pytest.raises(ValueError, match=r"levels=65536 .* GiB.* KiB"):
+    with pytest.raises(ValueError, match=r"n_levels=65536 .* GiB.* KiB"):
         FiniteScalarQuantizer(2**16).fit(X)
 
 

@@ -43,7 +43,7 @@ def colbert(**parameters):
     """A cosine codebook, and buckets of what it leaves."""
     quantizer = [
         ("centroid", VectorQuantizer(16, metric="cosine")),
-        ("rest", UniformQuantizer(4, feature_range="quantile")),
+        ("rest", UniformQuantizer(4, clip_range="quantile")),
     ]
     return ResidualQuantizer(quantizer=quantizer, random_state=0, **parameters)
 

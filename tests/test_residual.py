@@ -314,7 +314,7 @@ COSINE = VectorQuantizer(4, metric="cosine")
         ({"quantizer": PRODUCT, "share_codebook": True}, "takes a VectorQuantizer"),
         ({"n_codewords": [4, 4, 5], "share_codebook": True}, "one n_codewords for all"),
         ({"n_codewords": [4, 4]}, "n_codewords has 2 entries"),
-        ({"quantizer": FSQ, "n_codewords": 4}, "set its levels"),
+        ({"quantizer": FSQ, "n_codewords": 4}, "set its n_levels"),
     ],
 )
 def test_parameters_that_do_not_go_together(parameters, message):

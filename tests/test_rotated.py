@@ -396,7 +396,7 @@ PARTS = {
     "product": lambda: pq(3, 8),
     "residual": lambda: rq(3, 8),
     "length": lambda: BinaryQuantizer(
-        spherical=True, radius="learned", radius_levels=9
+        spherical=True, radius="learned", n_radius_levels=9
     ),
 }
 

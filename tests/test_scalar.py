@@ -51,8 +51,8 @@ def values(levels, symmetric):
     ("name", "levels", "parameters"),
     [
         ("fsq", [8, 5, 3, 6], {}),
-        ("fsq-clamp", [8, 5, 3, 6], {"bound": "clamp"}),
-        ("fsq-symmetric", LEVELS, {"formula": "symmetric"}),
+        ("fsq-clamp", [8, 5, 3, 6], {"squash": "clamp"}),
+        ("fsq-symmetric", LEVELS, {"squash_formula": "symmetric"}),
     ],
 )
 def test_tokens_of_a_trained_fsq(name, levels, parameters, how):
@@ -79,23 +79,27 @@ def residual(parts, X):
     return codes, total
 
 
-@pytest.mark.parametrize("bound", ["clamp", "tanh", "grid"])
-def test_tokens_of_a_trained_residual_fsq(bound):
+@pytest.mark.parametrize("squash", ["clamp", "tanh", "grid"])
+def test_tokens_of_a_trained_residual_fsq(squash):
     levels = np.array(RESIDUAL_LEVELS)
-    name = "rfsq-tanh" if bound == "tanh" else "rfsq"
+    name = "rfsq-tanh" if squash == "tanh" else "rfsq"
     X = STORED[f"{name}/X"]
-    if bound != "tanh":
+    if squash != "tanh":
         reach = (1 + 1 / (levels - 1)).astype(np.float32)
         X = np.tanh(X / reach) * reach
     parts = []
     for stage in range(3):
         scale = levels ** -float(stage)
         part = FiniteScalarQuantizer(
-            levels, bound=bound, formula="symmetric", scale=scale, decode_to="values"
+            levels,
+            squash=squash,
+            squash_formula="symmetric",
+            scale=scale,
+            decode_to="values",
         )
-        if bound == "grid":  # which the clamped squash is
+        if squash == "grid":  # which the clamped squash is
             part = UniformQuantizer(
-                levels, feature_range=(-scale, scale), ends="levels"
+                levels, clip_range=(-scale, scale), range_ends="levels"
             )
         parts.append(part)
     codes, total = residual(parts, X)
@@ -127,7 +131,7 @@ def test_the_symmetric_form():
     """As section 3.2 of Parker et al. has it; two levels are the signs."""
     z = np.random.default_rng(0).normal(size=(5000, 4))
     levels = np.array([2, 3, 8, 11])
-    fsq = FiniteScalarQuantizer(levels, formula="symmetric").fit(z)
+    fsq = FiniteScalarQuantizer(levels, squash_formula="symmetric").fit(z)
     codes = fsq.transform(z)
     steps = np.floor((levels - 1) * (np.tanh(z) + 1) / 2 + 0.5)
     assert_array_equal(codes, steps)
@@ -138,12 +142,16 @@ def test_the_symmetric_form():
     assert_array_equal(fsq.transform(np.zeros((1, 4))), [[1, 1, 4, 5]])
 
 
-@pytest.mark.parametrize("formula", ["corrected", "paper", "symmetric"])
-@pytest.mark.parametrize("bound", ["tanh", "clamp"])
-def test_the_scale_divides_samples_and_multiplies_values(bound, formula):
+@pytest.mark.parametrize("squash_formula", ["corrected", "paper", "symmetric"])
+@pytest.mark.parametrize("squash", ["tanh", "clamp"])
+def test_the_scale_divides_samples_and_multiplies_values(squash, squash_formula):
     X = mixture(400, 3, dtype=np.float64)
     scale = np.array([0.5, 2, 4])  # exact
-    parameters = {"bound": bound, "formula": formula, "decode_to": "values"}
+    parameters = {
+        "squash": squash,
+        "squash_formula": squash_formula,
+        "decode_to": "values",
+    }
     one = FiniteScalarQuantizer([4, 5, 2], **parameters).fit(X / scale)
     other = FiniteScalarQuantizer([4, 5, 2], scale=scale, **parameters).fit(X)
     assert_array_equal(other.transform(X), one.transform(X / scale))
@@ -181,14 +189,14 @@ SCALAR = [
 
 
 def is_found_from_samples(row):
-    return getattr(row.make(), "bound", "tanh") in ("cdf", "none")
+    return getattr(row.make(), "squash", "tanh") in ("cdf", "none")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @each([row for row in SCALAR if not is_found_from_samples(row)])
 def test_its_own_tables_give_the_same_codes(row, dtype):
     fitted, X = row.fitted(dtype), row.data(seed=1, dtype=dtype)
-    names = ("spherical", "radius", "bound", "formula", "scale", "share_levels")
+    names = ("spherical", "radius", "squash", "squash_formula", "scale", "share_levels")
     parameters = row.make().get_params()
     given = {name: parameters[name] for name in names if name in parameters}
     if hasattr(fitted, "step_"):
@@ -226,31 +234,31 @@ def test_what_brought_estimators_say_of_themselves():
     assert BinaryQuantizer.from_codebooks(signs).scale == (1.0, 2.0)
     assert BinaryQuantizer.from_codebooks(signs[:1] * 3).scale == 1.0
     fsq = FiniteScalarQuantizer.from_codebooks(values([3, 5], False))
-    assert (fsq.levels, fsq.decode_to) == ((3, 5), "values")
+    assert (fsq.n_levels, fsq.decode_to) == ((3, 5), "values")
     means = [2 * table for table in values([3, 3], False)]
     fsq = FiniteScalarQuantizer.from_codebooks(means)
-    assert (fsq.levels, fsq.decode_to) == (3, "means")
+    assert (fsq.n_levels, fsq.decode_to) == (3, "means")
 
 
-@pytest.mark.parametrize("ends", ["edges", "levels"])
+@pytest.mark.parametrize("range_ends", ["edges", "levels"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_given_range_makes_tables_a_grid_again(ends, dtype):
+def test_a_given_range_makes_tables_a_grid_again(range_ends, dtype):
     X = mixture(3000, 4, dtype=dtype)
-    grid = UniformQuantizer([300, 7, 2, 1], ends=ends).fit(X)
+    grid = UniformQuantizer([300, 7, 2, 1], range_ends=range_ends).fit(X)
     brought = UniformQuantizer.from_codebooks(
-        grid.codebooks_, feature_range=grid.feature_range_, ends=ends
+        grid.codebooks_, clip_range=grid.clip_range_, range_ends=range_ends
     )
     assert type(brought._codec_) is Grid
-    edges = np.stack(grid.feature_range_).astype(dtype)
+    edges = np.stack(grid.clip_range_).astype(dtype)
     near = np.vstack([X, edges, np.nextafter(edges, -np.inf)])
     assert_array_equal(brought.transform(near), grid.transform(near))
     assert brought.n_levels == (300, 7, 2, 1)
-    for a, b in zip(brought.feature_range_, grid.feature_range_, strict=True):
+    for a, b in zip(brought.clip_range_, grid.clip_range_, strict=True):
         assert_array_equal(a, b)
     assert np.isnan(brought.clipped_share_).all()
     assert np.isnan(brought.distortion_)
     with pytest.raises(ValueError, match=r"codebooks\[0\] is off its levels by"):
-        UniformQuantizer.from_codebooks(grid.codebooks_, feature_range=(0, 1))
+        UniformQuantizer.from_codebooks(grid.codebooks_, clip_range=(0, 1))
 
 
 def test_repeated_and_equal_levels():
@@ -282,7 +290,7 @@ BAD_TABLES = {
         {"levels": [[0.0, 2.0]]},
         r"levels\[0\] differs from codebooks\[0\]",
     ),
-    "cdf": (FiniteScalarQuantizer, [[[0.0], [1.0]]], {"bound": "cdf"}, "'clamp'"),
+    "cdf": (FiniteScalarQuantizer, [[[0.0], [1.0]]], {"squash": "cdf"}, "'clamp'"),
     "one level": (FiniteScalarQuantizer, [[[0.0]]], {}, r"codebooks\[0\]=1"),
     "no values": (
         FiniteScalarQuantizer,
@@ -343,7 +351,7 @@ def test_bad_levels(levels, message):
 
 def test_ends_are_levels():
     X = mixture(500, 5)
-    quantizer = UniformQuantizer([255, 2, 3, 1, 16], ends="levels").fit(X)
+    quantizer = UniformQuantizer([255, 2, 3, 1, 16], range_ends="levels").fit(X)
     low, high = X.min(axis=0), X.max(axis=0)
     for j, table in enumerate(quantizer.codebooks_):
         if len(table) == 1:
@@ -361,24 +369,26 @@ def test_ends_are_levels():
 
 def test_the_best_grid_is_one_whatever_its_ends_are():
     X = mixture(500, 2, dtype=np.float64)
-    for density in ("gaussian", "laplacian"):
+    for family in ("gaussian", "laplacian"):
         edges, levels = (
-            UniformQuantizer([5, 1], feature_range=density, ends=ends).fit(X)
-            for ends in ("edges", "levels")
+            UniformQuantizer([5, 1], clip_range=family, range_ends=range_ends).fit(X)
+            for range_ends in ("edges", "levels")
         )
         for a, b in zip(edges.codebooks_, levels.codebooks_, strict=True):
             assert_allclose(a, b, atol=1e-12)
-        low, high = levels.feature_range_
+        low, high = levels.clip_range_
         assert_allclose([low[0], high[0]], levels.codebooks_[0][[0, -1], 0])
 
 
 def test_a_range_of_nearly_all_numbers_has_ends_too():
     largest = np.finfo(np.float64).max / 4
-    quantizer = UniformQuantizer(3, feature_range=(-largest, largest), ends="levels")
+    quantizer = UniformQuantizer(3, clip_range=(-largest, largest), range_ends="levels")
     table = quantizer.fit([[0.0]]).codebooks_[0][:, 0]
     assert_allclose(table, [-largest, 0, largest], atol=1e290)
-    quantizer.set_params(n_levels=2, feature_range=(-4 * largest, 4 * largest))
-    with pytest.raises(ValueError, match="ends='levels': the cells of the outermost"):
+    quantizer.set_params(n_levels=2, clip_range=(-4 * largest, 4 * largest))
+    with pytest.raises(
+        ValueError, match="range_ends='levels': the cells of the outermost"
+    ):
         quantizer.fit([[0.0]])
 
 
@@ -389,10 +399,10 @@ def test_codes_of_sentence_transformers():
     steps = (high - low) / 255
     theirs = ((X - low) / steps).astype(np.uint8)
     clear = np.abs((X - low) / steps - np.rint((X - low) / steps)) > 1e-3
-    cells = UniformQuantizer(feature_range=(low, high + steps)).fit(X[:1])
+    cells = UniformQuantizer(clip_range=(low, high + steps)).fit(X[:1])
     assert_array_equal(cells.transform(X)[clear], theirs[clear])
     assert_array_equal(to_signed(theirs, [256] * 8), theirs.astype(int) - 128)
-    ours = UniformQuantizer(ends="levels").fit(X)
+    ours = UniformQuantizer(range_ends="levels").fit(X)
     decoded = low + steps * theirs
     assert ours.distortion_ < 0.26 * ((decoded - X) ** 2).sum(axis=1).mean()
 
@@ -403,15 +413,15 @@ def test_codes_of_sentence_transformers():
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"feature_range": "minmax"},
-        {"feature_range": "quantile"},
-        {"feature_range": "gaussian"},
-        {"feature_range": "laplacian"},
-        {"feature_range": (-2, 3)},
+        {"clip_range": "minmax"},
+        {"clip_range": "quantile"},
+        {"clip_range": "gaussian"},
+        {"clip_range": "laplacian"},
+        {"clip_range": (-2, 3)},
         {"levels": "lloyd-max"},
-        {"levels": "lloyd-max", "density": "gaussian"},
-        {"levels": "lloyd-max", "density": "laplacian"},
-        {"feature_range": "minmax", "ends": "levels"},
+        {"levels": "lloyd-max", "feature_distribution": "gaussian"},
+        {"levels": "lloyd-max", "feature_distribution": "laplacian"},
+        {"clip_range": "minmax", "range_ends": "levels"},
     ],
     ids=str,
 )
@@ -430,8 +440,8 @@ def test_shared_levels_are_those_of_all_values(parameters, weighted):
     assert_array_equal(
         shared.transform(X), one.transform(X.reshape(-1, 1)).reshape(-1, 4)
     )
-    if hasattr(one, "feature_range_"):
-        assert_allclose(shared.feature_range_, np.repeat(one.feature_range_, 4, axis=1))
+    if hasattr(one, "clip_range_"):
+        assert_allclose(shared.clip_range_, np.repeat(one.clip_range_, 4, axis=1))
         assert_allclose(shared.clipped_share_, np.repeat(one.clipped_share_, 4))
     assert shared.codebook_sizes_ == (5,) * 4
     copy = pickle.loads(pickle.dumps(shared))
@@ -449,7 +459,7 @@ def test_shared_levels_of_rows_elsewhere(how, tmp_path, many_blocks):
     da = pytest.importorskip("dask.array")
     X = mixture(500, 4)
     np.save(tmp_path / "X.npy", X)
-    parameters = {"feature_range": how}
+    parameters = {"clip_range": how}
     if how == "lloyd-max":
         parameters = {"levels": how}
     quantizer = UniformQuantizer(5, share_levels=True, **parameters).fit(X)
@@ -484,7 +494,7 @@ def test_shared_levels_that_are_given():
     brought = UniformQuantizer.from_codebooks(quantizer.codebooks_, share_levels=True)
     assert len(brought.levels) == 1
     assert_array_equal(brought.transform(X), quantizer.transform(X))
-    same = UniformQuantizer(4, share_levels=True, feature_range=(-1, 1))
+    same = UniformQuantizer(4, share_levels=True, clip_range=(-1, 1))
     tables = same.fit(X).codebooks_
     assert len({id(table) for table in tables}) == 1
 
@@ -493,7 +503,7 @@ def test_shared_levels_that_are_given():
     ("parameters", "message"),
     [
         ({"n_levels": [2, 3, 4]}, "all features have the same levels; give one int"),
-        ({"feature_range": ([0, 0, 0], 1)}, "two numbers"),
+        ({"clip_range": ([0, 0, 0], 1)}, "two numbers"),
         ({"levels": [[0, 1]] * 3}, "expected 1, one array with share_levels=True"),
     ],
 )
@@ -548,24 +558,28 @@ def test_a_stream_teaches_what_all_rows_do(row, weighted):
 def test_streams_that_cannot_go_on():
     X = mixture(60, 3)
     uniform = UniformQuantizer(4).fit(X)
-    with pytest.raises(ValueError, match="feature_range=gaussian was minmax when the"):
-        uniform.set_params(feature_range="gaussian").partial_fit(X)
+    with pytest.raises(ValueError, match="clip_range=gaussian was minmax when the"):
+        uniform.set_params(clip_range="gaussian").partial_fit(X)
     with pytest.raises(ValueError, match="share_levels=True was False when the stream"):
-        uniform.set_params(feature_range="minmax", share_levels=True).partial_fit(X)
+        uniform.set_params(clip_range="minmax", share_levels=True).partial_fit(X)
     fsq = FiniteScalarQuantizer(4).fit(X)
-    with pytest.raises(ValueError, match=r"levels=\(5, 5, 5\) was \(4, 4, 4\)"):
-        fsq.set_params(levels=5).partial_fit(X)
-    fsq.set_params(levels=4)
-    for changed in ({"scale": 2.0}, {"formula": "symmetric"}, {"bound": "clamp"}):
+    with pytest.raises(ValueError, match=r"n_levels=\(5, 5, 5\) was \(4, 4, 4\)"):
+        fsq.set_params(n_levels=5).partial_fit(X)
+    fsq.set_params(n_levels=4)
+    for changed in (
+        {"scale": 2.0},
+        {"squash_formula": "symmetric"},
+        {"squash": "clamp"},
+    ):
         with pytest.raises(ValueError, match="other cells than the stream began with"):
             clone(fsq).fit(X).set_params(**changed).partial_fit(X)
     brought = FiniteScalarQuantizer.from_codebooks([[[0.0], [9.0], [10.0]]] * 3)
     with pytest.raises(ValueError, match="was made from codebooks"):
         brought.partial_fit(X)
     for other, why in (
-        (UniformQuantizer(feature_range="quantile"), "'minmax', 'gaussian'"),
+        (UniformQuantizer(clip_range="quantile"), "'minmax', 'gaussian'"),
         (UniformQuantizer(levels="lloyd-max"), "'data' does not .*; 'gaussian'"),
-        (FiniteScalarQuantizer(bound="cdf"), "'tanh' and 'clamp'"),
+        (FiniteScalarQuantizer(squash="cdf"), "'tanh' and 'clamp'"),
         (BinaryQuantizer(spherical=True, radius="learned"), "'unit' and 'float32'"),
     ):
         with pytest.raises(AttributeError, match=why):
@@ -590,7 +604,7 @@ def test_moments_of_huge_and_tiny_streams():
 
 def test_what_a_given_range_clips_is_counted():
     X = np.array([[0.0], [1.0], [2.0], [3.0]])
-    grid = UniformQuantizer(4, feature_range=(0.5, 2.5))
+    grid = UniformQuantizer(4, clip_range=(0.5, 2.5))
     grid.partial_fit(X[:1])
     assert_array_equal(grid.clipped_share_, [1])
     grid.partial_fit(X[1:])

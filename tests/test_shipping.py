@@ -196,7 +196,7 @@ REFUSED = {
     "wrong sizes": (_set("codebook_sizes_", {"tuple": [2, 3]}), "tells of codebooks"),
     "no sizes": (_set("codebook_sizes_", {"tuple": [2, "x"]}), "codebook_sizes_"),
     "another width": (_set("n_features_in_", 3), "ValueError"),
-    "no version": (_set("_skvq_version", "0.1"), "skvq 0.1"),
+    "no version": (_set("_skvq_version", "new"), "_skvq_version='new'"),
     "a request of a method": (_set("_metadata_request", {"dict": {"x": 1}}), "'x'|int"),
     "an output": (_set("_sklearn_output_config", 3), "output configuration"),
 }

@@ -216,7 +216,7 @@ def test_the_full_turn_is_half_as_many_cells():
     """What the theory writes: every angle cut on [0, 2 pi]."""
     X = gaussian(500, 5)
     angles = to_spherical(X)[1]
-    turn = UniformQuantizer(16, feature_range=(0, TURN)).fit(angles)
+    turn = UniformQuantizer(16, clip_range=(0, TURN)).fit(angles)
     half = SphericalQuantizer([8, 8, 8, 16]).fit(X)
     assert_array_equal(turn.transform(angles), half.transform(X))
 
@@ -314,7 +314,7 @@ def test_total_bits():
         assert quantizer.bits_per_sample_ <= total
         errors.append(quantizer.distortion_)
     assert (np.diff(errors) < 0).all()
-    both = SphericalQuantizer(total_bits=10, radius="uniform", radius_levels=4).fit(X)
+    both = SphericalQuantizer(total_bits=10, radius="uniform", n_radius_levels=4).fit(X)
     assert 11 < both.bits_per_sample_ <= 12
 
 
@@ -352,7 +352,7 @@ def test_lengths(coordinates, dtype):
 
     def fitted(radius):
         quantizer = SphericalQuantizer(
-            8, coordinates=coordinates, radius=radius, radius_levels=8
+            8, coordinates=coordinates, radius=radius, n_radius_levels=8
         ).fit(X)
         decoded = quantizer.quantize(X)
         assert decoded.dtype == dtype
@@ -392,7 +392,7 @@ def test_zero_vectors(radius):
     X = gaussian(20, 4)
     X[3] = 0
     X[4] = -0.0
-    quantizer = SphericalQuantizer(4, radius=radius, radius_levels=4).fit(X)
+    quantizer = SphericalQuantizer(4, radius=radius, n_radius_levels=4).fit(X)
     codes = quantizer.transform(X)
     assert_array_equal(codes[3], codes[4])
     assert_array_equal(codes[3, :3], 0)
@@ -404,7 +404,7 @@ def test_zero_vectors(radius):
 def test_few_lengths_are_repeated():
     X = np.array([[3.0, 4.0], [4.0, 3.0], [-5.0, 0.0]])
     with pytest.warns(ConvergenceWarning, match="1 distinct lengths of samples"):
-        quantizer = SphericalQuantizer(radius="learned", radius_levels=3).fit(X)
+        quantizer = SphericalQuantizer(radius="learned", n_radius_levels=3).fit(X)
     assert_allclose(quantizer.codebooks_[-1][:, 0], 5)
 
 
@@ -412,7 +412,7 @@ def test_weights_of_lengths_equal_repeats():
     X = gaussian(300, 3)
     weights = np.random.default_rng(1).integers(0, 4, 300)
     for radius in ("uniform", "learned"):
-        quantizer = SphericalQuantizer(5, radius=radius, radius_levels=5)
+        quantizer = SphericalQuantizer(5, radius=radius, n_radius_levels=5)
         one = quantizer.fit(X, sample_weight=weights).codebooks_
         two = quantizer.fit(np.repeat(X, weights, axis=0)).codebooks_
         assert_allclose(np.vstack(one), np.vstack(two), rtol=1e-12)
@@ -472,7 +472,7 @@ def test_the_number_of_threads_changes_nothing(two_threads):
         ({"total_bits": -1}, "'total_bits' parameter"),
         ({"coordinates": "polar"}, "'coordinates' parameter"),
         ({"radius": "fit"}, "'radius' parameter"),
-        ({"radius_levels": 0}, "'radius_levels' parameter"),
+        ({"n_radius_levels": 0}, "'n_radius_levels' parameter"),
     ],
 )
 def test_bad_parameters(parameters, message):

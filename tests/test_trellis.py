@@ -236,7 +236,11 @@ def test_many_levels_of_few_values():
         ),
         ({"trellis": "bitshift", "n_bits": 5}, 4, "n_bits=5: expected an int from 1"),
         ({"trellis": "bitshift", "n_bits": [1, 2]}, 2, r"n_bits=\[1, 2\]: expected"),
-        ({"levels": "gaussian"}, 4, "levels='gaussian' goes with trellis='bitshift'"),
+        (
+            {"alphabets": "gaussian"},
+            4,
+            "alphabets='gaussian' goes with trellis='bitshift'",
+        ),
         ({"n_bits": [1, 2]}, 4, "n_bits has 2 entries"),
         ({"n_bits": [1, 2, 3, 17]}, 4, "n_bits"),
     ],

@@ -144,7 +144,7 @@ PROMISED = {
         "4 distinct samples are fewer than n_codewords=8",
     ),
     "quantiles": (
-        UniformQuantizer(4, feature_range="quantile", quantile_range=(25, 75)),
+        UniformQuantizer(4, clip_range="quantile", quantile_range=(25, 75)),
         [[0.0, 0], [0, 1], [0, 2], [0, 3], [9, 4]],
         "In 1 of 2 features (0): the range that is cut is one point",
     ),
@@ -154,7 +154,7 @@ PROMISED = {
         "In 2 of 3 features (1, 2): the range that is cut is one point",
     ),
     "constant feature, density": (
-        UniformQuantizer(4, levels="lloyd-max", density="laplacian"),
+        UniformQuantizer(4, levels="lloyd-max", feature_distribution="laplacian"),
         [[1.0, 5, 0], [2, 5, 0], [3, 5, 0]],
         "In 2 of 3 features (1, 2): the range that is cut is one point",
     ),
@@ -164,12 +164,12 @@ PROMISED = {
         "In 1 of 3 features (2): 2 distinct samples are fewer than n_levels=4",
     ),
     "merged levels": (
-        FiniteScalarQuantizer(4, bound="cdf"),
+        FiniteScalarQuantizer(4, squash="cdf"),
         [[0.0, k] for k in range(9)] + [[1.0, 9.0]],
-        "In 1 of 2 features (0): 2 levels have samples, fewer than levels=4",
+        "In 1 of 2 features (0): 2 levels have samples, fewer than n_levels=4",
     ),
     "constant feature, spread": (
-        FiniteScalarQuantizer(4, bound="none"),
+        FiniteScalarQuantizer(4, squash="none"),
         [[1.0, 5, 0], [2, 5, 0], [3, 5, 0]],
         "In 2 of 3 features (1, 2): the range that is cut is one point",
     ),
@@ -179,9 +179,9 @@ PROMISED = {
         "In 1 of 2 features (1): all samples are zero",
     ),
     "lengths": (
-        SphericalQuantizer(4, radius="learned", radius_levels=3),
+        SphericalQuantizer(4, radius="learned", n_radius_levels=3),
         [[3.0, 4], [4, 3], [6, 8]],
-        "2 distinct lengths of samples are fewer than radius_levels=3",
+        "2 distinct lengths of samples are fewer than n_radius_levels=3",
     ),
     "equal lengths": (
         BinaryQuantizer(spherical=True, radius="uniform"),
@@ -209,7 +209,7 @@ def test_promised(name):
         (VectorQuantizer(4, learning="fixed", init="normal"), FEW),
         (UniformQuantizer(8), FEW),
         (UniformQuantizer(1), np.ones((3, 2))),
-        (UniformQuantizer(4, feature_range=(0, 1)), np.ones((3, 2))),
+        (UniformQuantizer(4, clip_range=(0, 1)), np.ones((3, 2))),
         (FiniteScalarQuantizer(4), np.ones((3, 2))),
         (BinaryQuantizer(scale=1), np.zeros((3, 2))),
         (SphericalQuantizer(radius="float32"), np.ones((3, 2))),

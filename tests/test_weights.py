@@ -119,8 +119,8 @@ def test_weights_near_the_ends_of_float64(row, exponent):
 def test_weights_whose_ratio_leaves_the_floats():
     X = mixture(60)
     weights = np.where(np.arange(60) < 40, 1e300, 1e-300)
-    light = UniformQuantizer(4, feature_range="gaussian").fit(X, sample_weight=weights)
-    without = UniformQuantizer(4, feature_range="gaussian").fit(X[:40])
+    light = UniformQuantizer(4, clip_range="gaussian").fit(X, sample_weight=weights)
+    without = UniformQuantizer(4, clip_range="gaussian").fit(X[:40])
     _assert_same_bits(light, without, X)
 
 

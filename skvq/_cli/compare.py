@@ -355,7 +355,7 @@ _FAMILIES: dict[str, Sizing] = {
 _SETTINGS = {
     # Few equal cells between the extremes may be worse than the mean alone.
     "uniform": "levels=lloyd-max",
-    "fsq": "bound=cdf",
+    "fsq": "squash=cdf",
     "spherical": "angles=density,radius=learned",
 }
 # What quantizes features one by one is best along principal axes; signs and directions

@@ -242,7 +242,7 @@ SCHEMES = [
         "R | R1,R2,...",
         _each("n_bits"),
     ),
-    Entry("fsq", "FiniteScalarQuantizer", _LEVELS, _each("levels")),
+    Entry("fsq", "FiniteScalarQuantizer", _LEVELS, _each("n_levels")),
     Entry("spherical", "SphericalQuantizer", _LEVELS, _each("n_levels")),
     Entry("binary", "BinaryQuantizer", "", _none),
     Entry("rotated", "RotatedQuantizer", "(SCHEME)", _inner),

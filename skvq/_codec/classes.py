@@ -15,6 +15,7 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from skvq._codec.encoding import Kind, State
 from skvq._codec.transformers import TRANSFORMERS, Declared
 from skvq._compat import CALLBACKS
+from skvq._deprecation import with_new_names
 from skvq.additive import AdditiveQuantizer
 from skvq.base import BaseQuantizer
 from skvq.binary import BinaryQuantizer
@@ -79,6 +80,8 @@ def _estimator(cls: type[Any], declared: Declared | None = None) -> Kind:
         return state
 
     def make(state: State) -> Any:
+        if declared is None:
+            state = with_new_names(cls, state)
         for attribute in state:
             _check_attribute(cls, name, attribute, declared)
         if state.get(_COUNTS) is not None:

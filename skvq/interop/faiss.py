@@ -196,7 +196,7 @@ def _scalar(estimator: Any, faiss: Any) -> Any:
     )
     # All cells but one lie within faiss' range; the last one begins at its end.
     width = (codec.high - codec.low) * ((size - 1) / size)
-    trained = in_float32(np.concatenate([codec.low, width]), "feature_range_", "faiss")
+    trained = in_float32(np.concatenate([codec.low, width]), "clip_range_", "faiss")
     faiss.copy_array_to_vector(trained, index.sq.trained)
     index.is_trained = True
     return index
@@ -415,6 +415,6 @@ def _read_scalar(sq: Any, faiss: Any) -> UniformQuantizer:
     high = low + width * (size / (size - 1))
     tables = Grid(low, high, (size,) * sq.d).tables(np.float32)
     if (width > 0).all():
-        return UniformQuantizer.from_codebooks(tables, feature_range=(low, high))
+        return UniformQuantizer.from_codebooks(tables, clip_range=(low, high))
     # Constant features, whose range is a point, only have levels.
     return UniformQuantizer.from_codebooks(tables)

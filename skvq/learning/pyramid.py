@@ -1,3 +1,3 @@
-"""Names that files and pickles of versions before 0.2 look for here."""
+"""Names that codec files of versions 1 and 2 look for here."""
 
 from skvq.coding.pyramid import Pyramid, Smoothing  # noqa: F401

@@ -27,7 +27,7 @@ RADII = frozenset({"unit", "uniform", "learned", "float32"})
 def check_radius_memory(how: str, n_levels: int, x_bytes: int) -> None:
     """Raise if levels of the length take too much memory for X; see `fit_radius`."""
     if how == "learned":
-        check_memory(f"Levels of radius_levels={n_levels}", 3 * 8 * n_levels, x_bytes)
+        check_memory(f"Levels of n_radius_levels={n_levels}", 3 * 8 * n_levels, x_bytes)
 
 
 def radius_in_memory(how: str) -> str | None:
@@ -70,13 +70,13 @@ def fit_radius(how: str, rows: Rows, n_levels: int) -> Learner[RadiusCode]:
         if low == high and n_levels > 1:
             warn(
                 "all lengths of samples are equal, and so are all levels: "
-                f"radius_levels={n_levels} cut an empty range."
+                f"n_radius_levels={n_levels} cut an empty range."
             )
         return ScalarRadius(Grid(low, high, (n_levels,)))
     ((values, mass),) = yield from of_distinct(norms, lambda columns, _: list(columns))
     if len(values) < n_levels:
         warn(
-            "{} distinct lengths of samples are fewer than radius_levels="
+            "{} distinct lengths of samples are fewer than n_radius_levels="
             f"{n_levels}: the codebook repeats them.",
             len(values),
         )

@@ -218,9 +218,9 @@ def test_modules_take_half_precision_and_integers():
 
 def test_values_beside_edges_and_beyond_the_range():
     torch = load("torch")
-    grid = UniformQuantizer(7, feature_range=([-0.3, 1.0, 5.0], [0.7, 1.1, 1e9]))
+    grid = UniformQuantizer(7, clip_range=([-0.3, 1.0, 5.0], [0.7, 1.1, 1e9]))
     grid.fit(mixture(20, 3))
-    low, high = grid.feature_range_
+    low, high = grid.clip_range_
     edges = low + np.arange(-1, 9)[:, None] * (high - low) / 7
     X = np.vstack([edges, np.nextafter(edges, -np.inf), np.nextafter(edges, np.inf)])
     found = to_torch(grid).encode(torch.from_numpy(X)).numpy()

@@ -71,13 +71,13 @@ def test_lengths_to_the_last_bit(place, tiles):
     assert_same(found, radius.decode(codes), place)
 
 
-@pytest.mark.parametrize("bound", ["tanh", "none", "cdf"])
-def test_values_of_finite_scalars(place, tiles, bound):
+@pytest.mark.parametrize("squash", ["tanh", "none", "cdf"])
+def test_values_of_finite_scalars(place, tiles, squash):
     X = make((200, 4, 1))[0]
     X[:50] = np.rint(X[:50])
     levels = (8, 5, 2, 7)
-    reference = FiniteScalarQuantizer(levels, bound=bound).fit(X)
-    quantizer = FiniteScalarQuantizer(levels, bound=bound).fit(put(place, X))
+    reference = FiniteScalarQuantizer(levels, squash=squash).fit(X)
+    quantizer = FiniteScalarQuantizer(levels, squash=squash).fit(put(place, X))
     found = quantizer.bounded_values(put(place, X))
     assert library_name(found) == place.__name__
     assert_allclose(to_host(found), reference.bounded_values(X), rtol=1e-6, atol=1e-6)

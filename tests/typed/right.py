@@ -75,7 +75,7 @@ assert_type(
 )
 assert_type(BinaryQuantizer(scale=1.0).fit(X), BinaryQuantizer)
 assert_type(BinaryQuantizer(scale=np.ones(8)).fit(X), BinaryQuantizer)
-assert_type(FiniteScalarQuantizer([8] * 8, bound="cdf").fit(X), FiniteScalarQuantizer)
+assert_type(FiniteScalarQuantizer([8] * 8, squash="cdf").fit(X), FiniteScalarQuantizer)
 assert_type(KroneckerQuantizer((2, 4), 4, random_state=0).fit(X), KroneckerQuantizer)
 assert_type(MultiScaleQuantizer((2, 2, 2), n_codewords=4).fit(X), MultiScaleQuantizer)
 assert_type(ProductQuantizer(2, 4).fit(X), ProductQuantizer)
@@ -85,7 +85,7 @@ assert_type(RotatedQuantizer(BinaryQuantizer(), rotation=np.eye(8)), RotatedQuan
 assert_type(ScaledQuantizer(BinaryQuantizer(), scale="norm").fit(X), ScaledQuantizer)
 assert_type(SphericalQuantizer(4, radius="float32").fit(X), SphericalQuantizer)
 assert_type(TrellisQuantizer(2, trellis="bitshift", n_states=16), TrellisQuantizer)
-assert_type(UniformQuantizer(feature_range=(-3, 3)).fit(X), UniformQuantizer)
+assert_type(UniformQuantizer(clip_range=(-3, 3)).fit(X), UniformQuantizer)
 assert_type(UniformQuantizer(8, levels="lloyd-max").fit(X), UniformQuantizer)
 
 vq = VectorQuantizer(4, random_state=0).fit(X, sample_weight=weights)

@@ -55,7 +55,7 @@ ResidualQuantizer(stage_weights="all")  # error: stage_weights
 AdditiveQuantizer(assignment="jointly")  # error: assignment
 AdditiveQuantizer(ridge="none")  # error: ridge
 BinaryQuantizer(scale="fitted")  # error: scale
-FiniteScalarQuantizer(bound="sigmoid")  # error: bound
+FiniteScalarQuantizer(squash="sigmoid")  # error: squash
 KroneckerQuantizer(16)  # error: SupportsIndex
 KroneckerQuantizer(init="random")  # error: init
 MultiScaleQuantizer(metric="cityblock")  # error: metric
@@ -64,7 +64,7 @@ RotatedQuantizer(n_components=0.9)  # error: "float"
 ScaledQuantizer(scale_bits="float64")  # error: scale_bits
 SphericalQuantizer(radius="log")  # error: radius
 TrellisQuantizer(trellis="viterbi")  # error: trellis
-UniformQuantizer(feature_range="quantiles")  # error: feature_range
+UniformQuantizer(clip_range="quantiles")  # error: clip_range
 UniformQuantizer(levels="lloyd")  # error: levels
 QuantizedFeatures(5)  # error: BaseQuantizer
 QuantizedNeighbors(pq, metric="l2")  # error: metric
