@@ -93,7 +93,7 @@ def low_tokens(css):
 
 
 def unknown_colours(css):
-    """Return a line for each colour of text that is not the theme's, which this checks."""
+    """Return a line for each colour of text that is none of the theme's."""
     return [
         f"{selectors.strip()}: {declared['color']}"
         for selectors, declared in rules(css)

@@ -114,6 +114,6 @@ for name, estimators in schemes.items():
 ax.set_title("What each scheme makes of its bits, on blocks of two photographs")
 ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 # What the picture shows: Squared error against bits for twelve schemes, falling from
-# left to right; additive codes are lowest at half a bit per feature and product codes at
-# one bit, while signs stay where they are.
+# left to right; additive codes are lowest at half a bit per feature and product codes
+# at one bit, while signs stay where they are.
 plt.show()

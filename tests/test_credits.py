@@ -1,4 +1,4 @@
-"""What is shown or carried of others is credited: photographs, data, parts of the site."""
+"""What is shown or carried of others is credited: photographs, data, the site's parts."""
 
 import re
 from fnmatch import fnmatch
@@ -83,7 +83,7 @@ def test_photographs_have_their_credit(source):
 
 
 def test_photographs_are_found():
-    """What shows a photograph, by name, so that the test above has something to find."""
+    """Some of what shows a photograph, so that the test above has something to find."""
     shows = {
         source.name
         for source in SOURCES
@@ -151,7 +151,9 @@ def not_named(page, names):
     """Return the names that no code of a page has, or no pattern of it."""
     patterns = re.findall(r"`([^`]+)`", page)
     return sorted(
-        name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)
+        name
+        for name in names
+        if not any(fnmatch(name, pattern) for pattern in patterns)
     )
 
 

@@ -14,7 +14,7 @@ from skvq.display import _cell_colours
 
 matplotlib.use("agg")
 
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,7 +27,7 @@ def module(path):
     return found
 
 
-# -- what a figure shows, in a sentence -------------------------------------------------
+# -- what a figure shows, in a sentence ------------------------------------------------
 
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
@@ -198,7 +198,9 @@ def test_colours_can_be_told_apart_by_all(name):
     assert least_difference(palettes()[name]) >= LEAST_DIFFERENCE
 
 
-@pytest.mark.parametrize("colours", [["#d62728", "#2ca02c"], ["tab:orange", "tab:green"]])
+@pytest.mark.parametrize(
+    "colours", [["#d62728", "#2ca02c"], ["tab:orange", "tab:green"]]
+)
 def test_red_beside_green_is_found(colours):
     assert least_difference(colours) < LEAST_DIFFERENCE
     cycle = plt.colormaps["tab10"].colors
@@ -302,7 +304,8 @@ def test_text_that_cannot_be_read_is_found(own):
 
 def test_tokens_of_code_that_cannot_be_read_are_found():
     css = "".join(
-        f'html[data-theme="{theme}"] .highlight {{ background: {ground}; color: {text} }}'
+        f'html[data-theme="{theme}"] .highlight '
+        f"{{ background: {ground}; color: {text} }}"
         f'html[data-theme="{theme}"] .highlight .k {{ color: {keyword} }} /* Keyword */'
         for theme, ground, text, keyword in (
             ("light", "#fefefe", "#080808", "#6730C5"),
