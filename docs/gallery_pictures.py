@@ -30,8 +30,8 @@ def described(block, block_vars, gallery_conf):
     if re.search(r"(?m)^ *:alt: *$", described) or next(shown, None) is not None:
         raise ValueError(
             f"{block_vars['src_file']}, line {block[2]}: each figure needs a "
-            "comment '# What the picture shows: ...' above plt.show(), and each comment "
-            "a figure."
+            "comment '# What the picture shows: ...' above plt.show(), and each "
+            "comment a figure."
         )
     return described
 

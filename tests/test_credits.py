@@ -1,4 +1,4 @@
-"""What is shown or carried of others is credited: photographs, data, the site's parts."""
+"""What is shown or carried of others is credited: photographs, data, parts of sites."""
 
 import re
 from fnmatch import fnmatch
