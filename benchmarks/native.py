@@ -304,7 +304,7 @@ def race_scan(arguments):
 
         def ours(codebooks=codebooks, codes=codes):
             return [
-                nearest.scan(codes, None, tables_for(query, codebooks), K)[0]
+                nearest.scan(codes, None, tables_for(query, codebooks), k=K)[0]
                 for query in queries
             ]
 

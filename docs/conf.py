@@ -14,6 +14,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import figures  # noqa: E402
+import interface_tables  # noqa: E402
 import pictures  # noqa: E402
 
 import skvq  # noqa: E402
@@ -126,6 +127,7 @@ def _draw(app):
     """Draw what pages show and the repository does not hold."""
     pictures.draw(HERE / "generated" / "pictures")
     figures.draw(HERE / "generated" / "figures")
+    interface_tables.write(HERE / "generated" / "interface.txt")
 
 
 def setup(app):

@@ -5,8 +5,12 @@ four questions that a quantizer answers: what shape the codebook has (`vector`,
 `product`, `residual`, `kronecker`, `multiscale`; `rotated` and `scaled` in front of any
 of them), where it comes from (`learning`, and the fixed codebooks of `grid`, `finite`,
 `trellis`, `sphere` and `binary`), how the argmin is computed (`nearest`), and what is
-lost (`losses`, `metrics`, `model_selection`).
+lost (`losses`, `metrics`, `model_selection`).  Modules that the estimators do without
+are imported at first use: ``import skvq`` is enough for `skvq.metrics`.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from skvq._version import __version__
 from skvq._versions import show_versions
@@ -48,3 +52,38 @@ __all__ = [
     "save",
     "show_versions",
 ]
+
+_MODULES = frozenset(
+    {
+        "codes",
+        "display",
+        "images",
+        "interop",
+        "io",
+        "losses",
+        "metrics",
+        "model_selection",
+        "nearest",
+    }
+)
+
+if TYPE_CHECKING:
+    from skvq import codes as codes
+    from skvq import display as display
+    from skvq import images as images
+    from skvq import interop as interop
+    from skvq import io as io
+    from skvq import losses as losses
+    from skvq import metrics as metrics
+    from skvq import model_selection as model_selection
+    from skvq import nearest as nearest
+else:  # a checker that saw `__getattr__` would take every name for one of skvq
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module 'skvq' has no attribute {name!r}", name=name)
+        return import_module(f"skvq.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

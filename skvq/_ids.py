@@ -149,7 +149,7 @@ class UniqueIds:
         return f"<UniqueIds in {columns_in_words(self.sizes)}; {given}>"
 
     def assign(
-        self, candidates: StackLike, errors: MatrixLike, widen: Widen | None = None
+        self, candidates: StackLike, errors: MatrixLike, *, widen: Widen | None = None
     ) -> NDArray[Any]:
         """Give ids to rows, and forget all ids given before.
 
@@ -184,7 +184,7 @@ class UniqueIds:
         return self._give(_Given(), candidates, errors, widen)
 
     def add(
-        self, candidates: StackLike, errors: MatrixLike, widen: Widen | None = None
+        self, candidates: StackLike, errors: MatrixLike, *, widen: Widen | None = None
     ) -> NDArray[Any]:
         """Give free ids to new rows, and keep all ids given before.
 

@@ -97,8 +97,13 @@ class AdditiveQuantizer(BaseQuantizer):
         Mean squared distance of the training samples from their reconstructions, with
         the codes found in `fit`.  If `transform` searches more thoroughly (beyond 4096
         sums, by `beam_size` and `n_rounds`), ``-score(X)`` is lower.
+    code_counts_ : tuple of ndarray of shape (V_j,)
+        How often each code of each column occurs in the training samples, in units of
+        the mean weight.  None for columns of more than 2^16 codewords.
     n_features_in_ : int
         Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if the training samples had them.
 
     See Also
     --------

@@ -198,6 +198,8 @@ class BaseQuantizer(
         have more than 2^20 together.
     n_features_in_ : int
         Number of features seen in `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if the training samples had them.
     """
 
     codebook_sizes_: tuple[int, ...]
@@ -793,7 +795,7 @@ class BaseQuantizer(
             return -run(mean_distortion(rows, self))
 
     @in_own_context
-    def full_codebook(self, max_size: Size = 2**20) -> NDArray[Any]:
+    def full_codebook(self, *, max_size: Size = 2**20) -> NDArray[Any]:
         """Build the single table that the scheme is equivalent to.
 
         Parameters
@@ -937,7 +939,7 @@ class BaseQuantizer(
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         version = state.pop("_skvq_version", None)
-        if not isinstance(version, str) or not re.match(r"\d+\.\d+", version):
+        if not isinstance(version, str) or not re.match(r"\d", version):
             raise pickle.UnpicklingError(
                 f"This {type(self).__name__} has _skvq_version={version!r}, where a "
                 "pickle of skvq has the version that wrote it: fit it again."

@@ -75,7 +75,7 @@ BitOrder = Literal["big", "little"]
 _TILE_WORDS = 2**16
 
 
-def packed_bits(sizes: Sizes, method: Method = "columns") -> int:
+def packed_bits(sizes: Sizes, *, method: Method = "columns") -> int:
     """Return how many bits `pack` spends on one row, before any padding.
 
     Parameters
@@ -286,7 +286,9 @@ def unpack(
     return sent(be, codes)
 
 
-def token_ids(codes: MatrixLike, sizes: Sizes, order: Order = "C") -> NDArray[np.int64]:
+def token_ids(
+    codes: MatrixLike, sizes: Sizes, *, order: Order = "C"
+) -> NDArray[np.int64]:
     """Compute the token id of each row of codes, a number in a mixed radix.
 
     Parameters
@@ -345,7 +347,9 @@ def token_ids(codes: MatrixLike, sizes: Sizes, order: Order = "C") -> NDArray[np
     return sent(be, ids) if frame is None else frame["token_id"]
 
 
-def from_token_ids(ids: VectorLike, sizes: Sizes, order: Order = "C") -> NDArray[Any]:
+def from_token_ids(
+    ids: VectorLike, sizes: Sizes, *, order: Order = "C"
+) -> NDArray[Any]:
     """Turn token ids back into codes.
 
     Parameters
@@ -502,6 +506,7 @@ def _signed_dtype(size: int) -> np.dtype[Any]:
 def one_hot(
     codes: MatrixLike,
     sizes: Sizes,
+    *,
     dtype: DTypeLike = np.float64,
     sparse: bool = True,
 ) -> sp.csr_array | NDArray[Any]:

@@ -232,8 +232,9 @@ class CodebookDisplay:
 
     def plot(
         self,
-        *,
         ax: Any = None,
+        *,
+        name: str | None = None,
         cmap: Any = "viridis",
         codeword_kwargs: dict[str, Any] | None = None,
         sample_kwargs: dict[str, Any] | None = None,
@@ -244,6 +245,8 @@ class CodebookDisplay:
         ----------
         ax : matplotlib Axes, optional
             Axes to draw on; by default those of a new figure.
+        name : str, optional
+            Title, instead of the display's own name.
         cmap : str or Colormap, default="viridis"
             Colours of the cells; they are drawn pale.
         codeword_kwargs : dict, optional
@@ -287,7 +290,8 @@ class CodebookDisplay:
             *np.transpose(self.codewords), **style | (codeword_kwargs or {})
         )
         # A codeword out of view does not widen the picture beyond its cells.
-        self.ax_.set(xlim=extent[:2], ylim=extent[2:], title=self.name)
+        title = self.name if name is None else name
+        self.ax_.set(xlim=extent[:2], ylim=extent[2:], title=title)
         names = self.feature_names
         xlabel, ylabel = names if names is not None else ("feature 0", "feature 1")
         self.ax_.set(xlabel=xlabel, ylabel=ylabel)
@@ -565,8 +569,8 @@ class RateDistortionDisplay:
 
     def plot(
         self,
-        *,
         ax: Any = None,
+        *,
         name: str | None = None,
         plot_bound: bool = True,
         line_kwargs: dict[str, Any] | None = None,
@@ -901,7 +905,11 @@ class CodeUsageDisplay:
         return f"<CodeUsageDisplay of {len(self.shares)} code columns{_of(self.name)}>"
 
     def plot(
-        self, *, ax: Any = None, line_kwargs: dict[str, Any] | None = None
+        self,
+        ax: Any = None,
+        *,
+        name: str | None = None,
+        line_kwargs: dict[str, Any] | None = None,
     ) -> Self:
         """Draw the use of the codewords.
 
@@ -909,6 +917,8 @@ class CodeUsageDisplay:
         ----------
         ax : matplotlib Axes, optional
             Axes to draw on; by default those of a new figure.
+        name : str, optional
+            Title, instead of the display's own name.
         line_kwargs : dict, optional
             For `matplotlib.axes.Axes.plot` of the lines.
 
@@ -941,7 +951,7 @@ class CodeUsageDisplay:
         self.ax_.set(
             yscale="log",
             xlim=(0, 1),
-            title=self.name,
+            title=self.name if name is None else name,
             xlabel="Codewords, the most used first (share)",
             ylabel="Use (1: all alike)",
         )

@@ -67,6 +67,8 @@ class QuantizedFeatures(
         The fitted clone.
     n_features_in_ : int
         Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if the training samples had them.
 
     Examples
     --------

@@ -155,8 +155,13 @@ class FiniteScalarQuantizer(ScalarQuantizer):
         Sum of log2 L_j.
     distortion_ : float
         Mean squared distance of the training samples from their reconstructions.
+    code_counts_ : tuple of ndarray of shape (V_j,)
+        How often each code of each column occurs in the training samples, in units of
+        the mean weight.  None for columns of more than 2^16 codewords.
     n_features_in_ : int
         Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if the training samples had them.
 
     See Also
     --------

@@ -682,7 +682,7 @@ class CodeWriter:
         coder: EntropyCoder | None = None,
         append: bool = False,
     ) -> None:
-        n_bits = packed_bits(sizes, method)  # checks both
+        n_bits = packed_bits(sizes, method=method)  # checks both
         if bitorder not in _ORDERS:
             raise ValueError(f"bitorder must be 'big' or 'little', got {bitorder!r}")
         if len(sizes) > _MAX_COLUMNS:
@@ -1316,7 +1316,7 @@ def _read_codes_header(
         layout = "entropy", False, _ORDERS[0], n_samples, crc, codec_id, None
         found = _Header(known, *layout, coder, n_coded, tables)
     else:
-        n_bits = packed_bits(known, _METHODS[method])
+        n_bits = packed_bits(known, method=_METHODS[method])
         packing = _METHODS[method], bool(flags & 1), _ORDERS[flags >> 1]
         found = _Header(known, *packing, n_samples, crc, codec_id, n_bits)
     try:

@@ -211,7 +211,7 @@ def sqnr(
     codes = be.zeros((X.shape[0],), np.intp)
     middle = be.zeros((1, X.shape[1]))
     if center:
-        sums, counts = accumulate(X, codes, 1, weights)
+        sums, counts = accumulate(X, codes, 1, weights=weights)
         middle = sums / counts[:, None]
     signal = be.average(paired(X, middle, codes=codes), weights)
     return _decibels(signal, noise)

@@ -278,7 +278,9 @@ class QuantizedNeighbors(
         # The arguments of `nearest.scan`.
         self._scanned_: tuple[Any, ...] = (scanned, summed, *terms)
         if prepared:
-            self._scanned_ = (nearest.Packed(*self._scanned_), None, None, None)
+            factor, offset = terms
+            made = nearest.Packed(scanned, summed, factor=factor, offset=offset)
+            self._scanned_ = (made, None, None, None)
 
     def _checked(self, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
         if nearest.is_dask(X):
@@ -402,7 +404,9 @@ class QuantizedNeighbors(
         metric = _SUMMED[self._metric_]
         table = self.quantizer_._distance_table(queries.astype(np.float64), metric)
         codes, sizes, factor, offset = self._scanned_
-        near, _ = nearest.scan(codes, sizes, table, n_near, factor, offset)
+        near, _ = nearest.scan(
+            codes, sizes, table, k=n_near, factor=factor, offset=offset
+        )
         distances = np.empty(near.shape)
         per_query = n_near * queries.shape[1]
         for some in _tiles(len(queries), per_query, _ROW_ELEMENTS):

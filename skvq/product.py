@@ -120,6 +120,8 @@ class ProductQuantizer(NestingQuantizer):
         search weighs bits.
     n_features_in_ : int
         Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if the training samples had them.
 
     See Also
     --------

@@ -116,8 +116,13 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
     distortion_ : float
         Mean squared distance of the training samples from their reconstructions,
         including what `n_components` cuts off.
+    code_counts_ : tuple of ndarray of shape (V_j,)
+        How often each code of each column occurs in the training samples, in units of
+        the mean weight.  None for columns of more than 2^16 codewords.
     n_features_in_ : int
         Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if the training samples had them.
 
     See Also
     --------
@@ -525,7 +530,7 @@ class RotatedQuantizer(FrontQuantizer, StagedQuantizer):
 
     @in_own_context
     def inner_product_error_bound(
-        self, X: MatrixLike, queries: MatrixLike, eps0: Number = 1.9
+        self, X: MatrixLike, queries: MatrixLike, *, eps0: Number = 1.9
     ) -> NDArray[np.float64]:
         r"""Return bounds on the errors of inner products with reconstructions.
 

@@ -45,10 +45,9 @@ def test_allocation_follows_the_training_errors(way, whole):
     est.set_params(total_bits=total, powers_of_two=whole).fit(X)
     assert est.bits_per_sample_ <= total + 1e-9
     sizes = tuple(2**k for k in range(7)) if whole else candidate_sizes(6)
-    name = "levels" if way == "fsq" else "n_levels"
     curves = [X.var(axis=0)]
     for size in sizes[1:]:
-        one = WAYS[way].__class__(**WAYS[way].get_params()).set_params(**{name: size})
+        one = WAYS[way].__class__(**WAYS[way].get_params()).set_params(n_levels=size)
         curves.append(square(one.fit(X), X))
     chosen = best_sizes(np.transpose(curves), np.log2(sizes), total)
     expected = sum(curves[i][j] for j, i in enumerate(chosen))

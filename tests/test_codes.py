@@ -92,7 +92,7 @@ def python_pack(rows, sizes, method, row_aligned, bitorder):
     bits = [python_bits(row, sizes, method, bitorder) for row in rows]
     if not row_aligned:
         return np.array(python_bytes("".join(bits), bitorder), dtype=np.uint8)
-    n_bytes = -(-packed_bits(sizes, method) // 8)
+    n_bytes = -(-packed_bits(sizes, method=method) // 8)
     packed = [python_bytes(row, bitorder) for row in bits]
     return np.array(packed, dtype=np.uint8).reshape(len(rows), n_bytes)
 
@@ -138,7 +138,9 @@ def test_pack_and_unpack_agree_across_row_tiles(sizes, method, row_aligned, bito
         np.testing.assert_array_equal(pack(codes[-5:], sizes, **layout), packed[-5:])
         np.testing.assert_array_equal(unpack(packed[7:9], sizes, **layout), codes[7:9])
     else:
-        assert packed.nbytes == math.ceil(n_samples * packed_bits(sizes, method) / 8)
+        assert packed.nbytes == math.ceil(
+            n_samples * packed_bits(sizes, method=method) / 8
+        )
 
 
 @given(st.lists(a_size, min_size=1, max_size=30))
@@ -146,8 +148,8 @@ def test_packed_bits_is_the_formula_in_exact_arithmetic(sizes):
     columns = sum(next(b for b in range(33) if 2**b >= V) for V in sizes)
     total = math.prod(sizes)
     radix = next(b for b in range(32 * 30 + 1) if 2**b >= total)
-    assert packed_bits(sizes) == packed_bits(sizes, "columns") == columns
-    assert packed_bits(sizes, "radix") == radix <= columns
+    assert packed_bits(sizes) == packed_bits(sizes, method="columns") == columns
+    assert packed_bits(sizes, method="radix") == radix <= columns
     for method, n_bits in [("columns", columns), ("radix", radix)]:
         codes = np.zeros((3, len(sizes)), dtype=np.uint8)
         assert pack(codes, sizes, method=method).shape == (3, math.ceil(n_bits / 8))
@@ -158,8 +160,8 @@ def test_packed_bits_is_the_formula_in_exact_arithmetic(sizes):
 def test_packed_bits_knows_no_rounding():
     # in floats, the sum of these logarithms rounds to 64
     assert packed_bits([2**32, 2**31, 2, 1]) == 64
-    assert packed_bits([2**32, 2**32 - 1], "radix") == 64
-    assert packed_bits([3] * 1000, "radix") == (3**1000 - 1).bit_length()
+    assert packed_bits([2**32, 2**32 - 1], method="radix") == 64
+    assert packed_bits([3] * 1000, method="radix") == (3**1000 - 1).bit_length()
 
 
 @given(st.lists(a_size, min_size=1, max_size=60), st.integers(1, 70))
@@ -171,7 +173,7 @@ def test_bits_of_a_product_need_few_of_its_digits(sizes, precision):
 
 
 def test_bits_of_very_many_columns():
-    assert packed_bits((2**32 - 1,) * 200_000, "radix") == 32 * 200_000
+    assert packed_bits((2**32 - 1,) * 200_000, method="radix") == 32 * 200_000
 
 
 @each_layout
@@ -240,7 +242,7 @@ def test_token_ids_are_the_mixed_radix_numbers(case, order):
     sizes, rows = case
     if math.prod(sizes) > 2**63 - 1:
         with pytest.raises(ValueError, match=r"2\*\*63 - 1"):
-            token_ids(as_codes(rows, sizes), sizes, order)
+            token_ids(as_codes(rows, sizes), sizes, order=order)
         return
     ids = token_ids(as_codes(rows, sizes), sizes, order=order)
     step = 1 if order == "C" else -1
@@ -256,8 +258,8 @@ def test_token_ids_are_the_mixed_radix_numbers(case, order):
 def test_token_ids_agree_with_numpy_and_number_every_tuple_once(order):
     sizes = (3, 1, 4, 2)
     ids = np.arange(24)
-    codes = from_token_ids(ids, sizes, order)
-    np.testing.assert_array_equal(token_ids(codes, sizes, order), ids)
+    codes = from_token_ids(ids, sizes, order=order)
+    np.testing.assert_array_equal(token_ids(codes, sizes, order=order), ids)
     numpy_ids = np.ravel_multi_index(codes.astype(int).T, sizes, order=order)
     np.testing.assert_array_equal(numpy_ids, ids)
 
@@ -267,7 +269,7 @@ def test_token_ids_in_f_order_are_those_of_fsq():
     levels = np.array([8, 5, 5, 5])
     codes = random_codes(levels.tolist())
     basis = np.concatenate([[1], np.cumprod(levels[:-1])])
-    np.testing.assert_array_equal(token_ids(codes, levels, "F"), codes @ basis)
+    np.testing.assert_array_equal(token_ids(codes, levels, order="F"), codes @ basis)
 
 
 def test_token_ids_do_not_wrap_around_in_the_dtype_of_the_codes():
@@ -297,7 +299,9 @@ def test_one_hot_marks_the_codes(case):
 def test_one_hot_has_the_dtype_asked_for(dtype):
     codes = np.array([[255, 1]], dtype=np.uint8)
     for sparse_output in (True, False):
-        assert one_hot(codes, (256, 2), dtype, sparse_output).dtype == dtype
+        assert (
+            one_hot(codes, (256, 2), dtype=dtype, sparse=sparse_output).dtype == dtype
+        )
 
 
 def test_one_hot_is_narrow_where_the_table_is_wide():
@@ -474,7 +478,7 @@ def test_packed_codes_that_their_codebook_does_not_have(row_aligned):
 
 @pytest.mark.parametrize("sizes", [(5, 5, 5), (5,) * 40, (1, 2**32 - 1, 2**32 - 1)])
 def test_packed_token_ids_that_their_codebooks_do_not_have(sizes):
-    n_bits = packed_bits(sizes, "radix")
+    n_bits = packed_bits(sizes, method="radix")
     n_bytes = -(-n_bits // 8)
     packed = np.zeros((3, n_bytes), dtype=np.uint8)
     for token in (math.prod(sizes), 2**n_bits - 1):

@@ -179,13 +179,15 @@ def test_widening_ends():
 
     candidates, errors = np.zeros((6, 1, 1), int), np.zeros((6, 1))
     ids = UniqueIds([9], overflow="digit")
-    given = ids.assign(candidates, errors, widen)
+    given = ids.assign(candidates, errors, widen=widen)
     # The third answer is no wider than the second one.
     assert questions == [([1, 2, 3, 4, 5], 2), ([2, 3, 4, 5], 4), ([4, 5], 8)]
     assert given.tolist() == [[0, 0], [1, 0], [2, 0], [3, 0], [0, 1], [1, 1]]
     assert ids.width_ == 4
     questions.clear()
-    UniqueIds([9], overflow="digit", max_width=2).assign(candidates, errors, widen)
+    UniqueIds([9], overflow="digit", max_width=2).assign(
+        candidates, errors, widen=widen
+    )
     assert [n for _, n in questions] == [2]
 
 

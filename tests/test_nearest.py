@@ -316,7 +316,7 @@ def test_accumulate(weighted, dtype):
     X = (rng.normal(size=(999, 3)) * 30 + 100).clip(0, 255).astype(dtype)
     codes = rng.integers(0, 7, 999)
     weights = rng.random(999) if weighted else None
-    sums, counts = accumulate(X, codes, 9, weights)
+    sums, counts = accumulate(X, codes, 9, weights=weights)
     expected = sums_and_counts(X, codes, 9, weights)
     assert sums.dtype == counts.dtype == np.float64
     assert_allclose(sums, expected[0], rtol=1e-12)
@@ -352,7 +352,7 @@ def test_sums_are_the_same_bits_on_one_and_two_threads(two_threads):
 )
 def test_accumulate_refuses(codes, weights, message):
     with pytest.raises(ValueError, match=message):
-        accumulate(np.ones((3, 2)), codes, 4, weights)
+        accumulate(np.ones((3, 2)), codes, 4, weights=weights)
 
 
 @pytest.mark.parametrize("metric", [*sorted(PRODUCT_METRICS), "cityblock", "euclidean"])

@@ -77,11 +77,11 @@ def brute_force(codes, sizes, tables, k, factor=None, offset=None):
 def assert_scans(codes, sizes, tables, k, factor=None, offset=None):
     packed = pack(codes, sizes)
     indices, scores = brute_force(codes, sizes, tables, k, factor, offset)
-    prepared = Packed(packed, sizes, factor, offset)
+    prepared = Packed(packed, sizes, factor=factor, offset=offset)
     for found in (
-        scan(packed, sizes, tables, k, factor, offset),
-        scan(prepared, sizes, tables, k),
-        scan(prepared, None, tables, k),
+        scan(packed, sizes, tables, k=k, factor=factor, offset=offset),
+        scan(prepared, sizes, tables, k=k),
+        scan(prepared, None, tables, k=k),
     ):
         assert found[0].dtype == np.intp
         assert_array_equal(found[0], indices)
@@ -105,7 +105,7 @@ def test_every_number_of_rows(backend, sizes):
         packed = pack(codes[:n], sizes)
         for k in (1, 3, 300):
             indices, scores = brute_force(codes[:n], sizes, tables, k)
-            found = scan(packed, sizes, tables, k)
+            found = scan(packed, sizes, tables, k=k)
             assert_array_equal(found[0], indices)
             assert_array_equal(found[1], scores)
 
@@ -233,12 +233,12 @@ def test_memory_of_any_kind(backend, tmp_path):
     ):
         each.flags.writeable = False
         for codes in (each, Packed(each, sizes)):
-            found = scan(codes, sizes, tables, 9)
+            found = scan(codes, sizes, tables, k=9)
             assert_array_equal(found[0], expected[0])
             assert_array_equal(found[1], expected[1])
     foreign = tables.astype(tables.dtype.newbyteorder())
-    assert_array_equal(scan(packed, sizes, foreign, 9)[0], expected[0])
-    found = scan(packed, sizes, np.asfortranarray(tables), 9)
+    assert_array_equal(scan(packed, sizes, foreign, k=9)[0], expected[0])
+    found = scan(packed, sizes, np.asfortranarray(tables), k=9)
     assert_array_equal(found[0], expected[0])
 
 
@@ -246,9 +246,9 @@ def test_memory_is_that_of_a_tile(backend):
     sizes = (256,) * 8
     packed = np.random.default_rng(0).integers(0, 256, (2**20, 8), dtype=np.uint8)
     _, tables = make(sizes, 1, n_queries=3)
-    scan(packed[:10], sizes, tables, 10)
+    scan(packed[:10], sizes, tables, k=10)
     tracemalloc.start()
-    scan(packed, sizes, tables, 10)
+    scan(packed, sizes, tables, k=10)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < packed.nbytes / 2
@@ -257,7 +257,7 @@ def test_memory_is_that_of_a_tile(backend):
 def test_no_rows_and_no_queries(backend):
     sizes = (256, 256)
     packed, tables = np.zeros((0, 2), np.uint8), np.zeros((3, 512))
-    for found in scan(packed, sizes, tables, 5):
+    for found in scan(packed, sizes, tables, k=5):
         assert found.shape == (3, 0)
     for found in scan(np.zeros((9, 2), np.uint8), sizes, tables[:0], 5):
         assert found.shape == (0, 5)
@@ -293,7 +293,7 @@ def test_codes_out_of_range(backend, sizes, column, code, where):
     codes[where, column] = code
     packed = pack(codes, [1 << (size - 1).bit_length() for size in sizes])
     for make_scan in (
-        lambda: scan(packed, sizes, tables, 3),
+        lambda: scan(packed, sizes, tables, k=3),
         lambda: Packed(packed, sizes),
     ):
         with pytest.raises(ValueError, match=f"code {code} in row {where}, column"):
@@ -306,7 +306,7 @@ def test_padding_bits(backend):
     packed = pack(codes, sizes)
     packed[431, 0] |= 1
     with pytest.raises(ValueError, match="padding bits at the end of row 431"):
-        scan(packed, sizes, tables, 3)
+        scan(packed, sizes, tables, k=3)
     with pytest.raises(ValueError, match="padding bits at the end of row 431"):
         Packed(packed, sizes)
 
@@ -386,19 +386,19 @@ def test_refused(changed, error, match):
 def test_what_a_packed_has_is_not_given_beside_it():
     codes = Packed(GOOD["packed"], (256, 256), offset=NUMBERS)
     with pytest.raises(ValueError, match=r"sizes=\(256, 255\)"):
-        scan(codes, (256, 255), GOOD["tables"], 3)
+        scan(codes, (256, 255), GOOD["tables"], k=3)
     with pytest.raises(ValueError, match="sizes=16"):
-        scan(codes, 16, GOOD["tables"], 3)
+        scan(codes, 16, GOOD["tables"], k=3)
     with pytest.raises(ValueError, match="given to Packed"):
-        scan(codes, None, GOOD["tables"], 3, offset=NUMBERS)
+        scan(codes, None, GOOD["tables"], k=3, offset=NUMBERS)
 
 
 def test_packed_is_pickled_with_its_terms(backend):
     sizes = (256, 16, 16)
     codes, tables = make(sizes, 700)
     offset = codes[:, 0].astype(np.float32)
-    prepared = Packed(pack(codes, sizes), sizes, None, offset)
-    found = scan(prepared, None, tables, 5)
+    prepared = Packed(pack(codes, sizes), sizes, offset=offset)
+    found = scan(prepared, None, tables, k=5)
     again = scan(pickle.loads(pickle.dumps(prepared)), None, tables, 5)
     assert_array_equal(again[0], found[0])
     assert_array_equal(again[1], found[1])

@@ -620,7 +620,7 @@ def _report_encode(
 ) -> None:
     n_bytes = arguments.output.stat().st_size
     coded = arguments.entropy or arguments.entropy_fit
-    bits: float = packed_bits(sizes, arguments.packing)
+    bits: float = packed_bits(sizes, method=arguments.packing)
     if coded:
         with CodeReader(arguments.output) as reader:
             bits = reader.bits_per_row

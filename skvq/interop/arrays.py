@@ -9,7 +9,7 @@ from skvq.base import BaseQuantizer
 from skvq.interop.common import fitted
 
 
-def to_arrays(estimator: BaseQuantizer, xp: Any, device: Any = None) -> Any:
+def to_arrays(estimator: BaseQuantizer, xp: Any, *, device: Any = None) -> Any:
     """Return a fitted copy whose arrays belong to another library and device.
 
     It behaves as if it had been fitted there: it encodes, decodes and scores arrays of

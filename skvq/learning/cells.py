@@ -80,7 +80,7 @@ def cell_sums(
     X: Any, codes: Any, n_codewords: int, weights: Any = None
 ) -> tuple[Any, Any]:
     """Do as `nearest.accumulate`, with the results on the host for any library of X."""
-    sums, counts = nearest.accumulate(X, codes, n_codewords, weights)
+    sums, counts = nearest.accumulate(X, codes, n_codewords, weights=weights)
     return to_host(sums), to_host(counts)
 
 

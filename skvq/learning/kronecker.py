@@ -590,12 +590,12 @@ def _cluster_lines(
     codes, _ = nearest.nearest(
         lines, repeat_cyclically(table, n_lines), return_distances=False
     )
-    means, _ = nearest.accumulate(lines, codes, n_lines, mass)
+    means, _ = nearest.accumulate(lines, codes, n_lines, weights=mass)
     leading = _leading_vectors(means, narrow.shape[1])
     # Once all vectors of a cluster are on one side, their mean is a step of the power
     # method in the full space.
     along = np.einsum("ij,ij->i", narrow, leading[codes])
-    sums, _ = nearest.accumulate(units * along[:, None], codes, n_lines, mass)
+    sums, _ = nearest.accumulate(units * along[:, None], codes, n_lines, weights=mass)
     none = ~sums.any(axis=1)
     sums[none] = rng.standard_normal((int(none.sum()), units.shape[1]))
     return unit_rows(sums), codes

@@ -91,7 +91,7 @@ def normal_equations(
     curvature = np.zeros(n_rows)
     for j in range(n_stages):
         rows = slice(starts[j], starts[j] + sizes[j])
-        sums, _ = nearest.accumulate(X, codes[:, j], sizes[j], weights)
+        sums, _ = nearest.accumulate(X, codes[:, j], sizes[j], weights=weights)
         moments[rows] += above[j] * to_host(sums)
         curvature[rows] = np.maximum(curvature[rows], above[j] * whole / sizes[j])
     mass = None if weights is None else to_host(weights)

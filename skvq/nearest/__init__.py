@@ -25,15 +25,14 @@ and its sums here: no other module computes distances.
 `backend_of`              the backend that computes with an array;
                           `register_backend` adds one
 `compute_dtype`           the precision in which input of a dtype is computed
-`map_jobs`                independent jobs, on threads if there are enough of them
-`single_threaded_blas`    holds BLAS to one thread, for the linear algebra of learners
 ========================  ==========================================================
 
 The public functions below validate their input once.  `searches` holds each search,
 written once over the interface of a backend (`backends.base.Backend`); `tables`
 prepares codebooks for them.  Arrays of libraries other than NumPy stay in their library
 and on their device, and so do the results; `backends.choice` says which backend
-computes.
+computes.  What is imported here and not in `__all__` is for the other modules of skvq:
+threads, the choice of a backend, checks of its input.
 """
 
 from __future__ import annotations
@@ -52,19 +51,19 @@ from skvq.nearest.backends.base import Plan as Plan
 from skvq.nearest.backends.choice import (
     BACKENDS,
     backend_for,
-    backend_in,
     backend_of,
-    check_backend,
-    chosen,
-    default_backend,
-    engine_of,
-    goes_to_device,
-    is_array,
-    is_dask,
     register_backend,
-    settle,
-    using,
 )
+from skvq.nearest.backends.choice import backend_in as backend_in
+from skvq.nearest.backends.choice import check_backend as check_backend
+from skvq.nearest.backends.choice import chosen as chosen
+from skvq.nearest.backends.choice import default_backend as default_backend
+from skvq.nearest.backends.choice import engine_of as engine_of
+from skvq.nearest.backends.choice import goes_to_device as goes_to_device
+from skvq.nearest.backends.choice import is_array as is_array
+from skvq.nearest.backends.choice import is_dask as is_dask
+from skvq.nearest.backends.choice import settle as settle
+from skvq.nearest.backends.choice import using as using
 from skvq.nearest.backends.host import HOST as HOST
 from skvq.nearest.backends.levels import EqualCells as EqualCells
 from skvq.nearest.backends.levels import tile_rows as tile_rows
@@ -74,8 +73,8 @@ from skvq.nearest.metrics import (
     METRICS,
     PRODUCT_METRICS,
     Metric,
-    check_metric,
 )
+from skvq.nearest.metrics import check_metric as check_metric
 from skvq.nearest.searches import beam as _beam
 from skvq.nearest.searches import flat as _flat
 from skvq.nearest.searches import improve as _improve
@@ -99,11 +98,13 @@ from skvq.nearest.tables import (
     as_table,
     as_tables,
     check_bias,
-    check_no_zero_rows,
     compute_dtype,
     fetched,
 )
-from skvq.nearest.threads import map_jobs, one_thread, single_threaded_blas
+from skvq.nearest.tables import check_no_zero_rows as check_no_zero_rows
+from skvq.nearest.threads import map_jobs as map_jobs
+from skvq.nearest.threads import one_thread as one_thread
+from skvq.nearest.threads import single_threaded_blas as single_threaded_blas
 from skvq.nearest.trellis import Trellis
 
 __all__ = [
@@ -119,39 +120,24 @@ __all__ = [
     "Tables",
     "Trellis",
     "accumulate",
-    "backend_in",
     "backend_of",
     "cells_between",
-    "check_backend",
-    "check_metric",
-    "check_no_zero_rows",
-    "chosen",
     "compute_dtype",
-    "default_backend",
-    "engine_of",
     "entries",
     "equal_cells",
     "equal_levels",
-    "goes_to_device",
     "improve_sums",
-    "is_array",
-    "is_dask",
     "kronecker_rows",
     "level_distances",
-    "map_jobs",
     "nearest",
     "nearest_best",
     "nearest_kronecker",
     "nearest_product",
-    "one_thread",
     "paired",
     "register_backend",
     "row_norms",
     "scan",
-    "settle",
-    "single_threaded_blas",
     "trellis_levels",
-    "using",
     "viterbi",
 ]
 
@@ -757,7 +743,13 @@ def trellis_levels(
 
 
 def scan(
-    packed: Any, sizes: Any, tables: Any, k: int, factor: Any = None, offset: Any = None
+    packed: Any,
+    sizes: Any,
+    tables: Any,
+    *,
+    k: int,
+    factor: Any = None,
+    offset: Any = None,
 ) -> tuple[Any, Any]:
     """Find the rows of packed codes with the smallest sums of table entries.
 
@@ -886,7 +878,7 @@ def paired(
 
 
 def accumulate(
-    X: MatrixLike, codes: Any, n_codewords: int, weights: Any = None
+    X: MatrixLike, codes: Any, n_codewords: int, *, weights: Any = None
 ) -> tuple[Any, Any]:
     """Add up the rows of each code.
 

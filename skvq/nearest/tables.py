@@ -384,7 +384,12 @@ class Packed(_Kept):
     sizes: tuple[int, ...]
 
     def __init__(
-        self, packed: Any, sizes: Sequence[int], factor: Any = None, offset: Any = None
+        self,
+        packed: Any,
+        sizes: Sequence[int],
+        *,
+        factor: Any = None,
+        offset: Any = None,
     ) -> None:
         self._set(packed, sizes, factor, offset)
         for start in range(0, len(self), _CHECKED_ROWS):

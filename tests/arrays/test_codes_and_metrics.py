@@ -33,11 +33,11 @@ def test_functions_of_codes(place, sizes, n_samples):
     if max(sizes) > 2**16:
         return
     for order in ("C", "F"):
-        ids = codes_module.token_ids(given, sizes, order)
-        assert_same(ids, codes_module.token_ids(own, sizes, order), place)
-        assert_same(codes_module.from_token_ids(ids, sizes, order), own, place)
-    dense = codes_module.one_hot(given, sizes, np.float32, sparse=False)
-    expected = codes_module.one_hot(own, sizes, np.float32, sparse=False)
+        ids = codes_module.token_ids(given, sizes, order=order)
+        assert_same(ids, codes_module.token_ids(own, sizes, order=order), place)
+        assert_same(codes_module.from_token_ids(ids, sizes, order=order), own, place)
+    dense = codes_module.one_hot(given, sizes, dtype=np.float32, sparse=False)
+    expected = codes_module.one_hot(own, sizes, dtype=np.float32, sparse=False)
     assert_same(dense, expected, place)
     assert_array_equal(codes_module.one_hot(given, sizes).toarray(), expected)
 

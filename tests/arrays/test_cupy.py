@@ -183,7 +183,7 @@ def test_kernels_on_a_device(cupy, shape):
         assert library_name(pairs) == "cupy"
     weights = np.random.default_rng(0).random(len(X))
     for w in (None, weights):
-        sums, counts = engine.accumulate(cupy.asarray(X), codes, len(table), w)
+        sums, counts = engine.accumulate(cupy.asarray(X), codes, len(table), weights=w)
         expected = oracles.sums_and_counts(X, to_host(codes), len(table), w)
         assert_allclose(to_host(sums), expected[0], rtol=1e-10, atol=1e-10)
         assert_allclose(to_host(counts), expected[1], rtol=1e-10)

@@ -71,14 +71,14 @@ def test_scan(xp):
     packed = rng.integers(0, 256, (500, 3), dtype=np.uint8)
     tables, offset = rng.normal(size=(2, 3 * 256)), rng.normal(size=500)
     sizes = (256,) * 3
-    expected = engine.scan(packed, sizes, tables, 7, None, offset)
+    expected = engine.scan(packed, sizes, tables, k=7, offset=offset)
     parts = put(xp, packed), put(xp, tables), put(xp, offset)
-    found = engine.scan(parts[0], sizes, parts[1], 7, None, parts[2])
+    found = engine.scan(parts[0], sizes, parts[1], k=7, offset=parts[2])
     assert library_name(found[0]) == library_name(found[1]) == xp.__name__
     for ours, theirs in zip(found, expected, strict=True):
         assert_array_equal(to_host(ours), theirs)
     # Tables of another library than the codes' are fetched.
-    found = engine.scan(packed, sizes, parts[1], 7, None, parts[2])
+    found = engine.scan(packed, sizes, parts[1], k=7, offset=parts[2])
     assert_array_equal(found[0], expected[0])
 
 
@@ -239,13 +239,13 @@ def test_accumulate(xp, tiles, weighted):
     X, _ = make((300, 5, 9))
     codes = np.random.default_rng(0).integers(0, 8, 300)
     weights = np.random.default_rng(1).random(300) if weighted else None
-    sums, counts = engine.accumulate(put(xp, X), put(xp, codes), 9, weights)
+    sums, counts = engine.accumulate(put(xp, X), put(xp, codes), 9, weights=weights)
     expected = oracles.sums_and_counts(X, codes, 9, weights)
     assert_allclose(to_host(sums), expected[0], rtol=1e-12, atol=1e-12)
     assert_allclose(to_host(counts), expected[1], rtol=1e-12)
     # Cells beside each other do not blur each other.
     X[codes == 3] *= 2.0**100
-    again, _ = engine.accumulate(put(xp, X), codes, 9, weights)
+    again, _ = engine.accumulate(put(xp, X), codes, 9, weights=weights)
     assert_array_equal(
         to_host(again)[codes[codes != 3]], to_host(sums)[codes[codes != 3]]
     )

@@ -73,12 +73,12 @@ def test_streams_go_on_there():
 def test_devices_are_named():
     torch = load("torch")
     estimator = BY_NAME["pq-even"].fitted()
-    there = to_arrays(estimator, torch, "cpu")
+    there = to_arrays(estimator, torch, device="cpu")
     assert str(there.codebooks_[0].device) == "cpu"
-    assert isinstance(to_arrays(estimator, np, "cpu").codebooks_[0], np.ndarray)
+    assert isinstance(to_arrays(estimator, np, device="cpu").codebooks_[0], np.ndarray)
     for xp, device in [(torch, "moon"), (np, "cuda")]:
         with pytest.raises(ValueError, match=f"device='{device}'"):
-            to_arrays(estimator, xp, device)
+            to_arrays(estimator, xp, device=device)
     for xp in (list, "torch", None):
         with pytest.raises(ValueError, match="expected a library of arrays"):
             to_arrays(estimator, xp)

@@ -407,7 +407,7 @@ def test_sums(weighted):
             X = make(rng, (n, d), np.float32)
             codes = rng.integers(7, size=n)
             weights = rng.random(n) if weighted else None
-            sums, counts = accumulate(X, codes, 7, weights)
+            sums, counts = accumulate(X, codes, 7, weights=weights)
             w = np.ones(n) if weights is None else weights
             chosen = (codes == np.arange(7)[:, None]) * w
             assert_allclose(sums, chosen @ X.astype(float), atol=1e-12)
