@@ -275,6 +275,21 @@ def test_bound():
     assert dotted.line_.get_marker() == "x"
 
 
+def test_curves_differ_by_more_than_their_colour():
+    curves = [RateDistortionDisplay([1.0, 2.0], [4.0, 1.0 + i]) for i in range(13)]
+    ax = curves[0].plot().ax_
+    for curve in curves[1:]:
+        curve.plot(ax=ax)
+    marks = [curve.line_.get_marker() for curve in curves]
+    assert len(set(marks[:12])) == 12
+    assert marks[12] == marks[0]
+    codes = RNG.integers(0, 4, size=(50, 4))
+    few = CodeUsageDisplay.from_codes(codes, [4] * 4).lines_
+    assert len({line.get_linestyle() for line in few}) == 4
+    many = CodeUsageDisplay.from_codes(np.tile(codes, 3), [4] * 12).lines_
+    assert {line.get_linestyle() for line in many} == {"-"}
+
+
 def legend_of(display):
     texts = display.ax_.get_legend().get_texts()
     return [" ".join(text.get_text().split()) for text in texts]
