@@ -28,7 +28,7 @@ BITS = [32, 64, 128, 256, 512]
 SEED = 0
 # Of skvq's curves: those that are told apart by people who see colours otherwise (Okabe
 # and Ito 2008); faiss's are grey.
-_COLOURS = "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #000000 #56B4E9 #7F3C8D".split()
+_COLOURS = "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #000000 #56B4E9 #603000".split()
 
 
 class Method(NamedTuple):

@@ -107,6 +107,8 @@ myst_heading_anchors = 3
 _INCLUDED = {
     "CONTRIBUTING.md": "/contributing.md",
     "CHANGELOG.md": "/changes.md",
+    "SECURITY.md": "/security.md",
+    "THIRD_PARTY.md": "/third_party.md",
     "benchmarks/README.md": "/benchmarks.md",
 }
 
@@ -147,6 +149,8 @@ sphinx_gallery_conf = {
     # Every example runs: this is where they are tested.
     "filename_pattern": r"\.py$",
     "backreferences_dir": "generated/backreferences",
+    # Figures with a sentence each as their alternative text.
+    "image_scrapers": ("gallery_pictures",),
     "doc_module": ("skvq",),
     "download_all_examples": False,
     "show_memory": False,

@@ -7,10 +7,6 @@ budget: one bit per pixel instead of 24.  The block may be larger the smaller th
 are that a scheme needs, and larger blocks leave more to gain.  The codebooks are
 learned from the left half of the photograph, and judged on the right one: judged on
 their own samples, large tables would seem better than they are.
-
-Photograph: flower.jpg of scikit-learn's samples, by vultilion
-(https://www.flickr.com/photos/vultilion/6056698931/), CC BY 2.0
-(https://creativecommons.org/licenses/by/2.0/), cut and quantized.
 """
 
 import matplotlib.pyplot as plt
@@ -117,4 +113,12 @@ for ax, (name, (side, codec)) in zip(axes[1:], schemes.items(), strict=False):
     ax.set_title(f"{name}\n{bits:.2f} bits per pixel, {quality:.1f} dB")
 for ax in axes:
     ax.axis("off")
+# What the picture shows: A detail of a photograph of a flower and ten reconstructions
+# of it from one bit per pixel, of which that by residual codes is the nearest and that
+# by signs the coarsest.
 plt.show()
+
+# %%
+# Photograph: flower.jpg of scikit-learn's samples, by vultilion
+# (https://www.flickr.com/photos/vultilion/6056698931/), CC BY 2.0
+# (https://creativecommons.org/licenses/by/2.0/), cut and quantized.

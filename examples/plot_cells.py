@@ -91,4 +91,7 @@ for ax, (title, quantizer) in zip(axes.flat, schemes, strict=False):
 for ax in axes.flat[len(schemes) :]:
     ax.axis("off")
 figure.tight_layout()
+# What the picture shows: Nineteen drawings of the same samples and of the cells that
+# each scheme cuts the plane into: polygons, rectangles, sectors and rings, with a dot
+# in each.
 plt.show()

@@ -5,10 +5,6 @@ The colour palette of a photograph
 Every pixel is a sample with three features.  A table of 16 colours takes 4 bits per
 pixel; `skvq.images.palette` learns the table from the picture itself, and says which
 of its colours each pixel has.
-
-Photograph: flower.jpg of scikit-learn's samples, by vultilion
-(https://www.flickr.com/photos/vultilion/6056698931/), CC BY 2.0
-(https://creativecommons.org/licenses/by/2.0/), cut and quantized.
 """
 
 import matplotlib.pyplot as plt
@@ -36,4 +32,11 @@ for (top, bottom), n_colors in zip(axes.T, (4, 16, 64), strict=True):
     bottom.imshow(colors[None], aspect="auto")
     top.axis("off")
     bottom.axis("off")
+# What the picture shows: A photograph of a flower in 4, in 16 and in 64 colours, above
+# a strip of these colours; in 64 it looks smooth.
 plt.show()
+
+# %%
+# Photograph: flower.jpg of scikit-learn's samples, by vultilion
+# (https://www.flickr.com/photos/vultilion/6056698931/), CC BY 2.0
+# (https://creativecommons.org/licenses/by/2.0/), cut and quantized.

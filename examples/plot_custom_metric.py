@@ -75,4 +75,7 @@ right.plot(list(accuracy.values()), list(accuracy), "o")
 right.grid(axis="x")
 right.set_title("how often a metric finds the digit")
 right.set(xlabel="accuracy on test digits")
+# What the picture shows: On the left three blurred prototypes of each digit, on the
+# right the accuracy of six metrics, the highest for the one that allows a shift by a
+# pixel.
 plt.show()

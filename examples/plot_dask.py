@@ -5,10 +5,6 @@ Rows on several workers
 A photograph is cut in patches, which are the chunks of a Dask array; a cluster of two
 workers learns a codebook for them, encodes them lazily, and decodes them.  The table is
 the one that a single process learns from all patches in memory, to the last bit.
-
-Photograph: flower.jpg of scikit-learn's samples, by vultilion
-(https://www.flickr.com/photos/vultilion/6056698931/), CC BY 2.0
-(https://creativecommons.org/licenses/by/2.0/), cut and quantized.
 """
 
 import dask.array as da
@@ -76,4 +72,11 @@ for ax, image, title in (
     ax.imshow(image)
     ax.set_title(title)
     ax.axis("off")
+# What the picture shows: A photograph of a flower at 24 bits per pixel, and beside it
+# what the codes decode to, which looks alike.
 plt.show()
+
+# %%
+# Photograph: flower.jpg of scikit-learn's samples, by vultilion
+# (https://www.flickr.com/photos/vultilion/6056698931/), CC BY 2.0
+# (https://creativecommons.org/licenses/by/2.0/), cut and quantized.

@@ -105,4 +105,6 @@ for ax, title in zip(axes[0], titles, strict=True):
     ax.set_title(title)
 for ax in axes.flat:
     ax.set(xticks=[], yticks=[])
+# What the picture shows: Six rows of a table, each with the picture of a digit, the
+# eight numbers of its code, and the slightly blurred digit that they decode to.
 plt.show()

@@ -46,14 +46,18 @@ for name, found in results.items():
     print(f"{name:>20}", *(f"{share:6.3f}" for share in found))
 print(f"{'raw pixels':>20} {raw:6.3f}")
 
+# Colours that colour-blind readers can tell apart (Petroff 2021); marks differ as well.
+plt.style.use("petroff10")
 figure, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
 bits = [4 * m for m in n_subspaces]
-for name, found in results.items():
-    ax.plot(bits, found, "o-", label=name)
+for (name, found), marker in zip(results.items(), "osD", strict=True):
+    ax.plot(bits, found, marker + "-", label=name)
 ax.axhline(raw, color="0.5", linestyle=":", label="raw pixels, 512 bits")
 ax.set(xlabel="bits per digit", ylabel="accuracy on test digits", xscale="log")
 ax.set_title("Codes mislead a classifier as quantities, and serve it as names")
 ax.set_xticks(bits, bits)
 ax.minorticks_off()
 ax.legend()
+# What the picture shows: Accuracy against bits: codewords and indicators of codes come
+# near to raw pixels, while codes taken as quantities stay below half of that.
 plt.show()

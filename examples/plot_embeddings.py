@@ -89,4 +89,7 @@ ax.set(title="Codes of 8 bytes find most of what 256 bytes would", ylim=(0, 1.05
 ax.set_xticks([*n_bytes, 256], [f"{m}\n1/{256 // m}" for m in n_bytes] + ["256"])
 ax.minorticks_off()
 ax.legend(loc="lower right")
+# What the picture shows: Share of the ten nearest texts found against bytes of a row:
+# codes find most, codes with another look at 40 rows find nearly all, and as many bytes
+# of components find few.
 plt.show()

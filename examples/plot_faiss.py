@@ -5,10 +5,6 @@ The same codec in faiss
 Blocks of a photograph are coded by a residual quantizer that is fitted here, stored and
 searched as codes in faiss, and decoded on either side: tables, codes and
 reconstructions are the same.
-
-Photograph: china.jpg of scikit-learn's samples, by danielbuechele
-(https://www.flickr.com/photos/danielbuechele/6061409035/), CC BY 2.0
-(https://creativecommons.org/licenses/by/2.0/), cut and quantized.
 """
 
 import faiss
@@ -64,4 +60,11 @@ for i, query in enumerate(queries):
             ax.set(xticks=[], yticks=[])
         axes[2 * i + j, 0].set_ylabel(name)
 axes[0, 0].set_title("query")
+# What the picture shows: Two grey blocks of a photograph, and for each a row of the
+# blocks that are nearest by pixels above a row of those that are nearest by codes.
 plt.show()
+
+# %%
+# Photograph: china.jpg of scikit-learn's samples, by danielbuechele
+# (https://www.flickr.com/photos/danielbuechele/6061409035/), CC BY 2.0
+# (https://creativecommons.org/licenses/by/2.0/), cut and quantized.

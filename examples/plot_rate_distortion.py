@@ -91,8 +91,9 @@ schemes = {
 # The curves
 # ----------
 
+# Colours that colour-blind readers can tell apart (Petroff 2021); marks differ as well.
+plt.style.use("petroff10")
 figure, ax = plt.subplots(figsize=(10, 5.5), layout="constrained")
-ax.set_prop_cycle(color=plt.colormaps["tab20"].colors)
 
 
 def draw(name, estimators):
@@ -112,4 +113,7 @@ for name, estimators in schemes.items():
         draw("residual, beam of 5", wider)
 ax.set_title("What each scheme makes of its bits, on blocks of two photographs")
 ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+# What the picture shows: Squared error against bits for twelve schemes, falling from
+# left to right; additive codes are lowest at half a bit per feature and product codes
+# at one bit, while signs stay where they are.
 plt.show()

@@ -122,10 +122,11 @@ def found_by(quantizer, rows, queries):
     return search.kneighbors(queries, return_distance=False), bits
 
 
+# Colours that colour-blind readers can tell apart (Petroff 2021); marks differ as well.
+plt.style.use("petroff10")
 figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained", sharey=True)
 figure.suptitle("The more bits a row has, the more often codes lead to the nearest row")
 for ax, k in zip(axes, (1, 10), strict=True):
-    ax.set_prop_cycle(color=plt.colormaps["tab10"].colors)
     ax.set(title=f"recall@{k}", xlabel="bits of a row", xscale="log")
     ax.set_xticks([4, 8, 16, 32, 64, 128], [4, 8, 16, 32, 64, 128])
 
@@ -145,4 +146,6 @@ for (name, quantizers), marker in zip(schemes.items(), "os^vDPX<>*", strict=True
         ax.plot(bits, shares[column], marker + "-", label=name)
 axes[0].set_ylabel("share of the queries")
 axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
+# What the picture shows: Recall at 1 and at 10 against the bits of a row for ten
+# schemes, all of them rising; residual and additive codes find most for their bits.
 plt.show()

@@ -50,6 +50,9 @@ _BOUNDS = {
 _BOUND_ID = "skvq-gaussian-bound"
 # A legend beside axes of our own, where it stays when others draw on them.
 _BESIDE = "skvq-beside"
+# Curves of one axes are told apart by their marks or dashes, and not by colour alone.
+_MARKS = "osD^vPX*<>hd"
+_DASHES = ("-", "--", "-.", ":")
 # More code columns than this get no entry each in the legend.
 _LEGEND_ENTRIES = 10
 # The table of all codewords is built up to this size; beyond, those in view are drawn.
@@ -623,7 +626,7 @@ class RateDistortionDisplay:
         self.ax_.set_yscale("log")
         order = np.argsort(rates, kind="stable")
         name = self.name if name is None else name
-        style: dict[str, Any] = {"marker": "o"}
+        style: dict[str, Any] = {"marker": _next_mark(self.ax_)}
         style |= {} if name is None else {"label": name}
         (self.line_,) = self.ax_.plot(
             rates[order], distortions[order], **style | (line_kwargs or {})
@@ -938,6 +941,8 @@ class CodeUsageDisplay:
             # The codeword of rank k spans k/V to (k+1)/V.
             edges = np.arange(len(used) + 1) / size
             style = {"drawstyle": "steps-post", "label": self._label(column)}
+            if len(self.shares) <= _LEGEND_ENTRIES:
+                style["linestyle"] = _DASHES[column % len(_DASHES)]
             (line,) = self.ax_.plot(
                 edges, size * np.append(used, used[-1]), **style | (line_kwargs or {})
             )
@@ -983,6 +988,12 @@ def _axes(ax: Any, caller: str) -> tuple[Any, Any]:
         # The layout leaves room for a legend beside the axes.
         _, ax = pyplot.subplots(layout="constrained")
     return ax, ax.figure
+
+
+def _next_mark(ax: Any) -> str:
+    """Return a mark that the fewest curves on the axes have."""
+    there = [line.get_marker() for line in ax.get_lines()]
+    return min(_MARKS, key=there.count)
 
 
 def _add_legend(ax: Any, own_figure: bool) -> None:
@@ -1095,7 +1106,7 @@ def _codewords(quantizer: Any, grid: Any) -> np.ndarray:
 
 
 def _cell_colours(cells: np.ndarray, cmap: Any) -> np.ndarray:
-    """Return pale colours (n_rows, n_columns, 3), and grey borders between cells."""
+    """Return pale colours (n_rows, n_columns, 3), and dark borders between cells."""
     from matplotlib import colormaps
 
     # Hues far apart, in random order: neighbours differ whatever the numbering.
@@ -1105,7 +1116,7 @@ def _cell_colours(cells: np.ndarray, cmap: Any) -> np.ndarray:
     border = np.zeros(cells.shape, dtype=bool)
     border[:, 1:] |= cells[:, 1:] != cells[:, :-1]
     border[1:] |= cells[1:] != cells[:-1]
-    colours[border] = 0.45
+    colours[border] = 0.3
     return colours
 
 

@@ -156,7 +156,7 @@ def test_cells_have_borders():
     colours = np.asarray(display.image_.get_array())
     columns = colours[0]
     assert (colours == columns).all()
-    border = np.flatnonzero((columns == 0.45).all(axis=1))
+    border = np.flatnonzero((columns == 0.3).all(axis=1))
     assert border.tolist() == [200]
     assert_array_equal(columns[:200], columns[:1].repeat(200, axis=0))
     assert not np.allclose(columns[0], columns[-1])
@@ -273,6 +273,21 @@ def test_bound():
     dotted = display.plot(bound_kwargs={"linestyle": ":"}, line_kwargs={"marker": "x"})
     assert dotted.bound_.get_linestyle() == ":"
     assert dotted.line_.get_marker() == "x"
+
+
+def test_curves_differ_by_more_than_their_colour():
+    curves = [RateDistortionDisplay([1.0, 2.0], [4.0, 1.0 + i]) for i in range(13)]
+    ax = curves[0].plot().ax_
+    for curve in curves[1:]:
+        curve.plot(ax=ax)
+    marks = [curve.line_.get_marker() for curve in curves]
+    assert len(set(marks[:12])) == 12
+    assert marks[12] == marks[0]
+    codes = RNG.integers(0, 4, size=(50, 4))
+    few = CodeUsageDisplay.from_codes(codes, [4] * 4).lines_
+    assert len({line.get_linestyle() for line in few}) == 4
+    many = CodeUsageDisplay.from_codes(np.tile(codes, 3), [4] * 12).lines_
+    assert {line.get_linestyle() for line in many} == {"-"}
 
 
 def legend_of(display):

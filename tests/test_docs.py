@@ -115,29 +115,6 @@ def test_every_parameter_is_described_under_its_name(name):
     assert [one for names in described for one in names.split(", ")] == parameters
 
 
-PHOTOGRAPHERS = {"china.jpg": "danielbuechele", "flower.jpg": "vultilion"}
-
-
-@pytest.mark.parametrize(
-    "page",
-    [
-        page
-        for page in (*PAGES, *sorted(ROOT.glob("examples/*.py")))
-        if re.search(r"load_sample_image|china\.jpg|flower\.jpg", page.read_text())
-    ],
-    ids=lambda page: page.name,
-)
-def test_photographs_have_their_credit(page):
-    """What loads a photograph names its author and licence, and what was done to it."""
-    text = " ".join(page.read_text().split())
-    both = "load_sample_images(" in text
-    for photograph, author in PHOTOGRAPHERS.items():
-        if photograph in text or both:
-            for part in (photograph, f"flickr.com/photos/{author}", "licenses/by/2.0/"):
-                assert part in text
-    assert "quantized" in text
-
-
 # What has no identifier, or none that could be verified.
 WITHOUT_IDENTIFIER = (
     "The Art of Computer Programming",

@@ -1,0 +1,323 @@
+"""Figures for other eyes: what they show in words, colours, and contrast."""
+
+import importlib.util
+import re
+from itertools import combinations
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from coloraide import Color
+
+from skvq.display import _cell_colours
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).parent.parent
+
+
+def module(path):
+    """Import a script of the documentation or the benchmarks."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+# -- what a figure shows, in a sentence ------------------------------------------------
+
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+EXAMPLES = sorted(ROOT.glob("examples/*.py"))
+GALLERY = module(ROOT / "docs" / "gallery_pictures.py")
+
+
+def check_sentence(text):
+    """Raise unless a text is one sentence that can say something."""
+    assert re.fullmatch(r"[A-Z0-9].*\.", text), f"no sentence: {text!r}"
+    assert not re.search(r"[.!?] +[A-Z]", text), f"several sentences: {text!r}"
+    assert 6 <= len(text.split()) <= 45, f"too short or too long: {text!r}"
+
+
+def pictures(page):
+    """Return the alternative text of each picture of a page; None if it has none."""
+    found = re.findall(r"!\[([^\]]*)\]\(", page)
+    directives = re.findall(
+        r"^(`{3,}|:{3,})\{(?:image|figure)\}.*\n((?:.*\n)*?)\1$", page, re.M
+    )
+    cards = re.findall(r"^:img-(?:top|bottom|background): .*\n((?::.*\n)*)", page, re.M)
+    for options in [*(body for _, body in directives), *cards]:
+        alternative = re.search(r"^:(?:img-)?alt: *(.*)$", options, re.M)
+        found.append(alternative[1] if alternative else None)
+    return found
+
+
+def check_page(page):
+    """Raise unless each picture of a page has its sentence."""
+    for text in pictures(page):
+        assert text, "a picture without alternative text"
+        check_sentence(text)
+
+
+def check_example(code):
+    """Raise unless an example says of each figure what it shows."""
+    shown = GALLERY.sentences(code)
+    assert len(shown) == code.count("plt.show()"), "a figure without its sentence"
+    for text in shown:
+        check_sentence(text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pictures_of_pages_have_a_sentence(page):
+    check_page(page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
+def test_figures_of_examples_have_a_sentence(example):
+    check_example(example.read_text(encoding="utf-8"))
+
+
+def test_all_kinds_of_pictures_are_found():
+    found = {page.name: len(pictures(page.read_text("utf-8"))) for page in PAGES}
+    assert found["README.md"] == 1
+    assert found["benchmarks.md"] == 6
+    assert found["binary.md"] == 1
+    assert sum(found.values()) > 30
+    cards = (ROOT / "docs" / "schemes" / "index.md").read_text("utf-8")
+    assert len(pictures(cards)) == cards.count(":img-top:") == 13
+
+
+SENTENCE = "Cells of signs in the plane: the four quadrants."
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "![](a.png)",
+        "![A picture](a.png)",
+        "![Cells of signs in the plane, four. They are quadrants.](a.png)",
+        "```{image} a.png\n:class: cells\n```\n",
+        "```{image} a.png\n:alt:\n```\n",
+        ":::{figure} a.png\n:alt: The cells, of which there are four\n:::\n",
+        "::::{grid-item-card} Signs\n:img-top: a.png\n:link: a\n::::\n",
+        f"```{{image}} a.png\n:alt: {' and'.join([SENTENCE[:-1]] * 9)}.\n```\n",
+    ],
+)
+def test_a_picture_without_its_sentence_is_found(page):
+    check_page(f"![{SENTENCE}](a.png)\n\n```{{image}} a.png\n:alt: {SENTENCE}\n```\n")
+    with pytest.raises(AssertionError):
+        check_page(page)
+
+
+def test_a_figure_without_its_sentence_is_found():
+    comment = SENTENCE.replace("plane: ", "plane:\n# ")
+    shown = f"# What the picture shows: {comment}\nplt.show()\n"
+    check_example(f"import this\n{shown}")
+    assert GALLERY.sentences(shown) == [SENTENCE]
+    for code in ("plt.show()\n", f"{shown}plt.show()\n", shown.replace(".\n", "\n")):
+        with pytest.raises(AssertionError):
+            check_example(code)
+
+
+# -- colours ---------------------------------------------------------------------------
+
+# Kinds of colour blindness, as Machado, Oliveira and Fernandes (2009) simulate them.
+BLIND = ("protan", "deutan", "tritan")
+# Of colours that tell lines apart; 1 is about what an eye sees side by side.
+LEAST_DIFFERENCE = 10.0
+DRAWING = [
+    *sorted(ROOT.glob("skvq/**/*.py")),
+    *sorted(ROOT.glob("docs/*.py")),
+    *EXAMPLES,
+    *sorted(ROOT.glob("benchmarks/*.py")),
+]
+# Colour maps whose lightness grows or falls along them, for all eyes.
+MAPS = {"viridis", "cividis", "gray", "gray_r"}
+PALETTE = "petroff10"
+
+
+def seen(colour, kind):
+    """Return a colour as it is seen, by a kind of colour blindness or without."""
+    colour = Color(matplotlib.colors.to_hex(colour))
+    return colour if kind is None else colour.filter(kind, method="machado")
+
+
+def least_difference(colours):
+    """Return the least difference of two of the colours, for any eyes (CIEDE2000)."""
+    return min(
+        seen(a, kind).delta_e(seen(b, kind), method="2000")
+        for kind in (None, *BLIND)
+        for a, b in combinations(colours, 2)
+    )
+
+
+def is_ordered(name):
+    """Return whether lightness grows or falls all along a colour map, for any eyes."""
+    colours = plt.colormaps[name](np.linspace(0, 1, 17))
+    for kind in (None, *BLIND):
+        lightness = [seen(colour, kind).convert("lab-d65")["l"] for colour in colours]
+        steps = np.diff(lightness)
+        if not ((steps > 0).all() or (steps < 0).all()):
+            return False
+    return True
+
+
+def maps_of(code):
+    """Return the names of the colour maps that a script asks for."""
+    asked = r"(?:cmap(?:: \w+)? ?=|colormaps\[|get_cmap\(|default=)\s*[\"'](\w+)[\"']"
+    return {name for name in re.findall(asked, code) if name in plt.colormaps}
+
+
+def check_lines(code):
+    """Raise if a legend is of lines in the usual colours, which not all can see."""
+    styled = f'plt.style.use("{PALETTE}")' in code
+    # Colours of a map, or one colour and other dashes.
+    chosen = "plt.colormaps[" in code or code.count('color="black"') > 1
+    assert styled or chosen or "legend(" not in code, (
+        f'lines of a legend without plt.style.use("{PALETTE}") or colours of their own'
+    )
+
+
+def palettes():
+    """Return the colours that drawings tell things apart by."""
+    figures = module(ROOT / "docs" / "figures.py")
+    curves = (ROOT / "benchmarks" / "curves.py").read_text(encoding="utf-8")
+    with plt.style.context(PALETTE):
+        cycle = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    return {
+        "figures": [figures.SKVQ, figures.FAISS, figures.LINE],
+        "curves": re.search(r'^_COLOURS = "(.*)"\.split', curves, re.M)[1].split(),
+        PALETTE: cycle,
+    }
+
+
+@pytest.mark.parametrize("name", ["figures", "curves", PALETTE])
+def test_colours_can_be_told_apart_by_all(name):
+    assert least_difference(palettes()[name]) >= LEAST_DIFFERENCE
+
+
+@pytest.mark.parametrize(
+    "colours", [["#d62728", "#2ca02c"], ["tab:orange", "tab:green"]]
+)
+def test_red_beside_green_is_found(colours):
+    assert least_difference(colours) < LEAST_DIFFERENCE
+    cycle = plt.colormaps["tab10"].colors
+    assert least_difference(cycle) < LEAST_DIFFERENCE
+
+
+@pytest.mark.parametrize("script", DRAWING, ids=lambda path: path.stem)
+def test_colour_maps_are_of_those_that_all_can_read(script):
+    assert maps_of(script.read_text(encoding="utf-8")) <= MAPS
+
+
+def test_colour_maps_are_ordered():
+    assert all(is_ordered(name) for name in MAPS)
+    for name in ("hsv", "jet", "rainbow", "RdYlGn", "tab20"):
+        assert not is_ordered(name)
+    planted = "ax.imshow(cells, cmap='hsv')\nax.set(color=plt.colormaps[\"jet\"](1))\n"
+    planted += 'def draw(cmap: Any = "rainbow"):\n    pass\n'
+    assert maps_of(planted) == {"hsv", "jet", "rainbow"}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
+def test_lines_of_examples_have_colours_for_all(example):
+    check_lines(example.read_text(encoding="utf-8"))
+
+
+def test_lines_of_the_usual_colours_are_found():
+    drawn = "ax.plot(x, a, label='a')\nax.plot(x, b, label='b')\nax.legend()\n"
+    check_lines(f'plt.style.use("{PALETTE}")\n{drawn}')
+    with pytest.raises(AssertionError):
+        check_lines(drawn)
+
+
+# -- contrast --------------------------------------------------------------------------
+
+# WCAG 2.1: of text (1.4.3), and of what figures are made of (1.4.11).
+TEXT, GRAPHICS = 4.5, 3.0
+CONTRAST = module(ROOT / "docs" / "check_contrast.py")
+
+
+def test_cells_have_borders_that_can_be_seen():
+    """Cells are told apart by their borders, so that their colours need not differ."""
+    pictures = module(ROOT / "docs" / "pictures.py")
+    for tint in pictures.TINTS:
+        for drawn in (pictures.BORDER, pictures.CODEWORD):
+            assert CONTRAST.contrast(drawn, tint) >= GRAPHICS
+    numbers = np.repeat(np.arange(40), 4)[None].repeat(3, axis=0)
+    for name in ("viridis", "cividis"):
+        painted = _cell_colours(numbers, name)[1]
+        inside, border = painted[1::4], painted[4::4]
+        assert len(np.unique(border, axis=0)) == 1
+        for colour in inside:
+            pair = (matplotlib.colors.to_hex(each) for each in (border[0], colour))
+            assert CONTRAST.contrast(*pair) >= GRAPHICS
+
+
+def test_words_on_pictures_can_be_read():
+    """White words stand on a box that is dark on the lightest photograph."""
+    source = (ROOT / "docs" / "pictures.py").read_text(encoding="utf-8")
+    box = re.search(r'"facecolor": "black", "alpha": ([.\d]+)', source)
+    lightest = 1 - float(box[1])
+    ground = matplotlib.colors.to_hex((lightest,) * 3)
+    assert CONTRAST.contrast("white", ground) >= TEXT
+
+
+THEME = """
+html[data-theme=light]{--pst-color-primary:#0a7d91;--pst-color-link:var(--pst-color-primary);
+--pst-color-link-higher-contrast:#085d6c;--pst-color-text-base:#222832;
+--pst-color-text-muted:#48566b;--pst-color-heading:var(--pst-color-text-base);
+--pst-color-link-hover:#8045e5;--pst-color-inline-code:#912583;
+--pst-color-on-surface:#222832;--pst-color-background:#fff;
+--pst-color-on-background:#fff;--pst-color-surface:#f3f4f5}
+html[data-theme=dark]{--pst-color-link:#3fb1c5;--pst-color-text-base:#ced6dd;
+--pst-color-text-muted:#9ca4af;--pst-color-heading:var(--pst-color-text-base);
+--pst-color-link-hover:#9c5ffd;--pst-color-inline-code:#f3c7ee;
+--pst-color-on-surface:#f3f4f5;--pst-color-background:#14181e;
+--pst-color-on-background:#222832;--pst-color-surface:#29313d}
+"""
+OWN = (ROOT / "docs" / "_static" / "skvq.css").read_text(encoding="utf-8")
+
+
+def test_text_of_the_site_can_be_read():
+    """The build compares the theme that it has; this is what the site adds to one."""
+    assert CONTRAST.low_pairs(THEME + OWN) == []
+    # As the theme comes, links on grey and dark links under the pointer cannot.
+    assert [line[:-6] for line in CONTRAST.low_pairs(THEME)] == [
+        "light: link on surface",
+        "dark: link-hover on on-background",
+        "dark: link-hover on surface",
+    ]
+    assert CONTRAST.unknown_colours(OWN) == []
+
+
+@pytest.mark.parametrize(
+    "own", ["#8a8a8a", "var(--pst-color-border)", "rgb(200 200 200)"]
+)
+def test_text_that_cannot_be_read_is_found(own):
+    assert CONTRAST.unknown_colours(f"{OWN}\n.credit {{ color: {own}; }}")
+    muted = 'html[data-theme="light"] { --pst-color-text-muted: #8a8a8a; }'
+    assert len(CONTRAST.low_pairs(THEME + OWN + muted)) == 3
+
+
+def test_tokens_of_code_that_cannot_be_read_are_found():
+    css = "".join(
+        f'html[data-theme="{theme}"] .highlight '
+        f"{{ background: {ground}; color: {text} }}"
+        f'html[data-theme="{theme}"] .highlight .k {{ color: {keyword} }} /* Keyword */'
+        for theme, ground, text, keyword in (
+            ("light", "#fefefe", "#080808", "#6730C5"),
+            ("dark", "#2b2b2b", "#f8f8f2", "#dcc6e0"),
+        )
+    )
+    assert CONTRAST.low_tokens(css) == []
+    (line,) = CONTRAST.low_tokens(css.replace("#6730C5", "#c0a0ff"))
+    assert ".k: 2." in line
+
+
+def test_the_check_of_contrast_refuses_what_is_no_site(tmp_path, capsys):
+    for arguments in ([], [str(tmp_path)], [str(tmp_path), "twice"]):
+        assert CONTRAST.main(arguments) == 2
+        assert capsys.readouterr().err.count("\n") == 1
