@@ -198,7 +198,7 @@ class BaseQuantizer(
         have more than 2^20 together.
     n_features_in_ : int
         Number of features seen in `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if the training samples had them.
     """
 

@@ -67,7 +67,7 @@ class QuantizedFeatures(
         The fitted clone.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if the training samples had them.
 
     Examples

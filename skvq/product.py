@@ -120,7 +120,7 @@ class ProductQuantizer(NestingQuantizer):
         search weighs bits.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if the training samples had them.
 
     See Also

@@ -114,7 +114,7 @@ class SphericalQuantizer(BaseQuantizer):
         the mean weight.  None for columns of more than 2^16 codewords.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if the training samples had them.
 
     See Also
