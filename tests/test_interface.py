@@ -34,7 +34,7 @@ def test_the_snapshot_is_that_of_the_code():
     assert not changed, "\n".join(
         [
             "The interface is not that of tests/interface/current.txt.  If it is meant "
-            "to change, run python tests/interface/write.py and tell it in CHANGELOG.md:",
+            "to change, run python tests/interface/write.py, and tell CHANGELOG.md:",
             *changed,
         ]
     )
