@@ -9,8 +9,8 @@ Pages take both.  A table stands between ``<!-- figures: NAME -->`` and ``<!-- e
 NAME -->``.  A figure in a sentence stands between ``<!--f:KEY-->`` and ``<!--/f-->``,
 which no reader sees; its key is one of
 
-- ``SET.GROUP.CASE.PEER``, such as ``avx512.product.8x16.faiss``: how many times as fast
-  as the peer skvq is.  The cases ``least`` and ``most`` stand for the ends of the group.
+- ``SET.GROUP.CASE.PEER``, such as ``avx512.product.8x16.faiss``: how many times as
+  fast as the peer skvq is.  ``least`` and ``most`` stand for the ends of the group.
 - ``SET.GROUP.CASE.of_peak``: the share of the processor's peak, in percent.
 - the name of a figure in "said".
 
@@ -81,10 +81,17 @@ class Shown(NamedTuple):
         """Return the group, the name and the figures of each row."""
         return [
             (group, name, case)
-            for group in self.groups
-            for name, case in figures["races"][f"{self.instructions}.{group}"]["cases"].items()
+            for group, record in self.records(figures).items()
+            for name, case in record["cases"].items()
             if not self.first_only or name in FIRST[group]
         ]
+
+    def records(self, figures):
+        """Return the records of its groups."""
+        return {
+            group: figures["races"][f"{self.instructions}.{group}"]
+            for group in self.groups
+        }
 
 
 RECALL_AT = (1, 10, 100)
@@ -136,7 +143,11 @@ SHOWN = [
         "recall",
         "avx2",
         ("recall",),
-        {f"{side} @{k}": f"{side} {k}" for k in RECALL_AT for side in ("skvq", "faiss")},
+        {
+            f"{side} @{k}": f"{side} {k}"
+            for k in RECALL_AT
+            for side in ("skvq", "faiss")
+        },
     ),
 ]
 
@@ -153,7 +164,9 @@ def store(figures, path=FILE):
     """Write a file that shows line by line what a new measurement has changed."""
     text = json.dumps(figures, indent=1)
     # Lists of numbers on one line.
-    text = re.sub(r"\[\s+([^][{}]*?)\s+\]", lambda one: f"[{' '.join(one[1].split())}]", text)
+    text = re.sub(
+        r"\[\s+([^][{}]*?)\s+\]", lambda one: f"[{' '.join(one[1].split())}]", text
+    )
     path.write_text(text + "\n", encoding="utf-8")
 
 
@@ -265,7 +278,7 @@ def origin(found):
     machine = found["machine"]
     threads = machine["threads"]
     parts = [
-        "One thread" if threads == 1 else f"{threads} threads",
+        "One thread" if threads == 1 else f"On {threads} threads",
         machine["processor"],
         machine["instructions"],
         f"faiss-cpu {found['versions']['faiss-cpu']}",
@@ -279,9 +292,8 @@ def markdown(shown, figures):
     if not shown.is_measured(figures):
         return "Not measured yet."
     origins = {}
-    for group in shown.groups:
-        line = origin(figures["races"][f"{shown.instructions}.{group}"])
-        origins.setdefault(line, []).append(group)
+    for group, record in shown.records(figures).items():
+        origins.setdefault(origin(record), []).append(group)
     lines = [
         line if len(origins) == 1 else f"{', '.join(groups)}: {line}"
         for line, groups in origins.items()
@@ -359,7 +371,9 @@ def filled(text, figures, page):
         )
     if text.count("<!--f:") != len(INLINE.findall(text)):
         raise ValueError(f"{page}: a figure has no '<!--/f-->'.")
-    return INLINE.sub(lambda match: match[1] + figure(figures, match[2]) + match[4], text)
+    return INLINE.sub(
+        lambda match: match[1] + figure(figures, match[2]) + match[4], text
+    )
 
 
 def fill(figures, root=ROOT):

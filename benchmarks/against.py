@@ -117,17 +117,20 @@ class Side:
             raise FailedError(f"{said['skvq']} was imported, and not that of {folder}.")
 
     def answer(self):
+        """Return the next answer; raise if there is none."""
         line = self.process.stdout.readline()
         if not line:
             raise FailedError("A side has ended: its error is above.")
         return json.loads(line)
 
     def ask(self, **request):
+        """Send a request, and return its answer."""
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return self.answer()
 
     def close(self):
+        """End the process."""
         self.process.stdin.close()
         self.process.wait()
 

@@ -50,6 +50,7 @@ class Found(NamedTuple):
     theirs: tuple
 
     def kept(self):
+        """Return what `figures.json` holds of it."""
         return {
             "void": False,
             "recall": {

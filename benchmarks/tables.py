@@ -5,10 +5,10 @@
     python benchmarks/tables.py --avx2
     python benchmarks/tables.py --pages
 
-What is measured replaces its records in `figures.json`, the others stay: each has its own
-machine, versions and commit.  Then all pages take their tables and figures from the
-file; the last command does this alone.  --avx2 holds all sides to AVX2.  With --quick
-nothing is written, if no folder is named.
+What is measured replaces its records in `figures.json`, the others stay: each has its
+own machine, versions and commit.  Then all pages take their tables and figures from the
+file; the last command does this alone.  --avx2 holds all sides to AVX2.  With
+--quick nothing is written, if no folder is named.
 """
 
 import _common  # isort: split
@@ -92,7 +92,10 @@ def measure():
         help="measure nothing, and fill the pages from the file; stands alone",
     )
     parser.add_argument(
-        "--into", type=Path, metavar="FOLDER", help="a copy of README.md, docs, benchmarks"
+        "--into",
+        type=Path,
+        metavar="FOLDER",
+        help="a copy of README.md, docs, benchmarks",
     )
     arguments = parser.parse_args()
     if arguments.threads != 1:

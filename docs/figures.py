@@ -1,7 +1,7 @@
 """Draw the figures that pages list: ``draw(FOLDER)``.
 
-Each is drawn from ``benchmarks/figures.json``, from which ``python benchmarks/tables.py``
-writes the tables as well, so that the drawing and the list cannot differ.
+Each is drawn from ``benchmarks/figures.json``, from which the tables of the pages are
+made as well (``python benchmarks/tables.py``), so that the two cannot differ.
 """
 
 import sys
@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 # The benchmarks are no package.
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
-import _figures  # noqa: E402
+import _figures
 
 # Of a palette that colour-blind readers can tell apart; the marks differ as well.
 SKVQ, FAISS, LINE = "#0072b2", "#d55e00", "#4a4a4a"

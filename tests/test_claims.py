@@ -1,4 +1,4 @@
-"""Pages show the figures of `benchmarks/figures.json`, and claim nothing without one."""
+"""Pages show the figures of `benchmarks/figures.json`, and claim nothing else."""
 
 import importlib
 import importlib.util
@@ -32,10 +32,13 @@ figures = load_module() if SOURCE.exists() else None
 # -- what is a claim -------------------------------------------------------------------
 
 NUMBER = (
-    r"(?:\d[\d.,]*|\.\d+|two|three|four|five|six|seven|eight|nine|ten|twenty|thirty"
+    r"(?:\d+(?:[.,]\d+)*|\.\d+|two|three|four|five|six|seven|eight|nine|ten|twenty|thirty"
     r"|forty|fifty|(?:a )?hundred|(?:a )?thousand)"
 )
-MORE = r"(?:less|more|lower|higher|smaller|larger|below|above|better|worse|off|faster|slower|shorter|longer|cheaper)"
+MORE = (
+    r"(?:less|more|lower|higher|smaller|larger|below|above|better|worse|off|faster"
+    r"|slower|shorter|longer|cheaper)"
+)
 # With a number, which has to be a figure with a key ("§" below).
 COUNTED = re.compile(
     rf"\b{NUMBER}(?: (?:to|or|and) §)?[ -](?:times|fold)\b"
