@@ -61,6 +61,10 @@ SEARCHES = ("flat", "product", "lloyd", "beams", "additive", "scan")
 BESIDE = {"skvq": "skvq", "faiss": "faiss", "x faiss": "x faiss"}
 
 
+class PageError(ValueError):
+    """A page that cannot be filled; the message says why."""
+
+
 class Shown(NamedTuple):
     """A table of a page."""
 
@@ -197,7 +201,7 @@ def figure(figures, key):
     *name, case, what = key.split(".")
     group = figures["races"].get(".".join(name))
     if group is None:
-        raise ValueError(f"figures.json has no figure {key!r}.")
+        raise PageError(f"figures.json has no figure {key!r}.")
     cases = {
         one: figures
         for one, figures in group["cases"].items()
@@ -209,7 +213,7 @@ def figure(figures, key):
     elif case in cases:
         found = number(cases[case], what)
     else:
-        raise ValueError(
+        raise PageError(
             f"figures.json has no figure {key!r}: its cases with {what!r} that are not "
             f"void are {', '.join(cases) or 'none'}."
         )
@@ -350,14 +354,14 @@ def filled(text, figures, page):
 
     Raises
     ------
-    ValueError
+    PageError
         If there is no such table or figure, a table of the page is missing, or a line
         begins with a comment, which would end its paragraph.
     """
     here = {shown.name: shown for shown in SHOWN if shown.page == page}
     found = {name for _, name, *_ in TABLE.findall(text)}
     if found != set(here):
-        raise ValueError(
+        raise PageError(
             f"{page} has tables for {sorted(found)}; expected {sorted(here)}, each "
             "between its two comments and two empty lines."
         )
@@ -366,11 +370,11 @@ def filled(text, figures, page):
     )
     wrong = re.search(r"^[ >*-]*<!--(?:/f|f:.*)$", text, re.M)
     if wrong:
-        raise ValueError(
+        raise PageError(
             f"{page}: no line may begin with the comment of a figure: {wrong[0]!r}."
         )
     if text.count("<!--f:") != len(INLINE.findall(text)):
-        raise ValueError(f"{page}: a figure has no '<!--/f-->'.")
+        raise PageError(f"{page}: a figure has no '<!--/f-->'.")
     return INLINE.sub(
         lambda match: match[1] + figure(figures, match[2]) + match[4], text
     )

@@ -7,7 +7,7 @@ The revision is checked out as a worktree of its own, and what lies here, change
 committed included, is copied beside it.  Both are installed into folders of their own,
 each with the engine that its sources give.  Then a process for each side runs the same
 operations, in turn, round by round, on one thread; a ratio is the time here over that
-of the revision, in the same round.
+of the revision, in the same round, each the best of three.
 
 An operation whose median ratio is above 1.1 is measured once more, in new processes.
 The exit status is 1 if it is above in both, 0 if none is, and 2 if nothing could be
@@ -227,7 +227,7 @@ def main():
     parser.add_argument(
         "revision", nargs="?", metavar="REV", help="with --quick by default HEAD"
     )
-    parser.add_argument("--repeats", type=int, default=15, help="rounds (default: 15)")
+    parser.add_argument("--repeats", type=int, default=11, help="rounds (default: 11)")
     parser.add_argument(
         "--only",
         type=chosen,

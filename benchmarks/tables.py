@@ -103,6 +103,8 @@ def measure():
     if arguments.pages:
         parser.error("argument --pages: stands alone")
     into = arguments.into or (None if arguments.quick else _figures.ROOT)
+    if into is not None and not (into / "benchmarks").is_dir():
+        parser.error(f"argument --into: {into} has no folder benchmarks")
     results = run("Tables of the documentation", choice, arguments)
     if not results:
         return
@@ -120,12 +122,12 @@ def measure():
 
 
 def main():
-    if sys.argv[1:] != ["--pages"]:
-        measure()
-        return
     try:
-        _figures.fill(_figures.load())
-    except ValueError as error:
+        if sys.argv[1:] == ["--pages"]:
+            _figures.fill(_figures.load())
+        else:
+            measure()
+    except _figures.PageError as error:
         sys.exit(str(error))
 
 
