@@ -49,13 +49,40 @@ class Result(NamedTuple):
     """A row of a race."""
 
     case: tuple
-    seconds: dict[str, float]  # medians, for a row of X
+    n_rows: int
+    seconds: dict[str, list[float]]  # of each round, for all rows
+    load: float  # CPUs that others kept busy
     of_peak: float  # 0 if it was not looked at, like
     distortion: float  # beside faiss's
     is_void: bool
 
-    def times_faster(self, peer):
-        return self.seconds[peer] / self.seconds["skvq"]
+    def kept(self):
+        """Return what `figures.json` holds of it; times are those of one row."""
+        looked_at = {"of_peak": self.of_peak, "distortion": self.distortion}
+        return {
+            "rows": self.n_rows,
+            "rounds": len(self.seconds["skvq"]),
+            "load": rounded(self.load),
+            **{name: rounded(value) for name, value in looked_at.items() if value},
+            "void": self.is_void,
+            "sides": {
+                side: middle_of([one / self.n_rows for one in seconds])
+                for side, seconds in self.seconds.items()
+            },
+        }
+
+
+def middle_of(seconds):
+    """Return the median and the quartiles of rounds."""
+    if len(seconds) < 2:
+        return {"median": rounded(seconds[0]), "quartiles": None}
+    low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
+    return {"median": rounded(middle), "quartiles": [rounded(low), rounded(high)]}
+
+
+def rounded(value):
+    """Return a number with the four digits that are kept of it."""
+    return float(f"{value:.4g}")
 
 
 def peak(n_threads, seconds=0.2):
@@ -191,7 +218,10 @@ class Race:
             f"{load:.2f}",
             "void" if is_void else _common.verdict(*met),
         )
-        self.results.append(Result(case, seconds, share, distortion, is_void))
+        rounds = {side: timings[side].seconds for side in calls}
+        self.results.append(
+            Result(case, n, rounds, load, share, distortion, bool(is_void))
+        )
 
 
 # -- what is compared ------------------------------------------------------------------

@@ -25,6 +25,8 @@ SIZES = (
     (20000, 2000, 256),
     (20000, 20000, 64),
 )
+# Of tables of vectors: few training rows for each codeword.
+FEW_FOR_CODEWORDS = (1000, 1000, 64)
 
 
 def excesses(make, sizes, seeds, weighted=False, width=1):
@@ -90,7 +92,7 @@ def main():
     for each in sizes:
         if each[0] > each[2]:
             report_excess("learned", learned, each, seeds)
-    for each in sizes[2:]:
+    for each in [*sizes[2:], FEW_FOR_CODEWORDS]:
         report_excess("learned, 8 features", vectors, each, seeds[:50], width=8)
     for n_rows in (50, 200, 1000):
         hits = named(seeds, n_rows)

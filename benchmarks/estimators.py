@@ -1,6 +1,6 @@
 """Time estimators beside faiss, scikit-learn and nanopq, and compare the engines.
 
-Claims: `transform` and `fit` of 100,000 rows keep at least 80% of the speed of the
+Targets: `transform` and `fit` of 100,000 rows keep at least 80% of the speed of the
 engine's public searches and of Lloyd's iterations, which `native.py` times; training
 is 1.3 times as fast as faiss's with AVX-512, in the same iterations and to a distortion
 at most 1.005 times as high; one row takes at most 120 microseconds, and at most 1.5

@@ -11,6 +11,7 @@ Recall@k is the share of the queries whose nearest row is among the first k foun
 import _common  # isort: split
 
 import time
+from typing import NamedTuple
 
 import native
 import numpy as np
@@ -39,6 +40,27 @@ SAME = 1e-5
 
 def small(arguments):
     return {"n_codewords": 16 if arguments.quick else 256, "random_state": 0}
+
+
+class Found(NamedTuple):
+    """Recall at each depth, as `figures.json` holds it."""
+
+    case: tuple
+    ours: tuple
+    theirs: tuple
+
+    def kept(self):
+        """Return what `figures.json` holds of it."""
+        return {
+            "void": False,
+            "recall": {
+                side: {
+                    str(depth): round(float(value), 4)
+                    for depth, value in zip(DEPTHS, values, strict=True)
+                }
+                for side, values in (("skvq", self.ours), ("faiss", self.theirs))
+            },
+        }
 
 
 # -- recall ----------------------------------------------------------------------------
@@ -76,7 +98,7 @@ def recall(arguments):
         title,
         [*("codes", *columns), *("skvq fit + encode s", "faiss s", "verdict")],
     )
-    peers = dict(theirs(arguments, rows.shape[1]))
+    peers, results = dict(theirs(arguments, rows.shape[1])), []
     for name, quantizer in ours(arguments):
         start = time.perf_counter()
         quantizer.fit(rows[:N_LEARNED])
@@ -95,6 +117,8 @@ def recall(arguments):
             *(f"{seconds:.0f}", f"{their_seconds:.0f}"),
             _common.verdict(*(a >= b - MOST_LOST for a, b in figures)),
         )
+        results.append(Found((name,), *zip(*figures, strict=True)))
+    return results
 
 
 # -- speed -----------------------------------------------------------------------------
@@ -143,7 +167,7 @@ def speed(arguments):
         index, pq = on_the_same_tables(X, n_codes)
         codes = faiss.vector_to_array(index.codes).reshape(index.ntotal, n_codes)
         search = QuantizedNeighbors(pq, N_NEIGHBORS).fit_codes(codes)
-        for words, size in (("one by one,", 1), ("together,", len(queries))):
+        for words, size in (("single", 1), ("together", len(queries))):
             few = queries[: 21 if size == 1 else size]
             parts = [few[i : i + size] for i in range(0, len(few), size)]
 

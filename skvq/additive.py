@@ -107,7 +107,7 @@ class AdditiveQuantizer(BaseQuantizer):
 
     See Also
     --------
-    ProductQuantizer : Tables for slices of the features; many times as fast.
+    ProductQuantizer : Tables for slices of the features, each searched by itself.
 
     Notes
     -----

@@ -223,8 +223,8 @@ class QuantizedNeighbors(
         packed : bool, default=False
             Whether `codes` are packed.  If so, they are not copied and may be a memory
             map: every search reads them anew, a chunk at a time.  Other codes are
-            packed here, and kept in the order in which they are read, which makes
-            searches of few queries twice as fast.
+            packed here, and kept in the order in which they are read, which spares
+            searches of few queries that work.
 
         Returns
         -------

@@ -62,7 +62,7 @@ class ProductQuantizer(NestingQuantizer):
         None keeps their own (256 for the default), and is required with a list.
     quantizer : quantizer, or list of quantizers or of (str, quantizer), default=None
         Quantizer of a slice, cloned for each; None: ``VectorQuantizer(tol=1e-3)``,
-        since the default of 1e-4 gains 0.1 to 0.4 % for half as much training again.
+        since the default of 1e-4 gains little for more iterations.
         A list has a quantizer for each slice, with or without names.  Their parameters
         are set by ``<name>__<parameter>``, as in a `Pipeline`; quantizers without names
         are called 0, 1, ...
@@ -80,7 +80,7 @@ class ProductQuantizer(NestingQuantizer):
     n_jobs : int, default=None
         Number of slices that are fitted at the same time in joblib's workers, see
         `joblib.Parallel`.  None or 1: on threads of this process, as many as BLAS would
-        use, which is as fast on one machine.
+        use, which is enough on one machine.
     warm_start : bool, default=False
         Whether another `fit` starts from the fitted tables of all parts, so that codes
         keep their meaning as far as possible; see `skvq.codes.match`.

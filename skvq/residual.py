@@ -127,8 +127,8 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
         learns from in `fit`.  One is the greedy chain, best if samples form clusters;
         several counter overfitting, best if they do not.  None: with
         ``quantizer=None``, the better of 1 and the larger of 5 and `beam_size`, judged
-        on a tenth of the samples that a trial has not learned from, so that `fit` takes
-        about twice as long; with another quantizer, the larger of 5 and `beam_size`, or
+        on a tenth of the samples that a trial has not learned from, which costs the
+        time of the trials; with another quantizer, the larger of 5 and `beam_size`, or
         1 if it cannot be searched by beam.  If bits have a price, the choice is made
         with any quantizer, and 1 is taken if there are too few samples for it.
     stage_weights : array-like of shape (n_stages,), default=None
@@ -183,7 +183,7 @@ class ResidualQuantizer(NestingQuantizer, StagedQuantizer):
 
     See Also
     --------
-    ProductQuantizer : A table for each slice of the features, with faster encoding.
+    ProductQuantizer : A table for each slice of the features, searched by itself.
 
     Notes
     -----

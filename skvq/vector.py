@@ -88,8 +88,8 @@ class VectorQuantizer(BaseQuantizer):
     init : {"k-means++", "random", "splitting", "progressive", "normal"} or \
             array-like of shape (n_codewords, n_features), default="k-means++"
         The first table.  "k-means++" is greedy k-means++ (beyond 8 samples per
-        codeword on the candidates of k-means||, which is as good and many times
-        faster); "random" takes random samples; "splitting" splits cells, from one
+        codeword on the candidates of k-means||, which is as good, in fewer passes over
+        the samples); "random" takes random samples; "splitting" splits cells, from one
         codeword on, deterministically (LBG); "progressive" runs k-means in growing
         numbers of principal components, from random samples on, which generalises best
         with few samples per codeword; "normal" draws independent standard normal
