@@ -64,7 +64,7 @@ def elsewhere(arguments):
     n = 1_000 if arguments.quick else N_ROWS
     X = rng.normal(size=(n, 4))
     for squash in ("tanh", "cdf", "none"):
-        quantizer = FiniteScalarQuantizer((8, 5, 5, 5), bound=squash).fit(X)
+        quantizer = FiniteScalarQuantizer((8, 5, 5, 5), squash=squash).fit(X)
         share, gain = from_nearest(quantizer, X)
         table.row(f"FSQ (8, 5, 5, 5), {squash}", f"{share:.0%}", f"-{gain:.0%}")
     for d, size in ((3, 16), (4, 8), (6, 8)):
