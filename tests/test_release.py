@@ -1,6 +1,7 @@
 """What .ci/release refuses, writes and compares; sdist, and README on an index."""
 
 import datetime
+import email
 import importlib.machinery
 import importlib.util
 import re
@@ -13,6 +14,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from skvq import _compat
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / ".ci" / "release"
@@ -439,6 +442,16 @@ def test_what_is_left_out_of_an_sdist_is_found(tmp_path, monkeypatch, place, pla
     found = release.incomplete(made, tracked)
     assert found == (["left out: docs/a.md"] if planted else [])
     assert release.incomplete(made, tracked[1:])[-1] == "not in git: pyproject.toml"
+
+
+def test_metadata_tell_where_the_documentation_is(tmp_path, monkeypatch):
+    root = tmp_path / "skvq"
+    settings = FILES["pyproject.toml"] + 'version = "0.2.0"\n[project.urls]\n'
+    put(root, {"pyproject.toml": settings + lines_of(URLS), "a.py": ""})
+    text = release.content_of(sdist(root, tmp_path, monkeypatch))
+    release.check_metadata("skvq-0.2.0.tar.gz", text, "0.2.0", text)
+    monkeypatch.setattr(_compat, "metadata", lambda _: email.message_from_string(text))
+    assert _compat.documentation_address() == URLS["Documentation"]
 
 
 PATTERNS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"][
