@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from skvq import _compat
 
@@ -530,3 +531,47 @@ def test_links_that_an_index_page_cannot_follow_are_found():
     assert release.lost_links(page) == []
     page += '<img src="docs/a.png"><a href="b.md">b</a><a href="/c">c</a><a href>d</a>'
     assert release.lost_links(page) == ["docs/a.png", "b.md", "/c", ""]
+
+
+# -- extras ----------------------------------------------------------------------------
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+    "optional-dependencies"
+]
+
+
+def unknown_extras(text):
+    """Return the extras that a text says to install, and that there are not."""
+    lists = re.findall(r"skvq\[([\w, -]+)\]", text)
+    lists += re.findall(r"pip install (?:-q )?(?:-e )?\"?\.\[([\w, -]+)\]", text)
+    return {name.strip() for one in lists for name in one.split(",")} - set(EXTRAS)
+
+
+def test_extras_that_texts_say_to_install_are_there():
+    patterns = "*.md", "*.toml", ".ci/*", "docs/**/*.md", "examples/*.py"
+    patterns += "benchmarks/*.*", "skvq/**/*.py"
+    paths = [path for pattern in patterns for path in ROOT.glob(pattern)]
+    texts = [path.read_text(encoding="utf-8") for path in paths if path.is_file()]
+    assert unknown_extras("\n".join(texts)) == set()
+    planted = "pip install 'skvq[cupy]' or pip install -e \".[test,lintt]\""
+    assert unknown_extras(planted) == {"cupy", "lintt"}
+
+
+@pytest.mark.parametrize("version", ["12", "13"])
+@pytest.mark.parametrize(
+    "system, machine, there",
+    [
+        ("linux", "x86_64", True),
+        ("linux", "aarch64", True),
+        ("win32", "AMD64", True),
+        ("linux", "ppc64le", False),
+        ("win32", "x86", False),
+        ("darwin", "arm64", False),
+    ],
+)
+def test_cupy_is_asked_for_where_it_has_wheels(version, system, machine, there):
+    (text,) = EXTRAS[f"cuda{version}"]
+    requirement = Requirement(text)
+    assert requirement.name == f"cupy-cuda{version}x"
+    place = {"sys_platform": system, "platform_machine": machine}
+    assert requirement.marker.evaluate(place) == there
