@@ -1,4 +1,4 @@
-"""Compile ``skvq/nearest/native`` for wheels and editable installs.
+"""Compile ``skvq/nearest/native`` for wheels and editable installs; address the README.
 
 By the system's compiler, or by that of the package ziglang, which is asked for where
 the system has none and pip can find it.  Without either, or if compiling fails, the
@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import runpy
 import shlex
 import shutil
@@ -25,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 from packaging.tags import platform_tags
 
 FOLDER = Path(__file__).parent / "skvq" / "nearest" / "native"
@@ -63,6 +65,45 @@ TAGS = {
     "x86_64-windows-gnu": "win_amd64",
     "aarch64-windows-gnu": "win_arm64",
 }
+
+# Code of Markdown, in which nothing is a link; and where links and pictures begin.
+CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.M | re.S)
+TARGET = re.compile(
+    r'(\]\(|^\[[^\]^\n][^\]\n]*\]: +|\b(?:href|src)=")(?![a-z][a-z+.-]*:|#)([^)\s"]+)',
+    re.M,
+)
+PICTURES = (".gif", ".jpg", ".png", ".svg", ".webp")
+
+
+class Readme(MetadataHookInterface):
+    """Hook of the metadata: the README, for an index that has no other file."""
+
+    def update(self, metadata):
+        """Set the description."""
+        text = Path(self.root, "README.md").read_text(encoding="utf-8")
+        repository = metadata.get("urls", {}).get("Repository")
+        if repository is not None:
+            text = with_addresses(text, repository, metadata["version"], self.config)
+        metadata["readme"] = {"content-type": "text/markdown", "text": text}
+
+
+def with_addresses(text, repository, version, patterns):
+    """Let relative links of a text lead to the files of a version in the repository.
+
+    Those of a version that is worked on lead to the newest files.
+    """
+    ref = "HEAD" if ".dev" in version else f"v{version}"
+
+    def addressed(match):
+        name = match[2].partition("#")[0]
+        pattern = patterns["picture" if name.endswith(PICTURES) else "file"]
+        place = {"repository": repository.rstrip("/"), "ref": ref, "path": match[2]}
+        return match[1] + pattern.format(**place)
+
+    # Every other part is code.
+    parts = CODE.split(text)
+    parts[::2] = [TARGET.sub(addressed, part) for part in parts[::2]]
+    return "".join(parts)
 
 
 class NativeEngine(BuildHookInterface):

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Make the wheels of a release, for all systems, and check what can be checked here.
 
-    python .ci/wheels.py dist
+    python .ci/wheels.py dist           for all systems
+    python .ci/wheels.py dist here      for this one
 
 One pinned compiler, zig, compiles for Linux (glibc 2.17, and musl), macOS 11 and
 Windows, on x86-64 and arm64, from the sdist, which is written too.  Linux's wheels are
@@ -44,7 +45,7 @@ def main():
     """Build, check, and print a line for each wheel."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, help="where the files go")
-    parser.add_argument("targets", nargs="*", help="some of zig's; default: all")
+    parser.add_argument("targets", nargs="*", help="zig's, or here; default: all")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         work = Path(scratch)
@@ -59,7 +60,9 @@ def main():
         # zig keeps what it compiles of its own run-time.
         caches = dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), "zig")
         caches = {name: str(work / cache) for name, cache in caches.items()}
-        for target in arguments.targets or tags:
+        here = [one for one in tags if runs_on(runs_here, tags[one])]
+        targets = here if arguments.targets == ["here"] else arguments.targets
+        for target in targets or tags:
             wheel = build(
                 python, source, "wheel", arguments.folder, SKVQ_TARGET=target, **caches
             )
@@ -69,11 +72,16 @@ def main():
             checked = [contents(wheel, target, work / target)]
             if "-linux" in target:
                 checked.append(audited(wheel, tag))
-            if f"py3-none-{tags[target].partition('.')[0]}" in runs_here:
+            if target in here:
                 checked.append(loaded(work / target))
             else:
                 checked.append("built, not run")
             print(f"{wheel.name}: {'; '.join(checked)}", flush=True)
+
+
+def runs_on(supported, tag):
+    """Whether wheels of a tag can be installed where these tags are supported."""
+    return f"py3-none-{tag.partition('.')[0]}" in supported
 
 
 def environment(folder):

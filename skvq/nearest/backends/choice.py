@@ -187,8 +187,8 @@ def _demand_cupy() -> None:
         n_devices = _count_devices()
     except ImportError as error:
         raise ImportError(
-            "backend='cupy' needs CuPy: pip install 'skvq[cupy]', or the build of CuPy "
-            "for your CUDA version; backend='auto' does without."
+            "backend='cupy' needs CuPy: pip install 'skvq[cuda12]' or 'skvq[cuda13]', "
+            "by the version of your CUDA; backend='auto' does without."
         ) from error
     except Exception as error:
         # CuPy's errors have no common class that could be named without importing it.
