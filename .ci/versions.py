@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Print the versions that results depend on, of the Python that runs this.
 
-    python .ci/versions.py
+python .ci/versions.py
 """
 
 import platform

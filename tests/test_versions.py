@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 FILES = ("pyproject.toml", ".ci/oldest.txt", "README.md", "docs/getting_started.md")
 PYTHON = "Programming Language :: Python :: "
-# Extras whose floors no run installs: libraries of several gigabytes, some for a GPU, and
+# Extras whose floors no run installs: libraries of several gigabytes, or for a GPU, and
 # tools of which the newest is taken.
 NOT_TESTED = ("arrays", "cupy", "cuda12", "cuda13", "lint", "docs", "bench")
 
@@ -125,7 +125,7 @@ def test_all_places_name_the_same_versions():
             "not like",
         ),
         (FILES[0], 'target-version = "py311"', 'target-version = "py312"', "ruff"),
-        (FILES[0], 'python_version = "3.11"', 'python_version = "3.12"', "mypy"),
+        (FILES[0], "[tool.mypy]", '[tool.mypy]\npython_version = "3.11"', "mypy"),
         (FILES[0], '"numpy>=1.26"', '"numpy>=2.0"', "floor of numpy"),
         (FILES[0], '["pyarrow>=14"]', '["pyarrow>=14", "zstandard>=0.2"]', "zstandard"),
         # Two extras that do not agree.
