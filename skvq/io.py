@@ -898,7 +898,7 @@ def _unpacked(
     path: PathLike, header: _Header, packed: bytes, n_samples: int
 ) -> NDArray[Any]:
     """Return the codes of some rows; a FormatError if their bytes are not valid."""
-    array = np.frombuffer(packed, dtype=np.uint8)
+    array: NDArray[np.uint8] = np.frombuffer(packed, dtype=np.uint8)
     if header.row_aligned:
         assert header.n_bits is not None
         array = array.reshape(n_samples, -(-header.n_bits // 8))

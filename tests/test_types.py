@@ -176,6 +176,8 @@ def agrees(value, hint):
         if origin is list or arguments[-1] is Ellipsis:
             return all(agrees(one, arguments[0]) for one in value)
         return len(value) == len(arguments) and all(map(agrees, value, arguments))
+    if hasattr(origin, "__value__"):  # NumPy's NDArray, since 2.5
+        return agrees(value, origin.__value__[arguments])
     if origin is np.ndarray:
         (number,) = get_args(arguments[1])
         numbers = np.generic if number is Any else number
