@@ -1,8 +1,8 @@
 """Damaged and hostile files: each is read as what it was, or refused.
 
-A worker process reads one changed file after another, with little memory.  If it dies or
-stands still, the case that it was at is the failure.  Inputs that have once failed are in
-`tests/data/corpus`, which the suite reads as well (`tests/test_files.py`).
+A worker process reads one changed file after another, with little memory.  If it dies
+or stands still, the case that it was at is the failure.  Inputs that have once failed
+are in `tests/data/corpus`, which the suite reads as well (`tests/test_files.py`).
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import time
 import warnings
 import zlib
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -142,15 +143,17 @@ def with_right_checksums(content):
 def places(value, path=()):
     """Yield the paths of all values in a tree of lists and dicts."""
     yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value)
     if isinstance(value, dict | list):
-        for key, inner in items:
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in pairs:
             yield from places(inner, (*path, key))
 
 
 def change_value(tree, rng):
     """Change a value somewhere in a tree, in place."""
     paths = [path for path in places(tree) if path]
+    if not paths:
+        return
     path = paths[rng.integers(len(paths))]
     inner = tree
     for key in path[:-1]:
@@ -160,7 +163,7 @@ def change_value(tree, rng):
     if kind == 0:
         inner.pop(key)
     elif kind == 1:
-        inner[key] = WRONG[rng.integers(len(WRONG))]
+        inner[key] = copy.deepcopy(WRONG[rng.integers(len(WRONG))])
     elif kind == 2 and isinstance(inner[key], int):
         inner[key] = EXTREMES[rng.integers(len(EXTREMES))]
     elif kind == 3 and isinstance(inner[key], int | float):
@@ -270,10 +273,7 @@ def look_as_codes(path):
         with CodeReader(path) as reader:
             repr(reader)
             # A header alone may stand for 2^30 rows: that is what a piece is for.
-            found = [
-                piece for _, piece in zip(range(4), reader.chunks(8), strict=False)
-            ]
-            return found, reader.n_samples
+            return list(islice(reader.chunks(8), 4)), reader.n_samples
 
     def mapped():
         with CodeReader(path) as reader:

@@ -1,7 +1,8 @@
 """Every statistical test of the suite at 100 seeds, with its rate of failures.
 
-A test that takes the fixture `seed` adds it to the seeds that it draws from.  At one seed
-of a hundred a test of a sound tolerance may fail; one that fails at more is a finding.
+A test that takes the fixture `seed` adds it to the seeds that it draws from.  At one
+seed of a hundred a test of a sound tolerance may fail; one that fails at more is a
+finding.
 """
 
 from collections import defaultdict
