@@ -1108,7 +1108,7 @@ def test_weights_equal_repeats_in_the_mean(row, seed):
     weights, tables serve these rows badly: by how much, is the scale that the chance in
     the starts is measured by, so that a learner that ignores weights cannot pass.
     """
-    X = row.data(200, seed, dtype=np.float64)
+    X = row.data(200, dtype=np.float64)
     weights = np.where(X[:, 0] > np.quantile(X[:, 0], 0.85), 12, 1)
     repeated = np.repeat(X, weights, axis=0)
 

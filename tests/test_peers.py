@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from joblib import parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
 from oracles import distances, exact_distances
 from sklearn.exceptions import ConvergenceWarning
@@ -139,10 +140,11 @@ def seeds_fix_labels(seed):
 @report("scikit-learn/scikit-learn#9287", "another number of jobs gives other labels")
 def jobs_change_nothing(seed):
     X = np.array([[1, 2], [1, 4], [1, 0], [4, 2], [4, 4], [4, 0.0]])
-    found = [
-        ProductQuantizer(2, 2, n_jobs=n_jobs, random_state=seed).fit(X).transform(X)
-        for n_jobs in (1, 2)
-    ]
+    with parallel_config(backend="threading"):  # starts at once
+        found = [
+            ProductQuantizer(2, 2, n_jobs=n_jobs, random_state=seed).fit(X).transform(X)
+            for n_jobs in (1, 2)
+        ]
     assert_array_equal(*found)
     labels = VectorQuantizer(2, random_state=seed, n_init=10).fit(X).transform(X)
     assert_array_equal(labels[:3], labels[:1].repeat(3, axis=0))

@@ -8,7 +8,6 @@ are in `tests/data/corpus`, which the suite reads as well (`tests/test_files.py`
 import contextlib
 import copy
 import json
-import resource
 import struct
 import subprocess
 import sys
@@ -355,6 +354,8 @@ def peak(reset=False):
 
 def work(folder, seed, first, last):
     """Read the files of some cases; one line for each failure, and one at each case."""
+    import resource  # not everywhere
+
     warnings.simplefilter("ignore")
     codes(), codecs()
     limit = 2**32 + 1024 * int(Path("/proc/self/statm").read_text().split()[0]) * 4
