@@ -24,10 +24,7 @@ def test_the_script_says_how_it_is_called():
         [SCRIPT, "--help"],
         capture_output=True,
         text=True,
-        env={
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        },
+        env={**os.environ, "PATH": os.pathsep.join([here, os.environ["PATH"]])},
         check=True,
     )
     for name in schedule.PARTS:
@@ -75,15 +72,8 @@ def test_every_part_is_a_module():
 
 
 def test_too_little_time_is_told(capsys, tmp_path):
-    arguments = [
-        "--minutes",
-        "0.1",
-        "--only",
-        "cluster",
-        "--folder",
-        str(tmp_path / "x"),
-    ]
-    assert schedule.main(arguments) == 2
+    folder = str(tmp_path / "new")
+    assert schedule.main(["--minutes=0.1", "--only=cluster", "--folder", folder]) == 2
     assert "0.1 minutes are too short for cluster" in capsys.readouterr().out
 
 

@@ -21,8 +21,8 @@ N_FEATURES = 64
 BYTES_A_ROW = 4 * N_FEATURES
 CHUNK = 40_000
 MOST_BYTES = 20 * 10**9
-# Of the time that is left, what each of both large fits may take.
-SHARE = 0.3
+# A turn has so many times the rows of the one before, while there is time for it.
+GROWTH = 4
 
 
 @cache
@@ -84,7 +84,7 @@ def run(job):
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
-        lazy, start = samples(n_small, seed), time.monotonic()
+        lazy = samples(n_small, seed)
         for model, there, its in zip(models, expected, codes, strict=True):
             name = type(model).__name__
             with job.expecting(f"{name} on {N_WORKERS} workers, beside memory"):
@@ -92,18 +92,24 @@ def run(job):
                 compare(found, there)
                 assert (found.transform(lazy[-1000:]).compute() == its).all()
         job.ran(f"{n_small} rows on {N_WORKERS} workers and in memory")
-        rate = len(models) * n_small / (time.monotonic() - start)
-        large(job, client, vq, int(SHARE * rate * job.left()), seed)
+        n_rows = n_small
+        while True:
+            start = time.monotonic()
+            large(job, client, vq, n_rows, seed)
+            took = time.monotonic() - start
+            is_all = n_rows * BYTES_A_ROW >= MOST_BYTES
+            if is_all or job.n_failures or job.left() < 1.2 * GROWTH * took:
+                return
+            n_rows = min(GROWTH * n_rows, -(-MOST_BYTES // BYTES_A_ROW))
 
 
 def large(job, client, vq, n_rows, seed):
     """Fit on many rows with all workers, and once more while one of them is killed."""
     from test_dask_cluster import KillsAtUpdate
 
-    n_rows = min(max(n_rows, 2 * block_rows(N_FEATURES)), MOST_BYTES // BYTES_A_ROW)
     start = time.monotonic()
     undisturbed = clone(vq).fit(samples(n_rows, seed))
-    told = f"{n_rows * BYTES_A_ROW / 1e9:.1f} GB on {N_WORKERS} workers"
+    told = f"{n_rows * BYTES_A_ROW / 1e9:.2f} GB on {N_WORKERS} workers"
     job.ran(f"{told}, undisturbed")
     job.note(f"a fit on {told} took {time.monotonic() - start:.0f} s")
     kills = KillsAtUpdate(client)
