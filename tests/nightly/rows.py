@@ -21,7 +21,7 @@ FEWEST_ROWS = 2 * 10**6
 ROWS_A_SECOND = 400_000
 N_FEATURES = 8
 # Memory beside the mapped file, whatever its size.
-MOST_BYTES = 600 * 2**20
+MOST_BYTES = 256 * 2**20
 PIECE = 2**20
 
 
