@@ -423,6 +423,11 @@ def work_from(job, first, last):
                     job.failed(f"case {seen}: reading does not end", case=seen)
                 break
         else:
+            seen = reached(place, seen)
+            if seen < first:
+                raise RuntimeError(
+                    "the worker ended before its first file, see the log"
+                )
             if process.returncode:
                 status = process.returncode
                 job.failed(f"case {seen}: the process ended, {status}", case=seen)
