@@ -24,6 +24,10 @@ settings.register_profile(
 settings.register_profile(
     "explore", settings.get_profile("default"), derandomize=False, max_examples=500
 )
+# For many runs with seeds of their own.
+settings.register_profile(
+    "fresh", settings.get_profile("default"), derandomize=False, max_examples=100
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # Far more than any test takes: what runs longer hangs.

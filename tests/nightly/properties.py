@@ -21,34 +21,36 @@ def files():
 
 
 def run(job):
-    n_runs = n_tests = 0
-    names = list(files())
-    # The first turn of two seeds begins with another file.
+    names, n_runs, n_tests, n_whole = list(files()), 0, 0, 0
+    # Seeds begin with different files, so that short runs see different ones.
     names = names[job.seed % len(names) :] + names[: job.seed % len(names)]
     for turn in count():
-        for name in names:
+        seed, option = job.seed + turn, f"--hypothesis-seed={job.seed + turn}"
+        for i, name in enumerate(list(names)):
             if job.left() < 10:
                 return
-            seed = job.seed + turn
-            option = f"--hypothesis-seed={seed}"
-            print(f"{name} with seed {seed}", flush=True)
-            outcomes, _ = pytest(
+            failures = job.n_failures
+            outcomes, ended = pytest(
                 job,
                 [option, "-m", "hypothesis", "-n", workers(), name],
-                job.left(),
+                # Each file has its turn.
+                min(job.left(), max(60, job.left() / (len(names) - i))),
                 repeat=[option],
-                HYPOTHESIS_PROFILE="explore",
+                HYPOTHESIS_PROFILE="fresh",
                 SKVQ_TEST_TIMEOUT="3600",
             )
-            n_runs += 1
-            n_tests += len(outcomes)
-            job.ran(
-                f"{n_tests} properties in {n_runs} runs of {len(names)} files, "
-                f"`--hypothesis-seed` {job.seed} to {seed}"
+            n_runs, n_tests, n_whole = (
+                n_runs + 1,
+                n_tests + len(outcomes),
+                n_whole + ended,
             )
-            if job.n_failures:
-                # The same failure would be found again and again.
-                names = [one for one in names if one != name]
+            job.ran(
+                f"{n_tests} properties in {n_runs} runs of files, {n_runs - n_whole} of "
+                f"them cut short, `--hypothesis-seed` {job.seed} to {seed}"
+            )
+            if job.n_failures > failures:
+                # It would be found again and again.
+                names.remove(name)
         if not names:
             return
 
