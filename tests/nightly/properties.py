@@ -26,7 +26,8 @@ def run(job):
     names = names[job.seed % len(names) :] + names[: job.seed % len(names)]
     for turn in count():
         seed, option = job.seed + turn, f"--hypothesis-seed={job.seed + turn}"
-        for i, name in enumerate(list(names)):
+        order = list(names)
+        for i, name in enumerate(order):
             if job.left() < 10:
                 return
             failures = job.n_failures
@@ -34,19 +35,18 @@ def run(job):
                 job,
                 [option, "-m", "hypothesis", "-n", workers(), name],
                 # Each file has its turn.
-                min(job.left(), max(60, job.left() / (len(names) - i))),
+                min(job.left(), max(30, job.left() / (len(order) - i))),
                 repeat=[option],
                 HYPOTHESIS_PROFILE="fresh",
                 SKVQ_TEST_TIMEOUT="3600",
             )
-            n_runs, n_tests, n_whole = (
-                n_runs + 1,
-                n_tests + len(outcomes),
-                n_whole + ended,
-            )
+            n_runs += 1
+            n_tests += len(outcomes)
+            n_whole += ended
             job.ran(
-                f"{n_tests} properties in {n_runs} runs of files, {n_runs - n_whole} of "
-                f"them cut short, `--hypothesis-seed` {job.seed} to {seed}"
+                f"{n_tests} properties in {n_runs} runs of files, "
+                f"{n_runs - n_whole} of them cut short, `--hypothesis-seed` "
+                f"{job.seed} to {seed}"
             )
             if job.n_failures > failures:
                 # It would be found again and again.

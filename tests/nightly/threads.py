@@ -137,6 +137,7 @@ def run(job):
             return "", swapped.fitted(int(rng.integers(2)))
         return "a search with threads of its own is another", large.asked()
 
+    job.ran(f"{N_THREADS} threads on {len(shared)} estimators, without an end")
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     threads = [threading.Thread(target=work, args=(i,)) for i in range(N_THREADS)]
