@@ -1068,7 +1068,7 @@ def test_batches_of_blocks_learn_as_batches_of_all_rows(learning, monkeypatch, s
             assert learned.distortion == pytest.approx(objective(X, learned.codebook))
             errors.append(learned.distortion)
     # A batch has rows of one block alone, which fixed steps do not average out.
-    worse = 1.12 if learning == "sgd" else 1.02
+    worse = 1.2 if learning == "sgd" else 1.06
     assert np.mean(errors[3:]) < worse * np.mean(errors[:3])
 
 

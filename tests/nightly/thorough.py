@@ -6,7 +6,8 @@ from nightly.harness import pytest
 
 
 def run(job):
-    outcomes, ended = pytest(job, ["-m", "thorough", "tests"], job.left())
+    options = ["-m", "thorough", f"--begin-at={job.seed}"]
+    outcomes, ended = pytest(job, [*options, "tests"], job.left())
     ran = f"{len(outcomes)} tests marked thorough"
     job.ran(ran if ended else f"{ran}; the time was up")
     if not ended:
