@@ -29,13 +29,15 @@ def run(job):
         order = list(names)
         for i, name in enumerate(order):
             if job.left() < 10:
+                if not n_tests:
+                    job.failed("no property ended in time: it needs more minutes")
                 return
             failures = job.n_failures
             outcomes, ended = pytest(
                 job,
                 [option, "-m", "hypothesis", "-n", workers(), name],
                 # Each file has its turn.
-                min(job.left(), max(30, job.left() / (len(order) - i))),
+                min(job.left(), max(60, job.left() / (len(order) - i))),
                 repeat=[option],
                 HYPOTHESIS_PROFILE="fresh",
                 SKVQ_TEST_TIMEOUT="3600",
