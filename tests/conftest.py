@@ -24,6 +24,10 @@ settings.register_profile(
 settings.register_profile(
     "explore", settings.get_profile("default"), derandomize=False, max_examples=500
 )
+# For many runs with seeds of their own.
+settings.register_profile(
+    "fresh", settings.get_profile("default"), derandomize=False, max_examples=100
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # Far more than any test takes: what runs longer hangs.
@@ -59,6 +63,46 @@ def pytest_addoption(parser):
         help="of each test two cases, or one row of each class; all cases of those "
         "that are marked",
     )
+    parser.addoption(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="run the tests that take `seed`, and no others, at so many seeds",
+    )
+    parser.addoption(
+        "--first-seed",
+        type=int,
+        default=0,
+        metavar="K",
+        help="the first of them; of 0, tests are those of a run without --seeds",
+    )
+
+
+@pytest.fixture
+def seed():
+    """What a test of random numbers adds to the seeds that it draws from."""
+    return 0
+
+
+def _takes_seed(metafunc):
+    """Whether a test takes the fixture, and has no parameter of this name."""
+    own = [
+        name
+        for mark in metafunc.definition.iter_markers("parametrize")
+        for name in (
+            mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]
+        )
+    ]
+    return "seed" in metafunc.fixturenames and "seed" not in map(str.strip, own)
+
+
+def pytest_generate_tests(metafunc):
+    """Give tests that take `seed` as many as are asked for, far from each other."""
+    number = metafunc.config.getoption("--seeds")
+    if number is not None and _takes_seed(metafunc):
+        first = metafunc.config.getoption("--first-seed")
+        seeds = [1000 * k for k in range(first, first + number)]
+        metafunc.parametrize("seed", seeds, ids=[f"seed={one}" for one in seeds])
 
 
 def pytest_collection_modifyitems(config, items):
@@ -87,6 +131,10 @@ def pytest_collection_modifyitems(config, items):
             kept.update(some if every else of_rows or [some[0], some[-1]])
         config.hook.pytest_deselected(items=[one for one in items if one not in kept])
         items[:] = [item for item in items if item in kept]
+    if config.getoption("--seeds") is not None:
+        kept = [one for one in items if "seed=" in one.name]
+        config.hook.pytest_deselected(items=[one for one in items if one not in kept])
+        items[:] = kept
     items.sort(key=place)
 
 

@@ -35,14 +35,14 @@ def sinkhorn(D, targets, eps, n_rounds=4000):
     return np.exp((f[:, None] + g - D) / eps)
 
 
-def test_cells_are_even_and_codes_those_of_the_priced_search():
-    X = mixture(1000, dtype=np.float64)
+def test_cells_are_even_and_codes_those_of_the_priced_search(seed):
+    X = mixture(1000, seed=seed, dtype=np.float64)
     plain, quantizer = vq(16, balance=None).fit(X), vq(16).fit(X)
     counts, (prices,) = quantizer.code_counts_[0], quantizer.prices_
     mean = len(X) / 16
     assert plain.code_counts_[0].max() > 1.5 * mean
-    assert counts.max() < 1.05 * mean
-    assert counts.min() > 0.9 * mean
+    assert counts.max() < 1.12 * mean
+    assert counts.min() > 0.85 * mean
     assert prices.min() == 0 < prices.max()
     found = distances(X, quantizer.codebooks_[0])
     codes = (found + prices).argmin(axis=1)
@@ -51,7 +51,8 @@ def test_cells_are_even_and_codes_those_of_the_priced_search():
     assert quantizer.distortion_ == pytest.approx(found[np.arange(1000), codes].mean())
     nearest = found.min(axis=1).mean()
     assert quantizer.nearest_distortion_ == pytest.approx(nearest)
-    assert nearest < quantizer.distortion_ < 1.5 * plain.distortion_
+    # Small clouds have fewer rows than a cell: they take some of others.
+    assert nearest < quantizer.distortion_ < 3 * plain.distortion_
     assert not hasattr(plain, "prices_")
     assert not hasattr(quantizer, "code_lengths_")
     assert not hasattr(quantizer, "objective_")
@@ -94,19 +95,19 @@ def test_of_several_codes_the_first_is_that_of_transform_and_others_are_near(
     assert errors.min(axis=1).mean() <= quantizer.distortion_ * (1 + 1e-9)
 
 
-def test_rounds_that_go_too_far_are_taken_back_with_smaller_steps():
-    rng = np.random.default_rng(0)
+def test_rounds_that_go_too_far_are_taken_back_with_smaller_steps(seed):
+    rng = np.random.default_rng(seed)
     X = np.concatenate(
         [rng.normal(at, 0.002, (n, 1)) for at, n in ((-1, 420), (0, 160), (1, 420))]
     )
-    for seed in range(4):
-        counts = vq(3, random_state=seed).fit(X).code_counts_[0]
+    for more in range(4):
+        counts = vq(3, random_state=seed + more).fit(X).code_counts_[0]
         assert counts.max() < 1.05 * counts.mean()
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(0.01, 0), (0.1, 0), (1, 5), (1, 1000)])
-def test_a_warm_start_on_other_rows_is_no_worse(scale, shift):
-    X = np.random.default_rng(0).normal(size=(1000, 4))
+def test_a_warm_start_on_other_rows_is_no_worse(scale, shift, seed):
+    X = np.random.default_rng(seed).normal(size=(1000, 4))
     Y = X * scale + shift
     cold = vq(16).fit(Y)
     quantizer = vq(16, warm_start=True).fit(X).fit(Y)
@@ -165,13 +166,13 @@ def test_a_stage_that_rotates_is_levelled_under_a_beam():
         assert counts.max() < 1.3 * counts.mean()
 
 
-def test_shares_and_weights():
-    X = mixture(2000, seed=1)
+def test_shares_and_weights(seed):
+    X = mixture(2000, seed=seed + 1)
     shares = np.array([5, 3, 1, 1, 2, 4.0])
     counts = vq(6, balance=shares).fit(X).code_counts_[0]
-    assert_allclose(counts / 2000, shares / 16, rtol=0.05)
+    assert_allclose(counts / 2000, shares / 16, rtol=0.1)
     scaled = vq(6, balance=7 * shares).fit(X).code_counts_[0]
-    assert_allclose(scaled, counts, rtol=0.05)
+    assert_allclose(scaled, counts, rtol=0.1)
     weights = np.random.default_rng(0).random(2000)
     quantizer = vq(6).fit(X, sample_weight=weights)
     codes = quantizer.transform(X).ravel()
@@ -235,15 +236,15 @@ def test_the_largest_cell_is_logged(caplog):
 
 
 @pytest.mark.parametrize("beam_size", [1, 4])
-def test_stages_are_even_in_the_codes_of_their_search(beam_size):
-    X = mixture(1000)
+def test_stages_are_even_in_the_codes_of_their_search(beam_size, seed):
+    X = mixture(1000, seed=seed)
     rq = ResidualQuantizer(
         3, 8, balance=True, beam_size=beam_size, fit_beam_size=3, random_state=0
     ).fit(X)
     codes = rq.transform(X)
     for column, counts in zip(codes.T, rq.code_counts_, strict=True):
         assert_array_equal(np.bincount(column, minlength=8), counts)
-        assert counts.max() < 1.1 * 125
+        assert counts.max() < 1.2 * 125
         assert counts.min() > 0.8 * 125
     assert rq.distortion_ == pytest.approx(-rq.score(X), rel=1e-5)
     assert [len(prices) for prices in rq.prices_] == [8, 8, 8]

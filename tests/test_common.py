@@ -1101,7 +1101,7 @@ def test_weights_equal_repeats(row):
 
 @each([row for row in TABLE if row.weights == "statistical"], thorough=SLOW_TO_REPEAT)
 @pytest.mark.long
-def test_weights_equal_repeats_in_the_mean(row):
+def test_weights_equal_repeats_in_the_mean(row, seed):
     """Of weights, the learner makes what repeats make of it, and what none does not.
 
     A few rows at one end weigh as much as all others together.  Learned without the
@@ -1114,8 +1114,8 @@ def test_weights_equal_repeats_in_the_mean(row):
 
     def error(samples, sample_weight=None):
         errors = []
-        for seed in range(6):
-            estimator = row.make().set_params(**_seed(row, seed))
+        for more in range(6):
+            estimator = row.make().set_params(**_seed(row, seed + more))
             estimator.fit(samples, sample_weight=sample_weight)
             errors.append(-estimator.score(X, sample_weight=weights))
         return np.mean(errors)

@@ -240,11 +240,11 @@ def test_moments_of_weights_that_are_drawn():
             assert_allclose(mean, [np.mean(sums**power)])
 
 
-def excesses(n_train, n_rows, n_levels, n_seeds, draw_weights=None):
+def excesses(seed, n_train, n_rows, n_levels, n_seeds, draw_weights=None):
     """Return divergences less their expectations, of grids that are not learned."""
     found = []
-    for seed in range(n_seeds):
-        rng = np.random.default_rng(seed)
+    for more in range(n_seeds):
+        rng = np.random.default_rng(seed + more)
         grid = fixed_grid(n_levels).fit(rng.normal(size=(n_train, 2)))
         weights = None if draw_weights is None else draw_weights(rng, n_rows)
         report = drift(grid, rng.normal(size=(n_rows, 2)), sample_weight=weights)
@@ -255,13 +255,13 @@ def excesses(n_train, n_rows, n_levels, n_seeds, draw_weights=None):
 @pytest.mark.parametrize(
     "sizes", [(100, 100, 4), (1000, 100, 256), (500, 3000, 64)], ids=str
 )
-def test_no_drift_is_as_expected(sizes):
-    found = excesses(*sizes, n_seeds=50)
+def test_no_drift_is_as_expected(sizes, seed):
+    found = excesses(seed, *sizes, n_seeds=50)
     assert abs(found.mean()) < 3 * found.std(ddof=1) / np.sqrt(len(found))
 
 
-def test_no_drift_with_weights_is_as_expected():
-    found = excesses(1000, 100, 64, 50, lambda rng, n: rng.exponential(size=n))
+def test_no_drift_with_weights_is_as_expected(seed):
+    found = excesses(seed, 1000, 100, 64, 50, lambda rng, n: rng.exponential(size=n))
     assert abs(found.mean()) < 3 * found.std(ddof=1) / np.sqrt(len(found))
 
 

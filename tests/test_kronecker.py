@@ -167,7 +167,7 @@ def test_codes_are_those_of_the_dense_scheme(shape, sizes):
         ((2, 12), 6, False),
     ],
 )
-def test_planted_tables_are_recovered(shape, size, share):
+def test_planted_tables_are_recovered(shape, size, share, seed):
     d, noise = int(np.prod(shape)), 0.05
     X, tables = planted(shape, size, 2000, noise)
     if share:
@@ -178,7 +178,7 @@ def test_planted_tables_are_recovered(shape, size, share):
         X = X + noise * rng.normal(size=X.shape)
         tables = [table, table]
     kq = KroneckerQuantizer(
-        shape, size, share_codebook=share, n_init=4, random_state=0
+        shape, size, share_codebook=share, n_init=4, random_state=seed
     ).fit(X)
     floor = nearest_kronecker(X, tables, return_distances=True)[1].mean()
     assert floor <= d * noise**2 * 1.05
@@ -266,12 +266,12 @@ def test_given_start():
     assert kq.distortion_ <= floor * (1 + 1e-6)
 
 
-def test_sample_weights_count():
-    X = mixture(300, 12, dtype=np.float64)
+def test_sample_weights_count(seed):
+    X = mixture(300, 12, seed, dtype=np.float64)
     weights = np.where(np.arange(300) < 150, 1e-6, 1.0)
-    light = KroneckerQuantizer((3, 4), 4, random_state=0)
+    light = KroneckerQuantizer((3, 4), 4, random_state=seed)
     light.fit(X, sample_weight=weights)
-    heavy = KroneckerQuantizer((3, 4), 4, random_state=0).fit(X[150:])
+    heavy = KroneckerQuantizer((3, 4), 4, random_state=seed).fit(X[150:])
     assert -light.score(X[150:]) <= 1.05 * heavy.distortion_
 
 

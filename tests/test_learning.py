@@ -71,10 +71,11 @@ def test_empty_cells_take_halves_of_others():
 # -- starts and Lloyd, as estimators have them -----------------------------------------
 
 
-def test_normal_start_is_normal():
-    vq = VectorQuantizer(500, learning="fixed", init="normal", random_state=0)
+def test_normal_start_is_normal(seed):
+    vq = VectorQuantizer(500, learning="fixed", init="normal", random_state=seed)
     table = vq.fit(mixture(10, 8)).codebooks_[0]
-    assert kstest(table.ravel(), "norm").pvalue > 0.01
+    # Of a normal distribution, once in ten thousand seeds.
+    assert kstest(table.ravel(), "norm").pvalue > 1e-4
 
 
 def test_starts_where_distances_cannot_tell_rows_apart():
@@ -160,11 +161,13 @@ def test_ema_is_the_ratio_of_two_averages():
 
 
 @pytest.mark.parametrize("learning", ["minibatch", "ema", "sgd"])
-def test_streams_come_near_lloyd(learning):
-    X = mixture(3000, 5)
+def test_streams_come_near_lloyd(learning, seed):
+    X = mixture(3000, 5, seed)
     errors = []
     for parameters in ({}, {"learning": learning, "batch_size": 256}):
-        seeds = [VectorQuantizer(32, random_state=i, **parameters) for i in range(3)]
+        seeds = [
+            VectorQuantizer(32, random_state=seed + i, **parameters) for i in range(3)
+        ]
         errors.append(np.mean([quantizer.fit(X).distortion_ for quantizer in seeds]))
     assert errors[1] < 1.12 * errors[0]
     stream = seeds[0]

@@ -385,12 +385,12 @@ def test_steps_solve_the_least_squares(smooth, weighted, monkeypatch):
 
 
 @pytest.mark.long
-def test_convolutions_lower_the_distortion():
+def test_convolutions_lower_the_distortion(seed):
     X = photo_maps(300, 4)
     plain, smooth = [], []
-    for seed in range(3):
+    for more in range(3):
         quantizer = MultiScaleQuantizer(
-            (4, 4, 3), (1, 2, 4), 16, max_iter=5, random_state=seed
+            (4, 4, 3), (1, 2, 4), 16, max_iter=5, random_state=seed + more
         )
         plain.append(quantizer.fit(X).distortion_)
         assert quantizer.kernels_ is None

@@ -94,15 +94,16 @@ def test_fit_passes_more_than_once(learning):
 
 
 @each_learner
-def test_fit_is_as_good_as_that_of_scikit_learn(learning):
+def test_fit_is_as_good_as_that_of_scikit_learn(learning, seed):
     X = load_digits().data[:1000]
     ours, theirs = [], []
-    for seed in range(2):
-        vq = VectorQuantizer(16, learning=learning, batch_size=200, random_state=seed)
+    for one in (seed, seed + 1):
+        vq = VectorQuantizer(16, learning=learning, batch_size=200, random_state=one)
         ours.append(-vq.fit(X).score(X))
-        peer = MiniBatchKMeans(16, batch_size=200, n_init=1, random_state=seed).fit(X)
+        peer = MiniBatchKMeans(16, batch_size=200, n_init=1, random_state=one).fit(X)
         theirs.append(-peer.score(X) / len(X))
-    assert np.mean(ours) <= np.mean(theirs)
+    # Of two seeds each, by chance one is a little better than the other.
+    assert np.mean(ours) <= 1.02 * np.mean(theirs)
 
 
 # -- codewords that no row uses --------------------------------------------------------
@@ -150,15 +151,15 @@ def test_rows_sorted_by_class_come_one_by_one(learning):
 
 @each_learner
 @pytest.mark.parametrize("dead_codes", ["split", "farthest"])
-def test_repairs_do_no_harm_to_shuffled_rows(learning, dead_codes):
-    X = mixture(4000, 8)
+def test_repairs_do_no_harm_to_shuffled_rows(learning, dead_codes, seed):
+    X = mixture(4000, 8, seed)
     errors = {}
     for how in (dead_codes, "keep"):
         vq = VectorQuantizer(
-            32, learning=learning, dead_codes=how, random_state=0, decay=0.95
+            32, learning=learning, dead_codes=how, random_state=seed, decay=0.95
         )
         errors[how] = -stream(vq, X, 100).score(X)
-    assert errors[dead_codes] <= 1.002 * errors["keep"]
+    assert errors[dead_codes] <= 1.02 * errors["keep"]
 
 
 def in_use(table, X):
@@ -166,16 +167,16 @@ def in_use(table, X):
 
 
 @each_learner
-def test_as_many_codewords_in_use_as_in_scikit_learn(learning):
+def test_as_many_codewords_in_use_as_in_scikit_learn(learning, seed):
     """The case of its own tests: one row fifty times, and fifty others."""
     ours, theirs = [], []
-    for seed in range(2):
-        X, _ = make_blobs(n_samples=100, centers=5, random_state=seed)
+    for one in (seed, seed + 1):
+        X, _ = make_blobs(n_samples=100, centers=5, random_state=one)
         X[::2] = 0
         table = np.concatenate([np.zeros((10, 2)), X[1:21:2]])
         vq = VectorQuantizer(20, init=table, learning=learning, batch_size=10)
         peer = MiniBatchKMeans(
-            20, init=table, n_init=1, batch_size=10, random_state=seed
+            20, init=table, n_init=1, batch_size=10, random_state=one
         )
         ours.append(in_use(vq.fit(X).codebooks_[0], X))
         theirs.append(in_use(peer.fit(X).cluster_centers_, X))

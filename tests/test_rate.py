@@ -312,12 +312,12 @@ def test_equal_tables_of_different_lengths_are_parts_apart():
     assert_allclose(rq.code_lengths_, lengths[:1] * 2)
 
 
-def test_stages_at_a_price_learn_from_the_sums_that_are_coded():
+def test_stages_at_a_price_learn_from_the_sums_that_are_coded(seed):
     # Further sums of a sample use codes that no sample has, and tables that serve them
     # have no frequencies of the codes that it has.
-    X = np.random.default_rng(0).normal(size=(600, 4))
+    X = np.random.default_rng(seed).normal(size=(600, 4))
     part = VectorQuantizer(8, rate_weight=0.8)
-    rq = ResidualQuantizer(3, quantizer=part, random_state=0).fit(X)
+    rq = ResidualQuantizer(3, quantizer=part, random_state=seed).fit(X)
     assert rq.fit_beam_size_ == 1
     mean = np.square(X - X.mean(axis=0)).sum(axis=1).mean()
     assert rq.objective_ < 1.05 * mean

@@ -410,10 +410,10 @@ def test_progressive_start_takes_squared_distances_only():
         VectorQuantizer(4, init="progressive", metric="manhattan").fit(mixture(50))
 
 
-def test_many_samples_are_cut_to_what_a_stage_learns_from(monkeypatch):
+def test_many_samples_are_cut_to_what_a_stage_learns_from(monkeypatch, seed):
     monkeypatch.setattr("skvq.residual._MIN_TRAINING_ROWS", 100)
-    X = mixture(400)
-    rq = ResidualQuantizer(3, 8, random_state=0, beam_size=4)
+    X = mixture(400, seed=seed)
+    rq = ResidualQuantizer(3, 8, random_state=seed, beam_size=4)
     tables = rq.fit(X).codebooks_
     again = rq.fit(X).codebooks_
     for one, two in zip(tables, again, strict=True):

@@ -141,13 +141,13 @@ def test_fewer_samples_than_features():
     assert_allclose(est.quantize(few), few, atol=1e-4)
 
 
-def test_random_rotations_are_haar():
+def test_random_rotations_are_haar(seed):
     """Entries have the moments of uniform directions, and both determinants come."""
     found = [
-        rotated(BinaryQuantizer(), rotation="random", random_state=seed)
+        rotated(BinaryQuantizer(), rotation="random", random_state=seed + more)
         .fit(X[:20])
         .components_.astype(float)
-        for seed in range(200)
+        for more in range(200)
     ]
     entries, d = np.array(found), X.shape[1]
     assert_allclose(entries.mean(axis=0), 0, atol=5 / np.sqrt(200 * d))
@@ -230,8 +230,8 @@ def clusters_in_slices(n_samples=3000, seed=0):
     return (X @ mixed + 3).astype(np.float32)
 
 
-def test_learned_rotation_gains_or_is_balanced():
-    X = clusters_in_slices()
+def test_learned_rotation_gains_or_is_balanced(seed):
+    X = clusters_in_slices(seed=seed)
     balanced, learned = (
         rotated(pq(3, 16), rotation=name).fit(X) for name in ("balanced", "learned")
     )

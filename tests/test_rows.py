@@ -64,6 +64,8 @@ from skvq.learning.start import (
 )
 
 METRICS = ["sqeuclidean", "cosine", "cityblock"]
+# Of the right distribution, a test of it finds less once in ten thousand seeds.
+UNLIKELY = 1e-4
 
 
 @pytest.fixture
@@ -640,27 +642,29 @@ def test_zeros_are_equal():
 # -- random numbers --------------------------------------------------------------------
 
 
-def test_random_numbers_go_by_row():
-    whole = uniforms(5, 0, 1000)
+def test_random_numbers_go_by_row(seed):
+    whole = uniforms(seed + 5, 0, 1000)
     for first, n in ((0, 1), (1, 7), (4, 4), (333, 667), (999, 1), (5, 0)):
-        assert_array_equal(uniforms(5, first, n), whole[first : first + n])
-    assert kstest(whole, "uniform").pvalue > 0.01
-    assert not np.intersect1d(whole, uniforms(6, 0, 1000)).size
+        assert_array_equal(uniforms(seed + 5, first, n), whole[first : first + n])
+    assert kstest(whole, "uniform").pvalue > UNLIKELY
+    assert not np.intersect1d(whole, uniforms(seed + 6, 0, 1000)).size
 
 
-def test_times_are_exponential():
+def test_times_are_exponential(seed):
     x = np.zeros((5000, 1))
-    times = times_of(Block(x, np.full(5000, 4.0), 7, ()), 3)
-    assert kstest(times * 4, "expon").pvalue > 0.01
+    times = times_of(Block(x, np.full(5000, 4.0), 7, ()), seed + 3)
+    assert kstest(times * 4, "expon").pvalue > UNLIKELY
     with np.errstate(all="raise"):
         assert np.isinf(times_of(Block(x, np.full(5000, 5e-324), 7, ()), 3)).any()
 
 
 @pytest.mark.parametrize("elements", [1, 2**22])
-def test_rows_are_drawn_by_the_weight_of_all_that_equal_them(elements, monkeypatch):
+def test_rows_are_drawn_by_the_weight_of_all_that_equal_them(
+    elements, monkeypatch, seed
+):
     monkeypatch.setattr(seam, "BLOCK_ELEMENTS", elements)
     X, weights = np.array([[0.0], [1], [-0.0], [2]]), np.array([1.0, 3, 2, 4])
-    rng, n_draws = np.random.RandomState(0), 500
+    rng, n_draws = np.random.RandomState(seed), 500
     found = Counter(
         tuple(run(draw_distinct(Rows(X, weights), 2, rng)).ravel() + 0.0)
         for _ in range(n_draws)
@@ -684,7 +688,7 @@ def test_many_rows_are_the_same_in_two_passes(weighted, monkeypatch, tiny_blocks
     same_bits(run(draw_distinct(rows, 50, np.random.RandomState(0))), once)
 
 
-def test_drawing_looks_at_few_rows(monkeypatch):
+def test_drawing_looks_at_few_rows(monkeypatch, seed):
     seen = []
     unique = seam.np.unique
 
@@ -694,9 +698,9 @@ def test_drawing_looks_at_few_rows(monkeypatch):
         return first, group.ravel()
 
     monkeypatch.setattr("skvq.learning.random_rows.unique_rows", unique_rows)
-    X = np.random.default_rng(0).normal(size=(50_000, 2))
+    X = np.random.default_rng(seed).normal(size=(50_000, 2))
     X[::2] = 0
-    drawn = run(draw_distinct(Rows(X), 16, np.random.RandomState(0)))
+    drawn = run(draw_distinct(Rows(X), 16, np.random.RandomState(seed)))
     assert len(np.unique(drawn, axis=0)) == 16
     assert sum(seen) < 300
 
@@ -781,30 +785,32 @@ def test_values_near_the_ends_of_float32(init, exponent, tiny_blocks):
         assert_allclose(np.ldexp(far, -exponent), plain, rtol=1e-5)
 
 
-def test_starts_follow_the_weights(tiny_blocks):
-    X = mixture(2000, 2)
+def test_starts_follow_the_weights(tiny_blocks, seed):
+    X = mixture(2000, 2, seed)
     weights = np.where(X[:, 0] > np.median(X[:, 0]), 1.0, 1e-12)
     for init in ("k-means++", "random"):
-        table = start(X, 20, init, weights)
+        table = start(X, 20, init, weights, seed=seed)
         assert (table[:, 0] > np.median(X[:, 0])).mean() > 0.9
 
 
 @pytest.mark.parametrize("n_samples", [1500, 6000])
-def test_k_means_plus_plus_is_as_good_as_scikit_learns(n_samples, monkeypatch):
+def test_k_means_plus_plus_is_as_good_as_scikit_learns(n_samples, monkeypatch, seed):
     monkeypatch.setattr(seam, "BLOCK_ELEMENTS", 2**12)
-    X = mixture(n_samples, 8, dtype=np.float64)
+    X = mixture(n_samples, 8, seed, dtype=np.float64)
     # Sorted by cluster: nothing hangs on the order of the rows.
     X = X[np.argsort(X[:, 0])]
     ours, theirs = [], []
-    for seed in range(20):
-        rng = np.random.RandomState(seed)
+    for one in range(seed, seed + 20):
+        rng = np.random.RandomState(one)
         table = run(k_means_plus_plus(Rows(X), 64, "sqeuclidean", rng))
         ours.append(objective(X, table))
-        theirs.append(objective(X, kmeans_plusplus(X, 64, random_state=seed)[0]))
+        theirs.append(objective(X, kmeans_plusplus(X, 64, random_state=one)[0]))
     assert np.mean(ours) < 1.06 * np.mean(theirs)
 
 
-def test_two_rounds_draw_about_two_candidates_a_codeword(monkeypatch, tiny_blocks):
+def test_two_rounds_draw_about_two_candidates_a_codeword(
+    monkeypatch, tiny_blocks, seed
+):
     seen, greedy = [], start_module.greedy
 
     def counted(X, n_codewords, weights, *args):
@@ -812,17 +818,17 @@ def test_two_rounds_draw_about_two_candidates_a_codeword(monkeypatch, tiny_block
         return greedy(X, n_codewords, weights, *args)
 
     monkeypatch.setattr(start_module, "greedy", counted)
-    X = mixture(2000, 3)
-    for seed in range(5):
-        start(X, 100, "k-means++", seed=seed)
+    X = mixture(2000, 3, seed)
+    for more in range(5):
+        start(X, 100, "k-means++", seed=seed + more)
     counts, weights = np.transpose(seen)
     assert 170 < counts.mean() < 230
     assert_allclose(weights, len(X))
 
 
-def test_normal_start_is_normal():
-    table = start(mixture(10, 8), 500, "normal")
-    assert kstest(table.ravel(), "norm").pvalue > 0.01
+def test_normal_start_is_normal(seed):
+    table = start(mixture(10, 8), 500, "normal", seed=seed)
+    assert kstest(table.ravel(), "norm").pvalue > UNLIKELY
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -846,11 +852,12 @@ def test_splitting_where_distances_cannot_tell_rows_apart():
         assert np.isfinite(table).all()
 
 
-def test_progressive_is_better_than_its_first_rows():
-    X = mixture(2000, 12) @ np.diag(np.arange(1.0, 13)).astype(np.float32)
-    rng = np.random.RandomState(0)
+def test_progressive_is_better_than_its_first_rows(seed):
+    X = mixture(2000, 12, seed) @ np.diag(np.arange(1.0, 13)).astype(np.float32)
+    rng = np.random.RandomState(seed)
     table = run(progressive(Rows(X), 32, rng))
-    assert objective(X, table) < 0.8 * objective(X, start(X, 32, "random"))
+    first = start(X, 32, "random", seed=seed)
+    assert objective(X, table) < 0.8 * objective(X, first)
 
 
 # -- Lloyd -----------------------------------------------------------------------------
@@ -1046,22 +1053,22 @@ def test_a_table_is_made_ready_once_for_all_blocks(monkeypatch, tiny_blocks):
 
 
 @pytest.mark.parametrize("learning", ["minibatch", "ema", "sgd"])
-def test_batches_of_blocks_learn_as_batches_of_all_rows(learning, monkeypatch):
-    X = mixture(2000, 5)
+def test_batches_of_blocks_learn_as_batches_of_all_rows(learning, monkeypatch, seed):
+    X = mixture(2000, 5, seed)
     X = X[np.argsort(X[:, 0])]
     given = online.OnlineSettings(learning, "sqeuclidean", 0.99, 0.1, "split")
     errors = []
     for elements in (2**22, 2**12):
         monkeypatch.setattr(seam, "BLOCK_ELEMENTS", elements)
-        for seed in range(3):
-            rng = np.random.RandomState(seed)
+        for more in range(3):
+            rng = np.random.RandomState(seed + more)
             state = online.start(X[rng.permutation(len(X))[:32]])
             options = {"batch_size": 64, "max_iter": 4, "tol": 1e-4}
             _, learned = run(learn_epochs(Rows(X), state, given, rng, **options))
             assert learned.distortion == pytest.approx(objective(X, learned.codebook))
             errors.append(learned.distortion)
     # A batch has rows of one block alone, which fixed steps do not average out.
-    worse = 1.12 if learning == "sgd" else 1.02
+    worse = 1.2 if learning == "sgd" else 1.06
     assert np.mean(errors[3:]) < worse * np.mean(errors[:3])
 
 
@@ -1127,13 +1134,13 @@ def low_places(block, most):
     return np.flatnonzero(kept)
 
 
-def test_equal_rows_are_held_out_together(tiny_blocks):
-    X = np.rint(mixture(2000, 3))
+def test_equal_rows_are_held_out_together(tiny_blocks, seed):
+    X = np.rint(mixture(2000, 3, seed))
     weights = np.random.default_rng(0).gamma(2.0, size=len(X))
     n = len(np.unique(X + 0.0, axis=0))
     assert n < 1500
     for most, tolerance in ((10_000, 0), (100, 0.3)):
-        rng = np.random.RandomState(0)
+        rng = np.random.RandomState(seed)
         found = run(hold_out(Rows(X, weights), 0.1, most, rng))
         assert abs(found.n_distinct - n) <= tolerance * n
         assert len(found.X) == min(int(0.1 * found.n_distinct), most)

@@ -266,12 +266,12 @@ def test_alignments_are_cosines():
     assert ScaledQuantizer().fit(X)._alignments(X) is None
 
 
-def test_unbiased_inner_products_are_right_in_the_mean():
+def test_unbiased_inner_products_are_right_in_the_mean(seed):
     """Over rotations; that of "norm" and of least squares is not, at one bit."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(2, 32))
     y += x
-    turns = ortho_group.rvs(32, size=2_000, random_state=0)
+    turns = ortho_group.rvs(32, size=2_000, random_state=seed)
     rows = x @ turns
     for part in (signs(), gaussian_levels(2)):
         errors = {}
@@ -289,12 +289,16 @@ def test_unbiased_inner_products_are_right_in_the_mean():
 @pytest.mark.parametrize(
     ("n_bits", "expected"), [(1, 0.3609), (2, 0.1160), (3, 0.0340), (4, 0.0093)]
 )
-def test_turboquant_has_the_published_errors(n_bits, expected):
-    X = np.random.default_rng(n_bits).normal(size=(3_000, 128)).astype(np.float32)
+def test_turboquant_has_the_published_errors(n_bits, expected, seed):
+    X = (
+        np.random.default_rng(seed + n_bits)
+        .normal(size=(3_000, 128))
+        .astype(np.float32)
+    )
     turbo = RotatedQuantizer(
         ScaledQuantizer(gaussian_levels(n_bits), scale="norm"),
         rotation="random",
-        random_state=0,
+        random_state=seed,
     )
     error = -turbo.fit(X).score(X) / X.var(axis=0).sum()
     # The mean of few rows has some error of its own.
@@ -318,10 +322,10 @@ def test_compositions_are_their_transcriptions(n_bits, scale):
     assert composed.distortion_ <= 1.01 * expected
 
 
-def test_rabitq_is_within_its_bound():
-    X, queries = mixture(400, 64), mixture(50, 64, seed=1)
+def test_rabitq_is_within_its_bound(seed):
+    X, queries = mixture(400, 64, seed), mixture(50, 64, seed + 1)
     rabitq = RotatedQuantizer(
-        ScaledQuantizer(signs(), scale="unbiased"), rotation="random", random_state=0
+        ScaledQuantizer(signs(), scale="unbiased"), rotation="random", random_state=seed
     ).fit(X)
     bound = rabitq.inner_product_error_bound(X, queries)
     about = queries.astype(np.float64)

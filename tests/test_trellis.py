@@ -96,8 +96,8 @@ def test_the_full_codebook_holds_all_paths(quantizer, trellis):
         ({"n_bits": 2, "n_states": 256, "trellis": "bitshift"}, 0.0830),
     ],
 )
-def test_errors_of_gaussian_features(parameters, most):
-    train, test = gaussian(200, 128), gaussian(100, 128, seed=1)
+def test_errors_of_gaussian_features(parameters, most, seed):
+    train, test = gaussian(200, 128, seed), gaussian(100, 128, seed + 1)
     quantizer = TrellisQuantizer(share_alphabets=True, **parameters).fit(train)
     assert -quantizer.score(test) < 1.02 * most * (test.astype(float) ** 2).sum() / 100
 

@@ -305,14 +305,14 @@ def test_the_additive_ridge_takes_repeats_for_weights(shared):
 
 
 @pytest.mark.parametrize("learning", ["minibatch", "ema", "sgd", "lloyd", "fixed"])
-def test_weighted_duplicates_leave_no_codeword_without_rows(learning):
+def test_weighted_duplicates_leave_no_codeword_without_rows(learning, seed):
     X = [[0.0], [0], [1], [1]]
-    for seed in range(5):
-        quantizer = vq(2, learning=learning, init="random", random_state=seed)
+    for one in range(seed, seed + 5):
+        quantizer = vq(2, learning=learning, init="random", random_state=one)
         quantizer.fit(X, sample_weight=[1.0, 2, 4, 8])
         assert_allclose(np.sort(quantizer.codebooks_[0].ravel()), [0, 1])
         if quantizer._can_partial_fit():
-            stream = vq(2, learning=learning, init="random", random_state=seed)
+            stream = vq(2, learning=learning, init="random", random_state=one)
             stream.partial_fit(X, sample_weight=[1.0, 2, 4, 8])
             assert_allclose(np.sort(stream.codebooks_[0].ravel()), [0, 1])
 
@@ -422,8 +422,8 @@ def test_few_samples_of_many_features_cost_their_rank(make, decomposed):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_samples_of_low_rank_cost_their_rank(dtype, decomposed):
-    rng = np.random.default_rng(0)
+def test_samples_of_low_rank_cost_their_rank(dtype, decomposed, seed):
+    rng = np.random.default_rng(seed)
     X = rng.normal(size=(200, 4)) @ rng.normal(size=(4, 40))
     X = (X + rng.normal(size=40)).astype(dtype)
     quantizer = AdditiveQuantizer(2, 8, assignment="independent", random_state=0)
