@@ -139,7 +139,7 @@ def carried():
         for folder in ("docs/_static", "docs/images", "docs/inventories", "tests/data")
         for path in (ROOT / folder).rglob("*")
         # What skvq has written itself is a source.
-        if path.suffix not in (".py", ".css", ".pyc", "")
+        if path.suffix not in (".py", ".css", ".pyc", ".txt", "")
     }
     settings = (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
     packages = re.findall(r'\bfiles\("([\w-]+)"\)', settings)
