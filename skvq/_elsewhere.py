@@ -77,5 +77,6 @@ def is_set_by_fit(cls: type, name: str) -> bool:
     """Whether the documentation of a class names a fitted attribute."""
     if not name.endswith("_"):
         return False
-    documented = re.compile(rf"^ +{re.escape(name)} : ", re.MULTILINE)
+    # Indented up to Python 3.12; from 3.13 on, compilers strip that.
+    documented = re.compile(rf"^ *{re.escape(name)} : ", re.MULTILINE)
     return any(documented.search(one.__doc__ or "") for one in cls.__mro__)
