@@ -165,6 +165,7 @@ else:
             return nullcontext()
 
 
+C = TypeVar("C", bound=type)
 F = TypeVar("F", bound=Callable[..., Any])
 
 if TYPE_CHECKING:
@@ -209,6 +210,7 @@ __all__ = [
     "in_output_container",
     "is_library_followed",
     "output_container",
+    "published_in",
     "validate_parameter_constraints",
 ]
 
@@ -246,6 +248,31 @@ class Documented:
         address = documentation_address()
         # A page for each public name of the package, see docs/api.rst.
         return address and f"{address}/generated/skvq.{{estimator_name}}.html"
+
+
+def published_in(module: str) -> Callable[[C], C]:
+    """Let a class name the module in which users find it, not that of its file.
+
+    Parameters
+    ----------
+    module : str
+        The public module.
+
+    Returns
+    -------
+    decorator : callable
+        A decorator for the class.
+    """
+
+    def decorator(cls: C) -> C:
+        cls.__module__ = module
+        # From Python 3.13 on, a class knows its line, and `inspect` would take it for a
+        # line of the public module's file.
+        if "__firstlineno__" in vars(cls):
+            del cls.__firstlineno__  # type: ignore[attr-defined]
+        return cls
+
+    return decorator
 
 
 def documentation_address() -> str:

@@ -13,6 +13,7 @@ from sklearn.exceptions import NotFittedError
 from skvq import _ans
 from skvq._checks import columns_in_words
 from skvq._code_checks import check_codes, check_integer, check_sizes, sent
+from skvq._compat import published_in
 from skvq._typing import MatrixLike, Size, Sizes, VectorLike
 from skvq._weights import check_weights
 
@@ -20,6 +21,7 @@ from skvq._weights import check_weights
 MOST_FREQUENCIES = 2**26
 
 
+@published_in("skvq.codes")
 class EntropyCoder:
     r"""Write codes in fewer bits the more frequent they are, and read them back.
 
@@ -96,8 +98,6 @@ class EntropyCoder:
     block_rows: int
     conditional: bool
     sizes: tuple[int, ...]
-
-    __module__ = "skvq.codes"
 
     def __init__(
         self,

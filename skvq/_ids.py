@@ -20,6 +20,7 @@ from skvq._code_checks import (
     sent,
     smallest_dtype,
 )
+from skvq._compat import published_in
 from skvq._typing import MatrixLike, Size, Sizes, StackLike
 from skvq._validation import followed_backend
 from skvq.nearest import Backend
@@ -33,6 +34,7 @@ _ROWS_AT_A_TIME = 2**10
 _MOST_NAMED = 10
 
 
+@published_in("skvq.codes")
 class UniqueIds:
     """Give every row a code of its own: the first of its candidates that is free.
 
@@ -124,8 +126,6 @@ class UniqueIds:
     sizes: tuple[int, ...]
     sizes_: tuple[int, ...]
     width_: int
-
-    __module__ = "skvq.codes"
 
     def __init__(
         self,

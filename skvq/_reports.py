@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skvq._compat import published_in
+
 # Number of table rows that are shown; the mapping has all of them.
 _MOST_SHOWN = 40
 
@@ -71,6 +73,7 @@ class Report(Mapping[str, Any]):
         return f"<p>{html.escape(self._title())}</p>{tables}"
 
 
+@published_in("skvq.metrics")
 class CodeReport(Report):
     """The findings of `skvq.metrics.code_report`.
 
@@ -95,8 +98,6 @@ class CodeReport(Report):
 
     used: tuple[tuple[NDArray[Any], NDArray[Any]], ...]
 
-    __module__ = "skvq.metrics"
-
     def __init__(
         self, facts: dict[str, Any], used: Sequence[tuple[np.ndarray, np.ndarray]]
     ) -> None:
@@ -117,6 +118,7 @@ class CodeReport(Report):
         return [use, rows]
 
 
+@published_in("skvq.metrics")
 class DriftReport(Report):
     """The findings of `skvq.metrics.drift`.
 
@@ -127,8 +129,6 @@ class DriftReport(Report):
     facts : dict
         The findings.
     """
-
-    __module__ = "skvq.metrics"
 
     def _title(self) -> str:
         rows, trained = self["rows"], self["training_rows"]

@@ -115,6 +115,19 @@ def test_every_parameter_is_described_under_its_name(name):
     assert [one for names in described for one in names.split(", ")] == parameters
 
 
+@pytest.mark.parametrize("name", ["skvq", *MODULES])
+def test_the_source_of_a_class_is_its_own(name):
+    """Some name another module than that of their file, and have no source there."""
+    for item in getattr(importlib.import_module(name), "__all__", []):
+        value = getattr(importlib.import_module(name), item)
+        if inspect.isclass(value):
+            try:
+                source = inspect.getsource(value)
+            except OSError:
+                continue
+            assert f"class {value.__name__}" in source
+
+
 # What has no identifier, or none that could be verified.
 WITHOUT_IDENTIFIER = (
     "The Art of Computer Programming",

@@ -9,7 +9,7 @@ SOURCE = Path(skvq.__file__).parent
 # What asks of which library an array is.
 ASKS = re.compile(
     r"is_foreign|library_name|array_namespace|on_host|__array_namespace__"
-    r"|isinstance\([^)]*(?:ndarray|np\.generic|Tensor)|\.__module__"
+    r"|isinstance\([^)]*(?:ndarray|np\.generic|Tensor)|\.__module__(?! = )"
 )
 # Outside of the backends, who may ask, how often, and why.
 MAY_ASK = {
