@@ -64,7 +64,6 @@ class VectorQuantizer(BaseQuantizer):
     r"""Replace each sample by the nearest row of one table.
 
     The naive scheme: :math:`f(x, W) = W_j` with
-    The naive scheme: :math:`f(x, W) = W_j` with
     :math:`j = \arg\min_k \mathrm{dist}(x, W_k)`, over a codebook W of V codewords.  No
     scheme is more accurate at equal bits, and none costs more: time and memory grow
     with V, which doubles with every bit.
@@ -575,7 +574,10 @@ class VectorQuantizer(BaseQuantizer):
         accepted = {
             "fixed": None,
             "lloyd": LEARNABLE_METRICS,
-        }.get(self.learning, online.ONLINE_METRICS)
+            "minibatch": online.ONLINE_METRICS,
+            "ema": online.ONLINE_METRICS,
+            "sgd": online.ONLINE_METRICS,
+        }[self.learning]
         if accepted is not None and metric not in accepted:
             same = _LEARNED_AS.get(str(metric))
             use = f"{same!r}, which gives the same codes" if same else "one of these"

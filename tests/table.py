@@ -1426,6 +1426,10 @@ ONE_OF_EACH = [
     )
 ]
 
+# All ways in which `VectorQuantizer` learns, also those that were added later.
+(_OPTIONS,) = VectorQuantizer._parameter_constraints["learning"]
+LEARNING = sorted(_OPTIONS.options - {"fixed"})
+
 # Learners of each scheme.
 LEARNERS = [
     BY_NAME[name]

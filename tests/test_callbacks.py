@@ -14,7 +14,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from table import BY_NAME, LEARNERS, each, mixture, tables_of
+from table import BY_NAME, LEARNERS, LEARNING, each, mixture, tables_of
 
 import skvq
 from skvq import (
@@ -353,7 +353,7 @@ def test_a_fit_that_is_stopped_at_once_is_fitted(row):
     assert len(stopped.transform(X)) == len(X)
 
 
-@pytest.mark.parametrize("learning", ["lloyd", "minibatch", "ema", "sgd"])
+@pytest.mark.parametrize("learning", LEARNING)
 def test_stopping_is_as_fewer_iterations(learning):
     recorder = Recorder(stopping_after(2))
     stopped = vq(max_iter=9, learning=learning).set_callbacks(recorder)

@@ -1,12 +1,14 @@
 """Where the codebook comes from: starts, Lloyd, repair, streams."""
 
+import math
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from oracles import distances, unit
 from scipy.stats import kstest
 from sklearn.cluster import KMeans
-from table import mixture
+from table import LEARNING, mixture
 
 from skvq import VectorQuantizer, nearest
 from skvq.learning import cells, online
@@ -66,6 +68,44 @@ def test_empty_cells_take_halves_of_others():
     assert objective(X, repaired) < objective(X, table)
     assert len(np.unique(nearest.nearest(X, repaired)[0])) == 9
     assert cells.repair_empty(X, np.arange(300) % 9, table, None) is table
+
+
+# -- what every learner must do --------------------------------------------------------
+
+
+@pytest.mark.parametrize("learning", LEARNING)
+def test_a_learner_lowers_the_error_about_as_far_as_lloyd(learning):
+    X = mixture(2000, 4)
+    start = X[:16]
+    fitted = VectorQuantizer(16, learning=learning, init=start).fit(X)
+    assert fitted.n_iter_ > 1
+    lloyd = VectorQuantizer(16, init=start).fit(X).distortion_
+    assert objective(X, fitted.codebooks_[0]) < 1.3 * lloyd < 0.8 * objective(X, start)
+
+
+@pytest.mark.parametrize("learning", LEARNING)
+def test_codewords_end_near_the_means_of_their_cells(learning):
+    """Of rows that count, and not of others; in rows whose order says nothing."""
+    X = mixture(2000, 4)
+    weights = np.ones(len(X))
+    weights[::2] = 50.0
+    vq = VectorQuantizer(8, learning=learning, init=X[:8], max_iter=100, tol=0)
+    table = vq.fit(X, sample_weight=weights).codebooks_[0]
+    means = cells.best_codewords(
+        X, vq.transform(X)[:, 0], table, weights, "sqeuclidean"
+    )
+    spread = np.square(X - X.mean(axis=0)).sum(axis=1).mean()
+    assert np.square(table - means).sum(axis=1).max() < 0.05 * spread
+
+
+@pytest.mark.parametrize("learning", [*LEARNING, "fixed"])
+def test_distortions_are_added_up_in_float64(learning):
+    X = mixture(5000, 3, dtype=np.float64)
+    vq = VectorQuantizer(8, learning=learning, init=X[:8], max_iter=3).fit(X)
+    nearest_ones = distances(X, vq.codebooks_[0], "sqeuclidean").min(axis=1)
+    exact = math.fsum(nearest_ones) / len(X)
+    assert vq.distortion_ == pytest.approx(exact, rel=1e-12)
+    assert -vq.score(X) == pytest.approx(exact, rel=1e-12)
 
 
 # -- starts and Lloyd, as estimators have them -----------------------------------------

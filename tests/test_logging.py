@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import pytest
+from table import LEARNING
 
 from skvq import ProductQuantizer, VectorQuantizer
 
@@ -29,7 +30,7 @@ def test_a_fit_is_a_record_and_so_is_that_of_each_part(caplog):
     assert {record.levelno for record in caplog.records} == {logging.INFO}
 
 
-@pytest.mark.parametrize("learning", ["lloyd", "minibatch", "ema", "sgd"])
+@pytest.mark.parametrize("learning", LEARNING)
 def test_each_update_or_pass_is_a_debug_record(caplog, learning):
     caplog.set_level(logging.DEBUG, "skvq.learning")
     quantizer = VectorQuantizer(8, learning=learning, max_iter=4, random_state=0).fit(X)

@@ -40,6 +40,44 @@ def test_only_backends_ask_of_which_library_an_array_is():
     assert sum(asked.values()) <= 10
 
 
+# Who can unpickle, and what for.
+MAY_UNPICKLE = {
+    # Codec files of versions 1 to 3, where the reader allows it.
+    "_layouts.py",
+    # Raises what pickle raises, where a pickle has no version.
+    "base.py",
+}
+
+
+def unpicklers(sources):
+    """Return the modules that import or call what runs code of a file."""
+    runs_code = re.compile(
+        r"^\s*(?:import|from) (?:pickle|cloudpickle|dill|marshal|shelve)\b"
+        r"|from joblib import .*\bload\b|joblib\.load"
+        r"|(?:np|numpy)\.load\([^)]*allow_pickle=True",
+        re.MULTILINE,
+    )
+    return {name for name, text in sources.items() if runs_code.search(text)}
+
+
+def test_nothing_but_old_files_is_unpickled():
+    sources = {
+        path.relative_to(SOURCE).as_posix(): path.read_text(encoding="utf-8")
+        for path in SOURCE.rglob("*.py")
+    }
+    assert unpicklers(sources) == MAY_UNPICKLE
+    for planted in (
+        "import pickle",
+        "    from pickle import loads",
+        "import cloudpickle as c",
+        "from joblib import dump, load",
+        "x = joblib.load(path)",
+        "np.load(path, allow_pickle=True)",
+    ):
+        assert unpicklers({"_codec/callables.py": f"{planted}\n"}), planted
+    assert not unpicklers({"parts.py": "from joblib import effective_n_jobs\n"})
+
+
 def test_the_page_of_the_design_and_the_import_contract_name_every_module():
     modules = {
         path.stem
