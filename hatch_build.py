@@ -74,6 +74,9 @@ TARGET = re.compile(
 )
 PICTURES = (".gif", ".jpg", ".png", ".svg", ".webp")
 
+# What stands before the last name of each path within a flag.
+FOLDERS = re.compile(r"[.~]*/(?:[^/=,:]+/)*")
+
 
 class Readme(MetadataHookInterface):
     """Hook of the metadata: the README, for an index that has no other file."""
@@ -196,10 +199,10 @@ def compile_with(compiler, target, libraries, folder, before):
         "sources": LOADER["digest"](FOLDER),
         "compiler": name_of(compiler),
         "commands": {
-            name: " ".join(compiling(without_path(compiler), name))
+            name: " ".join(compiling(without_paths(compiler), name))
             for name in libraries
         }
-        | {"link": " ".join(linking(without_path(compiler), target))},
+        | {"link": " ".join(linking(without_paths(compiler), target))},
         "error": None,
     }
     paths = {name: folder / f"_{name}{suffix_of(target)}" for name in libraries}
@@ -300,9 +303,16 @@ def name_of(compiler):
     return run([*compiler, "--version"]).partition("\n")[0]
 
 
-def without_path(compiler):
-    """Return the command without the Python that runs zig."""
-    return compiler[compiler.index("ziglang") :] if "ziglang" in compiler else compiler
+def without_paths(compiler):
+    """Return the command as wheels note it: names, and no folders of this machine."""
+    if "ziglang" in compiler:
+        # Without the Python that runs it.
+        compiler = compiler[compiler.index("ziglang") :]
+    # Of a flag such as --sysroot=/some/folder, the folder's name.
+    return [
+        FOLDERS.sub("", word) if word.startswith("-") else Path(word).name
+        for word in compiler
+    ]
 
 
 def compiling(compiler, name):

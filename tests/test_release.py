@@ -4,6 +4,7 @@ import datetime
 import email
 import importlib.machinery
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -37,6 +38,10 @@ FILES = {
     "tests/interface/current.txt": "a\nb\n",
     "tests/interface/released.txt": "a\n",
     ".gitignore": "/dist/\n",
+    "README.md": "# skvq\n\nA release, from 0.1.0 on:\n\n```console\n"
+    "$ pip install skvq\n```\n",
+    "docs/getting_started.md": "```sh\npip install skvq\n```\n",
+    "docs/index.md": "```sh\npip install 'skvq[demo]'  # a release\n```\n",
 }
 
 
@@ -149,6 +154,12 @@ def test_a_version_that_is_not_later_than_the_last_release(root):
     assert "not later than the last release, 0.1.0" in refusal(root, "0.0.9")
 
 
+@pytest.mark.parametrize("text", ["", "version = '0.2.0.dev0'\n"])
+def test_sources_without_a_version(root, text):
+    commit(root, **{"skvq/_version.py": text})
+    assert 'skvq/_version.py has no line __version__ = "..."' in refusal(root)
+
+
 def test_a_tag_that_exists(root):
     assert "there is a tag v0.3.0 already" in refusal(root, "0.3.0")
 
@@ -168,6 +179,17 @@ def test_a_folder_that_is_no_clone(root):
     assert "git refuses" in refusal(root)
 
 
+def test_nobody_who_commits(root, monkeypatch):
+    """Nor does git make a name of the account and the machine."""
+    for name in ("GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "EMAIL"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(name, os.devnull)
+    git(root, "config", "--unset", "user.email")
+    git(root, "config", "user.useConfigOnly", "true")
+    assert "git refuses: " in refusal(root) and "user.email" in refusal(root)
+
+
 @pytest.mark.parametrize("kept", ["", "### Fixed\n\n"])
 def test_nothing_unreleased(root, kept):
     text = FILES["CHANGELOG.md"].replace("### Fixed\n\n- A fault.\n\n", kept)
@@ -180,6 +202,72 @@ def test_no_part_for_what_is_unreleased(root):
     text = FILES["CHANGELOG.md"].replace("## Unreleased", "## Soon")
     commit(root, **{"CHANGELOG.md": text})
     assert 'nothing below "## Unreleased"' in refusal(root)
+
+
+@pytest.mark.parametrize("kind", ["Added", "Changed", "Results change"])
+def test_a_version_of_fixes_with_other_changes(root, kind):
+    head = f"## Unreleased\n\n### {kind}\n\n- Other codebooks.\n"
+    text = FILES["CHANGELOG.md"].replace("## Unreleased\n", head)
+    commit(root, **{"CHANGELOG.md": text})
+    said = refusal(root, "0.2.1")
+    assert said.startswith("0.2.1 is a version of fixes") and f"also {kind}:" in said
+    # What an earlier release has added does not count; a minor version may have all.
+    release.check(root, "0.2.0")
+
+
+@pytest.mark.parametrize("name", release.INSTALLING)
+@pytest.mark.parametrize(
+    "text",
+    ["", "pip install -e .\n", "Once it is there, `pip install 'skvq[demo]'`.\n"],
+)
+def test_a_page_that_does_not_show_how_a_release_is_installed(root, name, text):
+    commit(root, **{name: text})
+    assert f"{name} has no line with pip install skvq" in refusal(root)
+
+
+@pytest.mark.parametrize("name", ["docs/promises.md", "docs/a/b.rst", "examples/a.py"])
+def test_a_page_that_speaks_as_if_there_were_no_release(root, name):
+    commit(root, **{name: "# A page\n\nThe first\nrelease will be 0.1.0.\n"})
+    said = (
+        f"{name} speaks as if there were no release: The first release will be 0.1.0."
+    )
+    assert refusal(root) == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What stays. Nothing was released so far: all may change.",
+        "skvq has not been released.",
+        "It is not yet\nreleased.",
+        "No version was ever released.",
+        "There is no release.",
+        "skvq needs Python. It is installed from a clone of\nits repository:",
+        "- The version is 0.2.0.dev0: a pickle of another one is refused.",
+    ],
+)
+def test_what_holds_only_before_a_release(text):
+    assert release.untrue(f"# A page\n\n{text}\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "From 0.1.0 on, the first release, all of this holds.",
+        "Every version reads what any released version has written.",
+        "A floor moves in a minor version, never in a patch release.",
+        "## Before the first release\n\nNothing else can know it.",
+        "What is not released by its thread keeps the lock.",
+    ],
+)
+def test_what_holds_before_and_after_a_release(text):
+    assert release.untrue(text) == []
+
+
+def test_the_pages_of_this_tree_hold_after_a_release():
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a clone: nothing tells which pages there are")
+    release.check_pages(ROOT)
 
 
 @pytest.mark.parametrize("name", URLS)
@@ -214,6 +302,7 @@ def test_a_citation_whose_version_cannot_be_written(root, text):
     [
         "CITATION.cff",
         "CHANGELOG.md",
+        "README.md",
         "skvq/_version.py",
         "tests/interface/current.txt",
         "tests/interface/released.txt",

@@ -368,6 +368,33 @@ class TestBuild:
         assert module.library() is None
         assert module.status().reason == error
 
+    def test_the_note_has_no_path_of_this_machine(self, folder, hook, monkeypatch):
+        found = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+        if found is None:
+            pytest.skip("needs a compiler of the system")
+        monkeypatch.setenv("CXX", f"{found} -I{folder} -iquote {folder}/")
+        assert hook.build(folder) is None
+        text = (folder / native.NOTE).read_text()
+        note = json.loads(text)
+        name = Path(found).name
+        assert {command.split()[0] for command in note["commands"].values()} == {name}
+        assert f"{name} -Inative -iquote native " in note["commands"]["cpu"]
+        assert str(Path(found).parent) not in text and str(folder.parent) not in text
+
+    @pytest.mark.parametrize(
+        "command, noted",
+        [
+            ("c++ -arch arm64", "c++ -arch arm64"),
+            ("/opt/conda/bin/x86_64-conda-linux-gnu-c++", "x86_64-conda-linux-gnu-c++"),
+            ("ccache ../bin/g++ -O1", "ccache g++ -O1"),
+            ("g++ --sysroot=/opt/tree -L../lib", "g++ --sysroot=tree -Llib"),
+            ("g++ -Wl,-rpath,/opt/b,-z,now", "g++ -Wl,-rpath,b,-z,now"),
+            ("/usr/bin/python -m ziglang cc -O1", "ziglang cc -O1"),
+        ],
+    )
+    def test_commands_are_noted_by_name(self, hook, command, noted):
+        assert " ".join(hook.without_paths(command.split())) == noted
+
     def test_a_folder_that_cannot_be_written_to_ends_no_install(
         self, folder, hook, monkeypatch
     ):
