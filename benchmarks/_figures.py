@@ -18,6 +18,7 @@ Cases whose quartiles are too far apart ("void") have no key, and are passed ove
 ``least`` and ``most``.
 """
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -171,13 +172,30 @@ def store(figures, path=FILE):
     text = re.sub(
         r"\[\s+([^][{}]*?)\s+\]", lambda one: f"[{' '.join(one[1].split())}]", text
     )
+    text = re.sub(
+        r'("(?:machine|versions)": )\{\s+([^][{}]*?)\s+\}',
+        lambda one: f"{one[1]}{{{' '.join(one[2].split())}}}",
+        text,
+    )
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def renewed(figures, instructions, results, about):
-    """Return the figures with the records of some groups in place of their old ones."""
+def sealed(record):
+    """Return a record with a digest, which tells when it was changed by hand."""
+    record = {name: value for name, value in record.items() if name != "seal"}
+    text = json.dumps(record, sort_keys=True)
+    return record | {"seal": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def renewed(figures, instructions, results, origins):
+    """Return the figures with the records of some groups in place of their old ones.
+
+    `origins` has what each record says of its measurement, by group.
+    """
     new = {
-        f"{instructions}.{group}": about | {"cases": dict(map(stored, cases))}
+        f"{instructions}.{group}": sealed(
+            origins[group] | {"cases": dict(map(stored, cases))}
+        )
         for group, cases in results.items()
     }
     return figures | {"races": figures["races"] | new}
