@@ -66,6 +66,7 @@ def parser(
         help="small sizes, once: shows that the script runs, and measures nothing",
     )
     if records:
+        commit()  # of the files as they are now, and not when the script ends
         either.add_argument(
             "--record",
             action="store_true",

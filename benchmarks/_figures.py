@@ -3,7 +3,9 @@
 ``figures.json`` has two parts.  "races" holds a record for each group of cases and set
 of instructions: on which machine, of which versions and commit, when and on what data
 it was measured, and for each case medians and quartiles.  ``tables.py`` writes them.
-"said" holds single figures that other scripts print, with the script's name.
+"said" holds single figures of other scripts, which they write with ``--record``, with
+the same words on their origin.  Each of these has a digest of itself, its "seal".
+What was measured before the file is marked so; of it, what nobody wrote down is null.
 
 Pages take both.  A table stands between ``<!-- figures: NAME -->`` and ``<!-- end of
 NAME -->``.  A figure in a sentence stands between ``<!--f:KEY-->`` and ``<!--/f-->``,
@@ -128,18 +130,6 @@ SHOWN = [
             "compiled, x faiss": "x faiss",
             "x scikit-learn or nanopq": "x others",
             "distortion / faiss's": "distortion",
-        },
-    ),
-    Shown(
-        "docs/design.md",
-        "numpy",
-        "avx512",
-        tuple(f"numpy-{one}" for one in ("flat", "product", "lloyd", "fit", "beams")),
-        {
-            "NumPy": "skvq",
-            "faiss": "faiss",
-            "x faiss": "x faiss",
-            "x scikit-learn or nanopq": "x others",
         },
     ),
     Shown("docs/benchmarks.md", "scans", "avx2", ("scans",), BESIDE),
@@ -298,12 +288,12 @@ def cell(case, what):
 def origin(found):
     """Return the line that says where a record comes from."""
     machine = found["machine"]
-    threads = machine["threads"]
+    threads, faiss = machine["threads"], found["versions"]["faiss-cpu"]
     parts = [
         "One thread" if threads == 1 else f"On {threads} threads",
         machine["processor"],
         machine["instructions"],
-        f"faiss-cpu {found['versions']['faiss-cpu']}",
+        *[f"faiss-cpu {faiss}"] * bool(faiss),
         "float32",
     ]
     return f"{', '.join(parts)}:\n{found['data']}."

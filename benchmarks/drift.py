@@ -101,8 +101,8 @@ def main():
         options,
         "drift.learned",
         f"{-share:.0%}",
-        "that the divergence of learned cells is below its expectation: rows, new rows, "
-        f"codewords {FEW_FOR_CODEWORDS}, 8 features",
+        "how far the divergence of learned cells is below its expectation; training "
+        f"rows, rows, codewords: {FEW_FOR_CODEWORDS}, 8 features",
         data="normal numbers",
     )
     for n_rows in (50, 200, 1000):
