@@ -73,12 +73,14 @@ def report(arguments):
         )
         X, test = data.train[:N_ROWS], data.test
         for name, *pair in quantizers(quick):
+            times = []
             for quantizer in pair:
                 began = time.process_time()
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ConvergenceWarning)
                     quantizer.fit(X)
                 took = time.process_time() - began
+                times.append(took)
                 largest, smallest = sizes(
                     quantizer.transform(X), quantizer.codebook_sizes_
                 )
@@ -97,6 +99,14 @@ def report(arguments):
                     *(name, str(quantizer.balance), f"{largest:.3f}"),
                     *(f"{smallest:.3f}", f"{of_test:.2f}", f"{train:.0f}"),
                     *(f"{tested:.0f}", f"{took:.1f}", said),
+                )
+            if name.startswith("residual"):
+                _common.record(
+                    arguments,
+                    f"balance.residual-fit.{'most' if 'beam 5' in name else 'least'}",
+                    f"{times[1] / times[0]:.0f}",
+                    f"times the CPU time of the fit without balance, {name}",
+                    data=data.name,
                 )
 
 

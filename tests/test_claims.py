@@ -3,7 +3,11 @@
 import importlib
 import importlib.util
 import inspect
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,7 +58,7 @@ SECONDS = r"\d ?(?:ns|us|µs|ms|s|seconds?|minutes?|hours?)\b"
 COUNTED = re.compile(
     rf"\b{NUMBER}(?: (?:to|or|and) §)?[ -](?:times|fold)\b"
     rf"|§ (?:to|or|and) {NUMBER}[ -](?:times|fold)\b"
-    rf"|\b\d+(?:\.\d+)? ?[x×](?= (?:as|the|{MORE}|{PRICE})\b)"
+    rf"|\b\d+(?:\.\d+)? ?[x\u00d7](?= (?:as|the|{MORE}|{PRICE})\b)"
     rf"|(?:\d|\.\d)[\d.]* ?(?:%|percent\b)(?: (?:to|or|and) §)? (?:of the )?{MORE}\b"
     rf"|\bfactors? of (?:about |some |up to |more than )?{NUMBER}\b"
     rf"|\b{NUMBER} (?:to|or|and) §"
@@ -222,6 +226,7 @@ def check_race(name, record, old):
     check_origin(name, record, old)
     instructions, group = name.split(".")
     assert instructions in figures.SETS.values()
+    assert name in old or record["versions"]["faiss-cpu"]
     for case_name, case in record["cases"].items():
         assert figures.words(group, case_name, case)
         if name not in old:
@@ -338,6 +343,47 @@ def test_a_figure_that_no_script_has_written_is_found(plant):
     plant(stored)
     with pytest.raises(AssertionError):
         check_records(stored, old_figures())
+
+
+TRIAL = """
+import _common
+
+arguments = _common.parser("A trial.", repeats=1, records=True).parse_args()
+_common.record(arguments, "trial.one", "2", "what it is", data="numbers")
+"""
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not there.")
+def test_a_script_records_its_figures(tmp_path):
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    for name in ("_common.py", "_figures.py", "figures.json"):
+        shutil.copy(SOURCE.with_name(name), folder)
+    (folder / "trial.py").write_text(TRIAL)
+
+    def run(*command):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
+        assert done.returncode == 0
+        return figures.load(folder / "figures.json")["said"].get("trial.one")
+
+    run("git", "init", "--quiet")
+    run("git", "add", ".")
+    author = ("-c", "user.name=x", "-c", "user.email=x@localhost")
+    run("git", *author, "commit", "--quiet", "-m", "x")
+    trial = sys.executable, "benchmarks/trial.py"
+    assert run(*trial) is None
+    one = run(*trial, "--record")
+    check_origin("trial.one", one, old_figures())
+    assert one["figure"] == "2"
+    assert one["script"] == "benchmarks/trial.py"
+    (folder / "trial.py").write_text(TRIAL.replace('"2"', '"3"'))
+    one = run(*trial, "--record")
+    assert one["figure"] == "3"
+    assert one["commit"].endswith("-dirty")
+    with pytest.raises(AssertionError):
+        check_origin("trial.one", one, old_figures())
 
 
 def test_versions_that_nobody_recorded_are_left_out():
@@ -505,7 +551,7 @@ def test_a_reviewed_phrase_excuses_itself_alone():
 def test_nothing_is_claimed_without_a_figure():
     """Give it a key, see `benchmarks/README.md`, or say it without a number.
 
-    What is no claim of today's speed, memory or error has its line in `data/no_claims.txt`.
+    What is none, or none of today, has its line in `data/no_claims.txt`.
     """
     phrases, used, found = reviewed(), set(), {}
     for name, text in texts().items():
