@@ -38,7 +38,8 @@ def groups():
 def data_of(group):
     """Return on what a group is measured."""
     if group == "recall":
-        return "queries among the rows of the first set of search.py"
+        (data, *_) = _common.data_sets(["dsift100k"], quick=True)
+        return f"queries among the rows of {data.name}"
     if group == "scans":
         return f"{_common.data_words()}, and noisy copies of them"
     return _common.data_words()

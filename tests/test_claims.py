@@ -58,7 +58,7 @@ SECONDS = r"\d ?(?:ns|us|µs|ms|s|seconds?|minutes?|hours?)\b"
 COUNTED = re.compile(
     rf"\b{NUMBER}(?: (?:to|or|and) §)?[ -](?:times|fold)\b"
     rf"|§ (?:to|or|and) {NUMBER}[ -](?:times|fold)\b"
-    rf"|\b\d+(?:\.\d+)? ?[x\u00d7](?= (?:as|the|{MORE}|{PRICE})\b)"
+    rf"|\b\d+(?:\.\d+)?(?:[x\u00d7]\b| [x\u00d7](?= (?:as|the|{MORE}|{PRICE})\b))"
     rf"|(?:\d|\.\d)[\d.]* ?(?:%|percent\b)(?: (?:to|or|and) §)? (?:of the )?{MORE}\b"
     rf"|\bfactors? of (?:about |some |up to |more than )?{NUMBER}\b"
     rf"|\b{NUMBER} (?:to|or|and) §"
@@ -500,6 +500,9 @@ def test_a_page_without_its_table_is_an_error():
         "That is an order of magnitude.",
         "It is 3x as quick.",
         "It takes 3x less time.",
+        "It is a gain of 2.5x.",
+        "It is 3 x faster.",
+        "It is 3\u00d7 the speed.",
         "It is quicker.",
         "It doubles the speed.",
         "That halves the time.",
