@@ -302,7 +302,7 @@ def origin(found):
 def markdown(shown, figures):
     """Return lines that say what was measured, and the table."""
     if not shown.is_measured(figures):
-        return "Not measured yet."
+        return "These have not been measured yet."
     origins = {}
     for group, record in shown.records(figures).items():
         origins.setdefault(origin(record), []).append(group)

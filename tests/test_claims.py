@@ -58,7 +58,7 @@ SECONDS = r"\d ?(?:ns|us|µs|ms|s|seconds?|minutes?|hours?)\b"
 COUNTED = re.compile(
     rf"\b{NUMBER}(?: (?:to|or|and) §)?[ -](?:times|fold)\b"
     rf"|§ (?:to|or|and) {NUMBER}[ -](?:times|fold)\b"
-    rf"|\b\d+(?:\.\d+)?(?:[x\u00d7]\b| [x\u00d7](?= (?:as|the|{MORE}|{PRICE})\b))"
+    rf"|\b\d{1, 3}(?:\.\d+)?(?:[x\u00d7](?![\w(])| [x\u00d7](?= (?:as|the|{MORE}|{PRICE})\b))"
     rf"|(?:\d|\.\d)[\d.]* ?(?:%|percent\b)(?: (?:to|or|and) §)? (?:of the )?{MORE}\b"
     rf"|\bfactors? of (?:about |some |up to |more than )?{NUMBER}\b"
     rf"|\b{NUMBER} (?:to|or|and) §"
