@@ -15,15 +15,19 @@ if "--avx2" in sys.argv:  # unless all are to use the same, as `timed_parser` of
     os.environ |= {"SKVQ_NATIVE": "v3"}
 
 import argparse
+import datetime
+import functools
 import importlib
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import _figures
 import numpy as np
 from threadpoolctl import threadpool_info
 
@@ -41,8 +45,13 @@ _QUIET_CPUS = 0.1
 _QUICK_ROWS = 2_000
 
 
-def parser(description: str, *, repeats: int) -> argparse.ArgumentParser:
-    """Return a parser with the options that every script has."""
+def parser(
+    description: str, *, repeats: int, records: bool = False
+) -> argparse.ArgumentParser:
+    """Return a parser with the options that every script has.
+
+    One that `records` figures, by `record`, has the option that asks for it as well.
+    """
     result = argparse.ArgumentParser(description=description)
     result.add_argument(
         "--repeats",
@@ -50,19 +59,27 @@ def parser(description: str, *, repeats: int) -> argparse.ArgumentParser:
         default=repeats,
         help=f"repeats, or seeds, per row of the table (default: {repeats})",
     )
-    result.add_argument(
+    either = result.add_mutually_exclusive_group()
+    either.add_argument(
         "--quick",
         action="store_true",
         help="small sizes, once: shows that the script runs, and measures nothing",
     )
+    if records:
+        commit()  # of the files as they are now, and not when the script ends
+        either.add_argument(
+            "--record",
+            action="store_true",
+            help="write the figures that pages give into figures.json",
+        )
     return result
 
 
 def timed_parser(
-    description: str, *, repeats: int, patience: float = 60.0
+    description: str, *, repeats: int, patience: float = 60.0, records: bool = False
 ) -> argparse.ArgumentParser:
     """Return a parser with the options of a script that measures time."""
-    timed = parser(description, repeats=repeats)
+    timed = parser(description, repeats=repeats, records=records)
     timed.add_argument(
         "--patience",
         type=float,
@@ -75,9 +92,12 @@ def timed_parser(
     return timed
 
 
-def parse_timed(description: str, *, repeats: int) -> argparse.Namespace:
+def parse_timed(
+    description: str, *, repeats: int, records: bool = False
+) -> argparse.Namespace:
     """Parse the options of a script that measures time, and has no others."""
-    return settle(timed_parser(description, repeats=repeats).parse_args())
+    timed = timed_parser(description, repeats=repeats, records=records)
+    return settle(timed.parse_args())
 
 
 def settle(arguments: argparse.Namespace) -> argparse.Namespace:
@@ -330,6 +350,87 @@ def milliseconds(timing: Timing) -> str:
     return f"{1e3 * timing.median:.1f}"
 
 
+# -- recording -------------------------------------------------------------------------
+
+PEERS = ("numpy", "scikit-learn", "faiss-cpu", "nanopq")
+INSTRUCTIONS = {"avx2": "AVX2", "avx512": "AVX-512", "neon": "NEON"}
+
+
+def record(
+    arguments: argparse.Namespace, key: str, figure: str, what: str, *, data: str
+) -> None:
+    """Keep a figure that pages give in ``figures.json``, if --record asks for it.
+
+    Parameters
+    ----------
+    arguments : Namespace
+        Of a parser that records.
+    key : str
+        Name of the figure; it begins with that of the script.
+    figure : str
+        As a sentence shows it.
+    what : str
+        What it is.
+    data : str
+        What it was measured on.
+    """
+    if not arguments.record:
+        return
+    script = Path(sys.argv[0]).name
+    figures = _figures.load()
+    figures["said"][key] = _figures.sealed(
+        {"figure": figure, "what": what, "script": f"benchmarks/{script}"}
+        | about(data, n_cpus())
+    )
+    _figures.store(figures)
+
+
+def about(data: str, threads: int) -> dict[str, Any]:
+    """Return what a record says of its measurement."""
+    from skvq.nearest.native import status
+
+    versions = {"python": platform.python_version()}
+    for name in ("skvq", *PEERS):
+        try:
+            versions[name] = _version(name)
+        except PackageNotFoundError:
+            continue
+    instructions = _figures.SETS.get(status().level or "")
+    return {
+        "machine": {
+            "processor": processor(),
+            "instructions": INSTRUCTIONS.get(instructions, "NumPy's engine"),
+            "cores": os.cpu_count(),
+            "threads": threads,
+        },
+        "versions": versions,
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+        "data": data,
+    }
+
+
+@functools.cache
+def commit() -> str | None:
+    """Return the commit of the checkout, marked if what is measured differs from it."""
+    code = ["--", "skvq", "benchmarks/*.py"]
+    try:
+        named, changed = (
+            subprocess.run(
+                ["git", *words], cwd=_figures.ROOT, capture_output=True, text=True
+            )
+            for words in (
+                ["rev-parse", "--short=7", "HEAD"],
+                ["status", "--porcelain", *code],
+            )
+        )
+    except OSError:
+        return None
+    if named.returncode:
+        return None
+    return named.stdout.strip() + "-dirty" * bool(changed.stdout)
+
+
 # -- printing --------------------------------------------------------------------------
 
 
@@ -368,18 +469,21 @@ def print_header(
 
 def environment_line() -> str:
     """Name the CPUs, the versions and the BLAS libraries with their kernels."""
-    if hasattr(os, "sched_getaffinity"):
-        n_cpus = len(os.sched_getaffinity(0))
-    else:
-        n_cpus = os.cpu_count() or 1
-    parts = [f"{n_cpus} CPUs ({processor()})"]
+    parts = [f"{n_cpus()} CPUs ({processor()})"]
     parts.append(f"Python {platform.python_version()}")
-    for name in ("skvq", "numpy", "scikit-learn", "faiss-cpu", "nanopq"):
+    for name in ("skvq", *PEERS):
         try:
             parts.append(f"{name} {_version(name)}")
         except PackageNotFoundError:
             parts.append(f"no {name}")
     return "; ".join(parts + _blas_names()) + "."
+
+
+def n_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def processor() -> str:

@@ -3,7 +3,9 @@
 ``figures.json`` has two parts.  "races" holds a record for each group of cases and set
 of instructions: on which machine, of which versions and commit, when and on what data
 it was measured, and for each case medians and quartiles.  ``tables.py`` writes them.
-"said" holds single figures that other scripts print, with the script's name.
+"said" holds single figures of other scripts, which they write with ``--record``, with
+the same words on their origin.  Each of these has a digest of itself, its "seal".
+What was measured before the file is marked so; of it, what nobody wrote down is null.
 
 Pages take both.  A table stands between ``<!-- figures: NAME -->`` and ``<!-- end of
 NAME -->``.  A figure in a sentence stands between ``<!--f:KEY-->`` and ``<!--/f-->``,
@@ -18,6 +20,7 @@ Cases whose quartiles are too far apart ("void") have no key, and are passed ove
 ``least`` and ``most``.
 """
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -129,18 +132,6 @@ SHOWN = [
             "distortion / faiss's": "distortion",
         },
     ),
-    Shown(
-        "docs/design.md",
-        "numpy",
-        "avx512",
-        tuple(f"numpy-{one}" for one in ("flat", "product", "lloyd", "fit", "beams")),
-        {
-            "NumPy": "skvq",
-            "faiss": "faiss",
-            "x faiss": "x faiss",
-            "x scikit-learn or nanopq": "x others",
-        },
-    ),
     Shown("docs/benchmarks.md", "scans", "avx2", ("scans",), BESIDE),
     Shown(
         "docs/benchmarks.md",
@@ -171,13 +162,30 @@ def store(figures, path=FILE):
     text = re.sub(
         r"\[\s+([^][{}]*?)\s+\]", lambda one: f"[{' '.join(one[1].split())}]", text
     )
+    text = re.sub(
+        r'("(?:machine|versions)": )\{\s+([^][{}]*?)\s+\}',
+        lambda one: f"{one[1]}{{{' '.join(one[2].split())}}}",
+        text,
+    )
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def renewed(figures, instructions, results, about):
-    """Return the figures with the records of some groups in place of their old ones."""
+def sealed(record):
+    """Return a record with a digest, which tells when it was changed by hand."""
+    record = {name: value for name, value in record.items() if name != "seal"}
+    text = json.dumps(record, sort_keys=True)
+    return record | {"seal": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def renewed(figures, instructions, results, origins):
+    """Return the figures with the records of some groups in place of their old ones.
+
+    `origins` has what each record says of its measurement, by group.
+    """
     new = {
-        f"{instructions}.{group}": about | {"cases": dict(map(stored, cases))}
+        f"{instructions}.{group}": sealed(
+            origins[group] | {"cases": dict(map(stored, cases))}
+        )
         for group, cases in results.items()
     }
     return figures | {"races": figures["races"] | new}
@@ -280,12 +288,12 @@ def cell(case, what):
 def origin(found):
     """Return the line that says where a record comes from."""
     machine = found["machine"]
-    threads = machine["threads"]
+    threads, faiss = machine["threads"], found["versions"]["faiss-cpu"]
     parts = [
         "One thread" if threads == 1 else f"On {threads} threads",
         machine["processor"],
         machine["instructions"],
-        f"faiss-cpu {found['versions']['faiss-cpu']}",
+        *[f"faiss-cpu {faiss}"] * bool(faiss),
         "float32",
     ]
     return f"{', '.join(parts)}:\n{found['data']}."
@@ -294,7 +302,7 @@ def origin(found):
 def markdown(shown, figures):
     """Return lines that say what was measured, and the table."""
     if not shown.is_measured(figures):
-        return "Not measured yet."
+        return "These have not been measured yet."
     origins = {}
     for group, record in shown.records(figures).items():
         origins.setdefault(origin(record), []).append(group)

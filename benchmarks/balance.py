@@ -47,8 +47,22 @@ def sizes(codes, n_codewords):
     return max(map(max, found)), min(map(min, found))
 
 
-def report(quick):
+def record(arguments, name, balance, of_test, data):
+    """Record the largest cell of test rows, which a page gives."""
+    if name.startswith("vector"):
+        _common.record(
+            arguments,
+            "balance.test-cell" if balance else "balance.test-cell-without",
+            f"{of_test:.1f}",
+            f"the largest cell of test rows over the mean, {name} codewords, "
+            f"balance={balance}",
+            data=data.name,
+        )
+
+
+def report(arguments):
     """Fit on the training rows; print sizes and errors of these and of test rows."""
+    quick = arguments.quick
     for data in _common.data_sets(["dsift"], quick=quick):
         table = _common.Table(
             f"{data.name}, {min(N_ROWS, len(data.train)):,} rows",
@@ -59,16 +73,19 @@ def report(quick):
         )
         X, test = data.train[:N_ROWS], data.test
         for name, *pair in quantizers(quick):
+            times = []
             for quantizer in pair:
                 began = time.process_time()
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ConvergenceWarning)
                     quantizer.fit(X)
                 took = time.process_time() - began
+                times.append(took)
                 largest, smallest = sizes(
                     quantizer.transform(X), quantizer.codebook_sizes_
                 )
                 of_test, _ = sizes(quantizer.transform(test), quantizer.codebook_sizes_)
+                record(arguments, name, quantizer.balance, of_test, data)
                 train, tested = -quantizer.score(X), -quantizer.score(test)
                 said = ""
                 if quantizer.balance and name.startswith("vector"):
@@ -83,15 +100,23 @@ def report(quick):
                     *(f"{smallest:.3f}", f"{of_test:.2f}", f"{train:.0f}"),
                     *(f"{tested:.0f}", f"{took:.1f}", said),
                 )
+            if name.startswith("residual"):
+                _common.record(
+                    arguments,
+                    f"balance.residual-fit.{'most' if 'beam 5' in name else 'least'}",
+                    f"{times[1] / times[0]:.0f}",
+                    f"times the CPU time of the fit without balance, {name}",
+                    data=data.name,
+                )
 
 
 def main():
     arguments = _common.settle(
-        _common.parser(__doc__.splitlines()[0], repeats=1).parse_args()
+        _common.parser(__doc__.splitlines()[0], repeats=1, records=True).parse_args()
     )
     _common.print_header("Codebooks that are used evenly", arguments)
     print("Targets of the vector quantizer:", TARGETS)
-    report(arguments.quick)
+    report(arguments)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ row, the excess is shown too.  With a shift of one standard deviation in one fea
 how often its column has the largest excess.
 
     python benchmarks/drift.py
+    python benchmarks/drift.py --record
 """
 
 import _common
@@ -46,7 +47,7 @@ def excesses(make, sizes, seeds, weighted=False, width=1):
 
 
 def report_excess(name, make, sizes, seeds, weighted=False, width=1):
-    """Print the mean excess of one case."""
+    """Print the mean excess of one case; return it as a share of what is expected."""
     excess, expected = excesses(make, sizes, seeds, weighted, width)
     error = excess.std(ddof=1) / np.sqrt(len(excess))
     print(
@@ -54,6 +55,7 @@ def report_excess(name, make, sizes, seeds, weighted=False, width=1):
         f"{expected.mean():.5f}  excess {excess.mean():+.5f}, "
         f"{excess.mean() / error:+.1f} standard errors"
     )
+    return excess.mean() / expected.mean()
 
 
 def named(seeds, n_rows):
@@ -72,7 +74,8 @@ def named(seeds, n_rows):
 
 def main():
     """Print all cases."""
-    options = _common.parser(__doc__.splitlines()[0], repeats=200).parse_args()
+    parser = _common.parser(__doc__.splitlines()[0], repeats=200, records=True)
+    options = parser.parse_args()
     seeds = range(10 if options.quick else options.repeats)
     sizes = SIZES[:4] if options.quick else SIZES
 
@@ -93,7 +96,15 @@ def main():
         if each[0] > each[2]:
             report_excess("learned", learned, each, seeds)
     for each in [*sizes[2:], FEW_FOR_CODEWORDS]:
-        report_excess("learned, 8 features", vectors, each, seeds[:50], width=8)
+        share = report_excess("learned, 8 features", vectors, each, seeds[:50], width=8)
+    _common.record(
+        options,
+        "drift.learned",
+        f"{-share:.0%}",
+        "how far the divergence of learned cells is below its expectation; training "
+        f"rows, rows, codewords: {FEW_FOR_CODEWORDS}, 8 features",
+        data="normal numbers",
+    )
     for n_rows in (50, 200, 1000):
         hits = named(seeds, n_rows)
         print(f"shift named in {hits} of {len(seeds)} seeds, with {n_rows} rows")

@@ -10,7 +10,8 @@ mostly the making of new pages, whose time varies several times over, and the me
 it would flatter the encoders.  For the same reason it has three tries in each round.
 """
 
-import argparse
+import _common  # isort: split
+
 import statistics
 import time
 import tracemalloc
@@ -27,6 +28,8 @@ from skvq import (
 N_FEATURES = 64
 TRAINING_ROWS = 20_000
 MOST_MEMORY = 64.0  # MiB
+
+KEYS = {0: "uniform", 3: "fsq", 6: "lloyd-max"}
 
 # quantizer, how many times as long as the copy it may take (None: no claim)
 CASES = [
@@ -64,9 +67,7 @@ def extra_memory(quantizer, X):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=7, help="rounds (default: 7)")
-    parser.add_argument("--quick", action="store_true", help="small, once: a trial")
+    parser = _common.parser(__doc__.splitlines()[0], repeats=7, records=True)
     arguments = parser.parse_args()
     n_rows, repeats = 1_000_000, arguments.repeats
     if arguments.quick:
@@ -92,6 +93,22 @@ def main():
             f"{'ok' if met else '**missed**'} |",
             flush=True,
         )
+    record(arguments, [one / best[0] for one in best[1:]])
+
+
+def record(arguments, ratios):
+    """Record how many times as long as the copy the encoders take."""
+    figures = {KEYS[j]: ratios[j] for j in KEYS}
+    spherical = [
+        ratio
+        for ratio, (quantizer, _) in zip(ratios, CASES, strict=True)
+        if isinstance(quantizer, SphericalQuantizer)
+    ]
+    figures |= {"spherical.least": min(spherical), "spherical.most": max(spherical)}
+    for key, ratio in figures.items():
+        what = f"times the time of copying the array, to encode: {key}"
+        data = "normal numbers"
+        _common.record(arguments, f"fixed.{key}", f"{ratio:.0f}", what, data=data)
 
 
 if __name__ == "__main__":

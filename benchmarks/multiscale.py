@@ -58,8 +58,15 @@ def numbers(quantizer):
     return sum(tables.values()) + (0 if kernels is None else kernels.size)
 
 
+def keep(arguments, key, figure, what, scales):
+    """Record what convolutions cost beside a pyramid without them."""
+    what = f"{what} with 4 convolutions than without, scales {scales}"
+    data = "maps of photographs"
+    _common.record(arguments, f"multiscale.{key}", figure, what, data=data)
+
+
 def main():
-    parser = _common.parser(__doc__.splitlines()[0], repeats=1)
+    parser = _common.parser(__doc__.splitlines()[0], repeats=1, records=True)
     arguments = _common.settle(parser.parse_args())
     data = "Data: 8 x 8 x 3 maps of scikit-learn's photographs."
     _common.print_header("Maps at equal bits", arguments, data)
@@ -73,11 +80,14 @@ def main():
             f"scales {scales}: {n_bits:.0f} bits a map",
             ["scheme", "train", "test", "test PSNR, dB", "numbers stored", "fit s"],
         )
+        errors, times = [], []
         for name, quantizer in contestants(scales, size).items():
             start = time.perf_counter()
             quantizer.set_params(random_state=0).fit(train)
             seconds = time.perf_counter() - start
             error = -quantizer.score(test)
+            errors.append(error)
+            times.append(seconds)
             psnr = 10 * np.log10(255**2 * test.shape[1] / error)
             table.row(
                 name,
@@ -90,6 +100,12 @@ def main():
             if name.startswith("multi"):
                 curve = [f"{-score:,.0f}" for score in quantizer.staged_score(test)]
                 table.row(f"- after each scale: {', '.join(curve)}", *[""] * 5)
+        if scales == CASES[0]:
+            figure = f"{100 * (errors[1] / errors[0] - 1):.0f}"
+            keep(arguments, "convolutions", figure, "percent of error more", scales)
+        else:
+            figure = f"{times[1] / times[0]:.0f}"
+            keep(arguments, "training", figure, "times the time of training", scales)
 
 
 if __name__ == "__main__":

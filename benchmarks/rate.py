@@ -122,7 +122,9 @@ def quantizers(name, n_features, *, quick):
         yield "residual, 2 x 16", False, ResidualQuantizer(2, 16, rate_weight=1.0)
 
 
-def real_sets(quick):
+def real_sets(arguments):
+    """Print errors of real rows beside those of one step; record those of slices."""
+    quick, names, off = arguments.quick, [], []
     table = _common.Table(
         "Real rows: ideal bits and distortion of held-out rows",
         [
@@ -149,21 +151,34 @@ def real_sets(quick):
                 peer = at_64 * (at_128 / at_64) ** ((bits - 64) / 64)
                 ratio = error / peer
                 best = min(best, ratio if 60 < bits < 135 else np.inf)
+                if along:
+                    names.append(data.name)
+                    off.append(100 * (1 - ratio))
             table.row(
                 *(data.name, words, quantizer.rate_weight, f"{bits:.2f}"),
                 *(f"{error:.1f}", f"{peer:.0f}", f"{ratio:.3f}", f"{seconds:.1f}"),
+            )
+    if off:
+        for end, figure in (("least", f"{min(off):.0f}"), ("most", f"{max(off):.0f}%")):
+            _common.record(
+                arguments,
+                f"rate.product.{end}",
+                figure,
+                "percent of error less than one step at the same ideal bits, slices of "
+                f"principal axes, rows held out; {end}",
+                data=", ".join(dict.fromkeys(names)),
             )
     print(f"\nBest ratio {best:.3f}, target < 1: {_common.verdict(best < 1)}")
 
 
 def main():
     arguments = _common.settle(
-        _common.parser(__doc__.splitlines()[0], repeats=1).parse_args()
+        _common.parser(__doc__.splitlines()[0], repeats=1, records=True).parse_args()
     )
     _common.print_header("Codebooks whose search weighs bits", arguments)
     warnings.filterwarnings("ignore", category=ConvergenceWarning)
     gaussian(arguments.quick)
-    real_sets(arguments.quick)
+    real_sets(arguments)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ def distortions(arguments):
         f"test distortion, {N_CODES} codes, median of {arguments.repeats} seeds",
         columns,
     )
+    names, off_theirs, off_plain = [], [], []
     for data in _common.data_sets(list(MOST), quick=arguments.quick):
         plain = median_distortion(
             data, lambda seed: product(arguments, seed), arguments
@@ -87,6 +88,9 @@ def distortions(arguments):
         index.train(data.train)
         decoded = index.sa_decode(index.sa_encode(data.test))
         theirs = np.square(data.test - decoded).sum(axis=1).mean()
+        names.append(data.name)
+        off_theirs.append(100 * (1 - found["learned"] / theirs))
+        off_plain.append(100 * (1 - found["learned"] / plain))
         most = MOST.get(data.name, found["balanced"])
         met = found["balanced"] <= most
         met &= found["learned"] <= MOST_WORSE * found["balanced"]
@@ -94,6 +98,22 @@ def distortions(arguments):
             *(data.name, f"{plain:.0f}", *(f"{one:.0f}" for one in found.values())),
             *(f"{theirs:.0f}", f"{most:.0f}", _common.verdict(met)),
         )
+    for key, figure, what in (
+        (
+            "opq.least",
+            f"{min(off_theirs):.0f}",
+            "faiss's OPQ, on the set with the least",
+        ),
+        (
+            "opq.most",
+            f"{max(off_theirs):.0f}%",
+            "faiss's OPQ, on the set with the most",
+        ),
+        ("plain.most", f"{max(off_plain):.0f}%", "without, on the set with the most"),
+    ):
+        what = f"percent of error less with the learned rotation than {what}"
+        data = ", ".join(names)
+        _common.record(arguments, f"rotations.{key}", figure, what, data=data)
 
 
 def fit_times(arguments):
@@ -162,7 +182,7 @@ def recall(arguments):
 
 
 def main():
-    parser = _common.parser(__doc__.splitlines()[0], repeats=3)
+    parser = _common.parser(__doc__.splitlines()[0], repeats=3, records=True)
     parts = {"distortion": distortions, "time": fit_times, "recall": recall}
     parser.add_argument("--parts", nargs="+", choices=list(parts), default=list(parts))
     arguments = parser.parse_args()

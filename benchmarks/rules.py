@@ -6,6 +6,7 @@ than in the space of X are from the nearest codewords: FSQ on Gaussian features,
 spherical codes on uniform directions.  How even cells of 5,000 normal numbers get.
 
     SKVQ_DATA=... python benchmarks/rules.py
+    SKVQ_DATA=... python benchmarks/rules.py --record
 """
 
 import _common  # isort: split
@@ -34,6 +35,8 @@ def few_rows(arguments):
         ["data", *(f"{n} rows" for n in FEW)],
     )
     n_codewords = 4 if arguments.quick else N_CODEWORDS
+    more = {n: [] for n in FEW}
+    sets = []
     for data in _common.data_sets(["dsift", "patches"], quick=arguments.quick):
         errors = {n: [] for n in (MANY, *FEW)}
         for seed in range(arguments.repeats):
@@ -42,9 +45,23 @@ def few_rows(arguments):
                 vq = VectorQuantizer(n_codewords, random_state=seed)
                 found.append(-vq.fit(rows[: n * n_codewords]).score(data.test))
         most = np.mean(errors[MANY])
-        table.row(
-            data.name, *(f"+{100 * (np.mean(errors[n]) / most - 1):.1f}%" for n in FEW)
-        )
+        sets.append(data.name)
+        for n, found in more.items():
+            found.append(100 * (np.mean(errors[n]) / most - 1))
+        table.row(data.name, *(f"+{found[-1]:.1f}%" for found in more.values()))
+    for n, found in more.items():
+        for end, figure in (
+            ("least", f"{min(found):.0f}"),
+            ("most", f"{max(found):.0f}%"),
+        ):
+            _common.record(
+                arguments,
+                f"rules.rows-{n}.{end}",
+                figure,
+                f"percent of error more on new rows, with {n} rows for each codeword "
+                f"than with {MANY}; {end} of the sets",
+                data=" and ".join(sets),
+            )
 
 
 def from_nearest(quantizer, X):
@@ -53,6 +70,15 @@ def from_nearest(quantizer, X):
     own = np.square(X - quantizer.quantize(X)).sum(axis=1)
     best = nearest.nearest(X, codebook)[1]
     return np.mean(best < own * (1 - 1e-6)), 1 - best.sum() / own.sum()
+
+
+NEARER = "share of rows with a nearer codeword than their code's"
+GAIN = "share of the error that would go with it"
+
+
+def keep(arguments, key, figure, what, data="Gaussian features"):
+    """Record a figure of numbers that are drawn here."""
+    _common.record(arguments, f"rules.{key}", figure, what, data=data)
 
 
 def elsewhere(arguments):
@@ -66,7 +92,10 @@ def elsewhere(arguments):
     for squash in ("tanh", "cdf", "none"):
         quantizer = FiniteScalarQuantizer((8, 5, 5, 5), squash=squash).fit(X)
         share, gain = from_nearest(quantizer, X)
-        table.row(f"FSQ (8, 5, 5, 5), {squash}", f"{share:.0%}", f"-{gain:.0%}")
+        what = f"FSQ (8, 5, 5, 5), {squash}"
+        keep(arguments, f"fsq.{squash}.share", f"{share:.0%}", f"{what}: {NEARER}")
+        keep(arguments, f"fsq.{squash}.gain", f"{gain:.0%}", f"{what}: {GAIN}")
+        table.row(what, f"{share:.0%}", f"-{gain:.0%}")
     for d, size in ((3, 16), (4, 8), (6, 8)):
         if arguments.quick and d == 6:
             continue
@@ -75,10 +104,22 @@ def elsewhere(arguments):
         for angles in ("uniform", "density"):
             quantizer = SphericalQuantizer(size, angles=angles).fit(X)
             share, gain = from_nearest(quantizer, X)
-            table.row(
-                f"spherical, d = {d}, {size} levels, {angles}",
-                *(f"{share:.0%}", f"-{100 * gain:.1f}%"),
+            what, key = f"spherical, d = {d}, {size} levels, {angles}", f"spherical.{d}"
+            keep(
+                *(arguments, f"{key}.{angles}", f"{share:.0%}", f"{what}: {NEARER}"),
+                data="uniform directions",
             )
+            if angles == "uniform":
+                keep(
+                    *(
+                        arguments,
+                        f"{key}.gain",
+                        f"{100 * gain:.1f}%",
+                        f"{what}: {GAIN}",
+                    ),
+                    data="uniform directions",
+                )
+            table.row(what, f"{share:.0%}", f"-{100 * gain:.1f}%")
 
 
 def evenness(arguments):
@@ -87,11 +128,15 @@ def evenness(arguments):
     X = np.random.default_rng(0).normal(size=(5_000, 1))
     n_codewords = 8 if arguments.quick else 64
     vq = VectorQuantizer(n_codewords, balance=True, random_state=0).fit(X)
-    table.row(f"{vq.code_counts_[0].max() / vq.code_counts_[0].mean():.1f}")
+    largest = f"{vq.code_counts_[0].max() / vq.code_counts_[0].mean():.1f}"
+    what = f"the largest of {n_codewords} balanced cells of 5,000 rows, over the mean"
+    keep(arguments, "balance", largest, what, data="normal numbers")
+    table.row(largest)
 
 
 def main():
-    arguments = _common.parser(__doc__.splitlines()[0], repeats=5).parse_args()
+    parser = _common.parser(__doc__.splitlines()[0], repeats=5, records=True)
+    arguments = parser.parse_args()
     if arguments.quick:
         arguments.repeats = 1
     _common.print_header("Rules of thumb", arguments)

@@ -13,21 +13,12 @@ file; the last command does this alone.  --avx2 holds all sides to AVX2.  With
 
 import _common  # isort: split
 
-import datetime
-import os
-import platform
-import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import _figures
 
-import skvq
 from skvq.nearest.native import status
-
-INSTRUCTIONS = {"avx2": "AVX2", "avx512": "AVX-512", "neon": "NEON"}
-PEERS = ("numpy", "scikit-learn", "faiss-cpu", "nanopq")
 
 
 def groups():
@@ -44,40 +35,14 @@ def groups():
     }
 
 
-def about(instructions):
-    """Return what a record says of its measurement."""
-    found = {"python": platform.python_version(), "skvq": skvq.__version__}
-    for name in PEERS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return {
-        "machine": {
-            "processor": _common.processor(),
-            "instructions": INSTRUCTIONS[instructions],
-            "cores": os.cpu_count(),
-            "threads": 1,
-        },
-        "versions": found,
-        "commit": commit(),
-        "date": datetime.date.today().isoformat(),
-        "data": _common.data_words(),
-    }
-
-
-def commit():
-    """Return the commit of the checkout, marked if files differ from it."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--exclude=*"],
-            cwd=_figures.ROOT,
-            capture_output=True,
-            text=True,
-        )
-    except OSError:
-        return None
-    return done.stdout.strip() or None
+def data_of(group):
+    """Return on what a group is measured."""
+    if group == "recall":
+        (data, *_) = _common.data_sets(["dsift100k"], quick=True)
+        return f"queries among the rows of {data.name}"
+    if group == "scans":
+        return f"{_common.data_words()}, and noisy copies of them"
+    return _common.data_words()
 
 
 def measure():
@@ -109,8 +74,10 @@ def measure():
     if not results:
         return
     instructions = _figures.SETS[status().level]
-    figures = _figures.load()
-    figures = _figures.renewed(figures, instructions, results, about(instructions))
+    origins = {
+        group: _common.about(data_of(group), arguments.threads) for group in results
+    }
+    figures = _figures.renewed(_figures.load(), instructions, results, origins)
     if into is None:
         for shown in _figures.SHOWN:
             if set(shown.groups) & set(results) and shown.instructions == instructions:

@@ -23,6 +23,9 @@ N_FEATURES, TRAIN_ROWS, TEST_ROWS = 256, 4096, 2048
 GAUSSIAN = {8: (0.3034, 0.0859, 0.0243), 256: (0.2845, 0.0816, 0.0231)}
 # By L: what is claimed, and how many test rows there are, as they take long.
 BITSHIFT = {12: (0.0735, 2048), 16: (0.0700, 1024)}
+# Errors of the best scalar levels at 1, 2 and 3 bits (Max, 1960); what is possible is
+# 4^-bits.
+SCALAR = (0.3634, 0.1175, 0.03454)
 REAL = {"sift5k": {8: 11_800, 32: 11_650}, "patches": {8: 1_357, 32: 1_345}}
 
 
@@ -31,17 +34,41 @@ def main() -> None:
     arguments = parse()
     print_header("Trellises", arguments)
     with threadpool_limits(1):
-        gaussian(arguments.quick)
+        record(arguments, gaussian(arguments.quick))
         real(arguments.quick)
 
 
 def parse() -> argparse.Namespace:
     """Return the options; there is one run, as nothing is drawn but the samples."""
-    return _common.parser(__doc__.splitlines()[0], repeats=1).parse_args()
+    return _common.parser(__doc__.splitlines()[0], repeats=1, records=True).parse_args()
 
 
-def gaussian(quick: bool) -> None:
-    """Print errors over power of independent Gaussian features."""
+def record(arguments: argparse.Namespace, errors: dict[int, list[float]]) -> None:
+    """Record what scalar levels cost, and what is gained at 1 to 3 bits beside them."""
+    cost = [error * 4**n_bits for n_bits, error in enumerate(SCALAR, start=1)]
+    gains = [
+        100 * (1 - e / SCALAR[n - 1]) for n, found in errors.items() for e in found
+    ]
+    for end, choose, sign in (("least", min, ""), ("most", max, "%")):
+        _common.record(
+            arguments,
+            f"trellis.scalar.{end}",
+            f"{choose(cost):.1f}",
+            f"error of the best scalar levels over what is possible; {end}",
+            data="1 to 3 bits (Max, 1960)",
+        )
+        _common.record(
+            arguments,
+            f"trellis.gain.{end}",
+            f"{choose(gains):.0f}{sign}",
+            f"percent that the error is below that of the best scalar levels; {end}",
+            data="Gaussian features, 1 to 3 bits",
+        )
+
+
+def gaussian(quick: bool) -> dict[int, list[float]]:
+    """Print errors over power of independent Gaussian features; return them by bits."""
+    errors: dict[int, list[float]] = {1: [], 2: [], 3: []}
     rng = np.random.default_rng(0)
     n_train, n_test = (64, 32) if quick else (TRAIN_ROWS, TEST_ROWS)
     train = rng.normal(size=(n_train, N_FEATURES)).astype(np.float32)
@@ -57,7 +84,9 @@ def gaussian(quick: bool) -> None:
             quantizer = TrellisQuantizer(
                 n_bits, n_states=n_states, share_alphabets=True
             )
-            row(table, f"{n_states} states", quantizer, train, test, 1.01 * limit)
+            name = f"{n_states} states"
+            error = row(table, name, quantizer, train, test, 1.01 * limit)
+            errors[n_bits].append(error)
     for window_bits, (limit, n_rows) in BITSHIFT.items():
         if quick and window_bits > 12:
             continue
@@ -71,11 +100,13 @@ def gaussian(quick: bool) -> None:
         name = f"bitshift, 2^{window_bits} windows"
         # Nothing but a mean and a scale is learned, which few rows tell well enough.
         few = train[:128] if quick else train
-        row(table, name, quantizer, few[:128], test[:n_rows], limit)
+        error = row(table, name, quantizer, few[:128], test[:n_rows], limit)
+        errors[2].append(error)
+    return errors
 
 
-def row(table, name, quantizer, train, test, limit) -> None:
-    """Print the error of one quantizer."""
+def row(table, name, quantizer, train, test, limit) -> float:
+    """Print the error of one quantizer, and return it."""
     began = time.process_time()
     quantizer.fit(train)
     fitted = time.process_time()
@@ -92,6 +123,7 @@ def row(table, name, quantizer, train, test, limit) -> None:
         f"{1e9 * (encoded - fitted) / test.size:.0f}",
         verdict(error <= limit),
     )
+    return error
 
 
 def real(quick: bool) -> None:

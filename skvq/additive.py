@@ -37,7 +37,7 @@ class AdditiveQuantizer(BaseQuantizer):
     shape (V_j, d) that all span the whole space.  They hold :math:`d \sum_j V_j`
     numbers and represent a codebook of :math:`V = \prod_j V_j` codewords.  Product and
     residual quantizers are special cases, so it is the most accurate of the three at
-    equal bits, and the slowest to learn and to encode.
+    equal bits, and takes the most work to learn and to encode.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ class BinaryQuantizer(ScalarQuantizer):
     :math:`f(x)_i = s_i\,\mathrm{sign}(x_i)`, or, with ``spherical=True``, those of the
     cube in the unit sphere, :math:`\mathrm{sign}(x_i) / \sqrt{d}`, nearest to
     :math:`x / \|x\|`.  The sign is +1 (code 1) for x > 0, and -1 (code 0) otherwise.
-    It is the cheapest code there is.  It needs features about zero, of similar size and
+    Encoding looks at signs alone.  It needs features about zero, of similar size and
     independent of each other: center the data, and rotate them (by PCA with whitening,
     or at random) before this step.
 

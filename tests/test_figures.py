@@ -82,7 +82,7 @@ def test_figures_of_examples_have_a_sentence(example):
 def test_all_kinds_of_pictures_are_found():
     found = {page.name: len(pictures(page.read_text("utf-8"))) for page in PAGES}
     assert found["README.md"] == 1
-    assert found["benchmarks.md"] == 7
+    assert found["benchmarks.md"] == 6
     assert found["binary.md"] == 1
     assert sum(found.values()) > 30
     cards = (ROOT / "docs" / "schemes" / "index.md").read_text("utf-8")
