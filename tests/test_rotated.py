@@ -503,7 +503,7 @@ def test_rows_at_the_mean_have_no_error():
 def test_what_has_no_bound(parameters, eps0, message):
     est = rotated(BinaryQuantizer(), **parameters).fit(X)
     with pytest.raises(ValueError, match=message):
-        est.inner_product_error_bound(X, X, eps0)
+        est.inner_product_error_bound(X, X, eps0=eps0)
 
 
 def test_grids_over_rotations_and_parts():
