@@ -30,7 +30,14 @@ def module(path):
 
 # -- what a figure shows, in a sentence ------------------------------------------------
 
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+# What the build of the site writes there is not looked at.
+BUILT = {"_build", "gallery", "generated"}
+PAGES = [
+    path
+    for pattern in ("*.md", "docs/**/*.md", "docs/**/*.rst", "examples/*.rst")
+    for path in sorted(ROOT.glob(pattern))
+    if not BUILT & set(path.relative_to(ROOT).parts)
+]
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
 GALLERY = module(ROOT / "docs" / "gallery_pictures.py")
 
@@ -42,16 +49,34 @@ def check_sentence(text):
     assert 6 <= len(text.split()) <= 45, f"too short or too long: {text!r}"
 
 
+def shown(page):
+    """Return a page without its code, in which nothing is a picture."""
+
+    def kept(block):
+        return block[0] if block[2].startswith("{") else ""
+
+    page = re.sub(
+        r"^ *(`{3,}|~{3,})(.*)\n(?:.*\n)*? *\1$", kept, page, flags=re.MULTILINE
+    )
+    return re.sub(r"(?<!`)`[^`\n]*(?:!\[|<img)[^`\n]*`(?!`)", "", page)
+
+
 def pictures(page):
     """Return the alternative text of each picture of a page; None if it has none."""
-    found = re.findall(r"!\[([^\]]*)\]\(", page)
-    directives = re.findall(
-        r"^(`{3,}|:{3,})\{(?:image|figure)\}.*\n((?:.*\n)*?)\1$", page, re.M
-    )
-    cards = re.findall(r"^:img-(?:top|bottom|background): .*\n((?::.*\n)*)", page, re.M)
-    for options in [*(body for _, body in directives), *cards]:
-        alternative = re.search(r"^:(?:img-)?alt: *(.*)$", options, re.M)
+    page = shown(f"{page}\n")
+    found = re.findall(r"!\[([^\]]*)\]", page)
+    kinds = [
+        r"^ *(`{3,}|~{3,}|:{3,})\{(?:image|figure)\}.*\n(?P<options>(?:.*\n)*?) *\1$",
+        r"^ *:img-(?:top|bottom|background): .*\n(?P<options>(?: *:.*\n)*)",
+        # Of reStructuredText, also as a substitution.
+        r"^ *\.\. +(?:\|[^|]+\| +)?(?:image|figure):: .*\n(?P<options>(?: +:.*\n)*)",
+    ]
+    for one in (one for kind in kinds for one in re.finditer(kind, page, re.M)):
+        alternative = re.search(r"^ *:(?:img-)?alt: *(.*)$", one["options"], re.M)
         found.append(alternative[1] if alternative else None)
+    for attributes in re.findall(r"<img\b([^>]*)>", page):
+        alternative = re.search(r"\balt=([\"'])(.*?)\1", attributes, re.S)
+        found.append(" ".join(alternative[2].split()) if alternative else None)
     return found
 
 
@@ -104,10 +129,29 @@ SENTENCE = "Cells of signs in the plane: the four quadrants."
         ":::{figure} a.png\n:alt: The cells, of which there are four\n:::\n",
         "::::{grid-item-card} Signs\n:img-top: a.png\n:link: a\n::::\n",
         f"```{{image}} a.png\n:alt: {' and'.join([SENTENCE[:-1]] * 9)}.\n```\n",
+        "![][cells]\n\n[cells]: a.png",
+        "![cells]\n\n[cells]: a.png",
+        '<img src="a.png">',
+        "<p><img\n  src='a.png' alt=''\n></p>",
+        '<img src="a.png" alt="A picture">',
+        ".. image:: a.png\n",
+        ".. image:: a.png",
+        ".. figure:: a.png\n   :width: 10\n\n   Cells of signs.\n",
+        ".. |cells| image:: a.png\n   :alt: Cells\n",
+        "```{eval-rst}\n.. image:: a.png\n   :width: 10\n```\n",
+        "- A list.\n\n  ```{image} a.png\n  :width: 10\n  ```\n",
     ],
 )
 def test_a_picture_without_its_sentence_is_found(page):
-    check_page(f"![{SENTENCE}](a.png)\n\n```{{image}} a.png\n:alt: {SENTENCE}\n```\n")
+    kept = (
+        f"![{SENTENCE}](a.png)\n\n```{{image}} a.png\n:alt: {SENTENCE}\n```\n\n"
+        f'<img alt="{SENTENCE}" src="a.png">\n\n![{SENTENCE}][cells]\n\n'
+        f".. image:: a.png\n   :alt: {SENTENCE}\n\n"
+        f"```{{eval-rst}}\n.. image:: a.png\n   :alt: {SENTENCE}\n```\n"
+    )
+    assert pictures(kept) == [SENTENCE] * 6
+    check_page(kept)
+    check_page("`![](a.png)` is Markdown.\n\n```sh\necho '<img src=a>'\n```\n")
     with pytest.raises(AssertionError):
         check_page(page)
 
