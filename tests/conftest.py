@@ -1,9 +1,11 @@
 """Settings and fixtures of the whole suite."""
 
 import os
+import re
 import signal
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -32,6 +34,31 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # Far more than any test takes: what runs longer hangs.
 HANGS_AFTER = int(os.environ.get("SKVQ_TEST_TIMEOUT", "120"))
+
+# Packagers test an installed skvq by this folder and pyproject.toml alone.  What says
+# ROOT reads pages and scripts of the tree beside it, some when it is imported.
+TREE = Path(__file__).parent.parent
+OF_TREE = re.compile(r"^ROOT = Path\(__file__\)\.parent\.parent$", re.M)
+IN_TREE = (TREE / ".ci" / "release").exists()
+collect_ignore = [
+    path.name
+    for path in Path(__file__).parent.glob("test_*.py")
+    if not IN_TREE and OF_TREE.search(path.read_text(encoding="utf-8"))
+]
+
+
+def pytest_report_header():
+    """Tell what is left out."""
+    left_out = ", ".join(sorted(collect_ignore))
+    return f"not the source tree: without {left_out}" if left_out else None
+
+
+@pytest.fixture(scope="session")
+def tree():
+    """Return the folder of the source tree, for a test that reads one of its pages."""
+    if not IN_TREE:
+        pytest.skip("needs the source tree")
+    return TREE
 
 
 def pytest_sessionstart(session):

@@ -16,10 +16,6 @@ import skvq
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "benchmarks" / "_figures.py"
-# An installed package is tested without them.
-pytestmark = pytest.mark.skipif(
-    not SOURCE.exists(), reason="The benchmarks are not beside the tests."
-)
 # Words of pages that sound like a claim of speed, memory or error, and are none.
 NO_CLAIMS = Path(__file__).parent / "data" / "no_claims.txt"
 # What was measured before `figures.json`, each with the digest of its record.
@@ -33,7 +29,7 @@ def load_module():
     return module
 
 
-figures = load_module() if SOURCE.exists() else None
+figures = load_module()
 
 # -- what is a claim -------------------------------------------------------------------
 

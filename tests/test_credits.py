@@ -15,8 +15,23 @@ PHOTOGRAPHS = {
     "flower.jpg": "vultilion/6056698931",
 }
 LICENCE = "creativecommons.org/licenses/by/2.0/"
-# Pictures that pages show, and the photographs that they are made of.
-PICTURES = {"demo.png": ["china.jpg"], "photograph.png": ["china.jpg"]}
+# All pictures that pages show, and the photographs that can be seen in them.
+PICTURES = {
+    "docs/images/demo.png": ["china.jpg"],
+    "generated/pictures/photograph.png": ["china.jpg"],
+    # Cells of schemes, which have a page of this name, and plots of what was measured.
+    **{
+        f"generated/pictures/{page.stem}.png": []
+        for page in ROOT.glob("docs/schemes/*.md")
+    },
+    "generated/figures/*.svg": [],
+    "images/curves.png": [],
+}
+# In Markdown, its directives and definitions, reStructuredText and HTML.
+SHOWN = re.compile(
+    r"(?:\]\(|\]: |\} |:: |:img-[\w-]+: |src=[\"']?)<?"
+    r"([\w./:-]+\.(?:png|jpe?g|svg|gif|webp))\b"
+)
 SOURCES = [
     ROOT / "README.md",
     *sorted(ROOT.glob("docs/**/*.md")),
@@ -44,11 +59,41 @@ def credited(text):
     return found
 
 
-def loaded(text):
-    """Return the photographs that a page or an example loads."""
-    if re.search(r"load_sample_images\b", text):
-        return set(PHOTOGRAPHS)
-    return set(re.findall(r"load_sample_image\(\s*[\"'](\w+\.jpg)[\"']", text))
+def code(text, name):
+    """Return the code of a page, or of an example without what is text there."""
+    if not name.endswith(".py"):
+        return "\n".join(re.findall(r"^```[^\n]*\n(.*?)^```", text, re.M | re.S))
+    return re.sub(r'\A"""(.*?)"""|^#[^\n]*$', "", text, flags=re.M | re.S)
+
+
+def loaded(text, name):
+    """Return the photographs that a page or an example loads.
+
+    Both, where it is not the call itself that says which.
+    """
+    of_code = code(text, name)
+    found = set(re.findall(rf"\b(?:{'|'.join(PHOTOGRAPHS)})", of_code))
+    # Whatever stands for the name, and whatever the function is called.
+    unnamed = re.sub(
+        r"^(>>> )?from sklearn\.datasets import (?:[\w, ]+|\([\w,\s]+\))$"
+        r"|\bload_sample_image\(\s*(?:image_name=)?([\"'])\w+\.jpg\2,?\s*\)",
+        lambda found: "" if " as " not in found[0] else found[0],
+        of_code,
+        flags=re.M,
+    )
+    return set(PHOTOGRAPHS) if "load_sample_image" in unnamed else found
+
+
+def shown_pictures(text, name):
+    """Return the pictures that a page shows: where each stands, and its photographs.
+
+    None for one that is not known.
+    """
+    for picture in SHOWN.finditer("" if name.endswith(".py") else text):
+        # Relative to the page, or to the site.
+        place = re.sub(r"^(?:\.\.?/|/)+", "", picture[1])
+        known = [made for known, made in PICTURES.items() if fnmatch(place, known)]
+        yield picture, known[0] if known else None
 
 
 def shown_text(text, name):
@@ -62,15 +107,15 @@ def shown_text(text, name):
 
 def uncredited(text, name):
     """Return the photographs of which a page or an example lacks the credit."""
-    missing = loaded(text) - credited(shown_text(text, name))
+    missing = loaded(text, name) - credited(shown_text(text, name))
     if name.endswith(".py") and "imshow(" in text:
         # Below the last picture.
         below = text.rpartition("plt.show()\n")[2]
-        missing |= loaded(text) - credited(shown_text(below, name))
-    for picture, photographs in PICTURES.items():
-        for shown in re.finditer(rf"[(/ ]{re.escape(picture)}\b", text):
-            below = text[shown.end() :].split("\n\n")[:3]
-            missing |= set(photographs) - credited("\n\n".join(below))
+        missing |= loaded(text, name) - credited(shown_text(below, name))
+    for picture, photographs in shown_pictures(text, name):
+        assert photographs is not None, f"{picture[1]} is not in PICTURES"
+        below = text[picture.end() :].split("\n\n")[:3]
+        missing |= set(photographs) - credited("\n\n".join(below))
     if name == GALLERY:
         missing |= set(PHOTOGRAPHS) - credited(text)
     return sorted(missing)
@@ -87,8 +132,8 @@ def test_photographs_are_found():
     shows = {
         source.name
         for source in SOURCES
-        if loaded(text := source.read_text(encoding="utf-8"))
-        or any(f"/{picture}" in text for picture in PICTURES)
+        if loaded(text := source.read_text(encoding="utf-8"), source.name)
+        or any(made for _, made in shown_pictures(text, source.name))
     }
     assert {"README.md", "index.md", "plot_faiss.py", "plot_colour_palette.py"} < shows
 
@@ -111,6 +156,19 @@ EXAMPLE = (ROOT / "examples" / "plot_colour_palette.py").read_text(encoding="utf
         (EXAMPLE, "plot.py", "# %%\n# Photograph", "# Photograph"),
         (EXAMPLE + "plt.show()\n", "plot.py", "", ""),
         (EXAMPLE, "plot.py", 'image("flower.jpg")', "images().images[0]"),
+        # Which photograph is loaded is not always said in the call.
+        (EXAMPLE, "plot.py", '"flower.jpg"', "NAME"),
+        (EXAMPLE, "plot.py", '("flower.jpg")', '(image_name="china.jpg")'),
+        (EXAMPLE, "plot.py", '("flower.jpg")', '(*["china.jpg"])'),
+        (EXAMPLE, "plot.py", '("flower.jpg")', '("china.jpg")'),
+        (EXAMPLE, "plot.py", 'load_sample_image("flower.jpg")', 'imread("china.jpg")'),
+        (
+            EXAMPLE,
+            "plot.py",
+            "import load_sample_image\n",
+            "import load_sample_image as l\n",
+        ),
+        ("A page.\n\n```python\nload_sample_image(name)\n```\n", "page.md", "", ""),
         ("A page.\n", GALLERY, "", ""),
     ],
 )
@@ -120,6 +178,21 @@ def test_a_credit_that_is_missing_is_found(text, name, old, new):
     if "images()" in new:
         broken = broken.replace("load_sample_image", "load_sample_images")
     assert uncredited(broken, name)
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        "![Pagoda.](docs/images/pagoda.png)",
+        "![Pagoda.][one]\n\n[one]: images/pagoda.jpg",
+        '<img alt="Pagoda." src="docs/images/pagoda.png">',
+        "```{image} generated/pictures/pagoda.png\n:alt: Pagoda.\n```",
+        "```{eval-rst}\n.. image:: images/pagoda.webp\n```",
+    ],
+)
+def test_a_picture_of_which_nobody_says_what_it_is_made_of_is_found(shown):
+    with pytest.raises(AssertionError, match=r"pagoda\.\w+ is not in PICTURES"):
+        uncredited(shown, "page.md")
 
 
 def test_the_demo_credits_its_photograph():

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parent.parent / "docs" / "decisions"
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "docs" / "decisions"
 RECORDS = sorted(set(FOLDER.glob("*.md")) - {FOLDER / "index.md"})
 PARTS = [
     "Decision",

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -511,10 +510,8 @@ def test_bad_use():
 # -- the page ----------------------------------------------------------------------
 
 
-def test_page():
-    page = Path(__file__).parents[1] / "docs" / "metrics.md"
-    if not page.exists():
-        pytest.skip("the pages are not part of this copy")
+def test_page(tree):
+    page = tree / "docs" / "metrics.md"
     text = page.read_text(encoding="utf-8")
     (program,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     names = {}

@@ -1,5 +1,6 @@
 """Figures for other eyes: what they show in words, colours, and contrast."""
 
+import ast
 import importlib.util
 import re
 from itertools import combinations
@@ -29,7 +30,14 @@ def module(path):
 
 # -- what a figure shows, in a sentence ------------------------------------------------
 
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+# What the build of the site writes there is not looked at.
+BUILT = {"_build", "gallery", "generated"}
+PAGES = [
+    path
+    for pattern in ("*.md", "docs/**/*.md", "docs/**/*.rst", "examples/*.rst")
+    for path in sorted(ROOT.glob(pattern))
+    if not BUILT & set(path.relative_to(ROOT).parts)
+]
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
 GALLERY = module(ROOT / "docs" / "gallery_pictures.py")
 
@@ -41,16 +49,34 @@ def check_sentence(text):
     assert 6 <= len(text.split()) <= 45, f"too short or too long: {text!r}"
 
 
+def shown(page):
+    """Return a page without its code, in which nothing is a picture."""
+
+    def kept(block):
+        return block[0] if block[2].startswith("{") else ""
+
+    page = re.sub(
+        r"^ *(`{3,}|~{3,})(.*)\n(?:.*\n)*? *\1$", kept, page, flags=re.MULTILINE
+    )
+    return re.sub(r"(?<!`)`[^`\n]*(?:!\[|<img)[^`\n]*`(?!`)", "", page)
+
+
 def pictures(page):
     """Return the alternative text of each picture of a page; None if it has none."""
-    found = re.findall(r"!\[([^\]]*)\]\(", page)
-    directives = re.findall(
-        r"^(`{3,}|:{3,})\{(?:image|figure)\}.*\n((?:.*\n)*?)\1$", page, re.M
-    )
-    cards = re.findall(r"^:img-(?:top|bottom|background): .*\n((?::.*\n)*)", page, re.M)
-    for options in [*(body for _, body in directives), *cards]:
-        alternative = re.search(r"^:(?:img-)?alt: *(.*)$", options, re.M)
+    page = shown(f"{page}\n")
+    found = re.findall(r"!\[([^\]]*)\]", page)
+    kinds = [
+        r"^ *(`{3,}|~{3,}|:{3,})\{(?:image|figure)\}.*\n(?P<options>(?:.*\n)*?) *\1$",
+        r"^ *:img-(?:top|bottom|background): .*\n(?P<options>(?: *:.*\n)*)",
+        # Of reStructuredText, also as a substitution.
+        r"^ *\.\. +(?:\|[^|]+\| +)?(?:image|figure):: .*\n(?P<options>(?: +:.*\n)*)",
+    ]
+    for one in (one for kind in kinds for one in re.finditer(kind, page, re.M)):
+        alternative = re.search(r"^ *:(?:img-)?alt: *(.*)$", one["options"], re.M)
         found.append(alternative[1] if alternative else None)
+    for attributes in re.findall(r"<img\b([^>]*)>", page):
+        alternative = re.search(r"\balt=([\"'])(.*?)\1", attributes, re.S)
+        found.append(" ".join(alternative[2].split()) if alternative else None)
     return found
 
 
@@ -103,10 +129,29 @@ SENTENCE = "Cells of signs in the plane: the four quadrants."
         ":::{figure} a.png\n:alt: The cells, of which there are four\n:::\n",
         "::::{grid-item-card} Signs\n:img-top: a.png\n:link: a\n::::\n",
         f"```{{image}} a.png\n:alt: {' and'.join([SENTENCE[:-1]] * 9)}.\n```\n",
+        "![][cells]\n\n[cells]: a.png",
+        "![cells]\n\n[cells]: a.png",
+        '<img src="a.png">',
+        "<p><img\n  src='a.png' alt=''\n></p>",
+        '<img src="a.png" alt="A picture">',
+        ".. image:: a.png\n",
+        ".. image:: a.png",
+        ".. figure:: a.png\n   :width: 10\n\n   Cells of signs.\n",
+        ".. |cells| image:: a.png\n   :alt: Cells\n",
+        "```{eval-rst}\n.. image:: a.png\n   :width: 10\n```\n",
+        "- A list.\n\n  ```{image} a.png\n  :width: 10\n  ```\n",
     ],
 )
 def test_a_picture_without_its_sentence_is_found(page):
-    check_page(f"![{SENTENCE}](a.png)\n\n```{{image}} a.png\n:alt: {SENTENCE}\n```\n")
+    kept = (
+        f"![{SENTENCE}](a.png)\n\n```{{image}} a.png\n:alt: {SENTENCE}\n```\n\n"
+        f'<img alt="{SENTENCE}" src="a.png">\n\n![{SENTENCE}][cells]\n\n'
+        f".. image:: a.png\n   :alt: {SENTENCE}\n\n"
+        f"```{{eval-rst}}\n.. image:: a.png\n   :alt: {SENTENCE}\n```\n"
+    )
+    assert pictures(kept) == [SENTENCE] * 6
+    check_page(kept)
+    check_page("`![](a.png)` is Markdown.\n\n```sh\necho '<img src=a>'\n```\n")
     with pytest.raises(AssertionError):
         check_page(page)
 
@@ -134,7 +179,8 @@ DRAWING = [
     *sorted(ROOT.glob("benchmarks/*.py")),
 ]
 # Colour maps whose lightness grows or falls along them, for all eyes.
-MAPS = {"viridis", "cividis", "gray", "gray_r"}
+# "binary" is the name of a scheme, too.
+MAPS = {"viridis", "cividis", "gray", "gray_r", "binary"}
 PALETTE = "petroff10"
 
 
@@ -164,20 +210,127 @@ def is_ordered(name):
     return True
 
 
+# As strings, and as attributes and functions of matplotlib.
+NAMES = "|".join(map(re.escape, sorted(plt.colormaps, key=len, reverse=True)))
+ASKED = re.compile(
+    rf"[\"']({NAMES})[\"']|\b(?:cm|colormaps|plt|pyplot)\.({NAMES})\b"
+    rf"|\bmatplotlib\.cm import .*\b({NAMES})\b"
+)
+
+
 def maps_of(code):
-    """Return the names of the colour maps that a script asks for."""
-    asked = r"(?:cmap(?:: \w+)? ?=|colormaps\[|get_cmap\(|default=)\s*[\"'](\w+)[\"']"
-    return {name for name in re.findall(asked, code) if name in plt.colormaps}
+    """Return the names of colour maps that stand in a script."""
+    return {next(filter(None, names)) for names in ASKED.findall(code)}
+
+
+# What draws lines and marks, the words for a colour, and those for the rest of a style.
+DRAWS = (
+    "axhline axvline bar barh errorbar fill_between hist hlines loglog plot scatter"
+    " semilogx semilogy stairs stem step vlines"
+).split()
+COLOURING = "c color colors ec edgecolor edgecolors fc facecolor facecolors mec mfc"
+COLOURING = {*COLOURING.split(), "markeredgecolor", "markerfacecolor"}
+STYLING = ("linestyle", "ls", "marker", "dashes", "hatch")
+# A colour in a short format, such as "r--".
+MARKS = r"[-.:,ov^<>1-4sp8P*hH+xXDd|_]*"
+FORMAT = re.compile(rf"{MARKS}([bgrcmykw]|C\d)?{MARKS}")
+# As pale as the ground: areas, which have borders.
+PALE = 88
+# Below this chroma, a grey.
+GREY = 15
+
+
+def is_colour(value):
+    """Return whether a value says a colour by more than one letter or a grey."""
+    short = isinstance(value, str) and re.fullmatch(r"[a-z]|[\d.]+|none", value)
+    return matplotlib.colors.is_color_like(value) and not short
+
+
+def strings(node):
+    """Return the constant strings of a script, and the words of those of colours."""
+    for one in ast.walk(node):
+        if isinstance(one, ast.Constant) and isinstance(one.value, str):
+            words = one.value.split()
+            yield from words if all(map(is_colour, words)) else [one.value]
+
+
+def drawn(tree):
+    """Return the calls that draw, each with its keywords and its short format.
+
+    What is called without anything to draw is a method of a display.
+    """
+    for call in ast.walk(tree):
+        name = getattr(call, "func", None)
+        if isinstance(name, ast.Attribute) and name.attr in DRAWS and call.args:
+            last = getattr(call.args[-1], "value", None)
+            keywords = {word.arg: word.value for word in call.keywords}
+            yield keywords, last if isinstance(last, str) else ""
+
+
+def letter(short):
+    """Return the colour of a short format; None if it has none."""
+    found = FORMAT.fullmatch(short)
+    return found and found[1]
+
+
+def named(tree):
+    """Return the colours that a script names, as matplotlib reads them."""
+    yield from filter(is_colour, strings(tree))
+    coloured = []
+    for keywords, short in drawn(tree):
+        yield from filter(None, [letter(short)])
+        coloured += [keywords[word] for word in COLOURING & set(keywords)]
+    for value in coloured:
+        yield from (one for one in strings(value) if one in set("bgrcmy"))
+        for one in ast.walk(value):
+            numbers = [
+                getattr(part, "value", None) for part in getattr(one, "elts", ())
+            ]
+            yield from filter(is_colour, [tuple(numbers)])
+    # Letters that a loop goes over.
+    for one in ast.walk(tree):
+        if isinstance(one, ast.For | ast.comprehension):
+            for text in strings(one.iter):
+                yield from text if set(text) <= set("bgrcmykw") else ()
+
+
+def hues(code):
+    """Return the colours of a script that are neither grey nor pale."""
+    tree = ast.parse(code)
+    hexes = {matplotlib.colors.to_hex(one) for one in named(tree)}
+    if hexes and f'"{PALETTE}"' in code:
+        hexes |= {matplotlib.colors.to_hex(one) for one in palettes()[PALETTE]}
+    found = {one: Color(one).convert("lch-d65") for one in hexes}
+    return sorted(
+        one
+        for one, lch in found.items()
+        if lch["lightness"] < PALE and lch["chroma"] > GREY
+    )
 
 
 def check_lines(code):
-    """Raise if a legend is of lines in the usual colours, which not all can see."""
-    styled = f'plt.style.use("{PALETTE}")' in code
-    # Colours of a map, or one colour and other dashes.
-    chosen = "plt.colormaps[" in code or code.count('color="black"') > 1
-    assert styled or chosen or "legend(" not in code, (
-        f'lines of a legend without plt.style.use("{PALETTE}") or colours of their own'
-    )
+    """Raise if what a script draws is told apart by colours that not all can see."""
+    pairs = [
+        pair
+        for pair in combinations(hues(code), 2)
+        if least_difference(pair) < LEAST_DIFFERENCE
+    ]
+    assert not pairs, f"colours that not all can tell apart: {pairs}"
+    if "legend(" not in code:
+        return
+    styled = re.search(rf'(style\.use\(|color_sequences\[)"{PALETTE}"', code)
+    styles = []
+    for keywords, short in drawn(ast.parse(code)):
+        own = COLOURING & set(keywords)
+        assert styled or own or letter(short) or None in keywords, (
+            f'something drawn without plt.style.use("{PALETTE}") or a colour of its own'
+        )
+        if (own or letter(short)) and "label" in keywords:
+            words = sorted({*own, *STYLING} & set(keywords))
+            styles.append(
+                (short, *((one, ast.unparse(keywords[one])) for one in words))
+            )
+    assert len(styles) == len(set(styles)), "two of one colour and the same dashes"
 
 
 def palettes():
@@ -216,21 +369,68 @@ def test_colour_maps_are_ordered():
     assert all(is_ordered(name) for name in MAPS)
     for name in ("hsv", "jet", "rainbow", "RdYlGn", "tab20"):
         assert not is_ordered(name)
-    planted = "ax.imshow(cells, cmap='hsv')\nax.set(color=plt.colormaps[\"jet\"](1))\n"
-    planted += 'def draw(cmap: Any = "rainbow"):\n    pass\n'
-    assert maps_of(planted) == {"hsv", "jet", "rainbow"}
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
-def test_lines_of_examples_have_colours_for_all(example):
-    check_lines(example.read_text(encoding="utf-8"))
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "ax.imshow(cells, cmap='hsv')",
+        "ax.imshow(cells, None, 'hsv')",
+        "ax.imshow(cells, cmap=plt.cm.hsv)",
+        "ax.imshow(cells, cmap=matplotlib.colormaps.get_cmap('hsv'))",
+        'ax.plot(x, color=plt.colormaps["hsv"](1))',
+        'plt.set_cmap("hsv")',
+        "plt.hsv()",
+        'plt.rcParams["image.cmap"] = "hsv"',
+        'NAME = "hsv"',
+        "from matplotlib.cm import gray, hsv",
+        'def draw(cmap: Any = "hsv"):\n    pass',
+    ],
+)
+def test_another_colour_map_is_found(planted):
+    assert maps_of(f"{planted}\n") - MAPS == {"hsv"}
 
 
-def test_lines_of_the_usual_colours_are_found():
-    drawn = "ax.plot(x, a, label='a')\nax.plot(x, b, label='b')\nax.legend()\n"
-    check_lines(f'plt.style.use("{PALETTE}")\n{drawn}')
-    with pytest.raises(AssertionError):
-        check_lines(drawn)
+@pytest.mark.parametrize("script", DRAWING, ids=lambda path: path.stem)
+def test_what_is_drawn_has_colours_for_all(script):
+    check_lines(script.read_text(encoding="utf-8"))
+
+
+STYLED = f'plt.style.use("{PALETTE}")\n'
+LINES = "ax.plot(x, a, label='a')\nax.plot(x, b, label='b')\nax.legend()\n"
+
+
+def test_colours_for_all_pass():
+    check_lines(STYLED + LINES)
+    check_lines(LINES.replace("a,", "a, color='black',").replace("b,", "b, 'k--',"))
+    check_lines(LINES.replace("a,", "a, c='#0072b2',").replace("b,", "b, c='#d55e00',"))
+    check_lines(STYLED + "ax.axvline(1, color='0.5', ls=':')\n" + LINES)
+
+
+@pytest.mark.parametrize(
+    ("styled", "of_a", "of_b"),
+    [
+        ("", "", ""),
+        ("", "color='black'", ""),
+        ("", "color='black'", "color='black'"),
+        ("", "color='black', ls='--'", "color='black', ls='--'"),
+        ("", "color='red'", "color='green'"),
+        (STYLED, "color='red'", "color='green'"),
+        (STYLED, "color='#ff0000'", ""),
+        ("", "'r-'", "'g--'"),
+        ("", "c='r'", "c='g'"),
+        ("", "color=(1, 0, 0)", "color=(0, 0.5, 0)"),
+        ("", "color='tab:red'", "color='tab:green'"),
+        ("", "color='C2'", "color='C3'"),
+        ('RED, GREEN = "#d62728 #2ca02c".split()\n', "c=RED", "c=GREEN"),
+        ("for c in 'rg':\n    pass\n", "color=c", "color=c, ls=':'"),
+        ("for y, c in zip(ys, 'rg'):\n    pass\n", "color=c", "color=c, ls=':'"),
+    ],
+)
+def test_colours_that_not_all_tell_apart_are_found(styled, of_a, of_b):
+    code = LINES.replace("a,", f"a, {of_a}," if of_a else "a,")
+    with pytest.raises(AssertionError, match=r"colour"):
+        check_lines(styled + code.replace("b,", f"b, {of_b}," if of_b else "b,"))
 
 
 # -- contrast --------------------------------------------------------------------------

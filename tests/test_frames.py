@@ -4,7 +4,6 @@ import re
 
 import numpy as np
 import pandas as pd
-import polars as pl
 import pytest
 import sklearn
 from numpy.testing import assert_array_equal
@@ -21,6 +20,8 @@ from skvq import (
 from skvq.codes import one_hot, pack, token_ids
 from skvq.io import rows, save_codes
 from skvq.metrics import code_report, distortion
+
+pl = pytest.importorskip("polars")
 
 X = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
 PQ = ProductQuantizer(2, 3, random_state=0).fit(X)

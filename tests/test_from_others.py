@@ -19,7 +19,8 @@ from sklearn.preprocessing import KBinsDiscretizer
 from skvq import UniformQuantizer
 from skvq.metrics import distortion
 
-PAGE = Path(__file__).parent.parent / "docs" / "from_other_libraries.md"
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "from_other_libraries.md"
 DATA = Path(__file__).parent / "data"
 with np.load(DATA / "tokenizers.npz") as _stored:
     STORED = dict(_stored)

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -919,10 +918,8 @@ def test_without_compat(monkeypatch):
 # -- the page ----------------------------------------------------------------------
 
 
-def test_page():
-    page = Path(__file__).parents[1] / "docs" / "losses.md"
-    if not page.exists():
-        pytest.skip("the pages are not part of this copy")
+def test_page(tree):
+    page = tree / "docs" / "losses.md"
     # The fences end the expected outputs.
     text = re.sub(r"^```.*$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     test = doctest.DocTestParser().get_doctest(text, {}, page.name, str(page), 0)
@@ -930,11 +927,9 @@ def test_page():
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
-def test_page_in_torch():
+def test_page_in_torch(tree):
     make_library("torch")
-    page = Path(__file__).parents[1] / "docs" / "losses.md"
-    if not page.exists():
-        pytest.skip("the pages are not part of this copy")
+    page = tree / "docs" / "losses.md"
     text = page.read_text(encoding="utf-8")
     (program,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     names = {}

@@ -6,7 +6,6 @@ import math
 import pickle
 import re
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -386,10 +385,8 @@ def test_estimated_entropy_of_a_gaussian_grid():
 # -- the page ----------------------------------------------------------------------
 
 
-def test_page():
-    page = Path(__file__).parents[1] / "docs" / "metrics.md"
-    if not page.exists():
-        pytest.skip("the pages are not part of this copy")
+def test_page(tree):
+    page = tree / "docs" / "metrics.md"
     # The fences end the expected outputs.
     text = re.sub(r"^```.*$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     test = doctest.DocTestParser().get_doctest(text, {}, page.name, str(page), 0)

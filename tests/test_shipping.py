@@ -56,7 +56,7 @@ from skvq.model_selection import (
 )
 
 X = np.random.default_rng(3).normal(size=(60, 4)).astype(np.float32)
-ROOT = Path(__file__).parent.parent
+ROOT = Path(skvq.__file__).parent.parent
 
 
 def vq(**parameters):

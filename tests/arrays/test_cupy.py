@@ -7,7 +7,6 @@ import re
 import sys
 import threading
 import types
-from pathlib import Path
 
 import emulator
 import numpy as np
@@ -226,7 +225,7 @@ def test_kernels_compile_for_devices(name, dtype, constants):
         assert max(spilled) == 0
 
 
-def test_the_benchmark_runs(cupy, capsys, monkeypatch):
+def test_the_benchmark_runs(cupy, capsys, monkeypatch, tree):
     if not hasattr(cupy, "random"):  # the emulation has no generator of its own
         rng = np.random.default_rng(0)
         monkeypatch.setattr(
@@ -239,10 +238,7 @@ def test_the_benchmark_runs(cupy, capsys, monkeypatch):
             ),
             raising=False,
         )
-    folder = Path(__file__).parents[2] / "benchmarks"
-    if not folder.is_dir():
-        pytest.skip("the benchmarks are not beside the tests")
-    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.syspath_prepend(str(tree / "benchmarks"))
     benchmark = importlib.import_module("gpu")
     # Torch does not take arrays of the emulation.
     monkeypatch.setattr(benchmark, "load_torch", lambda: None)
