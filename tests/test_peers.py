@@ -146,7 +146,7 @@ def jobs_change_nothing(seed):
             for n_jobs in (1, 2)
         ]
     assert_array_equal(*found)
-    labels = VectorQuantizer(2, random_state=seed, n_init=10).fit(X).transform(X)
+    labels = VectorQuantizer(2, random_state=seed, n_init=60).fit(X).transform(X)
     assert_array_equal(labels[:3], labels[:1].repeat(3, axis=0))
     assert_array_equal(labels[3:], labels[3:4].repeat(3, axis=0))
 
