@@ -26,6 +26,7 @@ IN_FILES: dict[str, Mapping[str, str]] = {
         "bound": "squash",
         "formula": "squash_formula",
     },
+    "ScaledQuantizer": {"scale": "scaling", "scale_bits": "n_scale_bits"},
     "SphericalQuantizer": {"radius_levels": "n_radius_levels"},
     "TrellisQuantizer": {"levels": "alphabets"},
     "UniformQuantizer": {
