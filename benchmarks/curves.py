@@ -219,7 +219,7 @@ def _scaled(scale, one_bit_only=False):
             return None
         part = skvq.BinaryQuantizer(scale=1) if one_bit_only else _normal(each)
         return skvq.RotatedQuantizer(
-            skvq.ScaledQuantizer(part, scale=scale),
+            skvq.ScaledQuantizer(part, scaling=scale),
             rotation="random",
             random_state=SEED,
         )

@@ -73,7 +73,7 @@ def gaussian(quick):
     print("\n| bits | TurboQuant, error / variance | target | verdict |")
     print("| --- | --- | --- | --- |")
     for n_bits, target in TURBO.items():
-        sq = ScaledQuantizer(part_of(n_bits), scale="norm").fit(train)
+        sq = ScaledQuantizer(part_of(n_bits), scaling="norm").fit(train)
         found = error(test, sq.quantize(test)) / power
         print(
             f"| {n_bits} | {found:.4f} | {target:.4f} | "
@@ -102,8 +102,8 @@ def compositions(sets, seeds, quick):
                 eight, exact = (
                     error(test, sq.fit(train).quantize(test)) / power
                     for sq in (
-                        ScaledQuantizer(part, scale=how),
-                        ScaledQuantizer(part, scale=how, scale_bits="float32"),
+                        ScaledQuantizer(part, scaling=how),
+                        ScaledQuantizer(part, scaling=how, n_scale_bits="float32"),
                     )
                 )
                 ours = error(test, transcription(test, n_bits, how)) / power
@@ -122,7 +122,7 @@ def bits_of_scales(sets):
         train, test = rotated(samples, 0)
         power = np.square(test, dtype=np.float64).sum(axis=1).mean()
         found = [
-            ScaledQuantizer(part_of(4), scale_bits=n_bits).fit(train).quantize(test)
+            ScaledQuantizer(part_of(4), n_scale_bits=n_bits).fit(train).quantize(test)
             for n_bits in ("float32", 8, 6, 5, 4)
         ]
         errors = " | ".join(f"{error(test, each) / power:.5f}" for each in found)
@@ -136,9 +136,9 @@ def bound(sets, quick):
     print("|" + " --- |" * 6)
     for samples in sets:
         rows = samples.test[:n_rows]
-        for scale_bits in ("float32", 8):
+        for n_scale_bits in ("float32", 8):
             part = ScaledQuantizer(
-                BinaryQuantizer(scale=1), scale="unbiased", scale_bits=scale_bits
+                BinaryQuantizer(scale=1), scaling="unbiased", n_scale_bits=n_scale_bits
             )
             quantizer = RotatedQuantizer(part, rotation="random", random_state=1)
             quantizer.fit(samples.train)
@@ -149,7 +149,7 @@ def bound(sets, quick):
             errors = abs(queries.astype(np.float64) @ gaps.T)
             n_beyond = int((errors > limits).sum())
             print(
-                f"| {samples.name} | {scale_bits} | {errors.size:,} | {n_beyond:,} | "
+                f"| {samples.name} | {n_scale_bits} | {errors.size:,} | {n_beyond:,} | "
                 f"{n_beyond / errors.size:.4f} | {(errors / limits).mean():.3f} |"
             )
 

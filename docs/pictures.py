@@ -49,7 +49,7 @@ def schemes():
         "multiscale": MultiScaleQuantizer(n_codewords=3, **seed),
         "kronecker": KroneckerQuantizer(factor_sizes=(1, 2), n_codewords=5, **seed),
         "rotated": RotatedQuantizer(ProductQuantizer(2, 5), rotation="pca", **seed),
-        "scaled": ScaledQuantizer(VectorQuantizer(8), scale_bits=2, **seed),
+        "scaled": ScaledQuantizer(VectorQuantizer(8), n_scale_bits=2, **seed),
         "uniform": UniformQuantizer(5),
         "fsq": FiniteScalarQuantizer(5),
         "trellis": TrellisQuantizer(2, n_states=4),

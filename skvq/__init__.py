@@ -53,10 +53,14 @@ __all__ = [
     "show_versions",
 ]
 
+# Those that the estimators need are there, the others come at first use.
 _MODULES = frozenset(
     {
+        "base",
+        "binary",
         "codes",
         "display",
+        "finite",
         "images",
         "interop",
         "io",
@@ -64,12 +68,16 @@ _MODULES = frozenset(
         "metrics",
         "model_selection",
         "nearest",
+        "sphere",
     }
 )
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the same names; a test compares them
+    from skvq import base as base
+    from skvq import binary as binary
     from skvq import codes as codes
     from skvq import display as display
+    from skvq import finite as finite
     from skvq import images as images
     from skvq import interop as interop
     from skvq import io as io
@@ -77,6 +85,7 @@ if TYPE_CHECKING:
     from skvq import metrics as metrics
     from skvq import model_selection as model_selection
     from skvq import nearest as nearest
+    from skvq import sphere as sphere
 else:  # a checker that saw `__getattr__` would take every name for one of skvq
 
     def __getattr__(name: str) -> Any:
@@ -86,4 +95,4 @@ else:  # a checker that saw `__getattr__` would take every name for one of skvq
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    return sorted({*__all__, *_MODULES})

@@ -5,6 +5,7 @@ This module imports nothing of skvq, so that all of skvq may use it.
 
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -20,6 +21,8 @@ _GIB = 2**30
 _SHARE_OF_X = 64
 # Most sizes that a representation names.
 _MOST_NAMED = 6
+# Packages whose frames are not the user's.
+_NOT_THE_USERS = {"skvq", "sklearn", "joblib", "contextlib"}
 
 
 def check_count(
@@ -263,3 +266,15 @@ def refusal(row: int, values: np.ndarray) -> str:
     if not np.isfinite(values[column]):
         what = "NaN" if np.isnan(values[column]) else "infinity"
     return f"Input X contains {what}: in row {row}, column {column}."
+
+
+def users_level() -> int:
+    """Return the stacklevel, for the caller, of the innermost frame of the user's."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and _package(frame.f_globals) in _NOT_THE_USERS:
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _package(names: Mapping[str, Any]) -> str:
+    return str(names.get("__name__", "")).partition(".")[0]

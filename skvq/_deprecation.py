@@ -1,19 +1,36 @@
 """Names that have changed: in files for good, and for users for two minor versions.
 
-To rename a parameter, rename it, write its old name into `IN_FILES`, and put
-``@renamed("0.3", old="new")`` above the class, or above the function that has it; None
-in place of "new" says that it is gone and has no effect.  An attribute is handed on by
-``old_ = RenamedAttribute("new_", "0.3")`` in the class, and a function by
-``old = renamed_function(new, "old", "0.3")``.  Each warns with a FutureWarning that
-names the version in which the old name goes: two minor versions after the one given.
-From then on a test fails until the old name is gone; the line of `IN_FILES` stays.
+What is renamed gets its new name everywhere, and keeps the old one by a line here:
+
+=====================  ===============================================================
+a parameter            ``@renamed("0.3", old="new")`` above its class or function, and
+                       a line of `IN_FILES`; None in place of "new": it is gone, and
+                       has no effect
+a value of it          ``@renamed_values("0.3", parameter={"old": "new"})`` in the same
+                       place, and a line of `VALUES_IN_FILES`
+an attribute, or a     ``old_ = RenamedAttribute("new_", "0.3")`` in the class; a line
+method                 of `IN_FILES` for an attribute
+a function, or a       ``__getattr__ = old_names(__name__, "0.3", old="skvq.io.new")``
+class                  in its module; `BY_NAME` of `_codec.classes` reads the old name
+                       of a class for good
+a module               its file stays, with such a line and no more
+an option of `skvq`    ``add_old_option(parser, "--old", new_action, "0.3")``, in
+                       `_cli.console`
+=====================  ===============================================================
+
+Each warns with a FutureWarning, on the command line with a line on stderr, which names
+the version in which the old name goes: two minor versions after the one given.  From
+then on a test fails until the old name is gone; lines about files stay.
 """
 
 import functools
 import inspect
+import pkgutil
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
+
+from skvq._checks import users_level
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,6 +43,7 @@ IN_FILES: dict[str, Mapping[str, str]] = {
         "bound": "squash",
         "formula": "squash_formula",
     },
+    "ScaledQuantizer": {"scale": "scaling", "scale_bits": "n_scale_bits"},
     "SphericalQuantizer": {"radius_levels": "n_radius_levels"},
     "TrellisQuantizer": {"levels": "alphabets"},
     "UniformQuantizer": {
@@ -35,6 +53,9 @@ IN_FILES: dict[str, Mapping[str, str]] = {
         "ends": "range_ends",
     },
 }
+
+# By class and parameter, the values that were renamed, in the same way.
+VALUES_IN_FILES: dict[str, Mapping[str, Mapping[str, str]]] = {}
 
 
 class Old(NamedTuple):
@@ -64,19 +85,25 @@ def with_new_names(cls: type[Any], state: Mapping[str, Any]) -> dict[str, Any]:
         Without parameters that are gone.
     """
     old: dict[str, str | None] = {}
+    old_values: dict[str, Mapping[str, str]] = {}
     for base in reversed(cls.__mro__):
         old |= IN_FILES.get(base.__name__, {})
-        old |= vars(base).get("_renamed_parameters", {})
-    if not old.keys() & state.keys():
-        return dict(state)
+        old |= _renamed_parameters(base)
+        old_values |= VALUES_IN_FILES.get(base.__name__, {})
+        old_values |= vars(base).get("_renamed_values", {})
     # A class of a user's may have a parameter of such a name.
-    own = set(cls._get_param_names())
+    own = set(cls._get_param_names()) if old.keys() & state.keys() else set()
     found = {}
     for name, value in state.items():
         new = name if name in own else old.get(name, name)
         if new is not None:
-            found[new] = value
+            found[new] = _new_value(value, old_values.get(new, {}))
     return found
+
+
+def _new_value(value: Any, values: Mapping[str, str]) -> Any:
+    # Others than texts, arrays among them, are never names.
+    return values.get(value, value) if isinstance(value, str) else value
 
 
 def renamed(since: str, **names: str | None) -> Callable[[F], F]:
@@ -110,8 +137,18 @@ def renamed(since: str, **names: str | None) -> Callable[[F], F]:
         return target
 
     for old in names:
-        DECLARED.append(Old(old, removal(since)))
+        declare(old, since)
     return decorate
+
+
+def old_parameters(cls: type[Any]) -> set[str]:
+    """Return the old names that the constructor of an estimator takes."""
+    return {old for base in cls.__mro__ for old in _renamed_parameters(base)}
+
+
+def _renamed_parameters(base: type[Any]) -> Mapping[str, str | None]:
+    found: Mapping[str, str | None] = vars(base).get("_renamed_parameters", {})
+    return found
 
 
 def _translating(
@@ -123,7 +160,7 @@ def _translating(
     def call(*args: Any, **kwargs: Any) -> Any:
         for old in names.keys() & kwargs.keys():
             new, value = names[old], kwargs.pop(old)
-            _warn(f"The parameter {old} of {owner}", new, since)
+            warn_of_old(f"The parameter {old} of {owner}", new, since)
             if new in kwargs:
                 raise TypeError(
                     f"{owner} got {old}={value!r} and {new}={kwargs[new]!r}, which are "
@@ -154,47 +191,146 @@ class RenamedAttribute:
 
     def __set_name__(self, owner: type[Any], name: str) -> None:
         self._old = name
-        DECLARED.append(Old(f"{owner.__name__}.{name}", removal(self._since)))
+        declare(f"{owner.__name__}.{name}", self._since)
 
     def __get__(self, instance: Any, owner: type[Any]) -> Any:
         if instance is None:
             return self
         value = getattr(instance, self._new)
-        _warn(f"{owner.__name__}.{self._old}", self._new, self._since)
+        warn_of_old(f"{owner.__name__}.{self._old}", self._new, self._since)
         return value
 
     def __set__(self, instance: Any, value: Any) -> None:
-        _warn(f"{type(instance).__name__}.{self._old}", self._new, self._since)
+        warn_of_old(f"{type(instance).__name__}.{self._old}", self._new, self._since)
         setattr(instance, self._new, value)
 
 
-def renamed_function(function: F, old: str, since: str) -> F:
-    """Return a function under its old name.
+def renamed_values(since: str, **values: Mapping[str, str]) -> Callable[[F], F]:
+    """Let old values of parameters work for two minor versions.
 
     Parameters
     ----------
-    function : callable
-        The function under its new name.
-    old : str
-        The old name.
     since : str
-        The first version that has the new one.
+        The first version that has the new values, such as "0.3".
+    **values : mapping of str to str
+        By parameter, and by old value, the new one.
 
     Returns
     -------
-    function : callable
-        One that warns, and then does the same.
+    decorate : callable
+        For a function; or for an estimator's class, whose parameters then take the old
+        values wherever they are set, and have the new ones.
     """
-    DECLARED.append(Old(old, removal(since)))
+
+    def decorate(target: F) -> F:
+        if not inspect.isclass(target):
+            return _translating_values(target, values, since)
+        cls: Any = target
+        for parameter, news in values.items():
+            setattr(cls, parameter, _RenamedValues(parameter, news, since))
+        cls._renamed_values = values
+        return target
+
+    for parameter, news in values.items():
+        for old in news:
+            declare(f"{parameter}={old!r}", since)
+    return decorate
+
+
+def _translating_values(
+    function: Any, values: Mapping[str, Mapping[str, str]], since: str
+) -> Any:
+    """Return a function that takes old values, by name or by place, and warns."""
+    places = list(inspect.signature(function).parameters)
+    owner = function.__qualname__
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        _warn(f"{old}()", function.__name__, since)
-        return function(*args, **kwargs)
+        given = list(args)
+        for parameter, news in values.items():
+            place = places.index(parameter)
+            if parameter in kwargs:
+                value = kwargs[parameter]
+                kwargs[parameter] = _told_value(owner, parameter, value, news, since)
+            elif place < len(given):
+                value = given[place]
+                given[place] = _told_value(owner, parameter, value, news, since)
+        return function(*given, **kwargs)
 
-    result: Any = call
-    result.__name__ = old
-    return result
+    return call
+
+
+def _told_value(
+    owner: str, parameter: str, value: Any, news: Mapping[str, str], since: str
+) -> Any:
+    new = _new_value(value, news)
+    if new is not value:
+        warn_of_old(f"{parameter}={value!r} of {owner}", repr(new), since)
+    return new
+
+
+class _RenamedValues:
+    """A parameter of an estimator that takes old values, and keeps the new ones.
+
+    It stands between the attribute and the dict of the estimator, so that constructor,
+    `set_params` and assignments are translated alike, and `clone` finds what it set.
+    """
+
+    def __init__(self, name: str, values: Mapping[str, str], since: str) -> None:
+        self._name, self._values, self._since = name, values, since
+
+    def __get__(self, instance: Any, owner: type[Any]) -> Any:
+        if instance is None:
+            return self
+        try:
+            return vars(instance)[self._name]
+        except KeyError:
+            raise AttributeError(
+                f"{owner.__name__!r} object has no attribute {self._name!r}",
+                name=self._name,
+                obj=instance,
+            ) from None
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        owner = type(instance).__name__
+        new = _told_value(owner, self._name, value, self._values, self._since)
+        vars(instance)[self._name] = new
+
+
+def old_names(module: str, since: str, **names: str) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a module that has had other names.
+
+    Parameters
+    ----------
+    module : str
+        Its name.
+    since : str
+        The first version that has the new names.
+    **names : str
+        By old name the new one, with its module.
+
+    Returns
+    -------
+    find : callable
+        Gives functions, classes and modules for their old names, and warns; so that
+        objects and subclasses made of them are of the new class.
+    """
+    for old in names:
+        declare(f"{module}.{old}", since)
+
+    def find(name: str) -> Any:
+        if name not in names:
+            message = f"module {module!r} has no attribute {name!r}"
+            raise AttributeError(message, name=name)
+        warn_of_old(f"{module}.{name}", names[name], since)
+        return pkgutil.resolve_name(names[name])
+
+    return find
+
+
+def declare(old: str, since: str) -> None:
+    """Note down an old name that works, for the test that asks when it has to go."""
+    DECLARED.append(Old(old, removal(since)))
 
 
 def removal(since: str) -> tuple[int, int]:
@@ -209,31 +345,29 @@ def removal(since: str) -> tuple[int, int]:
     return major, minor + 2
 
 
-def overdue(declared: list[Old], version: str) -> list[str]:
-    """Return the old names that a version should no longer have.
+def warn_of_old(what: str, new: str | None, since: str) -> None:
+    """Warn the user, at the user's line, of an old name.
 
     Parameters
     ----------
-    declared : list of Old
-        Names that still work.
-    version : str
-        The version; one in development counts as the version that it leads to.
+    what : str
+        The old name, and of what it is one.
+    new : str or None
+        The new name; None: there is none.
+    since : str
+        The first version that has it.
+    """
+    warnings.warn(message_of_old(what, new, since), FutureWarning, users_level())
+
+
+def message_of_old(what: str, new: str | None, since: str) -> str:
+    """Return what a user is told of an old name.
 
     Examples
     --------
-    >>> overdue([Old("levels", (0, 5)), Old("bound", (0, 6))], "0.5.0.dev0")
-    ['levels']
+    >>> message_of_old("skvq fit --state", "--seed", "0.3")
+    'skvq fit --state is --seed since skvq 0.3; the old name goes in 0.5.'
     """
-    major, minor = map(int, version.split(".")[:2])
-    return [name for name, gone in declared if gone <= (major, minor)]
-
-
-def _warn(what: str, new: str | None, since: str) -> None:
-    """Warn whoever has called what calls this."""
     gone = ".".join(map(str, removal(since)))
     instead = "has no effect any more" if new is None else f"is {new}"
-    warnings.warn(
-        f"{what} {instead} since skvq {since}; the old name goes in {gone}.",
-        FutureWarning,
-        stacklevel=3,
-    )
+    return f"{what} {instead} since skvq {since}; the old name goes in {gone}."

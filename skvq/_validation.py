@@ -1,19 +1,14 @@
 """Validation of samples, weights and codes, and the warnings of a fit."""
 
-import contextlib
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from functools import wraps
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
-import joblib
 import numpy as np
-import sklearn
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_array, validate_data
 
@@ -25,6 +20,7 @@ from skvq._checks import (
     class_name,
     naming,
     refusal,
+    users_level,
 )
 from skvq._columns import refuse_list_columns
 from skvq._compat import is_library_followed
@@ -561,13 +557,6 @@ _MOST_NAMED = 10
 # global to all threads, and does not reach the workers of joblib.
 _waiting: ContextVar[list[Notice] | None] = ContextVar("skvq_notices", default=None)
 
-# Frames that are not the user's.
-_NOT_THE_USERS = (
-    str(Path(__file__).parent) + os.sep,
-    *(str(Path(str(one.__file__)).parent) + os.sep for one in (sklearn, joblib)),
-    str(contextlib.__file__),
-)
-
 
 def warn(text: str, number: int = 0) -> None:
     """Give a ConvergenceWarning when the outermost fit ends; outside of a fit, now.
@@ -652,7 +641,7 @@ def _give(notices: list[Notice]) -> None:
         waiting.extend(merged.values())
     elif merged:
         message = " ".join(map(str, merged.values()))
-        warnings.warn(message, ConvergenceWarning, stacklevel=_users_level())
+        warnings.warn(message, ConvergenceWarning, stacklevel=users_level())
 
 
 def _merged(one: Notice, other: Notice) -> Notice:
@@ -672,14 +661,6 @@ def _in_words(noun: str, count: int, which: tuple[int, ...]) -> str:
     named = ", ".join(map(str, which[:_MOST_NAMED]))
     more = ", ..." if len(which) > _MOST_NAMED else ""
     return f"{len(which)} of {count} {noun}s ({named}{more})"
-
-
-def _users_level() -> int:
-    """Return the stacklevel, for the caller, of the innermost frame of the user's."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 def in_own_context(method: F) -> F:

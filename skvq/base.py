@@ -128,6 +128,9 @@ from skvq.coding.charges import Charges, Prices, of_bits
 from skvq.learning.finite import check_finite
 from skvq.learning.rows import Block, Learner, Rows, run
 
+# What schemes share besides is for them alone.
+__all__ = ["BaseQuantizer"]
+
 # Silent until the user configures logging.  Parts log their own fits, so that a nesting
 # scheme shows its progress.
 logger: logging.Logger = logging.getLogger("skvq")

@@ -32,6 +32,9 @@ from skvq.learning.scalar import (
 )
 from skvq.scalar import ScalarQuantizer, columns_of_tables, shared_tables
 
+# `BinaryQuantizer` is public as skvq.BinaryQuantizer.
+__all__ = ["hamming_distances"]
+
 
 class BinaryQuantizer(ScalarQuantizer):
     r"""Replace each feature by its sign, one bit each.

@@ -52,6 +52,9 @@ from skvq.scalar import (
     warn_of_points,
 )
 
+# `FiniteScalarQuantizer` is public as skvq.FiniteScalarQuantizer.
+__all__ = ["recommended_levels"]
+
 # Squashes with nothing to learn.
 _FIXED_SQUASHES = frozenset({"tanh", "clamp"})
 _RECOMMENDED = {
@@ -63,12 +66,12 @@ _RECOMMENDED = {
 }
 
 
-def recommended_levels(n_bits: int) -> tuple[int, ...]:
+def recommended_levels(total_bits: int) -> tuple[int, ...]:
     """Return the levels that the authors of FSQ recommend for a codebook size.
 
     Parameters
     ----------
-    n_bits : {8, 10, 12, 14, 16}
+    total_bits : {8, 10, 12, 14, 16}
         log2 of the number of tokens, which is about the product of the levels.
 
     Returns
@@ -92,12 +95,12 @@ def recommended_levels(n_bits: int) -> tuple[int, ...]:
     >>> recommended_levels(8)
     (8, 6, 5)
     """
-    if not isinstance(n_bits, Integral) or n_bits not in _RECOMMENDED:
+    if not isinstance(total_bits, Integral) or total_bits not in _RECOMMENDED:
         raise ValueError(
-            f"n_bits={n_bits!r}: there are recommended levels for "
+            f"total_bits={total_bits!r}: there are recommended levels for "
             f"{sorted(_RECOMMENDED)}."
         )
-    return _RECOMMENDED[n_bits]
+    return _RECOMMENDED[total_bits]
 
 
 class FiniteScalarQuantizer(ScalarQuantizer):

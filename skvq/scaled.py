@@ -22,7 +22,7 @@ from skvq.learning.rows import Block, Learner, Rows, wider
 from skvq.learning.scalar import standard_levels
 from skvq.parts import Parts
 
-_SCALES = ("least_squares", "unbiased", "norm")
+_SCALINGS = ("least_squares", "unbiased", "norm")
 
 
 class ScaledQuantizer(FrontQuantizer):
@@ -48,9 +48,9 @@ class ScaledQuantizer(FrontQuantizer):
         The part, any quantizer of skvq; a clone of it is fitted.  None: four levels for
         each feature, the best ones for a standard Gaussian, so that only the scales are
         learned.
-    scale : {"least_squares", "unbiased", "norm"}, default="least_squares"
+    scaling : {"least_squares", "unbiased", "norm"}, default="least_squares"
         See the table above.
-    scale_bits : int or "float32", default=8
+    n_scale_bits : int or "float32", default=8
         Bits of the scale's code, 1 to 16: code 0 stands for zero, the others for equal
         ratios from the smallest positive to the largest scale of the training samples.
         "float32": two codes of 16 bits, with nothing to learn.
@@ -106,8 +106,8 @@ class ScaledQuantizer(FrontQuantizer):
     a scale cost about a thousandth of the error at 4 bits per feature, and less at
     fewer bits.
 
-    After a random rotation, a Gaussian's levels with ``scale="norm"`` are TurboQuant,
-    with the other two scales EDEN, and signs with ``scale="unbiased"`` are RaBitQ at
+    After a random rotation, a Gaussian's levels with ``scaling="norm"`` are TurboQuant,
+    with the other two scales EDEN, and signs with ``scaling="unbiased"`` are RaBitQ at
     one bit.
 
     The scheme does not learn from streams, which would widen the range of the scales.
@@ -128,7 +128,7 @@ class ScaledQuantizer(FrontQuantizer):
     >>> import numpy as np
     >>> from skvq import BinaryQuantizer, ScaledQuantizer
     >>> X = np.array([[1.0, -2.0], [-30.0, 40.0], [0.0, 0.0]])
-    >>> sq = ScaledQuantizer(BinaryQuantizer(scale=1), scale_bits=4).fit(X)
+    >>> sq = ScaledQuantizer(BinaryQuantizer(scale=1), n_scale_bits=4).fit(X)
     >>> sq.transform(X).tolist()
     [[1, 0, 1], [0, 1, 15], [1, 1, 0]]
     >>> sq.quantize(X).round(6).tolist()
@@ -143,8 +143,8 @@ class ScaledQuantizer(FrontQuantizer):
 
     _parameter_constraints = {  # noqa: RUF012
         "quantizer": [QUANTIZER, None],
-        "scale": [StrOptions(set(_SCALES))],
-        "scale_bits": [
+        "scaling": [StrOptions(set(_SCALINGS))],
+        "n_scale_bits": [
             Interval(Integral, 1, 16, closed="both"),
             StrOptions({"float32"}),
         ],
@@ -157,15 +157,15 @@ class ScaledQuantizer(FrontQuantizer):
         self,
         quantizer: BaseQuantizer | None = None,
         *,
-        scale: ScaleRule = "least_squares",
-        scale_bits: Size | Literal["float32"] = 8,
+        scaling: ScaleRule = "least_squares",
+        n_scale_bits: Size | Literal["float32"] = 8,
         warm_start: bool = False,
         random_state: RandomState = None,
         backend: BackendName = "auto",
     ) -> None:
         self.quantizer = quantizer
-        self.scale = scale
-        self.scale_bits = scale_bits
+        self.scaling = scaling
+        self.n_scale_bits = n_scale_bits
         self.warm_start = warm_start
         self.random_state = random_state
         self.backend = backend
@@ -178,8 +178,8 @@ class ScaledQuantizer(FrontQuantizer):
     def _fit(self, rows: Rows) -> Learner[dict[str, Any]]:
         part = yield from self._fit_part(rows.view(_directions))
         code: RadiusCode = Float32Radius()
-        if self.scale_bits != "float32":
-            low, high = yield rows.fold(_range, part, self.scale, join=wider)
+        if self.n_scale_bits != "float32":
+            low, high = yield rows.fold(_range, part, self.scaling, join=wider)
             if not np.isfinite(high[0]):
                 raise ValueError(
                     "The scale of a sample overflows: X is too large for float64."
@@ -193,7 +193,7 @@ class ScaledQuantizer(FrontQuantizer):
             low = high = 0.0
         largest = float(np.finfo(dtype).max)
         low, high = min(low, largest), min(high, largest)
-        return LogRadius.between(low, high, 2 ** int(self.scale_bits), dtype)
+        return LogRadius.between(low, high, 2 ** int(self.n_scale_bits), dtype)
 
     def _of(self, part: Any, code: RadiusCode) -> dict[Any, Any]:
         """Return the fitted attributes."""
@@ -214,16 +214,16 @@ class ScaledQuantizer(FrontQuantizer):
                 f"{n_own} of the scale behind them."
             )
         own = [table.codewords for table in tables[-n_own:]]
-        if self.scale_bits == "float32":
+        if self.n_scale_bits == "float32":
             code: RadiusCode = Float32Radius()
             if tuple(table.shape for table in own) != tuple((n, 1) for n in code.sizes):
                 raise ValueError(
-                    f"scale_bits='float32': the last two of codebooks are expected to "
+                    "n_scale_bits='float32': the last two of codebooks are expected to "
                     f"have {code.sizes} rows, as those of a fitted quantizer have."
                 )
         else:
             code = LogRadius(_given_scales(own[0]))
-            self._imply(scale_bits=int(np.log2(len(own[0]))))
+            self._imply(n_scale_bits=int(np.log2(len(own[0]))))
         costs = {"code_lengths": code_lengths, "prices": prices}
         for name, given in costs.items():
             if given is not None:  # scales have no costs
@@ -242,7 +242,7 @@ class ScaledQuantizer(FrontQuantizer):
 
     def _fewest_rows(self) -> int:
         n_rows = super()._fewest_rows()
-        return n_rows if self.scale_bits == "float32" else max(2, n_rows)
+        return n_rows if self.n_scale_bits == "float32" else max(2, n_rows)
 
     def _why_no_partial_fit(self) -> str:
         return (
@@ -258,7 +258,7 @@ class ScaledQuantizer(FrontQuantizer):
     def _encode(self, X: Any) -> Any:
         be = nearest.backend_of(X)
         codes = self.quantizer_._encode(_unit_rows(be, X))
-        scales = _scales_of(be, X, self.quantizer_, codes, self.scale)
+        scales = _scales_of(be, X, self.quantizer_, codes, self.scaling)
         dtype = be.code_dtype(smallest_dtype(max(self.codebook_sizes_)))
         found = [codes, self._scale_code_.encode(scales)]
         return be.concat([be.cast(each, dtype) for each in found], axis=1)
@@ -286,13 +286,13 @@ class ScaledQuantizer(FrontQuantizer):
     def _n_scales(self) -> int:
         if self.__sklearn_is_fitted__():
             return len(self._scale_code_.sizes)
-        return 2 if self.scale_bits == "float32" else 1
+        return 2 if self.n_scale_bits == "float32" else 1
 
     def _scales(self, codes: Any) -> Any:
         return self._scale_code_.decode(codes[:, -self._n_scales() :])
 
     def _alignments(self, X: Any) -> np.ndarray | None:
-        if self.scale != "unbiased":
+        if self.scaling != "unbiased":
             return None
         be = nearest.backend_of(X)
         found = self.quantizer_._quantize(_unit_rows(be, X))
@@ -312,7 +312,8 @@ def _given_scales(table: np.ndarray) -> np.ndarray:
     if not sized or levels[0] != 0 or not is_table(levels):
         raise ValueError(
             f"The last of codebooks, of shape {table.shape}, is expected to hold "
-            "scales, of shape (2**scale_bits, 1): zero, and others in ascending order."
+            "scales, of shape (2**n_scale_bits, 1): zero, and others "
+            "in ascending order."
         )
     return levels
 
@@ -332,13 +333,13 @@ def _unit_rows(be: nearest.Backend, x: Any) -> Any:
     return xp.where(xp.isnan(unit), xp.ones_like(unit), unit)
 
 
-def _range(block: Block, part: Any, scale: str) -> tuple[Any, ...]:
+def _range(block: Block, part: Any, scaling: str) -> tuple[Any, ...]:
     """Return the smallest positive and the largest scale of a block."""
     be = block.be
     xp, lows, highs = be.xp, [], []
 
     def work(x: Any) -> Any:
-        return _scales_of(be, x, part, part._encode(_unit_rows(be, x)), scale)
+        return _scales_of(be, x, part, part._encode(_unit_rows(be, x)), scaling)
 
     for _, found in over_blocks(block.x, work):
         lows.append(xp.min(xp.where(found > 0, found, xp.inf * xp.ones_like(found))))
@@ -346,7 +347,7 @@ def _range(block: Block, part: Any, scale: str) -> tuple[Any, ...]:
     return xp.min(xp.stack(lows))[None], xp.max(xp.stack(highs))[None]
 
 
-def _scales_of(be: nearest.Backend, x: Any, part: Any, codes: Any, scale: str) -> Any:
+def _scales_of(be: nearest.Backend, x: Any, part: Any, codes: Any, scaling: str) -> Any:
     """Return the scale of each row, in float64.
 
     It is computed from the row itself; what the part has seen of it is rounded.
@@ -361,11 +362,11 @@ def _scales_of(be: nearest.Backend, x: Any, part: Any, codes: Any, scale: str) -
         The fitted part.
     codes : array of shape (n_rows, n_codes)
         Its codes of their directions.
-    scale : str
-        Which scale.
+    scaling : str
+        How the scale is chosen.
     """
     xp = be.xp
-    if scale == "norm":
+    if scaling == "norm":
         return nearest.row_norms(x) / float(np.sqrt(x.shape[1]))
     found = part._decode(be.cast(codes, np.intp))
     product, norms, squares, exponents = _compared(be, x, found)
@@ -374,7 +375,7 @@ def _scales_of(be: nearest.Backend, x: Any, part: Any, codes: Any, scale: str) -
     serves = product > rounding * norms * xp.sqrt(squares)
     one = xp.ones_like(product)
     product, squares = (xp.where(serves, v, one) for v in (product, squares))
-    ratio = norms * norms / product if scale == "unbiased" else product / squares
+    ratio = norms * norms / product if scaling == "unbiased" else product / squares
     return xp.where(serves, be.ldexp(ratio, exponents), 0 * one)
 
 

@@ -53,6 +53,9 @@ from skvq.learning.scalar import (
     standard_levels,
 )
 
+# `SphericalQuantizer` is public as skvq.SphericalQuantizer.
+__all__ = ["from_spherical", "to_spherical"]
+
 COORDINATES = frozenset({"standard", "tree"})
 
 # The most bits of an angle, if bits are spread over all of them.

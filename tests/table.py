@@ -1295,19 +1295,19 @@ TABLE = [
     _scaled("scaled-warm", lambda: ScaledQuantizer(warm_start=True)),
     _scaled(
         "scaled-float32",
-        lambda: ScaledQuantizer(scale="norm", scale_bits="float32"),
+        lambda: ScaledQuantizer(scaling="norm", n_scale_bits="float32"),
         given=True,
     ),
     _scaled(
         "scaled-binary",
         lambda: ScaledQuantizer(
-            BinaryQuantizer(scale=1), scale="unbiased", scale_bits=3
+            BinaryQuantizer(scale=1), scaling="unbiased", n_scale_bits=3
         ),
         make_is_small=True,
     ),
     _scaled(
         "scaled-vq",
-        lambda: ScaledQuantizer(_few_rounds(), scale_bits=4, random_state=0),
+        lambda: ScaledQuantizer(_few_rounds(), n_scale_bits=4, random_state=0),
         deterministic=False,
         weights=None,
         few=True,
@@ -1316,12 +1316,12 @@ TABLE = [
     ),
     _scaled(
         "pq-of-scaled",
-        lambda: ProductQuantizer(2, quantizer=ScaledQuantizer(scale_bits=3)),
+        lambda: ProductQuantizer(2, quantizer=ScaledQuantizer(n_scale_bits=3)),
     ),
     _scaled(
         "rq-of-scaled",
         lambda: ResidualQuantizer(
-            2, quantizer=ScaledQuantizer(BinaryQuantizer(), scale_bits=2)
+            2, quantizer=ScaledQuantizer(BinaryQuantizer(), n_scale_bits=2)
         ),
         make_is_small=True,
     ),

@@ -751,7 +751,7 @@ def test_what_stands_in_front_takes_the_parameters_of_its_part():
     assert isinstance(opq, skvq.RotatedQuantizer)
     assert (opq.quantizer.n_subspaces, opq.quantizer.n_codewords) == (4, 16)
     assert opq.quantizer.n_jobs == 2 and opq.quantizer.random_state is None
-    nested = schemes.build("rotated:(scaled:(binary,scale=1),scale=unbiased)", 7)
+    nested = schemes.build("rotated:(scaled:(binary,scale=1),scaling=unbiased)", 7)
     assert isinstance(nested.quantizer, skvq.ScaledQuantizer)
     assert nested.quantizer.quantizer.scale == 1
     for text, message in {

@@ -605,9 +605,9 @@ def test_the_two_formulas_differ_in_few_ids():
 
 def test_recommended_levels():
     assert [recommended_levels(bits) for bits in (8, 10, 12, 14, 16)] == LEVEL_SETS
-    with pytest.raises(ValueError, match=r"n_bits=9.*\[8, 10, 12, 14, 16\]"):
+    with pytest.raises(ValueError, match=r"total_bits=9.*\[8, 10, 12, 14, 16\]"):
         recommended_levels(9)
-    with pytest.raises(ValueError, match=r"n_bits=\[8\]"):
+    with pytest.raises(ValueError, match=r"total_bits=\[8\]"):
         recommended_levels([8])
 
 

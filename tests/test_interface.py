@@ -18,6 +18,7 @@ from interface.write import CURRENT, RELEASED, interface, lines_of, untold
 
 import skvq
 from skvq import VectorQuantizer
+from skvq._compat import StrOptions
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,29 +49,153 @@ def test_another_default_is_seen(monkeypatch):
     ]
 
 
+def test_other_values_and_other_bases_are_seen(monkeypatch):
+    monkeypatch.setitem(
+        VectorQuantizer._parameter_constraints,
+        "learning",
+        [StrOptions({"lloyd", "minibatch", "fixed", "adam"})],
+    )
+    monkeypatch.setattr(
+        write.skvq.io, "FormatError", type("FormatError", (OSError,), {})
+    )
+    found = differences(lines_of(CURRENT.read_text(encoding="utf-8")), interface())
+    assert found == [
+        "- skvq.VectorQuantizer(learning): 'ema'",
+        "- skvq.VectorQuantizer(learning): 'sgd'",
+        "- skvq.io.FormatError: ValueError",
+        "+ skvq.VectorQuantizer(learning): 'adam'",
+        "+ skvq.io.FormatError: OSError",
+    ]
+
+
+PAGE = "# Changes\n\n## Unreleased\n\n### Changed\n\n{}\n\n## 0.1.0\n\n{}\n"
+VQ = "`VectorQuantizer` with "
+
+
 @pytest.mark.parametrize(
-    ("change", "name"),
+    ("change", "names", "told", "not_told"),
     [
-        # A default, a place, a name of a parameter; a method, a function, an option.
-        (("(1: n_codewords=256)", "(1: n_codewords=512)"), "n_codewords"),
-        (("ProductQuantizer(2: n_code", "ProductQuantizer(n_code"), "n_codewords"),
-        (("Quantizer(tol=0.0001)", "Quantizer(tolerance=0.0001)"), "tolerance"),
-        (("VectorQuantizer.quantize(X)", "VectorQuantizer.q(X)"), "quantize"),
-        (("codes.match(old, new)", "codes.match(new, old)"), "match"),
-        (("skvq fit --seed", "skvq fit --state"), "--seed"),
-        (("skvq.VectorQuantizer.n_iter_\n", ""), "n_iter_"),
+        # A default, a place, a name of a parameter.
+        (
+            ("(1: n_codewords=256)", "(1: n_codewords=512)"),
+            [f"{VQ}`n_codewords`"],
+            "- `VectorQuantizer(n_codewords=512)`.",
+            "- `VectorQuantizer`.\n- `n_codewords` of `MultiScaleQuantizer`.",
+        ),
+        (
+            ("ProductQuantizer(2: n_code", "ProductQuantizer(n_code"),
+            ["`ProductQuantizer` with `n_codewords`"],
+            "- `n_codewords` of\n  `ProductQuantizer` has to be named.",
+            "- n_codewords of `ProductQuantizer`.",
+        ),
+        (
+            ("ScaledQuantizer(scaling='least", "ScaledQuantizer(scaling='most"),
+            ["`ScaledQuantizer` with `scaling`"],
+            "- `scaling` of `ScaledQuantizer`.",
+            "- A page on the scaling of rows.",
+        ),
+        (
+            ("VectorQuantizer(init='k-means++')", "VectorQuantizer(init='random')"),
+            ["`VectorQuantizer` with `init`"],
+            '- `VectorQuantizer` starts with `init="random"`.',
+            "- `KroneckerQuantizer(init=)` takes it.\n- `VectorQuantizer(n_init=)`.",
+        ),
+        (
+            ("VectorQuantizer(tol=0.0001)", "VectorQuantizer(tolerance=0.0001)"),
+            [f"{VQ}`tol`", f"{VQ}`tolerance`"],
+            "- `tol` of `VectorQuantizer` is `tolerance`.",
+            "- `tol` of `KroneckerQuantizer` is `tolerance`.",
+        ),
+        # A method, an attribute, a function.
+        (
+            ("skvq.ProductQuantizer.fit(X, y=", "skvq.ProductQuantizer.fit(Y, y="),
+            ["`ProductQuantizer` with `fit`"],
+            "- `ProductQuantizer.fit` takes `Y`.",
+            "- A fit is fitted.\n- `VectorQuantizer.fit`.",
+        ),
+        (
+            ("skvq.VectorQuantizer.n_iter_\n", ""),
+            [f"{VQ}`n_iter_`"],
+            "- `VectorQuantizer` has no `n_iter_` any more.",
+            "- `VectorQuantizer` has no `n_iter`.",
+        ),
+        (
+            ("codes.match(old, new)", "codes.match(new, old)"),
+            ["`codes.match`"],
+            "- `skvq.codes.match`.",
+            "- `match` of `codes`, `skvq.mycodes.match`, `codes.matched`.",
+        ),
+        # A value of an option, one of a function, a class of an error.
+        (
+            ("skvq.VectorQuantizer(learning): 'ema'\n", ""),
+            [f"{VQ}`learning` with `ema`"],
+            '- `VectorQuantizer(learning="ema")` is gone.',
+            '- `VectorQuantizer(learning="ema-2")` is new.',
+        ),
+        (
+            ("codes.pack(method): 'radix'", "codes.pack(method): 'mixed'"),
+            [
+                "`codes.pack` with `method` with `mixed`",
+                "`codes.pack` with `method` with `radix`",
+            ],
+            '- `method="radix"` of `codes.pack` is `"mixed"`.',
+            "- `codes.pack` has another `method`, `mixed`.\n- `radix`.",
+        ),
+        (
+            ("io.FormatError: ValueError", "io.FormatError: OSError"),
+            ["`FormatError` with `OSError`", "`FormatError` with `ValueError`"],
+            "- `io.FormatError` is no `ValueError`, but an `OSError`.",
+            "- `io.FormatError` is no ValueError.",
+        ),
+        # The command line.
+        (
+            ("skvq fit --seed", "skvq fit --state"),
+            ["`fit` with `--seed`", "`fit` with `--state`"],
+            "- `skvq fit --seed` is `--state`.",
+            "- `skvq compare --seed` is `--state`.",
+        ),
+        (
+            ("scheme tcq", "scheme trellis"),
+            ["`tcq`", "`trellis`"],
+            "- `tcq`: `trellis`",
+            "",
+        ),
+        # What is new or gone as a whole, or is alike in all.
+        (
+            ("skvq.VectorQuantizer(dead_codes", "skvq.VectorQuantizer(idle"),
+            [f"{VQ}`dead_codes`", f"{VQ}`idle`"],
+            "- `dead_codes` of `VectorQuantizer` is `idle`.",
+            "- `dead_codes` is `idle`.",
+        ),
+        (
+            ("skvq.TrellisQuantizer", "skvq.PathQuantizer"),
+            ["`PathQuantizer`", "`TrellisQuantizer`"],
+            "- `TrellisQuantizer` is `PathQuantizer`.",
+            "- `PathQuantizer`.",
+        ),
+        (
+            ("Quantizer(backend='auto')", "Quantizer(backend='numpy')"),
+            ["`BaseQuantizer` with `backend`"],
+            "- All with the contract of `BaseQuantizer`: `backend`.",
+            "- `backend` of `VectorQuantizer`.",
+        ),
+        (
+            ("Quantizer.quantize(X)", "Quantizer.q(X)"),
+            ["`BaseQuantizer` with `q`", "`BaseQuantizer` with `quantize`"],
+            "- `quantize` of `BaseQuantizer` is `q`.",
+            "- `quantize` is `q`.",
+        ),
     ],
 )
-def test_a_change_is_seen_and_has_to_be_told(change, name):
+def test_a_change_is_seen_and_has_to_be_told(change, names, told, not_told):
     text = CURRENT.read_text(encoding="utf-8")
     old, new = lines_of(text), lines_of(text.replace(*change))
     assert differences(old, new)
-    page = "# Changes\n\n## Unreleased\n\n- {}.\n\n## 0.1.0\n\n- `" + name + "`\n"
-    assert name in untold(old, new, page.format("Something else"))
-    every = " ".join(untold(old, new, page.format("")))
-    assert untold(old, new, page.format(every)) == []
+    assert untold(old, new, PAGE.format("- Else.", told)) == names
+    assert untold(old, new, PAGE.format(told, "")) == []
+    assert untold(old, new, PAGE.format(not_told, ""))
     # Before the first release there is nothing that has changed.
-    assert untold([], new, page) == []
+    assert untold([], new, PAGE) == []
 
 
 def test_the_changelog_names_what_has_changed_since_the_release():
@@ -78,7 +203,9 @@ def test_the_changelog_names_what_has_changed_since_the_release():
     current = lines_of(CURRENT.read_text(encoding="utf-8"))
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     names = untold(released, current, changelog)
-    assert not names, f"Under Unreleased, CHANGELOG.md lacks {', '.join(names)}"
+    assert not names, "No entry under Unreleased of CHANGELOG.md has, as code:\n" + (
+        "\n".join(names)
+    )
 
 
 def listed(page):
@@ -113,12 +240,17 @@ def test_public_modules_are_there_after_import_skvq():
     modules = [name for name in write.modules() if name != "skvq"]
     lines = ["import sys, skvq", "assert 'skvq.losses' not in sys.modules"]
     lines += [f"assert {name}.__name__ == '{name}'" for name in modules]
-    lines += ["assert 'metrics' in dir(skvq) and 'save' in dir(skvq)"]
+    exported = sorted({*skvq.__all__, *(name.partition(".")[2] for name in modules)})
+    lines += [f"assert dir(skvq) == {exported}"]
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
     with pytest.raises(AttributeError, match="has no attribute 'metric'"):
         skvq.metric  # noqa: B018
     for name in modules:
         assert import_module(name) is getattr(skvq, name.partition(".")[2])
+    # Checkers of types, which run none of this, are told of the same.
+    source = (ROOT / "skvq" / "__init__.py").read_text(encoding="utf-8")
+    told = re.findall(r"^    from skvq import (\w+) as \1$", source, re.M)
+    assert [f"skvq.{name}" for name in told] == modules
 
 
 def test_the_tables_of_the_page_have_every_parameter():

@@ -453,7 +453,7 @@ def test_lengths_about_zero_have_cosines():
 
 
 def unbiased():
-    return ScaledQuantizer(BinaryQuantizer(scale=1), scale="unbiased")
+    return ScaledQuantizer(BinaryQuantizer(scale=1), scaling="unbiased")
 
 
 @pytest.mark.parametrize("rotation", ["random", "hadamard"])

@@ -20,7 +20,7 @@ from skvq.coding.radius import LogRadius
 from skvq.io import load, save
 from skvq.learning.scalar import standard_levels
 
-SCALES = ["least_squares", "unbiased", "norm"]
+SCALINGS = ["least_squares", "unbiased", "norm"]
 
 
 def gaussian_levels(n_bits):
@@ -42,7 +42,7 @@ def fixed(*codewords):
     )
 
 
-def transcription(X, decode, scale):
+def transcription(X, decode, scaling):
     """Return scales and reconstructions, all in float64; `decode` quantizes u."""
     X = X.astype(np.float64)
     norms = np.linalg.norm(X, axis=1, keepdims=True)
@@ -52,18 +52,18 @@ def transcription(X, decode, scale):
         "least_squares": inner / (Q * Q).sum(axis=1, keepdims=True),
         "unbiased": norms**2 / inner,
         "norm": norms / np.sqrt(X.shape[1]),
-    }[scale]
+    }[scaling]
     return s[:, 0], s * Q
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("part", [gaussian_levels(2), signs(), product()])
-def test_reconstructions_are_those_of_the_formulas(part, scale):
+def test_reconstructions_are_those_of_the_formulas(part, scaling):
     X = mixture(200, 8, dtype=np.float64)
-    sq = ScaledQuantizer(part, scale=scale, scale_bits="float32").fit(X)
-    scales, expected = transcription(X, sq.quantizer_.quantize, scale)
+    sq = ScaledQuantizer(part, scaling=scaling, n_scale_bits="float32").fit(X)
+    scales, expected = transcription(X, sq.quantizer_.quantize, scaling)
     assert_allclose(sq.quantize(X), expected, rtol=2e-7)
-    eight = ScaledQuantizer(part, scale=scale).fit(X)
+    eight = ScaledQuantizer(part, scaling=scaling).fit(X)
     assert eight.codebook_sizes_ == (*sq.quantizer_.codebook_sizes_, 256)
     step = np.log(scales.max() / scales.min()) / 254
     assert_allclose(eight.quantize(X), expected, rtol=1.01 * step / 2)
@@ -76,8 +76,10 @@ def test_reconstructions_are_those_of_the_formulas(part, scale):
 def test_least_squares_has_the_least_error():
     X = mixture(100, 6)
     errors = {
-        scale: -ScaledQuantizer(scale=scale, scale_bits="float32").fit(X).score(X)
-        for scale in SCALES
+        scaling: -ScaledQuantizer(scaling=scaling, n_scale_bits="float32")
+        .fit(X)
+        .score(X)
+        for scaling in SCALINGS
     }
     assert errors["least_squares"] < min(errors["unbiased"], errors["norm"])
 
@@ -94,25 +96,27 @@ def test_codes_of_scales_are_the_nearest_by_ratio(n_bits, dtype):
     assert code.encode(np.array([1e300]))[0, 0] == 2**n_bits - 1
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("scale_bits", [1, 5, "float32"])
-def test_rows_of_zeros_come_back_as_zeros(scale, scale_bits):
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("n_scale_bits", [1, 5, "float32"])
+def test_rows_of_zeros_come_back_as_zeros(scaling, n_scale_bits):
     X = mixture(50, 6)
     X[[3, 7]] = 0
     X[7] = -X[7]  # negative zeros
     part = VectorQuantizer(4, metric="cosine", random_state=0)  # takes none itself
     for quantizer in (None, part, signs()):
-        sq = ScaledQuantizer(quantizer, scale=scale, scale_bits=scale_bits).fit(X)
+        sq = ScaledQuantizer(quantizer, scaling=scaling, n_scale_bits=n_scale_bits).fit(
+            X
+        )
         found = sq.quantize(X)
         assert_array_equal(found[[3, 7]], 0)
         assert not np.signbit(found[[3, 7]]).any()
         assert found[[0, 1, 2]].any(axis=1).all()
 
 
-@pytest.mark.parametrize("scale_bits", [4, "float32"])
-def test_all_rows_zero(scale_bits):
-    with pytest.warns(UserWarning) if scale_bits == 4 else _nothing():
-        sq = ScaledQuantizer(scale_bits=scale_bits).fit(np.zeros((4, 3)))
+@pytest.mark.parametrize("n_scale_bits", [4, "float32"])
+def test_all_rows_zero(n_scale_bits):
+    with pytest.warns(UserWarning) if n_scale_bits == 4 else _nothing():
+        sq = ScaledQuantizer(n_scale_bits=n_scale_bits).fit(np.zeros((4, 3)))
     assert_array_equal(sq.quantize(np.zeros((2, 3))), 0)
     assert np.isfinite(sq.quantize(np.ones((2, 3)))).all()
 
@@ -123,14 +127,14 @@ def _nothing():
     return contextlib.nullcontext()
 
 
-@pytest.mark.parametrize("scale", ["least_squares", "unbiased"])
-def test_no_scale_serves_a_codeword_that_points_away(scale):
+@pytest.mark.parametrize("scaling", ["least_squares", "unbiased"])
+def test_no_scale_serves_a_codeword_that_points_away(scaling):
     X = np.array([[1.0, 1.0], [-1.0, -2.0], [1.0, -1.0], [3.0, 4.0]])
-    sq = ScaledQuantizer(fixed([1, 1]), scale=scale).fit(X)
+    sq = ScaledQuantizer(fixed([1, 1]), scaling=scaling).fit(X)
     assert_array_equal(sq.transform(X)[1:3, -1], 0)
     assert_array_equal(sq.quantize(X)[1:3], 0)
     assert_allclose(sq.quantize(X)[0], X[0], rtol=0.01)
-    nothing = ScaledQuantizer(fixed([0, 0], [1, 1]), scale=scale).fit(X)
+    nothing = ScaledQuantizer(fixed([0, 0], [1, 1]), scaling=scaling).fit(X)
     found = nothing.quantize(X)
     assert np.isfinite(found).all()
     assert_array_equal(found[nothing.transform(X)[:, 0] == 0], 0)
@@ -138,7 +142,7 @@ def test_no_scale_serves_a_codeword_that_points_away(scale):
 
 def test_the_part_does_not_see_how_long_rows_are():
     X = mixture(60, 6)
-    sq = ScaledQuantizer(scale_bits="float32").fit(X)
+    sq = ScaledQuantizer(n_scale_bits="float32").fit(X)
     codes, found = sq.transform(X), sq.quantize(X)
     for power in (-80.0, -20.0, 20.0, 60.0):
         factor = np.float32(2.0**power)
@@ -149,7 +153,7 @@ def test_the_part_does_not_see_how_long_rows_are():
         ScaledQuantizer().fit(far).quantize(far), found.astype(float) * 1e150, rtol=0.02
     )
     with pytest.raises(ValueError, match="scale of a sample overflows"):
-        ScaledQuantizer(scale="norm").fit(np.full((3, 9), 1.7e308))
+        ScaledQuantizer(scaling="norm").fit(np.full((3, 9), 1.7e308))
 
 
 def test_codes_do_not_depend_on_the_batch():
@@ -178,13 +182,13 @@ def test_memory_maps_and_dask_give_the_same_bits(tmp_path):
 
 
 @pytest.mark.parametrize("metric", ["sqeuclidean", "cosine", "inner_product"])
-@pytest.mark.parametrize("scale_bits", [6, "float32"])
+@pytest.mark.parametrize("n_scale_bits", [6, "float32"])
 @pytest.mark.parametrize(
     "part", [None, product(), ResidualQuantizer(2, 4, random_state=0)]
 )
-def test_searches_are_brute_force_over_reconstructions(part, scale_bits, metric):
+def test_searches_are_brute_force_over_reconstructions(part, n_scale_bits, metric):
     X, queries = mixture(200, 6), mixture(9, 6, seed=1)
-    sq = ScaledQuantizer(part, scale_bits=scale_bits)
+    sq = ScaledQuantizer(part, n_scale_bits=n_scale_bits)
     search = QuantizedNeighbors(sq, n_neighbors=5, metric=metric).fit(X)
     decoded = search.quantizer_.quantize(X).astype(np.float64)
     product = queries.astype(np.float64) @ decoded.T
@@ -209,11 +213,11 @@ def test_parts_with_a_length_of_their_own_have_no_table():
 
 def test_codebooks_are_those_of_the_part_and_the_scale(tmp_path):
     X = mixture(100)
-    for scale_bits in (3, "float32"):
-        sq = ScaledQuantizer(signs(), scale_bits=scale_bits).fit(X)
+    for n_scale_bits in (3, "float32"):
+        sq = ScaledQuantizer(signs(), n_scale_bits=n_scale_bits).fit(X)
         n_own = len(sq.codebooks_) - 6
         given = ScaledQuantizer.from_codebooks(
-            sq.codebooks_, quantizer=signs(), scale_bits=scale_bits
+            sq.codebooks_, quantizer=signs(), n_scale_bits=n_scale_bits
         )
         assert_array_equal(given.transform(X), sq.transform(X), strict=True)
         assert np.isnan(given.distortion_) and given.n_features_in_ == 6
@@ -225,7 +229,7 @@ def test_codebooks_are_those_of_the_part_and_the_scale(tmp_path):
     implied = ScaledQuantizer.from_codebooks(
         [*sq.codebooks_[:6], [[0.0], [1.0], [1.0], [4.0]]], quantizer=signs()
     )
-    assert implied.scale_bits == 2
+    assert implied.n_scale_bits == 2
     assert implied.quantize([[8.0] * 6]).tolist() == [[4.0] * 6]
 
 
@@ -235,8 +239,8 @@ def test_codebooks_are_those_of_the_part_and_the_scale(tmp_path):
         ([[1.0], [2.0]], {}, "zero, and others in ascending order"),
         ([[0.0], [2.0], [3.0]], {}, "shape \\(3, 1\\)"),
         ([[0.0, 1.0], [2.0, 3.0]], {}, "shape \\(2, 2\\)"),
-        ([[0.0], [2.0]], {"scale_bits": 3}, "scale_bits=1"),
-        ([[0.0], [2.0]], {"scale_bits": "float32"}, "scale_bits='float32'"),
+        ([[0.0], [2.0]], {"n_scale_bits": 3}, "n_scale_bits=1"),
+        ([[0.0], [2.0]], {"n_scale_bits": "float32"}, "n_scale_bits='float32'"),
     ],
 )
 def test_tables_that_are_no_scales_are_refused(scale_table, parameters, match):
@@ -251,14 +255,14 @@ def test_tables_that_are_no_scales_are_refused(scale_table, parameters, match):
 
 @pytest.mark.parametrize("value", [0, 17, 2.5, "float16", True, None])
 def test_bits_of_the_scale_are_checked(value):
-    with pytest.raises(ValueError, match="scale_bits"):
-        ScaledQuantizer(scale_bits=value).fit(mixture(9))
+    with pytest.raises(ValueError, match="n_scale_bits"):
+        ScaledQuantizer(n_scale_bits=value).fit(mixture(9))
 
 
 def test_alignments_are_cosines():
     X = mixture(40, 6, dtype=np.float64)
     X[5] = 0
-    sq = ScaledQuantizer(gaussian_levels(1), scale="unbiased").fit(X)
+    sq = ScaledQuantizer(gaussian_levels(1), scaling="unbiased").fit(X)
     found, decoded = sq._alignments(X), sq.quantize(X)
     norms = np.linalg.norm(X, axis=1) * np.linalg.norm(decoded, axis=1)
     expected = (X * decoded).sum(axis=1) / np.where(norms > 0, norms, 1)
@@ -275,11 +279,13 @@ def test_unbiased_inner_products_are_right_in_the_mean(seed):
     rows = x @ turns
     for part in (signs(), gaussian_levels(2)):
         errors = {}
-        for scale in SCALES:
-            sq = ScaledQuantizer(part, scale=scale, scale_bits="float32").fit(rows)
+        for scaling in SCALINGS:
+            sq = ScaledQuantizer(part, scaling=scaling, n_scale_bits="float32").fit(
+                rows
+            )
             products = np.einsum("nd,nd->n", sq.quantize(rows), y @ turns)
             gaps = products - x @ y
-            errors[scale] = gaps.mean() / (gaps.std() / np.sqrt(len(gaps)))
+            errors[scaling] = gaps.mean() / (gaps.std() / np.sqrt(len(gaps)))
         assert abs(errors["unbiased"]) < 3
         assert errors["least_squares"] < -10
         if isinstance(part, UniformQuantizer):
@@ -296,7 +302,7 @@ def test_turboquant_has_the_published_errors(n_bits, expected, seed):
         .astype(np.float32)
     )
     turbo = RotatedQuantizer(
-        ScaledQuantizer(gaussian_levels(n_bits), scale="norm"),
+        ScaledQuantizer(gaussian_levels(n_bits), scaling="norm"),
         rotation="random",
         random_state=seed,
     )
@@ -306,18 +312,18 @@ def test_turboquant_has_the_published_errors(n_bits, expected, seed):
 
 
 @pytest.mark.parametrize("n_bits", [1, 2, 4])
-@pytest.mark.parametrize("scale", SCALES)
-def test_compositions_are_their_transcriptions(n_bits, scale):
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_compositions_are_their_transcriptions(n_bits, scaling):
     X = mixture(400, 32, dtype=np.float64)
     composed = RotatedQuantizer(
-        ScaledQuantizer(gaussian_levels(n_bits), scale=scale),
+        ScaledQuantizer(gaussian_levels(n_bits), scaling=scaling),
         rotation="random",
         random_state=0,
     ).fit(X)
     Z = (X - composed.mean_) @ composed.components_.T
     levels = standard_levels("gaussian", 2**n_bits)
     edges = (levels[1:] + levels[:-1]) / 2
-    _, found = transcription(Z, lambda U: levels[np.searchsorted(edges, U)], scale)
+    _, found = transcription(Z, lambda U: levels[np.searchsorted(edges, U)], scaling)
     expected = np.square(Z - found).sum(axis=1).mean()
     assert composed.distortion_ <= 1.01 * expected
 
@@ -325,7 +331,9 @@ def test_compositions_are_their_transcriptions(n_bits, scale):
 def test_rabitq_is_within_its_bound(seed):
     X, queries = mixture(400, 64, seed), mixture(50, 64, seed + 1)
     rabitq = RotatedQuantizer(
-        ScaledQuantizer(signs(), scale="unbiased"), rotation="random", random_state=seed
+        ScaledQuantizer(signs(), scaling="unbiased"),
+        rotation="random",
+        random_state=seed,
     ).fit(X)
     bound = rabitq.inner_product_error_bound(X, queries)
     about = queries.astype(np.float64)

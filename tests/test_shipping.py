@@ -283,7 +283,7 @@ def test_tables_of_other_sizes_are_refused(tmp_path):
     shrunk = changed_objects(parts, _set("codebook_sizes_", {"tuple": [4]}))
     with pytest.raises(FormatError, match="not those of its quantizers_"):
         loaded(shrunk)
-    front = saved(ScaledQuantizer(vq(), scale_bits=3).fit(X), tmp_path)
+    front = saved(ScaledQuantizer(vq(), n_scale_bits=3).fit(X), tmp_path)
     shrunk = changed_objects(front, _set("codebook_sizes_", {"tuple": [5, 8]}))
     with pytest.raises(FormatError, match="not those of its quantizer_"):
         loaded(shrunk)

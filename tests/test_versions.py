@@ -13,11 +13,22 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-FILES = ("pyproject.toml", ".ci/oldest.txt", "README.md", "docs/getting_started.md")
+FILES = (
+    "pyproject.toml",
+    ".ci/oldest.txt",
+    "README.md",
+    "docs/getting_started.md",
+    "docs/promises.md",
+)
 PYTHON = "Programming Language :: Python :: "
 # Extras whose floors no run installs: libraries of several gigabytes, or for a GPU, and
 # tools of which the newest is taken.
-NOT_TESTED = ("arrays", "cupy", "cuda12", "cuda13", "lint", "docs", "bench")
+NOT_TESTED = ("arrays", "cuda12", "cuda13", "lint", "docs", "bench")
+# Extras that are for work on skvq, and not for users of it.
+FOR_WORK = ("test", "lint", "docs", "bench")
+# Years that a version of each is supported at least, in the table of the promises.
+YEARS = {"Python": 3, "NumPy": 2, "SciPy": 2, "scikit-learn": 2}
+ROW = re.compile(r"\| (\S+) \| (\S+) \| (\w+) (\d{4}) \| (\w+) (\d{4}) \|")
 
 
 def read():
@@ -62,6 +73,21 @@ def disagreements(texts):
         )
         same(f"what {page} says", found and found.groups(), said)
 
+    rows = {row[0]: row[1:] for row in ROW.findall(texts["docs/promises.md"])}
+    same("the rows of docs/promises.md", list(rows), list(YEARS))
+    for name, (oldest, month, year, end_month, end_year) in rows.items():
+        floor = {said[0]} if name == "Python" else floors.get(name.lower())
+        same(f"the floor of {name} in docs/promises.md", {oldest}, floor)
+        end = month, str(int(year) + YEARS.get(name, 0))
+        same(f"the end of {name} in docs/promises.md", (end_month, end_year), end)
+    for requirement in requirements_of(project, FOR_WORK):
+        if {one.operator for one in requirement.specifier} != {">="}:
+            wrong.append(f"{requirement} has more than a floor")
+    extras = set(project["optional-dependencies"])
+    same(
+        "extras that are named and not there", {*NOT_TESTED, *FOR_WORK} - extras, set()
+    )
+
     tested = set(floors_of(project, NOT_TESTED))
     for name in sorted(tested - set(pins)):
         wrong.append(f".ci/oldest.txt has no pin of {name}")
@@ -72,17 +98,22 @@ def disagreements(texts):
 
 def floors_of(project, without=()):
     """The floors of each package, in the dependencies and the extras."""
-    extras = project["optional-dependencies"]
-    lines = project["dependencies"] + [
-        line for extra in set(extras) - set(without) for line in extras[extra]
-    ]
     floors = {}
-    for requirement in map(Requirement, lines):
+    for requirement in requirements_of(project, without):
         (floor,) = [
             one.version for one in requirement.specifier if one.operator == ">="
         ]
         floors.setdefault(canonicalize_name(requirement.name), set()).add(floor)
     return floors
+
+
+def requirements_of(project, without):
+    """What the dependencies and the extras ask for, but for some extras."""
+    extras = project["optional-dependencies"]
+    lines = project["dependencies"] + [
+        line for extra in set(extras) - set(without) for line in extras[extra]
+    ]
+    return [Requirement(line) for line in lines]
 
 
 def pins_of(constraints):
@@ -139,6 +170,20 @@ def test_all_places_name_the_same_versions():
             "README.md",
         ),
         (FILES[3], "skvq needs Python 3.11", "It needs Python 3.11", "getting_started"),
+        # The policy: other floors, another date, a row that is gone.
+        (FILES[4], "| NumPy | 1.26 |", "| NumPy | 2.0 |", "floor of NumPy in docs"),
+        (
+            FILES[4],
+            "| scikit-learn | 1.6 |",
+            "| scikit-learn | 1.4 |",
+            "scikit-learn in",
+        ),
+        (FILES[4], "| Python | 3.11 |", "| Python | 3.10 |", "floor of Python in docs"),
+        (FILES[4], "| January 2026 |", "| January 2027 |", "the end of SciPy"),
+        (FILES[4], "| NumPy |", "| Numerics |", "the rows of docs"),
+        # What a user installs has no upper bound, and an extra is one that there is.
+        (FILES[0], '"scipy>=1.12"', '"scipy>=1.12,<2"', "more than a floor"),
+        (FILES[0], "\nbench = [", "\nbenchmarks = [", "not there"),
     ],
 )
 def test_a_place_that_says_otherwise_is_found(name, old, new, complaint):

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from skvq._deprecation import declare, message_of_old
+
 logger = logging.getLogger("skvq.cli")
 
 # Seconds between two changes of a progress bar, and its cells.
@@ -62,6 +64,64 @@ class Parser(argparse.ArgumentParser):
             What is wrong.
         """
         self.exit(2, f"{self.prog}: error: {first_line(message)}\n")
+
+
+class _OldOption(argparse.Action):
+    """An option under its old name."""
+
+    def __init__(
+        self,
+        option_strings: list[str],
+        new: argparse.Action,
+        since: str,
+        **settings: Any,
+    ) -> None:
+        super().__init__(option_strings, **settings)
+        self._new, self._since = new, since
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        what, new = f"{parser.prog} {option_string}", self._new
+        told = message_of_old(what, new.option_strings[0], self._since)
+        sys.stderr.write(f"{parser.prog}: warning: {told}\n")
+        new(parser, namespace, values, new.option_strings[0])
+        new.required = False  # it has been given
+
+
+def add_old_option(
+    parser: argparse._ActionsContainer, old: str, new: argparse.Action, since: str
+) -> None:
+    """Let an option work under an old name for two minor versions.
+
+    Parameters
+    ----------
+    parser : ArgumentParser or group of it
+        Where the option is.
+    old : str
+        The old name, such as "--state".
+    new : Action
+        What `add_argument` has returned for the new one.
+    since : str
+        The first version that has the new name.
+    """
+    declare(old, since)
+    parser.add_argument(
+        old,
+        action=_OldOption,
+        new=new,
+        since=since,
+        dest=new.dest,
+        nargs=new.nargs,
+        type=new.type or str,
+        choices=new.choices,
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )
 
 
 def first_line(message: object) -> str:

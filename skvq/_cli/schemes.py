@@ -28,6 +28,7 @@ from sklearn.pipeline import make_pipeline
 import skvq
 from skvq._cli.console import CommandError, first_line
 from skvq._compat import validate_parameter_constraints
+from skvq._deprecation import old_parameters
 
 
 class SpecError(CommandError):
@@ -81,7 +82,7 @@ class Entry:
         make, given = getattr(self.module, self.estimator), {**self.fixed, **arguments}
         if not self.part:
             return make(**given)
-        own = set(make().get_params(deep=False)) - {"quantizer"}
+        own = {*make().get_params(deep=False), *old_parameters(make)} - {"quantizer"}
         part = {name: given[name] for name in given if name not in own}
         quantizer = getattr(self.module, self.part)(**part)
         return make(quantizer, **{name: given[name] for name in given if name in own})
@@ -98,6 +99,13 @@ class Entry:
             *own,
             *(n for n in made.quantizer.get_params(deep=False) if n not in own),
         ]
+
+    @property
+    def old(self) -> set[str]:
+        """Old names of parameters, of which the estimator warns."""
+        made = self.make({})
+        parts = (made, made.quantizer) if self.part else (made,)
+        return {name for each in parts for name in old_parameters(type(each))}
 
     def constraints(self, parameter: str) -> list[Any]:
         """Return what a parameter is constrained to.
@@ -354,7 +362,7 @@ def _component(text: str, entries: list[Entry], kind: str, seed: int | None) -> 
         ) from error
     accepted = entry.accepted
     for key, value in settings:
-        if key not in accepted:
+        if key not in accepted and key not in entry.old:
             raise SpecError(
                 f"{name} has no parameter '{key}', as in '{key}={value}'"
                 f"{_did_you_mean(key, accepted)}; it has {', '.join(accepted)}"
