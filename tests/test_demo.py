@@ -17,6 +17,7 @@ from skvq import VectorQuantizer, __main__
 from skvq._cli import demo
 from skvq.io import CodeReader, codec_info, load
 
+pytest.importorskip("constriction")
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
 

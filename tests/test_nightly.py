@@ -135,6 +135,7 @@ def test_files_that_have_once_failed_are_read_or_refused(path, tmp_path):
 
 
 def test_changes_of_files_are_those_of_their_case():
+    pytest.importorskip("constriction")
     for case in range(40):
         one, other = files.made(7, case), files.made(7, case)
         assert one == other
@@ -143,6 +144,7 @@ def test_changes_of_files_are_those_of_their_case():
 
 
 def test_a_reader_that_sees_no_change_is_found(tmp_path, monkeypatch):
+    pytest.importorskip("constriction")
     rng = np.random.default_rng(0)
     monkeypatch.setattr("skvq._files.check_size", lambda *_: None)
     monkeypatch.setattr("skvq.io.check_size", lambda *_: None)
