@@ -14,11 +14,19 @@ from pathlib import Path
 
 import pytest
 from interface import write
-from interface.write import CURRENT, RELEASED, interface, lines_of, untold
+from interface.write import (
+    CURRENT,
+    RELEASED,
+    given_up,
+    interface,
+    lines_of,
+    untold,
+)
 
 import skvq
 from skvq import VectorQuantizer
 from skvq._compat import StrOptions
+from skvq._deprecation import DECLARED
 
 ROOT = Path(__file__).parent.parent
 
@@ -206,6 +214,32 @@ def test_the_changelog_names_what_has_changed_since_the_release():
     assert not names, "No entry under Unreleased of CHANGELOG.md has, as code:\n" + (
         "\n".join(names)
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "gone"),
+    [
+        (("ProductQuantizer(widths=None)", "ProductQuantizer(sizes=None)"), "widths"),
+        (("skvq.VectorQuantizer.n_iter_\n", ""), "n_iter_"),
+        (("skvq.codes.match(", "skvq.codes.matched("), "match"),
+        (("skvq.VectorQuantizer(learning): 'ema'\n", ""), "ema"),
+        (("skvq.TrellisQuantizer", "skvq.PathQuantizer"), "TrellisQuantizer"),
+        (("skvq fit --seed", "skvq fit --state"), "--seed"),
+    ],
+)
+def test_a_name_that_goes_is_missed_unless_it_works_on(change, gone):
+    text = CURRENT.read_text(encoding="utf-8")
+    assert change[0] in text
+    released, current = lines_of(text), lines_of(text.replace(*change))
+    assert given_up(released, current, ["other"]) == [gone]
+    assert given_up(released, current, [f"Some.{gone}", "other"]) == []
+
+
+def test_names_of_the_release_work_on():
+    released = lines_of(RELEASED.read_text(encoding="utf-8"))
+    current = lines_of(CURRENT.read_text(encoding="utf-8"))
+    gone = given_up(released, current, [old.name for old in DECLARED])
+    assert not gone, f"gone without a warning (skvq/_deprecation.py): {', '.join(gone)}"
 
 
 def listed(page):

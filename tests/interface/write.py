@@ -258,6 +258,29 @@ def untold(released: list[str], current: list[str], changelog: str) -> list[str]
     return sorted(found)
 
 
+def given_up(released: list[str], current: list[str], declared: list[str]) -> list[str]:
+    """Return the names that are gone since a release, and do not warn.
+
+    Commands, schemes and steps of the command line have no old names.
+
+    Parameters
+    ----------
+    released, current : list of str
+        Lines of the last release, and of today.
+    declared : list of str
+        Old names that still work, as `skvq._deprecation.DECLARED` has them.
+    """
+    before, now = ({names_of(line) for line in lines} for lines in (released, current))
+    lines = {names_of(line): line for line in released}
+    gone = set()
+    for names in before - now:
+        of_commands = lines[names].startswith("skvq ") and names[-1][:2] != "--"
+        is_inside = any(names[:end] in before - now for end in range(1, len(names)))
+        if not of_commands and not is_inside:
+            gone.add(names[-1].rpartition(".")[2])
+    return sorted(gone - set(re.findall(r"[\w-]+", " ".join(declared))))
+
+
 def names_of(line: str) -> tuple[str, ...]:
     """Return the names that a line is about, the larger first.
 
