@@ -1104,12 +1104,12 @@ def test_weights_equal_repeats(row):
 def test_weights_equal_repeats_in_the_mean(row, seed):
     """Of weights, the learner makes what repeats make of it, and what none does not.
 
-    A few rows at one end weigh as much as all others together.  Learned without the
+    A few rows at one end weigh far more than all others together.  Learned without the
     weights, tables serve these rows badly: by how much, is the scale that the chance in
     the starts is measured by, so that a learner that ignores weights cannot pass.
     """
     X = row.data(200, dtype=np.float64)
-    weights = np.where(X[:, 0] > np.quantile(X[:, 0], 0.85), 12, 1)
+    weights = np.where(X[:, 0] > np.quantile(X[:, 0], 0.85), 40, 1)
     repeated = np.repeat(X, weights, axis=0)
 
     def error(samples, sample_weight=None):
