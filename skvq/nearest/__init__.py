@@ -163,8 +163,7 @@ def nearest(
     metric : str or callable, default="sqeuclidean"
         "sqeuclidean", "cosine", "inner_product" (distance: minus the product),
         "manhattan", another name that `scipy.spatial.distance.cdist` takes, or a
-        callable of two vectors; the last three are computed pair
-        by pair.
+        callable of two vectors; the last three go pair by pair.
     bias : array-like of shape (n_codewords,), optional
         Added to the distances of each codeword, in their units, during the search:
         codes are argmin_k dist(x, W_k) + b_k.  Equal codewords compete by their bias;
