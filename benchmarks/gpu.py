@@ -1,4 +1,4 @@
-"""The engine on a GPU: ratios to the device's limits, to torch, and to NumPy.
+"""The engine on a GPU: ratios to the device's limits, to torch, and to the host.
 
 Flat argmin by each path that there is, product codes, one iteration of k-means, and the
 work from which NumPy's rows are worth the transfer, all in one run.  The limits are
@@ -16,10 +16,12 @@ import warnings
 from contextlib import contextmanager
 
 import numpy as np
+from joblib import cpu_count
 from sklearn.exceptions import ConvergenceWarning
 
 from skvq import ProductQuantizer, VectorQuantizer
 from skvq import nearest as engine
+from skvq.nearest import native
 from skvq.nearest.backends import cupy as of_cupy
 from skvq.nearest.backends.choice import GPU_WORK, cupy_has_device
 
@@ -215,20 +217,23 @@ class Run:
     def transfer(self, width, size):
         """Find from how many rows on the device is faster for rows of the host."""
         table, level = self.normal(size, width), None
+        # What "auto" takes where there is no device.
+        host = "numpy" if native.status().level is None else "native"
         most = 2**9 if self.quick else 2**21
         X = self.normal(most, width)
         for n in [most >> k for k in (8, 6, 4, 2, 0)]:
             times = {}
-            for backend in ("numpy", "cupy"):
+            for backend in (host, "cupy"):
                 with engine.using(backend):
                     times[backend] = self.seconds(
                         lambda n=n: engine.nearest(X[:n], table, return_distances=False)
                     )
-            if level is None and times["cupy"] <= times["numpy"]:
+            if level is None and times["cupy"] <= times[host]:
                 level = n * width * size
             print(
-                f"rows of the host, {n} x {width}, V = {size}: NumPy "
-                f"{times['numpy'] / times['cupy']:.2f}x the time of the device"
+                f"rows of the host, {n} x {width}, V = {size}: backend {host!r} on "
+                f"{cpu_count()} cores takes {times[host] / times['cupy']:.2f}x the "
+                "device's time"
             )
         found = "at no size that was tried" if level is None else f"from {level:.0e}"
         print(f"  level {found} multiply-adds; 'auto' sends from {GPU_WORK:.0e}")

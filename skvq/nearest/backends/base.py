@@ -425,6 +425,10 @@ class Backend:
         # leave the cache.
         return max(16, min(2**19 // n_features, 2**14))
 
+    def numbers_per_row(self, n_features: int, n_scores: int) -> int:
+        """Return how many numbers a row takes in memory during a search."""
+        return n_scores + 4 * n_features
+
     def product_rows_at_a_time(self, work: float) -> int:
         """Return the same for a search in subspaces with this work per row."""
         return 1024

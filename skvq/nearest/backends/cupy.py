@@ -13,7 +13,6 @@ tiles and chunks follow the device's free memory.
 """
 
 import importlib
-import math
 import sys
 import threading
 from collections.abc import Callable, Generator
@@ -30,8 +29,11 @@ from skvq.nearest.backends.base import Backend, Centred
 from skvq.nearest.backends.host import HOST, NumpyBackend
 from skvq.nearest.threads import carried
 
-# Scores of a tile: 32 MB of float32, less than the cache of large devices.
-_TILE_ELEMENTS = 2**23
+# Numbers of a tile, 1 GB of float32: launches and calls take microseconds each, and
+# what the cache holds is no faster than that (measured on an H200).
+_TILE_ELEMENTS = 2**28
+# Bytes of the scores that one product makes: no longer ones were faster.
+_SCORE_BYTES = 2**25
 # Bytes of shared memory that every device has without special settings.
 _SHARED_BYTES = 48 * 1024
 # The largest width of rows kept in a thread's registers, and registers for its rows.
@@ -97,12 +99,9 @@ class CupyBackend(Backend):
 
     def argmin(self, scores: Any) -> Any:
         """Return the first index of the smallest entry along the last axis."""
-        cupy = _cupy()
         if scores.dtype.name not in kernels.TOP:
             return super().argmin(scores)
-        codes = cupy.empty(scores.shape[:-1], dtype=cupy.int64)
-        _smallest(cupy.ascontiguousarray(scores), None, codes)
-        return codes
+        return _smallest(scores)[0]
 
     def smallest_few(self, scores: Any, k: int) -> Any:
         """Return the indices of the k smallest entries of each row, ascending."""
@@ -130,89 +129,104 @@ class CupyBackend(Backend):
 
         # A row takes memory for its place in the order, and for a copy if converted.
         there = X.flags.c_contiguous and X.dtype.name in kernels.TOP
-        per_row = 1 if there else 1 + 2 * X.shape[1]
+        per_row = _SORT_BYTES // 4 + (0 if there else 2 * X.shape[1])
         for part in self.tiles(X.shape[0], per_row, work):
             sums += part
         return sums[:, :-1], sums[:, -1]
 
     # -- searches without scores in memory -------------------------------------------
 
+    def numbers_per_row(self, n_features: int, n_scores: int) -> int:
+        """Return how many numbers a row takes in memory during a search."""
+        return 4 * n_features + 16  # scores have tiles of their own
+
+    def centred(self, x: Any, table: Any, dtype: np.dtype) -> Centred:
+        """Return rows minus the centre of a table, unless a kernel subtracts it."""
+        if _fits(table):
+            return Centred(x, x)
+        return super().centred(x, table, dtype)
+
     def argmin_product(self, rows: Centred, table: Any) -> tuple[Any, Any]:
         """Return argmin_k of [x 1] W for each centred row, and its state."""
-        if rows.rest.shape[1] <= _MAX_WIDTH and table.offset is None:
-            codes = self._in_registers(rows.rest, table)
-        else:
-            codes = self._by_product(rows.rest, table)
-        norms = self.xp.sum(rows.rest * rows.rest, axis=1)
+        cupy, margin = _cupy(), table.margin
+        if _fits(table):
+            scale = cupy.full(1, table.scale, dtype=table.weights.dtype)
+            given = table.weights[None], table.centre[None], scale
+            codes, state = _in_registers(rows.rest, 0, *given, margin, table.rounded)
+            return codes[:, 0], state[:, 0]
+        codes, gaps = self._by_product(rows.rest, table.weights)
         if table.offset is None:
-            distances = self.gap_norms(rows.rest, table.rows, codes)
-            norms = norms + table.rounded
+            distances, norms = _pairs(rows.rest, table.rows, codes)
+            norms += table.rounded
         else:
             chosen = self.take(table.rows, codes) + table.offset
             product = self.row_products(rows.rest + table.offset, chosen)
+            norms = self.row_products(rows.rest, rows.rest)
             distances, norms = abs(product), 0.5 * (norms + table.reach)
-        again = partial(super().argmin_product, table=table)
-        state = self.zeros(codes.shape, np.uint8)
-        few = self.flagged(self.far(norms, distances, table))
-        if not few.size:
-            return codes, state
+        return codes, _state(gaps, norms, distances, margin)
 
-        def work(cut: slice) -> tuple[Any, ...]:
-            return again(Centred(*(self.take(each, few[cut]) for each in rows)))
+    def judged(
+        self, scores: Any, codes: Any, norms: Any, distances: Any, table: Any
+    ) -> Any:
+        """Return the state of the argmin of each row of scores."""
+        if scores.dtype.name not in kernels.TOP:
+            return super().judged(scores, codes, norms, distances, table)
+        # A look at all scores is cheaper than asking the host which of them matter.
+        return _state(_smallest(scores)[1], norms, distances, table.margin)
 
-        # Doubtful rows are decided by a search that computes scores.
-        parts = list(self.tiles(len(few), math.prod(table.weights.shape), work))
-        found = [self.concat(list(part), axis=0) for part in zip(*parts, strict=True)]
-        return self.replaced(codes, few, found[0]), self.replaced(state, few, found[1])
-
-    def _in_registers(self, rest: Any, table: Any) -> Any:
-        cupy = _cupy()
-        one = cupy.ones(1, dtype=rest.dtype)
-        none = cupy.zeros((1, rest.shape[1]), dtype=rest.dtype)
-        return _in_registers(rest, 0, table.weights[None], none, one)[:, 0]
-
-    def _by_product(self, rest: Any, table: Any) -> Any:
-        cupy, n_codewords = _cupy(), table.weights.shape[1]
-        codes = cupy.empty(rest.shape[0], dtype=cupy.int64)
+    def _by_product(self, rest: Any, weights: Any) -> tuple[Any, Any]:
+        """Return codes, and by how much the next best score is above the best."""
+        cupy, (n, n_codewords) = _cupy(), (rest.shape[0], weights.shape[1])
+        codes = cupy.empty(n, dtype=cupy.int64)
+        gaps = cupy.empty(n, dtype=rest.dtype)
         # The factors and the constants of the scores are passed apart: the terms of
         # cuBLAS's product then have a round number, for which it is faster.
-        factors, constants = table.weights[:-1, :], table.weights[-1, :]
-        most = 4 * self.tile_elements() // rest.dtype.itemsize
-        rows = max(1, min(rest.shape[0], most // n_codewords))
+        factors, constants = weights[:-1, :], weights[-1, :]
+        most = min(_SCORE_BYTES, self.free_bytes() // 16) // rest.dtype.itemsize
+        rows = max(1, min(n, most // n_codewords))
         scores = cupy.empty((rows, n_codewords), dtype=rest.dtype)
-        for start in range(0, rest.shape[0], rows):
-            part = rest[start : start + rows]
+        for start in range(0, n, rows):
+            tile = slice(start, start + rows)
+            part = rest[tile]
             out = scores[: part.shape[0]]
             cupy.matmul(part, factors, out=out)
-            _smallest(out, constants, codes[start : start + rows])
-        return codes
+            _smallest(out, constants, codes[tile], gaps[tile])
+        return codes, gaps
 
     def gap_norms(self, x: Any, rows: Any, codes: Any) -> Any:
         """Return ||c - x||^2, as float64, for each x and its codeword c."""
-        cupy, x = _cupy(), _cupy().ascontiguousarray(x, dtype=rows.dtype)
-        n, d = x.shape
-        distances = cupy.empty(n, dtype=cupy.float64)
-        if n:
-            kernel = kernels.kernel("gaps", x.dtype.name)
-            kernel(*_groups(n), (x, np.int64(n), np.int32(d), rows, codes, distances))
-        return distances
+        return _pairs(x, rows, codes)[0]
 
     def argmin_run(self, x: Any, run: Any) -> tuple[Any, Any]:
         """Return codes (n_rows, m) in consecutive subspaces, and their state."""
-        if run.width > _MAX_WIDTH or run.weights.shape[0] >= 2**16:
-            return super().argmin_run(x, run)
-        xp, (m, _, n_codewords) = self.xp, run.weights.shape
-        codes = _in_registers(x, run.start, run.weights, run.centre, run.scale)
-        rest = xp.reshape(x[:, run.start : run.stop], (-1, m, run.width))
-        rest = (rest - run.centre) * run.scale[:, None]
-        # The factors of the scores are minus the codewords, feature by feature.
-        rows = xp.reshape(-run.weights[:, :-1, :].mT, (-1, run.width))
-        chosen = self.look_up(rows, codes + n_codewords * xp.arange(m))
-        norms = xp.sum(rest * rest, axis=2)
-        distances = xp.sum((rest - chosen) * (rest - chosen), axis=2)
+        m, width = run.weights.shape[0], run.width
+        if width <= _MAX_WIDTH and m < 2**16:
+            given = run.weights, run.centre, run.scale
+            codes, state = _in_registers(x, run.start, *given, run.margin)
+        else:
+            found = [
+                self._argmin_part(x, run, j, run.start + j * width) for j in range(m)
+            ]
+            codes, state = (
+                _cupy().stack(part, axis=1) for part in zip(*found, strict=True)
+            )
         if run.first is not None:
             codes = self.take_along(run.first, codes.T).T
-        return codes, self.far(norms, distances, run)
+        return codes, state
+
+    def _argmin_part(self, x: Any, run: Any, j: int, start: int) -> tuple[Any, Any]:
+        """Return codes (n_rows,) in one wide subspace, and their state."""
+        weights = run.weights[j]
+        rest = (x[:, start : start + run.width] - run.centre[j]) * run.scale[j]
+        codes, gaps = self._by_product(rest, weights)
+        # The factors of the scores are minus the codewords, feature by feature.
+        distances, norms = _pairs(rest, -weights[:-1, :].T, codes)
+        return codes, _state(gaps, norms, distances, run.margin)
+
+
+def _fits(table: Any) -> bool:
+    """Return whether one kernel computes with rows in registers, centres and all."""
+    return table.weights.shape[0] <= _MAX_WIDTH + 1 and table.offset is None
 
 
 def _added_up(cupy: Any, X: Any, codes: Any, n_codewords: int, weights: Any) -> Any:
@@ -243,18 +257,61 @@ def _groups(n_rows: int, size: int = 32) -> tuple[tuple[int], tuple[int]]:
     return (-(-size * n_rows // _THREADS),), (_THREADS,)
 
 
-def _smallest(scores: Any, bias: Any, codes: Any) -> None:
-    """Write the index of the smallest of each row of scores + bias to codes."""
+def _smallest(
+    scores: Any, bias: Any = None, codes: Any = None, gaps: Any = None
+) -> tuple[Any, Any]:
+    """Return where the smallest of each row of scores + bias is.
+
+    And by how much the next one is above it.  Arrays for both may be given.
+    """
+    cupy, scores = _cupy(), _cupy().ascontiguousarray(scores)
+    shape, width = scores.shape[:-1], scores.shape[-1]
+    if codes is None or gaps is None:
+        codes = cupy.empty(shape, dtype=cupy.int64)
+        gaps = cupy.empty(shape, dtype=scores.dtype)
     if not codes.size:
-        return
-    width = scores.shape[-1]
+        return codes, gaps
     group = _THREADS if width >= _LONG_ROW else 32
     kernel = kernels.kernel("smallest", scores.dtype.name, GROUP=group)
     biased, n = np.int32(bias is not None), np.int64(codes.size)
     # Without a bias the kernel reads none, but it wants a pointer.
     given = scores if bias is None else bias
-    arguments = scores, given, biased, n, np.int32(width), codes
+    arguments = scores, given, biased, n, np.int32(width), codes, gaps
     kernel(*_groups(codes.size, group), arguments)
+    return codes, gaps
+
+
+def _pairs(x: Any, rows: Any, codes: Any) -> tuple[Any, Any]:
+    """Return ||c - x||^2 and ||x||^2, float64, for each x and its codeword c."""
+    cupy, n = _cupy(), x.shape[0]
+    x = cupy.ascontiguousarray(x, dtype=rows.dtype)
+    distances, norms = cupy.empty(n), cupy.empty(n)
+    if n:
+        kernel, width = kernels.kernel("gaps", x.dtype.name), np.int32(x.shape[1])
+        given = x, np.int64(n), width, cupy.ascontiguousarray(rows), codes
+        kernel(*_groups(n), (*given, distances, norms))
+    return distances, norms
+
+
+def _state(gaps: Any, norms: Any, distances: Any, margin: Any) -> Any:
+    """Return the state of codes from scores with such gaps; see `Backend.judged`."""
+    cupy, n = _cupy(), gaps.size
+    state = cupy.zeros(n, dtype=cupy.uint8)
+    if n:
+        norms, distances = (
+            cupy.ascontiguousarray(each, dtype=cupy.float64)
+            for each in (norms, distances)
+        )
+        kernel = kernels.kernel("state", gaps.dtype.name)
+        limits = _limits(margin)
+        kernel(*_groups(n, 1), (gaps, norms, distances, np.int64(n), *limits, state))
+    return state
+
+
+def _limits(margin: Any) -> tuple[np.float64, ...]:
+    return tuple(
+        np.float64(each) for each in (margin.share, margin.slack, margin.least)
+    )
 
 
 def _pieces(cupy: Any, codes: Any, n_codewords: int) -> tuple[Any, Any, Any, Any]:
@@ -299,8 +356,16 @@ def product_constants(width: int, dtype: str) -> dict[str, Any]:
     }
 
 
-def _in_registers(x: Any, start: int, weights: Any, centre: Any, scale: Any) -> Any:
-    """Return codes (n_rows, m) of rows, from column `start` on, by one kernel.
+def _in_registers(
+    x: Any,
+    start: int,
+    weights: Any,
+    centre: Any,
+    scale: Any,
+    margin: Any,
+    rounded: float = 0.0,
+) -> tuple[Any, Any]:
+    """Return codes (n_rows, m) of rows, from column `start` on, and their state.
 
     weights: (m, width + 1, n_codewords); centre: (m, width); scale: (m,).
     """
@@ -308,8 +373,9 @@ def _in_registers(x: Any, start: int, weights: Any, centre: Any, scale: Any) -> 
     m, width, n_codewords = weights.shape[0], weights.shape[1] - 1, weights.shape[2]
     x = cupy.ascontiguousarray(x, dtype=weights.dtype)
     codes = cupy.empty((x.shape[0], m), dtype=cupy.int64)
+    state = cupy.empty((x.shape[0], m), dtype=cupy.uint8)
     if not x.shape[0]:
-        return codes
+        return codes, state
     constants = product_constants(width, x.dtype.name)
     aligned = constants["FOURS"] and start % 4 == 0 and _in_fours(x)
     kernel = kernels.kernel("product", x.dtype.name, **constants, ALIGNED=int(aligned))
@@ -329,11 +395,14 @@ def _in_registers(x: Any, start: int, weights: Any, centre: Any, scale: Any) -> 
             weights,
             centre,
             scale,
+            *_limits(margin),
+            np.float64(rounded),
             codes,
+            state,
         ),
         shared_mem=part * per_codeword,
     )
-    return codes
+    return codes, state
 
 
 # -- NumPy rows, in chunks -------------------------------------------------------------

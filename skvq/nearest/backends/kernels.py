@@ -3,51 +3,72 @@
 T is the type of the numbers and TOP a number above all scores.  Kernels that depend on
 sizes are compiled for them: these constants stand in capitals.
 
-The kernels were written without a device at hand.  The tests compile them for the CPU
-and run them thread by thread, which shows that they are right, not how fast they are.
+The tests compile them for the CPU and run them thread by thread, which shows that they
+are right; how fast they are shows `benchmarks/gpu.py`, on a device.
 """
 
 import importlib
 from functools import cache
 from typing import Any
 
+from skvq.nearest.backends.base import DOUBTFUL, OUT_OF_REACH
+
 _SMALLEST = r"""
-// GROUP threads look for the smallest of a row: a warp, or a block where rows are long.
+// GROUP threads look for the smallest of a row, and for how much the next one is above
+// it: a warp, or a block where rows are long.
 extern "C" __global__ void smallest(
     const T* scores, const T* bias, int biased, long long n, int n_codewords,
-    long long* codes)
+    long long* codes, T* gaps)
 {
     const long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     const long long row = thread / GROUP;
     const int own = threadIdx.x % GROUP, lane = threadIdx.x % 32;
     if (row >= n) return;
     const T* score = scores + row * n_codewords;
-    int at = own < n_codewords ? own : 0;
-    T best = score[at];
-    if (biased) best += bias[at];
+    int at = own;
+    T best = TOP, second = TOP;
+    if (own < n_codewords) best = biased ? score[own] + bias[own] : score[own];
     #pragma unroll 4
     for (int k = own + GROUP; k < n_codewords; k += GROUP) {
         const T next = biased ? score[k] + bias[k] : score[k];
+        const T larger = next < best ? best : next;
+        if (larger < second) second = larger;
         if (next < best) { best = next; at = k; }
     }
     #pragma unroll
     for (int offset = 16; offset; offset /= 2) {
         const T other = __shfl_down_sync(0xffffffffu, best, offset);
+        const T next = __shfl_down_sync(0xffffffffu, second, offset);
         const int where = __shfl_down_sync(0xffffffffu, at, offset);
+        const T larger = other < best ? best : other;
+        if (next < second) second = next;
+        if (larger < second) second = larger;
         if (other < best || (other == best && where < at)) { best = other; at = where; }
     }
     #if GROUP > 32
-        __shared__ T bests[GROUP / 32];
+        __shared__ T bests[GROUP / 32], seconds[GROUP / 32];
         __shared__ int places[GROUP / 32];
-        if (lane == 0) { bests[own / 32] = best; places[own / 32] = at; }
+        if (lane == 0) {
+            bests[own / 32] = best;
+            seconds[own / 32] = second;
+            places[own / 32] = at;
+        }
         __syncthreads();
-        for (int w = 0; w < GROUP / 32; w++)
-            if (bests[w] < best || (bests[w] == best && places[w] < at)) {
-                best = bests[w];
-                at = places[w];
+        if (own == 0)
+            for (int w = 1; w < GROUP / 32; w++) {
+                const T larger = bests[w] < best ? best : bests[w];
+                if (seconds[w] < second) second = seconds[w];
+                if (larger < second) second = larger;
+                if (bests[w] < best || (bests[w] == best && places[w] < at)) {
+                    best = bests[w];
+                    at = places[w];
+                }
             }
     #endif
-    if (own == 0) codes[row] = at;
+    if (own == 0) {
+        codes[row] = at < n_codewords ? at : n_codewords - 1;
+        gaps[row] = second - best;
+    }
 }
 """
 
@@ -90,10 +111,10 @@ extern "C" __global__ void few(
 """
 
 _GAPS = r"""
-// Squared distances of rows to the codewords chosen, one warp for each.
+// Squared norms of rows, and distances to the codewords chosen, one warp for each.
 extern "C" __global__ void gaps(
     const T* x, long long n, int n_features, const T* rows, const long long* codes,
-    double* distances)
+    double* distances, double* norms)
 {
     const long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     const long long row = thread / 32;
@@ -101,27 +122,72 @@ extern "C" __global__ void gaps(
     if (row >= n) return;
     const T* own = x + row * n_features;
     const T* chosen = rows + codes[row] * n_features;
-    T part = 0;
+    T part = 0, square = 0;
     #pragma unroll 4
     for (int f = lane; f < n_features; f += 32) {
-        const T gap = chosen[f] - own[f];
+        const T value = own[f], gap = chosen[f] - value;
         part += gap * gap;
+        square += value * value;
     }
-    double sum = part;
+    double sum = part, norm = square;
     #pragma unroll
-    for (int offset = 16; offset; offset /= 2)
+    for (int offset = 16; offset; offset /= 2) {
         sum += __shfl_down_sync(0xffffffffu, sum, offset);
-    if (lane == 0) distances[row] = sum;
+        norm += __shfl_down_sync(0xffffffffu, norm, offset);
+    }
+    if (lane == 0) { distances[row] = sum; norms[row] = norm; }
 }
 """
 
-_PRODUCT = r"""
+# How sure a code is, as `Backend.judged` has it: OUT of reach, or NEAR to another.
+_JUDGEMENT = r"""
+__device__ __forceinline__ bool is_out(double norm, double distance) {
+    return !(norm - norm == 0 && distance - distance == 0);
+}
+
+__device__ __forceinline__ bool is_far(
+    double norm, double distance, double share, double least)
+{
+    return !(distance > share * (norm + least));
+}
+
+// By how much the next score is above the best.
+__device__ __forceinline__ bool is_near(
+    double gap, double norm, double distance, double slack, double least)
+{
+    return !(gap > slack * (3 * (norm + least) + distance));
+}
+"""
+
+_STATE = (
+    _JUDGEMENT
+    + r"""
+extern "C" __global__ void state(
+    const T* gaps, const double* norms, const double* distances, long long n,
+    double share, double slack, double least, unsigned char* states)
+{
+    const long long row = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (row >= n) return;
+    const double norm = norms[row], distance = distances[row];
+    unsigned char state = 0;
+    if (is_out(norm, distance)) state = OUT;
+    else if (is_far(norm, distance, share, least) &&
+             is_near(gaps[row], norm, distance, slack, least)) state = NEAR;
+    states[row] = state;
+}
+"""
+)
+
+_PRODUCT = (
+    _JUDGEMENT
+    + r"""
 // weights: (m, W + 1, n_codewords), the scores' table as NumPy has it, its last row
 // the constants.  A block serves one subspace; a thread takes ROWS rows, so that one
 // read of the table serves them all.  A table that does not fit comes in parts.
 extern "C" __global__ void product(
     const T* x, long long n, int n_features, int start, int n_codewords, int part,
-    const T* weights, const T* centre, const T* scale, long long* codes)
+    const T* weights, const T* centre, const T* scale, double share, double slack,
+    double least, double rounded, long long* codes, unsigned char* states)
 {
     extern __shared__ __align__(16) unsigned char memory[];
     T* table = reinterpret_cast<T*>(memory);
@@ -203,11 +269,37 @@ extern "C" __global__ void product(
         #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             const long long row = tile + (long long)r * blockDim.x + threadIdx.x;
-            if (row < n) codes[row * n_subspaces + j] = at[r];
+            if (row >= n) continue;
+            T square = 0, part = 0;
+            #pragma unroll
+            for (int f = 0; f < W; f++) {
+                const T gap = z[r][f] + own[(long long)f * n_codewords + at[r]];
+                square += z[r][f] * z[r][f];
+                part += gap * gap;
+            }
+            const double norm = square + rounded, distance = part;
+            unsigned char state = 0;
+            if (is_out(norm, distance)) state = OUT;
+            else if (is_far(norm, distance, share, least)) {
+                // Few are: what the next best score is, matters to them alone.
+                T second = TOP;
+                for (int k = 0; k < n_codewords; k++) {
+                    T score = own[(long long)W * n_codewords + k];
+                    #pragma unroll
+                    for (int f = 0; f < W; f++)
+                        score += z[r][f] * own[(long long)f * n_codewords + k];
+                    if (k != at[r] && score < second) second = score;
+                }
+                const double gap = second - best[r];
+                if (is_near(gap, norm, distance, slack, least)) state = NEAR;
+            }
+            codes[row * n_subspaces + j] = at[r];
+            states[row * n_subspaces + j] = state;
         }
     }
 }
 """
+)
 
 _ADD = r"""
 // A block is a piece of the rows of one code; column n_features is the weight itself.
@@ -246,6 +338,7 @@ _SOURCES = {
     "smallest": _SMALLEST,
     "few": _FEW,
     "gaps": _GAPS,
+    "state": _STATE,
     "product": _PRODUCT,
     "add_pieces": _ADD,
     "add_cells": _ADD,
@@ -271,6 +364,8 @@ def source(name: str, dtype: str, **constants: int | str) -> str:
     defined = {
         "T": C_TYPES[dtype],
         "TOP": f"((T){TOP[dtype]})",
+        "NEAR": DOUBTFUL,
+        "OUT": OUT_OF_REACH,
         **constants,
     }
     lines = [f"#define {key} {value}\n" for key, value in defined.items()]

@@ -20,7 +20,7 @@ class TorchBackend(Backend):
         if self.device.type != "cuda":
             return TILE_ELEMENTS
         free, _ = self.xp.cuda.mem_get_info(self.device)
-        return int(min(2**24, max(TILE_ELEMENTS, free // 64)))
+        return int(min(2**27, max(TILE_ELEMENTS, free // 64)))
 
     def release(self) -> None:
         """Free the memory that the library keeps for itself."""

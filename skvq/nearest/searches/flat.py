@@ -52,7 +52,7 @@ def _by_product(
     chunk = be.rows_at_a_time(d, n_codewords)
     chunk = even_chunk(X.shape[0], chunk, d * n_codewords)
     work = d * n_codewords
-    plan = Plan(chunk, n_codewords + 4 * d, work, be.is_compiled)
+    plan = Plan(chunk, be.numbers_per_row(d, n_codewords), work, be.is_compiled)
     outputs = [((), np.intp), ((), np.uint8), ((), np.float64)][: 2 + distances]
 
     def tile(rows: slice) -> tuple[Any, ...]:

@@ -22,11 +22,12 @@ def nearest_product(be: Backend, X: Any, tables: Tables, bias: Any, dtype: Any) 
     codes, unsure = be.over_rows(X.shape[0], plan, tile, outputs)
     if not bool(be.xp.any(unsure)):
         return codes
-    unsure, starts = be.to_host(unsure), np.cumsum(tables.widths)
+    some = be.flagged(be.xp.any(unsure, axis=1))
+    unsure, starts = be.to_host(be.take(unsure, some)), np.cumsum(tables.widths)
     columns = [codes[:, j] for j in range(len(tables))]
     for j in np.flatnonzero(unsure.any(axis=0)):
         # Unsure rows are searched again in this table alone, more carefully.
-        rows, stop = np.flatnonzero(unsure[:, j]), int(starts[j])
+        rows, stop = some[unsure[:, j]], int(starts[j])
         x = be.take(X, rows)[:, stop - tables[j].shape[1] : stop]
         constants = None if bias is None else bias[j]
         found, _ = nearest(be, x, tables[j], "sqeuclidean", constants, False)
@@ -52,7 +53,8 @@ def _prepared(
             run.weights.shape[0] * sum(run.weights.shape[1:]) for run in runs
         )
         chunk = be.product_rows_at_a_time(work)
-        plan = Plan(chunk, elements + 4 * n_features, work, be.is_compiled)
+        per_row = be.numbers_per_row(n_features, elements)
+        plan = Plan(chunk, per_row, work, be.is_compiled)
         return plan, [be.sent(run, "run") for run in runs]
 
     if bias is not None:
