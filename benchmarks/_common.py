@@ -353,11 +353,18 @@ def milliseconds(timing: Timing) -> str:
 # -- recording -------------------------------------------------------------------------
 
 PEERS = ("numpy", "scikit-learn", "faiss-cpu", "nanopq")
+DEVICE_PEERS = ("cupy-cuda12x", "cupy-cuda13x", "torch")
 INSTRUCTIONS = {"avx2": "AVX2", "avx512": "AVX-512", "neon": "NEON"}
 
 
 def record(
-    arguments: argparse.Namespace, key: str, figure: str, what: str, *, data: str
+    arguments: argparse.Namespace,
+    key: str,
+    figure: str,
+    what: str,
+    *,
+    data: str,
+    device: str | None = None,
 ) -> None:
     """Keep a figure that pages give in ``figures.json``, if --record asks for it.
 
@@ -373,14 +380,19 @@ def record(
         What it is.
     data : str
         What it was measured on.
+    device : str, optional
+        Name of the GPU that computed.
     """
     if not arguments.record:
         return
     script = Path(sys.argv[0]).name
     figures = _figures.load()
+    origin = about(data, n_cpus())
+    if device is not None:
+        origin["device"] = device
+        origin["versions"] |= _versions(DEVICE_PEERS)
     figures["said"][key] = _figures.sealed(
-        {"figure": figure, "what": what, "script": f"benchmarks/{script}"}
-        | about(data, n_cpus())
+        {"figure": figure, "what": what, "script": f"benchmarks/{script}"} | origin
     )
     _figures.store(figures)
 
@@ -389,12 +401,7 @@ def about(data: str, threads: int) -> dict[str, Any]:
     """Return what a record says of its measurement."""
     from skvq.nearest.native import status
 
-    versions = {"python": platform.python_version()}
-    for name in ("skvq", *PEERS):
-        try:
-            versions[name] = _version(name)
-        except PackageNotFoundError:
-            continue
+    versions = {"python": platform.python_version()} | _versions(("skvq", *PEERS))
     instructions = _figures.SETS.get(status().level or "")
     return {
         "machine": {
@@ -408,6 +415,17 @@ def about(data: str, threads: int) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "data": data,
     }
+
+
+def _versions(names: Sequence[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = _version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
 
 
 @functools.cache

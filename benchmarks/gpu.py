@@ -1,10 +1,10 @@
 """The engine on a GPU: ratios to the device's limits, to torch, and to the host.
 
-Flat argmin by each path that there is, product codes, one iteration of k-means, and the
-work from which NumPy's rows are worth the transfer, all in one run.  The limits are
-those of the machine it runs on: flops over the measured rate of SGEMM, bytes over the
-measured rate of a copy.  TF32 is off everywhere.  Without CuPy or a device it says so
-and ends.
+Flat argmin by each path that there is, product codes, one iteration of k-means, whole
+calls of estimators, and the work from which NumPy's rows are worth the transfer, all in
+one run.  The limits are those of the machine it runs on: flops over the measured rate
+of SGEMM, bytes over the measured rate of a copy.  TF32 is off everywhere.  Without CuPy
+or a device it says so and ends.
 """
 
 import _common as common  # isort: skip  (before NumPy)
@@ -19,7 +19,17 @@ import numpy as np
 from joblib import cpu_count
 from sklearn.exceptions import ConvergenceWarning
 
-from skvq import ProductQuantizer, VectorQuantizer
+from skvq import (
+    AdditiveQuantizer,
+    BinaryQuantizer,
+    KroneckerQuantizer,
+    ProductQuantizer,
+    ResidualQuantizer,
+    SphericalQuantizer,
+    TrellisQuantizer,
+    UniformQuantizer,
+    VectorQuantizer,
+)
 from skvq import nearest as engine
 from skvq.nearest import native
 from skvq.nearest.backends import cupy as of_cupy
@@ -89,15 +99,6 @@ def limits(cupy, sync, repeats, quick):
     return flops, 2 * source.nbytes / copying
 
 
-def report(name, own, rivals, limit):
-    """Print a time as a share of the limit, and how often rivals take it."""
-    ratios = [f"{label} {t / own:.2f}x" for label, t in rivals.items() if t]
-    print(
-        f"{name}: {own * 1e3:.2f} ms; of the limit {limit / own:.0%}; "
-        + "; ".join(ratios)
-    )
-
-
 @contextmanager
 def path_of(name):
     """Let flat searches go by a path, whatever the engine would choose."""
@@ -113,17 +114,41 @@ def path_of(name):
 class Run:
     """What all parts of the benchmark have in common."""
 
-    def __init__(self, cupy, repeats, quick):
-        self.cupy, self.repeats, self.quick = cupy, repeats, quick
+    def __init__(self, cupy, arguments):
+        self.cupy, self.arguments = cupy, arguments
+        self.quick = arguments.quick
         self.sync = cupy.cuda.get_current_stream().synchronize
         self.torch = load_torch()
-        self.flops, self.bandwidth = limits(cupy, self.sync, repeats, quick)
-        self.rows = 300 if quick else 1_000_000
+        device = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+        self.device = device["name"].decode()
+        self.flops, self.bandwidth = limits(
+            cupy, self.sync, arguments.repeats, self.quick
+        )
+        self.rows = 300 if self.quick else 1_000_000
         self.rng = np.random.default_rng(0)
 
-    def seconds(self, function):
+    def record(self, key, figure, what, **more):
+        """Keep a figure of the page, if --record asks for it."""
+        more = {"data": "Gaussian", "device": self.device} | more
+        common.record(self.arguments, f"gpu.{key}", figure, what, **more)
+
+    def report(self, key, name, own, rivals, limit):
+        """Print a time as a share of the limit, and how often rivals take it."""
+        ratios = {label: t / own for label, t in rivals.items() if t}
+        print(
+            f"{name}: {own * 1e3:.2f} ms; of the limit {limit / own:.0%}; "
+            + "; ".join(f"{label} {ratio:.2f}x" for label, ratio in ratios.items())
+        )
+        self.record(f"{key}.ms", f"{own * 1e3:.2g}", f"ms of {name}")
+        self.record(f"{key}.limit", f"{limit / own:.0%}", f"of the limit, {name}")
+        for label, ratio in ratios.items():
+            if label.startswith("torch"):
+                what = f"times of {label} over ours, {name}"
+                self.record(f"{key}.{label.split()[1]}", f"{ratio:.1f}", what)
+
+    def seconds(self, function, repeats=None):
         """Return the median time of a call."""
-        return seconds(function, self.sync, self.repeats)
+        return seconds(function, self.sync, repeats or self.arguments.repeats)
 
     def normal(self, *shape):
         """Return random numbers on the host."""
@@ -133,6 +158,7 @@ class Run:
         """Compare the paths of a flat search with each other, and with torch."""
         X = self.cupy.asarray(self.normal(self.rows, width))
         table = X[:size].copy()
+        known = engine.Table(table.get())
         times, codes = {}, {}
         for path in ("registers", "product"):
             if path == "registers" and width > of_cupy._MAX_WIDTH:
@@ -140,7 +166,7 @@ class Run:
             with path_of(path):
 
                 def search():
-                    return engine.nearest(X, table, return_distances=False)[0]
+                    return engine.nearest(X, known, return_distances=False)[0]
 
                 times[path], codes[path] = self.seconds(search), search()
         chosen = "registers" if width <= of_cupy._MAX_WIDTH else "product"
@@ -151,7 +177,8 @@ class Run:
             rivals["torch cdist"] = self.seconds(lambda: self.torch.cdist(x, t))
         name = f"argmin {self.rows} x {width}, V = {size}, by {chosen}"
         work = 2 * self.rows * width * size
-        report(name, times[chosen], rivals, work / self.flops)
+        key = f"flat.{width}x{size}"
+        self.report(key, name, times[chosen], rivals, work / self.flops)
         for path, found in codes.items():
             share = float((found != codes[chosen]).mean())
             if share > 0:
@@ -161,40 +188,64 @@ class Run:
         """Compare product codes of 16 x 8 bits with torch, subspace by subspace."""
         X = self.cupy.asarray(self.normal(self.rows, 128))
         tables = [X[:256, 8 * j : 8 * j + 8].copy() for j in range(16)]
-        own = self.seconds(lambda: engine.nearest_product(X, tables, dtype=np.uint8))
+        known = engine.Tables([table.get() for table in tables])
+        own = self.seconds(lambda: engine.nearest_product(X, known, dtype=np.uint8))
         rivals = {}
         if self.torch:
             of = self.torch.of
             parts = [of(X[:, 8 * j : 8 * j + 8].copy()) for j in range(16)]
             pairs = list(zip(parts, map(of, tables), strict=True))
-            rivals["torch cdist"] = self.seconds(
-                lambda: [self.torch.cdist(*pair) for pair in pairs]
-            )
+            for label in ("tiled", "cdist"):
+                search = getattr(self.torch, label)
+                rivals[f"torch {label}"] = self.seconds(
+                    lambda search=search: [search(*pair) for pair in pairs]
+                )
         compute = 2 * self.rows * 128 * 256 / self.flops
         traffic = (X.nbytes + 16 * self.rows) / self.bandwidth
         name = f"product {self.rows} x 128, 16 x 8 bits"
-        report(name, own, rivals, max(compute, traffic))
+        self.report("product", name, own, rivals, max(compute, traffic))
 
     def estimators(self):
-        """Compare what users call with the search in it."""
-        X = self.cupy.asarray(self.normal(self.rows, 128))
-        size = 16 if self.quick else 1024
-        flat = VectorQuantizer(size, max_iter=2, random_state=0)
-        product = ProductQuantizer(16, 16 if self.quick else 256, random_state=0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            fitted = [each.fit(X[: max(300, 64 * size)]) for each in (flat, product)]
-        searches = [
-            lambda: engine.nearest(X, fitted[0].codebooks_[0], return_distances=False),
-            lambda: engine.nearest_product(X, fitted[1].codebooks_, dtype=np.uint8),
-        ]
-        for each, search in zip(fitted, searches, strict=True):
-            alone = self.seconds(search)
-            own = self.seconds(lambda each=each: each.transform(X))
-            print(
-                f"{type(each).__name__}.transform, {self.rows} x 128: {own * 1e3:.2f} "
-                f"ms, {own / alone:.2f}x its search"
-            )
+        """Compare what users call, on the device, with the same on the host."""
+        rows, few = (300, 4) if self.quick else (200_000, 256)
+        host = self.normal(rows, 64)
+        here = self.cupy.asarray(host)
+        sample = max(300, rows // 4)
+        sets = {"random_state": 0}
+        quantizers = {
+            "vector": VectorQuantizer(4 * few, max_iter=10, **sets),
+            "product": ProductQuantizer(8, few, **sets),
+            "residual": ResidualQuantizer(4, few, **sets),
+            "residual-beam": ResidualQuantizer(4, few, beam_size=5, **sets),
+            "additive": AdditiveQuantizer(4, few // 4, beam_size=8, max_iter=3, **sets),
+            "kronecker": KroneckerQuantizer((8, 8), few // 8 + 2, max_iter=5, **sets),
+            "uniform": UniformQuantizer(),
+            "spherical": SphericalQuantizer(),
+            "binary": BinaryQuantizer(),
+            "trellis": TrellisQuantizer(),
+        }
+        for name, quantizer in quantizers.items():
+            times = {}
+            for place, X in (("device", here), ("host", host)):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ConvergenceWarning)
+                    of_fit = self.seconds(lambda: quantizer.fit(X[:sample]), 1)
+                times[place] = of_fit, self.seconds(lambda: quantizer.transform(X), 3)
+            ratios = [b / a for a, b in zip(*times.values(), strict=True)]
+            for i, call in enumerate(("fit", "transform")):
+                told = f"{type(quantizer).__name__}.{call}, {name}, {rows} x 64"
+                print(
+                    f"{told}: {times['device'][i] * 1e3:.1f} ms; backend {self.host!r} "
+                    f"on {cpu_count()} cores {ratios[i]:.1f}x"
+                )
+                what = f"times of {cpu_count()} cores over the device's, {told}"
+                figure = f"{ratios[i]:.1f}" if ratios[i] < 10 else f"{ratios[i]:.0f}"
+                self.record(f"{name}.{call}", figure, what)
+
+    @property
+    def host(self):
+        """What "auto" takes where there is no device."""
+        return "numpy" if native.status().level is None else "native"
 
     def lloyd(self):
         """Compare an iteration of k-means with its own argmin."""
@@ -212,13 +263,13 @@ class Run:
 
         alone, own = self.seconds(argmin), self.seconds(iteration)
         name = f"k-means iteration {n} x 128, V = {size}"
-        report(name, own, {"its argmin": alone}, 2 * n * 128 * size / self.flops)
+        limit = 2 * n * 128 * size / self.flops
+        self.report("lloyd", name, own, {"its argmin": alone}, limit)
 
     def transfer(self, width, size):
         """Find from how many rows on the device is faster for rows of the host."""
         table, level = self.normal(size, width), None
-        # What "auto" takes where there is no device.
-        host = "numpy" if native.status().level is None else "native"
+        host = self.host
         most = 2**9 if self.quick else 2**21
         X = self.normal(most, width)
         for n in [most >> k for k in (8, 6, 4, 2, 0)]:
@@ -230,9 +281,15 @@ class Run:
                     )
             if level is None and times["cupy"] <= times[host]:
                 level = n * width * size
+            ratio = times[host] / times["cupy"]
+            self.record(
+                f"transfer.{n}x{width}x{size}",
+                f"{ratio:.1f}",
+                f"times of {cpu_count()} cores over the device's, rows of the host",
+            )
             print(
                 f"rows of the host, {n} x {width}, V = {size}: backend {host!r} on "
-                f"{cpu_count()} cores takes {times[host] / times['cupy']:.2f}x the "
+                f"{cpu_count()} cores takes {ratio:.2f}x the "
                 "device's time"
             )
         found = "at no size that was tried" if level is None else f"from {level:.0e}"
@@ -240,26 +297,28 @@ class Run:
 
 
 def main(options=None):
-    arguments = common.parser(__doc__, repeats=7).parse_args(options)
+    parser = common.parser(__doc__.splitlines()[0], repeats=7, records=True)
+    arguments = parser.parse_args(options)
     if not cupy_has_device():
         print("benchmarks/gpu.py: CuPy is missing or sees no CUDA device; nothing run.")
         return
     import cupy
 
-    run = Run(cupy, arguments.repeats, arguments.quick)
-    name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"]
+    run = Run(cupy, arguments)
     print(
-        f"{name.decode()}: SGEMM {run.flops / 1e12:.1f} Tflop/s, "
+        f"{run.device}: SGEMM {run.flops / 1e12:.1f} Tflop/s, "
         f"copy {run.bandwidth / 1e9:.0f} GB/s, CuPy {cupy.__version__}"
     )
-    sizes = [(128, 1024), (128, 4096), (64, 256), (32, 256), (16, 256), (8, 256)]
+    run.record("sgemm", f"{run.flops / 1e12:.0f}", "Tflop/s of SGEMM, 8192^3")
+    run.record("copy", f"{run.bandwidth / 1e12:.1f}", "TB/s read and written by a copy")
+    sizes = [(128, 4096), (128, 1024), (64, 256), (32, 256), (16, 256), (8, 256)]
     for width, size in sizes[:3] if arguments.quick else sizes:
         run.flat(width, min(size, run.rows))
     run.product()
-    run.estimators()
     run.lloyd()
     run.transfer(128, 64 if arguments.quick else 1024)
     run.transfer(8, 64 if arguments.quick else 256)
+    run.estimators()
 
 
 if __name__ == "__main__":

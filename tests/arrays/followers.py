@@ -19,8 +19,8 @@ every_following_row = each(FOLLOWING)
 # Where a code that rounding lets fall otherwise leads learning elsewhere.  Many
 # codewords for tokens of one number, or for few samples: residuals of residuals are
 # near rounding.  A table that serves three times: the beam of its start holds every
-# order of a sum.
-AMPLIFYING = {"multiscale-defaults", "rq-defaults", "aq-shared"}
+# order of a sum.  Most codewords serve one row, which a rotation has rounded.
+AMPLIFYING = {"multiscale-defaults", "rq-defaults", "aq-shared", "rotated-defaults"}
 
 
 def learned_with(row, given, **fit_parameters):

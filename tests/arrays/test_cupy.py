@@ -195,9 +195,11 @@ KERNELS = [
     *(("smallest", dtype, {"GROUP": n}) for n in (32, 256) for dtype in FLOATS),
     *((name, dtype, {}) for name in ("few", "gaps") for dtype in FLOATS),
     *((name, dtype, {}) for name in ("add_pieces", "add_cells") for dtype in FLOATS),
+    *(("state", dtype, {}) for dtype in FLOATS),
+    *(("second", dtype, {"W": n}) for n in (1, 8, 64) for dtype in FLOATS),
     *(
         ("product", dtype, of_cupy.product_constants(width, dtype) | {"ALIGNED": 0})
-        for width in (1, 3, 4, 8, 16, 32)
+        for width in (1, 3, 4, 8, 16, 32, 48, 64)
         for dtype in FLOATS
     ),
     (

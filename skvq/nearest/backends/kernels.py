@@ -186,8 +186,8 @@ _PRODUCT = (
 // read of the table serves them all.  A table that does not fit comes in parts.
 extern "C" __global__ void product(
     const T* x, long long n, int n_features, int start, int n_codewords, int part,
-    const T* weights, const T* centre, const T* scale, double share, double slack,
-    double least, double rounded, long long* codes, unsigned char* states)
+    const T* weights, const T* centre, const T* scale, double share, double least,
+    double rounded, long long* codes, unsigned char* states)
 {
     extern __shared__ __align__(16) unsigned char memory[];
     T* table = reinterpret_cast<T*>(memory);
@@ -280,22 +280,62 @@ extern "C" __global__ void product(
             const double norm = square + rounded, distance = part;
             unsigned char state = 0;
             if (is_out(norm, distance)) state = OUT;
-            else if (is_far(norm, distance, share, least)) {
-                // Few are: what the next best score is, matters to them alone.
-                T second = TOP;
-                for (int k = 0; k < n_codewords; k++) {
-                    T score = own[(long long)W * n_codewords + k];
-                    #pragma unroll
-                    for (int f = 0; f < W; f++)
-                        score += z[r][f] * own[(long long)f * n_codewords + k];
-                    if (k != at[r] && score < second) second = score;
-                }
-                const double gap = second - best[r];
-                if (is_near(gap, norm, distance, slack, least)) state = NEAR;
-            }
+            else if (is_far(norm, distance, share, least)) state = FAR;
             codes[row * n_subspaces + j] = at[r];
             states[row * n_subspaces + j] = state;
         }
+    }
+}
+"""
+)
+
+_SECOND = (
+    _JUDGEMENT
+    + r"""
+// Codes that "product" found FAR are NEAR to another or not: what the next best score
+// is, matters to few, which a warp looks for among the entries of its threads.
+extern "C" __global__ void second(
+    const T* x, long long n, int n_features, int start, int n_subspaces,
+    int n_codewords, const T* weights, const T* centre, const T* scale, double slack,
+    double least, double rounded, const long long* codes, unsigned char* states)
+{
+    const long long entry = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    const int lane = threadIdx.x % 32;
+    const int own = entry < n * n_subspaces ? states[entry] : 0;
+    int any = own == FAR;
+    #pragma unroll
+    for (int bits = 16; bits; bits /= 2) any |= __shfl_xor_sync(0xffffffffu, any, bits);
+    if (!any) return;
+    for (int other = 0; other < 32; other++) {
+        if (__shfl_sync(0xffffffffu, own, other) != FAR) continue;
+        const long long at = entry - lane + other, code = codes[at];
+        const long long row = at / n_subspaces, j = at % n_subspaces;
+        const T* given = x + row * n_features + start + j * W;
+        const T* table = weights + j * (W + 1) * n_codewords;
+        T z[W], square = 0, part = 0, best = table[(long long)W * n_codewords + code];
+        #pragma unroll
+        for (int f = 0; f < W; f++) {
+            const T weight = table[(long long)f * n_codewords + code];
+            z[f] = (given[f] - centre[j * W + f]) * scale[j];
+            square += z[f] * z[f];
+            part += (z[f] + weight) * (z[f] + weight);
+            best += z[f] * weight;
+        }
+        T next = TOP;
+        for (int k = lane; k < n_codewords; k += 32) {
+            T score = table[(long long)W * n_codewords + k];
+            #pragma unroll
+            for (int f = 0; f < W; f++)
+                score += z[f] * table[(long long)f * n_codewords + k];
+            if (k != code && score < next) next = score;
+        }
+        #pragma unroll
+        for (int bits = 16; bits; bits /= 2) {
+            const T found = __shfl_xor_sync(0xffffffffu, next, bits);
+            if (found < next) next = found;
+        }
+        const double norm = square + rounded, gap = next - best;
+        if (lane == 0) states[at] = is_near(gap, norm, part, slack, least) ? NEAR : 0;
     }
 }
 """
@@ -339,6 +379,7 @@ _SOURCES = {
     "few": _FEW,
     "gaps": _GAPS,
     "state": _STATE,
+    "second": _SECOND,
     "product": _PRODUCT,
     "add_pieces": _ADD,
     "add_cells": _ADD,
@@ -358,14 +399,16 @@ def source(name: str, dtype: str, **constants: int | str) -> str:
     dtype : {"float32", "float64"}
         The dtype of its numbers.
     **constants : int or str
-        GROUP for "smallest"; for "product" W, ROWS, FOURS (whether four numbers of the
-        table are read at once) and ALIGNED (whether four numbers of the rows are).
+        GROUP for "smallest"; W for "second"; for "product" W, ROWS, FOURS (whether four
+        numbers of the table are read at once) and ALIGNED (whether four numbers of the
+        rows are).
     """
     defined = {
         "T": C_TYPES[dtype],
         "TOP": f"((T){TOP[dtype]})",
         "NEAR": DOUBTFUL,
         "OUT": OUT_OF_REACH,
+        "FAR": 255,  # of no row in the end
         **constants,
     }
     lines = [f"#define {key} {value}\n" for key, value in defined.items()]

@@ -229,11 +229,13 @@ def ldexp(be: Any, values: Any, exponents: Any) -> Any:
 def float32_bits(be: Any, values: Any) -> Any:
     """Return the bits of numbers as float32; see `Backend.float32_bits`."""
     xp, largest = be.xp, float(np.finfo(np.float32).max)
-    x = xp.where(values < largest, values, xp.full_like(values, largest))
-    x = be.cast(be.cast(x, np.float32), np.float64)
+    x = be.cast(values, np.float64)
+    x = xp.where(x < largest, x, xp.full_like(x, largest))
     stored = Edges(be, [_FLOAT32_POWERS])(x[:, None])[:, 0]
     exponent = xp.where(stored > 0, stored, xp.ones_like(stored))
-    units = be.cast(ldexp(be, x, 150 - exponent), np.int64)
+    # Rounded to even as a cast would, which some devices let end at normal numbers.
+    # What rounds up to the next power of two carries into the exponent.
+    units = be.cast(xp.round(ldexp(be, x, 150 - exponent)), np.int64)
     return units + (exponent - 1) * _MANTISSA
 
 
