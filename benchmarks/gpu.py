@@ -225,22 +225,27 @@ class Run:
             "trellis": TrellisQuantizer(),
         }
         for name, quantizer in quantizers.items():
-            times = {}
-            for place, X in (("device", here), ("host", host)):
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", ConvergenceWarning)
-                    of_fit = self.seconds(lambda: quantizer.fit(X[:sample]), 1)
-                times[place] = of_fit, self.seconds(lambda: quantizer.transform(X), 3)
-            ratios = [b / a for a, b in zip(*times.values(), strict=True)]
+            own = self.calls(quantizer, here, sample)
+            ratios = [
+                b / a
+                for a, b in zip(own, self.calls(quantizer, host, sample), strict=True)
+            ]
             for i, call in enumerate(("fit", "transform")):
                 told = f"{type(quantizer).__name__}.{call}, {name}, {rows} x 64"
                 print(
-                    f"{told}: {times['device'][i] * 1e3:.1f} ms; backend {self.host!r} "
+                    f"{told}: {own[i] * 1e3:.1f} ms; backend {self.host!r} "
                     f"on {cpu_count()} cores {ratios[i]:.1f}x"
                 )
                 what = f"times of {cpu_count()} cores over the device's, {told}"
                 figure = f"{ratios[i]:.1f}" if ratios[i] < 10 else f"{ratios[i]:.0f}"
                 self.record(f"{name}.{call}", figure, what)
+
+    def calls(self, quantizer, X, sample):
+        """Return the times of fit on the first rows and of transform of all."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            of_fit = self.seconds(lambda: quantizer.fit(X[:sample]), 1)
+        return of_fit, self.seconds(lambda: quantizer.transform(X), 3)
 
     @property
     def host(self):
