@@ -7,7 +7,7 @@ of SGEMM, bytes over the measured rate of a copy.  TF32 is off everywhere.  With
 or a device it says so and ends.
 """
 
-import _common as common  # isort: skip  (before NumPy)
+import _common  # isort: skip  (before NumPy)
 
 import statistics
 import sys
@@ -130,7 +130,7 @@ class Run:
     def record(self, key, figure, what, **more):
         """Keep a figure of the page, if --record asks for it."""
         more = {"data": "Gaussian", "device": self.device} | more
-        common.record(self.arguments, f"gpu.{key}", figure, what, **more)
+        _common.record(self.arguments, f"gpu.{key}", figure, what, **more)
 
     def report(self, key, name, own, rivals, limit):
         """Print a time as a share of the limit, and how often rivals take it."""
@@ -302,7 +302,7 @@ class Run:
 
 
 def main(options=None):
-    parser = common.parser(__doc__.splitlines()[0], repeats=7, records=True)
+    parser = _common.parser(__doc__.splitlines()[0], repeats=7, records=True)
     arguments = parser.parse_args(options)
     if not cupy_has_device():
         print("benchmarks/gpu.py: CuPy is missing or sees no CUDA device; nothing run.")

@@ -62,9 +62,9 @@ from skvq.nearest.backends.native import NativeBackend
 
 BACKENDS = frozenset({"auto", "numpy", "native", "cupy"})
 
-# Multiply-adds from which "auto" takes a NumPy array to the device.  An estimate, not
-# measured: about a second of two CPU cores, compared to which the transfer and the
-# import of CuPy are short.  `benchmarks/gpu.py` prints where both take equally long.
+# Multiply-adds from which "auto" takes a NumPy array to the device: about two seconds of
+# two CPU cores.  The import of CuPy and a first search take a second (on an H200), and
+# after that wide rows pay from a hundredth of this; `benchmarks/gpu.py` prints it.
 GPU_WORK = 2e11
 
 _chosen: ContextVar[str] = ContextVar("skvq_backend", default="auto")
