@@ -31,7 +31,7 @@ from table import BY_NAME, each, vq
 from skvq import ProductQuantizer, VectorQuantizer
 from skvq import nearest as engine
 from skvq._arrays import to_host
-from skvq.nearest.backends import choice, kernels
+from skvq.nearest.backends import base, choice, kernels
 from skvq.nearest.backends import cupy as of_cupy
 
 
@@ -186,6 +186,11 @@ def test_kernels_on_a_device(cupy, shape):
         expected = oracles.sums_and_counts(X, to_host(codes), len(table), w)
         assert_allclose(to_host(sums), expected[0], rtol=1e-10, atol=1e-10)
         assert_allclose(to_host(counts), expected[1], rtol=1e-10)
+
+
+def test_kernels_know_the_states():
+    near, out = (kernels.STATES[name] for name in ("NEAR", "OUT"))
+    assert (near, out) == (base.DOUBTFUL, base.OUT_OF_REACH)
 
 
 FLOATS = ["float32", "float64"]

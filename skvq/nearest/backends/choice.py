@@ -62,9 +62,9 @@ from skvq.nearest.backends.native import NativeBackend
 
 BACKENDS = frozenset({"auto", "numpy", "native", "cupy"})
 
-# Multiply-adds from which "auto" takes a NumPy array to the device: about two seconds of
-# two CPU cores.  The import of CuPy and a first search take a second (on an H200), and
-# after that wide rows pay from a hundredth of this; `benchmarks/gpu.py` prints it.
+# Multiply-adds from which "auto" takes a NumPy array to the device: what two CPU cores
+# do in about two seconds.  The import of CuPy and a first search take one (on an H200);
+# after that wide rows pay from a hundredth of this, which `benchmarks/gpu.py` prints.
 GPU_WORK = 2e11
 
 _chosen: ContextVar[str] = ContextVar("skvq_backend", default="auto")

@@ -11,8 +11,6 @@ import importlib
 from functools import cache
 from typing import Any
 
-from skvq.nearest.backends.base import DOUBTFUL, OUT_OF_REACH
-
 _SMALLEST = r"""
 // GROUP threads look for the smallest of a row, and for how much the next one is above
 // it: a warp, or a block where rows are long.
@@ -385,6 +383,8 @@ _SOURCES = {
     "add_cells": _ADD,
 }
 C_TYPES = {"float32": "float", "float64": "double"}
+# Of codes: the backends' DOUBTFUL and OUT_OF_REACH, and what no code has in the end.
+STATES = {"NEAR": 2, "OUT": 3, "FAR": 255}
 # Numbers above all scores, which the search keeps within the range of their dtype.
 TOP = {"float32": 3.4e38, "float64": 1.7e308}
 
@@ -406,9 +406,7 @@ def source(name: str, dtype: str, **constants: int | str) -> str:
     defined = {
         "T": C_TYPES[dtype],
         "TOP": f"((T){TOP[dtype]})",
-        "NEAR": DOUBTFUL,
-        "OUT": OUT_OF_REACH,
-        "FAR": 255,  # of no row in the end
+        **STATES,
         **constants,
     }
     lines = [f"#define {key} {value}\n" for key, value in defined.items()]
