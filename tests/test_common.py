@@ -1101,12 +1101,14 @@ def test_weights_equal_repeats(row):
 
 @each([row for row in TABLE if row.weights == "statistical"], thorough=SLOW_TO_REPEAT)
 @pytest.mark.long
-def test_weights_equal_repeats_in_the_mean(row, seed):
+def test_weights_equal_repeats_at_most_starts(row, seed):
     """Of weights, the learner makes what repeats make of it, and what none does not.
 
     A few rows at one end weigh far more than all others together.  Learned without the
     weights, tables serve these rows badly: by how much, is the scale that the chance in
-    the starts is measured by, so that a learner that ignores weights cannot pass.
+    the starts is measured by, so that a learner that ignores weights cannot pass.  The
+    median of some starts, since one that ends badly is far off (of 60 starts of a greedy
+    chain the median error is 2.8, and the largest 7.2).
     """
     X = row.data(200, dtype=np.float64)
     weights = np.where(X[:, 0] > np.quantile(X[:, 0], 0.85), 40, 1)
@@ -1118,7 +1120,7 @@ def test_weights_equal_repeats_in_the_mean(row, seed):
             estimator = row.make().set_params(**_seed(row, seed + more))
             estimator.fit(samples, sample_weight=sample_weight)
             errors.append(-estimator.score(X, sample_weight=weights))
-        return np.mean(errors)
+        return np.median(errors)
 
     with_repeats, without = error(repeated), error(X)
     assert without > 1.1 * with_repeats  # else the weights would not matter

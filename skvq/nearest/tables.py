@@ -563,6 +563,9 @@ class Margin(NamedTuple):
     # As `coarse`, for a choice among residuals, which are exact up to the rounding of
     # the rows.
     left: float
+    # The same for distances of rows and codewords as given, in float64, times the
+    # square of the number of differences.
+    exact: float
 
     @classmethod
     def of(cls, n_features: int, dtype: np.dtype) -> "Margin":
@@ -575,8 +578,9 @@ class Margin(NamedTuple):
         # A product may reach ||y|| (||y|| + r), which is at most (3 ||y||^2 + r^2) / 2.
         least = 16 * n_features * float(np.finfo(dtype).tiny)
         left = (4 * unit / (16 * TOLERANCE[np.dtype(dtype)])) ** 2
+        exact = (4 * 2.0**-53 / TOLERANCE[np.dtype(dtype)]) ** 2
         slack = 0.5 * _NEAR * deviation
-        return cls(_share(part), slack, _share(part / 16), least, left)
+        return cls(_share(part), slack, _share(part / 16), least, left, exact)
 
     def of_unit_rows(self, dtype: np.dtype) -> float:
         """Return the rounding of unit rows, as an addition to the norms.

@@ -258,6 +258,7 @@ struct Asked {
   Choice choice;
   double *costs, *least, *reach, *errors;
   int64_t *parent, *code;
+  uint8_t *settled;
 
   Asked(int64_t n, int64_t n_sums, int64_t width, bool is_sorted, double slack) {
     costs = zeros<double>(n * n_sums);
@@ -266,8 +267,9 @@ struct Asked {
     errors = zeros<double>(n * width);
     parent = zeros<int64_t>(n * width);
     code = zeros<int64_t>(n * width);
-    choice = {n, n_sums, width, is_sorted, slack, costs, least, reach, parent, code,
-              errors};
+    settled = zeros<uint8_t>(n);
+    choice = {n,     n_sums, width,  is_sorted, slack,  costs,
+              least, reach,  parent, code,      errors, settled};
   }
   ~Asked() {
     free(costs);
@@ -276,6 +278,7 @@ struct Asked {
     free(errors);
     free(parent);
     free(code);
+    free(settled);
   }
   void find_least() {
     for (int64_t i = 0; i < choice.n; i++)
@@ -289,6 +292,7 @@ struct Asked {
     hash.add(parent, choice.n * choice.width * 8);
     hash.add(code, choice.n * choice.width * 8);
     hash.add(errors, choice.n * choice.width * 8);
+    hash.add(settled, choice.n);
   }
 };
 
@@ -440,8 +444,10 @@ void run_look_up(int64_t n, int64_t size, int d, int64_t width, double slack) {
       }
     }
     int64_t most = n_sums * size, kept = width < most ? width : most;
-    Asked asked(n, n_sums, kept, j == n_tables - 1, slack);
-    PartialSums paths = {j, x, codes, rows, of_table};
+    // The last choice is by the rows and tables as they are given.
+    const bool is_last = j == n_tables - 1;
+    Asked asked(n, n_sums, kept, is_last, slack);
+    PartialSums paths = {j, x, codes, rows, of_table, is_last ? x : nullptr, rows};
     const Stage *stage = &tables[j].stage;
     char *scratch = zeros<char>(skvq_choose_scratch(stage, n_sums, j));
     skvq_errors(stage, n, n_sums, &paths, asked.costs, scratch);

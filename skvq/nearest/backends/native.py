@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skvq.nearest.backends import native_levels, native_scan
-from skvq.nearest.backends.base import DOUBTFUL, Backend, Sums
+from skvq.nearest.backends.base import DOUBTFUL, OUT_OF_REACH, Backend, Sums
 from skvq.nearest.backends.host import NumpyBackend, doubtful
 from skvq.nearest.backends.levels import EqualCells
 from skvq.nearest.backends.native_trellis import NativeTrellisSearch
@@ -114,6 +114,7 @@ class _Choice(ctypes.Structure):
         ("parent", ctypes.c_void_p),
         ("code", ctypes.c_void_p),
         ("errors", ctypes.c_void_p),
+        ("settled", ctypes.c_void_p),
     ]
 
 
@@ -124,6 +125,8 @@ class _PartialSums(ctypes.Structure):
         ("codes", ctypes.c_void_p),
         ("rows", ctypes.c_void_p),
         ("products", ctypes.c_void_p),
+        ("given", ctypes.c_void_p),
+        ("exact", ctypes.c_void_p),
     ]
 
 
@@ -151,10 +154,10 @@ class _Pairs(NamedTuple):
 class _LookUps(NamedTuple):
     """Addresses of the data that a beam search looks up."""
 
-    products: list[
-        Any
-    ]  # for each table, products of its codewords with those before it
+    # For each table, products of its codewords with those before it.
+    products: list[Any]
     rows: np.ndarray  # the tables
+    exact: np.ndarray  # the same without centres, as given but scaled
     arrays: list[Any]
 
 
@@ -366,7 +369,19 @@ class NativeBackend(NumpyBackend):
                 self._products(each, rows[:j], padded[j]) for j, each in enumerate(rows)
             ]
             products = [_addresses(each) for each in made]
-            return _LookUps(products, _addresses(rows), [made, rows])
+            exact = [
+                (
+                    table.codewords
+                    if stage.first is None
+                    else table.codewords[stage.first]
+                ).astype(np.float64)
+                for table, stage in zip(tables, stages, strict=True)
+            ]
+            exact = [
+                (each * search.scale).astype(search.dtype, order="C") for each in exact
+            ]
+            where = _addresses(rows), _addresses(exact)
+            return _LookUps(products, *where, [made, rows, exact])
 
         return tables.form(("products", search.dtype, self.key), make)
 
@@ -729,6 +744,9 @@ def _judged(
 class _Residuals:
     """Residuals of a tile of rows after partial sums, (n * b, d), in scratch memory."""
 
+    # Whether the best sum can be told from others by exact distances.
+    finds_exactly = False
+
     def __init__(self, be: NativeBackend, x: Any, n_sums: int, search: Any) -> None:
         self.be, self.b, self.dtype = be, n_sums, search.dtype
         self.n, self.d = x.shape
@@ -740,6 +758,7 @@ class _Residuals:
         self.most: Any = None
         self.known: Any = None
         self.found: Any = None
+        self.exact = False
 
     def _memory(self) -> np.ndarray:
         name = ("residuals", "next residuals")[self.turn]
@@ -781,12 +800,15 @@ class _Residuals:
         # Narrow rows are summed along long columns.
         costs = np.asfortranarray(costs)
         least, reach = costs.min(axis=1), self._reach()
-        # Beside the best candidate, the second tells how sure it is.
-        width = min(max(2, stage.width), self.b * len(stage.rows))
-        self.settled = plain and stage.ahead > 0 and stage.width > 1
+        # The best one of all is chosen exactly, if that can be.  Otherwise the second
+        # tells how sure it is.
+        self.exact = plain and self.finds_exactly and stage.width == 1
+        least_width = 1 if self.exact else 2
+        width = min(max(least_width, stage.width), self.b * len(stage.rows))
+        self.settled = self.exact or (plain and stage.ahead > 0 and stage.width > 1)
         parent, code = (np.empty((self.n, width), np.int64) for _ in range(2))
-        errors = np.empty((width, self.n))
-        arrays = costs, least, reach, parent, code, errors
+        errors, near = np.empty((width, self.n)), np.zeros(self.n, np.uint8)
+        arrays = costs, least, reach, parent, code, errors, near
         choice = _Choice(
             self.n,
             self.b,
@@ -799,9 +821,17 @@ class _Residuals:
         self.found = errors.T[:, : stage.width] if plain else None
         if stage.width > 1:
             return parent, code, None
+        if self.exact:
+            return parent, code, self._exact_state(near, errors[0], stage.margin)
         second = errors[1] if width > 1 else np.full(self.n, np.inf)
         state = _judged(0.5 * errors[0], 0.5 * second, reach, errors[0], stage)
         return parent[:, :1], code[:, :1], state
+
+    def _exact_state(
+        self, near: np.ndarray, errors: np.ndarray, margin: Any
+    ) -> np.ndarray:
+        """Return the state of rows of which exact distances chose the best sums."""
+        raise NotImplementedError
 
     def _reach(self) -> np.ndarray:
         """Return the quantity to which the rounding of scores is relative."""
@@ -853,23 +883,33 @@ class _Residuals:
 
     def doubtful(self, stage: Any) -> np.ndarray:
         """Return the state of rows for which several sums were chosen."""
-        margin, best = stage.margin, self.norms().min(axis=1)
-        few = margin.left * self.most if self.settled else margin.coarse * self._reach()
-        sure = (best > few + margin.least) & (self.most < np.inf)
+        margin, norms = stage.margin, self.norms()
+        if self.settled:
+            # Distances told which sums are the last that are kept, and all before them
+            # are nearer: those may be on the row itself.
+            edge, few = norms.max(axis=1), margin.left * self.most
+        else:
+            edge, few = norms.min(axis=1), margin.coarse * self._reach()
+        sure = (edge > few + margin.least) & (self.most < np.inf)
         return (~sure).astype(np.uint8) * np.uint8(DOUBTFUL)
 
 
 class _LookedUp(_Residuals):
     """Sums in the form of their codes, int32 (n, b, j): products are looked up."""
 
+    finds_exactly = True
+
     def __init__(self, be: NativeBackend, x: Any, search: Any) -> None:
         super().__init__(be, x, 1, search)
+        scaled = x if search.scale == 1.0 else x * self.dtype.type(search.scale)
+        self.given = np.ascontiguousarray(scaled)
         self.products, self.largest = search.products, 0.0
         self.codes, self.rough = np.empty((self.n, 1, 0), np.int32), False
 
     def _paths(self) -> _PartialSums:
-        j, (products, rows, _) = self.codes.shape[2], self.products
-        pointers = (self.rest, self.codes, rows, products[min(j, len(products) - 1)])
+        j, (products, rows, exact, _) = self.codes.shape[2], self.products
+        pointers = [self.rest, self.codes, rows, products[min(j, len(products) - 1)]]
+        pointers += [self.given, exact] if self.exact else []
         return _PartialSums(j, *(each.ctypes.data for each in pointers))
 
     def norms(self) -> Any:
@@ -890,6 +930,19 @@ class _LookedUp(_Residuals):
         # been computed from them.
         self.largest = np.maximum(self.largest, self.most)
         return 2 * (self.largest if self.rough else np.sqrt(self.largest * self.most))
+
+    def _exact_state(
+        self, near: np.ndarray, errors: np.ndarray, margin: Any
+    ) -> np.ndarray:
+        """Return the state of rows of which exact distances chose the best sums.
+
+        They were summed in float64, so their rounding is one of the residuals.
+        """
+        lost = (self.codes.shape[2] + 2) ** 2 * margin.exact
+        out = ~((self.largest < np.inf) & (errors < np.inf))
+        unsure = (near != 0) & ~(errors > lost * self.largest)
+        state = np.where(out, OUT_OF_REACH, np.where(unsure, DOUBTFUL, 0))
+        return state.astype(np.uint8)
 
     def _find(self, stage: Any, choice: Any) -> None:
         self._call("choose_by_look_up", stage, choice, self._paths())

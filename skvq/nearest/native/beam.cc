@@ -37,6 +37,7 @@ struct Choice {
   int64_t *parent;       // [n][width]
   int64_t *code;         // [n][width]
   double *errors;        // [width][n], costs of the chosen sums
+  uint8_t *settled;      // [n], whether distances decided; null if nobody asks
 };
 
 // Sums as the codes that they are made of, and their tables.
@@ -47,6 +48,8 @@ struct PartialSums {
   const void *const *rows;       // [n_tables], [size of the table][d]
   const void *const *products;   // [n_tables], with those of the next table, each as
                                  // long as its padded scores
+  const void *given;             // [n][d], rows that no centre was subtracted from, and
+  const void *const *exact;      // [n_tables + 1], tables that none was; or null
 };
 
 namespace {
@@ -327,7 +330,9 @@ struct Candidates {
     room = room > 0 && room < largest<T> ? room : T(0);
     Bounds<T> found = gather(k, room);
     Bounds<T> edge = {found.high - room, found.low + room};
-    if (room > 0 && found.high <= edge.high) settle(k, edge, distance);
+    const bool is_near = room > 0 && found.high <= edge.high;
+    if (is_near) settle(k, edge, distance);
+    if (choice.settled) choice.settled[i] = is_near;
     if (choice.is_sorted) sort(values, k, picked, chosen);
     for (int64_t j = 0; j < k; j++) {
       int64_t place = places[picked[j]];
@@ -468,6 +473,26 @@ SKVQ_INLINE const T *leave(const PartialSums &paths, int64_t i, const int32_t *p
   return from;
 }
 
+// The squared distance of a row from a sum of codewords, all as given: what was lost when
+// centres were subtracted shows where the distance is small.
+template <class T>
+__attribute__((noinline)) double exact_distance(const PartialSums &paths, int64_t i,
+                                                const int32_t *path, int64_t code,
+                                                int d) {
+  const int64_t last = paths.n_tables;
+  const T *x = static_cast<const T *>(paths.given) + i * d;
+  double sum = 0;
+  for (int k = 0; k < d; k++) {
+    double left = x[k];
+    for (int64_t o = 0; o <= last; o++) {
+      const T *codewords = static_cast<const T *>(paths.exact[o]);
+      left -= codewords[(o < last ? path[o] : code) * d + k];
+    }
+    sum = multiply_add(left, left, sum);
+  }
+  return sum;
+}
+
 // The products of a path's codeword of one table with those of the next table.
 template <class T>
 SKVQ_INLINE const T *products_of(const PartialSums &paths, const int32_t *path,
@@ -537,6 +562,7 @@ void choose_by_look_up(const Stage &stage, const Choice &choice,
                                         cost);
       }
       candidates.find(choice, i, stage.n_codewords, [&](int64_t s, int64_t code) {
+        if (paths.given) return exact_distance<T>(paths, i, codes + s * j, code, d);
         const T *rest = leave(paths, i, codes + s * j, 0, j, d, left);
         return squared_distance(rest, codewords + code * d, d);
       });
