@@ -474,9 +474,9 @@ void run_improve(int64_t n, const int64_t *sizes, int n_tables) {
   Generator g = {521288629u + uint64_t(n)};
   int64_t starts[9] = {}, order[24];
   for (int j = 0; j < n_tables; j++)
-    starts[j + 1] = starts[j] + (sizes[j] + panel_width<T> - 1) / panel_width<T> * panel_width<T>;
-  // Padded alike whatever the registers, the numbers are those of no padding.
+    starts[j + 1] = starts[j] + multiple(sizes[j], kUnit);
   const void *products[64] = {};
+  uint16_t *words[64] = {};
   for (int j = 0; j < n_tables; j++)
     for (int o = 0; o < n_tables; o++) {
       if (o == j) continue;
@@ -485,9 +485,18 @@ void run_improve(int64_t n, const int64_t *sizes, int n_tables) {
         for (int64_t k = 0; k < sizes[j]; k++)
           own[v * (starts[j + 1] - starts[j]) + k] = T(g.number() / 8);
       products[j * n_tables + o] = own;
+      words[j * n_tables + o] =
+          zeros<uint16_t>(sizes[o] * (starts[j + 1] - starts[j]));
     }
   int64_t width = starts[n_tables];
   T *scores = zeros<T>(n * width), *room = numbers<T>(g, n);
+  // Rows and tables of any numbers: they decide where scores are near.
+  constexpr int d = 5;
+  const void *exact[8] = {};
+  for (int j = 0; j < n_tables; j++) exact[j] = numbers<T>(g, sizes[j] * d);
+  T *given = numbers<T>(g, n * d);
+  double *least = zeros<double>(n), *word_steps = zeros<double>(n_tables);
+  uint16_t *in_words = zeros<uint16_t>(n * width), *scratch = zeros<uint16_t>(width);
   int64_t *codes = zeros<int64_t>(n * n_tables);
   for (int64_t i = 0; i < n; i++)
     for (int j = 0; j < n_tables; j++)
@@ -496,14 +505,26 @@ void run_improve(int64_t n, const int64_t *sizes, int n_tables) {
   int n_steps = 3 * n_tables;
   for (int s = 0; s < n_steps; s++) order[s] = (s * 5) % n_tables;
   uint8_t *state = zeros<uint8_t>(n);
-  Pairs pairs = {type_of<T>, n_tables, sizes, starts, products};
-  skvq_improve(&pairs, n, scores, codes, order, n_steps, n_tables, room, state);
+  Pairs pairs = {type_of<T>, n_tables, sizes, starts, products, words, word_steps};
+  Improved rows = {n,     d,     scores, in_words, room,
+                   least, given, exact,  codes,    state};
+  skvq_pack_pairs(&pairs);
+  skvq_pack_scores(&pairs, &rows);
+  skvq_improve(&pairs, &rows, order, n_tables, 0, scratch);
+  skvq_improve(&pairs, &rows, order + n_tables, n_steps - n_tables, 1, scratch);
   Hash hash;
   hash.add(codes, n * n_tables * 8);
   hash.add(state, n);
   printf("improve %d n=%d: %016llx\n", int(sizeof(T)), int(n),
          (unsigned long long)hash.value);
   for (const void *own : products) free(const_cast<void *>(own));
+  for (uint16_t *own : words) free(own);
+  for (const void *own : exact) free(const_cast<void *>(own));
+  free(given);
+  free(least);
+  free(word_steps);
+  free(in_words);
+  free(scratch);
   free(scores);
   free(room);
   free(codes);

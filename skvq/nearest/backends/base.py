@@ -624,7 +624,7 @@ class Backend:
         """Return the residuals of a tile of rows after n_sums empty partial sums."""
         return Residuals(self, x, n_sums, search)
 
-    def pairs(self, factors: list[Any]) -> Any:
+    def pairs(self, search: Any, factors: list[Any], tables: Any) -> Any:
         """Return what a backend prepares from several tables improved in turn."""
         return None
 
@@ -861,6 +861,8 @@ class Sums:
     left: Any
     scale: Any
     target: Any
+    # Whether distances are those of what is given, up to its tolerance.
+    is_exact = False
 
     def __init__(
         self, be: Backend, x: Any, factors: Any, centre: list[Any], search: Any
@@ -880,6 +882,10 @@ class Sums:
         for factor, column in zip(self.factors, codes, strict=True):
             half = half + self.be.look_up(factor.weights[-1, :], column)
         return 2 * half
+
+    def begin(self, codes: list[Any]) -> None:
+        """Go on from other codes."""
+        self.leave(codes)
 
     def leave(self, codes: list[Any]) -> Any:
         """Set the residuals of the given codes; return their squared norms."""

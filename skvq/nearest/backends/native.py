@@ -17,7 +17,7 @@ from skvq.nearest.backends.host import NumpyBackend, doubtful
 from skvq.nearest.backends.levels import EqualCells
 from skvq.nearest.backends.native_trellis import NativeTrellisSearch
 from skvq.nearest.native import TYPES, sources_of
-from skvq.nearest.threads import scratch
+from skvq.nearest.threads import aligned_empty, scratch
 
 # The library's type numbers for dtypes in the byte order of this machine.
 _TYPES = {np.dtype(name): number for name, number in TYPES.items()}
@@ -34,6 +34,8 @@ _DIRECT = 2
 # Products of codewords are looked up if all of them take at most this many bytes.
 _PRODUCT_BYTES = 2**26
 _MOST_TABLES = 64
+# Scores of a table whose codewords are improved are padded to a multiple of this.
+_UNIT = 64
 # Cost per codeword, in multiply-adds, of the products that a sum looks up.  Most of
 # them are those of the sum before.
 _LOOK_UP = 24
@@ -137,6 +139,23 @@ class _PairsStruct(ctypes.Structure):
         ("sizes", ctypes.c_void_p),
         ("starts", ctypes.c_void_p),
         ("products", ctypes.c_void_p),
+        ("words", ctypes.c_void_p),
+        ("steps", ctypes.c_void_p),
+    ]
+
+
+class _Improved(ctypes.Structure):
+    _fields_ = [
+        ("n", ctypes.c_int64),
+        ("d", ctypes.c_int64),
+        ("scores", ctypes.c_void_p),
+        ("words", ctypes.c_void_p),
+        ("room", ctypes.c_void_p),
+        ("least", ctypes.c_void_p),
+        ("given", ctypes.c_void_p),
+        ("exact", ctypes.c_void_p),
+        ("codes", ctypes.c_void_p),
+        ("state", ctypes.c_void_p),
     ]
 
 
@@ -147,8 +166,8 @@ class _Pairs(NamedTuple):
     arrays: tuple[Any, ...]
     stages: list[Any]  # for the scores that depend on the row
     starts: np.ndarray
-    slack: float
-    least: float
+    exact: np.ndarray  # addresses of the tables as given but scaled
+    margin: Any
 
 
 class _LookUps(NamedTuple):
@@ -229,10 +248,13 @@ class NativeBackend(NumpyBackend):
                 None,
                 [pointer, *[integer] * 5, pointer, integer, pointer],
             ),
+            ("pack_pairs", None, [pointer]),
+            ("pack_scores", None, [pointer] * 2),
+            ("sum_errors", None, [pointer] * 3),
             (
                 "improve",
                 None,
-                [pointer, integer, *[pointer] * 3, integer, integer, pointer, pointer],
+                [pointer, pointer, pointer, integer, ctypes.c_int32, pointer],
             ),
             (
                 "move",
@@ -301,16 +323,18 @@ class NativeBackend(NumpyBackend):
         return _Panels(stage, arrays, self._book([form.weights[:-1]], form.margin))
 
     def _panels(
-        self, rows: np.ndarray, constants: Any, codewords: Any
+        self, rows: np.ndarray, constants: Any, codewords: Any, unit: int = 1
     ) -> tuple[_Stage, tuple[Any, ...]]:
+        """Return a table in panels, which together are a multiple of a unit wide."""
         dtype = rows.dtype
         size, d = rows.shape
         width = self.library.skvq_panel(TYPES[dtype.name])
-        n_panels = -(-size // width)
+        unit = max(unit, width)
+        n_panels = -(-size // unit) * (unit // width)
         panels = np.zeros((n_panels * width, d), dtype)
         panels[:size] = -rows
-        panels = panels.reshape(n_panels, width, d).swapaxes(1, 2).copy()
-        padded = np.full(n_panels * width, np.inf, dtype)
+        panels = _aligned(panels.reshape(n_panels, width, d).swapaxes(1, 2))
+        padded = _aligned(np.full(n_panels * width, np.inf, dtype))
         padded[:size] = constants
         arrays = panels, padded, np.ascontiguousarray(codewords)
         stage = _Stage(
@@ -341,7 +365,7 @@ class NativeBackend(NumpyBackend):
                     padded,
                 )
             scores[:, len(rows) :] = 0
-            found.append(scores.astype(rows.dtype))
+            found.append(_aligned(scores, rows.dtype))
         return found
 
     def products(self, search: Any, stages: list[Any], tables: Any) -> Any:
@@ -369,50 +393,44 @@ class NativeBackend(NumpyBackend):
                 self._products(each, rows[:j], padded[j]) for j, each in enumerate(rows)
             ]
             products = [_addresses(each) for each in made]
-            exact = [
-                (
-                    table.codewords
-                    if stage.first is None
-                    else table.codewords[stage.first]
-                ).astype(np.float64)
-                for table, stage in zip(tables, stages, strict=True)
-            ]
-            exact = [
-                (each * search.scale).astype(search.dtype, order="C") for each in exact
-            ]
+            exact = _as_given(tables, stages, search)
             where = _addresses(rows), _addresses(exact)
             return _LookUps(products, *where, [made, rows, exact])
 
         return tables.form(("products", search.dtype, self.key), make)
 
-    def pairs(self, factors: list[Any]) -> Any:
+    def pairs(self, search: Any, factors: list[Any], tables: Any) -> Any:
         """Return the products of all codewords; None if they take too much memory."""
         dtype, n_tables = factors[0].rows.dtype, len(factors)
         sizes = np.array([len(factor.rows) for factor in factors], np.int64)
-        unit = self.library.skvq_panel(TYPES[dtype.name])
-        padded = -(-sizes // unit) * unit
-        total = int(padded.sum() * sizes.sum()) * dtype.itemsize
+        padded = -(-sizes // _UNIT) * _UNIT
+        total = int(padded.sum() * sizes.sum()) * (dtype.itemsize + 2)
         if n_tables > _MOST_TABLES or total > _PRODUCT_BYTES:
             return None
-        products, addresses = [], np.zeros((n_tables, n_tables), np.uintp)
+        products, words = [], []
+        where, in_words = (np.zeros((n_tables, n_tables), np.uintp) for _ in range(2))
         for j, factor in enumerate(factors):
             others = [o for o in range(n_tables) if o != j]
             rows = [factors[o].rows for o in others]
             made = self._products(factor.rows, rows, int(padded[j]))
+            rounded = [aligned_empty(each.shape, np.uint16) for each in made]
+            where[j, others], in_words[j, others] = map(_addresses, (made, rounded))
             products += made
-            addresses[j, others] = _addresses(made)
+            words += rounded
         starts = np.append(0, np.cumsum(padded))
-        arrays = sizes, starts, addresses
+        arrays = sizes, starts, where, in_words, np.ones(n_tables)
         pairs = _PairsStruct(
             TYPES[dtype.name], n_tables, *(each.ctypes.data for each in arrays)
         )
+        self.library.skvq_pack_pairs(ctypes.byref(pairs))
         stages = [
-            self._panels(factor.weights[:-1].T, factor.weights[-1], factor.rows)
+            self._panels(factor.weights[:-1].T, factor.weights[-1], factor.rows, _UNIT)
             for factor in factors
         ]
-        kept = *arrays, *products
+        exact = _as_given(tables, factors, search)
+        kept = *arrays, *products, *words, *exact
         margin = max(factor.margin for factor in factors)
-        return _Pairs(pairs, kept, stages, starts, margin.slack, margin.least)
+        return _Pairs(pairs, kept, stages, starts, _addresses(exact), margin)
 
     def _book(
         self,
@@ -726,6 +744,23 @@ def _addresses(arrays: list[Any]) -> np.ndarray:
     return np.array([each.ctypes.data for each in arrays], np.uintp)
 
 
+def _as_given(tables: Any, forms: Any, search: Any) -> list[np.ndarray]:
+    """Return the distinct codewords of tables, scaled, and not about their centres."""
+    found = []
+    for table, form in zip(tables, forms, strict=True):
+        rows = table.codewords if form.first is None else table.codewords[form.first]
+        scaled = rows.astype(np.float64) * search.scale
+        found.append(scaled.astype(search.dtype, order="C"))
+    return found
+
+
+def _aligned(array: np.ndarray, dtype: Any = None) -> np.ndarray:
+    """Return a copy that begins with a line of the caches."""
+    copy = aligned_empty(array.shape, array.dtype if dtype is None else dtype)
+    copy[...] = array
+    return copy
+
+
 def _joined(arrays: list[Any]) -> np.ndarray:
     """Return the concatenation of arrays."""
     return np.ascontiguousarray(arrays[0] if len(arrays) == 1 else np.stack(arrays))
@@ -969,20 +1004,33 @@ class _Sums(Sums):
     ) -> None:
         super().__init__(be, x, factors, centre, search)
         self.left = scratch("residuals", x.shape, search.dtype)
-
+        given = be.cast(x, search.dtype)
+        if search.scale != 1.0:
+            given = given * search.dtype.type(search.scale)
+        self.given = np.ascontiguousarray(given)
         self.pairs = search.pairs
         self.scores: Any = None
+        self.words: Any = None
+        self.has_words = False
+        # In float64, distances of rows in float32 lose nothing that would show.
+        self.is_exact = self.pairs is not None and search.dtype == np.float32
+
+    def begin(self, codes: list[Any]) -> None:
+        """Go on from other codes; products need no residuals."""
+        if self.pairs is None:
+            self.leave(codes)
 
     def improved(
         self, codes: list[Any], order: Any, n_sweeps: int, size: Any
     ) -> tuple[Any, ...]:
         """Return codes after so many sweeps over tables, and the state of the rows."""
-        if self.pairs is None or not len(order) or not n_sweeps:
+        if self.pairs is None:
             return super().improved(codes, order, n_sweeps, size)
         n, library, dtype = len(self.target), self.be.library, self.target.dtype
         starts = self.pairs.starts
         if self.scores is None:
             self.scores = scratch("scores", (n, int(starts[-1])), dtype)
+            self.words = scratch("words", self.scores.shape, np.uint16)
             target = np.ascontiguousarray(self.target)
             for start, (stage, _) in zip(starts, self.pairs.stages, strict=False):
                 library.skvq_scores(
@@ -994,26 +1042,48 @@ class _Sums(Sums):
                 )
         found = np.stack(codes, axis=1).astype(np.int64, copy=False)
         steps = np.array(order, np.int64)
+        pairs, margin = self.pairs, self.pairs.margin
         # Scores are sums of terms as large as the squares that are reached.
-        pairs = self.pairs
-        room = (pairs.slack * (4 * size + 3 * pairs.least)).astype(dtype, copy=False)
+        room = margin.slack * (4 * size + 3 * margin.least)
+        least = (len(codes) + 1) ** 2 * margin.exact * size
         state = np.zeros(n, np.uint8)
+        room = room.astype(dtype, copy=False)
+        least = least.astype(np.float64, copy=False)
+        rows = self._rows(self.scores, self.words, room, least, found, state)
+        if not self.has_words:
+            library.skvq_pack_scores(ctypes.byref(pairs.pairs), ctypes.byref(rows))
+            self.has_words = True
+        memory = self.be.memory(2 * int(np.diff(starts).max()))
         for sweep in range(n_sweeps):  # one call each, so that interrupts are handled
             library.skvq_improve(
                 ctypes.byref(pairs.pairs),
-                n,
-                self.scores.ctypes.data,
-                found.ctypes.data,
+                ctypes.byref(rows),
                 steps.ctypes.data,
                 len(steps),
-                0 if sweep == n_sweeps - 1 else len(steps),
-                room.ctypes.data,
-                state.ctypes.data,
+                sweep == n_sweeps - 1,
+                memory,
             )
         return list(found.T), state
 
+    def _rows(self, *arrays: Any) -> _Improved:
+        """Return the rows, and beside them scores, words, room, least, codes, state."""
+        *before, codes, state = (
+            None if each is None else each.ctypes.data for each in arrays
+        )
+        where = self.given.ctypes.data, self.pairs.exact.ctypes.data
+        return _Improved(*self.given.shape, *before, *where, codes, state)
+
     def leave(self, codes: list[Any]) -> Any:
         """Set the residuals of the given codes; return their squared norms."""
+        if self.pairs is not None:
+            found = np.stack(codes, axis=1).astype(np.int64, copy=False)
+            errors = np.empty(len(found))
+            self.be.library.skvq_sum_errors(
+                ctypes.byref(self.pairs.pairs),
+                ctypes.byref(self._rows(None, None, None, None, found, None)),
+                errors.ctypes.data,
+            )
+            return errors
         self.left[...] = self.target
         for factor, column in zip(self.factors, codes, strict=True):
             self.be.move(self.left, factor.rows, column, -1)

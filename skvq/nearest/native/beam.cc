@@ -473,26 +473,6 @@ SKVQ_INLINE const T *leave(const PartialSums &paths, int64_t i, const int32_t *p
   return from;
 }
 
-// The squared distance of a row from a sum of codewords, all as given: what was lost when
-// centres were subtracted shows where the distance is small.
-template <class T>
-__attribute__((noinline)) double exact_distance(const PartialSums &paths, int64_t i,
-                                                const int32_t *path, int64_t code,
-                                                int d) {
-  const int64_t last = paths.n_tables;
-  const T *x = static_cast<const T *>(paths.given) + i * d;
-  double sum = 0;
-  for (int k = 0; k < d; k++) {
-    double left = x[k];
-    for (int64_t o = 0; o <= last; o++) {
-      const T *codewords = static_cast<const T *>(paths.exact[o]);
-      left -= codewords[(o < last ? path[o] : code) * d + k];
-    }
-    sum = multiply_add(left, left, sum);
-  }
-  return sum;
-}
-
 // The products of a path's codeword of one table with those of the next table.
 template <class T>
 SKVQ_INLINE const T *products_of(const PartialSums &paths, const int32_t *path,
@@ -562,7 +542,9 @@ void choose_by_look_up(const Stage &stage, const Choice &choice,
                                         cost);
       }
       candidates.find(choice, i, stage.n_codewords, [&](int64_t s, int64_t code) {
-        if (paths.given) return exact_distance<T>(paths, i, codes + s * j, code, d);
+        if (paths.given)
+          return distance_from_sum(static_cast<const T *>(paths.given) + i * d, d,
+                                   paths.exact, j + 1, codes + s * j, j, code);
         const T *rest = leave(paths, i, codes + s * j, 0, j, d, left);
         return squared_distance(rest, codewords + code * d, d);
       });

@@ -171,7 +171,7 @@ def _prepared(be: Backend, tables: Tables, dtype: np.dtype) -> tuple[Any, ...]:
     def make() -> tuple[Any, ...]:
         search = _PreparedSums(tables, dtype)
         factors = [be.sent(factor, "factor") for factor in search.factors]
-        search.pairs = be.pairs(factors)
+        search.pairs = be.pairs(search, factors, tables)
         return search, factors, [be.send(part) for part in search.centre]
 
     return tables.form(("improve", dtype, be.key), make)
@@ -219,7 +219,7 @@ def _tile(
             moved = codes[j] + int(offset)
             codes[j] = be.xp.where(moved >= size, moved - size, moved)
         if len(each.replaced):
-            sums.leave(codes)
+            sums.begin(codes)
             begun = sums.reach(codes)
             reach = be.xp.maximum(reach, begun)
         codes, doubt = sums.improved(codes, each.order, n_sweeps, begun)
@@ -233,5 +233,6 @@ def _tile(
         if factor.first is not None:
             best[j] = be.look_up(factor.first, best[j])
     columns = [be.cast(column, np.intp)[:, None] for column in best]
-    state = be.xp.maximum(state, coarse(be, x, error[:, None], reach))
+    if not sums.is_exact:
+        state = be.xp.maximum(state, coarse(be, x, error[:, None], reach))
     return be.concat(columns, axis=1), state, error / search.scale / search.scale
