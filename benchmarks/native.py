@@ -58,7 +58,7 @@ BEAMS = [
 ADDITIVE = Target(0.0, 2.5)
 LOCAL_SEARCHES = (4, 16)  # iterations in faiss: a quarter and all of its default
 # Beams and rounds of `improve_sums`: the fastest counts of the first that are enough.
-FIRST_BEAMS, ROUNDS = (1, 4, 16), (1, 2, 4, 6, 8, 12, 16, 24, 32, 48)
+FIRST_BEAMS, ROUNDS = (1, 2, 4, 8, 16), (1, 2, 3, 4, 5, 6, 8, 12, 16, 20, 24, 32)
 # codes, bits of each
 SCANS = [
     (8, 8, Target(1.2, 10.0)),

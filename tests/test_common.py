@@ -1106,9 +1106,9 @@ def test_weights_equal_repeats_at_most_starts(row, seed):
 
     A few rows at one end weigh far more than all others together.  Learned without the
     weights, tables serve these rows badly: by how much, is the scale that the chance in
-    the starts is measured by, so that a learner that ignores weights cannot pass.  The
-    median of some starts, since one that ends badly is far off (of 60 starts of a greedy
-    chain the median error is 2.8, and the largest 7.2).
+    the starts is measured by, so that a learner that ignores weights cannot pass.  It
+    is the median of some starts, since one that ends badly is far off: of 60 starts of
+    a greedy chain the median error is 2.8, and the largest 7.2.
     """
     X = row.data(200, dtype=np.float64)
     weights = np.where(X[:, 0] > np.quantile(X[:, 0], 0.85), 40, 1)

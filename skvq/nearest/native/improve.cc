@@ -10,7 +10,8 @@
 // table have in common does not decide between them: the least of each row of products
 // is subtracted, and what is left is rounded down to multiples of a step.  A sum of m
 // words is then below the score by less than m steps, and few codewords remain within
-// that of the best: mostly one, which needs no scores at all.
+// that of the best: mostly one, which needs no scores at all.  (With steps of half the
+// size, sums of the best reach the largest word too often.)
 
 #include "rows.h"
 
@@ -45,9 +46,10 @@ namespace {
 constexpr int kMostTables = 64;
 // Vectors of scores at a time; each set has a best of its own.
 constexpr int kSets = kPanelVectors;
-// Words of a vector, and the largest; no sum of products reaches it.
+// Words of a vector, and what stands for all numbers of so many steps or more.  A sum that
+// is less has no such term.
 constexpr int kWords = kVectorBytes / 2;
-constexpr int kLargest = 32767;
+constexpr int kLargest = 65535;
 // Codewords that are looked at together, and those that are one by one.
 constexpr int kUnit = 64;
 constexpr int kMostNear = 32;
@@ -58,6 +60,18 @@ typedef uint16_t LooseWords
 
 SKVQ_INLINE Words load_words(const uint16_t *from) {
   return *reinterpret_cast<const LooseWords *>(from);
+}
+
+// Sums that would be larger than the largest number are that.
+SKVQ_INLINE Words add_words(Words a, Words b) {
+#if defined(__AVX512BW__)
+  return Words(_mm512_adds_epu16(__m512i(a), __m512i(b)));
+#elif defined(__AVX2__)
+  return Words(_mm256_adds_epu16(__m256i(a), __m256i(b)));
+#else
+  Words sum = a + b;
+  return sum | Words(sum < a);
+#endif
 }
 
 SKVQ_INLINE Words smaller_words(Words a, Words b) {
@@ -121,7 +135,7 @@ struct Held {
 
 // Codewords that may be the best, and what is known of the best two scores.
 template <class T>
-struct Best {
+struct BestOfTable {
   int64_t code;
   T score, next;
 
@@ -170,12 +184,13 @@ SKVQ_INLINE int near_words(const Held<T> &held, const uint16_t *own, double step
   }
   constexpr int n = kUnit / kWords;
   Words low[n];
-  for (int e = 0; e < n; e++) low[e] = Words{} + uint16_t(2 * kLargest);
+  for (int e = 0; e < n; e++) low[e] = Words{} + uint16_t(-1);
   for (int64_t k = 0; k < held.width; k += kUnit) {
     Words sum[n];
     for (int e = 0; e < n; e++) sum[e] = load_words(own + k + e * kWords);
     for (int o = 0; o < n_others; o++)
-      for (int e = 0; e < n; e++) sum[e] += load_words(others[o] + k + e * kWords);
+      for (int e = 0; e < n; e++)
+        sum[e] = add_words(sum[e], load_words(others[o] + k + e * kWords));
     for (int e = 0; e < n; e++) {
       *reinterpret_cast<LooseWords *>(sums + k + e * kWords) = sum[e];
       low[e] = smaller_words(low[e], sum[e]);
@@ -206,7 +221,7 @@ SKVQ_INLINE int near_words(const Held<T> &held, const uint16_t *own, double step
 
 // Finds the best of all codewords by their scores.
 template <class T>
-__attribute__((noinline)) Best<T> best_of_all(const Held<T> &held) {
+__attribute__((noinline)) BestOfTable<T> best_of_all(const Held<T> &held) {
   typedef typename Vector<T>::type V;
   typedef typename Vector<T>::mask M;
   V best[kSets], second[kSets];
@@ -231,7 +246,7 @@ __attribute__((noinline)) Best<T> best_of_all(const Held<T> &held) {
       best[e] = smaller(score[e], best[e]);
     }
   }
-  Best<T> found = {held.size, infinity<T>, infinity<T>};
+  BestOfTable<T> found = {held.size, infinity<T>, infinity<T>};
   for (int e = 0; e < kSets; e++)
     for (int l = 0; l < lanes<T>; l++) {
       int64_t place = int64_t(at[e][l]) + e * lanes<T> + l;
@@ -282,7 +297,7 @@ SKVQ_INLINE int64_t choose(const Pairs &pairs, const Improved &rows, int64_t i, 
   const int n_near =
       near_words(held, rows.words + held.from, pairs.steps[j], room, sums, near);
   if (n_near == 1) return near[0];
-  Best<T> best = {-1, infinity<T>, infinity<T>};
+  BestOfTable<T> best = {-1, infinity<T>, infinity<T>};
   for (int e = 0; e < n_near; e++) best.take(near[e], held.score(near[e]));
   if (best.code < 0) best = best_of_all(held);
   // The comparison is false for NaN.

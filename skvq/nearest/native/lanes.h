@@ -210,6 +210,22 @@ SKVQ_INLINE double squared_distance(const A *a, const B *b, int d, double scale 
   return sum + ((low[0] + low[1]) + (low[2] + low[3]));
 }
 
+// Returns the squares, summed, of n features of a row that a codeword of each table
+// leaves; inlined, so that n may be a constant.
+template <class T, class Code>
+SKVQ_INLINE double squares_left(const T *x, int d, int k, int n, const void *const *tables,
+                                int64_t n_tables, const Code *codes, int64_t other,
+                                int64_t code) {
+  double left[32];
+  for (int e = 0; e < n; e++) left[e] = x[k + e];
+  for (int64_t o = 0; o < n_tables; o++) {
+    const int64_t row = o == other ? code : int64_t(codes[o]);
+    const T *codeword = static_cast<const T *>(tables[o]) + row * d + k;
+    for (int e = 0; e < n; e++) left[e] -= codeword[e];
+  }
+  return squared_distance<double, double>(left, nullptr, n);
+}
+
 // The squared distance of a row from the sum of a codeword of each table, one of which is
 // another than the codes say; in float64, of numbers as they were given.
 template <class T, class Code>
@@ -217,18 +233,11 @@ __attribute__((noinline)) double distance_from_sum(const T *x, int d,
                                                    const void *const *tables,
                                                    int64_t n_tables, const Code *codes,
                                                    int64_t other, int64_t code) {
-  constexpr int some = 32;
-  double sum = 0, left[some];
-  for (int k = 0; k < d; k += some) {
-    const int n = d - k < some ? d - k : some;
-    for (int e = 0; e < n; e++) left[e] = x[k + e];
-    for (int64_t o = 0; o < n_tables; o++) {
-      const int64_t row = o == other ? code : int64_t(codes[o]);
-      const T *codeword = static_cast<const T *>(tables[o]) + row * d + k;
-      for (int e = 0; e < n; e++) left[e] -= codeword[e];
-    }
-    sum += squared_distance<double, double>(left, nullptr, n);
-  }
+  double sum = 0;
+  int k = 0;
+  for (; k + 32 <= d; k += 32)
+    sum += squares_left(x, d, k, 32, tables, n_tables, codes, other, code);
+  if (k < d) sum += squares_left(x, d, k, d - k, tables, n_tables, codes, other, code);
   return sum;
 }
 
