@@ -253,14 +253,15 @@ def race_additive(arguments):
 def good_enough(rows, tables, peer):
     """Return the fastest search whose codes are as near as those of faiss."""
     most, found = error_of_sums(rows, tables, peer.compute_codes(rows)), {}
-    for n_rounds in ROUNDS:
-        for beam_size in FIRST_BEAMS:
+    for beam_size in FIRST_BEAMS:
+        for n_rounds in ROUNDS:
             call = partial(additive_codes, rows, tables, beam_size, n_rounds)
             if error_of_sums(rows, tables, call()) <= most:
                 found[seconds_of(call)] = call
-        if found:
-            return found[min(found)]
-    raise RuntimeError(f"No search reaches the squared error of {most}.")
+                break
+    if not found:
+        raise RuntimeError(f"No search reaches the squared error of {most}.")
+    return found[min(found)]
 
 
 def filled(X, n_codes, bits):
