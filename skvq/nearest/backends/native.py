@@ -940,6 +940,7 @@ class _LookedUp(_Residuals):
         self.given = np.ascontiguousarray(scaled)
         self.products, self.largest = search.products, 0.0
         self.codes, self.rough = np.empty((self.n, 1, 0), np.int32), False
+        self.ends_exactly = search.n_found == 1 and not search.weighted
 
     def _paths(self) -> _PartialSums:
         j, (products, rows, exact, _) = self.codes.shape[2], self.products
@@ -991,8 +992,10 @@ class _LookedUp(_Residuals):
         arrays = (old, parent, code, self.codes)
         pointers = (each.ctypes.data for each in arrays)
         self.be.library.skvq_extend(self.n, before, j, self.b, *pointers)
-        # The last table computes from the rows, since more is asked of its choice.
-        self.rough = self.settled and j + 2 < len(self.products.products)
+        # More is asked of the last choice: it computes from the rows, unless distances
+        # make it.
+        left = len(self.products.products) - j - 1
+        self.rough = self.settled and left > (0 if self.ends_exactly else 1)
         self.known = self.found if self.rough else None
 
 
