@@ -178,10 +178,8 @@ SKVQ_INLINE int near_words(const Held<T> &held, const uint16_t *own, double step
                            T room, uint16_t *sums, int32_t *near) {
   const uint16_t *others[kMostTables];
   int n_others = 0;
-  for (int o = 0; o < held.pairs.n_tables; o++) {
-    others[n_others] = held.words(o == held.j ? 0 : o);
-    n_others += o != held.j;
-  }
+  for (int o = 0; o < held.pairs.n_tables; o++)
+    if (o != held.j) others[n_others++] = held.words(o);
   constexpr int n = kUnit / kWords;
   Words low[n];
   for (int e = 0; e < n; e++) low[e] = Words{} + uint16_t(-1);
