@@ -856,17 +856,12 @@ class _Residuals:
         self.found = errors.T[:, : stage.width] if plain else None
         if stage.width > 1:
             return parent, code, None
-        if self.exact:
-            return parent, code, self._exact_state(near, errors[0], stage.margin)
-        second = errors[1] if width > 1 else np.full(self.n, np.inf)
-        state = _judged(0.5 * errors[0], 0.5 * second, reach, errors[0], stage)
-        return parent[:, :1], code[:, :1], state
+        return parent[:, :1], code[:, :1], self._state(errors, near, reach, stage)
 
-    def _exact_state(
-        self, near: np.ndarray, errors: np.ndarray, margin: Any
-    ) -> np.ndarray:
-        """Return the state of rows of which exact distances chose the best sums."""
-        raise NotImplementedError
+    def _state(self, errors: Any, near: Any, reach: Any, stage: Any) -> np.ndarray:
+        """Return the state of rows whose best sum, and no other, was chosen."""
+        second = errors[1] if len(errors) > 1 else np.full(self.n, np.inf)
+        return _judged(0.5 * errors[0], 0.5 * second, reach, errors[0], stage)
 
     def _reach(self) -> np.ndarray:
         """Return the quantity to which the rounding of scores is relative."""
@@ -967,16 +962,14 @@ class _LookedUp(_Residuals):
         self.largest = np.maximum(self.largest, self.most)
         return 2 * (self.largest if self.rough else np.sqrt(self.largest * self.most))
 
-    def _exact_state(
-        self, near: np.ndarray, errors: np.ndarray, margin: Any
-    ) -> np.ndarray:
-        """Return the state of rows of which exact distances chose the best sums.
-
-        They were summed in float64, so their rounding is one of the residuals.
-        """
-        lost = (self.codes.shape[2] + 2) ** 2 * margin.exact
-        out = ~((self.largest < np.inf) & (errors < np.inf))
-        unsure = (near != 0) & ~(errors > lost * self.largest)
+    def _state(self, errors: Any, near: Any, reach: Any, stage: Any) -> np.ndarray:
+        """Return the state of rows whose best sum, and no other, was chosen."""
+        if not self.exact:
+            return super()._state(errors, near, reach, stage)
+        # Distances were summed in float64, so their rounding is one of the residuals.
+        lost = (self.codes.shape[2] + 2) ** 2 * stage.margin.exact
+        out = ~((self.largest < np.inf) & (errors[0] < np.inf))
+        unsure = (near != 0) & ~(errors[0] > lost * self.largest)
         state = np.where(out, OUT_OF_REACH, np.where(unsure, DOUBTFUL, 0))
         return state.astype(np.uint8)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from skvq.nearest.backends.host_scan import Best, Column, check_codes
 from skvq.nearest.native import TYPES
-from skvq.nearest.threads import scratch
+from skvq.nearest.threads import aligned_empty, scratch
 
 # Rows in a block.
 _BLOCK = 256
@@ -90,8 +90,8 @@ class Scanner:
         if codes.is_checked:
             n, dtype = len(codes), tables.dtype
             self._whole = (
-                codes.form("blocks", lambda: self._blocks(0, n, _aligned)),
-                *codes.form(("terms", dtype), lambda: self._terms(0, n, _aligned)),
+                codes.form("blocks", lambda: self._blocks(0, n, _kept)),
+                *codes.form(("terms", dtype), lambda: self._terms(0, n, _kept)),
             )
 
     def __call__(self, best: Best) -> Callable[[int, int], None]:
@@ -201,9 +201,6 @@ def _columns(codes: Any) -> np.ndarray:
     return np.array([row(column) for column in codes.columns], dtype=np.int32)
 
 
-def _aligned(_: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Return memory that begins on a cache line."""
-    n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = np.empty(n_bytes + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + n_bytes].view(dtype).reshape(shape)
+def _kept(_: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return memory that no later call overwrites."""
+    return aligned_empty(shape, dtype)
