@@ -50,7 +50,10 @@ ZIG_MUSL_FLAGS = ["-nostdlib"]
 # Of each library, for gcc and clang, and as zig spells them.
 LIBRARY_FLAGS = {
     "v3": (["-march=x86-64-v3"], ["-march=x86_64_v3"]),
-    "v4": (["-march=x86-64-v4", "-mavx512vbmi"], ["-march=x86_64_v4+avx512vbmi"]),
+    "v4": (
+        ["-march=x86-64-v4", "-mavx512vbmi", "-mavx512vnni"],
+        ["-march=x86_64_v4+avx512vbmi+avx512vnni"],
+    ),
     "neon": ([], []),
     "cpu": ([], []),
 }

@@ -86,7 +86,7 @@ def rounded(value):
 
 
 def peak(n_threads, seconds=0.2):
-    """Floating-point operations that so many threads do in a second, at most."""
+    """Multiply-adds that so many threads do in a second, at most."""
     library, rounds, best = native.library(), 4_000_000, 0.0
     library.skvq_peak.argtypes = [native.ctypes.c_int64]
     library.skvq_peak.restype = native.ctypes.c_int64
@@ -179,7 +179,7 @@ class Race:
         highest = max(before, peak(n_threads)) if work else 1.0
         seconds = {side: timings[side].median / n for side in calls}
         ours = seconds["skvq"]
-        share = 2 * work / ours / highest
+        share = work / ours / highest
         if share > 1 and not self.arguments.quick:
             raise RuntimeError(f"{share:.0%} of the peak: the peak was not measured.")
         scale = UNITS[self.unit]

@@ -874,7 +874,7 @@ def paired(
             )
         _check_codes(be, codes[:, None], [Y.shape[0]], "codes")
         codes = be.cast(codes, np.intp)
-    return _paired.paired(be, X, codes, Y, metric)
+    return _paired.paired(engine_of(X), X, codes, Y, metric)
 
 
 def accumulate(

@@ -199,16 +199,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_after_fork)
 
 
-def even_chunk(n_rows: int, most: int, work_per_row: float) -> int:
-    """Return a chunk size of at most `most` that gives an even number of chunks.
+def even_chunk(n_rows: int, most: int, work_per_row: float, unit: int = 1) -> int:
+    """Return a chunk size of about `most` that gives an even number of chunks.
 
     An odd chunk at the end would leave one of two threads waiting.  A few rows of
-    little work are one chunk, since none of it would go to another thread.
+    little work are one chunk, since none of it would go to another thread.  Others are
+    a multiple of a unit.
     """
     if n_rows <= min(most, _FEW_ROWS) and n_rows * work_per_row < _LITTLE_WORK:
         return max(1, n_rows)
     n_pairs = max(1, -(-n_rows // (2 * most)))
-    return max(1, -(-n_rows // (2 * n_pairs)))
+    chunk = -(-n_rows // (2 * n_pairs))
+    return max(1, -(-chunk // unit) * unit)
 
 
 # Bytes of a line of the caches.  A vector of that size that lies across two of them is

@@ -119,6 +119,8 @@ struct Packed {
   Codebook book;
   T *rows, *groups, *constants, *centre, *scale;
   int64_t *first;
+  int32_t *words, *halves;
+  float *per_unit, *lost;
 
   Packed(Generator &g, int64_t n_tables, int64_t size, int d, bool direct,
          bool centred = false) {
@@ -162,6 +164,36 @@ struct Packed {
     first = zeros<int64_t>(n_tables * size);
     for (int64_t v = 0; v < n_tables * size; v++) first[v] = v % size * 3 / 2;
     if (centred) book.first = first;
+    words = zeros<int32_t>(n_tables * padded * ((d + 1) / 2) + 8);
+    halves = zeros<int32_t>(n_tables * padded + 8);
+    per_unit = zeros<float>(n_tables);
+    lost = zeros<float>(n_tables);
+    if (sizeof(T) == 4 && pack_words()) {
+      book.words = words;
+      book.halves = halves;
+      book.per_unit = per_unit;
+      book.lost = lost;
+    }
+  }
+  // Packs all tables in integers, where they are used.
+  bool pack_words() {
+    const int64_t size = book.n_codewords, d = book.width;
+    const int64_t padded = (size + kGroup - 1) / kGroup * kGroup;
+    bool are_packed = true;
+    for (int64_t j = 0; are_packed && j < book.n_tables; j++) {
+      float *weights = zeros<float>((d + 1) * size);
+      for (int64_t v = 0; v < size; v++) {
+        const T *group = groups + (j * padded + v / kGroup * kGroup) * d;
+        for (int64_t k = 0; k < d; k++)
+          weights[k * size + v] = -float(group[k * kGroup + v % kGroup]);
+        weights[d * size + v] = float(constants[j * padded + v]);
+      }
+      are_packed = skvq_pack_integers(weights, size, d, book.direct,
+                                      words + j * padded * ((d + 1) / 2),
+                                      halves + j * padded, per_unit + j, lost + j);
+      free(weights);
+    }
+    return are_packed;
   }
   ~Packed() {
     free(rows);
@@ -170,6 +202,10 @@ struct Packed {
     free(centre);
     free(scale);
     free(first);
+    free(words);
+    free(halves);
+    free(per_unit);
+    free(lost);
   }
 };
 
@@ -199,7 +235,9 @@ void search(const Packed<T> &packed, const Rows &rows) {
   hash.add(codes, n * n_tables * 8);
   hash.add(state, n * n_tables);
   hash.add(distances, n * 8);
-  hash.add(own, 3 * n * int64_t(sizeof(T)));
+  // How far the others are behind at least depends on how that was found out.
+  hash.add(own, n * int64_t(sizeof(T)));
+  hash.add(own + 2 * n, n * int64_t(sizeof(T)));
   printf("search %d n=%d tables=%d V=%d d=%d %d: %d %016llx\n", int(sizeof(T)), int(n),
          int(n_tables), int(size), d, int(packed.book.direct), int(n_unsure),
          (unsigned long long)hash.value);
@@ -207,9 +245,11 @@ void search(const Packed<T> &packed, const Rows &rows) {
     double *sums = zeros<double>(2 * size * d), *counts = zeros<double>(2 * size);
     char *memory = zeros<char>(skvq_sums_scratch(d));
     skvq_sums(&rows, codes, distances, sums, counts, memory);
+    skvq_squared_gaps(&rows, sums, codes, distances, memory);
     Hash of_sums;
     of_sums.add(sums, 2 * size * d * 8);
     of_sums.add(counts, 2 * size * 8);
+    of_sums.add(distances, n * 8);
     printf("sums %016llx\n", (unsigned long long)of_sums.value);
     free(sums);
     free(counts);
@@ -316,6 +356,7 @@ void run_rows(int64_t n, int64_t n_tables, int64_t size, int d, int32_t type, in
   if (kind == Matrix::kColumns) {
     // Of inner products.
     packed.book.offset = packed.centre;
+    packed.book.words = nullptr;
     packed.book.level = 3;
     packed.book.reach = 1 << 20;
     packed.book.resolves = 0;
@@ -622,7 +663,9 @@ void run_all() {
       for (int64_t gap = 0; gap < 4; gap += 3) {
         run_rows<T>(6, 1, 20, 3, type, kind, gap);
         run_rows<T>(50, 1, 20, 9, type, kind, gap);
+        run_rows<T>(50, 1, 40, 9, type, kind, gap);
         if (kind != Matrix::kColumns) run_rows<T>(50, 3, 7, 2, type, kind, gap);
+        if (kind != Matrix::kColumns) run_rows<T>(50, 3, 33, 5, type, kind, gap);
       }
   const int bits[][8] = {{8, 8, 8, 8}, {4, 4, 4, 4, 4, 4, 4}, {3, 5, 1, 2, 5, 8, 4}};
   const int n_columns[] = {4, 7, 7};

@@ -87,7 +87,8 @@ class TestChoice:
         if X86 and Path("/proc/cpuinfo").exists():
             flags = set(Path("/proc/cpuinfo").read_text().split())
             three = {"avx2", "fma", "bmi1", "bmi2", "f16c", "abm", "movbe"} <= flags
-            more = {f"avx512{x}" for x in ("f", "bw", "cd", "dq", "vl", "vbmi")}
+            more = ("f", "bw", "cd", "dq", "vl", "vbmi", "_vnni")
+            more = {f"avx512{x}" for x in more}
             expected = None if not three else "v4" if more <= flags else "v3"
             assert status.level == expected
         if status.level is None:

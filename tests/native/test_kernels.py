@@ -27,6 +27,7 @@ from skvq.nearest import (
     using,
 )
 from skvq.nearest.backends.native import NativeBackend
+from skvq.nearest.tables import flat_form
 
 pytestmark = pytest.mark.skipif(
     native.library() is None, reason="the compiled engine is not there"
@@ -469,6 +470,109 @@ def test_narrow_rows_of_many_magnitudes(d):
             check_codes(nearest(X[:n], table)[0], distances(X[:n], table), np.float32)
             codes = nearest_product(X[:n], [table])[:, 0]
             check_codes(codes, distances(X[:n], table), np.float32)
+
+
+def hard_cases():
+    """Rows and tables that integers of 16 bits hardly tell apart, or do not."""
+    for seed in range(90):
+        rng = np.random.default_rng(seed)
+        d = int(rng.choice([1, 2, 3, 4, 7, 8, 16, 31, 32, 33, 64]))
+        size, n = int(rng.choice([32, 33, 47, 64, 100])), int(rng.choice([13, 49, 300]))
+        table = rng.normal(size=(size, d))
+        if seed % 9 == 1:
+            table *= 10.0 ** rng.integers(-12, 1, (size, 1))
+        elif seed % 9 == 2:
+            table = 1e-3 * table + 5
+        elif seed % 9 == 3:
+            table = np.round(4 * table)
+        elif seed % 9 == 4:
+            table[0] *= 1e4
+        elif seed % 9 == 5:
+            table = table[rng.integers(0, size // 3, size)]
+            table += 1e-5 * rng.normal(size=table.shape)
+        elif seed % 9 == 6:
+            table *= rng.choice([1e18, 1e-18])
+        one, other = table[rng.integers(0, size, (2, n))]
+        size_of_noise = rng.choice([0, 1e-6, 0.1, 1, 3]) * np.abs(table).mean()
+        X = one + size_of_noise * rng.normal(size=one.shape)
+        if seed % 9 == 7:
+            X[::2] = 0.5 * (one[::2] + other[::2])
+        elif seed % 9 == 8:
+            X[::2] *= 100
+        yield X.astype(np.float32), table.astype(np.float32)
+
+
+def test_integers_find_the_codes_of_floats(monkeypatch):
+    cases = list(hard_cases())
+    half = [X.shape[1] // 2 for X, _ in cases]
+
+    def codes():
+        for (X, table), at in zip(cases, half, strict=True):
+            for metric in ("sqeuclidean", "cosine", "inner_product"):
+                if metric == "cosine" and not (
+                    X.any(axis=1).all() and table.any(1).all()
+                ):
+                    continue
+                yield nearest(X, Table(table), metric)
+                yield nearest(X, Table(table), metric, return_distances=False)
+            slices = [table[:, :at], table[:, at:]] if at else [table]
+            yield (nearest_product(X, Tables(slices)),)
+            yield nearest_best(X, Tables([table, 0.5 * table]), beam_size=1)[:2]
+
+    found = list(codes())
+    monkeypatch.setattr(NativeBackend, "_integers", lambda *_: None)
+    for some, others in zip(found, codes(), strict=True):
+        for one, other in zip(some, others, strict=True):
+            assert_array_equal(one, other)
+
+
+def test_rows_near_the_centre():
+    """Some units of the integers away, among codewords that become the same."""
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        for d in (1, 2, 5):
+            every = rng.normal(size=(370, d)) * 10.0 ** rng.integers(-9, 1, (370, 1))
+            table, X = np.split(every.astype(np.float32), [70])
+            check_codes(nearest(X, table)[0], distances(X, table), np.float32)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e6])
+def test_rows_out_of_reach(bad):
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(64, 6)).astype(np.float32)
+    X = rng.normal(size=(100, 6)).astype(np.float32)
+    expected = nearest(X, table)[0]
+    X[17, 3] = bad
+    if np.isfinite(bad):
+        others = np.arange(100) != 17
+        assert_array_equal(nearest(X, table)[0][others], expected[others])
+        assert nearest(X, table)[0][17] == distances(X, table)[17].argmin()
+    else:
+        with pytest.raises(ValueError, match=r"NaN|inf"):
+            nearest(X, table)
+
+
+def test_which_tables_become_integers():
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(64, 6)).astype(np.float32)
+    backend = engine_of(table)
+    if native.status().level not in ("v3", "v4"):
+        pytest.skip("floats are as fast here")
+
+    def packed(*arguments):
+        (form,) = arguments
+        return bool(backend.sent(form, "flat").packed.codebook.words)
+
+    def form(table, metric="sqeuclidean", dtype=np.float32, bias=None):
+        return flat_form(Table(table), metric, np.dtype(dtype), bias)
+
+    assert packed(form(table))
+    assert packed(form(table, "cosine"))
+    assert not packed(form(table, dtype=np.float64))
+    assert not packed(form(table, bias=np.arange(64.0)))
+    assert not packed(form(table + 1, "inner_product"))
+    assert not packed(form(table[:20]))
+    assert not packed(form(np.zeros((64, 6), np.float32)))
 
 
 def test_steps_without_look_up(monkeypatch):

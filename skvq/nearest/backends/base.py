@@ -64,6 +64,9 @@ class Backend:
     on_host = False
     # Whether nearest codewords are found without linear algebra.
     is_compiled = False
+
+    # Rows of a search that take as long as one.
+    tile_rows = 1
     # Metrics, apart from products, that the backend computes itself instead of SciPy.
     direct_metrics = DIRECT_METRICS
     # Number of the first row that a search is given.
@@ -565,6 +568,12 @@ class Backend:
         """Return ||c - x||^2, as float64, for each x and its codeword c."""
         gap = self.look_up(rows, codes) - self.cast(x, self.numpy_dtype(rows))
         return self.row_sums(gap * gap)
+
+    def squared_gaps(self, x: Any, rows: Any, codes: Any) -> Any:
+        """Return ||x - c||^2 in float64, c being a row by its code, or the same row."""
+        y = rows if codes is None else self.look_up(rows, codes)
+        gap = self.cast(x, np.float64) - self.cast(y, np.float64)
+        return self.row_products(gap, gap)
 
     def argmin_run(self, x: Any, run: Any) -> tuple[Any, Any]:
         """Return codes (n_rows, m) in consecutive subspaces, and their state."""

@@ -24,7 +24,7 @@ _TYPES = {np.dtype(name): number for name, number in TYPES.items()}
 
 # Multiply-adds in a call into the library: a few milliseconds, so that interrupts are
 # handled soon, and many times the cost of a call.
-_CALL_WORK = 2**27
+_CALL_WORK = 2**28
 _MAX_CALL_ROWS = 2**17
 
 # Up to this width, rows are compared by the squared differences themselves.  These are
@@ -74,6 +74,10 @@ class _Codebook(ctypes.Structure):
         ("near", ctypes.c_double),
         ("level", ctypes.c_double),
         ("reach", ctypes.c_double),
+        ("words", ctypes.c_void_p),
+        ("halves", ctypes.c_void_p),
+        ("per_unit", ctypes.c_void_p),
+        ("lost", ctypes.c_void_p),
     ]
 
 
@@ -223,11 +227,17 @@ class NativeBackend(NumpyBackend):
                 None,
                 [ctypes.c_int32, pointer, integer, integer, pointer, pointer],
             ),
+            (
+                "pack_integers",
+                ctypes.c_int32,
+                [pointer, integer, integer, ctypes.c_int32, *[pointer] * 4],
+            ),
             ("search", integer, [pointer] * 4),
             ("search_scratch", integer, [pointer]),
             ("unit_rows", None, [pointer, ctypes.c_int32, pointer, pointer]),
             ("unit_rows_scratch", integer, [integer]),
             ("sums", None, [pointer] * 6),
+            ("squared_gaps", None, [pointer] * 5),
             ("sums_scratch", integer, [integer]),
             ("panel", ctypes.c_int32, [ctypes.c_int32]),
             ("unit", ctypes.c_int32, [ctypes.c_int32]),
@@ -267,6 +277,7 @@ class NativeBackend(NumpyBackend):
         native_levels.declare(library)
         native_scan.declare(library)
         self.group = library.skvq_group()
+        self.tile_rows = library.skvq_tile_rows()
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -442,6 +453,7 @@ class NativeBackend(NumpyBackend):
         first: Any = (None,),
         exact: Any = None,
         offset: Any = None,
+        direct: bool = False,
         rounded: float = 0.0,
         **options: Any,
     ) -> _Book:
@@ -460,6 +472,7 @@ class NativeBackend(NumpyBackend):
                 groups[j * padded * width :].ctypes.data,
                 constants[j * padded :].ctypes.data,
             )
+        integers = self._integers(weights, direct) if offset is None else None
         centre = np.zeros((n_tables, width), dtype) if centre is None else centre
         scale = np.ones(n_tables, dtype) if scale is None else scale
         most, place = size, None
@@ -480,12 +493,14 @@ class NativeBackend(NumpyBackend):
             "first": first,
             "exact": exact,
             "offset": offset,
+            **(integers or {}),
         }
         codebook = _Codebook(
             type=TYPES[dtype.name],
             width=width,
             n_codewords=size,
             n_tables=n_tables,
+            direct=direct,
             share=margin.share,
             slack=margin.slack,
             rounded=rounded + margin.least,
@@ -501,6 +516,28 @@ class NativeBackend(NumpyBackend):
             np.min_scalar_type(max(0, most - 1)),
             place,
         )
+
+    def _integers(
+        self, weights: list[Any], direct: bool
+    ) -> dict[str, np.ndarray] | None:
+        """Return tables in integers; None where a search would not be faster."""
+        if weights[0].dtype != np.float32:
+            return None
+        n_tables, (width, size) = len(weights), weights[0].shape
+        width -= 1
+        padded = -(-size // self.group) * self.group
+        n_words = padded * -(-width // 2)
+        words = aligned_empty((n_tables * n_words + 8,), np.int32)
+        # Where a group is narrower, eight lanes are read all the same.
+        halves = np.zeros(n_tables * padded + 8, np.int32)
+        per_unit, lost = np.empty((2, n_tables), np.float32)
+        for j, each in enumerate(map(np.ascontiguousarray, weights)):
+            to = words[j * n_words :], halves[j * padded :], per_unit[j:], lost[j:]
+            if not self.library.skvq_pack_integers(
+                each.ctypes.data, size, width, direct, *(one.ctypes.data for one in to)
+            ):
+                return None
+        return {"words": words, "halves": halves, "per_unit": per_unit, "lost": lost}
 
     @staticmethod
     def rows(x: np.ndarray) -> tuple[_Rows, np.ndarray]:
@@ -608,6 +645,22 @@ class NativeBackend(NumpyBackend):
             self.memory(book.scratch_bytes),
         )
         return codes, state, found, own
+
+    def squared_gaps(self, x: Any, rows: Any, codes: Any) -> Any:
+        """Return ||x - c||^2 in float64, c being a row by its code, or the same row."""
+        rows = np.ascontiguousarray(rows, np.float64)
+        if codes is not None:
+            codes = np.ascontiguousarray(codes, np.int64)
+        some, _kept = self.rows(x)
+        found = np.empty(len(x))
+        self.library.skvq_squared_gaps(
+            ctypes.byref(some),
+            rows.ctypes.data,
+            None if codes is None else codes.ctypes.data,
+            found.ctypes.data,
+            self.memory(self.library.skvq_sums_scratch(x.shape[1])),
+        )
+        return found
 
     def row_sums(self, x: Any) -> Any:
         """Return sums along the last axis, as float64, without linear algebra."""

@@ -2,8 +2,8 @@
 
 ``hatch_build.py`` compiles the sources beside this file when skvq is installed, once
 for each set of instructions: ``_v3`` (x86-64 with AVX2 and FMA), ``_v4`` (AVX-512 with
-VBMI), ``_neon`` (arm64).  All libraries have the same functions.  One of them is loaded
-at its first use; if none runs on this machine, NumPy computes.
+VBMI and VNNI), ``_neon`` (arm64).  All libraries have the same functions.  One of them
+is loaded at its first use; if none runs on this machine, NumPy computes.
 
 ``hatch_build.py`` also runs this file without skvq: it needs Python alone.
 """
@@ -23,7 +23,7 @@ from typing import NamedTuple
 # The libraries for each processor, best first, and the instructions that they need.
 LEVELS = {
     "x86_64": {
-        "v4": "AVX-512 F, BW, CD, DQ, VL and VBMI",
+        "v4": "AVX-512 F, BW, CD, DQ, VL, VBMI and VNNI",
         "v3": "AVX2, FMA, BMI1, BMI2, F16C, LZCNT and MOVBE",
     },
     "aarch64": {"neon": "nothing"},

@@ -21,7 +21,7 @@ constexpr uint32_t FMA = bit(12), MOVBE = bit(22), OSXSAVE = bit(27), AVX = bit(
 constexpr uint32_t BMI1 = bit(3), AVX2 = bit(5), BMI2 = bit(8), AVX512F = bit(16),
                    AVX512DQ = bit(17), AVX512CD = bit(28), AVX512BW = bit(30),
                    AVX512VL = bit(31);
-constexpr uint32_t AVX512VBMI = bit(1);
+constexpr uint32_t AVX512VBMI = bit(1), AVX512VNNI = bit(11);
 // Leaf 0x80000001, ecx.
 constexpr uint32_t LZCNT = bit(5);
 // What the system saves when it switches threads: xmm and ymm; mask registers, the
@@ -57,6 +57,6 @@ SKVQ_API int skvq_cpu_level() {
   if (!all(saved, YMM)) return 0;
   const bool four =
       all(seven.ebx, AVX512F | AVX512DQ | AVX512CD | AVX512BW | AVX512VL) &&
-      all(seven.ecx, AVX512VBMI) && all(saved, ZMM);
+      all(seven.ecx, AVX512VBMI | AVX512VNNI) && all(saved, ZMM);
   return four ? 4 : 3;
 }

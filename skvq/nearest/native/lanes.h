@@ -22,6 +22,7 @@
 
 #define SKVQ_INLINE static inline __attribute__((always_inline))
 #define SKVQ_INLINE_MEMBER inline __attribute__((always_inline))
+#define SKVQ_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace {
 
@@ -59,6 +60,10 @@ struct Int<double> {
 };
 template <>
 struct Int<int32_t> {
+  using type = int32_t;
+};
+template <>
+struct Int<uint32_t> {
   using type = int32_t;
 };
 
@@ -129,6 +134,14 @@ SKVQ_INLINE V subtract_product(V a, V b, V c) {
   return multiply_add(-a, b, c);
 }
 
+SKVQ_INLINE float square_root(float a) { return __builtin_sqrtf(a); }
+SKVQ_INLINE double square_root(double a) { return __builtin_sqrt(a); }
+template <class V>
+SKVQ_INLINE V square_root(V a) {
+  for (unsigned l = 0; l < sizeof(V) / sizeof(a[0]); l++) a[l] = square_root(a[l]);
+  return a;
+}
+
 // Each is one instruction; GCC would compile a minimum as a comparison and a blend.
 #define SKVQ_ONE_INSTRUCTION(T, n, M, prefix, suffix)                                  \
   SKVQ_INLINE Vector<T, n>::type smaller(Vector<T, n>::type a, Vector<T, n>::type b) { \
@@ -144,6 +157,9 @@ SKVQ_INLINE V subtract_product(V a, V b, V c) {
   SKVQ_INLINE Vector<T, n>::type subtract_product(                                     \
       Vector<T, n>::type a, Vector<T, n>::type b, Vector<T, n>::type c) {              \
     return Vector<T, n>::type(prefix##_fnmadd_##suffix(M(a), M(b), M(c)));             \
+  }                                                                                    \
+  SKVQ_INLINE Vector<T, n>::type square_root(Vector<T, n>::type a) {                   \
+    return Vector<T, n>::type(prefix##_sqrt_##suffix(M(a)));                           \
   }
 #if defined(__AVX512F__)
 SKVQ_ONE_INSTRUCTION(float, 16, __m512, _mm512, ps)
@@ -168,6 +184,42 @@ SKVQ_NEON(float, 4, float32x4_t, f32)
 SKVQ_NEON(double, 2, float64x2_t, f64)
 #endif
 
+#define SKVQ_INTEGERS(n, M, prefix)                                           \
+  SKVQ_INLINE Vector<int32_t, n>::type smaller(Vector<int32_t, n>::type a,    \
+                                               Vector<int32_t, n>::type b) {  \
+    return Vector<int32_t, n>::type(prefix##_min_epi32(M(a), M(b)));          \
+  }                                                                           \
+  SKVQ_INLINE Vector<int32_t, n>::type larger(Vector<int32_t, n>::type a,     \
+                                              Vector<int32_t, n>::type b) {   \
+    return Vector<int32_t, n>::type(prefix##_max_epi32(M(a), M(b)));          \
+  }
+
+// c + a b of vectors of int32_t, each lane of which holds two integers of 16 bits: both
+// products are added.  Searches use it where it is faster than two multiply-adds.
+template <class V>
+SKVQ_INLINE V add_pairs(V a, V b, V c) {
+  return c + (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
+}
+#define SKVQ_ADD_PAIRS(n, sum)                                                         \
+  SKVQ_INLINE Vector<int32_t, n>::type add_pairs(Vector<int32_t, n>::type a,           \
+                                                 Vector<int32_t, n>::type b,           \
+                                                 Vector<int32_t, n>::type c) {         \
+    return Vector<int32_t, n>::type(sum);                                              \
+  }
+#if defined(__AVX512VNNI__)
+constexpr bool kHasPairs = kVectorBytes == 64;
+SKVQ_INTEGERS(16, __m512i, _mm512)
+SKVQ_INTEGERS(8, __m256i, _mm256)
+SKVQ_ADD_PAIRS(16, _mm512_dpwssd_epi32(__m512i(c), __m512i(a), __m512i(b)))
+SKVQ_ADD_PAIRS(8, _mm256_dpwssd_epi32(__m256i(c), __m256i(a), __m256i(b)))
+#elif defined(__AVX2__)
+constexpr bool kHasPairs = kVectorBytes == 32;
+SKVQ_INTEGERS(8, __m256i, _mm256)
+SKVQ_ADD_PAIRS(8, _mm256_add_epi32(__m256i(c), _mm256_madd_epi16(__m256i(a), __m256i(b))))
+#else
+constexpr bool kHasPairs = false;
+#endif
+
 // The smallest of an array of vectors, as a tree: a chain would wait for each.
 template <int N, class V>
 SKVQ_INLINE V least(const V *v) {
@@ -179,6 +231,8 @@ SKVQ_INLINE V least(const V *v) {
 
 template <class T>
 constexpr T infinity = T(__builtin_inf());
+template <>
+constexpr int32_t infinity<int32_t> = INT32_MAX;
 template <class T>
 constexpr T largest = sizeof(T) == 4 ? T(__FLT_MAX__) : T(__DBL_MAX__);
 
@@ -255,26 +309,37 @@ struct Bits<true> {
 template <class T>
 using LaneBits = typename Bits<(lanes<T> > 8)>::type;
 
-// Where a < b.
-template <class T>
-SKVQ_INLINE LaneBits<T> less(typename Vector<T>::type a, typename Vector<T>::type b) {
+// Where a < b; and where a <= b.
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4)
-    return _mm512_cmp_ps_mask(__m512(a), __m512(b), _CMP_LT_OQ);
-  else
-    return _mm512_cmp_pd_mask(__m512d(a), __m512d(b), _CMP_LT_OQ);
+#define SKVQ_COMPARISON(name, sign, code)                                              \
+  template <class T>                                                                   \
+  SKVQ_INLINE LaneBits<T> name(typename Vector<T>::type a, typename Vector<T>::type b) { \
+    if constexpr (sizeof(T) == 4)                                                      \
+      return _mm512_cmp_ps_mask(__m512(a), __m512(b), code);                           \
+    else                                                                               \
+      return _mm512_cmp_pd_mask(__m512d(a), __m512d(b), code);                         \
+  }
 #elif defined(__AVX2__)
-  if constexpr (sizeof(T) == 4)
-    return _mm256_movemask_ps(__m256(a < b));
-  else
-    return _mm256_movemask_pd(__m256d(a < b));
+#define SKVQ_COMPARISON(name, sign, code)                                              \
+  template <class T>                                                                   \
+  SKVQ_INLINE LaneBits<T> name(typename Vector<T>::type a, typename Vector<T>::type b) { \
+    if constexpr (sizeof(T) == 4)                                                      \
+      return _mm256_movemask_ps(__m256(a sign b));                                     \
+    else                                                                               \
+      return _mm256_movemask_pd(__m256d(a sign b));                                    \
+  }
 #else
-  const auto found = a < b;
-  unsigned bits = 0;
-  for (int lane = 0; lane < lanes<T>; ++lane) bits |= unsigned(found[lane] & 1) << lane;
-  return bits;
+#define SKVQ_COMPARISON(name, sign, code)                                              \
+  template <class T>                                                                   \
+  SKVQ_INLINE LaneBits<T> name(typename Vector<T>::type a, typename Vector<T>::type b) { \
+    const auto found = a sign b;                                                       \
+    unsigned bits = 0;                                                                 \
+    for (int lane = 0; lane < lanes<T>; ++lane) bits |= unsigned(found[lane] & 1) << lane; \
+    return bits;                                                                       \
+  }
 #endif
-}
+SKVQ_COMPARISON(less, <, _CMP_LT_OQ)
+SKVQ_COMPARISON(less_or_equal, <=, _CMP_LE_OQ)
 
 // -- the caller's floating-point mode --------------------------------------------------
 

@@ -107,16 +107,26 @@ SKVQ_INLINE const T *rows_of(const Rows &rows, int64_t first, int m, int begin, 
   return memory;
 }
 
+// Asks for some features of m rows, if there are so many, before they are needed; if
+// those before them have not asked for the same line of the cache.
+SKVQ_INLINE void prefetch_rows(const Rows &rows, int64_t first, int m, int begin, int d) {
+  constexpr int64_t line = 64;
+  const int64_t n_bytes = d * rows.column;
+  if (n_bytes <= 0 || begin * rows.column % line >= n_bytes) return;
+  for (int r = 0; r < m && first + r < rows.n; r++) {
+    const char *from = rows.x + (first + r) * rows.row + begin * rows.column;
+    for (int64_t at = 0; at < n_bytes; at += line) __builtin_prefetch(from + at, 0, 2);
+  }
+}
+
 // -- transposition ---------------------------------------------------------------------
 
-// Eight rows of eight floats, or four of four doubles, into as many columns.
-SKVQ_INLINE void transpose_block(const float *from, int64_t stride, float *to,
-                                 int64_t apart) {
+// Eight rows of eight floats into as many columns.
+SKVQ_INLINE void transpose_eight(Vector<float, 8>::type (&rows)[8]) {
   typedef Vector<float, 8>::type V;
   V a[8], b[8];
-  for (int i = 0; i < 8; i++) a[i] = load<float, 8>(from + i * stride);
   for (int i = 0; i < 4; i++) {
-    V x = a[2 * i], y = a[2 * i + 1];
+    V x = rows[2 * i], y = rows[2 * i + 1];
     b[2 * i] = __builtin_shufflevector(x, y, 0, 8, 1, 9, 4, 12, 5, 13);
     b[2 * i + 1] = __builtin_shufflevector(x, y, 2, 10, 3, 11, 6, 14, 7, 15);
   }
@@ -129,10 +139,18 @@ SKVQ_INLINE void transpose_block(const float *from, int64_t stride, float *to,
     }
   for (int k = 0; k < 4; k++) {
     V x = a[k], y = a[4 + k];
-    store(to + k * apart, __builtin_shufflevector(x, y, 0, 1, 2, 3, 8, 9, 10, 11));
-    store(to + (k + 4) * apart,
-          __builtin_shufflevector(x, y, 4, 5, 6, 7, 12, 13, 14, 15));
+    rows[k] = __builtin_shufflevector(x, y, 0, 1, 2, 3, 8, 9, 10, 11);
+    rows[k + 4] = __builtin_shufflevector(x, y, 4, 5, 6, 7, 12, 13, 14, 15);
   }
+}
+
+// Eight rows of eight floats, or four of four doubles, into as many columns.
+SKVQ_INLINE void transpose_block(const float *from, int64_t stride, float *to,
+                                 int64_t apart) {
+  Vector<float, 8>::type rows[8];
+  for (int i = 0; i < 8; i++) rows[i] = load<float, 8>(from + i * stride);
+  transpose_eight(rows);
+  for (int k = 0; k < 8; k++) store(to + k * apart, rows[k]);
 }
 
 SKVQ_INLINE void transpose_block(const double *from, int64_t stride, double *to,

@@ -1,9 +1,10 @@
 // Search in one table, or in one for each of several slices of the rows.
 //
 // A block of rows is packed tile by tile and meets the codewords a panel at a time: the
-// panel stays in the inner cache while all tiles of the block pass it.
+// panel stays in the inner cache while all tiles of the block pass it.  Where integers
+// are faster, they find the nearest group first.
 
-#include "search.h"
+#include "integers.h"
 
 // The results.  Codes are integers of `code_bytes`, (n, n_tables).
 struct Found {
@@ -15,7 +16,7 @@ struct Found {
   double *distances;    // (n,), of a single table; NULL: not asked
   // (n,), of a single table, in the type that is computed in; NULL: not asked.
   void *best;           // the score of each code
-  void *second;         // the least of all others
+  void *second;         // no more than the least of all others, if those are near
   void *norms;          // squared norms of the centred rows
 };
 
@@ -26,6 +27,8 @@ constexpr int64_t kBlockBytes = 128 * 1024;
 // Tiles of a block, at most; of several tables, since each comes back to the rows.
 constexpr int64_t kMostTiles = 256;
 constexpr int64_t kMostTilesOfSeveral = 4;
+// In tables of fewer codewords, too little is gained by integers.
+constexpr int64_t kFewCodewords = 32;
 // Up to this many rows are searched one by one.
 constexpr int kFewRows = sizeof(Vector<float>::type) == 64 ? 12 : 8;
 
@@ -44,6 +47,7 @@ struct OneTable {
   T scale;
   int64_t n_groups;
   int begin;  // its first feature
+  Integers integers;
 
   OneTable(const Codebook &book, int64_t j) {
     const int64_t width = book.width, size = book.n_codewords;
@@ -56,6 +60,12 @@ struct OneTable {
     first = book.first ? book.first + j * size : nullptr;
     scale = static_cast<const T *>(book.scale)[j];
     begin = int(j * width);
+    integers = {};
+    if (book.words) {
+      const int64_t n = n_groups * kGroup;
+      integers = {book.words + j * n * ((width + 1) / 2), book.halves + j * n,
+                  book.per_unit[j], book.lost[j]};
+    }
   }
 };
 
@@ -64,38 +74,96 @@ struct OneTable {
 template <class T>
 constexpr T tiny = sizeof(T) == 4 ? T(1e-31) : T(0);
 
-// Data of the rows of a tile.
+// Data of the rows of a tile.  Arrays are as long as it is, whatever m is.
 template <class T>
 struct Tile {
-  int64_t first;   // number of its first row
-  int m;           // how many there are
-  const T *x;      // centred, [k][stride]
+  int64_t first;       // number of its first row
+  const int64_t *row;  // numbers of its rows; NULL: one after the other
+  int m;               // how many there are
+  uint64_t left;       // those that are searched again: a bit for each
+  const T *x;          // centred, [k][stride]
   int stride;
-  const T *norms;  // squared, of the centred rows
+  const T *norms;      // squared, of the centred rows
   const T *best;
   const T *second;
   int64_t *code;
+
+  SKVQ_INLINE_MEMBER int64_t number(int r) const { return row ? row[r] : first + r; }
 };
 
-// The norm to which the rounding error of a row's scores is relative, and the distance
-// found, compared to which it must be small for the code to be sure.
+// The norms to which the rounding errors of scores are relative, and the distances
+// found, compared to which they must be small for the codes to be sure.
 template <class T>
 struct Weighed {
-  T norm, distance;
+  T norm[tile_rows<T>], distance[tile_rows<T>];
 };
 
 template <class T>
-SKVQ_INLINE Weighed<T> weighed(const Codebook &book, const OneTable<T> &table,
-                               const Tile<T> &tile, int r) {
-  T norm = tile.norms[r], best = tile.best[r];
-  if (!table.offset) return {norm + T(book.rounded), norm + 2 * best};
-  // The product that was asked for, before the centre was taken.
-  T product = T(book.level);
-  for (int k = 0; k < book.width; k++)
-    product =
-        multiply_add(tile.x[int64_t(k) * tile.stride + r], table.offset[k], product);
-  T distance = product - best;
-  return {T(0.5) * (norm + T(book.reach)), distance < 0 ? -distance : distance};
+SKVQ_INLINE void weigh(const Codebook &book, const OneTable<T> &table,
+                       const Tile<T> &tile, Weighed<T> &to) {
+  typedef typename Vector<T>::type V;
+  if (!table.offset) {
+    for (int at = 0; at < tile_rows<T>; at += lanes<T>) {
+      V norm = load(tile.norms + at), best = load(tile.best + at);
+      store(to.norm + at, norm + all<V>(T(book.rounded)));
+      store(to.distance + at, norm + (best + best));
+    }
+    return;
+  }
+  for (int r = 0; r < tile.m; r++) {
+    // The product that was asked for, before the centre was taken.
+    T product = T(book.level);
+    for (int k = 0; k < book.width; k++)
+      product =
+          multiply_add(tile.x[int64_t(k) * tile.stride + r], table.offset[k], product);
+    T distance = product - tile.best[r];
+    to.norm[r] = T(0.5) * (tile.norms[r] + T(book.reach));
+    to.distance[r] = distance < 0 ? -distance : distance;
+  }
+}
+
+// By how much scores have to differ for their order to be known.
+template <class T>
+SKVQ_INLINE T room(const Codebook &book, T norm, T distance) {
+  return T(book.slack) * (3 * norm + distance);
+}
+template <class T, class V>
+SKVQ_INLINE V room(const Codebook &book, V norm, V distance) {
+  return all<V>(T(book.slack)) * (all<V>(T(3)) * norm + distance);
+}
+
+// Rows, a bit for each, whose scores are numbers; and those whose distance is so large,
+// or whose best codeword is so far ahead, that the code is sure.
+struct Judged {
+  uint64_t within = 0, far = 0, ahead = 0;
+};
+
+template <class T, bool Direct>
+SKVQ_INLINE Judged judge(const Codebook &book, const Tile<T> &tile,
+                         const Weighed<T> &weighed) {
+  typedef typename Vector<T>::type V;
+  Judged found;
+  for (int at = 0; at < tile_rows<T>; at += lanes<T>) {
+    V best = load(tile.best + at), second = load(tile.second + at);
+    const V most = all<V>(infinity<T>);
+    uint64_t within, far, ahead;
+    // All are also false for NaN.
+    if constexpr (Direct) {
+      const V least = all<V>(tiny<T>);
+      within = less<T>(best, most);
+      far = less_or_equal<T>(least, best);
+      ahead = less_or_equal<T>(least, second);
+    } else {
+      V norm = load(weighed.norm + at), distance = load(weighed.distance + at);
+      within = less<T>(norm, most) & less<T>(distance, most) & less<T>(-most, distance);
+      far = less<T>(all<V>(T(book.share)) * norm, distance);
+      ahead = less<T>(best + room<T>(book, norm, distance), second);
+    }
+    found.within |= within << at;
+    found.far |= far << at;
+    found.ahead |= ahead << at;
+  }
+  return found;
 }
 
 // Scores of several groups for one row, in flight: a chain of multiply-adds waits for
@@ -146,159 +214,142 @@ __attribute__((noinline)) int64_t nearest_of_near(const OneTable<T> &table,
   return found;
 }
 
-template <class C>
-SKVQ_INLINE void write_codes(const int64_t *code, int m, char *to, int64_t stride) {
-  for (int r = 0; r < m; r++) {
-    C value = C(code[r]);
-    memcpy(to + r * stride, &value, sizeof(C));
+template <class C, class T>
+SKVQ_INLINE void write_codes(const Tile<T> &tile, char *to, int64_t stride) {
+  for (int r = 0; r < tile.m; r++) {
+    C value = C(tile.code[r]);
+    memcpy(to + tile.number(r) * stride, &value, sizeof(C));
   }
 }
+
+SKVQ_INLINE uint64_t first_bits(int m) { return ~uint64_t(0) >> (64 - m); }
 
 // Judges the codes of a tile, as `Backend.judged` says; writes them with their state and
 // distance.  Returns how many are not sure.
 template <class T, bool Direct>
-__attribute__((noinline)) int finish(const Codebook &book, const OneTable<T> &table, const Rows &rows,
-                       const Found &found, int64_t j, const Tile<T> &tile,
-                       double *given) {
+__attribute__((noinline)) int finish(const Codebook &book, const OneTable<T> &table,
+                                     const Rows &rows, const Found &found, int64_t j,
+                                     const Tile<T> &tile, const Weighed<T> &weighed,
+                                     const Judged &judged, double *given) {
   const int d = book.width, m = tile.m;
-  uint8_t *state = found.state + j * rows.n + tile.first;
-  int n_near = 0, n_unsure = 0;
-  const T share = T(book.share), slack = T(book.slack);
-  for (int r = 0; r < m; r++) {
-    if constexpr (Direct) {
-      bool sure = tile.best[r] >= tiny<T> || tile.second[r] >= tiny<T>;
-      state[r] = tile.best[r] < infinity<T> ? (sure ? kSure : kDoubtful) : kOutOfReach;
-    } else {
-      auto [norm, distance] = weighed(book, table, tile, r);
-      T room = slack * (3 * norm + distance);
-      bool sure = distance > share * norm || tile.second[r] > tile.best[r] + room;
-      // This is also false for NaN.
-      bool within =
-          norm < infinity<T> && distance < infinity<T> && distance > -infinity<T>;
-      state[r] = within ? (sure ? kSure : kDoubtful) : kOutOfReach;
-    }
-    n_near += state[r] != kSure;
+  const uint64_t here = first_bits(m) & ~tile.left, outside = here & ~judged.within;
+  const uint64_t doubtful = here & judged.within & ~(judged.far | judged.ahead);
+  uint8_t *states = found.state + j * rows.n;
+  if (tile.row)
+    for (int r = 0; r < m; r++) states[tile.row[r]] = kSure;
+  else
+    memset(states + tile.first, kSure, size_t(m));
+  int n_unsure = 0;
+  // A row with NaN has no code; it gets one within the table until it is refused.
+  for (uint64_t some = outside | tile.left; some; some &= some - 1) {
+    const int r = __builtin_ctzll(some);
+    tile.code[r] = 0;
+    if (!(outside >> r & 1)) continue;
+    states[tile.number(r)] = kOutOfReach;
+    n_unsure++;
   }
-  if (n_near)
-    for (int r = 0; r < m; r++) {
-      // A row with NaN has no code; it gets one within the table until it is refused.
-      if (state[r] == kOutOfReach) tile.code[r] = 0;
-      if (state[r] == kDoubtful && book.resolves) {
-        T limit = 2 * tiny<T>;
-        if constexpr (!Direct) {
-          auto [norm, distance] = weighed(book, table, tile, r);
-          limit = tile.best[r] + slack * (3 * norm + distance);
-        }
-        copy_rows(rows, tile.first + r, 1, table.begin, d, given);
-        tile.code[r] = nearest_of_near<T, Direct>(table, given, tile.x + r, tile.stride,
-                                                  d, book.n_codewords, limit);
-        state[r] = kSure;
-      }
-      n_unsure += state[r] != kSure;
+  for (uint64_t some = doubtful; some; some &= some - 1) {
+    const int r = __builtin_ctzll(some);
+    if (!book.resolves) {
+      states[tile.number(r)] = kDoubtful;
+      n_unsure++;
+      continue;
     }
+    T limit = 2 * tiny<T>;
+    if constexpr (!Direct)
+      limit = tile.best[r] + room(book, weighed.norm[r], weighed.distance[r]);
+    copy_rows(rows, tile.number(r), 1, table.begin, d, given);
+    tile.code[r] = nearest_of_near<T, Direct>(table, given, tile.x + r, tile.stride, d,
+                                              book.n_codewords, limit);
+  }
   if (found.distances)
     for (int r = 0; r < m; r++) {
-      copy_rows(rows, tile.first + r, 1, table.begin, d, given);
+      const int64_t i = tile.number(r);
+      copy_rows(rows, i, 1, table.begin, d, given);
       const double scale = double(table.scale);
       double distance =
           squared_distance(given, table.exact + tile.code[r] * d, d, scale);
       distance = distance * (book.halved ? 0.5 : 1.0) / scale / scale;
-      found.distances[tile.first + r] = distance;
-      if (state[r] == kSure && distance < book.near) {
-        state[r] = kCoarse;
+      found.distances[i] = distance;
+      if (states[i] == kSure && distance < book.near && !(tile.left >> r & 1)) {
+        states[i] = kCoarse;
         n_unsure++;
       }
     }
   if (found.best)
     for (int r = 0; r < m; r++) {
-      static_cast<T *>(found.best)[tile.first + r] = tile.best[r];
-      static_cast<T *>(found.second)[tile.first + r] = tile.second[r];
-      static_cast<T *>(found.norms)[tile.first + r] = tile.norms[r];
+      const int64_t i = tile.number(r);
+      static_cast<T *>(found.best)[i] = tile.best[r];
+      static_cast<T *>(found.second)[i] = tile.second[r];
+      static_cast<T *>(found.norms)[i] = tile.norms[r];
     }
   if (table.first)
     for (int r = 0; r < m; r++) tile.code[r] = table.first[tile.code[r]];
-  char *to = found.codes + tile.first * found.code_row + j * found.code_column;
+  char *to = found.codes + j * found.code_column;
   switch (found.code_bytes) {
     case 1:
-      write_codes<uint8_t>(tile.code, m, to, found.code_row);
+      write_codes<uint8_t>(tile, to, found.code_row);
       break;
     case 2:
-      write_codes<uint16_t>(tile.code, m, to, found.code_row);
+      write_codes<uint16_t>(tile, to, found.code_row);
       break;
     case 4:
-      write_codes<uint32_t>(tile.code, m, to, found.code_row);
+      write_codes<uint32_t>(tile, to, found.code_row);
       break;
     default:
-      write_codes<uint64_t>(tile.code, m, to, found.code_row);
+      write_codes<uint64_t>(tile, to, found.code_row);
   }
   return n_unsure;
 }
 
-// Finds which codeword of the best group is the best, for some rows at a time: a chain
-// of multiply-adds waits for itself.
+// Scores of the best groups of some rows, from r on: a chain of multiply-adds waits for
+// itself.
+template <class T>
+constexpr int kSeveral = tile_rows<T> % 4 ? 2 : 4;
+template <class T, int D, bool Direct>
+SKVQ_INLINE void scores_of_groups(const OneTable<T> &table, const T *tile, int d, int r,
+                                  const typename Int<T>::type *best,
+                                  Eight<T> (&score)[kSeveral<T>]) {
+  const int width = D ? D : d;
+  const T *groups[kSeveral<T>];
+  for (int e = 0; e < kSeveral<T>; e++) {
+    int64_t q = best[r + e];
+    score[e] = load_eight(table.constants + q * kGroup);
+    groups[e] = table.groups + q * kGroup * width;
+  }
+  for (int k = 0; k < width; k++)
+    for (int e = 0; e < kSeveral<T>; e++)
+      add_feature<Direct>(score[e], tile[int64_t(k) * tile_rows<T> + r + e],
+                          groups[e] + int64_t(k) * kGroup);
+}
+
+// Finds which codeword of the best group is the best.
 template <class T, int D, bool Direct>
 SKVQ_INLINE void settle(const OneTable<T> &table, const T *tile, int d, Best<T> &found,
                         int64_t *code) {
-  constexpr int n = tile_rows<T>, several = n % 4 ? 2 : 4;
-  const int width = D ? D : d;
-  for (int r = 0; r < n; r += several) {
-    Eight<T> score[several];
-    const T *groups[several];
-    for (int e = 0; e < several; e++) {
-      int64_t q = found.group[r + e];
-      score[e] = load_eight(table.constants + q * kGroup);
-      groups[e] = table.groups + q * kGroup * width;
-    }
-    for (int k = 0; k < width; k++)
-      for (int e = 0; e < several; e++)
-        add_feature<Direct>(score[e], tile[int64_t(k) * n + r + e],
-                            groups[e] + int64_t(k) * kGroup);
-    for (int e = 0; e < several; e++)
+  for (int r = 0; r < tile_rows<T>; r += kSeveral<T>) {
+    Eight<T> score[kSeveral<T>];
+    scores_of_groups<T, D, Direct>(table, tile, d, r, found.group, score);
+    for (int e = 0; e < kSeveral<T>; e++)
       code[r + e] = int64_t(found.group[r + e]) * kGroup +
                     settled(score[e], found.best[r + e], &found.second[r + e]);
   }
 }
 
-// Searches a block of rows in one table.
+// Finds the scores of codes.
 template <class T, int D, bool Direct>
-int64_t search_block(const Codebook &book, int64_t j, const Rows &rows, int64_t start,
-                     int64_t stop, const Found &found, Scratch scratch) {
-  constexpr int n = tile_rows<T>;
-  const OneTable<T> table(book, j);
-  const int d = D ? D : book.width;
-  const int64_t n_tiles = (stop - start + n - 1) / n;
-  T *tiles = scratch.take<T>(n_tiles * n * d);
-  T *norms = scratch.take<T>(n_tiles * n);
-  Best<T> *best = scratch.take<Best<T>>(n_tiles);
-  T *copied = scratch.take<T>(int64_t(n) * d);
-  double *given = scratch.take<double>(d);
-  for (int64_t t = 0; t < n_tiles; t++) {
-    int64_t first = start + t * n, stride;
-    int m = int(stop - first < n ? stop - first : n);
-    const T *x = rows_of(rows, first, m, table.begin, d, copied, &stride);
-    T *tile = tiles + t * n * d;
-    transpose(x, stride, m, d, tile);
-    centre_tile(tile, d, table.centre, table.scale, norms + t * n);
-    best[t].clear();
+SKVQ_INLINE void score(const OneTable<T> &table, const T *tile, int d,
+                       const Best<int32_t> &nearest, const int64_t *code, T *best) {
+  for (int r = 0; r < tile_rows<T>; r += kSeveral<T>) {
+    Eight<T> scores[kSeveral<T>];
+    scores_of_groups<T, D, Direct>(table, tile, d, r, nearest.group, scores);
+    for (int e = 0; e < kSeveral<T>; e++) {
+      T own[8];
+      for (int p = 0; p < Eight<T>::parts; p++)
+        store(own + p * Eight<T>::width, scores[e].v[p]);
+      best[r + e] = own[code[r + e] % kGroup];
+    }
   }
-  int64_t panel = kPanelBytes / (kGroup * d * int64_t(sizeof(T)));
-  if (panel < 1) panel = 1;
-  for (int64_t low = 0; low < table.n_groups; low += panel) {
-    int64_t high = low + panel < table.n_groups ? low + panel : table.n_groups;
-    for (int64_t t = 0; t < n_tiles; t++)
-      search_groups<T, D, Direct>(tiles + t * n * d, d, table.groups, table.constants,
-                                  low, high, best[t]);
-  }
-  int64_t n_unsure = 0;
-  for (int64_t t = 0; t < n_tiles; t++) {
-    int64_t code[n], first = start + t * n;
-    const T *x = tiles + t * n * d;
-    settle<T, D, Direct>(table, x, d, best[t], code);
-    int m = int(stop - first < n ? stop - first : n);
-    Tile<T> tile = {first, m, x, n, norms + t * n, best[t].best, best[t].second, code};
-    n_unsure += finish<T, Direct>(book, table, rows, found, j, tile, given);
-  }
-  return n_unsure;
 }
 
 // Searches one row in one table, with several groups of codewords in flight.
@@ -354,8 +405,236 @@ int search_row(const Codebook &book, int64_t j, const Rows &rows, int64_t i,
         code = at;
       }
     }
-  Tile<T> tile = {i, 1, x, 1, &norm, &least_found, &next, &code};
-  return finish<T, Direct>(book, table, rows, found, j, tile, given);
+  T norms[tile_rows<T>] = {norm};
+  Best<T> own = {};
+  own.best[0] = least_found;
+  own.second[0] = next;
+  Tile<T> tile = {};
+  tile.first = i;
+  tile.m = tile.stride = 1;
+  tile.x = x;
+  tile.norms = norms;
+  tile.best = own.best;
+  tile.second = own.second;
+  tile.code = &code;
+  Weighed<T> weighed;
+  if (!Direct) weigh(book, table, tile, weighed);
+  return finish<T, Direct>(book, table, rows, found, j, tile, weighed,
+                           judge<T, Direct>(book, tile, weighed), given);
+}
+
+// Searches a tile in all groups of a table, or in those of a panel.
+template <class T, int D, bool Direct>
+SKVQ_INLINE void search_tile(const OneTable<T> &table, const T *tile, int d, int64_t low,
+                             int64_t high, Best<T> &best) {
+  search_groups<T, D, Direct ? kSquares : kProducts>(tile, d, table.groups,
+                                                     table.constants, low, high, best);
+}
+
+// Finds the codes of a tile in the best groups, judges and writes them.
+template <class T, int D, bool Direct>
+SKVQ_INLINE int settle_and_finish(const Codebook &book, const OneTable<T> &table,
+                                  const Rows &rows, const Found &found, int64_t j,
+                                  Tile<T> tile, Best<T> &best, double *given) {
+  int64_t code[tile_rows<T>];
+  settle<T, D, Direct>(table, tile.x, book.width, best, code);
+  tile.code = code;
+  tile.best = best.best;
+  tile.second = best.second;
+  Weighed<T> weighed;
+  if (!Direct) weigh(book, table, tile, weighed);
+  return finish<T, Direct>(book, table, rows, found, j, tile, weighed,
+                           judge<T, Direct>(book, tile, weighed), given);
+}
+
+// Rows of a block as tiles, relative to the centre of a table.
+template <class T>
+struct Block {
+  static constexpr int n = tile_rows<T>;
+  int64_t start, stop, n_tiles;
+  T *tiles, *norms;
+
+  Block(const Rows &rows, const OneTable<T> &table, int d, int64_t start, int64_t stop,
+        Scratch &scratch)
+      : start(start), stop(stop), n_tiles((stop - start + n - 1) / n) {
+    tiles = scratch.take<T>(n_tiles * n * d);
+    norms = scratch.take<T>(n_tiles * n);
+    T *copied = scratch.take<T>(int64_t(n) * d);
+    for (int64_t t = 0; t < n_tiles; t++) {
+      Tile<T> tile = one(t, d);
+      int64_t stride;
+      const T *x = rows_of(rows, tile.first, tile.m, table.begin, d, copied, &stride);
+      T *to = tiles + t * n * d;
+      transpose(x, stride, tile.m, d, to);
+      centre_tile(to, d, table.centre, table.scale, norms + t * n);
+    }
+  }
+
+  SKVQ_INLINE_MEMBER Tile<T> one(int64_t t, int d) const {
+    Tile<T> tile = {};
+    tile.first = start + t * n;
+    tile.m = int(stop - tile.first < n ? stop - tile.first : n);
+    tile.x = tiles + t * n * d;
+    tile.stride = n;
+    tile.norms = norms + t * n;
+    return tile;
+  }
+};
+
+// Calls search(t, low, high) for all tiles of a block and panels of groups, of so many
+// bytes each; asks for the rows of the next block meanwhile.
+template <class T, class Search>
+SKVQ_INLINE void meet_panels(const OneTable<T> &table, const Rows &rows,
+                             const Block<T> &block, int d, int64_t group_bytes,
+                             const Search &search) {
+  int64_t panel = kPanelBytes / group_bytes;
+  if (panel < 1) panel = 1;
+  for (int64_t low = 0; low < table.n_groups; low += panel) {
+    int64_t high = low + panel < table.n_groups ? low + panel : table.n_groups;
+    for (int64_t t = 0; t < block.n_tiles; t++) {
+      if (!low) prefetch_rows(rows, block.stop + t * block.n, block.n, table.begin, d);
+      search(t, low, high);
+    }
+  }
+}
+
+// Searches a block of rows in one table.
+template <class T, int D, bool Direct>
+int64_t search_block(const Codebook &book, int64_t j, const Rows &rows, int64_t start,
+                     int64_t stop, const Found &found, Scratch scratch) {
+  const OneTable<T> table(book, j);
+  const int d = D ? D : book.width;
+  const Block<T> block(rows, table, d, start, stop, scratch);
+  Best<T> *best = scratch.take<Best<T>>(block.n_tiles);
+  double *given = scratch.take<double>(d);
+  for (int64_t t = 0; t < block.n_tiles; t++) best[t].clear();
+  meet_panels(table, rows, block, d, kGroup * d * int64_t(sizeof(T)),
+              [&](int64_t t, int64_t low, int64_t high) SKVQ_INLINE_LAMBDA {
+                search_tile<T, D, Direct>(table, block.one(t, d).x, d, low, high,
+                                          best[t]);
+              });
+  int64_t n_unsure = 0;
+  for (int64_t t = 0; t < block.n_tiles; t++)
+    n_unsure += settle_and_finish<T, D, Direct>(book, table, rows, found, j,
+                                                block.one(t, d), best[t], given);
+  return n_unsure;
+}
+
+// Searches some rows, by their numbers.
+template <class T, int D, bool Direct>
+int64_t search_some(const Codebook &book, const OneTable<T> &table, int64_t j,
+                    const Rows &rows, const int64_t *row, int64_t n_some,
+                    const Found &found, Scratch scratch) {
+  constexpr int n = tile_rows<T>;
+  const int d = D ? D : book.width;
+  int64_t n_unsure = 0;
+  for (; n_some > kFewRows; row += n, n_some -= n) {
+    Scratch own = scratch;
+    T *x = own.take<T>(int64_t(n) * d), *copied = own.take<T>(int64_t(n) * d);
+    double *given = own.take<double>(d);
+    T norms[n];
+    Tile<T> tile = {};
+    tile.row = row;
+    tile.m = int(n_some < n ? n_some : n);
+    tile.x = x;
+    tile.stride = n;
+    tile.norms = norms;
+    for (int r = 0; r < tile.m; r++)
+      copy_rows(rows, row[r], 1, table.begin, d, copied + int64_t(r) * d);
+    transpose(copied, d, tile.m, d, x);
+    centre_tile(x, d, table.centre, table.scale, norms);
+    Best<T> best;
+    best.clear();
+    search_tile<T, D, Direct>(table, x, d, 0, table.n_groups, best);
+    n_unsure +=
+        settle_and_finish<T, D, Direct>(book, table, rows, found, j, tile, best, given);
+  }
+  for (int64_t i = 0; i < n_some; i++)
+    n_unsure += search_row<T, Direct>(book, j, rows, row[i], found, scratch);
+  return n_unsure;
+}
+
+// Rows that integers were asked about, and how many they have left.
+struct Tally {
+  int64_t n_rows = 0, n_left = 0;
+
+  // Where many are searched again, there is nothing to gain.
+  bool pays() const { return 3 * n_left <= n_rows + 256; }
+};
+
+// Writes the codes of a tile that integers decide.  Returns the other rows, a bit each.
+template <class T, int D, bool Direct>
+SKVQ_INLINE uint64_t decide(const Codebook &book, const OneTable<T> &table,
+                            const Rows &rows, const Found &found, int64_t j, Tile<T> tile,
+                            const RoundedTile &rounded, Best<int32_t> &nearest,
+                            double *given, int64_t *n_unsure) {
+  typedef typename Vector<T>::type V;
+  int64_t code[tile_rows<T>];
+  T distances[tile_rows<T>], second[tile_rows<T>], best[tile_rows<T>];
+  settle_integers(table.integers, rounded, nearest, code);
+  bound_distances(table.integers, rounded, nearest, tile.norms, distances, second);
+  Judged judged;
+  for (int at = 0; at < tile_rows<T>; at += lanes<T>) {
+    V distance = load(distances + at), least;
+    if constexpr (Direct)
+      // Two squares, each rounded some times.
+      least = distance * all<V>(T(0x1p-18));
+    else
+      least = room<T>(book, load(tile.norms + at) + all<V>(T(book.rounded)), distance);
+    judged.ahead |= uint64_t(less<T>(least, load(second + at))) << at;
+  }
+  judged.within = judged.ahead;
+  if (found.best) {
+    score<T, D, Direct>(table, tile.x, book.width, nearest, code, best);
+    for (int r = 0; r < tile_rows<T>; r++) second[r] += best[r];
+  }
+  tile.left = first_bits(tile.m) & ~judged.ahead;
+  tile.code = code;
+  tile.best = best;
+  tile.second = second;
+  *n_unsure += finish<T, Direct>(book, table, rows, found, j, tile, {}, judged, given);
+  return tile.left;
+}
+
+// Does as `search_block`; rows that integers do not decide are searched again.
+template <class T, int D, bool Direct>
+int64_t search_block_of_integers(const Codebook &book, int64_t j, const Rows &rows,
+                                 int64_t start, int64_t stop, const Found &found,
+                                 Tally &tally, Scratch scratch) {
+  constexpr int n = tile_rows<T>;
+  const OneTable<T> table(book, j);
+  const int d = D ? D : book.width, n_pairs = (d + 1) / 2;
+  const Block<T> block(rows, table, d, start, stop, scratch);
+  double *given = scratch.take<double>(d);
+  int32_t *words = scratch.take<int32_t>(block.n_tiles * n * n_pairs);
+  int32_t *squares = scratch.take<int32_t>(block.n_tiles * n);
+  float *lost = scratch.take<float>(block.n_tiles * n);
+  int64_t *left = scratch.take<int64_t>(block.n_tiles * n);
+  Best<int32_t> *nearest = scratch.take<Best<int32_t>>(block.n_tiles);
+  auto rounded = [&](int64_t t) SKVQ_INLINE_LAMBDA {
+    return RoundedTile{words + t * n * n_pairs, squares + t * n, lost + t * n, n_pairs};
+  };
+  for (int64_t t = 0; t < block.n_tiles; t++) {
+    round_tile(block.one(t, d).x, d, table.integers.per_unit, rounded(t));
+    nearest[t].clear();
+  }
+  meet_panels(table, rows, block, d, kGroup * n_pairs * int64_t(sizeof(int32_t)),
+              [&](int64_t t, int64_t low, int64_t high) SKVQ_INLINE_LAMBDA {
+                search_groups<int32_t, (D + 1) / 2, kPairs>(
+                    rounded(t).words, n_pairs, table.integers.words,
+                    table.integers.halves, low, high, nearest[t]);
+              });
+  int64_t n_unsure = 0, n_left = 0;
+  for (int64_t t = 0; t < block.n_tiles; t++) {
+    const Tile<T> tile = block.one(t, d);
+    uint64_t some = decide<T, D, Direct>(book, table, rows, found, j, tile, rounded(t),
+                                         nearest[t], given, &n_unsure);
+    for (; some; some &= some - 1) left[n_left++] = tile.first + __builtin_ctzll(some);
+  }
+  tally.n_rows += stop - start;
+  tally.n_left += n_left;
+  return n_unsure + search_some<T, D, Direct>(book, table, j, rows, left, n_left, found,
+                                              scratch);
 }
 
 template <class T, int D, bool Direct>
@@ -368,11 +647,19 @@ int64_t search_rows(const Codebook &book, const Rows &rows, const Found &found,
         n_unsure += search_row<T, Direct>(book, j, rows, i, found, scratch);
     return n_unsure;
   }
+  Tally tally;
   const int64_t step = block_tiles<T>(book) * tile_rows<T>;
   for (int64_t start = 0; start < rows.n; start += step) {
     int64_t stop = start + step < rows.n ? start + step : rows.n;
-    for (int64_t j = 0; j < book.n_tables; j++)
+    for (int64_t j = 0; j < book.n_tables; j++) {
+      if constexpr (kHasPairs && sizeof(T) == 4)
+        if (book.words && tally.pays()) {
+          n_unsure += search_block_of_integers<T, D, Direct>(book, j, rows, start, stop,
+                                                             found, tally, scratch);
+          continue;
+        }
       n_unsure += search_block<T, D, Direct>(book, j, rows, start, stop, found, scratch);
+    }
   }
   return n_unsure;
 }
@@ -404,9 +691,11 @@ int64_t search(const Codebook &book, const Rows &rows, const Found &found,
 template <class T>
 int64_t scratch_bytes(const Codebook &book) {
   int64_t rows = block_tiles<T>(book) * tile_rows<T>, d = book.width;
-  int64_t numbers = rows * (d + 1) + tile_rows<T> * d;
+  // What a tile of rows that are searched again takes, too.
+  int64_t numbers = rows * (d + 1) + 3 * tile_rows<T> * d;
+  if (book.words) numbers += rows * ((d + 1) / 2 + 4);
   return numbers * int64_t(sizeof(T)) +
-         block_tiles<T>(book) * int64_t(sizeof(Best<T>)) + d * 8 + 8 * 64;
+         block_tiles<T>(book) * int64_t(sizeof(Best<T>)) + 2 * d * 8 + 16 * 64;
 }
 
 // Packs [-C^T; constants], (width + 1, size), in groups.
@@ -429,6 +718,9 @@ void pack(const T *weights, int64_t size, int64_t width, T *groups, T *constants
 // Codewords of a group, as they are packed.
 SKVQ_API int32_t skvq_group() { return kGroup; }
 
+// Rows of a tile; a call takes as long for a few more as for all of them.
+SKVQ_API int32_t skvq_tile_rows() { return tile_rows<float>; }
+
 // Packs a table of a type, [-C^T; constants], to be one of a codebook.
 SKVQ_API void skvq_pack(int32_t type, const void *weights, int64_t size, int64_t width,
                         void *groups, void *constants) {
@@ -438,6 +730,16 @@ SKVQ_API void skvq_pack(int32_t type, const void *weights, int64_t size, int64_t
   else
     pack(static_cast<const double *>(weights), size, width,
          static_cast<double *>(groups), static_cast<double *>(constants));
+}
+
+// Packs a table of float32, [-C^T; constants], in integers; see integers.h.  `direct`:
+// its scores are squares of differences.  Returns whether that is worth it here and can
+// be done.
+SKVQ_API int32_t skvq_pack_integers(const float *weights, int64_t size, int64_t width,
+                                    int32_t direct, int32_t *words, int32_t *halves,
+                                    float *per_unit, float *lost) {
+  return kHasPairs && size >= kFewCodewords &&
+         pack_integers(weights, size, width, direct != 0, words, halves, per_unit, lost);
 }
 
 // Bytes of scratch memory that a search takes.

@@ -39,6 +39,11 @@ struct Codebook {
   double near;           // distances below which are too coarse
   double level;          // of inner products: what is added to those with the offset
   double reach;          // and the largest squared norm of the codewords
+  // See integers.h; NULL: there are none.
+  const int32_t *words;  // [table][group][pair of features][kGroup]
+  const int32_t *halves; // [table][group][kGroup]
+  const float *per_unit; // [table]
+  const float *lost;     // [table]
 };
 
 namespace {
@@ -58,8 +63,12 @@ struct Best {
   }
 };
 
+// What scores are sums of: products of features, squares of their differences, or two
+// products of integers at a time.
+enum Terms { kProducts, kSquares, kPairs };
+
 // Scores of a group of codewords for the rows of a tile.  D: their width, 0: any.
-template <class T, int D, bool Direct, class V>
+template <class T, int D, Terms terms, class V>
 SKVQ_INLINE void group_scores(const T *tile, int d, const T *group, const T *constants,
                               V (&score)[kGroup][kVectors]) {
   for (int j = 0; j < kGroup; j++) {
@@ -67,6 +76,8 @@ SKVQ_INLINE void group_scores(const T *tile, int d, const T *group, const T *con
     for (int g = 0; g < kVectors; g++) score[j][g] = h;
   }
   const int width = D ? D : d;
+  // Rows are loaded anew for each group: there are no registers left to keep them in.
+  asm volatile("" : "+r"(tile));
   for (int k = 0; k < width; k++) {
     V x[kVectors];
     for (int g = 0; g < kVectors; g++)
@@ -74,9 +85,11 @@ SKVQ_INLINE void group_scores(const T *tile, int d, const T *group, const T *con
     for (int j = 0; j < kGroup; j++) {
       V c = all<V>(group[int64_t(k) * kGroup + j]);
       for (int g = 0; g < kVectors; g++) {
-        if constexpr (Direct) {
+        if constexpr (terms == kSquares) {
           V gap = x[g] - c;
           score[j][g] = multiply_add(gap, gap, score[j][g]);
+        } else if constexpr (terms == kPairs) {
+          score[j][g] = add_pairs(x[g], c, score[j][g]);
         } else {
           score[j][g] = subtract_product(x[g], c, score[j][g]);
         }
@@ -86,7 +99,7 @@ SKVQ_INLINE void group_scores(const T *tile, int d, const T *group, const T *con
 }
 
 // Looks for the best of the groups from `low` to `high`.
-template <class T, int D, bool Direct>
+template <class T, int D, Terms terms>
 SKVQ_INLINE void search_groups(const T *tile, int d, const T *groups, const T *constants,
                                int64_t low, int64_t high, Best<T> &found) {
   typedef typename Vector<T>::type V;
@@ -101,7 +114,7 @@ SKVQ_INLINE void search_groups(const T *tile, int d, const T *groups, const T *c
   }
   for (int64_t q = low; q < high; q++) {
     V score[kGroup][kVectors];
-    group_scores<T, D, Direct>(tile, d, groups + q * width * kGroup,
+    group_scores<T, D, terms>(tile, d, groups + q * width * kGroup,
                                constants + q * kGroup, score);
     M here = M{} + typename Int<T>::type(q);
     for (int g = 0; g < kVectors; g++) {
@@ -173,6 +186,13 @@ SKVQ_INLINE int settled(const Eight<T> &score, T best, T *second) {
 }
 
 #if defined(__AVX2__)
+SKVQ_INLINE float least_of_eight(__m256 s) {
+  __m128 v = _mm_min_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+  v = _mm_min_ps(v, _mm_movehl_ps(v, v));
+  v = _mm_min_ss(v, _mm_movehdup_ps(v));
+  return _mm_cvtss_f32(v);
+}
+
 SKVQ_INLINE int settled(const Eight<float> &score, float best, float *second) {
   constexpr unsigned group = (1u << kGroup) - 1;
   const __m256 s = __m256(score.v[0]);
@@ -182,11 +202,8 @@ SKVQ_INLINE int settled(const Eight<float> &score, float best, float *second) {
   __m256i here = _mm256_cmpeq_epi32(places, _mm256_set1_epi32(at));
   // Lanes beyond the group hold no scores.
   here = _mm256_or_si256(here, _mm256_cmpgt_epi32(places, _mm256_set1_epi32(kGroup - 1)));
-  __m256 others = _mm256_blendv_ps(s, _mm256_set1_ps(*second), _mm256_castsi256_ps(here));
-  __m128 v = _mm_min_ps(_mm256_castps256_ps128(others), _mm256_extractf128_ps(others, 1));
-  v = _mm_min_ps(v, _mm_movehl_ps(v, v));
-  v = _mm_min_ss(v, _mm_movehdup_ps(v));
-  *second = _mm_cvtss_f32(v);
+  *second = least_of_eight(
+      _mm256_blendv_ps(s, _mm256_set1_ps(*second), _mm256_castsi256_ps(here)));
   return at;
 }
 #endif

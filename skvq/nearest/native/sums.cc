@@ -1,4 +1,5 @@
-// Sums of the rows of each code, in float64 and in the order of the rows.
+// Sums of the rows of each code, in float64 and in the order of the rows; and squared
+// distances of rows from theirs.
 
 #include "rows.h"
 
@@ -19,26 +20,39 @@ SKVQ_INLINE void add_row(const T *x, int d, double weight, double *sum) {
 
 constexpr int kRows = 16;
 
-template <class T>
-void add_up(const Rows &rows, const int64_t *codes, const double *weights, double *sums,
-            double *counts, T *memory) {
-  const int d = rows.d;
+// Calls visit(i, x) for each row, of T.
+template <class T, class Visit>
+SKVQ_INLINE void visit_rows(const Rows &rows, T *memory, const Visit &visit) {
   for (int64_t first = 0; first < rows.n; first += kRows) {
     int m = int(rows.n - first < kRows ? rows.n - first : kRows);
     int64_t stride;
-    const T *x = rows_of(rows, first, m, 0, d, memory, &stride);
-    for (int r = 0; r < m; r++) {
-      int64_t code = codes[first + r];
-      double weight = weights ? weights[first + r] : 1.0;
-      add_row(x + r * stride, d, weight, sums + code * d);
-      counts[code] += weight;
-    }
+    prefetch_rows(rows, first + 2 * kRows, kRows, 0, rows.d);
+    const T *x = rows_of(rows, first, m, 0, rows.d, memory, &stride);
+    for (int r = 0; r < m; r++) visit(first + r, x + r * stride);
   }
+}
+
+template <class T>
+void add_up(const Rows &rows, const int64_t *codes, const double *weights, double *sums,
+            double *counts, T *memory) {
+  visit_rows(rows, memory, [&](int64_t i, const T *x) SKVQ_INLINE_LAMBDA {
+    double weight = weights ? weights[i] : 1.0;
+    add_row(x, rows.d, weight, sums + codes[i] * rows.d);
+    counts[codes[i]] += weight;
+  });
+}
+
+template <class T>
+void gaps(const Rows &rows, const double *codewords, const int64_t *codes, double *found,
+          T *memory) {
+  visit_rows(rows, memory, [&](int64_t i, const T *x) SKVQ_INLINE_LAMBDA {
+    found[i] = squared_distance(x, codewords + (codes ? codes[i] : i) * rows.d, rows.d);
+  });
 }
 
 }  // namespace
 
-// Bytes of scratch memory that sums of rows of so many features take.
+// Bytes of scratch memory that rows of so many features take here.
 SKVQ_API int64_t skvq_sums_scratch(int64_t d) { return kRows * d * 8 + 64; }
 
 // Adds rows to the sums (n_codewords, d) and weights to the counts (n_codewords,) of
@@ -50,4 +64,15 @@ SKVQ_API void skvq_sums(const Rows *rows, const int64_t *codes, const double *we
     add_up(*rows, codes, weights, sums, counts, Scratch(scratch).take<float>(0));
   else
     add_up(*rows, codes, weights, sums, counts, Scratch(scratch).take<double>(0));
+}
+
+// Finds the squared distances, in float64, of rows from the codewords of their codes; or,
+// without codes, from the same rows of others.
+SKVQ_API void skvq_squared_gaps(const Rows *rows, const double *codewords,
+                                const int64_t *codes, double *found, void *scratch) {
+  FloatMode mode;
+  if (rows->type == kFloat32)
+    gaps(*rows, codewords, codes, found, Scratch(scratch).take<float>(0));
+  else
+    gaps(*rows, codewords, codes, found, Scratch(scratch).take<double>(0));
 }

@@ -50,7 +50,7 @@ def _by_product(
         here = be.sent(form, "flat")
     d, n_codewords = X.shape[1], form.weights.shape[1]
     chunk = be.rows_at_a_time(d, n_codewords)
-    chunk = even_chunk(X.shape[0], chunk, d * n_codewords)
+    chunk = even_chunk(X.shape[0], chunk, d * n_codewords, be.tile_rows)
     work = d * n_codewords
     plan = Plan(chunk, be.numbers_per_row(d, n_codewords), work, be.is_compiled)
     outputs = [((), np.intp), ((), np.uint8), ((), np.float64)][: 2 + distances]

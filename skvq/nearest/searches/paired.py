@@ -11,18 +11,23 @@ from skvq.nearest.searches.flat import check_defined
 from skvq.nearest.tables import check_no_zero_rows
 
 _TILE_ELEMENTS = 2**16
+_COMPILED_ELEMENTS = 2**19
 
 
 def paired(be: Backend, X: Any, codes: Any, Y: Any, metric: Metric) -> Any:
     """Return the distance of each pair; see `skvq.nearest.paired`."""
 
     def tile(cut: slice) -> tuple[Any, ...]:
+        if metric == "sqeuclidean":
+            some = (Y[cut, :], None) if codes is None else (Y, codes[cut])
+            return (be.squared_gaps(X[cut, :], *some),)
         x = be.cast(X[cut, :], np.float64)
         y = Y[cut, :] if codes is None else be.look_up(Y, codes[cut])
         return (_distances(be, x, be.cast(y, np.float64), metric),)
 
     d = max(1, X.shape[1])
-    plan = Plan(max(1, _TILE_ELEMENTS // d), 4 * d, 8 * d)
+    elements = _COMPILED_ELEMENTS if be.is_compiled else _TILE_ELEMENTS
+    plan = Plan(max(1, elements // d), 4 * d, 8 * d)
     (found,) = be.over_rows(X.shape[0], plan, tile, [((), np.float64)])
     check_defined(be, found, metric, X)
     return found

@@ -16,7 +16,8 @@ def nearest_product(be: Backend, X: Any, tables: Tables, bias: Any, dtype: Any) 
     """Return the codes (n_samples, m); see `skvq.nearest.nearest_product`."""
     common = np.result_type(compute_dtype(be.numpy_dtype(X)), tables.dtype)
     plan, runs = _prepared(be, tables, common, bias, X.shape[1])
-    plan = plan._replace(chunk=even_chunk(X.shape[0], plan.chunk, plan.work))
+    chunk = even_chunk(X.shape[0], plan.chunk, plan.work, be.tile_rows)
+    plan = plan._replace(chunk=chunk)
     outputs = [((len(tables),), dtype), ((len(tables),), np.bool_)]
     tile = partial(_tile, be, X, runs, common)
     codes, unsure = be.over_rows(X.shape[0], plan, tile, outputs)

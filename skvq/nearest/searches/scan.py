@@ -29,7 +29,7 @@ def scan(be: Any, codes: Packed, tables: np.ndarray, k: int) -> tuple[Any, ...]:
         return scanner(best)
 
     work = _WORK * n_queries * len(codes.columns)
-    chunk = -(-even_chunk(n, _CHUNK_ROWS, work) // _BLOCK) * _BLOCK
+    chunk = even_chunk(n, _CHUNK_ROWS, work, _BLOCK)
     map_plain_tiles(make_worker, n, chunk, work)
     scores, rows = found[0]
     if len(found) > 1:
