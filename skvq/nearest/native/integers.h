@@ -84,7 +84,7 @@ constexpr int32_t kPlaceBits = 7;
 
 // Finds the best codeword of the best group of each row, and its number; the second best
 // score is then that of the codewords of this group, too.
-SKVQ_INLINE void settle_integers(const Integers &table, const RoundedTile &tile,
+__attribute__((noinline)) void settle_integers(const Integers &table, const RoundedTile &tile,
                                  Best<int32_t> &found, int64_t *code) {
   typedef Vector<int32_t, 8>::type I;
   typedef Vector<float, 8>::type V;
