@@ -572,6 +572,7 @@ def test_which_tables_become_integers():
     assert not packed(form(table, bias=np.arange(64.0)))
     assert not packed(form(table + 1, "inner_product"))
     assert not packed(form(table[:20]))
+    assert not packed(form(table[:, :1]))
     assert not packed(form(np.zeros((64, 6), np.float32)))
 
 

@@ -1,14 +1,14 @@
-// Which group of codewords is the nearest, by integers of 16 bits: a processor multiplies
-// and adds twice as many of them, and most rows are so much nearer to one group than to
-// all others that this is enough.  Codes are those of the multiply-adds of floats, since
-// rows of which it is not known are searched again.
+// The nearest codeword by integers of 16 bits: a processor multiplies and adds twice as
+// many of them, and most rows are so much nearer to one codeword than to all others that
+// this is enough.  Codes are those of the multiply-adds of floats, since rows of which
+// that is not known are searched again.
 //
 // Rows and codewords, relative to the centre, are multiplied by the same number and
 // rounded.  Squared distances of what they have become are then sums of integers that are
 // exact, and by the triangle inequality each distance is off by no more than the length
-// of what rounding has taken from the row, plus that of the codeword.  A group is nearer
-// than another if it is so for all that this leaves open, and by more than what rounding
-// makes of the scores of floats.
+// of what rounding has taken from the row, plus that of the codeword.  A codeword is
+// nearer than another if it is so for all that this leaves open, and by more than what
+// rounding makes of the scores of floats.
 
 #pragma once
 
@@ -16,9 +16,9 @@
 
 namespace {
 
-// The longest codeword becomes one of this length, and no row may be longer than the
-// other.  Squares of their distances then fit into 32 bits without a sign, and scores
-// into 32 with one; so do the components of a row into 16.
+// The longest codeword becomes one of this length, and rows that become longer than the
+// other are left.  Squares of their distances then fit into 32 bits without a sign,
+// scores into 32 with one, and features into 16.
 constexpr double kLongest = 27000;
 constexpr float kLongestRow = 32700;
 // Up to this many features, lengths of what is lost are small beside those, and float
@@ -32,15 +32,14 @@ struct Integers {
   const int32_t *words;   // [group][pair of features][kGroup]; NULL: there is none
   const int32_t *halves;  // [group][kGroup], of squared norms
   float per_unit;         // what numbers are multiplied by
-  float lost;             // length of what a codeword and a row have lost, except for
-                          // the row's rounding to integers
+  float lost;             // most that a codeword has lost, and that lengths of floats do
 };
 
 // A tile in integers.
 struct RoundedTile {
   int32_t *words;    // [pair of features][tile_rows]
-  int32_t *squares;  // norms
-  float *lost;       // squared lengths of what was lost
+  int32_t *squares;  // of the rows' lengths
+  float *lost;       // squared lengths of what the rows have lost
   int n_pairs;
 };
 
@@ -67,8 +66,8 @@ SKVQ_INLINE void round_tile(const T *tile, int d, T per_unit, const RoundedTile 
       b -= q;
       errors[g] = multiply_add(a, a, errors[g]);
       errors[g] = multiply_add(b, b, errors[g]);
-      I both = (__builtin_convertvector(p, I) & 0xffff) | __builtin_convertvector(q, I)
-                                                              << 16;
+      I low = __builtin_convertvector(p, I), high = __builtin_convertvector(q, I);
+      I both = (low & 0xffff) | (high << 16);
       sums[g] = add_pairs(both, both, sums[g]);
       store(to.words + int64_t(k / 2) * n + g * lanes<T>, both);
     }
@@ -84,8 +83,9 @@ constexpr int32_t kPlaceBits = 7;
 
 // Finds the best codeword of the best group of each row, and its number; the second best
 // score is then that of the codewords of this group, too.
-__attribute__((noinline)) void settle_integers(const Integers &table, const RoundedTile &tile,
-                                 Best<int32_t> &found, int64_t *code) {
+__attribute__((noinline)) void settle_integers(const Integers &table,
+                                               const RoundedTile &tile,
+                                               Best<int32_t> &found, int64_t *code) {
   typedef Vector<int32_t, 8>::type I;
   typedef Vector<float, 8>::type V;
   constexpr int n = tile_rows<float>, several = 8;
@@ -147,8 +147,8 @@ SKVQ_INLINE void bound_distances(const Integers &table, const RoundedTile &tile,
 }
 
 // Rounds a table of [-C^T; constants], (width + 1, size).  Returns whether that can be
-// done: not if scores of the table are something else than distances, and not if all of
-// its codewords are zero.
+// done: not if scores of the table are something else than distances, nor if its
+// codewords are so short, or long, that their squares are at the ends of floats.
 template <class T>
 bool pack_integers(const T *weights, int64_t size, int64_t width, bool direct,
                    int32_t *words, int32_t *halves, float *per_unit, float *lost) {
@@ -169,7 +169,7 @@ bool pack_integers(const T *weights, int64_t size, int64_t width, bool direct,
       longest = norm[j] > longest ? norm[j] : longest;
     }
   }
-  if (!(longest > 1e-30 && longest < 1e30) || width > kMostIntegers) return false;
+  if (!(longest > 1e-20 && longest < 1e30) || width > kMostIntegers) return false;
   *per_unit = float(kLongest / __builtin_sqrt(longest));
   const double by = *per_unit;
   for (int64_t first = 0; first < size; first += kGroup) {

@@ -27,7 +27,7 @@ constexpr int64_t kBlockBytes = 128 * 1024;
 // Tiles of a block, at most; of several tables, since each comes back to the rows.
 constexpr int64_t kMostTiles = 256;
 constexpr int64_t kMostTilesOfSeveral = 4;
-// In tables of fewer codewords, too little is gained by integers.
+// In tables of fewer codewords, too little is gained by integers; of one feature, nothing.
 constexpr int64_t kFewCodewords = 32;
 // Up to this many rows are searched one by one.
 constexpr int kFewRows = sizeof(Vector<float>::type) == 64 ? 12 : 8;
@@ -652,7 +652,7 @@ int64_t search_rows(const Codebook &book, const Rows &rows, const Found &found,
   for (int64_t start = 0; start < rows.n; start += step) {
     int64_t stop = start + step < rows.n ? start + step : rows.n;
     for (int64_t j = 0; j < book.n_tables; j++) {
-      if constexpr (kHasPairs && sizeof(T) == 4)
+      if constexpr (kHasPairs && sizeof(T) == 4 && D != 1)
         if (book.words && tally.pays()) {
           n_unsure += search_block_of_integers<T, D, Direct>(book, j, rows, start, stop,
                                                              found, tally, scratch);
@@ -738,7 +738,7 @@ SKVQ_API void skvq_pack(int32_t type, const void *weights, int64_t size, int64_t
 SKVQ_API int32_t skvq_pack_integers(const float *weights, int64_t size, int64_t width,
                                     int32_t direct, int32_t *words, int32_t *halves,
                                     float *per_unit, float *lost) {
-  return kHasPairs && size >= kFewCodewords &&
+  return kHasPairs && size >= kFewCodewords && width > 1 &&
          pack_integers(weights, size, width, direct != 0, words, halves, per_unit, lost);
 }
 
