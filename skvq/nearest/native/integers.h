@@ -43,24 +43,36 @@ struct RoundedTile {
   int n_pairs;
 };
 
+// Subtracts the centre from the rows of a tile, scales them, and returns their squared
+// norms, as `centre_tile` does, but keeps them only if that is asked for; and rounds them.
 template <class T>
-SKVQ_INLINE void round_tile(const T *tile, int d, T per_unit, const RoundedTile &to) {
+__attribute__((noinline)) void round_tile(T *tile, int d, const T *centre, T scale,
+                                          T *norms, bool are_kept, T per_unit,
+                                          const RoundedTile &to) {
   typedef typename Vector<T>::type V;
   typedef Vector<int32_t>::type I;
   constexpr int n = tile_rows<T>;
   // What it is added to has no digits behind the point.
   const V whole = all<V>(T(3 << 22));
   I sums[kVectors];
-  V errors[kVectors];
+  V squares[kVectors], errors[kVectors];
   for (int g = 0; g < kVectors; g++) {
     sums[g] = I{};
-    errors[g] = V{};
+    squares[g] = errors[g] = V{};
   }
   for (int k = 0; k < d; k += 2)
     for (int g = 0; g < kVectors; g++) {
-      const T *at = tile + int64_t(k) * n + g * lanes<T>;
-      V a = load(at) * all<V>(per_unit), b = V{};
-      if (k + 1 < d) b = load(at + n) * all<V>(per_unit);
+      T *at = tile + int64_t(k) * n + g * lanes<T>;
+      V a = (load(at) - all<V>(centre[k])) * all<V>(scale), b = V{};
+      squares[g] = multiply_add(a, a, squares[g]);
+      if (are_kept) store(at, a);
+      if (k + 1 < d) {
+        b = (load(at + n) - all<V>(centre[k + 1])) * all<V>(scale);
+        squares[g] = multiply_add(b, b, squares[g]);
+        if (are_kept) store(at + n, b);
+      }
+      a *= all<V>(per_unit);
+      b *= all<V>(per_unit);
       V p = (a + whole) - whole, q = (b + whole) - whole;
       a -= p;
       b -= q;
@@ -72,6 +84,7 @@ SKVQ_INLINE void round_tile(const T *tile, int d, T per_unit, const RoundedTile 
       store(to.words + int64_t(k / 2) * n + g * lanes<T>, both);
     }
   for (int g = 0; g < kVectors; g++) {
+    store(norms + g * lanes<T>, squares[g]);
     store(to.squares + g * lanes<T>, sums[g]);
     store(to.lost + g * lanes<T>, errors[g]);
   }

@@ -447,37 +447,36 @@ SKVQ_INLINE int settle_and_finish(const Codebook &book, const OneTable<T> &table
                            judge<T, Direct>(book, tile, weighed), given);
 }
 
-// Rows of a block as tiles, relative to the centre of a table.
+// Rows of a block, which become tiles.
 template <class T>
 struct Block {
   static constexpr int n = tile_rows<T>;
   int64_t start, stop, n_tiles;
-  T *tiles, *norms;
+  T *norms, *copied;
 
-  Block(const Rows &rows, const OneTable<T> &table, int d, int64_t start, int64_t stop,
-        Scratch &scratch)
+  Block(int d, int64_t start, int64_t stop, Scratch &scratch)
       : start(start), stop(stop), n_tiles((stop - start + n - 1) / n) {
-    tiles = scratch.take<T>(n_tiles * n * d);
     norms = scratch.take<T>(n_tiles * n);
-    T *copied = scratch.take<T>(int64_t(n) * d);
-    for (int64_t t = 0; t < n_tiles; t++) {
-      Tile<T> tile = one(t, d);
-      int64_t stride;
-      const T *x = rows_of(rows, tile.first, tile.m, table.begin, d, copied, &stride);
-      T *to = tiles + t * n * d;
-      transpose(x, stride, tile.m, d, to);
-      centre_tile(to, d, table.centre, table.scale, norms + t * n);
-    }
+    copied = scratch.take<T>(int64_t(n) * d);
   }
 
-  SKVQ_INLINE_MEMBER Tile<T> one(int64_t t, int d) const {
-    Tile<T> tile = {};
-    tile.first = start + t * n;
-    tile.m = int(stop - tile.first < n ? stop - tile.first : n);
-    tile.x = tiles + t * n * d;
-    tile.stride = n;
-    tile.norms = norms + t * n;
-    return tile;
+  // One tile, which is somewhere.
+  SKVQ_INLINE_MEMBER Tile<T> tile(int64_t t, const T *x) const {
+    Tile<T> found = {};
+    found.first = start + t * n;
+    found.m = int(stop - found.first < n ? stop - found.first : n);
+    found.x = x;
+    found.stride = n;
+    found.norms = norms + t * n;
+    return found;
+  }
+
+  // Writes the rows of a tile as they are.
+  SKVQ_INLINE_MEMBER void copy(const Rows &rows, int begin, int d, int64_t t, T *to) const {
+    const Tile<T> tile = this->tile(t, to);
+    int64_t stride;
+    const T *x = rows_of(rows, tile.first, tile.m, begin, d, copied, &stride);
+    transpose(x, stride, tile.m, d, to);
   }
 };
 
@@ -504,19 +503,25 @@ int64_t search_block(const Codebook &book, int64_t j, const Rows &rows, int64_t 
                      int64_t stop, const Found &found, Scratch scratch) {
   const OneTable<T> table(book, j);
   const int d = D ? D : book.width;
-  const Block<T> block(rows, table, d, start, stop, scratch);
+  const Block<T> block(d, start, stop, scratch);
+  const int64_t size = int64_t(block.n) * d;
+  T *tiles = scratch.take<T>(block.n_tiles * size);
   Best<T> *best = scratch.take<Best<T>>(block.n_tiles);
   double *given = scratch.take<double>(d);
-  for (int64_t t = 0; t < block.n_tiles; t++) best[t].clear();
+  for (int64_t t = 0; t < block.n_tiles; t++) {
+    block.copy(rows, table.begin, d, t, tiles + t * size);
+    centre_tile(tiles + t * size, d, table.centre, table.scale, block.norms + t * block.n);
+    best[t].clear();
+  }
   meet_panels(table, rows, block, d, kGroup * d * int64_t(sizeof(T)),
               [&](int64_t t, int64_t low, int64_t high) SKVQ_INLINE_LAMBDA {
-                search_tile<T, D, Direct>(table, block.one(t, d).x, d, low, high,
-                                          best[t]);
+                search_tile<T, D, Direct>(table, tiles + t * size, d, low, high, best[t]);
               });
   int64_t n_unsure = 0;
   for (int64_t t = 0; t < block.n_tiles; t++)
     n_unsure += settle_and_finish<T, D, Direct>(book, table, rows, found, j,
-                                                block.one(t, d), best[t], given);
+                                                block.tile(t, tiles + t * size), best[t],
+                                                given);
   return n_unsure;
 }
 
@@ -604,7 +609,10 @@ int64_t search_block_of_integers(const Codebook &book, int64_t j, const Rows &ro
   constexpr int n = tile_rows<T>;
   const OneTable<T> table(book, j);
   const int d = D ? D : book.width, n_pairs = (d + 1) / 2;
-  const Block<T> block(rows, table, d, start, stop, scratch);
+  const Block<T> block(d, start, stop, scratch);
+  // Rows are needed again only for their scores.
+  const int64_t size = found.best ? int64_t(n) * d : 0;
+  T *tiles = scratch.take<T>(size ? block.n_tiles * size : int64_t(n) * d);
   double *given = scratch.take<double>(d);
   int32_t *words = scratch.take<int32_t>(block.n_tiles * n * n_pairs);
   int32_t *squares = scratch.take<int32_t>(block.n_tiles * n);
@@ -615,7 +623,10 @@ int64_t search_block_of_integers(const Codebook &book, int64_t j, const Rows &ro
     return RoundedTile{words + t * n * n_pairs, squares + t * n, lost + t * n, n_pairs};
   };
   for (int64_t t = 0; t < block.n_tiles; t++) {
-    round_tile(block.one(t, d).x, d, table.integers.per_unit, rounded(t));
+    T *tile = tiles + t * size;
+    block.copy(rows, table.begin, d, t, tile);
+    round_tile(tile, d, table.centre, table.scale, block.norms + t * n, size != 0,
+               table.integers.per_unit, rounded(t));
     nearest[t].clear();
   }
   meet_panels(table, rows, block, d, kGroup * n_pairs * int64_t(sizeof(int32_t)),
@@ -626,7 +637,7 @@ int64_t search_block_of_integers(const Codebook &book, int64_t j, const Rows &ro
               });
   int64_t n_unsure = 0, n_left = 0;
   for (int64_t t = 0; t < block.n_tiles; t++) {
-    const Tile<T> tile = block.one(t, d);
+    const Tile<T> tile = block.tile(t, tiles + t * size);
     uint64_t some = decide<T, D, Direct>(book, table, rows, found, j, tile, rounded(t),
                                          nearest[t], given, &n_unsure);
     for (; some; some &= some - 1) left[n_left++] = tile.first + __builtin_ctzll(some);
