@@ -24,6 +24,7 @@ from skvq.nearest import (
     nearest,
     nearest_best,
     nearest_product,
+    paired,
     using,
 )
 from skvq.nearest.backends.native import NativeBackend
@@ -470,6 +471,23 @@ def test_narrow_rows_of_many_magnitudes(d):
             check_codes(nearest(X[:n], table)[0], distances(X[:n], table), np.float32)
             codes = nearest_product(X[:n], [table])[:, 0]
             check_codes(codes, distances(X[:n], table), np.float32)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.uint8, ">f4"])
+def test_distances_of_pairs(dtype):
+    rng = np.random.default_rng(0)
+    for d in (1, 5, 8, 33):
+        X, table = make(rng, (40, d), dtype), make(rng, (13, d), np.float32)
+        codes = rng.integers(0, 13, 40)
+        for name, given in strided(X):
+            expected = distances(given, table)[np.arange(40), codes]
+            found = paired(given, table, codes=codes)
+            assert_allclose(found, expected, rtol=1e-13, err_msg=name)
+            assert_array_equal(paired(given, table[codes]), found, name)
+            assert (
+                paired(given, table, codes=codes[::-1])[3]
+                == (paired(given[[3]], table, codes=codes[::-1][[3]])[0])
+            )
 
 
 def hard_cases():

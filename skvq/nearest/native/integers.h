@@ -96,12 +96,14 @@ constexpr int32_t kPlaceBits = 7;
 
 // Finds the best codeword of the best group of each row, and its number; the second best
 // score is then that of the codewords of this group, too.
+template <class T>
 __attribute__((noinline)) void settle_integers(const Integers &table,
                                                const RoundedTile &tile,
                                                Best<int32_t> &found, int64_t *code) {
   typedef Vector<int32_t, 8>::type I;
-  typedef Vector<float, 8>::type V;
-  constexpr int n = tile_rows<float>, several = 8;
+  typedef typename Vector<T, 8>::type V;
+  constexpr int n = tile_rows<T>, several = 8;
+  static_assert(n % several == 0, "rows beyond the tile would be read");
   for (int r = 0; r < n; r += several) {
     I score[several];
     const int32_t *groups[several];

@@ -576,7 +576,7 @@ SKVQ_INLINE uint64_t decide(const Codebook &book, const OneTable<T> &table,
   typedef typename Vector<T>::type V;
   int64_t code[tile_rows<T>];
   T distances[tile_rows<T>], second[tile_rows<T>], best[tile_rows<T>];
-  settle_integers(table.integers, rounded, nearest, code);
+  settle_integers<T>(table.integers, rounded, nearest, code);
   bound_distances(table.integers, rounded, nearest, tile.norms, distances, second);
   Judged judged;
   for (int at = 0; at < tile_rows<T>; at += lanes<T>) {
