@@ -484,6 +484,9 @@ def test_distances_of_pairs(dtype):
             found = paired(given, table, codes=codes)
             assert_allclose(found, expected, rtol=1e-13, err_msg=name)
             assert_array_equal(paired(given, table[codes]), found, name)
+            # In a table of more rows than there are samples, too.
+            long = np.concatenate([table, np.zeros((99, d), np.float32)])
+            assert_array_equal(paired(given, long, codes=codes), found, name)
             assert (
                 paired(given, table, codes=codes[::-1])[3]
                 == (paired(given[[3]], table, codes=codes[::-1][[3]])[0])

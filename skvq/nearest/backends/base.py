@@ -64,7 +64,6 @@ class Backend:
     on_host = False
     # Whether nearest codewords are found without linear algebra.
     is_compiled = False
-
     # Rows of a search that take as long as one.
     tile_rows = 1
     # Metrics, apart from products, that the backend computes itself instead of SciPy.

@@ -648,6 +648,9 @@ class NativeBackend(NumpyBackend):
 
     def squared_gaps(self, x: Any, rows: Any, codes: Any) -> Any:
         """Return ||x - c||^2 in float64, c being a row by its code, or the same row."""
+        if codes is not None and len(rows) > len(x):
+            # Of a large table, only what is looked up is converted.
+            rows, codes = rows[codes], None
         rows = np.ascontiguousarray(rows, np.float64)
         if codes is not None:
             codes = np.ascontiguousarray(codes, np.int64)
