@@ -302,8 +302,7 @@ def _weights_of_cells(
 
 
 def _cells(block: Block, table: nearest.Table, prices: np.ndarray) -> tuple[Any, ...]:
-    codes, _ = nearest.nearest(block.x, table, bias=prices, return_distances=False)
-    return block.be.cell_sums(block.x, codes, len(table), block.w)
+    return nearest.nearest_cells(block.x, table, bias=prices, weights=block.w)[1:]
 
 
 def _found(block: Block, table: nearest.Table, prices: np.ndarray) -> tuple[Any, ...]:

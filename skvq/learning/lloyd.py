@@ -9,9 +9,9 @@ from skvq import nearest
 from skvq.codes import smallest_dtype
 from skvq.coding.charges import Charge, Prices, even_bits, ideal_bits
 from skvq.learning.cells import best_codewords, cell_means
-from skvq.learning.moments import RowMoments, moments
+from skvq.learning.moments import RowMoments, block_moments, join_moments, of_parts
 from skvq.learning.repair import repaired
-from skvq.learning.rows import Block, Learner, Rows, in_memory
+from skvq.learning.rows import Block, Learner, Rows, add, in_memory
 
 logger: logging.Logger = logging.getLogger("skvq.learning")
 
@@ -43,6 +43,7 @@ class _Assigned(NamedTuple):
     bits: float  # summed bits of the rows' codes, if bits have a price
     value: float  # the objective, which falls from update to update
     codes: Any  # state of the rows
+    about: RowMoments | None  # of all rows; None: distances are found one by one
 
 
 def lloyd(
@@ -99,18 +100,17 @@ def lloyd(
     Chou, Lookabaugh and Gray (1989), "Entropy-constrained vector quantization",
     IEEE Trans. ASSP 37(1).
     """
-    about = weights = None
     X: Any = None  # all rows, and below all codes, for metrics that need more than sums
+    weights = None
     if metric == "cityblock":
         X, weights = yield from in_memory(rows)
-    else:
-        about = yield from moments(rows)
     # What the codes cost in the search; None: nothing.
     charge = None
     if rate_weight > 0:
         bits = even_bits(len(codebook)) if bits is None else bits
         charge, dead_codes = Charge(rate_weight, bits), "keep"
-    now = yield from _assign(rows, codebook, metric, about, charge)
+    now = yield from _assign(rows, codebook, metric, None, charge)
+    about = now.about
     total, n_iter = float(now.counts.sum()), 0
     mean = total / rows.n_rows
 
@@ -158,15 +158,29 @@ def _assign(
 
     For mean-type metrics the objective follows from the sums of the cells, so that no
     distance is computed: sum ||x||^2 - 2 <sums, C> + <counts, c^2>, in float64 and
-    about the mean of the rows.
+    about the mean of the rows, which the first pass finds.
     """
     table = nearest.Table(codebook, exact=False)
     bias = None if charge is None else charge.bias
-    (sums, counts, found), codes = yield rows.fold(
-        _encode, table, metric, bias, about is None, keep=True
-    )
-    distance = float(found[0])
-    if about is not None:
+    if metric == "cityblock":
+        found, codes = yield rows.fold(
+            _encode_one_by_one, table, metric, bias, keep=True
+        )
+        sums, counts, found = found
+        distance = float(found[0])
+    else:
+        is_first = about is None
+        found, codes = yield rows.fold(
+            _encode,
+            table,
+            metric,
+            bias,
+            is_first,
+            join=_join_first if is_first else add,
+            keep=True,
+        )
+        sums, counts, *parts = found
+        about = of_parts(*parts) if about is None else about
         gaps = codebook - about.mean
         inner = np.einsum("ij,ij->i", sums - counts[:, None] * about.mean, gaps)
         squares = counts @ np.einsum("ij,ij->i", gaps, gaps)
@@ -177,7 +191,7 @@ def _assign(
     if charge is not None:
         bits = float(counts @ charge.bits)
         value = distance + charge.price * bits
-    return _Assigned(sums, counts, distance, bits, value, codes)
+    return _Assigned(sums, counts, distance, bits, value, codes, about)
 
 
 def _encode(
@@ -185,19 +199,37 @@ def _encode(
     table: nearest.Table,
     metric: nearest.Metric,
     bias: np.ndarray | None,
-    with_distances: bool,
+    with_moments: bool,
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return sums and counts of cells, moments if wanted, and the codes to be kept."""
+    codes, sums, counts = nearest.nearest_cells(
+        block.x, table, metric, bias=bias, weights=block.w
+    )
+    found = block_moments(block, sums, counts) if with_moments else ()
+    return (sums, counts, *found), _kept(block, codes, table)
+
+
+def _join_first(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
+    return *add(a[:2], b[:2]), *join_moments(a[2:], b[2:])
+
+
+def _encode_one_by_one(
+    block: Block,
+    table: nearest.Table,
+    metric: nearest.Metric,
+    bias: np.ndarray | None,
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Return sums and counts of cells, summed distances, and the codes to be kept."""
     be = block.be
-    codes, found = nearest.nearest(
-        block.x, table, metric, bias=bias, return_distances=with_distances
-    )
+    codes, found = nearest.nearest(block.x, table, metric, bias=bias)
     sums, counts = be.cell_sums(block.x, codes, len(table), block.w)
-    value = be.zeros((1,))
-    if with_distances:
-        value = value + be.xp.sum(block.weighted(found))
-    kept = be.cast(codes, be.code_dtype(smallest_dtype(len(table))))
-    return (sums, counts, value), (kept,)
+    value = be.zeros((1,)) + be.xp.sum(block.weighted(found))
+    return (sums, counts, value), _kept(block, codes, table)
+
+
+def _kept(block: Block, codes: Any, table: nearest.Table) -> tuple[Any, ...]:
+    dtype = block.be.code_dtype(smallest_dtype(len(table)))
+    return (block.be.cast(codes, dtype),)
 
 
 def _codes(block: Block) -> tuple[Any, ...]:

@@ -30,20 +30,36 @@ def moments(rows: Rows) -> Learner[RowMoments]:
     Chan, Golub and LeVeque (1983), "Algorithms for computing the sample variance",
     The American Statistician 37(3), eq. 2.1.
     """
-    sums, weight, squares = yield rows.fold(_moments, join=_join_moments)
+    return of_parts(*(yield rows.fold(_moments, join=join_moments)))
+
+
+def of_parts(sums: np.ndarray, weight: np.ndarray, squares: np.ndarray) -> RowMoments:
+    """Return the moments that `block_moments` has found."""
     return RowMoments(float(weight[0]), sums[0] / weight[0], float(squares[0]))
 
 
 def _moments(block: Block) -> tuple[Any, ...]:
+    one = block.be.zeros((block.n_rows,), np.intp)
+    sums, weight = block.be.cell_sums(block.x, one, 1, block.w)
+    return block_moments(block, sums, weight)
+
+
+def block_moments(block: Block, sums: Any, counts: Any) -> tuple[Any, ...]:
+    """Return summed rows (1, d), weight and squares (1,) of a block, on the host.
+
+    They are to be joined by `join_moments`.  Sums and counts are those of any cells.
+    """
     be = block.be
+    sums = be.to_host(sums).sum(axis=0, keepdims=True)
+    weight = be.to_host(counts).sum(keepdims=True)
     one = be.zeros((block.n_rows,), np.intp)
-    sums, weight = map(be.to_host, be.cell_sums(block.x, one, 1, block.w))
     gaps = nearest.paired(block.x, sums / weight[0], codes=one)
     squares = be.to_host(be.xp.sum(block.weighted(gaps)))
     return sums, weight, np.reshape(squares, (1,))
 
 
-def _join_moments(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
+def join_moments(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the moments of two blocks."""
     (sums, weight, squares), (others, their_weight, their_squares) = a, b
     both = weight + their_weight
     gap = others / their_weight[0] - sums / weight[0]

@@ -218,6 +218,34 @@ def nearest(
     return be.call(search, X)
 
 
+def nearest_cells(
+    X: Any,
+    table: Table,
+    metric: Metric = "sqeuclidean",
+    *,
+    bias: Any = None,
+    weights: Any = None,
+) -> tuple[Any, Any, Any]:
+    """Find the nearest codeword of each row, and add up the rows of each code.
+
+    This is `nearest` and `accumulate`, of rows and weights that have been checked, in
+    one pass where a backend has one; with the same bits.
+
+    Returns
+    -------
+    codes : array of shape (n_samples,)
+    sums : array of shape (n_codewords, n_features)
+    counts : array of shape (n_codewords,)
+    """
+    be = backend_for(X, _size(table))
+    if metric == "sqeuclidean" and be is engine_of(X):
+        found = _flat.nearest_cells(be, X, table, bias, weights)
+        if found is not None:
+            return found
+    codes, _ = nearest(X, table, metric, bias=bias, return_distances=False)
+    return codes, *engine_of(X).cell_sums(X, codes, len(table), weights)
+
+
 def nearest_product(
     X: MatrixLike,
     codebooks: Sequence[Any] | Tables,

@@ -281,6 +281,12 @@ class one_thread(AbstractContextManager[None]):
         _share.most = self._before
 
 
+def n_threads() -> int:
+    """Return how many threads a call of this thread may use."""
+    with single_threaded_blas() as found:
+        return min(found, _share.most)
+
+
 def map_tiles(
     make_worker: Callable[[], Worker], n_rows: int, tile: int, work_per_row: float
 ) -> None:

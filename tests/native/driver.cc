@@ -229,7 +229,10 @@ void search(const Packed<T> &packed, const Rows &rows) {
                  one ? distances : nullptr,
                  one ? own : nullptr,
                  one ? own + n : nullptr,
-                 one ? own + 2 * n : nullptr};
+                 one ? own + 2 * n : nullptr,
+                 nullptr,
+                 nullptr,
+                 nullptr};
   int64_t n_unsure = skvq_search(&packed.book, &rows, &found, scratch);
   Hash hash;
   hash.add(codes, n * n_tables * 8);
@@ -244,7 +247,21 @@ void search(const Packed<T> &packed, const Rows &rows) {
   if (one) {
     double *sums = zeros<double>(2 * size * d), *counts = zeros<double>(2 * size);
     char *memory = zeros<char>(skvq_sums_scratch(d));
+    // A search that adds up what it finds does so in the same order.
+    const size_t n_sums = size_t(2 * size * d), n_counts = size_t(2 * size);
+    double *own_sums = zeros<double>(n_sums), *own_counts = zeros<double>(n_counts);
+    found.distances = nullptr;
+    found.sums = own_sums;
+    found.counts = own_counts;
+    found.weights = distances;
+    skvq_search(&packed.book, &rows, &found, scratch);
     skvq_sums(&rows, codes, distances, sums, counts, memory);
+    if (memcmp(own_sums, sums, n_sums * 8) || memcmp(own_counts, counts, n_counts * 8)) {
+      printf("sums of a search are others\n");
+      exit(1);
+    }
+    free(own_sums);
+    free(own_counts);
     skvq_squared_gaps(&rows, sums, codes, distances, memory);
     Hash of_sums;
     of_sums.add(sums, 2 * size * d * 8);

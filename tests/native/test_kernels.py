@@ -23,6 +23,7 @@ from skvq.nearest import (
     native,
     nearest,
     nearest_best,
+    nearest_cells,
     nearest_product,
     paired,
     using,
@@ -414,6 +415,72 @@ def test_sums(weighted):
             chosen = (codes == np.arange(7)[:, None]) * w
             assert_allclose(sums, chosen @ X.astype(float), atol=1e-12)
             assert_allclose(counts, chosen.sum(axis=1))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_of_a_search(weighted, dtype, monkeypatch):
+    """They are those of `accumulate`, to the bit, and found in one pass."""
+    rng = np.random.default_rng(0)
+    shapes = [(n, d) for n in N_ROWS for d in (1, 2, 5, 32, 40)] + [(70_000, 8)]
+    passes = []
+    inner = NativeBackend.nearest_cells
+
+    def noted(*args):
+        passes.append(inner(*args))
+        return passes[-1]
+
+    monkeypatch.setattr(NativeBackend, "nearest_cells", noted)
+    for n, d in shapes:
+        X, table = make(rng, (n, d), dtype), make(rng, (70, d), dtype)
+        table[60] = table[2]
+        weights = rng.random(n) if weighted else None
+        bias = rng.random(70) if d == 5 else None
+        given = Table(table)
+        for rows in [X, X[::-1], np.asfortranarray(X)]:
+            own = None if weights is None else weights[::-1]
+            codes, sums, counts = nearest_cells(rows, given, bias=bias, weights=own)
+            expected, _ = nearest(rows, given, bias=bias, return_distances=False)
+            assert_array_equal(codes, expected)
+            expected = accumulate(rows, codes, 70, weights=own)
+            assert sums.tobytes() == expected[0].tobytes()
+            assert counts.tobytes() == expected[1].tobytes()
+    assert len(passes) == 3 * len(shapes)
+    assert all(each is not None for each in passes)
+
+
+def test_sums_of_rows_that_are_searched_again():
+    """A row that float32 cannot square is added to the code that is right."""
+    rng = np.random.default_rng(0)
+    X, table = make(rng, (50, 6), np.float32), make(rng, (9, 6), np.float32)
+    X[7] = 3e19 * table[4]
+    codes, sums, counts = nearest_cells(X, Table(table))
+    assert_array_equal(codes, nearest(X, table)[0])
+    expected = accumulate(X, codes, 9)
+    assert_array_equal(sums, expected[0])
+    assert_array_equal(counts, expected[1])
+
+
+def test_few_sums_do_not_hold_threads_back(monkeypatch):
+    """Sums are cut into fewer parts than searches, which more threads can share."""
+    rng = np.random.default_rng(0)
+    X, table = make(rng, (20_000, 32), np.float32), make(rng, (4096, 32), np.float32)
+    found, asked = [], []
+    for limit in (2, 64):
+        monkeypatch.setattr("skvq.nearest.backends.native.n_threads", lambda n=limit: n)
+        with monkeypatch.context() as patched:
+            inner = NativeBackend.nearest_cells
+
+            def noted(*args, inner=inner):
+                asked.append(inner(*args))
+                return asked[-1]
+
+            patched.setattr(NativeBackend, "nearest_cells", noted)
+            found.append(nearest_cells(X, Table(table)))
+    assert asked[0] is not None
+    assert asked[1] is None
+    for one, other in zip(*found, strict=True):
+        assert one.tobytes() == other.tobytes()
 
 
 @pytest.mark.parametrize("n", [1, 50])

@@ -696,6 +696,17 @@ class Backend:
             result = result + part
         return result[:, :-1], result[:, -1]
 
+    def nearest_cells(self, X: Any, form: Any, n_codewords: int, weights: Any) -> Any:
+        """Find nearest codewords and add up their rows in one pass, if that is faster.
+
+        Returns
+        -------
+        codes, state, sums, counts : arrays
+            As of `nearest_rows` for squared distances, and of `cell_sums`, to the bit;
+            or None: the backend has no such pass.
+        """
+        return None
+
     # -- cells of scalar levels ------------------------------------------------------
 
     def equal_cells(self, X: Any, cells: levels.EqualCells, dtype: Any) -> Any:

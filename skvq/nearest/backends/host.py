@@ -43,6 +43,13 @@ _MAX_CHUNKS = 16
 _MIN_CHUNK_ROWS = 16384
 
 
+def sum_chunk(X: Any, n_codewords: int) -> int:
+    """Return how many rows are added up at a time."""
+    n, d = X.shape
+    chunk = max(_MIN_CHUNK_ROWS, n_codewords, -(-n // _MAX_CHUNKS))
+    return even_chunk(n, chunk, 16 * d)
+
+
 class NumpyBackend(Backend):
     """NumPy on the host.  Overrides are for speed, and for old versions of NumPy."""
 
@@ -321,19 +328,32 @@ class NumpyBackend(Backend):
         self, X: Any, codes: Any, n_codewords: int, weights: Any
     ) -> tuple[Any, ...]:
         """Return sums (n_codewords, d) and counts (n_codewords,) of rows by code."""
+
+        def added(start: int, stop: int) -> tuple[Any, ...]:
+            some = None if weights is None else weights[start:stop]
+            return self.added_up(X[start:stop], codes[start:stop], n_codewords, some)
+
+        return self.sums_of_chunks(X, n_codewords, added, 16 * X.shape[1])
+
+    @staticmethod
+    def sums_of_chunks(
+        X: Any,
+        n_codewords: int,
+        added: Callable[[int, int], tuple[Any, ...]],
+        work_per_row: float,
+    ) -> tuple[Any, ...]:
+        """Return the sums and counts that ``added(start, stop)`` finds, added in order.
+
+        Borders depend on the shapes alone.
+        """
         n, d = X.shape
-        chunk = max(_MIN_CHUNK_ROWS, n_codewords, -(-n // _MAX_CHUNKS))
-        chunk = even_chunk(n, chunk, 16 * d)
         sums, counts = np.zeros((n_codewords, d)), np.zeros(n_codewords)
         parts: dict[int, tuple[Any, ...]] = {}
 
         def worker(start: int, stop: int) -> None:
-            some = None if weights is None else weights[start:stop]
-            parts[start] = self.added_up(
-                X[start:stop], codes[start:stop], n_codewords, some
-            )
+            parts[start] = added(start, stop)
 
-        map_plain_tiles(lambda: worker, n, chunk, 16 * d)
+        map_plain_tiles(lambda: worker, n, sum_chunk(X, n_codewords), work_per_row)
         for start in sorted(parts):
             sums += parts[start][0]
             counts += parts[start][1]

@@ -13,11 +13,11 @@ import numpy as np
 
 from skvq.nearest.backends import native_levels, native_scan
 from skvq.nearest.backends.base import DOUBTFUL, OUT_OF_REACH, Backend, Sums
-from skvq.nearest.backends.host import NumpyBackend, doubtful
+from skvq.nearest.backends.host import NumpyBackend, doubtful, sum_chunk
 from skvq.nearest.backends.levels import EqualCells
 from skvq.nearest.backends.native_trellis import NativeTrellisSearch
 from skvq.nearest.native import TYPES, sources_of
-from skvq.nearest.threads import aligned_empty, scratch
+from skvq.nearest.threads import aligned_empty, n_threads, scratch
 
 # The library's type numbers for dtypes in the byte order of this machine.
 _TYPES = {np.dtype(name): number for name, number in TYPES.items()}
@@ -92,6 +92,9 @@ class _Found(ctypes.Structure):
         ("best", ctypes.c_void_p),
         ("second", ctypes.c_void_p),
         ("norms", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+        ("counts", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
     ]
 
 
@@ -622,21 +625,31 @@ class NativeBackend(NumpyBackend):
         code_dtype: Any,
         distances: Any = False,
         scores: Any = False,
+        cells: Any = None,
+        out: Any = None,
     ) -> tuple[Any, ...]:
-        """Return codes (n, m), state (m, n), distances, and best scores and norms."""
+        """Return codes (n, m), state (m, n), distances, and best scores and norms.
+
+        Codes and states are written to `out`, if given, and rows are added to `cells`,
+        which are sums, counts and weights of the rows.
+        """
         n = len(x)
-        codes = np.empty((n, book.n_tables), code_dtype)
-        state = np.empty((book.n_tables, n), np.uint8)
+        if out is None:
+            codes = np.empty((n, book.n_tables), code_dtype)
+            state = np.empty((book.n_tables, n), np.uint8)
+        else:
+            codes, state = out
         found = np.empty(n) if distances else None
         own = np.empty((3, n), book.dtype) if scores else None
         rows, _kept = self.rows(x)
+        none = (None,) * 3
+        arrays = [found, *(none if own is None else own), *(cells or none)]
         to = _Found(
             codes.ctypes.data,
             *codes.strides,
             codes.itemsize,
             state.ctypes.data,
-            None if found is None else found.ctypes.data,
-            *(() if own is None else (each.ctypes.data for each in own)),
+            *(None if each is None else each.ctypes.data for each in arrays),
         )
         self.library.skvq_search(
             ctypes.byref(book.codebook),
@@ -771,6 +784,34 @@ class NativeBackend(NumpyBackend):
         return words
 
     # -- sums of rows ----------------------------------------------------------------
+
+    def nearest_cells(
+        self, X: np.ndarray, form: Any, n_codewords: int, weights: Any
+    ) -> Any:
+        """Return codes, state, and sums and counts by code; None: not in one pass."""
+        (n, d), most = X.shape, self.rows_at_a_time(X.shape[1], n_codewords)
+        n_chunks = -(-n // sum_chunk(X, n_codewords))
+        # Sums are cut into fewer chunks than searches.
+        if X.dtype != form.packed.dtype or n_chunks < min(n_threads(), n // most):
+            return None
+        codes, state = np.empty(n, np.intp), np.empty(n, np.uint8)
+
+        def added(start: int, stop: int) -> tuple[Any, ...]:
+            sums, counts = np.zeros((n_codewords, d)), np.zeros(n_codewords)
+            for low in range(start, stop, most):
+                rows = slice(low, min(low + most, stop))
+                own = None if weights is None else np.ascontiguousarray(weights[rows])
+                self._search(
+                    X[rows],
+                    form.packed,
+                    np.intp,
+                    cells=(sums, counts, own),
+                    out=(codes[rows, None], state[None, rows]),
+                )
+            return sums, counts
+
+        work = d * (n_codewords + 16)
+        return codes, state, *self.sums_of_chunks(X, n_codewords, added, work)
 
     def added_up(
         self, rows: np.ndarray, codes: Any, n_codewords: Any, weights: Any

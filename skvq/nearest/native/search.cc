@@ -5,6 +5,7 @@
 // are faster, they find the nearest group first.
 
 #include "integers.h"
+#include "sums.h"
 
 // The results.  Codes are integers of `code_bytes`, (n, n_tables).
 struct Found {
@@ -18,6 +19,11 @@ struct Found {
   void *best;           // the score of each code
   void *second;         // no more than the least of all others, if those are near
   void *norms;          // squared norms of the centred rows
+  // Of a single table, with codes of int64 one after the other: to which rows of float32
+  // or float64 are added, by their codes, and their weights; NULL: not asked.
+  double *sums;         // (codewords, d)
+  double *counts;       // (codewords,)
+  const double *weights;  // (n,); NULL: all are one
 };
 
 namespace {
@@ -648,6 +654,23 @@ int64_t search_block_of_integers(const Codebook &book, int64_t j, const Rows &ro
                                               scratch);
 }
 
+// Adds rows from `start` on, which have just been searched and are in a cache, to sums.
+void add_found(const Rows &rows, int64_t start, int64_t stop, const Found &found,
+               Scratch scratch) {
+  if (!found.sums) return;
+  Rows some = rows;
+  some.x += start * rows.row;
+  some.n = stop - start;
+  const int64_t *codes = reinterpret_cast<const int64_t *>(found.codes) + start;
+  const double *weights = found.weights ? found.weights + start : nullptr;
+  if (rows.type == kFloat32)
+    add_up(some, codes, weights, found.sums, found.counts,
+           scratch.take<float>(kRows * rows.d));
+  else
+    add_up(some, codes, weights, found.sums, found.counts,
+           scratch.take<double>(kRows * rows.d));
+}
+
 template <class T, int D, bool Direct>
 int64_t search_rows(const Codebook &book, const Rows &rows, const Found &found,
                     Scratch scratch) {
@@ -656,6 +679,7 @@ int64_t search_rows(const Codebook &book, const Rows &rows, const Found &found,
     for (int64_t i = 0; i < rows.n; i++)
       for (int64_t j = 0; j < book.n_tables; j++)
         n_unsure += search_row<T, Direct>(book, j, rows, i, found, scratch);
+    add_found(rows, 0, rows.n, found, scratch);
     return n_unsure;
   }
   Tally tally;
@@ -671,6 +695,7 @@ int64_t search_rows(const Codebook &book, const Rows &rows, const Found &found,
         }
       n_unsure += search_block<T, D, Direct>(book, j, rows, start, stop, found, scratch);
     }
+    add_found(rows, start, stop, found, scratch);
   }
   return n_unsure;
 }
@@ -704,6 +729,7 @@ int64_t scratch_bytes(const Codebook &book) {
   int64_t rows = block_tiles<T>(book) * tile_rows<T>, d = book.width;
   // What a tile of rows that are searched again takes, too.
   int64_t numbers = rows * (d + 1) + 3 * tile_rows<T> * d;
+  if (numbers < 2 * kRows * d) numbers = 2 * kRows * d;  // to add rows up
   if (book.words) numbers += rows * ((d + 1) / 2 + 4);
   return numbers * int64_t(sizeof(T)) +
          block_tiles<T>(book) * int64_t(sizeof(Best<T>)) + 2 * d * 8 + 16 * 64;

@@ -41,13 +41,7 @@ def nearest(
 def _by_product(
     be: Backend, X: Any, table: Any, metric: Any, bias: Any, distances: Any
 ) -> tuple[Any, ...]:
-    dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), compute_dtype(table.dtype))
-    form = flat_form(table, metric, dtype, bias)
-    if bias is None:
-        key = ("flat", metric, dtype, be.key)
-        here = table.form(key, lambda: be.sent(form, "flat"))
-    else:
-        here = be.sent(form, "flat")
+    dtype, form, here = _forms(be, X, table, metric, bias)
     d, n_codewords = X.shape[1], form.weights.shape[1]
     chunk = be.rows_at_a_time(d, n_codewords)
     chunk = even_chunk(X.shape[0], chunk, d * n_codewords, be.tile_rows)
@@ -65,6 +59,30 @@ def _by_product(
     if distances:
         check_finite(be, found[0], "codebook")
     return codes, found[0] if distances else None
+
+
+def _forms(
+    be: Backend, X: Any, table: Any, metric: Any, bias: Any
+) -> tuple[np.dtype, Any, Any]:
+    """Return the dtype of a search, and the table on the host and on the device."""
+    dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), compute_dtype(table.dtype))
+    form = flat_form(table, metric, dtype, bias)
+    if bias is not None:
+        return dtype, form, be.sent(form, "flat")
+    key = ("flat", metric, dtype, be.key)
+    return dtype, form, table.form(key, lambda: be.sent(form, "flat"))
+
+
+def nearest_cells(
+    be: Backend, X: Any, table: Table, bias: Any, weights: Any
+) -> tuple[Any, ...] | None:
+    """Return codes, sums and counts, if the backend finds them all in one pass."""
+    _, _, here = _forms(be, X, table, "sqeuclidean", bias)
+    found = be.nearest_cells(X, here, len(table), weights)
+    if found is None or be.flagged(found[1] > COARSE).size:
+        return None  # rows that are searched again have not been added by their codes
+    codes, _, sums, counts = found
+    return codes, sums, counts
 
 
 def _exact_cosines(table: Table, x: np.ndarray, codes: np.ndarray) -> np.ndarray:
