@@ -202,11 +202,12 @@ def _encode(
     with_moments: bool,
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Return sums and counts of cells, moments if wanted, and the codes to be kept."""
+    dtype = smallest_dtype(len(table))
     codes, sums, counts = nearest.nearest_cells(
-        block.x, table, metric, bias=bias, weights=block.w
+        block.x, table, metric, bias=bias, weights=block.w, dtype=dtype
     )
     found = block_moments(block, sums, counts) if with_moments else ()
-    return (sums, counts, *found), _kept(block, codes, table)
+    return (sums, counts, *found), (codes,)
 
 
 def _join_first(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -224,12 +225,8 @@ def _encode_one_by_one(
     codes, found = nearest.nearest(block.x, table, metric, bias=bias)
     sums, counts = be.cell_sums(block.x, codes, len(table), block.w)
     value = be.zeros((1,)) + be.xp.sum(block.weighted(found))
-    return (sums, counts, value), _kept(block, codes, table)
-
-
-def _kept(block: Block, codes: Any, table: nearest.Table) -> tuple[Any, ...]:
-    dtype = block.be.code_dtype(smallest_dtype(len(table)))
-    return (block.be.cast(codes, dtype),)
+    kept = be.cast(codes, be.code_dtype(smallest_dtype(len(table))))
+    return (sums, counts, value), (kept,)
 
 
 def _codes(block: Block) -> tuple[Any, ...]:

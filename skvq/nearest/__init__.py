@@ -225,6 +225,7 @@ def nearest_cells(
     *,
     bias: Any = None,
     weights: Any = None,
+    dtype: DTypeLike = np.intp,
 ) -> tuple[Any, Any, Any]:
     """Find the nearest codeword of each row, and add up the rows of each code.
 
@@ -234,16 +235,18 @@ def nearest_cells(
     Returns
     -------
     codes : array of shape (n_samples,)
+        In the dtype, or that which the library has for it.
     sums : array of shape (n_codewords, n_features)
     counts : array of shape (n_codewords,)
     """
-    be = backend_for(X, _size(table))
-    if metric == "sqeuclidean" and be is engine_of(X):
-        found = _flat.nearest_cells(be, X, table, bias, weights)
+    be, own, dtype = backend_for(X, _size(table)), engine_of(X), np.dtype(dtype)
+    if metric == "sqeuclidean" and be is own:
+        found = _flat.nearest_cells(be, X, table, bias, weights, dtype)
         if found is not None:
             return found
     codes, _ = nearest(X, table, metric, bias=bias, return_distances=False)
-    return codes, *engine_of(X).cell_sums(X, codes, len(table), weights)
+    sums, counts = own.cell_sums(X, codes, len(table), weights)
+    return own.cast(codes, own.code_dtype(dtype)), sums, counts
 
 
 def nearest_product(

@@ -437,9 +437,13 @@ def test_sums_of_a_search(weighted, dtype, monkeypatch):
         weights = rng.random(n) if weighted else None
         bias = rng.random(70) if d == 5 else None
         given = Table(table)
-        for rows in [X, X[::-1], np.asfortranarray(X)]:
+        dtypes = (np.uint8, np.uint16, np.intp)
+        for rows, code in zip([X, X[::-1], np.asfortranarray(X)], dtypes, strict=True):
             own = None if weights is None else weights[::-1]
-            codes, sums, counts = nearest_cells(rows, given, bias=bias, weights=own)
+            codes, sums, counts = nearest_cells(
+                rows, given, bias=bias, weights=own, dtype=code
+            )
+            assert codes.dtype == code
             expected, _ = nearest(rows, given, bias=bias, return_distances=False)
             assert_array_equal(codes, expected)
             expected = accumulate(rows, codes, 70, weights=own)

@@ -696,14 +696,16 @@ class Backend:
             result = result + part
         return result[:, :-1], result[:, -1]
 
-    def nearest_cells(self, X: Any, form: Any, n_codewords: int, weights: Any) -> Any:
+    def nearest_cells(
+        self, X: Any, form: Any, n_codewords: int, weights: Any, dtype: np.dtype[Any]
+    ) -> Any:
         """Find nearest codewords and add up their rows in one pass, if that is faster.
 
         Returns
         -------
         codes, state, sums, counts : arrays
-            As of `nearest_rows` for squared distances, and of `cell_sums`, to the bit;
-            or None: the backend has no such pass.
+            As of `nearest_rows` for squared distances, but in the dtype, and of
+            `cell_sums`, to the bit; or None: the backend has no such pass.
         """
         return None
 

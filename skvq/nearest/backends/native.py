@@ -786,7 +786,7 @@ class NativeBackend(NumpyBackend):
     # -- sums of rows ----------------------------------------------------------------
 
     def nearest_cells(
-        self, X: np.ndarray, form: Any, n_codewords: int, weights: Any
+        self, X: np.ndarray, form: Any, n_codewords: int, weights: Any, dtype: Any
     ) -> Any:
         """Return codes, state, and sums and counts by code; None: not in one pass."""
         (n, d), most = X.shape, self.rows_at_a_time(X.shape[1], n_codewords)
@@ -794,17 +794,19 @@ class NativeBackend(NumpyBackend):
         # Sums are cut into fewer chunks than searches.
         if X.dtype != form.packed.dtype or n_chunks < min(n_threads(), n // most):
             return None
-        codes, state = np.empty(n, np.intp), np.empty(n, np.uint8)
+        codes, state = np.empty(n, dtype), np.empty(n, np.uint8)
 
         def added(start: int, stop: int) -> tuple[Any, ...]:
             sums, counts = np.zeros((n_codewords, d)), np.zeros(n_codewords)
             for low in range(start, stop, most):
                 rows = slice(low, min(low + most, stop))
-                own = None if weights is None else np.ascontiguousarray(weights[rows])
+                own = weights
+                if own is not None:
+                    own = np.ascontiguousarray(weights[rows], np.float64)
                 self._search(
                     X[rows],
                     form.packed,
-                    np.intp,
+                    dtype,
                     cells=(sums, counts, own),
                     out=(codes[rows, None], state[None, rows]),
                 )

@@ -19,8 +19,8 @@ struct Found {
   void *best;           // the score of each code
   void *second;         // no more than the least of all others, if those are near
   void *norms;          // squared norms of the centred rows
-  // Of a single table, with codes of int64 one after the other: to which rows of float32
-  // or float64 are added, by their codes, and their weights; NULL: not asked.
+  // Of a single table: to which rows of float32 or float64 are added, by their codes, and
+  // their weights; NULL: not asked.
   double *sums;         // (codewords, d)
   double *counts;       // (codewords,)
   const double *weights;  // (n,); NULL: all are one
@@ -220,6 +220,21 @@ __attribute__((noinline)) int64_t nearest_of_near(const OneTable<T> &table,
   return found;
 }
 
+// Calls one(C) for the unsigned integer C of so many bytes.
+template <class One>
+SKVQ_INLINE void with_code_type(int bytes, const One &one) {
+  switch (bytes) {
+    case 1:
+      return one(uint8_t());
+    case 2:
+      return one(uint16_t());
+    case 4:
+      return one(uint32_t());
+    default:
+      return one(uint64_t());
+  }
+}
+
 template <class C, class T>
 SKVQ_INLINE void write_codes(const Tile<T> &tile, char *to, int64_t stride) {
   for (int r = 0; r < tile.m; r++) {
@@ -292,19 +307,9 @@ __attribute__((noinline)) int finish(const Codebook &book, const OneTable<T> &ta
   if (table.first)
     for (int r = 0; r < m; r++) tile.code[r] = table.first[tile.code[r]];
   char *to = found.codes + j * found.code_column;
-  switch (found.code_bytes) {
-    case 1:
-      write_codes<uint8_t>(tile, to, found.code_row);
-      break;
-    case 2:
-      write_codes<uint16_t>(tile, to, found.code_row);
-      break;
-    case 4:
-      write_codes<uint32_t>(tile, to, found.code_row);
-      break;
-    default:
-      write_codes<uint64_t>(tile, to, found.code_row);
-  }
+  with_code_type(found.code_bytes, [&](auto one) SKVQ_INLINE_LAMBDA {
+    write_codes<decltype(one)>(tile, to, found.code_row);
+  });
   return n_unsure;
 }
 
@@ -654,21 +659,38 @@ int64_t search_block_of_integers(const Codebook &book, int64_t j, const Rows &ro
                                               scratch);
 }
 
+template <class C>
+void read_codes(const Found &found, int64_t start, int64_t n, int64_t *to) {
+  const char *from = found.codes + start * found.code_row;
+  for (int64_t i = 0; i < n; i++) {
+    C value;
+    memcpy(&value, from + i * found.code_row, sizeof(C));
+    to[i] = int64_t(value);
+  }
+}
+
 // Adds rows from `start` on, which have just been searched and are in a cache, to sums.
-void add_found(const Rows &rows, int64_t start, int64_t stop, const Found &found,
-               Scratch scratch) {
-  if (!found.sums) return;
+template <class T>
+void add_found_of(const Rows &rows, int64_t start, int64_t stop, const Found &found,
+                  Scratch scratch) {
   Rows some = rows;
   some.x += start * rows.row;
   some.n = stop - start;
-  const int64_t *codes = reinterpret_cast<const int64_t *>(found.codes) + start;
-  const double *weights = found.weights ? found.weights + start : nullptr;
+  int64_t *codes = scratch.take<int64_t>(some.n);
+  with_code_type(found.code_bytes, [&](auto one) SKVQ_INLINE_LAMBDA {
+    read_codes<decltype(one)>(found, start, some.n, codes);
+  });
+  add_up(some, codes, found.weights ? found.weights + start : nullptr, found.sums,
+         found.counts, scratch.take<T>(kRows * rows.d));
+}
+
+void add_found(const Rows &rows, int64_t start, int64_t stop, const Found &found,
+               Scratch scratch) {
+  if (!found.sums) return;
   if (rows.type == kFloat32)
-    add_up(some, codes, weights, found.sums, found.counts,
-           scratch.take<float>(kRows * rows.d));
+    add_found_of<float>(rows, start, stop, found, scratch);
   else
-    add_up(some, codes, weights, found.sums, found.counts,
-           scratch.take<double>(kRows * rows.d));
+    add_found_of<double>(rows, start, stop, found, scratch);
 }
 
 template <class T, int D, bool Direct>
@@ -729,7 +751,8 @@ int64_t scratch_bytes(const Codebook &book) {
   int64_t rows = block_tiles<T>(book) * tile_rows<T>, d = book.width;
   // What a tile of rows that are searched again takes, too.
   int64_t numbers = rows * (d + 1) + 3 * tile_rows<T> * d;
-  if (numbers < 2 * kRows * d) numbers = 2 * kRows * d;  // to add rows up
+  // To add rows up.
+  if (numbers < 2 * (kRows * d + rows)) numbers = 2 * (kRows * d + rows);
   if (book.words) numbers += rows * ((d + 1) / 2 + 4);
   return numbers * int64_t(sizeof(T)) +
          block_tiles<T>(book) * int64_t(sizeof(Best<T>)) + 2 * d * 8 + 16 * 64;

@@ -74,11 +74,11 @@ def _forms(
 
 
 def nearest_cells(
-    be: Backend, X: Any, table: Table, bias: Any, weights: Any
+    be: Backend, X: Any, table: Table, bias: Any, weights: Any, dtype: np.dtype[Any]
 ) -> tuple[Any, ...] | None:
     """Return codes, sums and counts, if the backend finds them all in one pass."""
     _, _, here = _forms(be, X, table, "sqeuclidean", bias)
-    found = be.nearest_cells(X, here, len(table), weights)
+    found = be.nearest_cells(X, here, len(table), weights, dtype)
     if found is None or be.flagged(found[1] > COARSE).size:
         return None  # rows that are searched again have not been added by their codes
     codes, _, sums, counts = found
