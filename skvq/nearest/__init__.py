@@ -240,6 +240,8 @@ def nearest_cells(
     counts : array of shape (n_codewords,)
     """
     be, own, dtype = backend_for(X, _size(table)), engine_of(X), np.dtype(dtype)
+    if bias is not None:
+        bias = check_bias(bias, len(table))
     if metric == "sqeuclidean" and be is own:
         found = _flat.nearest_cells(be, X, table, bias, weights, dtype)
         if found is not None:

@@ -450,39 +450,48 @@ def test_sums_of_a_search(weighted, dtype, monkeypatch):
             assert sums.tobytes() == expected[0].tobytes()
             assert counts.tobytes() == expected[1].tobytes()
     assert len(passes) == 3 * len(shapes)
-    assert all(each is not None for each in passes)
 
 
-def test_sums_of_rows_that_are_searched_again():
+@pytest.mark.parametrize("biased", [False, True])
+def test_sums_of_rows_that_are_searched_again(biased, monkeypatch):
     """A row that float32 cannot square is added to the code that is right."""
     rng = np.random.default_rng(0)
     X, table = make(rng, (50, 6), np.float32), make(rng, (9, 6), np.float32)
     X[7] = 3e19 * table[4]
-    codes, sums, counts = nearest_cells(X, Table(table))
-    assert_array_equal(codes, nearest(X, table)[0])
+    bias = rng.random(9) if biased else None
+    expected, _ = nearest(X, table, bias=bias, return_distances=False)
+    # Only such rows are searched again.
+    monkeypatch.setattr("skvq.nearest.nearest", None)
+    codes, sums, counts = nearest_cells(X, Table(table), bias=bias, dtype=np.uint8)
+    assert codes.dtype == np.uint8
+    assert_array_equal(codes, expected)
     expected = accumulate(X, codes, 9)
     assert_array_equal(sums, expected[0])
     assert_array_equal(counts, expected[1])
+
+
+def test_bias_of_sums_is_checked():
+    X = np.ones((5, 3), np.float32)
+    with pytest.raises(ValueError, match="bias contains NaN"):
+        nearest_cells(X, Table(X[:2] * [[1], [2]]), bias=[0, np.nan])
 
 
 def test_few_sums_do_not_hold_threads_back(monkeypatch):
     """Sums are cut into fewer parts than searches, which more threads can share."""
     rng = np.random.default_rng(0)
     X, table = make(rng, (20_000, 32), np.float32), make(rng, (4096, 32), np.float32)
-    found, asked = [], []
+    found, passes = [], []
+    inner = NativeBackend.nearest_cells
+
+    def noted(*args):
+        passes.append(args)
+        return inner(*args)
+
+    monkeypatch.setattr(NativeBackend, "nearest_cells", noted)
     for limit in (2, 64):
         monkeypatch.setattr("skvq.nearest.backends.native.n_threads", lambda n=limit: n)
-        with monkeypatch.context() as patched:
-            inner = NativeBackend.nearest_cells
-
-            def noted(*args, inner=inner):
-                asked.append(inner(*args))
-                return asked[-1]
-
-            patched.setattr(NativeBackend, "nearest_cells", noted)
-            found.append(nearest_cells(X, Table(table)))
-    assert asked[0] is not None
-    assert asked[1] is None
+        found.append(nearest_cells(X, Table(table)))
+        assert len(passes) == 1
     for one, other in zip(*found, strict=True):
         assert one.tobytes() == other.tobytes()
 

@@ -696,18 +696,22 @@ class Backend:
             result = result + part
         return result[:, :-1], result[:, -1]
 
+    def adds_up_found(self, X: Any, n_codewords: int, dtype: np.dtype[Any]) -> bool:
+        """Return whether rows are best added up while they are searched, in a dtype."""
+        return False
+
     def nearest_cells(
-        self, X: Any, form: Any, n_codewords: int, weights: Any, dtype: np.dtype[Any]
-    ) -> Any:
-        """Find nearest codewords and add up their rows in one pass, if that is faster.
+        self, X: Any, form: Any, weights: Any, size: int, dtype: np.dtype[Any]
+    ) -> tuple[Any, ...]:
+        """Find nearest codewords and add up their rows, where `adds_up_found`.
 
         Returns
         -------
         codes, state, sums, counts : arrays
             As of `nearest_rows` for squared distances, but in the dtype, and of
-            `cell_sums`, to the bit; or None: the backend has no such pass.
+            `cell_sums` of so many codes, to the bit.
         """
-        return None
+        raise NotImplementedError
 
     # -- cells of scalar levels ------------------------------------------------------
 

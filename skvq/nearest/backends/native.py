@@ -785,19 +785,33 @@ class NativeBackend(NumpyBackend):
 
     # -- sums of rows ----------------------------------------------------------------
 
+    def _call_rows(self, d: int, n_codewords: int) -> int:
+        most = self.rows_at_a_time(d, n_codewords)
+        return -(-most // self.tile_rows) * self.tile_rows
+
+    def adds_up_found(self, X: Any, n_codewords: int, dtype: np.dtype[Any]) -> bool:
+        """Return whether rows are best added up while they are searched, in a dtype."""
+        if X.dtype != dtype:
+            return False
+        # Sums are cut by other borders than searches, and threads take turns.
+        n, threads = max(1, len(X)), n_threads()
+
+        def turns(rows: int) -> float:
+            n_chunks = -(-n // rows)
+            return -(-n_chunks // threads) / n_chunks
+
+        own = turns(self._call_rows(X.shape[1], n_codewords))
+        return turns(sum_chunk(X, n_codewords)) <= 1.1 * own
+
     def nearest_cells(
-        self, X: np.ndarray, form: Any, n_codewords: int, weights: Any, dtype: Any
-    ) -> Any:
-        """Return codes, state, and sums and counts by code; None: not in one pass."""
-        (n, d), most = X.shape, self.rows_at_a_time(X.shape[1], n_codewords)
-        n_chunks = -(-n // sum_chunk(X, n_codewords))
-        # Sums are cut into fewer chunks than searches.
-        if X.dtype != form.packed.dtype or n_chunks < min(n_threads(), n // most):
-            return None
+        self, X: Any, form: Any, weights: Any, size: int, dtype: np.dtype[Any]
+    ) -> tuple[Any, ...]:
+        """Return codes, state, and sums and counts by code."""
+        (n, d), most = X.shape, self._call_rows(X.shape[1], size)
         codes, state = np.empty(n, dtype), np.empty(n, np.uint8)
 
         def added(start: int, stop: int) -> tuple[Any, ...]:
-            sums, counts = np.zeros((n_codewords, d)), np.zeros(n_codewords)
+            sums, counts = np.zeros((size, d)), np.zeros(size)
             for low in range(start, stop, most):
                 rows = slice(low, min(low + most, stop))
                 own = weights
@@ -812,8 +826,7 @@ class NativeBackend(NumpyBackend):
                 )
             return sums, counts
 
-        work = d * (n_codewords + 16)
-        return codes, state, *self.sums_of_chunks(X, n_codewords, added, work)
+        return codes, state, *self.sums_of_chunks(X, size, added, d * (size + 16))
 
     def added_up(
         self, rows: np.ndarray, codes: Any, n_codewords: Any, weights: Any

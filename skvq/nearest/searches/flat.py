@@ -61,11 +61,15 @@ def _by_product(
     return codes, found[0] if distances else None
 
 
+def _search_dtype(be: Backend, X: Any, table: Table) -> np.dtype[Any]:
+    return np.result_type(compute_dtype(be.numpy_dtype(X)), compute_dtype(table.dtype))
+
+
 def _forms(
     be: Backend, X: Any, table: Any, metric: Any, bias: Any
 ) -> tuple[np.dtype, Any, Any]:
     """Return the dtype of a search, and the table on the host and on the device."""
-    dtype = np.result_type(compute_dtype(be.numpy_dtype(X)), compute_dtype(table.dtype))
+    dtype = _search_dtype(be, X, table)
     form = flat_form(table, metric, dtype, bias)
     if bias is not None:
         return dtype, form, be.sent(form, "flat")
@@ -76,13 +80,18 @@ def _forms(
 def nearest_cells(
     be: Backend, X: Any, table: Table, bias: Any, weights: Any, dtype: np.dtype[Any]
 ) -> tuple[Any, ...] | None:
-    """Return codes, sums and counts, if the backend finds them all in one pass."""
-    _, _, here = _forms(be, X, table, "sqeuclidean", bias)
-    found = be.nearest_cells(X, here, len(table), weights, dtype)
-    if found is None or be.flagged(found[1] > COARSE).size:
-        return None  # rows that are searched again have not been added by their codes
-    codes, _, sums, counts = found
-    return codes, sums, counts
+    """Return codes, sums and counts, if the backend finds them best in one pass."""
+    size = len(table)
+    if not be.adds_up_found(X, size, _search_dtype(be, X, table)):
+        return None
+    _, form, here = _forms(be, X, table, "sqeuclidean", bias)
+    codes, state, *cells = be.nearest_cells(X, here, weights, size, dtype)
+    if be.flagged(state > COARSE).size:
+        # These have been added by other codes.
+        again = partial(_again, table, "sqeuclidean", bias, False, form, be.first_row)
+        (codes,) = finished(be, X, codes, state, [], again, None)
+        cells = list(be.cell_sums(X, codes, size, weights))
+    return codes, *cells
 
 
 def _exact_cosines(table: Table, x: np.ndarray, codes: np.ndarray) -> np.ndarray:
